@@ -1,0 +1,65 @@
+"""HAT: person re-identification with Hierarchical Aggregation Transformers, from training to a ranked gallery.
+
+Names are imported when they are first used, so that ``import hat`` and ``hat --help`` cost no import of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hat.checkpoint import load_checkpoint, save_checkpoint
+    from hat.data import load_dataset
+    from hat.embedder import Embedder
+    from hat.errors import HatError
+    from hat.evaluation import evaluate
+    from hat.metrics import RankingResult, evaluate_ranking, rerank
+    from hat.model import HAT, ModelConfig, create_model, list_models
+    from hat.preprocessing import Preprocessing
+
+__all__ = [
+    "HAT",
+    "Embedder",
+    "HatError",
+    "ModelConfig",
+    "Preprocessing",
+    "RankingResult",
+    "create_model",
+    "evaluate",
+    "evaluate_ranking",
+    "list_models",
+    "load_checkpoint",
+    "load_dataset",
+    "rerank",
+    "save_checkpoint",
+]
+
+_HOMES = {
+    "HAT": "hat.model",
+    "Embedder": "hat.embedder",
+    "HatError": "hat.errors",
+    "ModelConfig": "hat.model",
+    "Preprocessing": "hat.preprocessing",
+    "RankingResult": "hat.metrics",
+    "create_model": "hat.model",
+    "evaluate": "hat.evaluation",
+    "evaluate_ranking": "hat.metrics",
+    "list_models": "hat.model",
+    "load_checkpoint": "hat.checkpoint",
+    "load_dataset": "hat.data",
+    "rerank": "hat.metrics",
+    "save_checkpoint": "hat.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hat' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,5 @@
+"""``python -m hat`` is the command ``hat``."""
+
+from hat.cli import main
+
+main()

@@ -1,0 +1,97 @@
+"""The command ``hat``: a table of subcommands, each loaded only when it is called.
+
+``hat --help`` reads this table alone and imports neither torch nor any subcommand, so it answers at once. A subcommand is a
+function with typer's annotations; its docstring is its help.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from hat.errors import HatError, UsageError
+
+__all__ = ["COMMANDS", "app", "main"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "info": ("hat.commands.info:info", "What a model, a checkpoint or an exported file is."),
+    "synth": ("hat.commands.synth:synth", "Draw a multi-camera data set of generated pedestrians."),
+    "train": ("hat.train.command:train", "Train a HAT on one or several data sets."),
+    "eval": ("hat.commands.evaluation:evaluate", "mAP, Rank-1 and mINP of a model on one or several data sets."),
+}
+"""Name -> ("module:function", one line of help), in the order of the help page."""
+
+
+def load_command(name: str) -> Any:
+    """Import a subcommand and make typer's command of it."""
+    module, _, function = COMMANDS[name][0].partition(":")
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single.command(name, no_args_is_help=True)(getattr(importlib.import_module(module), function))
+    command = typer.main.get_command(single)
+    command.name = name
+    return command
+
+
+class LazyGroup(TyperGroup):
+    """A group that knows its subcommands by name and imports the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of the help page."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The subcommand; while the help page or a completion is being made, its one line of help without importing it."""
+        if cmd_name not in COMMANDS:
+            return None
+        if getattr(ctx, "resilient_parsing", False) or not getattr(ctx, "_resolving", False):
+            return _stub(cmd_name)
+        return load_command(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the subcommand that was called, and import it."""
+        ctx._resolving = True
+        return super().resolve_command(ctx, args)
+
+
+def _stub(name: str) -> Any:
+    single = typer.Typer(add_completion=False)
+    single.command(name, help=COMMANDS[name][1])(lambda: None)
+    command = typer.main.get_command(single)
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    name="hat",
+    cls=LazyGroup,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Person re-identification with HAT: train, evaluate, export, verify and serve.",
+    epilog="Each command has examples in its own help: hat train --help",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        from importlib.metadata import version as installed_version
+
+        sys.stdout.write(f"hat-reid {installed_version('hat-reid')}\n")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; an error of ours becomes one sentence on stderr and its exit code, never a traceback."""
+    try:
+        app()
+    except HatError as error:
+        label = "usage" if isinstance(error, UsageError) else "failed"
+        sys.stderr.write(f"hat: {label}: {error}\n")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)

@@ -1,0 +1,173 @@
+"""``hat eval``: how well a model ranks people, on one or several data sets."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hat.console import emit, percent, progress, stderr
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from hat.data.records import ReIDDataset
+    from hat.embedder import Embedder
+
+    Embeddings = npt.NDArray[np.float32]
+
+__all__ = ["evaluate"]
+
+_NUM_PICTURED = 4
+"""People in a picture of activation maps."""
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A checkpoint folder, or a .pth file of HAT's released code.")],
+    data: Annotated[list[str], typer.Option("--data", help="A data set: DIR, or NAME=DIR. Repeat for a table of several.")],
+    rerank: Annotated[bool, typer.Option("--rerank", help="Rank by k-reciprocal re-ranked distances.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Embed each image together with its mirror image.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per run of the model.")] = 32,
+    num_workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")] = False,
+    record: Annotated[Path | None, typer.Option(help="Append the figures to this Markdown file.")] = None,
+    rank_list: Annotated[Path | None, typer.Option(help="Picture of ranked lists, right and wrong framed.")] = None,
+    cam: Annotated[Path | None, typer.Option(help="Picture of the class activation maps of MFE and DSA.")] = None,
+    tfc_maps: Annotated[Path | None, typer.Option(help="Picture of the averaged maps of every TFC.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """How well a model ranks people: mAP, Rank-1, Rank-5, Rank-10 and mINP.
+
+    Single query. Gallery images of the query's identity from the query's own camera are left out, and so is junk; queries
+    without a match are left out of the means and counted. Pictures are of the first data set.
+
+    Examples:
+
+      hat eval runs/market --data ~/data
+
+      hat eval runs/market --data market1501=~/data --data msmt17=~/msmt --rerank --json
+
+      hat eval runs/market --data ~/data --rank-list ranks.png --cam cam.png --tfc-maps maps.png
+    """
+    from hat.data import open_dataset
+    from hat.embedder import Embedder
+    from hat.evaluation import rank_embeddings
+    from hat.record import append_record
+    from hat.runtime.torch_runtime import checked_precision
+
+    start = time.monotonic()
+    datasets = [open_dataset(spec) for spec in data]
+    embedder = Embedder.open(
+        model, device=device, precision=checked_precision(precision), batch_size=batch_size, num_workers=num_workers
+    )
+    results: list[dict[str, Any]] = []
+    for index, dataset in enumerate(datasets):
+        num_bad = 0
+        if skip_bad:
+            dataset, num_bad = _without_bad_images(dataset)  # noqa: PLW2901
+        query, gallery, seconds = _embed(embedder, dataset, flip)
+        figures = rank_embeddings(query, gallery, dataset, rerank=rerank)
+        speed = (len(query) + len(gallery)) / seconds
+        results.append(
+            {"dataset": dataset.name, **figures.to_dict(), "num_bad_images": num_bad, "images_per_s": round(speed, 1)}
+        )
+        if index == 0 and (rank_list or cam or tfc_maps):
+            title = f"{Path(model).name} on {dataset.name}: {percent(figures.mAP)} mAP, {percent(figures.rank1)} Rank-1"
+            _draw(embedder, dataset, query, gallery, title, rank_list, cam, tfc_maps)
+
+    if record is not None:
+        kind = f"{embedder.runtime.name}{', re-ranked' if rerank else ''}{', flip' if flip else ''}"
+        append_record(record, f"{Path(model).name} ({kind})", [_row(result) for result in results], time.monotonic() - start)
+    emit(
+        {"model": model, "runtime": embedder.runtime.name, "rerank": rerank, "flip": flip, "results": results},
+        _table(results),
+        as_json,
+    )
+
+
+def _without_bad_images(dataset: ReIDDataset) -> tuple[ReIDDataset, int]:
+    from dataclasses import replace
+
+    from hat.data import check_images
+
+    query, bad_query = check_images(dataset.query, skip_bad=True)
+    gallery, bad_gallery = check_images(dataset.gallery, skip_bad=True)
+    for path, reason in bad_query + bad_gallery:
+        stderr.print(f"left out: {path}: {reason}")
+    return replace(dataset, query=query, gallery=gallery), len(bad_query) + len(bad_gallery)
+
+
+def _embed(embedder: Embedder, dataset: ReIDDataset, flip: bool) -> tuple[Embeddings, Embeddings, float]:
+    from hat.evaluation import embed_dataset
+
+    for note in dataset.notes:
+        stderr.print(f"{dataset.name}: {note}")
+    start = time.monotonic()
+    with progress() as display:
+        task = display.add_task(f"embedding {dataset.name}", total=len(dataset.query) + len(dataset.gallery), info="")
+        query, gallery = embed_dataset(embedder, dataset, flip=flip, advance=lambda count: display.advance(task, count))
+    return query, gallery, time.monotonic() - start
+
+
+def _draw(
+    embedder: Embedder,
+    dataset: ReIDDataset,
+    query: Embeddings,
+    gallery: Embeddings,
+    title: str,
+    rank_list: Path | None,
+    cam: Path | None,
+    tfc_maps: Path | None,
+) -> None:
+    from hat import visual
+    from hat.data import read_image
+    from hat.errors import UsageError
+    from hat.runtime import TorchRuntime
+
+    if rank_list is not None:
+        _save(visual.ranked_list(query, gallery, dataset, title=title), rank_list)
+    if cam is None and tfc_maps is None:
+        return
+    if not isinstance(embedder.runtime, TorchRuntime):
+        raise UsageError(f"--cam and --tfc-maps look inside the model and need a checkpoint, not {embedder.runtime.name}")
+    step = max(1, len(dataset.query) // _NUM_PICTURED)
+    images = [read_image(sample.path) for sample in dataset.query.samples[::step][:_NUM_PICTURED]]
+    if cam is not None:
+        _save(visual.activation_maps(embedder.runtime.model, images), cam)
+    if tfc_maps is not None:
+        _save(visual.tfc_maps(embedder.runtime.model, images), tfc_maps)
+
+
+def _save(picture: Any, path: Path) -> None:
+    from hat.errors import UsageError, WorkError
+
+    try:
+        picture.save(path)
+    except ValueError:
+        raise UsageError(f"{path}: the ending must name a picture format, such as .png") from None
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+    stderr.print(f"drawn: {path}")
+
+
+def _row(result: dict[str, Any]) -> dict[str, Any]:
+    rates = {"mAP": result["mAP"], "Rank-1": result["rank1"], "Rank-5": result["rank5"], "Rank-10": result["rank10"]}
+    counts = f"{result['num_queries']:,} of {result['num_queries'] + result['num_skipped_queries']:,}"
+    shown = {name: percent(rate) for name, rate in (rates | {"mINP": result["mINP"]}).items()}
+    return {"data set": result["dataset"], **shown, "queries": counts, "images/s": f"{result['images_per_s']:.1f}"}
+
+
+def _table(results: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for column in _row(results[0]):
+        table.add_column(column, justify="left" if column == "data set" else "right")
+    for result in results:
+        table.add_row(*_row(result).values())
+    return table

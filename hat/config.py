@@ -1,0 +1,159 @@
+"""Configuration as frozen dataclasses: reading, checking, overriding and writing them.
+
+Every configuration of this package (model, preprocessing, training) is a frozen dataclass made by `config_dataclass`, which is
+pydantic's dataclass with unknown keys refused. This file adds what a command line needs: overrides by dotted path
+(``optim.lr=3e-4``), errors that name the full path of the wrong key, and a plain dictionary for YAML and JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from typing_extensions import dataclass_transform
+
+from hat.errors import ConfigError
+
+__all__ = [
+    "apply_overrides",
+    "config_dataclass",
+    "config_from_dict",
+    "config_to_dict",
+    "config_to_yaml",
+    "merge",
+    "parse_overrides",
+]
+
+T = TypeVar("T")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def config_dataclass(cls: type[T]) -> type[T]:
+    """Make a frozen, keyword-only dataclass that checks the types of its fields and refuses unknown keys."""
+    decorate = cast(
+        Callable[[type[T]], type[T]],
+        pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", validate_default=True)),
+    )
+    return decorate(cls)
+
+
+def config_from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
+    """Build a configuration from plain data.
+
+    Args:
+        cls: A class made by `config_dataclass`.
+        data: Plain nested dictionaries, lists and scalars, as YAML or JSON gives them.
+        where: What the data is, for the error message: a file name, for example.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: A key is unknown or a value is wrong; every mistake is named by its full path.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(dict(data))
+    except ValidationError as error:
+        prefix = f"{where}: " if where else ""
+        raise ConfigError(prefix + "; ".join(_describe(item, cls) for item in error.errors())) from None
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Turn a configuration into plain dictionaries, lists and scalars that `config_from_dict` reads back to an equal one."""
+    return cast(dict[str, Any], TypeAdapter(type(config)).dump_python(config, mode="json"))
+
+
+def config_to_yaml(config: Any) -> str:
+    """Write a configuration as YAML, fields in the order in which they are declared."""
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """Parse ``a.b=value`` assignments into nested dictionaries; values are read as YAML, and ``3e-4`` as a number.
+
+    Raises:
+        ConfigError: An assignment has no ``=`` or no path, or its value is not YAML.
+    """
+    tree: dict[str, Any] = {}
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"expected an override like optim.lr=3e-4, got {assignment!r}")
+        node = tree
+        for key in keys[:-1]:
+            child = node.setdefault(key, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"{path.strip()} overrides inside {key}, which another override set to a value")
+            node = child
+        node[keys[-1]] = _parse_value(text, path)
+    return tree
+
+
+def apply_overrides(config: T, overrides: Mapping[str, Any], *, where: str = "") -> T:
+    """Return a copy of a configuration in which the leaves named by nested ``overrides`` are replaced.
+
+    Raises:
+        ConfigError: A key is unknown or a value is wrong; it is named by its full path.
+    """
+    return config_from_dict(type(config), merge(config_to_dict(config), overrides), where=where)
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries of which the leaves named by ``changes`` are replaced; neither argument is changed."""
+    merged = dict(base)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        merged[key] = merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _parse_value(text: str, path: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {text!r} is not a YAML value ({error.__class__.__name__})") from None
+    if isinstance(value, str):
+        # YAML 1.1 wants a dot in the mantissa, so it reads 3e-4 as text; everybody who types it means a number.
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _describe(item: Any, cls: type[Any]) -> str:
+    """One sentence for one of pydantic's errors: full path, what was expected, what was got, and the nearest known key."""
+    path = ".".join(str(part) for part in item["loc"]) or cls.__name__
+    if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _fields_at(cls, item["loc"][:-1])
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+        return f"unknown key {path}" + (f" (did you mean {near[0]}?)" if near else f" (known here: {', '.join(known)})")
+    if item["type"] == "missing":
+        return f"{path} is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if item["type"] in ("value_error", "assertion_error"):
+        return f"{path}: {message}"
+    return f"{path}: {message}, got {item['input']!r}"
+
+
+def _fields_at(cls: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the nested dataclass that a path leads to; empty where it leads to none."""
+    for part in location:
+        fields = {field.name: field.type for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+        cls = _resolve(cls, fields.get(str(part)), str(part))
+    return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+
+def _resolve(owner: Any, annotation: Any, name: str) -> Any:
+    if not isinstance(annotation, str):
+        return annotation
+    from typing import get_type_hints
+
+    return get_type_hints(owner).get(name)

@@ -1,0 +1,52 @@
+"""What a command says: results on stdout, as a table or as JSON; everything else, progress bars included, on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+__all__ = ["emit", "percent", "progress", "stderr"]
+
+stderr = Console(stderr=True, highlight=False)
+"""Where messages go, so that what a command prints on stdout can be piped."""
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress display on stderr with counts and the time that remains; it draws nothing where stderr is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[info]}"),
+    )
+    with Progress(*columns, console=stderr, transient=False, disable=not stderr.is_terminal) as display:
+        yield display
+
+
+def emit(result: Mapping[str, Any], table: RenderableType, as_json: bool) -> None:
+    """Print a command's result on stdout.
+
+    Args:
+        result: The result as plain data.
+        table: The same for a reader.
+        as_json: Print ``result`` as indented JSON instead of ``table``.
+    """
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    else:
+        # A pipe has no width: rich would fold a table to 80 columns and lose digits.
+        Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def percent(rate: float) -> str:
+    """A rate in [0, 1] as percent with two digits, as the field prints mAP and Rank-1."""
+    return f"{100 * rate:.2f}"

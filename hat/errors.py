@@ -1,0 +1,75 @@
+"""The one exception tree: every error that this package raises on purpose is a `HatError`.
+
+A message says what is wrong, what was expected, what was got and what to do next. The command line prints the message alone,
+without a traceback, and exits with `exit_code`: 2 when the request was wrong, 1 when the request was right and the work failed.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "HatError",
+    "ImageError",
+    "MissingExtraError",
+    "ModelError",
+    "UsageError",
+    "WeightsError",
+    "WorkError",
+]
+
+
+class HatError(Exception):
+    """Base of all errors of this package."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class WorkError(HatError):
+    """The request was sound and the work failed: a tolerance was not met, a loss became NaN, a disk is full."""
+
+
+class UsageError(HatError):
+    """The request cannot be met as it was made; nothing was changed."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ConfigError(UsageError):
+    """A configuration has an unknown key, a value of the wrong type, or values that contradict each other."""
+
+
+class ModelError(UsageError):
+    """A model cannot be built or fed as asked: unknown name, unsupported backbone option, wrong image size."""
+
+
+class WeightsError(UsageError):
+    """A file of weights is missing, is refused, or does not fit the model."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint folder is missing, incomplete, or of another version or model."""
+
+
+class DataError(UsageError):
+    """A data set is missing, incomplete or laid out in an unexpected way."""
+
+
+class ImageError(DataError):
+    """One image cannot be used: missing, empty, truncated, too large, or not an image. The message begins with its path."""
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is not installed.
+
+    Args:
+        library: Name of the distribution that is missing, for example ``"timm"``.
+        extra: The extra of ``hat-reid`` that brings it.
+        purpose: What it was needed for, to end the sentence "... is needed for".
+    """
+
+    def __init__(self, library: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{library} is needed for {purpose} and is not installed: pip install 'hat-reid[{extra}]'")

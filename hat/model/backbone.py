@@ -1,0 +1,239 @@
+"""The CNN under HAT: torchvision's or timm's, cut into four levels (paper Sec. 3.1, "multi-level feature extraction").
+
+A family is one line in `_FAMILIES`: where torchvision keeps the layers, and after which of them a level ends. Layers keep the
+names that they have in torchvision, so that its weights load unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hat.errors import MissingExtraError, ModelError
+from hat.model.config import BackboneConfig
+from hat.torchvision_import import import_torchvision
+
+__all__ = ["Backbone", "TimmBackbone", "TorchvisionBackbone", "build_backbone", "list_backbones"]
+
+
+@dataclass(frozen=True)
+class _Family:
+    """How a family of torchvision's models is cut.
+
+    Attributes:
+        members: Their names in torchvision.
+        taps: Names of the layers after which Res2, Res3, Res4 and Res5 end.
+        trunk: The attribute that holds the layers; empty where the model itself does.
+        options: Arguments of the constructor.
+    """
+
+    members: tuple[str, ...]
+    taps: tuple[str, str, str, str]
+    trunk: str = ""
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+_FAMILIES = (
+    _Family(
+        (
+            *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+            *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"),
+        ),
+        ("layer1", "layer2", "layer3", "layer4"),
+    ),
+    _Family(
+        ("googlenet",),
+        ("conv3", "inception3b", "inception4e", "inception5b"),
+        options=(("aux_logits", False), ("init_weights", False), ("transform_input", False)),
+    ),
+    _Family(("mobilenet_v2",), ("3", "6", "13", "18"), trunk="features"),
+    _Family(("mobilenet_v3_large",), ("3", "6", "12", "16"), trunk="features"),
+    _Family(("mobilenet_v3_small",), ("1", "3", "8", "12"), trunk="features"),
+    _Family(("convnext_tiny", "convnext_small", "convnext_base"), ("1", "3", "5", "7"), trunk="features"),
+)
+
+_BY_NAME = {name: family for family in _FAMILIES for name in family.members}
+
+
+class Backbone(nn.Module):
+    """A CNN that gives one map for each level.
+
+    Attributes:
+        channels: Channels of the levels, Res2 first.
+        weight_prefix: What stands before the names of these layers in the state dict of the whole model of the library.
+        library_name: The model's name in its library.
+    """
+
+    channels: tuple[int, ...]
+    weight_prefix: str
+    library_name: str
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map (B, 3, H, W) to a list of (B, C_s, H_s, W_s) with strides 4, 8, 16 and 16 or 32."""
+        raise NotImplementedError
+
+
+class TorchvisionBackbone(Backbone):
+    """Layers of a torchvision model, run in order; a map is kept after each layer named in ``taps``.
+
+    Args:
+        layers: The layers by name, in order, up to the last tap.
+        taps: Names of the layers after which a level ends.
+        weight_prefix: See `Backbone`.
+        library_name: See `Backbone`.
+    """
+
+    def __init__(self, layers: dict[str, nn.Module], taps: Sequence[str], weight_prefix: str, library_name: str) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.taps = frozenset(taps)
+        self.weight_prefix = weight_prefix
+        self.library_name = library_name
+        self.channels = _probe_channels(self)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """See `Backbone.forward`."""
+        levels, x = [], images
+        for name, layer in self.named_children():
+            x = layer(x)
+            if name in self.taps:
+                levels.append(x)
+        return levels
+
+
+class TimmBackbone(Backbone):
+    """Feature maps of a timm model.
+
+    Args:
+        features: What ``timm.create_model(..., features_only=True)`` gives.
+        library_name: Its name in timm.
+    """
+
+    def __init__(self, features: nn.Module, library_name: str) -> None:
+        super().__init__()
+        self.features = features
+        self.weight_prefix = ""
+        self.library_name = library_name
+        self.channels = _probe_channels(self)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """See `Backbone.forward`."""
+        return list(self.features(images))
+
+
+def list_backbones() -> list[str]:
+    """Names of torchvision's models that can be a backbone; besides these, ``timm/NAME`` where timm is installed."""
+    return sorted(_BY_NAME)
+
+
+def build_backbone(config: BackboneConfig, num_levels: int = 4) -> Backbone:
+    """Build a CNN with random weights.
+
+    Args:
+        config: Which one, and its options.
+        num_levels: Layers above this level are left out.
+
+    Raises:
+        ModelError: The name is unknown, the model gives no maps at the strides that are needed, or an option does not apply to
+            it.
+        MissingExtraError: A ``timm/`` name without timm.
+    """
+    is_resnet = config.name in _FAMILIES[0].members
+    for option, is_set in (("stem_relu", not config.stem_relu), ("stride_in_1x1", config.stride_in_1x1)):
+        if is_set and not is_resnet:
+            raise ModelError(f"backbone.{option} is an option of ResNets, and {config.name} is none")
+    if config.name.startswith("timm/"):
+        return _build_timm(config, num_levels)
+    family = _BY_NAME.get(config.name)
+    if family is None:
+        raise ModelError(f"unknown backbone {config.name!r}; known: {', '.join(list_backbones())}, or timm/NAME")
+    model = getattr(import_torchvision("models"), config.name)(weights=None, **dict(family.options))
+    layers = dict((getattr(model, family.trunk) if family.trunk else model).named_children())
+    if config.stride_in_1x1:
+        _move_strides_to_1x1(layers)
+    if config.last_stride == 1 and num_levels == 4:
+        _hold_resolution(layers, after=family.taps[2], model_name=config.name)
+    if not config.stem_relu:
+        del layers["relu"]
+    names = list(layers)
+    kept = names[: names.index(family.taps[num_levels - 1]) + 1]
+    return TorchvisionBackbone(
+        {name: layers[name] for name in kept},
+        family.taps[:num_levels],
+        weight_prefix=f"{family.trunk}." if family.trunk else "",
+        library_name=config.name,
+    )
+
+
+def _move_strides_to_1x1(layers: dict[str, nn.Module]) -> None:
+    """ResNet v1: the first 1x1 convolution of a bottleneck halves the map, not the 3x3 (v1.5)."""
+    moved = 0
+    for layer in layers.values():
+        for block in layer.modules():
+            if hasattr(block, "conv3") and block.conv2.stride == (2, 2):
+                block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
+                moved += 1
+    if not moved:
+        raise ModelError("backbone.stride_in_1x1 is an option of ResNets with bottleneck blocks (50 layers and more)")
+
+
+def _hold_resolution(layers: dict[str, nn.Module], after: str, model_name: str) -> None:
+    """Set every stride above a layer to 1, so that the last level keeps the map size of the one before it."""
+    names = list(layers)
+    for name in names[names.index(after) + 1 :]:
+        layer = layers[name]
+        if isinstance(layer, nn.MaxPool2d):
+            layers[name] = nn.Identity()  # a 2x2 pooling with stride 1 would shift the map by half a pixel
+            continue
+        for module in layer.modules():
+            if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+                if module.kernel_size[0] % 2 == 0:
+                    raise ModelError(
+                        f"{model_name} shrinks its last map by a {module.kernel_size[0]}x{module.kernel_size[1]} convolution, "
+                        "which cannot run with stride 1: set backbone.last_stride to 2"
+                    )
+                module.stride = (1, 1)
+
+
+def _build_timm(config: BackboneConfig, num_levels: int) -> Backbone:
+    name = config.name.removeprefix("timm/")
+    import_torchvision()  # timm imports torchvision itself; this way it also works where the compiled operators do not load
+    try:
+        import timm
+    except ImportError:
+        raise MissingExtraError("timm", "timm", f"the backbone {config.name}") from None
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"{name[:6]}*")[:5])
+        raise ModelError(f"timm has no model {name!r}" + (f"; near it are {near}" if near else ""))
+    options = {"output_stride": 16} if config.last_stride == 1 else {}
+    wanted = [4, 8, 16, 16 if config.last_stride == 1 else 32]
+    try:
+        reductions = timm.create_model(name, features_only=True, pretrained=False, **options).feature_info.reduction()
+        indices = [len(reductions) - 4 + index for index in range(num_levels)]
+        if list(reductions)[-4:] != wanted:
+            raise ModelError(f"timm/{name} gives maps at strides {list(reductions)}, a HAT needs {wanted} as the last four")
+        features = timm.create_model(name, features_only=True, pretrained=False, out_indices=indices, **options)
+    except (RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError, AssertionError) as error:
+        raise ModelError(f"timm/{name} cannot be a backbone with last_stride={config.last_stride}: {error}") from error
+    return TimmBackbone(features, name)
+
+
+def _probe_channels(backbone: Backbone) -> tuple[int, ...]:
+    """Channels of the levels, read from the maps that a small image gives."""
+    was_training = backbone.training
+    device = next(backbone.parameters()).device
+    with torch.no_grad():
+        levels = backbone.eval()(torch.zeros(1, 3, 64, 64, device=device))
+    backbone.train(was_training)
+    sizes = [tuple(level.shape[-2:]) for level in levels]
+    if any(level.dim() != 4 for level in levels) or sizes[:3] != [(16, 16), (8, 8), (4, 4)][: len(sizes)]:
+        raise ModelError(
+            f"{backbone.library_name} gives maps of shapes {[tuple(level.shape) for level in levels]} for a 64 x 64 image, "
+            "expected (B, C, h, w) at strides 4, 8, 16"
+        )
+    return tuple(level.shape[1] for level in levels)

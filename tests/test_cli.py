@@ -1,0 +1,84 @@
+"""The command line as a user meets it: real processes, their output, their exit codes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import hat
+from hat.cli import COMMANDS
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "hat", *arguments], capture_output=True, text=True, check=False, **options
+    )
+
+
+def test_help_lists_every_command_and_imports_neither_torch_nor_a_command():
+    code = (
+        "import sys\nfrom hat.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "loaded = {name.split('.')[0] for name in sys.modules}\n"
+        "assert not loaded & {'torch', 'torchvision', 'numpy', 'PIL', 'pydantic'}, loaded\n"
+        "assert 'hat.commands' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert all(name in result.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_examples_and_those_that_print_results_have_json(name):
+    result = run(name, "--help", env={"COLUMNS": "200", "PATH": ""})
+    assert result.returncode == 0, result.stderr
+    assert "Examples:" in result.stdout and f"hat {name} " in result.stdout
+    assert "--json" in result.stdout
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_a_command_without_arguments_shows_its_help_and_exits_with_2(name):
+    result = run(name)
+    assert result.returncode == 2
+    assert "Usage: " in result.stdout + result.stderr and "Traceback" not in result.stderr
+
+
+def test_version_and_unknown_command():
+    assert run("--version").stdout.startswith("hat-reid ")
+    unknown = run("traim")
+    assert unknown.returncode == 2 and "No such command 'traim'" in unknown.stderr
+
+
+def test_info_of_a_named_model_as_table_and_as_json():
+    table = run("info", "hat_mobilenet_v2")
+    assert table.returncode == 0 and table.stderr == ""
+    assert "3.610" in table.stdout and "1.090" in table.stdout
+    content = json.loads(run("info", "hat_mobilenet_v2", "--set", "depths=[0,0,1,0]", "--json").stdout)
+    assert content["embed_dim"] == 1280 + 256 and content["model"]["depths"] == [0, 0, 1, 0]
+    assert content["num_operations"]["total"] == sum(v for k, v in content["num_operations"].items() if k != "total")
+
+
+def test_info_of_a_checkpoint_tells_what_is_in_it(tiny_model, tmp_path):
+    hat.save_checkpoint(tiny_model, tmp_path, metrics={"mAP": 0.5})
+    content = json.loads(run("info", str(tmp_path), "--json").stdout)
+    assert content["metrics"] == {"mAP": 0.5} and content["preprocessing"]["height"] == 64
+    assert content["num_params"]["total"] == sum(
+        p.numel() for name, p in tiny_model.named_parameters() if not name.startswith("classifiers")
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["info", "hat_resnet"], "neither a file, a checkpoint folder nor a model"),
+        (["info", "hat_resnet50", "--set", "depht=3"], "unknown key depht (did you mean depths?)"),
+        (["info", "."], "is no checkpoint"),
+        (["eval", "nothing", "--data", "nowhere"], "nowhere"),
+        (["eval", "nothing", "--data", "markt1501=."], "did you mean market1501?"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_exit_code_2(arguments, sentence, tmp_path):
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert sentence in result.stderr and result.stderr.startswith("hat: usage: ") and result.stderr.count("\n") == 1
+    assert result.stdout == ""

@@ -1,0 +1,92 @@
+"""Configurations: overrides by path, errors that name the path, plain data there and back."""
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hat.config import apply_overrides, config_from_dict, config_to_dict, config_to_yaml, merge, parse_overrides
+from hat.errors import ConfigError
+from hat.model import ModelConfig, list_models, model_config
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3e-4", 3e-4),
+        ("1", 1),
+        ("true", True),
+        ("null", None),
+        ("[3,3,6,0]", [3, 3, 6, 0]),
+        ("resnet18", "resnet18"),
+        ("1e3", 1e3),
+    ],
+)
+def test_values_are_read_as_people_mean_them(text, value):
+    parsed = parse_overrides([f"a.b={text}"])
+    assert parsed == {"a": {"b": value}} and type(parsed["a"]["b"]) is type(value)
+
+
+def test_overrides_reach_nested_fields_and_leave_the_rest():
+    config = apply_overrides(ModelConfig(), parse_overrides(["transformer.num_heads=8", "depths=[3,3,3,3]"]))
+    assert (config.transformer.num_heads, config.depths) == (8, (3, 3, 3, 3))
+    assert config.transformer.dropout == ModelConfig().transformer.dropout
+
+
+@pytest.mark.parametrize(
+    ("assignment", "reason"),
+    [
+        ("transformer.heads=8", r"unknown key transformer\.heads \(did you mean num_heads\?\)"),
+        ("transformer.dropout=1.5", r"transformer\.dropout: input should be less than 1, got 1\.5"),
+        ("downscale=12", "downscale: input should be 8, 16 or 32, got 12"),
+        ("depths=[1,2]", "depths"),
+        ("image_size=[256,100]", "image_size 256 x 100 is no multiple of 16"),
+        ("nonsense", "expected an override like"),
+        ("=3", "expected an override like"),
+        ("a.b=[1", "is not a YAML value"),
+    ],
+)
+def test_wrong_overrides_are_named_by_their_path(assignment, reason):
+    with pytest.raises(ConfigError, match=reason):
+        apply_overrides(ModelConfig(), parse_overrides([assignment]))
+
+
+def test_an_override_cannot_reach_inside_a_value():
+    with pytest.raises(ConfigError, match=r"a\.b overrides inside a"):
+        parse_overrides(["a=1", "a.b=2"])
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_plain_data_gives_the_same_configuration_back(name):
+    config = model_config(name)
+    assert config_from_dict(ModelConfig, config_to_dict(config)) == config
+    assert config_from_dict(ModelConfig, yaml.safe_load(config_to_yaml(config))) == config
+
+
+trees = st.recursive(st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), trees), st.dictionaries(st.sampled_from("abc"), trees))
+def test_merging_changes_neither_argument_and_keeps_what_is_not_named(base, changes):
+    before = (repr(base), repr(changes))
+    merged = merge(base, changes)
+    assert (repr(base), repr(changes)) == before
+    assert merged.keys() == base.keys() | changes.keys()
+    assert all(merged[key] == base[key] for key in base.keys() - changes.keys())
+    assert merge(merged, changes) == merged
+
+
+def test_every_field_of_the_model_has_a_description():
+    import ast
+    from pathlib import Path
+
+    import hat.model.config as module
+
+    for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+        if isinstance(node, ast.ClassDef):
+            body = node.body
+            for index, item in enumerate(body):
+                if isinstance(item, ast.AnnAssign):
+                    following = body[index + 1] if index + 1 < len(body) else None
+                    described = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                    assert described, f"{node.name}.{item.target.id} has no docstring"

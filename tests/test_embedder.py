@@ -1,0 +1,122 @@
+"""The front door: every kind of input gives the same embeddings as the model by hand."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hat
+from hat.errors import CheckpointError, ImageError, UsageError
+from hat.runtime import Runtime, TorchRuntime, choose_device
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Five random pictures of several sizes and modes, as files without loss."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for index, (height, width) in enumerate([(64, 32), (128, 64), (50, 30), (64, 32), (200, 90)]):
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        path = tmp_path / f"{index}.png"
+        (image.convert("L") if index == 3 else image).save(path)
+        paths.append(path)
+    return paths
+
+
+def by_hand(model, paths, flip=False):
+    rows = []
+    for path in paths:
+        image = Image.open(path).convert("RGB").resize((32, 64), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
+        mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        with torch.no_grad():
+            row = model(((pixels - mean) / std)[None])[0]
+            if flip:
+                row = torch.nn.functional.normalize(row + model((((pixels - mean) / std).flip(-1))[None])[0], dim=0)
+        rows.append(row.numpy())
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_paths_images_and_arrays_give_the_embeddings_of_the_model(tiny_model, pictures, batch_size):
+    expected = by_hand(tiny_model, pictures)
+    embedder = hat.Embedder(TorchRuntime(tiny_model, "cpu"), batch_size=batch_size)
+    mixed = [
+        str(pictures[0]),
+        pictures[1],
+        Image.open(pictures[2]),
+        Image.open(pictures[3]),
+        np.asarray(Image.open(pictures[4])),
+    ]
+    embeddings = embedder.embed(mixed)
+    assert embeddings.shape == (5, embedder.embed_dim) and embeddings.dtype == np.float32
+    np.testing.assert_allclose(embeddings, expected, atol=1e-5)
+    done = []
+    np.testing.assert_allclose(embedder.embed_paths([str(path) for path in pictures], advance=done.append), expected, atol=1e-5)
+    assert sum(done) == 5 and max(done) <= batch_size
+
+
+def test_flip_averages_an_image_and_its_mirror_image(tiny_model, pictures):
+    embedder = hat.Embedder(TorchRuntime(tiny_model, "cpu"))
+    np.testing.assert_allclose(embedder.embed(pictures, flip=True), by_hand(tiny_model, pictures, flip=True), atol=1e-5)
+
+
+def test_no_images_give_no_rows(tiny_model):
+    embedder = hat.Embedder(TorchRuntime(tiny_model, "cpu"))
+    assert embedder.embed([]).shape == embedder.embed_paths([]).shape == (0, tiny_model.embed_dim)
+
+
+def test_a_runtime_with_a_largest_batch_is_never_given_a_larger_one(tiny_model, pictures):
+    class Small(TorchRuntime):
+        max_batch = 2
+
+        def run(self, images):
+            assert 1 <= len(images) <= 2
+            return super().run(images)
+
+    runtime = Small(tiny_model, "cpu")
+    assert isinstance(runtime, Runtime)
+    embedder = hat.Embedder(runtime, batch_size=32)
+    np.testing.assert_allclose(embedder.embed(pictures), by_hand(tiny_model, pictures), atol=1e-5)
+
+
+def test_a_checkpoint_opens_and_bfloat16_stays_near(tiny_model, pictures, tmp_path):
+    folder = hat.save_checkpoint(tiny_model, tmp_path / "run")
+    expected = by_hand(tiny_model, pictures)
+    np.testing.assert_allclose(hat.Embedder.open(folder, device="cpu").embed(pictures), expected, atol=1e-5)
+    lower = hat.Embedder.open(folder, device="cpu", precision="bf16").embed(pictures)
+    cosines = (lower * expected).sum(axis=1)
+    assert 0.97 < cosines.min() < 0.99999999
+    np.testing.assert_allclose(np.linalg.norm(lower, axis=1), 1, atol=1e-5)
+
+
+def test_what_cannot_be_embedded_is_refused(tiny_model, pictures, tmp_path):
+    embedder = hat.Embedder(TorchRuntime(tiny_model, "cpu"))
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(ImageError, match=r"broken\.jpg"):
+        embedder.embed([tmp_path / "broken.jpg"])
+    with pytest.raises(UsageError, match="put it in a list"):
+        embedder.embed(str(pictures[0]))
+    with pytest.raises(UsageError, match="got int"):
+        embedder.embed([3])
+    for wrong in (
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+    ):
+        with pytest.raises(UsageError, match=r"\(H, W, 3\)"):
+            embedder.embed([wrong])
+    with pytest.raises(CheckpointError, match="there is no such"):
+        hat.Embedder.open(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="cannot be opened"):
+        hat.Embedder.open(tmp_path / "broken.jpg")
+
+
+def test_a_device_that_is_not_there_is_an_error_and_never_a_fallback(tiny_model):
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(UsageError, match="unknown device 'gpu'"):
+        TorchRuntime(tiny_model, "gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="sees 0 CUDA devices"):
+            TorchRuntime(tiny_model, "cuda")

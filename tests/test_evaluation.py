@@ -1,0 +1,118 @@
+"""`hat eval` and `hat.evaluate`: the figures of a model are those of its embeddings, by whatever way they are asked for."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hat
+from hat.runtime import TorchRuntime
+
+
+@pytest.fixture
+def market_folder(tmp_path):
+    """A Market-1501 in small: six people, three cameras, a distractor and a junk image."""
+    rng = np.random.default_rng(5)
+    root = tmp_path / "Market-1501-v15.09.15"
+    for split in ("bounding_box_train", "query", "bounding_box_test"):
+        (root / split).mkdir(parents=True)
+    colours = {pid: rng.integers(0, 256, (8, 4, 3)) for pid in range(1, 7)}
+    colours |= {0: rng.integers(0, 256, (8, 4, 3)), -1: rng.integers(0, 256, (8, 4, 3))}
+
+    def draw(split, pid, camera, frame):
+        pattern = np.kron(colours[pid], np.ones((8, 8, 1))) + rng.normal(0, 40, (64, 32, 3))
+        name = f"{pid:04d}" if pid >= 0 else "-1"
+        Image.fromarray(pattern.clip(0, 255).astype(np.uint8)).save(
+            root / split / f"{name}_c{camera}s1_{frame:06d}_01.jpg", quality=95
+        )
+
+    for pid in range(1, 7):
+        draw("query", pid, 1, pid)
+        for camera in (1, 2, 3):
+            draw("bounding_box_test", pid, camera, 100 * camera + pid)
+            draw("bounding_box_train", pid, camera, 200 * camera + pid)
+    draw("bounding_box_test", 0, 2, 7)
+    draw("bounding_box_test", -1, 3, 8)
+    return root
+
+
+@pytest.fixture
+def checkpoint(tiny_model, tmp_path):
+    return hat.save_checkpoint(tiny_model, tmp_path / "checkpoint")
+
+
+def brute_force_map(query, gallery, dataset):
+    """Mean average precision by the definition, one query and one rank at a time."""
+    precisions = []
+    for row, sample in zip(query, dataset.query, strict=True):
+        order = sorted(range(len(gallery)), key=lambda j: float(-(row @ gallery[j])))
+        kept = [j for j in order if (dataset.gallery[j].pid, dataset.gallery[j].camid) != (sample.pid, sample.camid)]
+        hits = [rank for rank, j in enumerate(kept, start=1) if dataset.gallery[j].pid == sample.pid]
+        precisions.append(np.mean([found / rank for found, rank in enumerate(hits, start=1)]))
+    return float(np.mean(precisions))
+
+
+def test_the_figures_are_those_of_the_definition(market_folder, tiny_model):
+    dataset = hat.load_dataset("market1501", market_folder)
+    embedder = hat.Embedder(TorchRuntime(tiny_model, "cpu"))
+    result = hat.evaluate(embedder, dataset)
+    query, gallery = embedder.embed(dataset.query.paths), embedder.embed(dataset.gallery.paths)
+    assert len(gallery) == 19  # junk is left out, the distractor stays
+    assert result.mAP == pytest.approx(brute_force_map(query, gallery, dataset), abs=1e-9)
+    assert result.num_queries == 6
+
+
+def run(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "hat", *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd
+    )
+
+
+def test_the_command_gives_the_same_figures_records_them_and_draws(market_folder, checkpoint, tiny_model, tmp_path):
+    pictures = [tmp_path / name for name in ("ranks.png", "cam.png", "maps.png")]
+    options = ["--rank-list", pictures[0], "--cam", pictures[1], "--tfc-maps", pictures[2], "--record", tmp_path / "RESULTS.md"]
+    result = run("eval", checkpoint, "--data", market_folder, "--json", "--device", "cpu", *options)
+    assert result.returncode == 0, result.stderr
+    (figures,) = json.loads(result.stdout)["results"]
+    expected = hat.evaluate(hat.Embedder(TorchRuntime(tiny_model, "cpu")), hat.load_dataset("market1501", market_folder))
+    assert figures["mAP"] == pytest.approx(expected.mAP, abs=1e-6) and figures["num_gallery"] == 19
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert picture.size[0] > 200
+    recorded = (tmp_path / "RESULTS.md").read_text()
+    assert f"{100 * expected.mAP:.2f}" in recorded and "--rank-list" in recorded and "cores" in recorded
+
+
+def test_several_data_sets_make_a_table_and_reranking_changes_the_figures(market_folder, checkpoint):
+    plain = run("eval", checkpoint, "--data", market_folder, "--data", f"market-style={market_folder}", "--device", "cpu")
+    assert plain.returncode == 0, plain.stderr
+    assert "market1501" in plain.stdout and "market-style" in plain.stdout
+    reranked = run("eval", checkpoint, "--data", market_folder, "--rerank", "--flip", "--json", "--device", "cpu")
+    content = json.loads(reranked.stdout)
+    assert content["rerank"] and content["flip"] and 0 < content["results"][0]["mAP"] <= 1
+
+
+def test_a_bad_image_is_named_and_can_be_left_out(market_folder, checkpoint):
+    bad = sorted((market_folder / "bounding_box_test").glob("0003*"))[0]
+    bad.write_bytes(bad.read_bytes()[:200])
+    refused = run("eval", checkpoint, "--data", market_folder, "--device", "cpu")
+    assert refused.returncode == 2 and bad.name in refused.stderr and refused.stdout == ""
+    skipped = run("eval", checkpoint, "--data", market_folder, "--device", "cpu", "--skip-bad", "--json")
+    assert skipped.returncode == 0 and bad.name in skipped.stderr
+    assert json.loads(skipped.stdout)["results"][0]["num_bad_images"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--precision", "int4"], "unknown precision 'int4'"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
+        (["--rank-list", "ranks.xyz"], "must name a picture format"),
+    ],
+)
+def test_wrong_options_are_one_sentence(market_folder, checkpoint, options, sentence, tmp_path):
+    result = run("eval", checkpoint, "--data", market_folder, *options, cwd=tmp_path)
+    assert result.returncode == 2 and sentence in result.stderr and "Traceback" not in result.stderr

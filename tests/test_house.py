@@ -1,0 +1,102 @@
+"""The rules that keep the house sound: one-way imports, names, sizes, and a wheel that holds one top-level name."""
+
+import ast
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = {"hat": "hat", "train": "hat.train", "export": "hat.export", "serve": "hat.serve", "demo": "hat.demo"}
+MAY_IMPORT = {
+    "hat": set(),
+    "train": {"hat"},
+    "export": {"hat"},
+    "serve": {"hat"},
+    "demo": {"hat", "serve"},
+}
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+def folder_of(module):
+    """The top-level folder that an absolute import of ours names, or None."""
+    for folder, package in FOLDERS.items():
+        if folder != "hat" and (module == package or module.startswith(f"{package}.")):
+            return folder
+    return "hat" if module == "hat" or module.startswith("hat.") else None
+
+
+def imports_of(path):
+    """(module, line) of every absolute import in a file, `from hat import train` counted as `hat.train`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module, node.lineno
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def breaches(path, folder):
+    """Imports of a file that the house forbids."""
+    for module, line in imports_of(path):
+        target = folder_of(module)
+        if module.split(".")[0] in FOLDERS and module.split(".")[0] != "hat":
+            yield f"{path}:{line} imports the folder {module} instead of hat.{module}"
+        elif target is not None and target != folder and target not in MAY_IMPORT[folder]:
+            yield f"{path}:{line} in {folder}/ imports {module}"
+
+
+def test_imports_point_one_way():
+    assert len(SOURCES) > 30
+    found = [breach for path in SOURCES for breach in breaches(path, path.relative_to(ROOT).parts[0])]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "line"),
+    [
+        ("hat", "from hat.train import losses"),
+        ("hat", "from hat import serve"),
+        ("train", "import hat.export"),
+        ("serve", "from hat.demo.app import build"),
+        ("train", "import export"),
+    ],
+)
+def test_a_breach_would_be_seen(folder, line, tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(line)
+    assert list(breaches(path, folder))
+
+
+def test_files_are_of_a_readable_size_and_named_for_what_they_hold():
+    forbidden = {"utils", "util", "common", "misc", "helpers", "numpy", "torch", "onnx", "PIL", "typer", "timm", "yaml"}
+    forbidden |= set(sys.stdlib_module_names)
+    long = [f"{path.name}: {count}" for path in SOURCES if (count := len(path.read_text().splitlines())) > 350]
+    badly_named = [str(path) for path in SOURCES if path.stem in forbidden and path.stem != "__init__"]
+    assert (long, badly_named) == ([], [])
+
+
+def test_the_wheel_holds_one_top_level_name_and_every_folder_with_code(tmp_path):
+    source = tmp_path / "source"  # setuptools builds inside the source folder, which is not ours to write to
+    for folder in FOLDERS:
+        if (ROOT / folder).is_dir():
+            shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("hat_reid-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"hat"}
+    expected = set()
+    for path in SOURCES:
+        folder, *rest = path.relative_to(ROOT).parts
+        expected.add("/".join([*FOLDERS[folder].split("."), *rest]))
+    assert expected <= set(names)
+    assert "hat/py.typed" in names
