@@ -1,0 +1,64 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hat.errors import UsageError, WorkError
+
+__all__ = ["atomic_output"]
+
+
+@contextmanager
+def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Write a file under a temporary folder beside its place, and move it there when it is complete.
+
+    Whatever else is written into the temporary folder (external data, side files) is moved along under its own name, the named
+    file last. When the body raises, or the process is killed, nothing appears at the place; the next call clears what was left.
+
+    Args:
+        path: The file's final place.
+        overwrite: Replace a file that is there.
+
+    Yields:
+        A path with the same name in the temporary folder.
+
+    Raises:
+        UsageError: The file is there and ``overwrite`` is False, or its folder is not there.
+        WorkError: It cannot be written: no permission, or a full disk.
+    """
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} is there already: give another name, or --force to replace it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent} is no folder: make it first")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+    try:
+        yield folder / path.name
+        produced = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+        if folder / path.name not in produced:
+            raise WorkError(f"{path}: nothing was written")
+        for file in produced:
+            _flush(file)
+            file.replace(path.with_name(file.name))
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Make sure that a file's content is on the disk before its name is."""
+    if path.is_file():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

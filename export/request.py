@@ -1,0 +1,55 @@
+"""What is asked of an export, in one object, so that every target is called alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hat.artefact import ArtefactPrecision, BatchProfile
+
+__all__ = ["Calibration", "ExportRequest"]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Images that a quantiser looks at to choose its ranges.
+
+    Attributes:
+        images: (n, 3, H, W) uint8 RGB, already resized by the model's preprocessing.
+        paths: Where each came from, in order: recorded in the artefact.
+        dataset: Name of the data set; the images are of its training split alone.
+        seed: Seed of the choice.
+    """
+
+    images: npt.NDArray[np.uint8]
+    paths: tuple[str, ...]
+    dataset: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """One export.
+
+    Attributes:
+        name: What to call the model in the artefact's facts.
+        precision: In which it is to compute.
+        input_type: Type of its input; floats are in the range 0-255 too.
+        opset: ONNX operator set of the graph that it is made from.
+        batch: Batch sizes to build for, where a target fixes them.
+        calibration: Images for int8 and fp8.
+        overwrite: Replace a file that is there.
+        options: What is particular to a target, by name; an unknown name is refused.
+    """
+
+    name: str
+    precision: ArtefactPrecision = "fp32"
+    input_type: Literal["uint8", "float32"] = "uint8"
+    opset: int = 18
+    batch: BatchProfile = field(default_factory=BatchProfile)
+    calibration: Calibration | None = None
+    overwrite: bool = False
+    options: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,130 @@
+"""A table of images: one row for each, with the columns ``path``, ``pid``, ``camid`` and ``split``.
+
+Relative paths are relative to the table. A path may be absolute, may climb with ``..`` and may name a member of a zip file: the
+table is its owner's own list, and whatever it names has to exist and, when it is read, to be an image. Other columns are
+ignored.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hat.data.archives import list_members, split_location
+from hat.data.labels import number_labels
+from hat.data.published_counts import assemble
+from hat.data.records import JUNK_PID, ReIDDataset, Sample, Split
+from hat.errors import DataError
+
+__all__ = ["COLUMNS", "is_csv_table", "read_csv_table"]
+
+COLUMNS = ("path", "pid", "camid", "split")
+"""The columns that a table must have, in any order."""
+
+_SPLITS = ("train", "query", "gallery")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    line: int
+    location: str
+    pid: str
+    camid: str
+    split: str
+
+
+def read_csv_table(path: Path) -> ReIDDataset:
+    """Read a data set from a CSV file (UTF-8, comma-separated, with a header).
+
+    Args:
+        path: The file. ``pid`` and ``camid`` are any labels: a column of numbers alone keeps its numbers, in any other the
+            labels are numbered from 1 in sorted order. A pid of ``-1`` is junk and left out. ``split`` is ``train``, ``query``
+            or ``gallery``.
+
+    Returns:
+        The data set, rows in the order of the file.
+
+    Raises:
+        DataError: The file cannot be read, a column is missing, or a row is wrong; the row is named by its line.
+    """
+    rows = list(_read_rows(path))
+    if not rows:
+        raise DataError(f"{path}: no rows after the header")
+    pids = number_labels((row.pid for row in rows), f"{path}, column pid")
+    camids = number_labels((row.camid for row in rows), f"{path}, column camid")
+    kept = [row for row in rows if pids[row.pid] != JUNK_PID]
+    notes = (f"{len(rows) - len(kept):,} junk images (-1) left out",) if len(kept) < len(rows) else ()
+    parts = {
+        split: Split(split, [Sample(row.location, pids[row.pid], camids[row.camid]) for row in kept if row.split == split])
+        for split in _SPLITS
+    }
+    return assemble("csv", parts["train"], parts["query"], parts["gallery"], notes=notes)
+
+
+def is_csv_table(path: Path) -> bool:
+    """Whether this is a file whose name ends with ``.csv``."""
+    return path.is_file() and path.name.lower().endswith(".csv")
+
+
+def _read_rows(path: Path) -> Iterator[_Row]:
+    exists = _Existence()
+    try:
+        # utf-8-sig: spreadsheets write a byte-order mark, which would become part of the first column's name.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = [column.strip().lower() for column in next(reader, [])]
+            missing = [column for column in COLUMNS if column not in header]
+            if missing:
+                raise DataError(f"{path}, line 1: expected the columns {', '.join(COLUMNS)}; {', '.join(missing)} missing")
+            places = [header.index(column) for column in COLUMNS]
+            for fields in reader:
+                where = f"{path}, line {reader.line_num}"
+                if not any(field.strip() for field in fields):
+                    continue
+                if len(fields) != len(header):
+                    raise DataError(f"{where}: expected {len(header)} fields, got {len(fields)}")
+                row = _Row(reader.line_num, *(fields[place].strip() for place in places))
+                yield _check_row(row, path, where, exists)
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+
+
+def _check_row(row: _Row, table: Path, where: str, exists: _Existence) -> _Row:
+    for column, value in zip(COLUMNS, (row.location, row.pid, row.camid, row.split), strict=True):
+        if not value:
+            raise DataError(f"{where}: {column} is empty")
+    if row.split not in _SPLITS:
+        raise DataError(f"{where}: split is {row.split!r}, expected {', '.join(_SPLITS)}")
+    if row.camid.startswith("-"):
+        raise DataError(f"{where}: camid is {row.camid!r}, expected a name or a number of at least 0")
+    # Joining keeps an absolute path as it is.
+    location = str(table.parent / row.location)
+    if not exists(location):
+        raise DataError(f"{where}: there is no file {location}")
+    return _Row(row.line, location, row.pid, row.camid, row.split)
+
+
+class _Existence:
+    """Whether a location exists; the members of an archive are listed once."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, frozenset[str]] = {}
+
+    def __call__(self, location: str) -> bool:
+        member = split_location(location)
+        if member is None:
+            return "\0" not in location and Path(location).is_file()
+        archive, name = member
+        if not Path(archive).is_file():
+            return False
+        if archive not in self._members:
+            self._members[archive] = frozenset(list_members(Path(archive)))
+        return name in self._members[archive]

@@ -1,0 +1,210 @@
+"""Folders of images, on disk or inside a zip file, listed in one way so that a reader of a layout need not care which it is."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from hat.data.archives import list_members
+from hat.errors import DataError
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "FolderTree",
+    "ImageTree",
+    "ZipTree",
+    "find_trees",
+    "has_name",
+    "is_image_name",
+    "open_tree",
+    "plain_name",
+]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+"""Endings, in any case, of files that a reader takes for images. What a file really is, its content decides later."""
+
+_MAX_ARCHIVES_IN_FOLDER = 64
+
+
+class ImageTree(Protocol):
+    """A folder with sub-folders and image files."""
+
+    @property
+    def where(self) -> str:
+        """The folder's path or location, for messages."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        ...
+
+    def folders(self) -> list[str]:
+        """Names of the sub-folders, sorted."""
+        ...
+
+    def child(self, name: str) -> ImageTree:
+        """The sub-folder of a name that `folders` gave."""
+        ...
+
+    def images(self) -> list[tuple[str, str]]:
+        """(file name, location) of the images directly in this folder, sorted by name."""
+        ...
+
+
+class FolderTree:
+    """A folder on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def where(self) -> str:
+        """The folder's path."""
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name or self.path.resolve().name
+
+    def folders(self) -> list[str]:
+        """Names of the sub-folders, sorted; hidden ones are left out."""
+        return sorted(entry.name for entry in self._scan() if not entry.name.startswith(".") and entry.is_dir())
+
+    def child(self, name: str) -> FolderTree:
+        """The sub-folder of that name."""
+        return FolderTree(self.path / name)
+
+    def images(self) -> list[tuple[str, str]]:
+        """(file name, path) of the images directly in this folder, sorted by name."""
+        names = sorted(entry.name for entry in self._scan() if is_image_name(entry.name) and entry.is_file())
+        return [(name, str(self.path / name)) for name in names]
+
+    def archives(self) -> list[Path]:
+        """The zip files directly in this folder, sorted by name."""
+        names = sorted(entry.name for entry in self._scan() if entry.name.lower().endswith(".zip") and entry.is_file())
+        return [self.path / name for name in names[:_MAX_ARCHIVES_IN_FOLDER]]
+
+    def _scan(self) -> list[os.DirEntry[str]]:
+        try:
+            with os.scandir(self.path) as entries:
+                return list(entries)
+        except OSError as error:
+            raise DataError(f"{self.path}: the folder cannot be listed ({error.strerror})") from None
+
+
+class ZipTree:
+    """A folder inside a zip file.
+
+    Args:
+        archive: The zip file.
+        files: File names by folder; None lists the archive.
+        prefix: The folder inside the archive, without a slash at its ends; empty for the top.
+
+    Raises:
+        DataError: The archive cannot be read.
+    """
+
+    def __init__(self, archive: Path, files: dict[str, list[str]] | None = None, prefix: str = "") -> None:
+        self.archive = archive
+        self.prefix = prefix
+        self._files = _files_by_folder(list_members(archive)) if files is None else files
+
+    @property
+    def where(self) -> str:
+        """``archive.zip!folder``, or the archive's path for its top."""
+        return f"{self.archive}!{self.prefix}" if self.prefix else str(self.archive)
+
+    @property
+    def name(self) -> str:
+        """The folder's own name; the archive's without its ending for the top."""
+        return self.prefix.rpartition("/")[2] if self.prefix else self.archive.stem
+
+    def folders(self) -> list[str]:
+        """Names of the sub-folders, sorted; hidden ones are left out."""
+        start = f"{self.prefix}/" if self.prefix else ""
+        below = {folder[len(start) :].partition("/")[0] for folder in self._files if folder.startswith(start)}
+        return sorted(name for name in below if name and not name.startswith("."))
+
+    def child(self, name: str) -> ZipTree:
+        """The sub-folder of that name."""
+        return ZipTree(self.archive, self._files, f"{self.prefix}/{name}" if self.prefix else name)
+
+    def images(self) -> list[tuple[str, str]]:
+        """(file name, location) of the images directly in this folder, sorted by name."""
+        start = f"{self.archive}!{self.prefix}/" if self.prefix else f"{self.archive}!"
+        return [(name, start + name) for name in sorted(self._files.get(self.prefix, [])) if is_image_name(name)]
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name is taken for an image's: by its ending, and not hidden (``._x.jpg`` is a Mac's side file)."""
+    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def plain_name(name: str) -> str:
+    """A name as it is compared: lower case, letters and digits alone, so that ``CUHK03-NP`` and ``cuhk03_np`` are one."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def has_name(tree: ImageTree, official: Collection[str]) -> bool:
+    """Whether a folder's own name is one of these, given as `plain_name` gives them."""
+    return plain_name(tree.name) in official
+
+
+def open_tree(root: Path) -> FolderTree | ZipTree:
+    """A folder or a zip file as a tree.
+
+    Raises:
+        DataError: There is neither a folder nor a zip file.
+    """
+    if root.is_dir():
+        return FolderTree(root)
+    if root.is_file() and root.name.lower().endswith(".zip"):
+        return ZipTree(root)
+    if root.exists():
+        raise DataError(f"{root}: neither a folder nor a zip file")
+    raise DataError(f"{root}: there is no such folder")
+
+
+def find_trees(root: Path, official: Collection[str]) -> Iterator[ImageTree]:
+    """The folders in which a data set may lie, the likeliest first.
+
+    Those are ``root`` itself; folders of an official name up to two levels below it; and, where ``root`` is a folder, folders
+    of an official name inside the zip files that it holds.
+
+    Args:
+        root: What the user named: a folder or a zip file.
+        official: Names of the data set's own folder, as `plain_name` gives them.
+
+    Raises:
+        DataError: ``root`` is neither a folder nor a zip file.
+    """
+    tree = open_tree(root)
+    yield tree
+    yield from _named_below(tree, official)
+    if isinstance(tree, FolderTree):
+        for archive in tree.archives():
+            yield from _named_below(ZipTree(archive), official)
+
+
+def _named_below(tree: ImageTree, official: Collection[str]) -> Iterator[ImageTree]:
+    for name in tree.folders():
+        child = tree.child(name)
+        if has_name(child, official):
+            yield child
+            yield from (child.child(inner) for inner in child.folders() if plain_name(inner) in official)
+
+
+def _files_by_folder(members: list[str]) -> dict[str, list[str]]:
+    """Group members by folder; absolute, climbing and backslashed names are no part of any data set and are left out."""
+    grouped: dict[str, list[str]] = {}
+    for member in members:
+        parts = member.split("/")
+        if "\\" in member or any(part in ("", ".", "..") for part in parts):
+            continue
+        grouped.setdefault("/".join(parts[:-1]), []).append(parts[-1])
+    return grouped

@@ -1,0 +1,155 @@
+"""Many images as uint8 batches: a whole split in one tensor, or batch after batch with bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from hat.data.images import read_image
+from hat.data.ordered_pool import default_num_workers, map_in_order
+from hat.errors import ImageError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hat.preprocessing import Preprocessing
+
+__all__ = ["OnBad", "iterate_batches", "load_images"]
+
+OnBad = Callable[[int, ImageError], None]
+"""Called in the caller's thread, in order, with the index of an image that cannot be used and what is wrong with it."""
+
+_CHUNK = 16
+_BATCHES_AHEAD = 3
+
+
+class _Chunk(NamedTuple):
+    """Rows of an array to be filled with the images of a run of paths; `first` is the first one's index."""
+
+    rows: npt.NDArray[np.uint8]
+    first: int
+    batch: Tensor | None = None  # the batch that is complete once this chunk is
+
+
+def load_images(
+    paths: Sequence[str],
+    preprocessing: Preprocessing,
+    *,
+    num_workers: int | None = None,
+    on_bad: OnBad | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Read images into one tensor, which is allocated once: N x 3 x H x W bytes and nothing beside it.
+
+    Args:
+        paths: Where the images are, as in `Sample.path`.
+        preprocessing: Resizes each image to its height and width.
+        num_workers: Number of threads; None is one for each core, 0 is none.
+        on_bad: Called for an image that cannot be used, whose row is left black. None raises instead.
+        progress: Called in the caller's thread with the number of images that were read since its last call.
+
+    Returns:
+        (N, 3, H, W) uint8 RGB, rows in the order of ``paths``.
+
+    Raises:
+        ImageError: An image cannot be used and ``on_bad`` is None; the first one in the order of ``paths`` is named.
+        UsageError: ``num_workers`` is negative.
+    """
+    import torch
+
+    images = torch.empty((len(paths), 3, *preprocessing.size), dtype=torch.uint8)
+    array = images.numpy()
+    chunks = (_Chunk(array[start : start + _CHUNK], start) for start in range(0, len(paths), _CHUNK))
+    fill = _filler(paths, preprocessing)
+    # Closed by hand: the traceback of an error would keep the loop, and so its threads, alive for as long as it is held.
+    with closing(map_in_order(fill, chunks, num_workers=num_workers, window=64)) as results:
+        for chunk, bad in results:
+            _report(bad, on_bad)
+            if progress is not None:
+                progress(len(chunk.rows))
+    return images
+
+
+def iterate_batches(
+    paths: Sequence[str],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    *,
+    num_workers: int | None = None,
+    on_bad: OnBad | None = None,
+) -> Iterator[Tensor]:
+    """Read images batch after batch while the caller works on the one before; at most four batches are in memory.
+
+    Args:
+        paths: Where the images are, as in `Sample.path`.
+        preprocessing: Resizes each image to its height and width.
+        batch_size: Images in a batch; the last one holds what is left.
+        num_workers: Number of threads; None is one for each core, 0 is none.
+        on_bad: Called for an image that cannot be used, whose row is left black, before its batch is given. None raises
+            instead.
+
+    Yields:
+        (b, 3, H, W) uint8 RGB, rows in the order of ``paths``. Each batch is a tensor of its own. Threads end when the iterator
+        does, also when it is closed or dropped early.
+
+    Raises:
+        ImageError: An image cannot be used and ``on_bad`` is None.
+        UsageError: ``batch_size`` is below 1 or ``num_workers`` is negative.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}, expected at least 1")
+    workers = default_num_workers() if num_workers is None else num_workers
+    # A batch is shared out among the threads, so that the first one is there as soon as it can be.
+    size = max(1, min(_CHUNK, -(-batch_size // max(1, workers))))
+    chunks_in_batch = -(-batch_size // size)
+
+    def chunks() -> Iterator[_Chunk]:
+        import torch
+
+        for start in range(0, len(paths), batch_size):
+            length = min(batch_size, len(paths) - start)
+            batch = torch.empty((length, 3, *preprocessing.size), dtype=torch.uint8)
+            array = batch.numpy()
+            for place in range(0, length, size):
+                yield _Chunk(array[place : place + size], start + place, batch if place + size >= length else None)
+
+    results = map_in_order(
+        _filler(paths, preprocessing), chunks(), num_workers=num_workers, window=_BATCHES_AHEAD * chunks_in_batch
+    )
+    return _whole_batches(results, on_bad)
+
+
+_Filled = tuple[_Chunk, list[tuple[int, ImageError]]]
+
+
+def _whole_batches(results: Generator[_Filled, None, None], on_bad: OnBad | None) -> Iterator[Tensor]:
+    with closing(results):
+        for chunk, bad in results:
+            _report(bad, on_bad)
+            if chunk.batch is not None:
+                yield chunk.batch
+
+
+def _filler(paths: Sequence[str], preprocessing: Preprocessing) -> Callable[[_Chunk], _Filled]:
+    def fill(chunk: _Chunk) -> _Filled:
+        bad: list[tuple[int, ImageError]] = []
+        for place, row in enumerate(chunk.rows):
+            try:
+                row[...] = preprocessing.resize_image(read_image(paths[chunk.first + place])).transpose(2, 0, 1)
+            except ImageError as error:
+                row[...] = 0
+                bad.append((chunk.first + place, error))
+        return chunk, bad
+
+    return fill
+
+
+def _report(bad: list[tuple[int, ImageError]], on_bad: OnBad | None) -> None:
+    for index, error in bad:
+        if on_bad is None:
+            raise error
+        on_bad(index, error)

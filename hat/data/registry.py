@@ -1,0 +1,155 @@
+"""Data sets by name: what is known, how each is read, and how an unnamed folder is told."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+
+from hat.data.csv_table import is_csv_table, read_csv_table
+from hat.data.cuhk03_np import is_cuhk03_np, read_cuhk03_np
+from hat.data.dukemtmc import is_dukemtmc, read_dukemtmc
+from hat.data.identity_folders import is_identity_folders, read_identity_folders
+from hat.data.image_trees import plain_name
+from hat.data.market1501 import is_market1501, read_market1501
+from hat.data.market_style import is_market_style, read_market_style, read_synth
+from hat.data.msmt17 import is_msmt17, read_msmt17
+from hat.data.records import ReIDDataset
+from hat.errors import DataError
+
+__all__ = ["detect_dataset", "list_datasets", "load_dataset", "open_dataset"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """How one kind of data set is read, and told from others; `detect` is None where the layout does not tell."""
+
+    read: Callable[[Path], ReIDDataset]
+    detect: Callable[[Path], bool] | None
+    aliases: tuple[str, ...] = ()
+
+
+_READERS: dict[str, _Reader] = {
+    "market1501": _Reader(read_market1501, is_market1501, ("market", "market1501v150915")),
+    "dukemtmc-reid": _Reader(read_dukemtmc, is_dukemtmc, ("dukemtmc", "duke")),
+    "cuhk03-np-labeled": _Reader(
+        partial(read_cuhk03_np, boxes="labeled"),
+        partial(is_cuhk03_np, boxes="labeled"),
+        ("cuhk03nplabelled", "cuhk03labeled", "cuhk03labelled"),
+    ),
+    "cuhk03-np-detected": _Reader(
+        partial(read_cuhk03_np, boxes="detected"), partial(is_cuhk03_np, boxes="detected"), ("cuhk03detected",)
+    ),
+    "msmt17": _Reader(read_msmt17, is_msmt17, ("msmt17v1", "msmt17v2")),
+    "synth": _Reader(read_synth, None, ("synthetic",)),
+    "market-style": _Reader(read_market_style, is_market_style),
+    "folder": _Reader(read_identity_folders, is_identity_folders),
+    "csv": _Reader(read_csv_table, is_csv_table),
+}
+"""By registered name. The benchmarks come first: their folders would pass for Market-style ones too."""
+
+_BENCHMARKS = ("market1501", "dukemtmc-reid", "cuhk03-np-labeled", "cuhk03-np-detected", "msmt17")
+_BY_PLAIN_NAME = {plain_name(alias): name for name, reader in _READERS.items() for alias in (name, *reader.aliases)}
+
+
+def list_datasets() -> tuple[str, ...]:
+    """The registered names, the benchmarks first."""
+    return tuple(_READERS)
+
+
+def load_dataset(name: str, root: str | PathLike[str]) -> ReIDDataset:
+    """Read a data set.
+
+    Args:
+        name: A name of `list_datasets`. Case, hyphens and underscores do not matter, and common spellings such as ``duke`` are
+            known.
+        root: Where it lies: its official folder, or the folder that holds it; for ``csv`` the file. ``~`` is the home folder.
+
+    Returns:
+        The data set. Its `notes` tell how its counts compare with the published ones, and what was left out.
+
+    Raises:
+        DataError: The name is unknown, or the data set is not there.
+        MissingExtraError: Reading it needs an optional dependency.
+    """
+    return _READERS[_registered(name)].read(_expand(root))
+
+
+def detect_dataset(root: str | PathLike[str]) -> str:
+    """Tell what kind of data set lies in a folder.
+
+    Benchmarks are told by their official folder names or files; then Market-style file names, then a folder for each identity.
+
+    Args:
+        root: A folder, a zip file or a CSV file. ``~`` is the home folder.
+
+    Returns:
+        A name of `list_datasets`. A generated data set is told as ``market-style``, which reads it alike.
+
+    Raises:
+        DataError: There is nothing there, nothing that is known, or more than one benchmark.
+    """
+    path = _expand(root)
+    if is_csv_table(path):
+        return "csv"
+    found = [name for name in _BENCHMARKS if _detects(name, path)]
+    if len(found) > 1:
+        raise DataError(f"{path}: holds {' and '.join(found)}; name the one that is meant, like {found[0]}={root}")
+    if found:
+        return found[0]
+    for name in ("market-style", "folder"):
+        if _detects(name, path):
+            return name
+    raise DataError(
+        f"{path}: no known data set was found; expected the official folder of {', '.join(_BENCHMARKS)}, Market-style names in "
+        "train/, query/ and gallery/, a folder for each identity, or a CSV file"
+    )
+
+
+def open_dataset(spec: str | PathLike[str]) -> ReIDDataset:
+    """Read a data set named as on the command line.
+
+    Args:
+        spec: ``NAME=DIR``, or ``DIR`` alone, whose kind is then detected. Text before the first ``=`` that is no known name
+            belongs to the path where such a path exists.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: The name is unknown, the path is missing, or the data set is not there.
+        MissingExtraError: Reading it needs an optional dependency.
+    """
+    text = str(spec)
+    name, equals, root = text.partition("=")
+    if equals and plain_name(name) in _BY_PLAIN_NAME:
+        if not root:
+            raise DataError(f"{text!r}: expected NAME=DIR, got no folder after the =")
+        return load_dataset(name, root)
+    if equals and not _expand(text).exists():
+        _registered(name)
+    return load_dataset(detect_dataset(text), text)
+
+
+def _detects(name: str, path: Path) -> bool:
+    detect = _READERS[name].detect
+    return detect is not None and detect(path)
+
+
+def _registered(name: str) -> str:
+    known = _BY_PLAIN_NAME.get(plain_name(name))
+    if known is not None:
+        return known
+    near = [_BY_PLAIN_NAME[alias] for alias in difflib.get_close_matches(plain_name(name), _BY_PLAIN_NAME, n=1)]
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise DataError(f"unknown data set {name!r}; {hint}known: {', '.join(_READERS)}")
+
+
+def _expand(root: str | PathLike[str]) -> Path:
+    try:
+        return Path(root).expanduser()
+    except RuntimeError:
+        raise DataError(f"{root}: the home folder of that user is unknown") from None

@@ -1,0 +1,159 @@
+"""The exact inference graph of a trained HAT: the same embeddings with fewer operations, from pixels to unit vectors.
+
+What differs from the training module, none of which changes the result:
+- batch norms are folded into the convolutions before them, and the BN necks into one scale and shift of the embedding;
+- of the last stage only CLS is computed: its last block has queries, projection and feed-forward network for CLS alone, and
+  its NeA, which nothing reads, is gone;
+- conversion to float, normalisation and the L2 norm are part of the graph, so that no host can get them wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from hat.errors import WorkError
+from hat.model.aggregation import DSA
+from hat.model.architecture import HAT
+from hat.model.tfc import TFC
+
+__all__ = ["InferenceModel", "fold_batch_norms"]
+
+
+class InferenceModel(nn.Module):
+    """A trained model as a function from pixels to embeddings; its weights are copies.
+
+    Args:
+        model: The trained model. It is left as it is.
+
+    Attributes:
+        config: The architecture.
+        preprocessing: How images become input.
+        embed_dim: Width of an embedding.
+    """
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+    embedding_scale: Tensor
+    embedding_shift: Tensor
+
+    def __init__(self, model: HAT) -> None:
+        super().__init__()
+        self.config = model.config
+        self.preprocessing = model.preprocessing
+        self.embed_dim = model.embed_dim
+        trained = copy.deepcopy(model).eval().requires_grad_(False)
+        device = next(trained.parameters()).device
+        fold_batch_norms(trained, torch.zeros(1, 3, *model.config.image_size, device=device))
+        self.mfe, self.bottlenecks, self.dsa = trained.mfe, trained.bottlenecks, trained.dsa
+        _keep_cls_only(self.dsa)
+
+        mean = torch.tensor(model.preprocessing.mean, device=device).view(1, 3, 1, 1)
+        std = torch.tensor(model.preprocessing.std, device=device).view(1, 3, 1, 1)
+        self.register_buffer("pixel_scale", 1 / (255 * std))
+        self.register_buffer("pixel_shift", -mean / std)
+        necks = [_scale_and_shift(trained.necks[name]) for name in model.config.embedding_branches]
+        self.register_buffer("embedding_scale", torch.cat([scale for scale, _ in necks]))
+        self.register_buffer("embedding_shift", torch.cat([shift for _, shift in necks]))
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed.
+
+        Args:
+            images: (B, 3, H, W) uint8, or floating point in the range 0-255; RGB.
+
+        Returns:
+            (B, embed_dim) float32, rows of unit length.
+        """
+        pixels = images.float() * self.pixel_scale + self.pixel_shift
+        levels = self.mfe(pixels)
+        maps = {name: blocks(levels[int(name[-1]) - 1]) for name, blocks in self.bottlenecks.items()}
+        height, width = images.shape[-2:]
+        features = self.dsa(maps, (height, width))
+        parts = [levels[-1].mean(dim=(2, 3))] if self.config.mfe_supervision else []
+        joined = torch.cat([*parts, features[self.config.embedding_branches[-1]]], dim=1)  # (B, embed_dim)
+        return F.normalize(joined.float() * self.embedding_scale + self.embedding_shift, dim=1)
+
+
+def fold_batch_norms(module: nn.Module, example: Tensor) -> int:
+    """Fold every batch norm that follows a convolution into it, in place.
+
+    Which norm follows which convolution is read off a run: a norm whose input is the very tensor that a convolution gave. So it
+    works for any network, whatever its layers are called, and a norm that stands elsewhere stays.
+
+    Args:
+        module: A network in evaluation mode.
+        example: An input for it.
+
+    Returns:
+        The number of folded norms.
+
+    Raises:
+        WorkError: A folded network does not compute what the network computed.
+    """
+    made_by: dict[int, tuple[str, Tensor]] = {}
+    pairs: list[tuple[str, str]] = []
+    runs: dict[str, int] = {}
+
+    def after_convolution(name: str, output: Tensor) -> None:
+        runs[name] = runs.get(name, 0) + 1
+        made_by[id(output)] = (name, output)  # the tensor is kept, so that its id is not given to another one
+
+    def before_norm(name: str, entering: Tensor) -> None:
+        if id(entering) in made_by:
+            pairs.append((made_by[id(entering)][0], name))
+
+    handles = []
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Conv2d):
+            handles.append(part.register_forward_hook(lambda _m, _i, out, name=name: after_convolution(name, out)))
+        elif isinstance(part, nn.BatchNorm2d):
+            handles.append(part.register_forward_pre_hook(lambda _m, args, name=name: before_norm(name, args[0])))
+    with torch.no_grad():
+        before = module(example)
+    for handle in handles:
+        handle.remove()
+
+    for convolution, norm in pairs:
+        if runs[convolution] == 1:  # a convolution that is shared by two places has two norms
+            _fold(module, convolution, norm)
+    with torch.no_grad():
+        difference = float((module(example) - before).abs().max())
+    if not difference < 1e-4:
+        raise WorkError(
+            f"folding batch norms changed the output by {difference:.1e}; a convolution must be read by more than its norm"
+        )
+    return len(pairs)
+
+
+def _fold(module: nn.Module, convolution: str, norm: str) -> None:
+    layer, batch_norm = module.get_submodule(convolution), module.get_submodule(norm)
+    assert isinstance(layer, nn.Conv2d) and isinstance(batch_norm, nn.BatchNorm2d)
+    _replace(module, convolution, fuse_conv_bn_eval(layer, batch_norm))
+    # timm's norms carry the activation that follows them.
+    activation = getattr(batch_norm, "act", None)
+    _replace(module, norm, activation if isinstance(activation, nn.Module) else nn.Identity())
+
+
+def _replace(module: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, new)
+
+
+def _keep_cls_only(dsa: DSA) -> None:
+    dsa.cls_only = True
+    last = list(dsa.values())[-1]
+    assert isinstance(last, TFC)
+    last.nea = nn.Identity()
+
+
+def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """A batch norm in evaluation mode as ``x * scale + shift``."""
+    assert isinstance(norm, nn.BatchNorm1d) and norm.running_var is not None and norm.running_mean is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return scale, norm.bias - norm.running_mean * scale

@@ -1,0 +1,88 @@
+"""ONNX Runtime: the provider that was asked for is the one that runs, or an error says why not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hat.artefact import METADATA_KEY, ArtefactInfo, info_from_json
+from hat.errors import CheckpointError, MissingExtraError, UsageError
+from hat.runtime.torch_runtime import choose_device
+
+__all__ = ["OnnxRuntime"]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxRuntime:
+    """Runs an ``.onnx`` file of this package. Calls may come from several threads: a session is thread-safe.
+
+    Args:
+        path: The file.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None is the CPU unless ONNX Runtime and torch both see a CUDA device.
+        num_threads: Threads of the CPU provider; None leaves the choice to ONNX Runtime.
+
+    Attributes:
+        info: The facts that the file holds about itself.
+
+    Raises:
+        CheckpointError: The file cannot be read, or was not made by this package.
+        UsageError: The provider for the device is not there, or ONNX Runtime fell back to another one.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+
+    max_batch: int | None = None
+
+    def __init__(self, path: str | os.PathLike[str], device: str | None = None, *, num_threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingExtraError("onnxruntime", "onnxruntime", "running ONNX files") from None
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no such file")
+        chosen = _choose(device, onnxruntime.get_available_providers())
+        provider = _PROVIDERS[chosen.type]
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if num_threads is not None:
+            options.intra_op_num_threads = num_threads
+        arguments: dict[str, Any] = {"device_id": chosen.index or 0} if chosen.type == "cuda" else {}
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=[(provider, arguments)])
+        except Exception as error:  # noqa: BLE001 - its exceptions share no base below Exception
+            raise CheckpointError(f"{path} cannot be opened by ONNX Runtime: {str(error).splitlines()[0]}") from None
+        if provider not in self.session.get_providers():
+            raise UsageError(
+                f"{provider} was asked for and ONNX Runtime fell back to {', '.join(self.session.get_providers())}: "
+                "its CUDA libraries could not be loaded"
+            )
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        if METADATA_KEY not in metadata:
+            raise CheckpointError(f"{path} was not made by hat export: its metadata has no {METADATA_KEY!r}")
+        self.info: ArtefactInfo = info_from_json(metadata[METADATA_KEY], str(path))
+        self.preprocessing = self.info.preprocessing
+        self.embed_dim = self.info.embed_dim
+        self.name = f"onnxruntime {self.info.precision} {chosen.type}"
+
+    def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Embed one batch; see `hat.runtime.Runtime.run`."""
+        batch = images if self.info.input_type == "uint8" else images.astype(np.float32)
+        (embeddings,) = self.session.run(None, {"images": batch})
+        return np.asarray(embeddings, dtype=np.float32)
+
+
+def _choose(device: str | None, available: list[str]) -> Any:
+    if device in (None, "auto") and _PROVIDERS["cuda"] not in available:
+        device = "cpu"
+    chosen = choose_device(device)
+    if _PROVIDERS.get(chosen.type) not in available:
+        raise UsageError(
+            f"{device} was asked for and ONNX Runtime has only {', '.join(available)}: "
+            "a GPU needs onnxruntime-gpu instead of onnxruntime (pip install 'hat-reid[gpu]')"
+        )
+    return chosen

@@ -1,0 +1,184 @@
+"""Data sets by name, by folder, and by the spelling of the command line; and training sets joined."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.io import savemat
+
+from hat.data import (
+    JUNK_PID,
+    ReIDDataset,
+    Sample,
+    Split,
+    detect_dataset,
+    list_datasets,
+    load_dataset,
+    merge_training,
+    open_dataset,
+)
+from hat.errors import DataError
+
+MARKET = ["bounding_box_train/0002_c1s1_1.jpg", "query/0001_c1s1_1.jpg", "bounding_box_test/0001_c2s1_1.jpg"]
+MSMT = {
+    "list_train.txt": "0000/0000_000_01_a_0.jpg 0\n",
+    "list_val.txt": "",
+    "list_query.txt": "0000/0000_001_02_a_0.jpg 0\n",
+    "list_gallery.txt": "0000/0000_002_03_a_0.jpg 0\n",
+}
+
+
+@pytest.fixture
+def layouts(tmp_path, touch, zip_names):
+    """A folder with one data set of every kind, by the name that each is to be detected as."""
+    touch(tmp_path / "m" / "Market-1501-v15.09.15", MARKET)
+    (tmp_path / "mz").mkdir()
+    zip_names(tmp_path / "mz" / "x.zip", [f"Market-1501-v15.09.15/{name}" for name in MARKET])
+    touch(tmp_path / "d" / "DukeMTMC-reID", MARKET)
+    touch(tmp_path / "cl" / "cuhk03-np" / "labeled", MARKET)
+    touch(tmp_path / "cd" / "images_detected", ["1_001_1_01.png", "1_001_2_06.png", "1_002_2_06.png"])
+    savemat(
+        tmp_path / "cd" / "cuhk03_new_protocol_config_detected.mat",
+        {
+            "filelist": np.array(["1_001_1_01.png", "1_001_2_06.png", "1_002_2_06.png"], dtype=object),
+            "labels": [1, 1, 2],
+            "camId": [1, 2, 2],
+            "train_idx": [3],
+            "query_idx": [1],
+            "gallery_idx": [2],
+        },
+    )
+    for name, text in MSMT.items():
+        split = "train" if "train" in name or "val" in name else "test"
+        touch(tmp_path / "ms" / "MSMT17_V1", [f"{split}/{line.split()[0]}" for line in text.splitlines()])
+        (tmp_path / "ms" / "MSMT17_V1" / name).write_text(text)
+    touch(tmp_path / "own", MARKET)
+    touch(tmp_path / "f", ["anna/c1_1.jpg", "anna/c2_1.jpg", "bob/c1_1.jpg", "bob/c2_1.jpg"])
+    touch(tmp_path / "fs", ["train/anna/c1_1.jpg", "query/bob/c1_1.jpg", "gallery/bob/c2_1.jpg"])
+    (tmp_path / "t.csv").write_text("path,pid,camid,split\nf/anna/c1_1.jpg,anna,1,train\n")
+    return tmp_path
+
+
+KINDS = {
+    "m": "market1501",
+    "m/Market-1501-v15.09.15": "market1501",
+    "mz": "market1501",
+    "mz/x.zip": "market1501",
+    "d": "dukemtmc-reid",
+    "cl": "cuhk03-np-labeled",
+    "cd": "cuhk03-np-detected",
+    "ms": "msmt17",
+    "ms/MSMT17_V1": "msmt17",
+    "own": "market-style",
+    "f": "folder",
+    "fs": "folder",
+    "t.csv": "csv",
+}
+
+
+@pytest.mark.parametrize("folder", KINDS)
+def test_every_kind_is_detected_and_opened(folder, layouts):
+    root = layouts / folder
+    assert detect_dataset(root) == KINDS[folder]
+    detected, named = open_dataset(str(root)), open_dataset(f"{KINDS[folder]}={root}")
+    assert detected.name == named.name == KINDS[folder]
+    assert detected.train.samples == named.train.samples != ()
+
+
+def test_two_benchmarks_in_one_folder_are_ambiguous(touch, tmp_path):
+    touch(tmp_path / "Market-1501-v15.09.15", MARKET)
+    touch(tmp_path / "DukeMTMC-reID", MARKET)
+    with pytest.raises(DataError, match="holds market1501 and dukemtmc-reid; name the one that is meant, like market1501="):
+        detect_dataset(tmp_path)
+    assert open_dataset(f"duke={tmp_path}").name == "dukemtmc-reid"
+
+
+def test_nothing_known_and_nothing_there(touch, tmp_path):
+    with pytest.raises(DataError, match="no known data set was found"):
+        detect_dataset(touch(tmp_path, ["a.txt", "b/c.txt"]))
+    with pytest.raises(DataError, match="there is no such folder"):
+        detect_dataset(tmp_path / "none")
+
+
+def test_names(touch, tmp_path):
+    assert list_datasets() == (
+        "market1501",
+        "dukemtmc-reid",
+        "cuhk03-np-labeled",
+        "cuhk03-np-detected",
+        "msmt17",
+        "synth",
+        "market-style",
+        "folder",
+        "csv",
+    )
+    touch(tmp_path, MARKET)
+    for name in ("Market1501", "market-1501", "MARKET_1501", "market"):
+        assert load_dataset(name, tmp_path).name == "market1501"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("markt1501", "market1501"), ("dukemtmc-ried", "dukemtmc-reid"), ("msmt71", "msmt17"), ("fodler", "folder")],
+)
+def test_a_wrong_name_brings_the_nearest_one(wrong, right, tmp_path):
+    for call in (lambda: load_dataset(wrong, tmp_path), lambda: open_dataset(f"{wrong}={tmp_path}")):
+        with pytest.raises(DataError, match=f"unknown data set '{wrong}'; did you mean {right}"):
+            call()
+    with pytest.raises(DataError, match="unknown data set 'zzzzzz'; known: market1501,"):
+        load_dataset("zzzzzz", tmp_path)
+
+
+def test_home_folder_and_equals_signs_in_paths(touch, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    touch(tmp_path / "a=b", MARKET)
+    assert len(load_dataset("market1501", "~/a=b").train) == 1
+    assert open_dataset("market1501=~/a=b").name == "market1501"
+    assert open_dataset("~/a=b").name == "market-style"
+    assert detect_dataset("~/a=b") == "market-style"
+    with pytest.raises(DataError, match="no folder after the ="):
+        open_dataset("market1501=")
+
+
+def test_importing_and_reading_brings_no_torch(touch, tmp_path):
+    touch(tmp_path, MARKET)
+    code = f"import sys, hat.data; hat.data.open_dataset({str(tmp_path)!r}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def dataset(name, labels):
+    train = Split("train", [Sample(f"{name}/{i}", pid, camid) for i, (pid, camid) in enumerate(labels)])
+    return ReIDDataset(name, train, Split("query", ()), Split("gallery", ()))
+
+
+label_lists = st.lists(st.tuples(st.integers(-1, 6), st.integers(0, 4)), min_size=1, max_size=12)
+
+
+@given(st.lists(label_lists, min_size=1, max_size=4))
+def test_merged_labels_are_dense_and_keep_who_is_who(parts):
+    parts = [[*labels, (3, 2)] for labels in parts]
+    merged = merge_training([dataset(f"d{i}", labels) for i, labels in enumerate(parts)])
+    before = [
+        (f"d{i}/{j}", (i, pid), (i, camid))
+        for i, labels in enumerate(parts)
+        for j, (pid, camid) in enumerate(labels)
+        if pid != JUNK_PID
+    ]
+    assert merged.paths == [path for path, _, _ in before]
+    for values, origins in ((merged.pids, [pid for _, pid, _ in before]), (merged.camids, [cam for _, _, cam in before])):
+        # The same label after exactly where it was the same in the same data set; rising with it; without gaps.
+        assert values.tolist() == [sorted(set(origins)).index(origin) for origin in origins]
+    assert merged.num_pids == merged.pids.max() + 1
+    assert merged.name == "train"
+
+
+def test_merging_nothing_and_a_part_without_training_images():
+    with pytest.raises(DataError, match="no data set to train on"):
+        merge_training([])
+    with pytest.raises(DataError, match="empty has no training images"):
+        merge_training([dataset("full", [(1, 1)]), dataset("empty", [(-1, 1)])])

@@ -1,0 +1,182 @@
+"""Many images at once: order, bad ones, bounded work ahead, and threads that end."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from hat.data import Sample, Split, check_images, iterate_batches, load_images, read_image
+from hat.data.ordered_pool import map_in_order
+from hat.errors import ImageError, UsageError
+from hat.preprocessing import Preprocessing
+
+SMALL = Preprocessing(height=32, width=16)
+
+
+def num_threads():
+    return sum(thread.name.startswith("hat-images") for thread in threading.enumerate())
+
+
+@pytest.fixture
+def paths(tmp_path, picture, encode):
+    """Forty images, each of a colour of its own."""
+    result = []
+    for i in range(40):
+        path = tmp_path / f"{i:02d}.png"
+        path.write_bytes(encode(picture(10 + i, 20, seed=i), "PNG"))
+        result.append(str(path))
+    return result
+
+
+def reference(paths):
+    return torch.stack([SMALL(read_image(path)) for path in paths])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3, None])
+def test_one_tensor_in_order(paths, num_workers):
+    images = load_images(paths, SMALL, num_workers=num_workers)
+    assert images.dtype == torch.uint8
+    assert torch.equal(images, reference(paths))
+    assert num_threads() == 0
+
+
+def test_no_images():
+    assert load_images([], SMALL).shape == (0, 3, 32, 16)
+    assert list(iterate_batches([], SMALL, 4)) == []
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+@pytest.mark.parametrize("batch_size", [1, 7, 40, 64])
+def test_batches_in_order(paths, num_workers, batch_size):
+    batches = list(iterate_batches(paths, SMALL, batch_size, num_workers=num_workers))
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert torch.equal(torch.cat(batches), reference(paths))
+    assert num_threads() == 0
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_first_bad_image_in_order_is_raised(paths, num_workers, tmp_path):
+    for i in (33, 17):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    for call in (
+        lambda: load_images(paths, SMALL, num_workers=num_workers),
+        lambda: list(iterate_batches(paths, SMALL, 8, num_workers=num_workers)),
+    ):
+        with pytest.raises(ImageError, match=r"17\.png: empty"):
+            call()
+        assert num_threads() == 0
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_bad_images_are_reported_in_order_and_left_black(paths, num_workers, tmp_path):
+    expected = reference(paths)
+    for i in (33, 17):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+        expected[i] = 0
+    bad: list[int] = []
+
+    def note(index, error):
+        assert threading.current_thread() is threading.main_thread()
+        assert str(error).startswith(paths[index])
+        bad.append(index)
+
+    assert torch.equal(load_images(paths, SMALL, num_workers=num_workers, on_bad=note), expected)
+    assert torch.equal(torch.cat(list(iterate_batches(paths, SMALL, 6, num_workers=num_workers, on_bad=note))), expected)
+    assert bad == [17, 33] * 2
+
+
+@pytest.mark.parametrize("stop", ["close", "drop"])
+def test_threads_end_when_the_reader_stops_early(paths, stop):
+    batches = iterate_batches(paths, SMALL, 2, num_workers=3)
+    next(batches)
+    assert num_threads() > 0
+    if stop == "close":
+        batches.close()
+    else:
+        del batches
+    assert num_threads() == 0
+
+
+def test_work_ahead_is_bounded():
+    taken: list[int] = []
+
+    def items():
+        for i in range(1000):
+            taken.append(i)
+            yield i
+
+    results = map_in_order(lambda i: i, items(), num_workers=2, window=5)
+    assert next(results) == 0
+    time.sleep(0.05)
+    assert len(taken) <= 6
+    assert list(results) == list(range(1, 1000))
+
+
+def test_results_are_in_order_however_long_each_takes():
+    delays = np.random.default_rng(0).uniform(0, 0.003, 60)
+
+    def work(i):
+        time.sleep(delays[i])
+        return i
+
+    assert list(map_in_order(work, range(60), num_workers=4, window=8)) == list(range(60))
+
+
+def test_arguments_are_checked_at_the_call(paths):
+    with pytest.raises(UsageError, match="batch_size is 0"):
+        iterate_batches(paths, SMALL, 0)
+    for call in (
+        lambda: iterate_batches(paths, SMALL, 1, num_workers=-1),
+        lambda: load_images(paths, SMALL, num_workers=-1),
+        lambda: check_images(Split("train", ()), num_workers=-1),
+    ):
+        with pytest.raises(UsageError, match="num_workers is -1"):
+            call()
+
+
+def test_progress_counts_every_image_once(paths):
+    counts: list[int] = []
+    load_images(paths, SMALL, progress=counts.append)
+    assert sum(counts) == len(paths)
+    assert len(counts) > 1
+
+
+@pytest.fixture
+def split(paths):
+    return Split("query", [Sample(path, pid, pid % 3) for pid, path in enumerate(paths)])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_checking_a_good_split_gives_it_back(split, num_workers):
+    counts: list[int] = []
+    assert check_images(split, num_workers=num_workers, progress=counts.append) == (split, [])
+    assert sum(counts) == len(split)
+
+
+def test_checking_names_the_first_bad_image_how_many_there_are_and_the_way_out(split, tmp_path):
+    (tmp_path / "05.png").write_bytes(b"")
+    with pytest.raises(ImageError) as caught:
+        check_images(split)
+    assert str(caught.value) == (
+        f"{tmp_path}/05.png: empty (0 bytes) (this one of 40 query images; --skip-bad leaves bad images out)"
+    )
+    (tmp_path / "07.png").unlink()
+    (tmp_path / "39.png").write_bytes((tmp_path / "39.png").read_bytes()[:-30])
+    with pytest.raises(ImageError) as caught:
+        check_images(split)
+    assert "05.png: empty" in str(caught.value)
+    assert "this one, and 2 more of 40 query images" in str(caught.value)
+
+
+def test_checking_leaves_bad_images_out_and_says_why(split, tmp_path):
+    (tmp_path / "05.png").write_bytes(b"")
+    (tmp_path / "07.png").unlink()
+    good, bad = check_images(split, skip_bad=True)
+    assert good.name == "query"
+    assert good.samples == tuple(sample for sample in split if sample.pid not in (5, 7))
+    assert [path for path, _ in bad] == [str(tmp_path / "05.png"), str(tmp_path / "07.png")]
+    assert [reason for _, reason in bad] == ["empty (0 bytes)", "there is no such file"]

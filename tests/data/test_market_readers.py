@@ -1,0 +1,270 @@
+"""Readers of Market-1501's layout: the benchmark, DukeMTMC-reID, converted CUHK03-NP, and anybody's own."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hat.data import load_dataset
+from hat.data.dukemtmc import DUKEMTMC_COUNTS
+from hat.data.market_layout import parse_market_name, read_market_layout
+from hat.errors import DataError
+
+TRAIN = ["bounding_box_train/0002_c1s1_000451_03.jpg", "bounding_box_train/0007_c3s3_077419_01.JPG"]
+TEST = [
+    "query/0001_c1s1_001051_00.jpg",
+    "query/0003_c6s2_000001_00.jpg",
+    "bounding_box_test/0001_c2s1_000301_01.jpg",
+    "bounding_box_test/0003_c5s1_000401_01.jpg",
+    "bounding_box_test/0000_c4s6_000810_02.jpg",
+    "bounding_box_test/-1_c3s1_000551_04.jpg",
+    "bounding_box_test/-1_c3s1_000552_04.jpg",
+]
+CLUTTER = [
+    "readme.txt",
+    "bounding_box_train/Thumbs.db",
+    "bounding_box_test/Thumbs.db",
+    "bounding_box_test/._0001_c2s1_000301_01.jpg",
+    "gt_bbox/0001_c1s1_001051_00.jpg",
+    "gt_query/0001_c1s1_001051_00_good.mat",
+]
+OFFICIAL = "Market-1501-v15.09.15"
+
+
+def check_small_market(dataset):
+    def labels(split):
+        return sorted((sample.pid, sample.camid) for sample in split)
+
+    assert dataset.name == "market1501"
+    assert labels(dataset.train) == [(2, 1), (7, 3)]
+    assert labels(dataset.query) == [(1, 1), (3, 6)]
+    assert labels(dataset.gallery) == [(0, 4), (1, 2), (3, 5)]
+    assert (dataset.train.name, dataset.query.name, dataset.gallery.name) == ("train", "query", "gallery")
+    assert "2 junk images (-1) of bounding_box_test left out" in dataset.notes
+    comparison = dataset.notes[-1]
+    for words in (
+        "train has 2 images of 2 identities, published are 12,936 images of 751 identities",
+        "query has 2 images of 2 identities, published are 3,368 images of 750 identities",
+        "gallery has 3 images of 3 identities, published are 15,913 images of 751 identities",
+    ):
+        assert words in comparison
+
+
+@pytest.mark.parametrize("folder", ["", OFFICIAL, "market1501", f"Market1501/{OFFICIAL}"])
+def test_market_is_found_as_itself_and_below_its_parent(folder, touch, tmp_path):
+    touch(tmp_path / folder, TRAIN + TEST + CLUTTER)
+    dataset = load_dataset("market1501", tmp_path)
+    check_small_market(dataset)
+    assert all(Path(sample.path).is_file() for split in (dataset.train, dataset.query, dataset.gallery) for sample in split)
+
+
+def test_market_from_two_zips_of_any_name_beside_other_archives(zip_names, tmp_path):
+    zip_names(tmp_path / "part b.ZIP", [f"{OFFICIAL}/{name}" for name in TEST + CLUTTER])
+    zip_names(tmp_path / "a.zip", [f"{OFFICIAL}/{name}" for name in TRAIN])
+    zip_names(tmp_path / "aa.zip", ["DukeMTMC-reID/query/0009_c1_f1.jpg"])
+    dataset = load_dataset("market1501", tmp_path)
+    check_small_market(dataset)
+    assert dataset.train[0].path == f"{tmp_path}/a.zip!{OFFICIAL}/{TRAIN[0]}"
+
+
+def test_market_from_one_zip_named_by_itself(zip_names, tmp_path):
+    check_small_market(
+        load_dataset("market1501", zip_names(tmp_path / "x.zip", [f"{OFFICIAL}/{name}" for name in TRAIN + TEST]))
+    )
+    check_small_market(load_dataset("market1501", zip_names(tmp_path / "y.zip", TRAIN + TEST)))
+
+
+def test_training_part_alone_and_test_part_alone(zip_names, tmp_path):
+    train_only = load_dataset("market1501", zip_names(tmp_path / "train.zip", [f"{OFFICIAL}/{name}" for name in TRAIN]))
+    assert (len(train_only.train), len(train_only.query), len(train_only.gallery)) == (2, 0, 0)
+    assert "no query and gallery: only for training" in train_only.notes
+    test_only = load_dataset("market1501", zip_names(tmp_path / "test.zip", [f"{OFFICIAL}/{name}" for name in TEST]))
+    assert (len(test_only.train), len(test_only.query)) == (0, 2)
+    assert "no training part: only for evaluation" in test_only.notes
+
+
+def test_an_unpacked_folder_is_preferred_to_the_zip_and_nothing_is_read_twice(touch, zip_names, tmp_path):
+    touch(tmp_path / OFFICIAL, TRAIN + TEST)
+    zip_names(tmp_path / "m.zip", [f"{OFFICIAL}/{name}" for name in TRAIN + TEST])
+    dataset = load_dataset("market1501", tmp_path)
+    check_small_market(dataset)
+    assert not any("!" in path for path in dataset.train.paths)
+
+
+def test_hostile_members_are_no_part_of_the_data_set(tmp_path):
+    path = tmp_path / "m.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in TRAIN + TEST:
+            archive.writestr(f"{OFFICIAL}/{name}", b"")
+        archive.writestr(f"../{OFFICIAL}/bounding_box_train/0100_c1s1_1.jpg", b"")
+        archive.writestr(f"{OFFICIAL}/bounding_box_train/../0101_c1s1_1.jpg", b"")
+        archive.writestr(f"/{OFFICIAL}/bounding_box_train/0102_c1s1_1.jpg", b"")
+        archive.writestr(f"{OFFICIAL}/bounding_box_train//0103_c1s1_1.jpg", b"")
+        archive.writestr(f"{OFFICIAL}/bounding_box_train/deeper/0104_c1s1_1.jpg", b"")
+        archive.writestr(f"{OFFICIAL}/bounding_box_train/0105_c1s1\\x.jpg", b"")
+    check_small_market(load_dataset("market1501", path))
+
+
+def test_query_without_gallery_is_an_error(touch, tmp_path):
+    touch(tmp_path / OFFICIAL, TRAIN + TEST[:2])
+    with pytest.raises(DataError, match="gallery is empty"):
+        load_dataset("market1501", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("market1501", "Market-1501-v15.09.15/"),
+        ("dukemtmc-reid", "DukeMTMC-reID/"),
+        ("cuhk03-np-labeled", "cuhk03_new_protocol_config_labeled.mat"),
+        ("cuhk03-np-detected", "images_detected/"),
+        ("msmt17", "list_train.txt"),
+        ("market-style", "bounding_box_train"),
+        ("synth", "hat synth"),
+        ("folder", "folder of images for each identity"),
+    ],
+)
+def test_a_folder_without_the_data_set_is_told_with_what_was_expected(name, expected, touch, tmp_path):
+    touch(tmp_path, ["readme.txt", "something/else.txt"])
+    with pytest.raises(DataError) as caught:
+        load_dataset(name, tmp_path)
+    assert expected in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    with pytest.raises(DataError, match="there is no such folder"):
+        load_dataset(name, tmp_path / "none")
+
+
+def test_images_of_other_names_are_counted_and_alone_are_an_error(touch, tmp_path):
+    touch(tmp_path / OFFICIAL, [*TRAIN, *TEST, "query/holiday.jpg", "query/12_1.png"])
+    dataset = load_dataset("market1501", tmp_path)
+    assert len(dataset.query) == 2
+    assert "2 images of query left out for their names, such as 12_1.png" in dataset.notes
+    touch(tmp_path / "other", ["bounding_box_train/holiday.jpg"])
+    with pytest.raises(DataError, match=r"0002_c1s1_000451_03\.jpg .*holiday\.jpg"):
+        load_dataset("market-style", tmp_path / "other")
+
+
+def test_duke_from_folder_and_zip(touch, zip_names, tmp_path):
+    names = [
+        "bounding_box_train/0001_c2_f0046182.jpg",
+        "query/0005_c2_f0046985.jpg",
+        "bounding_box_test/0005_c8_f0051341.jpg",
+        "bounding_box_test/0003_c1_f0044158.jpg",
+    ]
+    touch(tmp_path / "a" / "DukeMTMC-reID", names)
+    (tmp_path / "b").mkdir()
+    zip_names(tmp_path / "b" / "d.zip", [f"DukeMTMC-reID/{name}" for name in names])
+    for root in (tmp_path / "a", tmp_path / "b"):
+        dataset = load_dataset("dukemtmc-reid", root)
+        assert [(sample.pid, sample.camid) for sample in dataset.gallery] == [(3, 1), (5, 8)]
+        assert [(sample.pid, sample.camid) for sample in dataset.train] == [(1, 2)]
+        assert "published are 17,661 images of 1,110 identities" in dataset.notes[-1]
+        assert "published are 2,228 images of 702 identities" in dataset.notes[-1]
+        assert "published are 16,522 images of 702 identities" in dataset.notes[-1]
+
+
+class NamesInMemory:
+    """A tree that exists nowhere: a benchmark's size without its files."""
+
+    def __init__(self, name, content):
+        self.name = self.where = name
+        self.content = content
+
+    def folders(self):
+        return sorted(self.content)
+
+    def child(self, name):
+        return NamesInMemory(name, self.content[name])
+
+    def images(self):
+        return [(name, name) for name in self.content]
+
+
+def test_a_copy_of_the_published_size_is_told_as_such_and_one_image_less_is_not():
+    def names(num_images, num_pids):
+        return [f"{i % num_pids + 1:04d}_c1_f{i:07d}.jpg" for i in range(num_images)]
+
+    tree = {
+        "bounding_box_train": names(16_522, 702),
+        "query": names(2_228, 702),
+        "bounding_box_test": names(17_661, 1_110),
+    }
+    dataset = read_market_layout("dukemtmc-reid", [NamesInMemory("d", tree)], published=DUKEMTMC_COUNTS)
+    assert dataset.notes == ("counts of images and identities are the published ones",)
+    tree["query"].pop()
+    dataset = read_market_layout("dukemtmc-reid", [NamesInMemory("d", tree)], published=DUKEMTMC_COUNTS)
+    assert dataset.notes == (
+        "not the published data set: query has 2,227 images of 702 identities, published are 2,228 images of 702 identities",
+    )
+
+
+@pytest.mark.parametrize(("boxes", "folder"), [("labeled", "labelled"), ("labeled", "labeled"), ("detected", "detected")])
+@pytest.mark.parametrize("parent", ["", "cuhk03-np", "data/../CUHK03_NP"])
+def test_converted_cuhk03(boxes, folder, parent, touch, tmp_path):
+    names = ["bounding_box_train/0001_c1_1.png", "query/0768_c2_7.png", "bounding_box_test/0768_c1_2.png"]
+    (tmp_path / "data").mkdir()
+    touch(tmp_path / parent / folder, names)
+    for root in (tmp_path, tmp_path / parent / folder):
+        dataset = load_dataset(f"cuhk03-np-{boxes}", root)
+        assert dataset.name == f"cuhk03-np-{boxes}"
+        assert [(sample.pid, sample.camid) for sample in dataset.query] == [(768, 2)]
+        gallery = {"labeled": "5,328", "detected": "5,332"}[boxes]
+        assert f"published are {gallery} images of 700 identities" in dataset.notes[-1]
+    other = {"labeled": "detected", "detected": "labeled"}[boxes]
+    for root in (tmp_path, tmp_path / parent / folder):
+        with pytest.raises(DataError, match=f"CUHK03-NP .{other}. was not found"):
+            load_dataset(f"cuhk03-np-{other}", root)
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train", "query", "gallery"),
+        ("bounding_box_train", "query", "bounding_box_test"),
+        ("train", "query", "test"),
+    ],
+)
+def test_market_style_folders(folders, touch, zip_names, tmp_path):
+    train, query, gallery = folders
+    names = [
+        f"{train}/1_c1.png",
+        f"{train}/0000_c2_x.webp",
+        f"{query}/5_c10.bmp",
+        f"{gallery}/5_c2-a.jpeg",
+        f"{gallery}/0000_c1.jpg",
+    ]
+    roots = [touch(tmp_path / "d", names), zip_names(tmp_path / "d.zip", names)]
+    for root in roots:
+        dataset = load_dataset("market-style", root)
+        assert [(sample.pid, sample.camid) for sample in dataset.train] == [(0, 2), (1, 1)]
+        assert [(sample.pid, sample.camid) for sample in dataset.query] == [(5, 10)]
+        assert [(sample.pid, sample.camid) for sample in dataset.gallery] == [(0, 1), (5, 2)]
+        assert dataset.notes == ()
+
+
+def test_generated_data_set_is_read_by_its_name(touch, tmp_path):
+    dataset = load_dataset("synth", touch(tmp_path, TRAIN + TEST))
+    assert dataset.name == "synth"
+    assert (len(dataset.train), len(dataset.query), len(dataset.gallery)) == (2, 2, 3)
+
+
+@given(
+    pid=st.integers(-1, 10**9 - 1),
+    camid=st.integers(0, 10**6 - 1),
+    width=st.integers(1, 6),
+    rest=st.sampled_from(["s1_0.jpg", ".png", "_f1"]),
+)
+def test_names_are_parsed_back(pid, camid, width, rest):
+    label = "-1" if pid == -1 else f"{pid:0{width}d}"
+    assert parse_market_name(f"{label}_c{camid}{rest}") == (pid, camid)
+
+
+@pytest.mark.parametrize(
+    "name", ["-2_c1.jpg", "1c1.jpg", "a1_c1.jpg", "1_d1.jpg", "1_c.jpg", "1234567890_c1.jpg", "1_c1234567.jpg", "²_c1.jpg"]
+)
+def test_other_names_are_not(name):
+    assert parse_market_name(name) is None

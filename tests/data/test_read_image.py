@@ -1,0 +1,252 @@
+"""Reading one image: every mode and format that is accepted, and every way in which a file can be bad."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from hat.data import decode_image, images, read_image
+from hat.errors import ImageError
+
+FORMATS = {
+    "JPEG": {"quality": 95},
+    "PNG": {},
+    "WEBP": {"quality": 95},
+    "BMP": {},
+}
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A valid PNG header of any size, with a few bytes of pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_format_is_told_by_content_and_not_by_name(kind, picture, encode, tmp_path):
+    original = picture()
+    path = tmp_path / "wrong.txt"
+    path.write_bytes(encode(original, kind, **FORMATS[kind]))
+    image = read_image(path)
+    assert image.mode == "RGB"
+    assert image.size == original.size
+    difference = np.abs(np.asarray(image, np.int16) - np.asarray(original, np.int16))
+    assert difference.mean() < 4
+
+
+@pytest.mark.parametrize("options", [{"quality": 90}, {"quality": 90, "progressive": True}, {"quality": 90, "subsampling": 0}])
+def test_jpeg_pixels_are_those_of_pillow(options, picture, encode):
+    data = encode(picture(), "JPEG", **options)
+    assert decode_image(data, "x").tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
+
+
+def test_lossless_webp_and_interlaced_png_are_exact(picture, encode):
+    original = picture()
+    assert decode_image(encode(original, "WEBP", lossless=True), "x").tobytes() == original.tobytes()
+    assert decode_image(encode(original, "PNG", interlace=1), "x").tobytes() == original.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK"])
+def test_other_opaque_modes_become_rgb(mode, picture, encode):
+    converted = picture().convert(mode)
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    data = encode(converted, kind)
+    expected = Image.open(io.BytesIO(data)).convert("RGB")
+    image = decode_image(data, "x")
+    assert image.mode == "RGB"
+    assert image.tobytes() == expected.tobytes()
+
+
+def test_sixteen_bit_grey_keeps_its_upper_byte(encode):
+    values = np.array([[0, 255, 256, 0x1234], [0x7FFF, 0x8000, 0xFFFF, 0x00FF]], dtype=np.uint16)
+    image = decode_image(encode(Image.fromarray(values), "PNG"), "x")
+    assert np.array_equal(np.asarray(image)[..., 0], values >> 8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_pixels_become_white_and_half_transparent_ones_lighter(mode, encode):
+    image = Image.new("RGBA", (3, 1), (0, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    image.putpixel((2, 0), (0, 0, 0, 128))
+    pixels = np.asarray(decode_image(encode(image.convert(mode), "PNG"), "x"))[0]
+    assert pixels[0].tolist() == [0, 0, 0]
+    assert pixels[1].tolist() == [255, 255, 255]
+    assert pixels[2].tolist() == [127, 127, 127]
+
+
+def test_transparent_palette_entry_becomes_white(encode):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    for transparency in (1, b"\xff\x00"):
+        pixels = np.asarray(decode_image(encode(image, "PNG", transparency=transparency), "x"))[0]
+        assert pixels.tolist() == [[10, 20, 30], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_first_picture_of_an_animation_is_taken(kind, picture, encode):
+    frames = [picture(seed=seed) for seed in range(3)]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 3
+    assert decode_image(data, "x").tobytes() == frames[0].tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation_is_applied_as_pillow_does(kind, orientation, picture, encode):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010F] = "a camera"
+    data = encode(picture(20, 30), kind, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    image = decode_image(data, "x")
+    assert image.size == expected.size
+    assert image.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    "block", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"rubbish"]
+)
+def test_broken_exif_does_not_harm_the_picture_and_does_not_warn(block, picture, encode):
+    plain = encode(picture(), "JPEG")
+    segment = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+    assert decode_image(plain[:2] + segment + plain[2:], "x").tobytes() == decode_image(plain, "x").tobytes()
+
+
+def test_padding_and_stray_bytes_between_jpeg_segments_are_skipped(picture, encode):
+    plain = encode(picture(), "JPEG")
+    assert decode_image(plain[:2] + b"\xff\xff\xff" + plain[2:], "x").tobytes() == decode_image(plain, "x").tobytes()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_truncation_is_an_error_or_loses_nothing(kind, picture, encode):
+    data = encode(picture(12, 20), kind)
+    whole = decode_image(data, "x").tobytes()
+    num_errors = 0
+    for length in range(len(data)):
+        try:
+            assert decode_image(data[:length], "cut").tobytes() == whole
+        except ImageError as error:
+            assert str(error).startswith("cut: ")
+            num_errors += 1
+    assert num_errors > 0.9 * len(data)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(sorted(FORMATS)), changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=6)
+)
+def test_damaged_bytes_give_a_picture_or_an_image_error(kind, changes, picture, encode):
+    data = bytearray(encode(picture(12, 20), kind))
+    for place, value in changes:
+        data[place % len(data)] = value
+    try:
+        assert decode_image(bytes(data), "damaged").mode == "RGB"
+    except ImageError as error:
+        assert str(error).startswith("damaged: ")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    prefix=st.sampled_from(
+        [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8X", b"RIFF\0\0\0\0WEBPVP8L", b"BM"]
+    ),
+    body=st.binary(max_size=80),
+)
+def test_rubbish_is_an_image_error(prefix, body):
+    with pytest.raises(ImageError, match=r"^rubbish: "):
+        decode_image(prefix + body, "rubbish")
+
+
+def test_empty_missing_folder_and_text(tmp_path):
+    empty, text, folder = tmp_path / "empty.jpg", tmp_path / "text.jpg", tmp_path / "folder.jpg"
+    empty.write_bytes(b"")
+    text.write_text("this is no picture")
+    folder.mkdir()
+    for path, words in [
+        (empty, "empty"),
+        (text, "not an image"),
+        (folder, "folder"),
+        (tmp_path / "none.jpg", "no such file"),
+        (tmp_path / "text.jpg" / "x.jpg", "cannot be read"),
+    ]:
+        with pytest.raises(ImageError) as caught:
+            read_image(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert words in str(caught.value)
+
+
+def test_path_with_a_null_byte_and_endless_name(tmp_path):
+    for path in (f"{tmp_path}/a\0b.jpg", f"{tmp_path}/{'n' * 5000}.jpg"):
+        with pytest.raises(ImageError) as caught:
+            read_image(path)
+        assert str(caught.value).startswith(path)
+
+
+def test_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    with pytest.raises(ImageError, match="not an ordinary file"):
+        read_image(pipe)
+
+
+def test_gif_and_tiff_are_refused(picture, encode):
+    for kind in ("GIF", "TIFF"):
+        with pytest.raises(ImageError, match=r"^x: not an image"):
+            decode_image(encode(picture(), kind), "x")
+
+
+@pytest.mark.parametrize("size", [(8001, 8000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
+def test_enormous_picture_is_refused_by_its_header_without_a_warning(size):
+    with pytest.raises(ImageError, match=r"^bomb\.png: .*pixels"):
+        decode_image(png_of_size(*size), "bomb.png")
+
+
+def test_pixel_limit_is_inclusive_and_settable(picture, encode):
+    data = encode(picture(10, 20), "PNG")
+    assert decode_image(data, "x", max_pixels=200).size == (10, 20)
+    with pytest.raises(ImageError, match="10 x 20 pixels are more than the limit of 199"):
+        decode_image(data, "x", max_pixels=199)
+
+
+def test_limit_above_pillows_own_does_not_bring_pillows_warning():
+    with pytest.raises(ImageError, match="pixels are more than the limit"):
+        decode_image(png_of_size(10_000, 10_000), "x", max_pixels=10**12)
+
+
+def test_file_size_is_bounded_before_it_is_read(tmp_path, monkeypatch, picture, encode):
+    data = encode(picture(), "BMP")
+    path = tmp_path / "large.bmp"
+    path.write_bytes(data)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", len(data) - 1)
+    with pytest.raises(ImageError, match=r"large\.bmp: .* bytes, the limit is"):
+        read_image(path)
+    with pytest.raises(ImageError, match=r"^memory: .* bytes, the limit is"):
+        decode_image(data, "memory")
+
+
+def test_png_with_too_many_chunks_is_refused(picture, encode):
+    plain = encode(picture(), "PNG")
+    empty_chunk = b"\0\0\0\0" + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))
+    with pytest.raises(ImageError, match="chunks"):
+        decode_image(plain[:33] + empty_chunk * 100_001 + plain[33:], "x")
+
+
+def test_compressed_text_in_a_png_never_reaches_the_decoder(picture, encode):
+    plain = encode(picture(), "PNG")
+    body = b"key\0\0" + zlib.compress(bytes(80 * 2**20))
+    chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    assert decode_image(plain[:33] + chunk + plain[33:], "x").tobytes() == picture().tobytes()
