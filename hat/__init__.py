@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hat.embedder import Embedder
     from hat.errors import HatError
     from hat.evaluation import evaluate
-    from hat.metrics import RankingResult, evaluate_ranking, rerank
+    from hat.metrics import RankingResult, evaluate_embeddings, evaluate_ranking, rerank
     from hat.model import HAT, ModelConfig, create_model, list_models
     from hat.preprocessing import Preprocessing
 
@@ -27,6 +27,7 @@ __all__ = [
     "RankingResult",
     "create_model",
     "evaluate",
+    "evaluate_embeddings",
     "evaluate_ranking",
     "list_models",
     "load_checkpoint",
@@ -44,6 +45,7 @@ _HOMES = {
     "RankingResult": "hat.metrics",
     "create_model": "hat.model",
     "evaluate": "hat.evaluation",
+    "evaluate_embeddings": "hat.metrics",
     "evaluate_ranking": "hat.metrics",
     "list_models": "hat.model",
     "load_checkpoint": "hat.checkpoint",

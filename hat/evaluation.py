@@ -41,7 +41,8 @@ def evaluate(
         ImageError: An image cannot be used.
     """
     query, gallery = embed_dataset(embedder, dataset, flip=flip, advance=advance)
-    return rank_embeddings(query, gallery, dataset, rerank=rerank)
+    distances = rerank_distances(query, gallery) if rerank else None
+    return rank_embeddings(query, gallery, dataset, distances=distances)
 
 
 def embed_dataset(
@@ -63,10 +64,24 @@ def embed_dataset(
 
 
 def rank_embeddings(
-    query: npt.NDArray[np.float32], gallery: npt.NDArray[np.float32], dataset: ReIDDataset, *, rerank: bool = False
+    query: npt.NDArray[np.float32],
+    gallery: npt.NDArray[np.float32],
+    dataset: ReIDDataset,
+    *,
+    distances: npt.NDArray[np.float32] | None = None,
 ) -> RankingResult:
-    """The figures of embeddings whose rows stand in the order of the data set's splits; see `evaluate`."""
+    """The figures of embeddings whose rows stand in the order of the data set's splits.
+
+    Args:
+        query: (num_query, embed_dim) float32.
+        gallery: (num_gallery, embed_dim) float32.
+        dataset: Their labels.
+        distances: (num_query, num_gallery) to rank by, re-ranked ones for example; None ranks by cosine distance.
+
+    Returns:
+        The figures, rates in [0, 1].
+    """
     labels = (dataset.query.pids, dataset.query.camids, dataset.gallery.pids, dataset.gallery.camids)
-    if rerank:
-        return evaluate_ranking(rerank_distances(query, gallery), *labels)
+    if distances is not None:
+        return evaluate_ranking(distances, *labels)
     return evaluate_embeddings(query, gallery, *labels)

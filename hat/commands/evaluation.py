@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
-_NUM_PICTURED = 4
+_NUM_PICTURED = 8
 """People in a picture of activation maps."""
 
 
@@ -38,6 +38,7 @@ def evaluate(
     record: Annotated[Path | None, typer.Option(help="Append the figures to this Markdown file.")] = None,
     rank_list: Annotated[Path | None, typer.Option(help="Picture of ranked lists, right and wrong framed.")] = None,
     cam: Annotated[Path | None, typer.Option(help="Picture of the class activation maps of MFE and DSA.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="A checkpoint whose CNN is shown beside the model by --cam.")] = None,
     tfc_maps: Annotated[Path | None, typer.Option(help="Picture of the averaged maps of every TFC.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -54,9 +55,11 @@ def evaluate(
 
       hat eval runs/market --data ~/data --rank-list ranks.png --cam cam.png --tfc-maps maps.png
     """
+    from hat import visual
     from hat.data import open_dataset
     from hat.embedder import Embedder
     from hat.evaluation import rank_embeddings
+    from hat.metrics import rerank as rerank_distances
     from hat.record import append_record
     from hat.runtime.torch_runtime import checked_precision
 
@@ -65,20 +68,24 @@ def evaluate(
     embedder = Embedder.open(
         model, device=device, precision=checked_precision(precision), batch_size=batch_size, num_workers=num_workers
     )
+    _check_pictures(embedder, rank_list, cam, tfc_maps)
     results: list[dict[str, Any]] = []
     for index, dataset in enumerate(datasets):
         num_bad = 0
         if skip_bad:
             dataset, num_bad = _without_bad_images(dataset)  # noqa: PLW2901
         query, gallery, seconds = _embed(embedder, dataset, flip)
-        figures = rank_embeddings(query, gallery, dataset, rerank=rerank)
+        distances = rerank_distances(query, gallery) if rerank else None
+        figures = rank_embeddings(query, gallery, dataset, distances=distances)
         speed = (len(query) + len(gallery)) / seconds
         results.append(
             {"dataset": dataset.name, **figures.to_dict(), "num_bad_images": num_bad, "images_per_s": round(speed, 1)}
         )
-        if index == 0 and (rank_list or cam or tfc_maps):
-            title = f"{Path(model).name} on {dataset.name}: {percent(figures.mAP)} mAP, {percent(figures.rank1)} Rank-1"
-            _draw(embedder, dataset, query, gallery, title, rank_list, cam, tfc_maps)
+        if index == 0 and rank_list is not None:
+            title = f"{Path(model).name} on {dataset.name}"
+            _save(visual.ranked_list(query, gallery, dataset, title=title, result=figures, distances=distances), rank_list)
+        if index == 0 and (cam is not None or tfc_maps is not None):
+            _draw_maps(embedder, dataset, baseline, cam, tfc_maps)
 
     if record is not None:
         kind = f"{embedder.runtime.name}{', re-ranked' if rerank else ''}{', flip' if flip else ''}"
@@ -114,42 +121,43 @@ def _embed(embedder: Embedder, dataset: ReIDDataset, flip: bool) -> tuple[Embedd
     return query, gallery, time.monotonic() - start
 
 
-def _draw(
-    embedder: Embedder,
-    dataset: ReIDDataset,
-    query: Embeddings,
-    gallery: Embeddings,
-    title: str,
-    rank_list: Path | None,
-    cam: Path | None,
-    tfc_maps: Path | None,
-) -> None:
+def _draw_maps(embedder: Embedder, dataset: ReIDDataset, baseline: str | None, cam: Path | None, tfc_maps: Path | None) -> None:
     from hat import visual
+    from hat.checkpoint import load_checkpoint
     from hat.data import read_image
-    from hat.errors import UsageError
     from hat.runtime import TorchRuntime
 
-    if rank_list is not None:
-        _save(visual.ranked_list(query, gallery, dataset, title=title), rank_list)
-    if cam is None and tfc_maps is None:
-        return
-    if not isinstance(embedder.runtime, TorchRuntime):
-        raise UsageError(f"--cam and --tfc-maps look inside the model and need a checkpoint, not {embedder.runtime.name}")
+    assert isinstance(embedder.runtime, TorchRuntime)
     step = max(1, len(dataset.query) // _NUM_PICTURED)
     images = [read_image(sample.path) for sample in dataset.query.samples[::step][:_NUM_PICTURED]]
     if cam is not None:
-        _save(visual.activation_maps(embedder.runtime.model, images), cam)
+        plain = load_checkpoint(baseline, embedder.runtime.device) if baseline else None
+        _save(visual.activation_maps(embedder.runtime.model, images, baseline=plain), cam)
     if tfc_maps is not None:
         _save(visual.tfc_maps(embedder.runtime.model, images), tfc_maps)
 
 
+def _check_pictures(embedder: Embedder, rank_list: Path | None, cam: Path | None, tfc_maps: Path | None) -> None:
+    """Refuse what could not be drawn before the images are embedded, not after."""
+    from PIL import Image
+
+    from hat.errors import UsageError
+    from hat.runtime import TorchRuntime
+
+    for path in (rank_list, cam, tfc_maps):
+        if path is not None and path.suffix.lower() not in Image.registered_extensions():
+            raise UsageError(f"{path}: the ending must name a picture format, such as .png")
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{path.parent} is no folder: make it first")
+    if (cam or tfc_maps) and not isinstance(embedder.runtime, TorchRuntime):
+        raise UsageError(f"--cam and --tfc-maps look inside the model and need a checkpoint, not {embedder.runtime.name}")
+
+
 def _save(picture: Any, path: Path) -> None:
-    from hat.errors import UsageError, WorkError
+    from hat.errors import WorkError
 
     try:
         picture.save(path)
-    except ValueError:
-        raise UsageError(f"{path}: the ending must name a picture format, such as .png") from None
     except OSError as error:
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
     stderr.print(f"drawn: {path}")

@@ -1,0 +1,107 @@
+"""The metrics straight from embeddings: distances are computed in blocks of queries, ranked and forgotten."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+
+from hat.errors import UsageError
+from hat.metrics.distances import Metric, cosine_distances, squared_distances
+from hat.metrics.inputs import EmbeddingRows, Labels, Matrix, check_count, check_label_pairs
+from hat.metrics.ranking import RankingAccumulator
+from hat.metrics.result import RankingResult
+
+__all__ = ["evaluate_embeddings"]
+
+_GALLERY_ROWS = 8192
+"""Gallery embeddings read at once: what a float16 or memory-mapped gallery costs in copies is this many rows."""
+
+
+def evaluate_embeddings(
+    query_embeddings: Matrix,
+    gallery_embeddings: Matrix,
+    query_pids: Labels,
+    query_camids: Labels,
+    gallery_pids: Labels,
+    gallery_camids: Labels,
+    *,
+    metric: Metric = "cosine",
+    max_rank: int = 50,
+    block_bytes: int = 2**28,
+) -> RankingResult:
+    """Evaluate the ranking that embeddings give, in bounded memory, under the protocol of `hat.metrics.ranking`.
+
+    The result is that of `hat.evaluate_ranking` on the matrix of all distances. The two may differ where distances agree to the
+    last bits: a matrix product sums in an order that depends on the shapes it is given, so that a near tie of one block shape
+        is an exact
+    tie, or the opposite order, of another. Exact ties are resolved by gallery index here too.
+
+    Args:
+        query_embeddings: (num_query, embed_dim) float16, bfloat16, float32 or float64; NumPy (memory-mapped too) or torch.
+        gallery_embeddings: (num_gallery, embed_dim), likewise.
+        query_pids: Identity of each query, (num_query,) integers.
+        query_camids: Camera of each query, (num_query,) integers.
+        gallery_pids: Identity of each gallery image, (num_gallery,) integers; -1 is junk.
+        gallery_camids: Camera of each gallery image, (num_gallery,) integers.
+        metric: ``"cosine"`` ranks by 1 - the product of rows scaled to unit length; ``"euclidean"`` by the Euclidean distance
+            of the rows as they are (its square, which ranks alike). Computed in float64 where an input is float64, else in
+            float32.
+        max_rank: Length of the CMC curve; cut to the number of ranked gallery images where they are fewer.
+        block_bytes: Size of a block of distances. The peak of memory is the embeddings and two or three times this.
+
+    Returns:
+        The metrics, with counts of queries that were counted and left out.
+
+    Raises:
+        UsageError: A shape, type or option is wrong, a value is NaN or infinite, or a row cannot be scaled to unit length.
+        DataError: No query has a match in the gallery, so that no metric exists.
+    """
+    if metric not in get_args(Metric):
+        raise UsageError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+    queries = EmbeddingRows(query_embeddings, "query_embeddings")
+    gallery = EmbeddingRows(gallery_embeddings, "gallery_embeddings")
+    if queries.embed_dim != gallery.embed_dim:
+        raise UsageError(
+            f"query and gallery embeddings must be equally wide, got {queries.embed_dim} and {gallery.embed_dim}; "
+            "were they made by the same model?"
+        )
+    dtype = torch.float64 if queries.is_float64 or gallery.is_float64 else torch.float32
+    accumulator = RankingAccumulator(
+        *check_label_pairs(query_pids, query_camids, queries.num_rows, "query"),
+        *check_label_pairs(gallery_pids, gallery_camids, gallery.num_rows, "gallery"),
+        max_rank=max_rank,
+    )
+    gallery_squares = torch.cat([_squares(gallery, rows, metric, dtype) for rows in _slices(gallery.num_rows, _GALLERY_ROWS)])
+    step = max(1, check_count(block_bytes, "block_bytes") // (gallery.num_rows * dtype.itemsize))
+    for rows in _slices(queries.num_rows, step):
+        block = _distances(queries, rows, gallery, gallery_squares, metric)
+        accumulator.add(block.numpy())
+    return accumulator.result()
+
+
+def _distances(
+    queries: EmbeddingRows, rows: slice, gallery: EmbeddingRows, gallery_squares: torch.Tensor, metric: Metric
+) -> torch.Tensor:
+    """Distances of one block of queries to the whole gallery, (block, num_gallery)."""
+    dtype = gallery_squares.dtype
+    measure = cosine_distances if metric == "cosine" else squared_distances
+    left, left_squares = queries.read(rows.start, rows.stop, dtype), _squares(queries, rows, metric, dtype)
+    block = torch.empty(len(left), gallery.num_rows, dtype=dtype)
+    for columns in _slices(gallery.num_rows, _GALLERY_ROWS):
+        right = gallery.read(columns.start, columns.stop, dtype)
+        block[:, columns] = measure(left, left_squares, right, gallery_squares[columns])
+    return block
+
+
+def _squares(embeddings: EmbeddingRows, rows: slice, metric: Metric, dtype: torch.dtype) -> torch.Tensor:
+    """Squared lengths of some rows, none of them 0 where rows are to be scaled to unit length."""
+    squares = embeddings.squared_lengths(rows.start, rows.stop, dtype)
+    if metric == "cosine" and not bool(squares.all()):
+        row = rows.start + int((squares == 0).nonzero()[0, 0])
+        raise UsageError(f"{embeddings.name} row {row} is zero, and has no direction to compare by cosine distance")
+    return squares
+
+
+def _slices(total: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, total)) for start in range(0, total, step)]

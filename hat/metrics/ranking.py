@@ -1,0 +1,197 @@
+"""mAP, CMC and mINP of a ranked gallery, under the single-query protocol of Market-1501.
+
+The protocol (Zheng et al., ICCV 2015): for each query, gallery images of the same identity seen by the same camera are left
+out, and so are junk images (pid -1); the rest is ranked by distance. A rest with no image of the query's identity gives no
+metric: the query is left out of the means and counted. Distractors (pid 0 in Market-1501) need no rule of their own: they stay
+in the ranking, and as no query has their label they are always wrong. A data set whose identities begin at 0 is therefore
+ranked rightly too. A query that is itself junk can have no match and is left out in the same way.
+
+Ties: of two gallery images at exactly the same distance, the one with the smaller gallery index comes first, as in a stable
+sort.
+
+Average precision is the mean of the precision at each match, as torchreid and fast-reid compute it. Differs: the first Matlab
+code of Market-1501 integrated the precision-recall curve by trapezoids, which gives slightly different numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hat.data.records import JUNK_PID
+from hat.errors import DataError, UsageError
+from hat.metrics.inputs import Labels, Matrix, check_count, check_distances, check_label_pairs
+from hat.metrics.result import RankingResult
+
+__all__ = ["RankingAccumulator", "evaluate_ranking"]
+
+_MAX_COUNTED_MATCHES = 128
+"""Counting passes over a row once for each match; with more matches than this, one stable sort of the row is cheaper."""
+
+_BLOCK_BYTES = 2**24
+"""Rows are copied in blocks of about this size: enough to hide the overhead of a copy, little enough to stay in cache."""
+
+
+def evaluate_ranking(
+    distmat: Matrix,
+    query_pids: Labels,
+    query_camids: Labels,
+    gallery_pids: Labels,
+    gallery_camids: Labels,
+    *,
+    max_rank: int = 50,
+) -> RankingResult:
+    """Evaluate a ranking given as a matrix of distances, under the protocol at the top of this module.
+
+    Args:
+        distmat: (num_query, num_gallery) float16, bfloat16, float32 or float64, NumPy or torch; smaller is closer. Infinity is
+            allowed, and is the farthest that an image can be.
+        query_pids: Identity of each query, (num_query,) integers.
+        query_camids: Camera of each query, (num_query,) integers.
+        gallery_pids: Identity of each gallery image, (num_gallery,) integers; -1 is junk.
+        gallery_camids: Camera of each gallery image, (num_gallery,) integers.
+        max_rank: Length of the CMC curve; cut to the number of ranked gallery images where they are fewer.
+
+    Returns:
+        The metrics, with counts of queries that were counted and left out.
+
+    Raises:
+        UsageError: A shape or type is wrong, ``max_rank`` is under 1, or a distance is NaN.
+        DataError: No query has a match in the gallery, so that no metric exists.
+    """
+    distances = check_distances(distmat)
+    num_query, num_gallery = distances.shape
+    accumulator = RankingAccumulator(
+        *check_label_pairs(query_pids, query_camids, num_query, "query"),
+        *check_label_pairs(gallery_pids, gallery_camids, num_gallery, "gallery"),
+        max_rank=max_rank,
+    )
+    dtype = np.float64 if distances.dtype == np.float64 else np.float32
+    step = max(1, _BLOCK_BYTES // (num_gallery * np.dtype(dtype).itemsize))
+    for start in range(0, num_query, step):
+        accumulator.add(np.array(distances[start : start + step], dtype=dtype, order="C"))
+    return accumulator.result()
+
+
+class RankingAccumulator:
+    """Collects the ranks of each query's matches, block of queries by block of queries.
+
+    Args:
+        query_pids: (num_query,) int64.
+        query_camids: (num_query,) int64.
+        gallery_pids: (num_gallery,) int64.
+        gallery_camids: (num_gallery,) int64.
+        max_rank: Length of the CMC curve.
+
+    Raises:
+        UsageError: ``max_rank`` is under 1.
+    """
+
+    def __init__(
+        self,
+        query_pids: npt.NDArray[np.int64],
+        query_camids: npt.NDArray[np.int64],
+        gallery_pids: npt.NDArray[np.int64],
+        gallery_camids: npt.NDArray[np.int64],
+        *,
+        max_rank: int,
+    ) -> None:
+        self._query_pids = query_pids
+        self._query_camids = query_camids
+        self._gallery_camids = gallery_camids
+        # Grouping the gallery by identity once makes finding a query's matches independent of the gallery's size; the sort is
+        # stable, so that each group lists its images by growing index.
+        self._by_pid = np.argsort(gallery_pids, kind="stable")
+        sorted_pids = gallery_pids[self._by_pid]
+        self._group_starts = np.searchsorted(sorted_pids, query_pids, side="left")
+        self._group_ends = np.searchsorted(sorted_pids, query_pids, side="right")
+        self._junk = np.flatnonzero(gallery_pids == JUNK_PID)
+        self._num_gallery = len(gallery_pids) - len(self._junk)
+        self._max_rank = min(check_count(max_rank, "max_rank"), max(1, self._num_gallery))
+        self._next_query = 0
+        self._num_counted = 0
+        self._sum_ap = 0.0
+        self._sum_inp = 0.0
+        self._first_ranks = np.zeros(self._max_rank, dtype=np.int64)
+
+    def add(self, distances: npt.NDArray[Any]) -> None:
+        """Rank the gallery for the next queries.
+
+        Args:
+            distances: (block, num_gallery) float32 or float64, C-contiguous, for the ``block`` queries that follow those of the
+                last call. It is overwritten.
+
+        Raises:
+            UsageError: A distance is NaN.
+        """
+        for row in distances:
+            query = self._next_query
+            self._next_query += 1
+            if np.isnan(row).any():
+                column = int(np.flatnonzero(np.isnan(row))[0])
+                raise UsageError(
+                    f"the distance of query {query} and gallery image {column} is NaN, so it has no rank; "
+                    "look for NaN in the embeddings or for a row of zeros that was normalised"
+                )
+            same_pid = self._by_pid[self._group_starts[query] : self._group_ends[query]]
+            same_camera = self._gallery_camids[same_pid] == self._query_camids[query]
+            matches = same_pid[~same_camera]
+            if self._query_pids[query] == JUNK_PID or not len(matches):
+                continue
+            # A comparison with NaN is false both ways, so an excluded image is never counted as nearer, nor as a tie.
+            row[self._junk] = np.nan
+            row[same_pid[same_camera]] = np.nan
+            self._count(ranks_of_matches(row, matches))
+
+    def _count(self, ranks: npt.NDArray[np.int64]) -> None:
+        num_matches = len(ranks)
+        self._num_counted += 1
+        self._sum_ap += float(np.mean(np.arange(1, num_matches + 1) / ranks))
+        self._sum_inp += num_matches / float(ranks[-1])
+        if ranks[0] <= self._max_rank:
+            self._first_ranks[ranks[0] - 1] += 1
+
+    def result(self) -> RankingResult:
+        """Return the means over the queries added so far.
+
+        Raises:
+            DataError: None of them has a match in the gallery.
+        """
+        if not self._num_counted:
+            raise DataError(
+                f"none of the {self._next_query} queries has a match in the gallery: a match is an image of the same pid "
+                "from another camid; check that query and gallery share their identity labels and that camids differ"
+            )
+        return RankingResult(
+            mAP=self._sum_ap / self._num_counted,
+            cmc=np.cumsum(self._first_ranks) / self._num_counted,
+            mINP=self._sum_inp / self._num_counted,
+            num_queries=self._num_counted,
+            num_skipped_queries=self._next_query - self._num_counted,
+            num_gallery=self._num_gallery,
+        )
+
+
+def ranks_of_matches(row: npt.NDArray[Any], matches: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Ranks, from 1, at which a stable sort of a row would put some of its elements, without sorting where these are few.
+
+    Args:
+        row: Distances of one query, (num_gallery,) float; NaN marks images that are not ranked.
+        matches: Indices into ``row`` of elements that are not NaN, growing.
+
+    Returns:
+        (len(matches),) int64, growing.
+    """
+    if len(matches) > _MAX_COUNTED_MATCHES:
+        is_match = np.zeros(len(row), dtype=bool)
+        is_match[matches] = True
+        # NaN sorts to the end, where it shifts no rank.
+        return np.flatnonzero(is_match[np.argsort(row, kind="stable")]) + 1
+    ranks = np.empty(len(matches), dtype=np.int64)
+    for place, (index, distance) in enumerate(zip(matches.tolist(), row[matches], strict=True)):
+        # An image before this one in the gallery precedes it also at the same distance; one after it only when it is nearer.
+        ranks[place] = 1 + np.count_nonzero(row[:index] <= distance) + np.count_nonzero(row[index + 1 :] < distance)
+    ranks.sort()
+    return ranks
