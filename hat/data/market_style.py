@@ -9,7 +9,10 @@ from hat.data.market_layout import MARKET_FOLDERS, has_market_folders, parse_mar
 from hat.data.records import ReIDDataset
 from hat.errors import DataError
 
-__all__ = ["STYLE_FOLDERS", "is_market_style", "read_market_style", "read_synth"]
+__all__ = ["MANIFEST", "STYLE_FOLDERS", "is_market_style", "is_synth", "read_market_style", "read_synth"]
+
+MANIFEST = "synth.json"
+"""Beside the folders of a generated data set: its parameters, seed and counts."""
 
 STYLE_FOLDERS = {
     "train": ("bounding_box_train", "train"),
@@ -55,6 +58,11 @@ def read_synth(root: Path) -> ReIDDataset:
     if not has_market_folders(tree, MARKET_FOLDERS):
         raise DataError(f"{root}: no generated data set; make one with: hat synth {root}")
     return read_market_layout("synth", [tree])
+
+
+def is_synth(root: Path) -> bool:
+    """Whether the file is there that ``hat synth`` writes beside its pictures."""
+    return (root / MANIFEST).is_file() and has_market_folders(open_tree(root), MARKET_FOLDERS)
 
 
 def is_market_style(root: Path) -> bool:

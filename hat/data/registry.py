@@ -15,7 +15,7 @@ from hat.data.dukemtmc import is_dukemtmc, read_dukemtmc
 from hat.data.identity_folders import is_identity_folders, read_identity_folders
 from hat.data.image_trees import plain_name
 from hat.data.market1501 import is_market1501, read_market1501
-from hat.data.market_style import is_market_style, read_market_style, read_synth
+from hat.data.market_style import is_market_style, is_synth, read_market_style, read_synth
 from hat.data.msmt17 import is_msmt17, read_msmt17
 from hat.data.records import ReIDDataset
 from hat.errors import DataError
@@ -25,10 +25,10 @@ __all__ = ["detect_dataset", "list_datasets", "load_dataset", "open_dataset"]
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """How one kind of data set is read, and told from others; `detect` is None where the layout does not tell."""
+    """How one kind of data set is read, and told from others."""
 
     read: Callable[[Path], ReIDDataset]
-    detect: Callable[[Path], bool] | None
+    detect: Callable[[Path], bool]
     aliases: tuple[str, ...] = ()
 
 
@@ -44,7 +44,7 @@ _READERS: dict[str, _Reader] = {
         partial(read_cuhk03_np, boxes="detected"), partial(is_cuhk03_np, boxes="detected"), ("cuhk03detected",)
     ),
     "msmt17": _Reader(read_msmt17, is_msmt17, ("msmt17v1", "msmt17v2")),
-    "synth": _Reader(read_synth, None, ("synthetic",)),
+    "synth": _Reader(read_synth, is_synth, ("synthetic",)),
     "market-style": _Reader(read_market_style, is_market_style),
     "folder": _Reader(read_identity_folders, is_identity_folders),
     "csv": _Reader(read_csv_table, is_csv_table),
@@ -81,13 +81,14 @@ def load_dataset(name: str, root: str | PathLike[str]) -> ReIDDataset:
 def detect_dataset(root: str | PathLike[str]) -> str:
     """Tell what kind of data set lies in a folder.
 
-    Benchmarks are told by their official folder names or files; then Market-style file names, then a folder for each identity.
+    Benchmarks are told by their official folder names or files; then come generated data sets, Market-style file names, and a
+    folder for each identity.
 
     Args:
         root: A folder, a zip file or a CSV file. ``~`` is the home folder.
 
     Returns:
-        A name of `list_datasets`. A generated data set is told as ``market-style``, which reads it alike.
+        A name of `list_datasets`.
 
     Raises:
         DataError: There is nothing there, nothing that is known, or more than one benchmark.
@@ -100,7 +101,7 @@ def detect_dataset(root: str | PathLike[str]) -> str:
         raise DataError(f"{path}: holds {' and '.join(found)}; name the one that is meant, like {found[0]}={root}")
     if found:
         return found[0]
-    for name in ("market-style", "folder"):
+    for name in ("synth", "market-style", "folder"):
         if _detects(name, path):
             return name
     raise DataError(
@@ -135,8 +136,7 @@ def open_dataset(spec: str | PathLike[str]) -> ReIDDataset:
 
 
 def _detects(name: str, path: Path) -> bool:
-    detect = _READERS[name].detect
-    return detect is not None and detect(path)
+    return _READERS[name].detect(path)
 
 
 def _registered(name: str) -> str:

@@ -102,7 +102,7 @@ class DSA(nn.ModuleDict):
         size = (image_size[0] // self.downscale, image_size[1] // self.downscale)
         features: dict[str, Tensor] = {}
         carried: Tensor | None = None
-        last = next(reversed(self.keys()))
+        last = list(self.keys())[-1]
         for name, stage in self.items():
             assert isinstance(stage, TFC)
             level = scale_map(levels[name], size)

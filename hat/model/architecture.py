@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hat.errors import ModelError
-from hat.model.aggregation import DSA
+from hat.model.aggregation import DSA, stage_widths
 from hat.model.backbone import build_backbone
 from hat.model.blocks import ResidualBlock
 from hat.model.config import ModelConfig
@@ -72,12 +72,13 @@ class HAT(nn.Module):
         )
         self.dsa = DSA(config, channels, mfe_dim=channels[-1])
 
-        dims = {"mfe": channels[-1]} | {name: stage.to_tokens.out_features for name, stage in self.dsa.items()}
+        widths = stage_widths(config, channels, mfe_dim=channels[-1])
+        dims = {"mfe": channels[-1]} | {f"tfc{level}": width for level, (_, width) in widths.items()}
         self.necks = nn.ModuleDict({name: _neck(dims[name]) for name in config.branches})
         self.classifiers = nn.ModuleDict({name: nn.Linear(dims[name], num_classes, bias=False) for name in config.branches})
         self.embed_dim = sum(dims[name] for name in config.embedding_branches)
-        for classifier in self.classifiers.values():
-            nn.init.normal_(classifier.weight, std=0.001)
+        for classifier in self.classifiers.parameters():
+            nn.init.normal_(classifier, std=0.001)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Features of all branches before their necks, whether supervised or not.
@@ -98,7 +99,8 @@ class HAT(nn.Module):
         if self.config.mfe_supervision:
             features["mfe"] = levels[-1].mean(dim=(2, 3))  # (B, C)
         height, width = images.shape[-2:]
-        return features | self.dsa(maps, (height, width))
+        features |= self.dsa(maps, (height, width))
+        return features
 
     def forward(self, images: Tensor) -> dict[str, Branch] | Tensor:
         """Run the network.

@@ -176,7 +176,9 @@ def _move_strides_to_1x1(layers: dict[str, nn.Module]) -> None:
     for layer in layers.values():
         for block in layer.modules():
             if hasattr(block, "conv3") and block.conv2.stride == (2, 2):
-                block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
+                for convolution, stride in ((block.conv1, (2, 2)), (block.conv2, (1, 1))):
+                    assert isinstance(convolution, nn.Conv2d)
+                    convolution.stride = stride
                 moved += 1
     if not moved:
         raise ModelError("backbone.stride_in_1x1 is an option of ResNets with bottleneck blocks (50 layers and more)")

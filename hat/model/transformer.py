@@ -61,11 +61,13 @@ class Attention(nn.Module):
     def weights(self, tokens: Tensor) -> Tensor:
         """Attention weights for looking at: (B, N, C) tokens to (B, heads, N queries, N keys), each row a distribution."""
         q, k, _ = (self._split(part) for part in self.to_qkv(tokens).chunk(3, dim=-1))
-        return (q @ k.transpose(-1, -2) * self.scale).softmax(dim=-1)
+        weights: Tensor = (q @ k.transpose(-1, -2) * self.scale).softmax(dim=-1)
+        return weights
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, heads * head_dim) to (B, heads, N, head_dim); heads are outermost in the channels."""
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return heads
 
 
 class FeedForward(nn.Module):

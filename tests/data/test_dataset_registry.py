@@ -58,6 +58,7 @@ def layouts(tmp_path, touch, zip_names):
         touch(tmp_path / "ms" / "MSMT17_V1", [f"{split}/{line.split()[0]}" for line in text.splitlines()])
         (tmp_path / "ms" / "MSMT17_V1" / name).write_text(text)
     touch(tmp_path / "own", MARKET)
+    touch(tmp_path / "drawn", [*MARKET, "synth.json"])
     touch(tmp_path / "f", ["anna/c1_1.jpg", "anna/c2_1.jpg", "bob/c1_1.jpg", "bob/c2_1.jpg"])
     touch(tmp_path / "fs", ["train/anna/c1_1.jpg", "query/bob/c1_1.jpg", "gallery/bob/c2_1.jpg"])
     (tmp_path / "t.csv").write_text("path,pid,camid,split\nf/anna/c1_1.jpg,anna,1,train\n")
@@ -75,6 +76,7 @@ KINDS = {
     "ms": "msmt17",
     "ms/MSMT17_V1": "msmt17",
     "own": "market-style",
+    "drawn": "synth",
     "f": "folder",
     "fs": "folder",
     "t.csv": "csv",

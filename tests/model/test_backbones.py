@@ -84,7 +84,7 @@ def test_timm_models_that_cannot_be_a_backbone_are_refused():
     pytest.importorskip("timm", reason="the extra timm is not installed")
     with pytest.raises(ModelError, match="timm has no model 'resnet0'"):
         build_backbone(BackboneConfig(name="timm/resnet0"))
-    with pytest.raises(ModelError, match="cannot be a backbone|strides|shapes"):
+    with pytest.raises(ModelError, match=r"cannot be a backbone|strides|shapes"):
         build_backbone(BackboneConfig(name="timm/vit_tiny_patch16_224"))
 
 

@@ -85,7 +85,7 @@ def linear(state, prefix, x):
 
 
 def released_forward(state, images):
-    """The released network from its own names: stem without ReLU, pre-norm blocks, 16 heads of 64 scaled by the model's width."""
+    """The released network from its own names: no ReLU in the stem, pre-norm, 16 heads of 64 scaled by the model width."""
     base = import_torchvision("models").resnet50(weights=None).eval()
     base.load_state_dict({name[5:]: value for name, value in state.items() if name.startswith("base.")}, strict=False)
     base.layer4[0].conv2.stride = base.layer4[0].downsample[0].stride = (1, 1)

@@ -1,0 +1,22 @@
+"""Drawn pedestrians: a multi-camera re-ID data set that needs nothing from outside.
+
+Identities (clothes, build, skin tone, hair, shoes, bag) are stable; cameras differ in viewpoint, light, optics, background and
+in how well the detector's boxes fit. NumPy and Pillow draw everything.
+"""
+
+from __future__ import annotations
+
+from .generate import MANIFEST, SynthSummary, generate_dataset
+from .person import Person, make_person
+from .shot import MAX_IDENTITIES, draw_distractor, draw_person
+
+__all__ = [
+    "MANIFEST",
+    "MAX_IDENTITIES",
+    "Person",
+    "SynthSummary",
+    "draw_distractor",
+    "draw_person",
+    "generate_dataset",
+    "make_person",
+]

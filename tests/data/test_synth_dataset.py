@@ -1,0 +1,228 @@
+"""What is written: layout, names, counts, the same bytes every time, and nothing at all when something is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from hat.data.synth import draw_person, generate, generate_dataset
+from hat.data.synth.camera import make_camera
+from hat.errors import UsageError, WorkError
+
+TINY: dict[str, Any] = {"num_ids": 5, "num_cameras": 3, "images_per_camera": 2, "size": (48, 24), "seed": 4}
+NAME = re.compile(r"(\d{4})_c(\d)s1_(\d{6})_00\.jpg")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hat", "synth", *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("synth") / "drawn"
+    generate_dataset(out, **TINY, num_distractors=5, num_workers=1)
+    return out
+
+
+def labels(folder: Path) -> list[tuple[int, int]]:
+    found = []
+    for path in sorted(folder.iterdir()):
+        match = NAME.fullmatch(path.name)
+        assert match, path.name
+        found.append((int(match[1]), int(match[2])))
+    return found
+
+
+def test_the_layout_is_that_of_market_1501(tiny: Path) -> None:
+    assert sorted(path.name for path in tiny.iterdir()) == ["bounding_box_test", "bounding_box_train", "query", "synth.json"]
+    cameras = [1, 2, 3]
+    assert labels(tiny / "bounding_box_train") == [(pid, cam) for pid in (1, 2) for cam in cameras for _ in range(2)]
+    assert labels(tiny / "query") == [(pid, cam) for pid in (3, 4, 5) for cam in cameras]
+    gallery = labels(tiny / "bounding_box_test")
+    assert [entry for entry in gallery if entry[0] != 0] == [(pid, cam) for pid in (3, 4, 5) for cam in cameras]
+    assert sorted(cam for pid, cam in gallery if pid == 0) == [1, 1, 2, 2, 3]
+
+
+def test_every_file_is_a_jpeg_of_the_size_asked_for(tiny: Path) -> None:
+    for path in tiny.rglob("*.jpg"):
+        with Image.open(path) as image:
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (24, 48))
+            image.load()
+
+
+def test_the_reader_of_market_style_folders_reads_it(tiny: Path) -> None:
+    from hat.data import open_dataset
+
+    data = open_dataset(str(tiny))
+    assert (len(data.train), len(data.query), len(data.gallery)) == (12, 9, 9 + 5)
+    assert [set(split.pids.tolist()) for split in (data.train, data.query, data.gallery)] == [{1, 2}, {3, 4, 5}, {0, 3, 4, 5}]
+
+
+def test_the_manifest_tells_how_it_was_made(tiny: Path) -> None:
+    manifest = json.loads((tiny / "synth.json").read_text())
+    assert manifest["generator"] == "hat synth"
+    assert manifest["parameters"]["seed"] == 4
+    assert manifest["parameters"]["size"] == [48, 24]
+    assert manifest["counts"] == {"num_train_images": 12, "num_query_images": 9, "num_gallery_images": 14}
+    assert list(manifest["identities"]) == ["0001", "0002", "0003", "0004", "0005"]
+    assert len(manifest["cameras"]) == 3
+
+
+def test_the_same_bytes_from_any_number_of_workers(tiny: Path, tmp_path: Path) -> None:
+    seen = []
+    summary = generate_dataset(
+        tmp_path / "b", **TINY, num_distractors=5, num_workers=2, on_progress=lambda done, total: seen.append((done, total))
+    )
+    assert summary.num_workers == 2
+    assert contents(tmp_path / "b") == contents(tiny)
+    assert seen[-1] == (35, 35)
+    assert seen == sorted(seen)
+
+
+def test_an_identity_looks_the_same_in_a_larger_data_set(tiny: Path, tmp_path: Path) -> None:
+    generate_dataset(tmp_path / "more", **TINY | {"num_ids": 7, "images_per_camera": 3}, num_train_ids=1, num_workers=1)
+    before = {path.name: path.read_bytes() for path in tiny.rglob("*.jpg") if not path.name.startswith("0000")}
+    after = {path.name: path.read_bytes() for path in (tmp_path / "more").rglob("*.jpg")}
+    assert len(after) == 7 * 3 * 3
+    assert before.items() <= after.items()
+
+
+def test_a_file_is_what_draw_person_draws(tiny: Path) -> None:
+    path = next((tiny / "query").glob("0004_c2*"))
+    buffer = io.BytesIO()
+    draw_person(3, 1, 0, seed=4, size=(48, 24)).save(buffer, "JPEG", quality=make_camera(4, 1).quality)
+    assert path.read_bytes() == buffer.getvalue()
+
+
+def test_another_seed_draws_other_pictures(tiny: Path, tmp_path: Path) -> None:
+    generate_dataset(tmp_path / "c", **TINY | {"seed": 5}, num_distractors=5, num_workers=1)
+    one, other = contents(tiny), contents(tmp_path / "c")
+    assert one.keys() == other.keys()
+    assert not [name for name in one if one[name] == other[name]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_ids": 1}, "number of identities must be from 2 to 9999, got 1"),
+        ({"num_ids": 10_000}, "number of identities must be from 2 to 9999"),
+        ({"num_cameras": 1}, "number of cameras must be from 2 to 99, got 1"),
+        ({"num_cameras": 100}, "number of cameras"),
+        ({"images_per_camera": 1}, "images per camera must be from 2 to 100"),
+        ({"num_train_ids": 0}, "training identities must be from 1 to 4, got 0"),
+        ({"num_train_ids": 5}, "training identities must be from 1 to 4, got 5"),
+        ({"num_distractors": -1}, "number of distractors"),
+        ({"size": (16, 24)}, "image height must be from 32 to 1024, got 16"),
+        ({"size": (64, 8)}, "image width must be from 16 to 512, got 8"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"num_workers": 0}, "number of workers must be from 1 to 256"),
+        ({"num_ids": 9999, "num_cameras": 99, "images_per_camera": 100}, "at most 2,000,000 images"),
+    ],
+)
+def test_parameters_out_of_bounds_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        generate_dataset(tmp_path / "d", **TINY | change)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_other_things_is_never_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "e"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(UsageError, match="is not empty and holds no data set of hat synth"):
+            generate_dataset(out, **TINY, force=force)
+    (out / "synth.json").write_text('{"generator": "something else"}')
+    with pytest.raises(UsageError, match="holds no data set of hat synth"):
+        generate_dataset(out, **TINY, force=True)
+    (out / "synth.json").write_text('{"generator": "hat synth"}')
+    with pytest.raises(UsageError, match=r"holds thesis\.txt, which hat synth did not write"):
+        generate_dataset(out, **TINY, force=True)
+    assert (out / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file or a link"):
+        generate_dataset(tmp_path / "file", **TINY, force=True)
+
+
+def test_force_replaces_an_earlier_data_set_and_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    out = tmp_path / "f"
+    out.mkdir()
+    generate_dataset(out, **TINY, num_workers=1)
+    with pytest.raises(UsageError, match="replace it with --force"):
+        generate_dataset(out, **TINY, num_workers=1)
+    generate_dataset(out, **TINY | {"num_ids": 2}, num_workers=1, force=True)
+    assert len(list(out.rglob("*.jpg"))) == 2 * 3 * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_failure_leaves_nothing_behind_and_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "g"
+    generate_dataset(out, **TINY, num_workers=1)
+    before = contents(out)
+    drawn = []
+
+    def full_disk(*arguments: Any, **options: Any) -> Image.Image:
+        drawn.append(arguments)
+        if len(drawn) > 7:
+            raise OSError(28, "No space left on device")
+        return draw_person(*arguments, **options)
+
+    monkeypatch.setattr(generate, "draw_person", full_disk)
+    with pytest.raises(WorkError, match="could not be written: No space left on device"):
+        generate_dataset(out, **TINY, num_workers=1, force=True)
+    assert contents(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["g"]
+
+
+def test_the_command_line_writes_reports_and_refuses(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "h"
+    options = (
+        str(out),
+        "--ids",
+        "5",
+        "--cams",
+        "3",
+        "--images-per-camera",
+        "2",
+        "--size",
+        "48x24",
+        "--seed",
+        "4",
+        "--distractors",
+        "5",
+    )
+    done = run(*options, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["num_images"], result["num_train_images"], result["num_query_images"]) == (35, 12, 9)
+    assert result["size"] == [48, 24]
+    assert contents(out) == contents(tiny)
+
+    again = run(*options)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "replace it with --force" in again.stderr
+    assert "Traceback" not in again.stderr
+
+    forced = run(*options, "--force", "--train-ids", "4")
+    assert forced.returncode == 0, forced.stderr
+    assert "train" in forced.stdout
+    assert len(labels(out / "query")) == 3
+
+    wrong = run(str(tmp_path / "i"), "--size", "big")
+    assert wrong.returncode == 2
+    assert "--size is height x width in pixels, like 256x128, got 'big'" in wrong.stderr
+    assert not (tmp_path / "i").exists()

@@ -1,0 +1,104 @@
+"""The inference graph equals the training module, on every preset, and does fewer operations."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import hat
+from hat.errors import WorkError
+from hat.model.inference import InferenceModel, fold_batch_norms
+
+
+def random_model(name, **overrides):
+    """A model whose weights are drawn quickly, batch norms away from the identity, so that a mistake in folding shows."""
+    with torch.device("meta"):
+        model = hat.create_model(name, num_classes=2, **overrides)
+    model = model.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            fan_in = max(1, parameter[0].numel())
+            parameter.uniform_(-1, 1, generator=generator).mul_((6 / fan_in) ** 0.5 if parameter.dim() > 1 else 0.1)
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.weight.add_(1)
+            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+                module.weight.add_(1)
+                module.running_mean.uniform_(-0.1, 0.1, generator=generator)
+                module.running_var.uniform_(0.8, 1.2, generator=generator)
+    return model.eval()
+
+
+def compared(model, batch=2):
+    height, width = model.config.image_size
+    images = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        return model(images), InferenceModel(model)(images)
+
+
+@pytest.mark.parametrize("name", hat.list_models())
+def test_every_preset_gives_the_same_embeddings(name):
+    size = (256, 128) if "mobilenet" in name else (64, 32)
+    expected, got = compared(random_model(name, image_size=size))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"mfe_supervision": False},
+        {"nea": False, "auxiliary_loss": False},
+        {"downscale": 8, "transformer": {"norm_order": "pre", "num_heads": 4, "ffn_dim": 32}},
+        {"depths": (0, 0, 0, 2)},
+        {"backbone": {"name": "timm/regnety_002", "last_stride": 2}},
+        {"backbone": {"name": "timm/mobilenetv3_small_100", "last_stride": 2}},
+    ],
+    ids=str,
+)
+def test_every_switch_gives_the_same_embeddings(overrides):
+    if "timm" in str(overrides):
+        pytest.importorskip("timm", reason="the extra timm is not installed")
+    settings = {"widths": (16, 24, 32, 32), "transformer": {"num_heads": 4, "ffn_dim": 32}, "depths": (1, 1, 2, 0)}
+    settings |= {"backbone": {"name": "mobilenet_v3_small"}, "image_size": (64, 64)} | overrides
+    expected, got = compared(random_model("hat_resnet50", **settings), batch=3)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+def test_no_norm_of_a_convolution_is_left_and_the_trained_model_is_untouched(tiny_model):
+    before = copy.deepcopy(tiny_model.state_dict())
+    graph = InferenceModel(tiny_model)
+    assert not [name for name, module in graph.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert isinstance(list(graph.dsa.values())[-1].nea, nn.Identity)
+    after = tiny_model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert not tiny_model.dsa.cls_only
+
+
+def test_float_pixels_give_what_uint8_pixels_give(tiny_model):
+    graph = InferenceModel(tiny_model)
+    pixels = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
+    torch.testing.assert_close(graph(pixels.float()), graph(pixels), atol=0, rtol=0)
+
+
+def test_a_convolution_with_two_readers_is_noticed():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.norm.running_mean.fill_(1.0)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.norm(y) + y
+
+    with pytest.raises(WorkError, match="folding batch norms changed the output"):
+        fold_batch_norms(Branching().eval(), torch.randn(1, 3, 4, 4))
+
+
+def test_a_norm_that_follows_no_convolution_stays():
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    network[0].running_mean.fill_(0.5)
+    assert fold_batch_norms(network, torch.randn(1, 3, 4, 4)) == 1
+    assert isinstance(network[0], nn.BatchNorm2d) and isinstance(network[3], nn.Identity)
