@@ -1,0 +1,200 @@
+"""Two processes on the CPU against one with the same global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import yaml
+from safetensors.torch import load_file
+from tiny_run import TINY_RUN
+from torch import Tensor, nn
+
+from hat.config import merge
+from hat.errors import UsageError
+from hat.model import HAT
+from hat.train.batch_norm import GlobalBatchNorm, synchronise_batch_norms
+from hat.train.distributed import Place, choose_device, gather_labels, gather_with_gradient, process_group
+from hat.train.presets import compose_config
+from hat.train.step import Batch, TrainingStep
+
+NO_DROPOUT = {"model": {"transformer": {"dropout": 0.0}}}
+NUM_STEPS = 4
+
+
+def global_batches() -> list[Batch]:
+    generator = torch.Generator().manual_seed(0)
+    pids = torch.arange(4).repeat_interleave(2)
+    return [
+        Batch(torch.randint(0, 256, (8, 3, 32, 16), dtype=torch.uint8, generator=generator), pids, torch.arange(8) + 8 * n)
+        for n in range(2 * NUM_STEPS)
+    ]
+
+
+def train_in_float64(rank: int, world_size: int) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Some accumulated Adam steps in float64, where rounding is far below what a mistake would change."""
+    optim = {"lr": 1e-3, "clip_grad_norm": 1.0, "accumulate": 2}
+    config = compose_config([("", TINY_RUN), ("", {**NO_DROPOUT, "optim": optim, "ema": {"enabled": True}})])
+    torch.manual_seed(rank)  # processes begin with different weights; the first one's count
+    if world_size == 1:
+        torch.manual_seed(0)
+    model = HAT(config.model, 4).double()
+    step = TrainingStep(model, model.preprocessing, config, Place(torch.device("cpu"), rank, world_size))
+    prepare = step.prepare
+    step.prepare = lambda batch, epoch: prepare(batch, epoch).double()  # type: ignore[method-assign]
+    rows = slice(rank * 8 // world_size, (rank + 1) * 8 // world_size)
+    batches = [Batch(*(part[rows] for part in batch)) for batch in global_batches()]
+    figures = [step(batches[2 * n : 2 * n + 2], 0, n, 1e-3) for n in range(NUM_STEPS)]
+    return [{name: value.item() for name, value in figure.items()} for figure in figures], dict(model.state_dict())
+
+
+def _worker(rank: int, port: int, out: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+    with process_group("cpu") as place:
+        figures, weights = train_in_float64(place.rank, place.world_size)
+        torch.save((figures, weights, _norms_and_gathering(rank)), Path(out) / f"{rank}.pt")
+
+
+def _norms_and_gathering(rank: int) -> dict[str, Any]:
+    values = torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    mine = values.chunk(2)[rank].clone().requires_grad_()
+    norm = GlobalBatchNorm(3, momentum=0.3).double()
+    result = norm(mine)
+    weight = torch.arange(24, dtype=torch.float64).reshape(1, 3, 4, 2)
+    (result * weight).pow(2).sum().backward()
+    rows = torch.arange(4.0).reshape(2, 2) + 10 * rank
+    rows.requires_grad_()
+    gathered = gather_with_gradient(rows)
+    # Each process weights the rows of all in its own way, so that every process's gradient has to reach every row.
+    (gathered * (rank + 1) * torch.arange(1.0, 9.0).reshape(4, 2)).sum().backward()
+    return {
+        "output": result.detach(),
+        "gradient": mine.grad,
+        "weight_gradient": norm.weight.grad,
+        "running": torch.stack([norm.running_mean, norm.running_var]),
+        "gathered": gathered.detach(),
+        "labels": gather_labels(torch.tensor([rank, rank + 10])),
+        "rows_gradient": rows.grad,
+    }
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What both of two gloo processes came to."""
+    out = tmp_path_factory.mktemp("processes")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_worker, args=(port, str(out)), nprocs=2)  # type: ignore[no-untyped-call]
+    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_two_processes_train_like_one(two: list[Any]) -> None:
+    figures, weights = train_in_float64(0, 1)
+    for theirs, their_weights, _ in two:
+        for ours, other in zip(figures, theirs, strict=True):
+            assert ours.keys() == other.keys()
+            assert all(other[name] == pytest.approx(value, rel=1e-7) for name, value in ours.items())
+        for name, value in weights.items():
+            torch.testing.assert_close(
+                their_weights[name], value, rtol=1e-6, atol=1e-8, msg=lambda text, n=name: f"{n}: {text}"
+            )
+    assert figures[0]["loss"] != figures[-1]["loss"]
+
+
+def test_global_batch_norm_equals_one_over_the_whole_batch(two: list[Any]) -> None:
+    values = torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5), requires_grad=True)
+    norm = nn.BatchNorm2d(3, momentum=0.3).double()
+    result = norm(values)
+    weight = torch.arange(24, dtype=torch.float64).reshape(1, 3, 4, 2)
+    (result * weight).pow(2).sum().backward()
+    found = [parts for _, _, parts in two]
+    torch.testing.assert_close(torch.cat([parts["output"] for parts in found]), result.detach())
+    torch.testing.assert_close(torch.cat([parts["gradient"] for parts in found]), values.grad)
+    # A parameter's gradient is this process's share; DDP adds them up.
+    torch.testing.assert_close(sum(parts["weight_gradient"] for parts in found), norm.weight.grad)
+    for parts in found:
+        torch.testing.assert_close(parts["running"], torch.stack([norm.running_mean, norm.running_var]))
+
+
+def test_gathering_brings_rows_and_gradients(two: list[Any]) -> None:
+    rows = torch.cat([torch.arange(4.0).reshape(2, 2), torch.arange(4.0).reshape(2, 2) + 10])
+    gradients = 3 * torch.arange(1.0, 9.0).reshape(4, 2)  # weights 1 and 2 of the two processes
+    for rank, (_, _, parts) in enumerate(two):
+        assert torch.equal(parts["gathered"], rows)
+        assert parts["labels"].tolist() == [0, 10, 1, 11]
+        assert torch.equal(parts["rows_gradient"], gradients[2 * rank : 2 * rank + 2])
+
+
+def test_replacing_batch_norms_changes_no_name_and_no_value() -> None:
+    torch.manual_seed(0)
+    config = compose_config([("", TINY_RUN)])
+    model = HAT(config.model, 4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randn(4, 3, 32, 16)
+    expected = model.eval()(images)
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    synchronise_batch_norms(model, torch.device("cpu"))
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) for module in model.modules())
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == trainable
+    after = model.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+    assert torch.equal(model.eval()(images), expected)
+
+
+def test_one_process_needs_no_group() -> None:
+    rows = torch.randn(2, 2)
+    with process_group("cpu") as place:
+        assert place == Place(torch.device("cpu")) and place.is_main
+        assert gather_with_gradient(rows) is rows and not dist.is_initialized()
+
+
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(UsageError, match="cuda:1 was asked for and torch sees 0 CUDA devices"):
+        choose_device("cuda:1")
+    for name in ("gpu", "cuda:x", ""):
+        with pytest.raises(UsageError, match="--device is auto, cpu, cuda or cuda:N"):
+            choose_device(name)
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(UsageError, match="WORLD_SIZE is a whole number set by torchrun, got 'two'"), process_group("cpu"):
+        pass
+
+
+def test_torchrun_trains_like_one_process(market_folder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    changes = {**NO_DROPOUT, "num_epochs": 1, "optim": {"name": "sgd", "lr": 1e-3}, "eval": {"every_epochs": 1}}
+    recipe.write_text(yaml.safe_dump(merge(TINY_RUN, changes)))
+    options = ["train", "market1501", "--config", str(recipe), "--data", str(market_folder), "--device", "cpu", "--json"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hat"]
+    outputs = {}
+    for name, start in (("one", [sys.executable, "-m", "hat"]), ("two", torchrun)):
+        command = [*start, *options, "--out", str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, timeout=180, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        outputs[name] = json.loads(done.stdout)
+    assert outputs["one"]["num_images"] == outputs["two"]["num_images"] == 24
+    lines = [[json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two")]
+    assert len(lines[0]) == 4
+    for ours, theirs in zip(*lines, strict=True):
+        # Float32 sums in another order: about 1e-6, which three small steps do not blow up beyond this.
+        assert (ours["kind"], ours["epoch"], ours["step"]) == (theirs["kind"], theirs["epoch"], theirs["step"])
+        if ours["kind"] == "train":
+            assert ours.keys() == theirs.keys()
+            compared = ours.keys() - {"kind", "images_per_s"}
+            assert all(theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-4) for name in compared)
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours) < 1e-3
+    assert np.isfinite(outputs["two"]["best"]["mAP"])

@@ -1,0 +1,64 @@
+"""Images from memory and from the disk are the same images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hat.errors import ImageError
+from hat.preprocessing import Preprocessing
+from hat.train import image_source
+from hat.train.config import DataConfig
+from hat.train.distributed import Place
+from hat.train.image_source import choose_cache, free_memory_bytes, open_images
+from hat.train.in_memory import InMemoryImages
+from hat.train.streaming import StreamingImages
+
+CPU = torch.device("cpu")
+SMALL = Preprocessing(height=32, width=16)
+
+
+@pytest.fixture(scope="module")
+def paths(market_folder: Path) -> list[str]:
+    return sorted(str(path) for path in (market_folder / "bounding_box_train").iterdir())
+
+
+def test_both_sources_give_the_same_batches(paths: list[str]) -> None:
+    plan = np.array([[0, 5, 5], [23, 1, 2], [7, 7, 0]])
+    expected = [torch.stack([SMALL(Image.open(paths[index])) for index in row]) for row in plan]
+    for cache, kind in (("device", InMemoryImages), ("host", InMemoryImages), ("none", StreamingImages)):
+        source = open_images(paths, SMALL, DataConfig(cache=cache, num_workers=2), Place(CPU))
+        assert isinstance(source, kind)
+        found = list(source.batches(plan))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), cache
+
+
+def test_a_bad_image_is_named(paths: list[str], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
+        open_images([*paths, str(bad)], SMALL, DataConfig(cache="device"), Place(CPU))
+    source = open_images([*paths, str(bad)], SMALL, DataConfig(cache="none"), Place(CPU))
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
+        list(source.batches(np.array([[0, len(paths)]])))
+
+
+def test_auto_takes_the_first_place_where_images_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"cuda": 1000, "cpu": 4000}
+    monkeypatch.setattr(image_source, "free_memory_bytes", lambda device: free[device.type])
+    config, gpu = DataConfig(cache_fraction=0.5), torch.device("cuda", 0)
+    assert [choose_cache(config, size, gpu) for size in (500, 501, 2000, 2001)] == ["device", "host", "host", "none"]
+    assert [choose_cache(config, size, CPU) for size in (2000, 2001)] == ["device", "none"]
+    assert choose_cache(DataConfig(cache="none"), 1, gpu) == "none"
+    assert choose_cache(DataConfig(cache="device"), 10**9, gpu) == "device"
+
+
+def test_free_memory_is_a_part_of_the_machine() -> None:
+    import os
+
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 2**26 < free_memory_bytes(CPU) <= total

@@ -1,0 +1,138 @@
+"""Losses against hand-computed values and a slow double loop."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hat.train import batch_hard_triplet, hat_loss, smoothed_cross_entropy
+from hat.train.config import LossConfig
+from hat.train.losses import branch_weights
+
+
+class Output(NamedTuple):
+    feature: Tensor
+    logits: Tensor
+
+
+def slow_triplet(features: Tensor, pids: list[int], margin: float | None) -> float:
+    total = 0.0
+    for i, anchor in enumerate(features):
+        distances = [math.dist(anchor.tolist(), other.tolist()) for other in features]
+        positive = max(d for d, pid in zip(distances, pids, strict=True) if pid == pids[i])
+        negatives = [d for d, pid in zip(distances, pids, strict=True) if pid != pids[i]]
+        if not negatives:
+            continue
+        gap = positive - min(negatives)
+        total += math.log1p(math.exp(gap)) if margin is None else max(0.0, gap + margin)
+    return total / len(pids)
+
+
+def test_smoothed_cross_entropy_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
+    normaliser = math.log(math.exp(2) + 1 + math.exp(-1))
+    logs = [2 - normaliser, -normaliser, -1 - normaliser]
+    # e = 0.3 over K = 3: the true identity has 0.8, the others 0.1.
+    expected = (-(0.8 * logs[0] + 0.1 * logs[1] + 0.1 * logs[2]) + math.log(3)) / 2
+    assert smoothed_cross_entropy(logits, torch.tensor([0, 2]), 0.3).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_cross_entropy_of_half_precision_is_computed_in_float32() -> None:
+    loss = smoothed_cross_entropy(torch.randn(4, 5).bfloat16(), torch.arange(4), 0.1)
+    assert loss.dtype == torch.float32
+
+
+def test_triplet_by_hand() -> None:
+    # On a line: identity 0 at 0 and 3, identity 1 at 4 and 10.
+    features = torch.tensor([[0.0], [3.0], [4.0], [10.0]])
+    pids = torch.tensor([0, 0, 1, 1])
+    # positive - negative: 3 - 4, 3 - 1, 6 - 1, 6 - 7
+    assert batch_hard_triplet(features, pids, 0.3).item() == pytest.approx((0 + 2.3 + 5.3 + 0) / 4)
+    soft = [math.log1p(math.exp(gap)) for gap in (-1, 2, 5, -1)]
+    assert batch_hard_triplet(features, pids, None).item() == pytest.approx(sum(soft) / 4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    pids=st.lists(st.integers(0, 3), min_size=2, max_size=9),
+    margin=st.sampled_from([0.3, 1.0, None]),
+    offset=st.sampled_from([0.0, 1000.0]),
+)
+def test_triplet_equals_the_double_loop(seed: int, pids: list[int], margin: float | None, offset: float) -> None:
+    features = torch.randn(len(pids), 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + offset
+    found = batch_hard_triplet(features, torch.tensor(pids), margin).item()
+    assert found == pytest.approx(slow_triplet(features, pids, margin), rel=1e-9, abs=1e-12)
+
+
+def test_triplet_looks_for_pairs_in_the_pool() -> None:
+    generator = torch.Generator().manual_seed(1)
+    pool = torch.randn(8, 3, generator=generator)
+    pids = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    halves = [
+        batch_hard_triplet(pool[rows], pids[rows], 0.3, pool_features=pool, pool_pids=pids)
+        for rows in (slice(0, 4), slice(4, 8))
+    ]
+    assert torch.stack(halves).mean().item() == pytest.approx(slow_triplet(pool, pids.tolist(), 0.3), rel=1e-6)
+
+
+def test_triplet_gradient_agrees_with_finite_differences() -> None:
+    features = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    pids = torch.tensor([0, 0, 1, 1, 2, 2])
+    assert torch.autograd.gradcheck(lambda x: batch_hard_triplet(x, pids, 1.0), (features,))
+
+
+def test_triplet_of_equal_features_has_a_finite_gradient() -> None:
+    features = torch.ones(4, 3, requires_grad=True)
+    loss = batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), 0.3)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.3)
+    assert features.grad is not None and torch.isfinite(features.grad).all()
+
+
+def test_triplet_without_any_negative_is_zero() -> None:
+    features = torch.randn(3, 2, requires_grad=True)
+    for margin in (0.3, None):
+        loss = batch_hard_triplet(features, torch.tensor([5, 5, 5]), margin)
+        loss.backward()
+        assert loss.item() == 0
+    assert features.grad is not None and not features.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("branches", "expected"),
+    [
+        (["mfe", "tfc1", "tfc2", "tfc3"], {"mfe": 1, "tfc1": 0.25, "tfc2": 0.25, "tfc3": 1}),
+        (["mfe", "tfc3"], {"mfe": 1, "tfc3": 1}),
+        (["tfc1", "tfc4"], {"tfc1": 0.25, "tfc4": 1}),
+        (["tfc2"], {"tfc2": 1}),
+    ],
+)
+def test_branch_weights(branches: list[str], expected: dict[str, float]) -> None:
+    assert branch_weights(branches, 0.25) == expected
+
+
+def test_total_is_the_sum_of_equation_9() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pids = torch.tensor([0, 0, 1, 1])
+    names = ["mfe", "tfc1", "tfc2", "tfc3"]
+    outputs = {
+        name: Output(torch.randn(4, 5, generator=generator), torch.randn(4, 3, generator=generator, requires_grad=True))
+        for name in names
+    }
+    loss = hat_loss(outputs, pids, LossConfig(auxiliary_weight=0.7))
+
+    def branch(name: str) -> float:
+        entropy = smoothed_cross_entropy(outputs[name].logits, pids, 0.1).item()
+        return entropy + slow_triplet(outputs[name].feature, pids.tolist(), 0.3)
+
+    expected = branch("mfe") + branch("tfc3") + 0.7 * (branch("tfc1") + branch("tfc2"))
+    assert loss.total.item() == pytest.approx(expected, rel=1e-5)
+    assert set(loss.parts) == {f"{name}_{part}" for name in names for part in ("ce", "triplet")}
+    assert not any(part.requires_grad for part in loss.parts.values())

@@ -1,0 +1,190 @@
+"""What a run writes and reads back: its state, its figures, its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hat.config import config_to_dict
+from hat.data.records import Sample, Split
+from hat.errors import CheckpointError, ConfigError, MissingExtraError, UsageError, WorkError
+from hat.train import TrainConfig, compose_config, metrics_log
+from hat.train.metrics_log import MetricsLog, RunningMeans
+from hat.train.run_folder import RunFolder
+from hat.train.state import RunState, check_same_run, describe_data, read_state, write_state
+
+
+def some_state(**changes: Any) -> RunState:
+    state: RunState = {
+        "format_version": 1,
+        "config": config_to_dict(TrainConfig()),
+        "data": "x",
+        "epoch": 1,
+        "step": 2,
+        "global_step": 9,
+        "model": {"weight": torch.arange(3.0)},
+        "optimiser": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1.0, "params": [0]}]},
+        "scaler": {},
+        "average": None,
+        "num_average_updates": 0,
+        "interval": {},
+        "whole_epoch": {"loss": [1.5, 2.0]},
+        "best": {"mAP": 0.5},
+    }
+    state.update(changes)  # type: ignore[typeddict-item]
+    return state
+
+
+def test_state_comes_back(tmp_path: Path) -> None:
+    write_state(some_state(), tmp_path / "last")
+    found = read_state(tmp_path / "last")
+    assert torch.equal(found["model"]["weight"], torch.arange(3.0))
+    assert {key: value for key, value in found.items() if key not in ("model", "optimiser")} == {
+        key: value for key, value in some_state().items() if key not in ("model", "optimiser")
+    }
+    assert [path.name for path in (tmp_path / "last").iterdir()] == ["state.pt"]
+
+
+def test_a_damaged_or_foreign_state_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no state to resume from"):
+        read_state(tmp_path)
+    write_state(some_state(), tmp_path)
+    whole = (tmp_path / "state.pt").read_bytes()
+    (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_state(tmp_path)
+    torch.save({"model": {}}, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="is no state of a run"):
+        read_state(tmp_path)
+    torch.save(some_state(format_version=2), tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="of format 2"):
+        read_state(tmp_path)
+    torch.save(Path("a"), tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_state(tmp_path)
+
+
+def test_a_failed_write_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_state(some_state(), tmp_path)
+    before = (tmp_path / "state.pt").read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(WorkError, match="No space left on device"):
+        write_state(some_state(epoch=5), tmp_path)
+    assert (tmp_path / "state.pt").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return config_to_dict(compose_config([("", changes)]))
+
+
+def test_only_what_changes_no_result_may_differ_on_resuming() -> None:
+    state = some_state()
+    check_same_run(state, changed(num_epochs=10, eval={"every_epochs": 1}, log={"every_steps": 7}, data={"cache": "none"}), "x")
+    with pytest.raises(ConfigError, match=r"optim\.lr was 0\.0004 and is 0\.001; start a new run"):
+        check_same_run(state, changed(optim={"lr": 1e-3}), "x")
+    with pytest.raises(ConfigError, match="trained on other images: x; got y"):
+        check_same_run(state, changed(), "y")
+    cosine = {"schedule": {"kind": "cosine"}}
+    with pytest.raises(ConfigError, match="num_epochs was 150 and is 100"):
+        check_same_run(some_state(config=changed(**cosine)), changed(num_epochs=100, **cosine), "x")
+
+
+def test_the_digest_of_the_data_knows_names_and_labels_but_not_folders() -> None:
+    def split(folder: str, pid: int = 1, name: str = "b") -> Split:
+        return Split("train", [Sample(f"{folder}/a.jpg", 0, 1), Sample(f"{folder}/{name}.jpg", pid, 1)])
+
+    assert describe_data(split("/x")) == describe_data(split("c:\\y".replace("\\", "/")))
+    assert len({describe_data(split("/x")), describe_data(split("/x", pid=2)), describe_data(split("/x", name="c"))}) == 3
+
+
+def test_metrics_of_a_resumed_run_have_no_duplicates(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0, tensorboard=False)
+    for step in range(1, 6):
+        log.write("train", 1, step, {"loss": float(step)})
+    log.path.write_text(log.path.read_text() + '{"kind": "train", "st')
+    again = MetricsLog(tmp_path, 3, tensorboard=False)
+    again.write("train", 1, 4, {"loss": 40.0})
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+    MetricsLog(tmp_path, 0, tensorboard=False)
+    assert log.path.read_text() == ""
+
+
+def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = MetricsLog(tmp_path, 0, tensorboard=True)
+    log.write("train", 1, 3, {"loss": 2.5})
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(3, 2.5)]
+
+
+def test_tensorboard_that_is_not_installed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'hat-reid\[train\]'"):
+        metrics_log.MetricsLog(tmp_path, 0, tensorboard=True)
+
+
+def test_running_means_go_on_from_saved_sums() -> None:
+    means = RunningMeans()
+    means.add({"loss": 1.0})
+    means.add({"loss": 2.0})
+    other = RunningMeans()
+    other.restore(means.state())
+    other.add({"loss": 6.0})
+    assert other.means() == {"loss": 3.0}
+    other.reset()
+    assert other.means() == {}
+
+
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.check(resume=False, force=False)
+    with pytest.raises(UsageError, match="holds no run to resume"):
+        folder.check(resume=True, force=False)
+    folder.path.mkdir()
+    (folder.path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"is not empty; go on with --resume"):
+        folder.check(resume=False, force=False)
+    with pytest.raises(UsageError, match=r"holds no run .* --force does not empty it"):
+        folder.check(resume=False, force=True)
+    folder.begin(TrainConfig(), resume=True)
+    folder.check(resume=True, force=False)
+    folder.check(resume=False, force=True)
+    with pytest.raises(UsageError, match="give one of them"):
+        folder.check(resume=True, force=True)
+    with pytest.raises(UsageError, match="is a file"):
+        RunFolder(folder.path / "notes.txt").check(resume=False, force=True)
+
+
+def test_force_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(TrainConfig(), resume=False)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    write_state(some_state(), folder.last)
+    (tmp_path / ".model.safetensors.x1y2").write_bytes(b"half a file")
+    (folder.last / ".state.pt.x1y2").write_bytes(b"half a file")
+    folder.begin(TrainConfig(), resume=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "config.yaml",
+        "last",
+        "metrics.jsonl",
+        "notes.txt",
+        "state.pt",
+    ]
+    folder.begin(TrainConfig(), resume=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "notes.txt"]

@@ -1,0 +1,171 @@
+"""`hat train` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_run import NUM_PIDS, TINY_RUN
+from typer.testing import CliRunner
+
+import hat
+from hat.cli import app
+from hat.errors import ConfigError, HatError, ImageError, UsageError
+from hat.train import TrainConfig
+
+
+def invoke(*arguments: str) -> str:
+    """Run the command in this process: its standard output, or the error that the command line would print."""
+    result = CliRunner().invoke(app, ["train", *arguments])
+    if isinstance(result.exception, HatError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**TINY_RUN, "num_epochs": 1}))
+    return str(path)
+
+
+def test_from_images_to_a_model_in_real_processes(recipe: str, market_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "first"
+    options = ["--config", recipe, "--data", str(market_folder), "--data", f"market-style={market_folder}", "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "hat",
+        "train",
+        "market1501",
+        *options,
+        "--epochs",
+        "2",
+        "--set",
+        "eval.every_epochs=2",
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, timeout=180, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["folder"] == str(out) and result["best"]["epoch"] == 2
+    assert f"48 images of {2 * NUM_PIDS} identities" in done.stderr.replace("\n", " ")
+    model = hat.load_checkpoint(out)
+    assert model.num_classes == 2 * NUM_PIDS and model.config.image_size == (32, 16)
+    assert hat.evaluate(hat.Embedder.open(out, device="cpu"), hat.load_dataset("market-style", market_folder)).mAP == (
+        pytest.approx(result["best"]["mAP"], abs=1e-6)
+    )
+    assert yaml.safe_load((out / "config.yaml").read_text())["num_epochs"] == 2
+    told = json.loads((out / "config.json").read_text())
+    assert told["training"]["optim"]["lr"] == 4e-4 and told["metrics"]["mAP"] == result["best"]["mAP"]
+
+    again = subprocess.run(command, capture_output=True, timeout=180, text=True, check=False)
+    assert again.returncode == 2 and again.stdout == ""
+    assert "is not empty; go on with --resume" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_print_config_is_the_whole_recipe_and_reads_back() -> None:
+    printed = invoke("market1501", "--print-config")
+    assert "model_name: hat_resnet50" in printed and "num_identities: 16" in printed
+    from hat.config import config_from_dict
+
+    assert config_from_dict(TrainConfig, yaml.safe_load(printed)) == TrainConfig()
+    changed = yaml.safe_load(
+        invoke(
+            "market1501", "--print-config", "--model", "hat_mobilenet_v2", "--set", "model.depths=[3,3,3,3]", "--epochs", "7"
+        )
+    )
+    assert (changed["model_name"], changed["model"]["depths"], changed["num_epochs"]) == ("hat_mobilenet_v2", [3, 3, 3, 3], 7)
+    assert changed["model"]["backbone"]["name"] == "mobilenet_v2"
+    assert json.loads(invoke("quick", "--print-config", "--json"))["backbone_weights"] == "none"
+
+
+def test_help_has_examples_and_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['hat', 'train', '--help']\n"
+        "import hat.cli\n"
+        "try:\n    hat.cli.main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Examples:" in done.stdout and "--backbone-weights" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["market15"], "unknown preset 'market15'; did you mean market1501?"),
+        (["market1501"], "give --data DIR"),
+        (["market1501", "--data", "x"], "give --out"),
+        (["market1501", "--set", "optim.rate=1"], "unknown key optim.rate"),
+        (["market1501", "--set", "optim.lr"], "expected an override like optim.lr=3e-4"),
+        (["market1501", "--epochs", "0"], "num_epochs"),
+        (["market1501", "--model", "hat_resnet5"], "unknown model 'hat_resnet5'"),
+        (["market1501", "--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["market1501", "--data", "nowhere", "--out", "run"], "nowhere"),
+    ],
+)
+def test_wrong_requests(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        invoke(*arguments)
+    assert message in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_backbone_weights_are_never_guessed(recipe: str, market_folder: Path, tmp_path: Path) -> None:
+    options = [
+        "market1501",
+        "--config",
+        recipe,
+        "--data",
+        str(market_folder),
+        "--out",
+        str(tmp_path / "run"),
+        "--device",
+        "cpu",
+    ]
+    with pytest.raises(ConfigError, match="say --backbone-weights"):
+        invoke(*options, "--set", "backbone_weights=null")
+    with pytest.raises(HatError, match="no such file"):
+        invoke(*options, "--backbone-weights", str(tmp_path / "nowhere.pth"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_backbone_weights_from_a_file(recipe: str, market_folder: Path, tmp_path: Path) -> None:
+    from hat.torchvision_import import import_torchvision
+
+    torch.manual_seed(3)
+    library = import_torchvision("models").mobilenet_v3_small(weights=None)
+    torch.save(library.state_dict(), tmp_path / "imagenet.pth")
+    out = tmp_path / "run"
+    # With a rate of next to nothing the backbone ends as it began.
+    invoke(
+        *("market1501", "--config", recipe, "--data", str(market_folder), "--out", str(out), "--device", "cpu"),
+        *("--backbone-weights", str(tmp_path / "imagenet.pth"), "--set", "optim.lr=1e-20"),
+    )
+    first = library.features[0][0].weight
+    assert any(
+        value.shape == first.shape and torch.allclose(value, first)
+        for value in hat.load_checkpoint(out).mfe.state_dict().values()
+    )
+
+
+def test_bad_images_are_named_or_left_out(recipe: str, market_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(market_folder, data)
+    bad = data / "bounding_box_train" / "0001_c1s1_000099_01.png"
+    bad.write_bytes(b"no image")
+    options = ["market1501", "--config", recipe, "--data", str(data), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    with pytest.raises(ImageError, match=r"0001_c1s1_000099_01\.png"):
+        invoke(*options)
+    assert not (tmp_path / "run").exists()
+    assert json.loads(invoke(*options, "--skip-bad", "--json"))["num_images"] == 24

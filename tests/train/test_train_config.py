@@ -1,0 +1,141 @@
+"""The tree of configurations: the paper's recipe, presets, overrides and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hat.config import config_from_dict, config_to_dict, config_to_yaml, parse_overrides
+from hat.errors import ConfigError, ModelError
+from hat.model import model_config
+from hat.train import TrainConfig, compose_config, list_presets, load_preset
+from hat.train.presets import describe_preset, preset_differences, read_config_file
+
+
+def test_the_papers_recipe_is_the_default() -> None:
+    config = load_preset("market1501")
+    assert config == TrainConfig()
+    assert config.model_name == "hat_resnet50" and config.model == model_config("hat_resnet50")
+    assert config.model.image_size == (256, 128)
+    assert (config.sampler.num_identities, config.sampler.num_images) == (16, 4)
+    assert (config.augmentation.pad, config.augmentation.flip, config.augmentation.erasing) == (10, 0.5, 0.5)
+    assert (config.augmentation.erasing_area, config.augmentation.erasing_ratio) == ((0.02, 0.4), (0.3, 3.33))
+    assert (config.loss.label_smoothing, config.loss.margin, config.loss.auxiliary_weight) == (0.1, 0.3, 0.5)
+    assert (config.optim.name, config.optim.lr, config.optim.weight_decay) == ("adam", 4e-4, 5e-4)
+    assert config.optim.tfc_rate_factor == 0.5
+    assert config.schedule.warmup_factor * config.optim.lr == pytest.approx(4e-6)
+    assert (config.schedule.warmup_epochs, config.schedule.gamma) == (10, 0.4)
+    assert config.schedule.milestones == (50, 70, 90, 110, 130)
+    assert config.num_epochs == 150
+    assert not config.ema.enabled and config.backbone_weights is None
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_every_preset_is_valid_and_survives_yaml(name: str) -> None:
+    config = load_preset(name)
+    assert config_from_dict(TrainConfig, yaml.safe_load(config_to_yaml(config))) == config
+    assert describe_preset(name).endswith(".")
+
+
+def leaves(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    if not isinstance(tree, dict):
+        return {path: tree}
+    return {key: value for name, inner in tree.items() for key, value in leaves(inner, (*path, name)).items()}
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_presets_hold_only_differences(name: str) -> None:
+    changes = preset_differences(name)
+    # What a preset says of the architecture is compared with its own model's.
+    base = compose_config([("", {"model_name": changes.get("model_name", "hat_resnet50")})])
+    defaults = leaves(config_to_dict(base)) | {("model_name",): "hat_resnet50"}
+    assert all(defaults[path] != value for path, value in leaves(changes).items())
+
+
+def test_docstrings_of_all_fields() -> None:
+    import ast
+
+    import hat.train.config as module
+
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for field, following in zip(cls.body, [*cls.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign):
+                described = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                assert described, f"{cls.name}.{ast.unparse(field.target)}"
+
+
+def compose(*assignments: str, **top: Any) -> TrainConfig:
+    return compose_config([("preset market1501", {}), ("", {**top, **parse_overrides(assignments)})])
+
+
+def test_overrides_reach_the_model_and_the_recipe() -> None:
+    config = compose("model.depths=[3,3,3,3]", "model.backbone.name=resnet18", "optim.lr=3e-4", "loss.margin=null")
+    assert config.model.depths == (3, 3, 3, 3) and config.model.backbone.name == "resnet18"
+    assert config.optim.lr == 3e-4 and config.loss.margin is None
+    assert config.model.transformer == TrainConfig().model.transformer
+
+
+def test_another_model_begins_with_its_own_architecture() -> None:
+    layers: list[tuple[str, dict[str, Any]]] = [
+        ("a", {"model_name": "hat_mobilenet_v2", "model": {"image_size": [128, 64]}}),
+        ("b", {"optim": {"lr": 1e-3}}),
+    ]
+    config = compose_config(layers)
+    assert config.model == model_config("hat_mobilenet_v2", image_size=(128, 64))
+    changed = compose_config([*layers, ("c", {"model_name": "hat_resnet18", "model": {"num_bottlenecks": 1}})])
+    assert changed.model == model_config("hat_resnet18", num_bottlenecks=1)
+    assert changed.optim.lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optim.learning_rate=1", r"unknown key optim\.learning_rate"),
+        ("optimm.lr=1", r"unknown key optimm \(did you mean optim\?\)"),
+        ("model.transformer.heads=4", r"unknown key model\.transformer\.heads"),
+        ("optim.lr=-1", r"optim\.lr: .*greater than 0, got -1"),
+        ("optim.lr=fast", r"optim\.lr: .*got 'fast'"),
+        ("sampler.num_images=1", r"sampler\.num_images: .*2, got 1"),
+        ("schedule.kind=linear", r"schedule\.kind: .*got 'linear'"),
+        ("schedule.milestones=[50,40]", r"milestones ascend without repeats, got \[50\.0, 40\.0\]"),
+        ("augmentation.flip=1.5", r"augmentation\.flip: .*1\.5"),
+        ("augmentation.erasing_area=[0.5,0.2]", r"erasing_area is \(smallest, largest\), got \(0\.5, 0\.2\)"),
+        ("augmentation.erasing_area=[0.5,2]", r"at most 1, got 2"),
+        ("augmentation.pad=128", r"augmentation\.pad is 128 and must be smaller than the image, 128"),
+        ("num_epochs=0", r"num_epochs: .*got 0"),
+        ("model.image_size=[100,50]", r"image_size 100 x 50 is no multiple of 16"),
+    ],
+)
+def test_mistakes_are_refused_by_their_path(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose(assignment)
+
+
+def test_a_cosine_needs_epochs_after_its_warm_up() -> None:
+    with pytest.raises(ConfigError, match="warmup_epochs is 10 and leaves nothing of num_epochs=8"):
+        compose("schedule.kind=cosine", num_epochs=8)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ConfigError, match=r"unknown preset 'market'; did you mean market1501\?"):
+        load_preset("market")
+    with pytest.raises(ModelError, match="unknown model 'hat_resnet5'"):
+        compose(model_name="hat_resnet5")
+
+
+def test_configuration_files(tmp_path: Path) -> None:
+    path = tmp_path / "changes.yaml"
+    path.write_text("optim: {lr: 0.001}\n")
+    assert read_config_file(path) == {"optim": {"lr": 0.001}}
+    with pytest.raises(ConfigError, match=r"changes\.yaml: unknown key optim\.rl"):
+        compose_config([(str(path), {"optim": {"rl": 1}})])
+    for content, message in (("- 1\n", "expected keys and values, got list"), ("a: [\n", "is not YAML"), ("", "got NoneType")):
+        path.write_text(content)
+        with pytest.raises(ConfigError, match=message):
+            read_config_file(path)
+    with pytest.raises(ConfigError, match="No such file"):
+        read_config_file(tmp_path / "nothing.yaml")

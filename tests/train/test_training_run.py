@@ -1,0 +1,226 @@
+"""Whole runs in this process: learning, determinism, resuming at every step, and what ends a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import NUM_PIDS, TINY_RUN
+from torch import Tensor
+
+import hat
+from hat.data import merge_training, open_dataset
+from hat.data.records import ReIDDataset, Sample, Split
+from hat.errors import ConfigError, DataError, WorkError
+from hat.train import TrainConfig, Trainer, TrainingResult, compose_config
+from hat.train.distributed import Place
+from hat.train.run_folder import RunFolder
+
+CPU = Place(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def dataset(market_folder: Path) -> ReIDDataset:
+    return open_dataset(market_folder)
+
+
+def configure(**changes: Any) -> TrainConfig:
+    return compose_config([("", TINY_RUN), ("", changes)])
+
+
+def run(config: TrainConfig, dataset: ReIDDataset, out: Path, *, resume: bool = False, **options: Any) -> TrainingResult:
+    trainer = Trainer(config, merge_training([dataset]), RunFolder(out), CPU, resume=resume, evaluation=dataset, **options)
+    trainer.folder.begin(config, resume=resume)
+    return trainer.run()
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in entry.items() if key != "images_per_s"} for entry in entries]
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return dict(hat.load_checkpoint(folder).state_dict())
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    ours, theirs = weights(first), weights(second)
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different, f"{len(different)} of {len(ours)} tensors differ, such as {different[0]}"
+
+
+def test_a_tiny_problem_is_learnt(dataset: ReIDDataset, tmp_path: Path) -> None:
+    no_changes = {"pad": 0, "flip": 0, "erasing": 0}
+    config = configure(
+        num_epochs=8,
+        checkpoint={"every_epochs": 8},
+        augmentation=no_changes,
+        optim={"lr": 2e-3},
+        model={"transformer": {"dropout": 0}},
+    )
+    result = run(config, dataset, tmp_path / "run")
+    losses = [line["loss"] for line in lines(tmp_path / "run")]
+    # Label smoothing keeps a cross entropy above its own entropy, here about 0.44 a branch.
+    assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
+    assert result.num_steps == len(losses) == 24
+    assert result.num_images == 24 * 8
+    last = lines(tmp_path / "run")[-1]
+    assert result.figures["mfe_ce"] < 0.75 * math.log(NUM_PIDS)
+    expected = last["mfe_ce"] + last["mfe_triplet"] + last["tfc3_ce"] + last["tfc3_triplet"]
+    assert last["loss"] == pytest.approx(expected + 0.5 * (last["tfc1_ce"] + last["tfc1_triplet"]), rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_run(dataset: ReIDDataset, tmp_path: Path) -> None:
+    for name, changes in (("a", {}), ("b", {"data": {"cache": "none"}}), ("c", {"seed": 1})):
+        run(configure(num_epochs=1, **changes), dataset, tmp_path / name)
+    assert lines(tmp_path / "a") == lines(tmp_path / "b")
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+    assert lines(tmp_path / "a") != lines(tmp_path / "c")
+
+
+class InterruptionError(Exception):
+    pass
+
+
+class Stopping:
+    """A source that ends the process's work, as far as a process can tell, when a batch is asked for."""
+
+    def __init__(self, images: Any, num_batches: int) -> None:
+        self.images, self.left = images, num_batches
+
+    def batches(self, plan: np.ndarray) -> Iterator[Tensor]:
+        for batch in self.images.batches(plan):
+            if not self.left:
+                raise InterruptionError
+            self.left -= 1
+            yield batch
+
+
+def test_resuming_after_any_step_ends_in_the_same_weights(dataset: ReIDDataset, tmp_path: Path) -> None:
+    config = configure(
+        ema={"enabled": True},
+        eval={"every_epochs": 1},
+        checkpoint={"every_steps": 2},
+        log={"every_steps": 2},
+        optim={"accumulate": 1, "clip_grad_norm": 1.0},
+        schedule={"kind": "cosine", "warmup_epochs": 1},
+        compute={"precision": "bf16", "channels_last": True},
+    )
+    whole = tmp_path / "whole"
+    best = run(config, dataset, whole).best
+    train = merge_training([dataset])
+    images = Trainer(config, train, RunFolder(tmp_path / "unused"), CPU, evaluation=dataset).images
+    # Before any state is there, right after one, at the end of an epoch, and a step after a state.
+    for num_batches in (0, 2, 3, 5):
+        out = tmp_path / f"stopped{num_batches}"
+        with pytest.raises(InterruptionError):
+            run(config, dataset, out, images=Stopping(images, num_batches))
+        result = run(config, dataset, out, resume=True, images=images)
+        assert result.num_steps == 6
+        for folder in ("", "last"):
+            assert_same_weights(whole / folder, out / folder)
+        assert lines(out) == lines(whole)
+        assert result.best == best
+        states = [torch.load(folder / "last" / "state.pt", weights_only=True) for folder in (whole, out)]
+        for slot, values in states[0]["optimiser"]["state"].items():
+            assert all(torch.equal(value, states[1]["optimiser"]["state"][slot][name]) for name, value in values.items())
+
+
+def test_a_finished_run_can_be_made_longer(dataset: ReIDDataset, tmp_path: Path) -> None:
+    run(configure(num_epochs=3), dataset, tmp_path / "whole")
+    run(configure(num_epochs=1), dataset, tmp_path / "parts")
+    assert run(configure(num_epochs=1), dataset, tmp_path / "parts", resume=True).num_images == 0
+    run(configure(num_epochs=3), dataset, tmp_path / "parts", resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_the_product_is_the_best_evaluated(dataset: ReIDDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = iter([0.4, 0.9, 0.5])
+
+    def evaluate(trainer: Trainer) -> dict[str, float]:
+        return {"mAP": next(maps), "rank1": 0.1}
+
+    monkeypatch.setattr(Trainer, "_evaluate", evaluate)
+    result = run(configure(num_epochs=3, eval={"every_epochs": 1}), dataset, tmp_path / "run")
+    assert result.best == {"mAP": 0.9, "rank1": 0.1, "epoch": 2}
+    two = run(configure(num_epochs=2), dataset, tmp_path / "two")
+    assert_same_weights(tmp_path / "run", two.folder)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["metrics"] == {"mAP": 0.9, "rank1": 0.1}
+    three = run(configure(num_epochs=3), dataset, tmp_path / "three")
+    assert_same_weights(tmp_path / "run" / "last", three.folder)
+
+
+def test_evaluation_does_not_disturb_training(dataset: ReIDDataset, tmp_path: Path) -> None:
+    for name, every in (("with", 1), ("without", 0)):
+        run(configure(eval={"every_epochs": every}, compute={"channels_last": True}), dataset, tmp_path / name)
+    assert_same_weights(tmp_path / "with" / "last", tmp_path / "without" / "last")
+    found = [line for line in lines(tmp_path / "with") if line["kind"] == "eval"]
+    assert [line["epoch"] for line in found] == [1, 2]
+    reopened = hat.evaluate(hat.Embedder.open(tmp_path / "with" / "last", device="cpu"), dataset)
+    assert found[-1]["mAP"] == pytest.approx(reopened.mAP, abs=1e-6)
+
+
+def test_the_kept_weights_are_the_moving_average(dataset: ReIDDataset, tmp_path: Path) -> None:
+    config = configure(ema={"enabled": True, "decay": 0.5, "warmup": False})
+    run(config, dataset, tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)
+    kept = weights(tmp_path / "run")
+    name = "classifiers.mfe.weight"
+    assert torch.equal(kept[name], state["average"][name])
+    assert not torch.equal(kept[name], state["model"][name])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(dataset: ReIDDataset, tmp_path: Path) -> None:
+    config = configure(checkpoint={"every_steps": 1})
+    trainer = Trainer(config, merge_training([dataset]), RunFolder(tmp_path / "run"), CPU)
+    trainer.folder.begin(config, resume=False)
+    forward = trainer.step._forward
+
+    def poisoned(images: Tensor) -> Any:
+        outputs = forward(images)
+        if trainer.global_step == 4:
+            outputs["tfc3"] = outputs["tfc3"]._replace(logits=outputs["tfc3"].logits * float("nan"))
+        return outputs
+
+    trainer.step._forward = poisoned
+    with pytest.raises(WorkError, match=r"epoch 2, step 2 of 3: loss is nan, tfc3_ce is nan; the state before it is kept"):
+        trainer.run()
+    state = torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)
+    assert state["global_step"] == 4
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_contradictions_are_refused(dataset: ReIDDataset, tmp_path: Path) -> None:
+    train, folder = merge_training([dataset]), RunFolder(tmp_path / "run")
+    with pytest.raises(ConfigError, match="say --backbone-weights torchvision, timm, the path of a file, or none"):
+        Trainer(configure(backbone_weights=None), train, folder, CPU)
+    with pytest.raises(ConfigError, match="no data set given has both query and gallery"):
+        Trainer(configure(eval={"every_epochs": 1}), train, folder, CPU)
+    with pytest.raises(ConfigError, match="an epoch has 3 batches and a step accumulates 4"):
+        Trainer(configure(optim={"accumulate": 4}), train, folder, CPU)
+    with pytest.raises(ConfigError, match="num_identities=4 is no multiple of the 3 processes"):
+        Trainer(configure(), train, folder, Place(torch.device("cpu"), 0, 3))
+    with pytest.raises(DataError, match="identities of training images are 0 to 0; got 5 to 5"):
+        Trainer(configure(), Split("train", [Sample("a", 5, 0)]), folder, CPU)
+    with pytest.raises(hat.HatError, match=r"nowhere\.pth"):
+        Trainer(configure(backbone_weights=str(tmp_path / "nowhere.pth")), train, folder, CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_another_run_is_refused(dataset: ReIDDataset, tmp_path: Path) -> None:
+    run(configure(num_epochs=1), dataset, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"seed was 0 and is 5"):
+        run(configure(num_epochs=1, seed=5), dataset, tmp_path / "run", resume=True)
+
+
+def test_classifiers_have_one_row_for_each_identity(dataset: ReIDDataset, tmp_path: Path) -> None:
+    train = merge_training([dataset, dataset])
+    trainer = Trainer(configure(), train, RunFolder(tmp_path / "run"), CPU)
+    assert {head.out_features for head in trainer.model.classifiers.values()} == {2 * NUM_PIDS}

@@ -1,0 +1,134 @@
+"""``hat train``: from a preset and data sets to a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hat.console import emit, percent
+from hat.errors import UsageError
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+    from .loop import TrainingResult
+
+__all__ = ["train"]
+
+
+def train(
+    preset: Annotated[str, typer.Argument(help="A recipe: market1501, dukemtmc, cuhk03, msmt17, market1501-cpu or quick.")],
+    *,
+    data: Annotated[
+        list[str] | None, typer.Option("--data", help="A data set, DIR or NAME=DIR; several are trained on together.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The run's folder, afterwards a checkpoint.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="A model's name, such as hat_resnet50.")] = None,
+    backbone_weights: Annotated[
+        str | None, typer.Option("--backbone-weights", help="torchvision, timm, a .safetensors or .pth file, or none.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field of the configuration: optim.lr=3e-4.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of changes to the preset.")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole configuration and stop.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, as if it had never stopped.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")] = False,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Length of the run; short for --set num_epochs=N.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train a HAT on one or several data sets.
+
+    The run's folder is a checkpoint when it ends: the best weights by mAP where eval.every_epochs asks for evaluation, the last
+    ones otherwise. Several GPUs or machines: start it with torchrun -m hat train.
+
+    Examples:
+
+      hat train market1501 --data ~/data/Market-1501-v15.09.15 --out runs/market --backbone-weights torchvision
+
+      hat train market1501 --data a=~/a --data b=~/b --out runs/both --backbone-weights resnet50.pth --set optim.lr=3e-4
+
+      hat train market1501 --print-config
+
+      hat train market1501 --data ~/data/market --out runs/market --backbone-weights torchvision --resume
+
+      torchrun --nproc-per-node 8 -m hat train msmt17 --data ~/data/msmt17 --out runs/msmt --backbone-weights torchvision
+    """
+    configuration = _compose(preset, config, set_ or [], model=model, backbone_weights=backbone_weights, epochs=epochs)
+    if print_config:
+        _print_config(configuration, as_json)
+        return
+    if not data:
+        raise UsageError("training needs images: give --data DIR or --data NAME=DIR")
+    if out is None:
+        raise UsageError("a run needs a folder: give --out, such as --out runs/first")
+
+    from hat.data import open_dataset
+
+    from .launch import train_model
+
+    datasets = [open_dataset(spec) for spec in data]
+    result = train_model(configuration, datasets, out, device=device, resume=resume, force=force, skip_bad=skip_bad)
+    _report(result, as_json)
+
+
+def _compose(
+    preset: str,
+    file: Path | None,
+    assignments: list[str],
+    *,
+    model: str | None,
+    backbone_weights: str | None,
+    epochs: int | None,
+) -> TrainConfig:
+    from hat.config import merge, parse_overrides
+
+    from .presets import compose_config, preset_differences, read_config_file
+
+    layers: list[tuple[str, dict[str, Any]]] = [(f"preset {preset}", preset_differences(preset))]
+    if file is not None:
+        layers.append((str(file), read_config_file(file)))
+    named = {"model_name": model, "backbone_weights": backbone_weights, "num_epochs": epochs}
+    options = {key: value for key, value in named.items() if value is not None}
+    layers.append(("", merge(options, parse_overrides(assignments))))
+    return compose_config(layers)
+
+
+def _print_config(configuration: TrainConfig, as_json: bool) -> None:
+    import sys
+
+    from hat.config import config_to_dict, config_to_yaml
+
+    if as_json:
+        emit(config_to_dict(configuration), "", as_json=True)
+    else:
+        sys.stdout.write(config_to_yaml(configuration))
+
+
+def _report(result: TrainingResult, as_json: bool) -> None:
+    import os
+
+    from rich.table import Table
+
+    if int(os.environ.get("RANK", "0")) != 0:
+        return  # torchrun shows what all processes print
+    rate = result.num_images / max(result.seconds, 1e-9)
+    plain: dict[str, Any] = {
+        "folder": str(result.folder),
+        "num_steps": result.num_steps,
+        "num_images": result.num_images,
+        "seconds": round(result.seconds, 3),
+        "images_per_s": round(rate, 1),
+        "figures": result.figures,
+        "best": result.best,
+    }
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row("checkpoint", str(result.folder))
+    table.add_row("steps", str(result.num_steps))
+    table.add_row("time", f"{result.seconds:.0f} s, {rate:.0f} images/s")
+    for name, value in result.figures.items():
+        table.add_row(name, f"{value:.4f}")
+    for name, value in (result.best or {}).items():
+        table.add_row(f"best {name}", f"{value:.0f}" if name == "epoch" else percent(value))
+    emit(plain, table, as_json)

@@ -1,0 +1,320 @@
+"""Everything that decides a training run: one tree of frozen dataclasses, checked when it is made.
+
+The defaults are the paper's recipe (Sec. 4.2) on Market-1501; `hat.train.presets` holds the differences of everything else.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hat.config import config_dataclass
+from hat.model.config import ModelConfig
+
+__all__ = [
+    "AugmentationConfig",
+    "CheckpointConfig",
+    "ComputeConfig",
+    "DataConfig",
+    "DistributedConfig",
+    "EMAConfig",
+    "EvalConfig",
+    "LogConfig",
+    "LossConfig",
+    "OptimConfig",
+    "SamplerConfig",
+    "ScheduleConfig",
+    "TrainConfig",
+]
+
+Count = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+AtLeastTwo = Annotated[int, Field(ge=2)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@config_dataclass
+class SamplerConfig:
+    """What a batch is: P identities with L images each (paper Sec. 4.2: 16 x 4)."""
+
+    num_identities: AtLeastTwo = 16
+    """P, identities in the global batch, over all processes; a multiple of the number of processes."""
+
+    num_images: AtLeastTwo = 4
+    """L, images of each identity in a batch. An identity with fewer repeats its own."""
+
+
+@config_dataclass
+class AugmentationConfig:
+    """Random changes of training images, drawn for each image on its own."""
+
+    pad: Count = 10
+    """Black pixels added on each side before a crop of the original size is cut out at random; 0 leaves the crop out."""
+
+    flip: Probability = 0.5
+    """Probability of a left-right mirror image."""
+
+    erasing: Probability = 0.5
+    """Probability that one rectangle is filled with the mean colour of the preprocessing."""
+
+    erasing_area: tuple[PositiveFloat, PositiveFloat] = (0.02, 0.4)
+    """Smallest and largest area of that rectangle, as a part of the image's."""
+
+    erasing_ratio: tuple[PositiveFloat, PositiveFloat] = (0.3, 3.33)
+    """Smallest and largest ratio of that rectangle's height to its width."""
+
+    grayscale: Probability = 0.0
+    """Probability that the colours are taken away."""
+
+    brightness: BelowOne = 0.0
+    """Pixels are multiplied by a factor from [1 - brightness, 1 + brightness]."""
+
+    contrast: BelowOne = 0.0
+    """Distances from the image's mean grey are multiplied by a factor from [1 - contrast, 1 + contrast]."""
+
+    saturation: BelowOne = 0.0
+    """Distances from a pixel's own grey are multiplied by a factor from [1 - saturation, 1 + saturation]."""
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("erasing_area", self.erasing_area), ("erasing_ratio", self.erasing_ratio)):
+            if low > high:
+                raise ValueError(f"{name} is (smallest, largest), got ({low}, {high})")
+        if self.erasing_area[1] > 1:
+            raise ValueError(f"erasing_area is a part of the image, at most 1, got {self.erasing_area[1]}")
+
+
+@config_dataclass
+class LossConfig:
+    """The losses of every supervised branch and how they are summed (paper Sec. 3.4, Eq. 7-9)."""
+
+    label_smoothing: BelowOne = 0.1
+    """Part of the target's probability that is spread over all identities."""
+
+    margin: PositiveFloat | None = 0.3
+    """Margin of the batch-hard triplet loss; null is the soft margin, log(1 + exp(positive - negative))."""
+
+    auxiliary_weight: NonNegativeFloat = 0.5
+    """Weight of the TFC stages before the last one: the paper's lambda (Eq. 9, Table 5)."""
+
+
+@config_dataclass
+class OptimConfig:
+    """How gradients become steps."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """Adam with weight decay in the gradient (paper), AdamW with decoupled decay, or SGD with momentum."""
+
+    lr: PositiveFloat = 4e-4
+    """Learning rate after the warm-up."""
+
+    weight_decay: NonNegativeFloat = 5e-4
+    """Weight decay."""
+
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    """Decay rates of Adam's two running means."""
+
+    eps: PositiveFloat = 1e-8
+    """Added to Adam's denominator."""
+
+    momentum: BelowOne = 0.9
+    """Momentum of SGD."""
+
+    nesterov: bool = False
+    """Nesterov's form of SGD's momentum."""
+
+    tfc_rate_factor: NonNegativeFloat = 0.5
+    """Learning rate of all TFC stages relative to the rest (paper Sec. 4.2: half)."""
+
+    decay_norms_and_biases: bool = True
+    """Apply weight decay to norms, biases, the CLS token and position embeddings as well."""
+
+    clip_grad_norm: PositiveFloat | None = None
+    """Gradients are scaled down to this norm over all parameters; null leaves them alone."""
+
+    accumulate: PositiveInt = 1
+    """Batches whose gradients are averaged before a step. Every one of them is a full P x L batch, because the batch-hard
+    triplet needs it: accumulation makes the step calmer, and never replaces a larger P x L by pieces of it."""
+
+
+@config_dataclass
+class ScheduleConfig:
+    """The learning rate over time, changed at every step."""
+
+    kind: Literal["step", "cosine", "constant"] = "step"
+    """After the warm-up: drops at the milestones (paper), half a cosine down to `final_factor`, or nothing."""
+
+    warmup_epochs: NonNegativeFloat = 10
+    """Length of the linear warm-up in epochs."""
+
+    warmup_factor: Probability = 0.01
+    """The warm-up begins at this part of `optim.lr` (paper: 4e-6 of 4e-4)."""
+
+    milestones: tuple[PositiveFloat, ...] = (50, 70, 90, 110, 130)
+    """Epochs, counted from 0, at whose beginning the rate is multiplied by `gamma`."""
+
+    gamma: PositiveFloat = 0.4
+    """What the rate is multiplied by at a milestone."""
+
+    final_factor: Probability = 0.01
+    """A cosine ends at this part of `optim.lr`."""
+
+    def __post_init__(self) -> None:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones ascend without repeats, got {list(self.milestones)}")
+
+
+@config_dataclass
+class EMAConfig:
+    """An exponential moving average of the weights, which is then what is evaluated and kept."""
+
+    enabled: bool = False
+    """Keep the average."""
+
+    decay: BelowOne = 0.999
+    """Part of the old average that a step keeps."""
+
+    warmup: bool = True
+    """Begin with a smaller decay, (1 + step) / (10 + step), so that the random initial weights are soon forgotten."""
+
+
+@config_dataclass
+class ComputeConfig:
+    """How the arithmetic is done."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the model's forward and backward pass (autocast); weights and losses stay float32. fp16 scales the loss."""
+
+    channels_last: bool = False
+    """Keep maps with the channels innermost; faster for bf16 and fp16, and on CPUs."""
+
+    compile: bool = False
+    """Compile the model with torch.compile; worth its minutes of waiting for long runs only."""
+
+
+@config_dataclass
+class DataConfig:
+    """Where the training images are held."""
+
+    cache: Literal["auto", "device", "host", "none"] = "auto"
+    """Keep all training images as uint8 on the training device, in the host's memory, or decode them for every batch; auto
+    takes the first of the three that fits into `cache_fraction` of the free memory. The run's result does not depend on it."""
+
+    cache_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Part of the free memory that auto may fill with images."""
+
+    num_workers: PositiveInt | None = None
+    """Threads that decode images; null is one for each core, at most 16."""
+
+
+@config_dataclass
+class EvalConfig:
+    """Evaluation while training."""
+
+    every_epochs: Count = 0
+    """Evaluate after every so many epochs, and after the last; 0 never. The best mAP is then what the run keeps."""
+
+    batch_size: PositiveInt = 64
+    """Images embedded at once."""
+
+
+@config_dataclass
+class CheckpointConfig:
+    """When the state of a run is written. It is always written after the last epoch."""
+
+    every_epochs: PositiveInt = 1
+    """After every so many epochs."""
+
+    every_steps: Count = 0
+    """Also after every so many steps, counted over the whole run; 0 only at the end of epochs."""
+
+
+@config_dataclass
+class LogConfig:
+    """What is written down while training."""
+
+    every_steps: PositiveInt = 20
+    """A line of `metrics.jsonl` for every so many steps, with the means over them, and one at the end of an epoch."""
+
+    tensorboard: bool = False
+    """Write the same figures for TensorBoard into `OUT/tensorboard`."""
+
+
+@config_dataclass
+class DistributedConfig:
+    """Several processes, started by torchrun."""
+
+    sync_batch_norm: bool = True
+    """Batch norms see the global batch instead of each process's part."""
+
+    global_triplets: bool = True
+    """Hardest positives and negatives are looked for in the global batch instead of each process's part."""
+
+
+@config_dataclass
+class TrainConfig:
+    """A training run. The defaults are the paper's recipe."""
+
+    model_name: str = "hat_resnet50"
+    """A name of `hat.list_models`; the fields of `model` begin as that model's."""
+
+    model: ModelConfig = ModelConfig()
+    """The architecture."""
+
+    backbone_weights: str | None = None
+    """Where the CNN's weights come from: "torchvision", "timm", a file, or "none" for random ones. It has to be said."""
+
+    num_epochs: PositiveInt = 150
+    """Length of the run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Decides initial weights, batches, augmentation and dropout."""
+
+    sampler: SamplerConfig = SamplerConfig()
+    """Batches."""
+
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Random changes of the images."""
+
+    loss: LossConfig = LossConfig()
+    """Losses."""
+
+    optim: OptimConfig = OptimConfig()
+    """Optimiser."""
+
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Learning rate over time."""
+
+    ema: EMAConfig = EMAConfig()
+    """Moving average of the weights."""
+
+    compute: ComputeConfig = ComputeConfig()
+    """Precision and memory layout."""
+
+    data: DataConfig = DataConfig()
+    """Where images are held."""
+
+    eval: EvalConfig = EvalConfig()
+    """Evaluation while training."""
+
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When the state is written."""
+
+    log: LogConfig = LogConfig()
+    """Figures written down."""
+
+    distributed: DistributedConfig = DistributedConfig()
+    """Several processes."""
+
+    def __post_init__(self) -> None:
+        if self.schedule.kind == "cosine" and self.schedule.warmup_epochs >= self.num_epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs is {self.schedule.warmup_epochs:g} and leaves nothing of num_epochs={self.num_epochs} "
+                "for the cosine"
+            )
+        smaller = min(self.model.image_size)
+        if self.augmentation.pad >= smaller:
+            raise ValueError(f"augmentation.pad is {self.augmentation.pad} and must be smaller than the image, {smaller}")

@@ -1,0 +1,103 @@
+"""From data sets and a configuration to a finished run, in one process or in each of several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.distributed as dist
+
+from hat.console import stderr
+from hat.data import check_images, merge_training
+from hat.data.records import ReIDDataset, Split
+from hat.errors import DataError
+
+from .config import TrainConfig
+from .distributed import Place, process_group
+from .loop import Trainer, TrainingResult
+from .run_folder import RunFolder
+
+__all__ = ["train_model"]
+
+
+def train_model(
+    config: TrainConfig,
+    datasets: Sequence[ReIDDataset],
+    out: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    force: bool = False,
+    skip_bad: bool = False,
+) -> TrainingResult:
+    """Train a HAT.
+
+    Started by torchrun, every process calls this and they train one model together; all but the first keep silent.
+
+    Args:
+        config: The run.
+        datasets: Training images of all of them are used together. The first that has query and gallery is evaluated where the
+            configuration asks for it.
+        out: The run's folder, afterwards a checkpoint that `hat.load_checkpoint` reads.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        resume: Go on with the run in that folder.
+        force: Replace the run in that folder.
+        skip_bad: Leave out images that cannot be read, and say how many; otherwise the first is an error.
+
+    Returns:
+        What the run came to.
+
+    Raises:
+        UsageError: The folder may not be written to, or the device is not there.
+        ConfigError: The configuration does not suit the data, the processes, or the run to be resumed.
+        DataError: There are no training images.
+        ImageError: An image cannot be read.
+        WeightsError: Backbone weights cannot be had or do not fit.
+        CheckpointError: The state to be resumed from cannot be read.
+        MissingExtraError: Something asked for needs a library that is not installed.
+        WorkError: A loss is not finite, or files cannot be written.
+    """
+    folder = RunFolder(Path(out))
+    with process_group(device) as place:
+        if place.is_main:
+            folder.check(resume=resume, force=force)
+        train = _training_images(datasets, skip_bad, place)
+        evaluation = next((dataset for dataset in datasets if len(dataset.query) and len(dataset.gallery)), None)
+        trainer = Trainer(config, train, folder, place, resume=resume, evaluation=evaluation)
+        if place.world_size > 1:
+            dist.barrier()  # all have read the state before the first process writes
+        if place.is_main:
+            folder.begin(config, resume=resume)
+            for dataset in datasets:
+                for note in dataset.notes:
+                    stderr.print(f"{dataset.name}: {note}")
+            stderr.print(_announcement(trainer, train))
+        return trainer.run()
+
+
+def _training_images(datasets: Sequence[ReIDDataset], skip_bad: bool, place: Place) -> Split:
+    sources = [dataset for dataset in datasets if len(dataset.train)]
+    if not sources:
+        raise DataError(f"no training images in {', '.join(dataset.name for dataset in datasets) or 'no data set'}")
+    if skip_bad:
+        cleaned = []
+        for dataset in sources:
+            kept, bad = check_images(dataset.train, skip_bad=True)
+            if bad and place.is_main:
+                path, reason = bad[0]
+                stderr.print(f"{dataset.name}: {len(bad)} images cannot be used and are left out, such as {path}: {reason}")
+            cleaned.append(ReIDDataset(dataset.name, kept, dataset.query, dataset.gallery, dataset.notes))
+        sources = cleaned
+    return merge_training(sources)
+
+
+def _announcement(trainer: Trainer, train: Split) -> str:
+    config, place = trainer.config, trainer.place
+    where = f"{place.world_size} processes, {place.device.type}" if place.world_size > 1 else str(place.device)
+    start = f"from epoch {trainer.epoch + 1}, step {trainer.epoch_step + 1}" if trainer.global_step else trainer.weights_note
+    return (
+        f"{config.model_name}: {len(train)} images of {train.num_pids} identities, {config.num_epochs} epochs of "
+        f"{trainer.num_steps} steps of {config.optim.accumulate * trainer.sampler.batch_size} images, "
+        f"{config.compute.precision} on {where}; {start}"
+    )

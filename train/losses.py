@@ -1,0 +1,134 @@
+"""The losses of a HAT (paper Sec. 3.4): label-smoothed cross entropy and batch-hard triplets on every supervised branch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import LossConfig
+from .distributed import gather_labels, gather_with_gradient
+
+__all__ = ["BranchOutput", "LossParts", "batch_hard_triplet", "branch_weights", "hat_loss", "smoothed_cross_entropy"]
+
+
+class BranchOutput(Protocol):
+    """What a supervised branch gives: `hat.model`'s ``Branch``."""
+
+    @property
+    def feature(self) -> Tensor:
+        """(B, C), before the BN neck."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, num_classes)."""
+
+
+class LossParts(NamedTuple):
+    """A loss and what it is made of."""
+
+    total: Tensor
+    """Scalar, float32 or wider to be minimised: L of Eq. 9."""
+
+    parts: dict[str, Tensor]
+    """Unweighted scalars without gradient, ``"BRANCH_ce"`` and ``"BRANCH_triplet"``."""
+
+
+def smoothed_cross_entropy(logits: Tensor, pids: Tensor, smoothing: float) -> Tensor:
+    """Cross entropy with label smoothing: the true identity gets 1 - e + e / K, each other one e / K.
+
+    Args:
+        logits: (B, K) floating point.
+        pids: (B,) int64 in [0, K).
+        smoothing: e in [0, 1).
+
+    Returns:
+        Scalar, float32 or wider, the mean over the batch.
+    """
+    return F.cross_entropy(_at_least_float32(logits), pids, label_smoothing=smoothing)
+
+
+def batch_hard_triplet(
+    features: Tensor,
+    pids: Tensor,
+    margin: float | None,
+    *,
+    pool_features: Tensor | None = None,
+    pool_pids: Tensor | None = None,
+) -> Tensor:
+    """Batch-hard triplet loss: for each anchor its farthest positive and its nearest negative, by Euclidean distance.
+
+    The pairs are chosen without gradient from a matrix product, and only the chosen distances are computed again from
+    differences: no cancellation where two features are close, and a backward pass in O(B C) instead of O(B^2 C).
+
+    Args:
+        features: (B, C) anchors, floating point, not normalised.
+        pids: (B,) int64.
+        margin: Hinge at this margin; None is the soft margin, log(1 + exp(positive - negative)).
+        pool_features: (N, C) where positives and negatives are looked for, the anchors among them; the anchors if None.
+        pool_pids: (N,) int64.
+
+    Returns:
+        Scalar, float32 or wider, the mean over the anchors. An anchor without a negative in the pool adds 0.
+    """
+    anchors = _at_least_float32(features)
+    pool = anchors if pool_features is None else _at_least_float32(pool_features)
+    labels = pids if pool_pids is None else pool_pids
+    with torch.no_grad():
+        # Centred, the squares are small beside the distances, and their difference keeps its digits.
+        centre = pool.mean(dim=0)
+        distances = torch.cdist(anchors - centre, pool - centre, compute_mode="use_mm_for_euclid_dist")  # (B, N)
+        same = pids[:, None] == labels[None, :]  # (B, N)
+        farthest_positive = distances.masked_fill(~same, -1.0).argmax(dim=1)
+        nearest_negative = distances.masked_fill(same, float("inf")).argmin(dim=1)
+        has_negative = ~same.all(dim=1)
+    positive = torch.linalg.vector_norm(anchors - pool.index_select(0, farthest_positive), dim=1)  # (B,)
+    negative = torch.linalg.vector_norm(anchors - pool.index_select(0, nearest_negative), dim=1)  # (B,)
+    violation = F.softplus(positive - negative) if margin is None else F.relu(positive - negative + margin)
+    return (violation * has_negative).mean()
+
+
+def branch_weights(branches: Sequence[str], auxiliary_weight: float) -> dict[str, float]:
+    """Weights of the branches in the sum of Eq. 9: 1 for the MFE and the last TFC, lambda for the TFCs before it."""
+    last_tfc = [name for name in branches if name != "mfe"][-1:]
+    return {name: 1.0 if name == "mfe" or name in last_tfc else auxiliary_weight for name in branches}
+
+
+def hat_loss(
+    outputs: Mapping[str, BranchOutput], pids: Tensor, config: LossConfig, *, global_triplets: bool = False
+) -> LossParts:
+    """The loss of a batch: L_MFE + L_TFC(last) + lambda * sum of L_TFC(earlier) (paper Eq. 7-9).
+
+    The loss of a branch is the label-smoothed cross entropy of its logits plus the triplet loss of its feature before the BN
+    neck.
+
+    Args:
+        outputs: Branches in order, as a HAT gives them in training mode.
+        pids: (B,) int64.
+        config: Smoothing, margin, lambda.
+        global_triplets: Look for positives and negatives in the batches of all processes.
+
+    Returns:
+        The sum and its parts.
+    """
+    weights = branch_weights(list(outputs), config.auxiliary_weight)
+    pool_pids = gather_labels(pids) if global_triplets else None
+    parts: dict[str, Tensor] = {}
+    terms: list[Tensor] = []
+    for name, branch in outputs.items():
+        features = _at_least_float32(branch.feature)
+        pool = gather_with_gradient(features) if global_triplets else None
+        entropy = smoothed_cross_entropy(branch.logits, pids, config.label_smoothing)
+        triplet = batch_hard_triplet(features, pids, config.margin, pool_features=pool, pool_pids=pool_pids)
+        terms.append(weights[name] * (entropy + triplet))
+        parts[f"{name}_ce"] = entropy.detach()
+        parts[f"{name}_triplet"] = triplet.detach()
+    return LossParts(torch.stack(terms).sum(), parts)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    """Losses of half-precision outputs are computed in float32."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

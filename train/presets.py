@@ -1,0 +1,127 @@
+"""Named recipes. A preset holds only what differs from the defaults of `TrainConfig`, which are the paper's."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hat.config import config_from_dict, config_to_dict, merge
+from hat.errors import ConfigError
+from hat.model import model_config
+
+from .config import TrainConfig
+
+__all__ = ["compose_config", "describe_preset", "list_presets", "load_preset", "preset_differences", "read_config_file"]
+
+_EDGE: dict[str, Any] = {
+    "model_name": "hat_mobilenet_v2",
+    "model": {"image_size": [128, 64]},
+    # Half the paper's padding for half its image size.
+    "augmentation": {"pad": 5},
+    "schedule": {"kind": "cosine", "warmup_epochs": 1},
+    "compute": {"channels_last": True},
+}
+
+_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "market1501": ("The paper's recipe (Sec. 4.2): hat_resnet50 at 256 x 128 for 150 epochs.", {}),
+    # The paper trains on all four sets alike, so there is nothing that differs.
+    "dukemtmc": ("The paper's recipe, for DukeMTMC-reID.", {}),
+    "cuhk03": ("The paper's recipe, for CUHK03-NP.", {}),
+    "msmt17": ("The paper's recipe, for MSMT17.", {}),
+    "market1501-cpu": (
+        "hat_mobilenet_v2 at 128 x 64 for 12 epochs, for two cores without a GPU.",
+        merge(_EDGE, {"num_epochs": 12, "compute": {"precision": "bf16"}, "data": {"cache": "host"}}),
+    ),
+    "quick": (
+        "A first run of minutes on a small data set: hat_mobilenet_v2 at 128 x 64 for 10 epochs from random weights.",
+        merge(
+            _EDGE,
+            {"backbone_weights": "none", "num_epochs": 10, "sampler": {"num_identities": 8}, "log": {"every_steps": 5}},
+        ),
+    ),
+}
+
+
+def list_presets() -> list[str]:
+    """Names that `load_preset` and ``hat train`` take."""
+    return list(_PRESETS)
+
+
+def describe_preset(name: str) -> str:
+    """One sentence about a preset.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    return _find(name)[0]
+
+
+def preset_differences(name: str) -> dict[str, Any]:
+    """What a preset changes, as nested dictionaries.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    return merge(_find(name)[1], {})
+
+
+def load_preset(name: str) -> TrainConfig:
+    """The whole configuration of a preset.
+
+    Raises:
+        ConfigError: The name is unknown.
+    """
+    return compose_config([(f"preset {name}", preset_differences(name))])
+
+
+def compose_config(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> TrainConfig:
+    """Lay changes over the defaults, one layer after the other.
+
+    A layer that names another model than the layers below it begins with that model's own architecture: what those changed in
+    ``model`` was meant for theirs.
+
+    Args:
+        layers: Pairs of what a layer is, for error messages, and its changes as nested dictionaries.
+
+    Raises:
+        ConfigError: A key is unknown or a value is wrong; it is named by its full path.
+        ModelError: The name of a model is unknown.
+    """
+    config = TrainConfig()
+    for where, changes in layers:
+        tree = config_to_dict(config)
+        name = changes.get("model_name", config.model_name)
+        if isinstance(name, str) and name != config.model_name:
+            tree["model"] = config_to_dict(model_config(name))
+        config = config_from_dict(TrainConfig, merge(tree, changes), where=where)
+    return config
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read changes from a YAML file, such as the ``config.yaml`` of another run.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or holds no keys and values.
+    """
+    try:
+        content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{path} holds no configuration: expected keys and values, got {type(content).__name__}")
+    return content
+
+
+def _find(name: str) -> tuple[str, dict[str, Any]]:
+    if name not in _PRESETS:
+        near = difflib.get_close_matches(name, _PRESETS, n=1)
+        raise ConfigError(
+            f"unknown preset {name!r}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(_PRESETS)}")
+        )
+    return _PRESETS[name]

@@ -1,0 +1,144 @@
+"""One step of training: batches in, changed weights out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hat.preprocessing import Preprocessing
+
+from .augmentation import Augmentation
+from .batch_norm import synchronise_batch_norms
+from .config import TrainConfig
+from .cpu_precision import SlowInBfloat16
+from .distributed import Place
+from .ema import MovingAverage
+from .losses import hat_loss
+from .optimisation import build_optimiser, set_learning_rate
+from .randomness import derive_seed
+
+__all__ = ["Batch", "TrainingStep"]
+
+_AUTOCAST_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DROPOUT = 1  # tells seeds of dropout from seeds of anything else that is derived from (seed, epoch)
+
+
+class Batch(NamedTuple):
+    """This process's part of a batch."""
+
+    images: Tensor
+    """(B, 3, H, W) uint8 RGB, on the training device."""
+
+    pids: Tensor
+    """(B,) int64, on the training device."""
+
+    positions: Tensor
+    """(B,) int64, positions in the epoch's global sequence of images."""
+
+
+class TrainingStep:
+    """A model with everything that changes it.
+
+    Args:
+        model: A HAT, or any module that gives its branches in training mode. It is moved to the device and stays reachable as
+            `model`; batch norms are replaced where they are synchronised.
+        preprocessing: Normalises images.
+        config: The run's configuration.
+        place: This process among all.
+    """
+
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing, config: TrainConfig, place: Place) -> None:
+        self.config = config
+        self.place = place
+        self.preprocessing = preprocessing
+        self.model = model.to(place.device).train()
+        if config.compute.channels_last:
+            self.model = cast(nn.Module, self.model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        if place.world_size > 1 and config.distributed.sync_batch_norm:
+            self.model = synchronise_batch_norms(self.model, place.device)
+        self.optimiser = build_optimiser(self.model, config.optim)
+        self.scaler = torch.amp.GradScaler(place.device.type, enabled=config.compute.precision == "fp16")
+        self.average = MovingAverage(self.model, config.ema) if config.ema.enabled else None
+        self.augmentation = Augmentation(config.augmentation, preprocessing.mean, config.seed)
+        self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._forward = self._wrap()
+
+    def __call__(self, batches: Sequence[Batch], epoch: int, step: int, lr: float) -> dict[str, Tensor]:
+        """Take one step of the optimiser.
+
+        Args:
+            batches: Batches whose gradients are averaged.
+            epoch: The epoch, counted from 0.
+            step: The step in the epoch, counted from 0; with the epoch, the seed and the rank it decides what dropout drops.
+            lr: Learning rate before the groups' own factors.
+
+        Returns:
+            Scalars on the device, means over the batches and processes: ``"loss"``, ``"BRANCH_ce"``, ``"BRANCH_triplet"``, and
+            ``"grad_norm"`` where gradients are clipped.
+        """
+        # Seeded anew for every step, so that a resumed run needs no state of any generator.
+        torch.manual_seed(derive_seed(self.config.seed, epoch, step, self.place.rank, _DROPOUT))
+        set_learning_rate(self.optimiser, lr)
+        self.optimiser.zero_grad(set_to_none=True)
+        figures: dict[str, Tensor] = {}
+        for index, batch in enumerate(batches):
+            for name, value in self._accumulate(batch, epoch, len(batches), last=index == len(batches) - 1).items():
+                figures[name] = figures[name] + value if name in figures else value
+        figures = self._mean_over_processes(figures)
+        if self.config.optim.clip_grad_norm is not None:
+            self.scaler.unscale_(self.optimiser)
+            figures["grad_norm"] = nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip_grad_norm).detach()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.model)
+        return figures
+
+    def prepare(self, batch: Batch, epoch: int) -> Tensor:
+        """Augment and normalise: (B, 3, H, W) float32 in the model's memory layout."""
+        images = self.preprocessing.normalise(self.augmentation(batch.images, epoch, batch.positions))
+        layout = torch.channels_last if self.config.compute.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=layout)
+
+    def _accumulate(self, batch: Batch, epoch: int, num_batches: int, *, last: bool) -> dict[str, Tensor]:
+        """Add a batch's part of the gradients; processes exchange theirs after the last one only."""
+        precision = self.config.compute.precision
+        silent = isinstance(self._forward, DistributedDataParallel) and not last
+        with self._forward.no_sync() if silent else contextlib.nullcontext():
+            images = self.prepare(batch, epoch)
+            autocast = torch.autocast(self.place.device.type, dtype=_AUTOCAST_TYPES[precision], enabled=precision != "fp32")
+            with autocast, self._kernels():
+                outputs = self._forward(images)
+            loss = hat_loss(outputs, batch.pids, self.config.loss, global_triplets=self.config.distributed.global_triplets)
+            self.scaler.scale(loss.total / num_batches).backward()
+        return {name: value / num_batches for name, value in {"loss": loss.total.detach(), **loss.parts}.items()}
+
+    def _kernels(self) -> contextlib.AbstractContextManager[Any]:
+        compute = self.config.compute
+        helps = compute.precision == "bf16" and self.place.device.type == "cpu" and not compute.compile
+        return SlowInBfloat16() if helps else contextlib.nullcontext()
+
+    def _mean_over_processes(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.place.world_size == 1:
+            return figures
+        values = torch.stack(list(figures.values()))
+        dist.all_reduce(values)
+        return dict(zip(figures, (values / self.place.world_size).unbind(), strict=True))
+
+    def _wrap(self) -> Any:
+        """The model as it is called: with gradients averaged over processes, and compiled, where asked for."""
+        wrapped: Any = self.model
+        if self.place.world_size > 1:
+            on_gpu = self.place.device.type == "cuda"
+            wrapped = DistributedDataParallel(
+                wrapped,
+                device_ids=[self.place.device.index] if on_gpu else None,
+                gradient_as_bucket_view=True,
+            )
+        return torch.compile(wrapped) if self.config.compute.compile else wrapped
