@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .to_onnx import export_onnx
+from .verification import verify
 
-__all__ = ["export_onnx"]
+__all__ = ["export_onnx", "verify"]

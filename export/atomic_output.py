@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,8 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Write a file under a temporary folder beside its place, and move it there when it is complete.
 
     Whatever else is written into the temporary folder (external data, side files) is moved along under its own name, the named
-    file last. When the body raises, or the process is killed, nothing appears at the place; the next call clears what was left.
+    file last. When the body raises, or the process is killed, nothing appears at the place; the next call for the same place
+    clears what a killed one left.
 
     Args:
         path: The file's final place.
@@ -36,10 +39,12 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise UsageError(f"{path} is there already: give another name, or --force to replace it")
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is no folder: make it first")
+    _clear_leftovers(path)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+    lock = _lock(folder)
     try:
         yield folder / path.name
         produced = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
@@ -51,7 +56,37 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
+        if lock is not None:
+            os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(folder: Path) -> int | None:
+    """Hold a temporary folder, so that others see that its process lives; the system lets go of it however the process ends.
+
+    Returns:
+        The descriptor that holds it; None where another process does, or where the system has no such locks.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove temporary folders for the same place whose process is gone."""
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        if folder.is_symlink() or not folder.is_dir() or (lock := _lock(folder)) is None:
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
 def _flush(path: Path) -> None:

@@ -1,77 +1,170 @@
-"""ONNX in float32: the exact inference graph, with a dynamic batch and the facts about itself inside."""
+"""ONNX in every precision: the exact inference graph, with a dynamic batch and the facts about itself inside."""
 
 from __future__ import annotations
 
-import io
-import logging
+import dataclasses
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from hat.artefact import METADATA_KEY, ArtefactInfo, fingerprint, info_to_json, weights_sha256
-from hat.errors import MissingExtraError, WorkError
+from hat.artefact import METADATA_KEY, ArtefactInfo, ArtefactPrecision, fingerprint, info_to_json, weights_sha256
+from hat.errors import UsageError, WorkError
 from hat.model import HAT
 from hat.model.inference import InferenceModel
+from hat.onnx_file import graph_precision, onnx_opset
 
 from .atomic_output import atomic_output
+from .onnx_float16 import HalfInferenceModel
+from .onnx_trace import trace_onnx
+from .request import Calibration, ExportRequest
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DEFAULT_OPSET", "describe", "export_onnx", "onnx_program", "save_onnx"]
+__all__ = ["DEFAULT_OPSET", "BuiltGraph", "build_onnx", "describe", "export_onnx", "onnx_model", "save_onnx"]
 
 DEFAULT_OPSET = 18
 """What every runtime of the last years reads. The exporter of torch starts here; 17 would silently become 18."""
 
-INPUT_NAME, OUTPUT_NAME = "images", "embeddings"
+BFLOAT16_OPSET = 22
+"""Before it, ONNX's convolutions take no bfloat16."""
 
 
-def export_onnx(
-    model: HAT,
-    path: str | os.PathLike[str],
-    *,
-    name: str = "",
-    opset: int = DEFAULT_OPSET,
-    input_type: Literal["uint8", "float32"] = "uint8",
-    overwrite: bool = False,
-) -> ArtefactInfo:
-    """Write a trained model as an ONNX file in float32.
+@dataclass(frozen=True, eq=False)
+class BuiltGraph:
+    """A finished ONNX model and what is worth recording of how it was made.
+
+    Attributes:
+        proto: The model, checked; its precision was read back.
+        details: For `ArtefactInfo.details`: opset, calibration images, layers left out of quantisation.
+    """
+
+    proto: onnx.ModelProto
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def export_onnx(model: HAT, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtefactInfo:
+    """Write a trained model as an ONNX file.
 
     Args:
         model: The trained model; it is left as it is.
-        path: The file to write; one file, with its weights inside.
-        name: What to call the model in the file's facts.
-        opset: The ONNX operator set.
-        input_type: ``"uint8"``, or ``"float32"`` in the range 0-255 for runtimes that feed floats.
-        overwrite: Replace a file that is there.
+        path: The file to write; one file with its weights inside, unless these are above 2 GB.
+        request: Precision, input type, opset, calibration images; by default float32 with uint8 images. For int8 its
+            ``options`` are those of `hat.export.onnx_int8.QuantisationOptions`.
 
     Returns:
         The facts that the file holds about itself.
 
     Raises:
-        UsageError: The file is there and ``overwrite`` is False.
-        WorkError: The graph cannot be exported, is of another opset than was asked for, or does not pass ONNX's checker.
-        MissingExtraError: onnx or onnxscript is not installed.
+        UsageError: The file is there and is not to be replaced, or what was asked for cannot be had.
+        WorkError: The graph cannot be exported, or is not what was asked for, or does not pass ONNX's checker.
+        MissingExtraError: A library for exporting is not installed.
     """
     path = Path(path).expanduser()
-    with atomic_output(path, overwrite=overwrite) as temporary:
-        graph = InferenceModel(model).cpu()
-        proto = onnx_program(graph, opset=opset, input_type=input_type)
-        info = describe(model, name=name or path.stem, precision="fp32", input_type=input_type, opset=opset)
-        save_onnx(proto, info, temporary)
+    request = request or ExportRequest(name=path.stem)
+    if request.precision == "int8":
+        request = dataclasses.replace(request, options={"scheme": "cpu"} | request.options)
+    with atomic_output(path, overwrite=request.overwrite) as temporary:
+        built = build_onnx(model, request)
+        info = describe(
+            model,
+            name=request.name or path.stem,
+            precision=request.precision,
+            input_type=request.input_type,
+            opset=request.opset,
+            details=built.details,
+        )
+        save_onnx(built.proto, info, temporary)
     return info
+
+
+def onnx_model(
+    model: HAT,
+    precision: ArtefactPrecision = "fp32",
+    input_type: Literal["uint8", "float32"] = "uint8",
+    opset: int = DEFAULT_OPSET,
+    calibration: Calibration | None = None,
+    options: dict[str, Any] | None = None,
+) -> onnx.ModelProto:
+    """The ONNX model of a trained model, in memory; see `build_onnx`."""
+    request = ExportRequest(
+        name="", precision=precision, input_type=input_type, opset=opset, calibration=calibration, options=options or {}
+    )
+    return build_onnx(model, request).proto
+
+
+def build_onnx(model: HAT, request: ExportRequest) -> BuiltGraph:
+    """Make the ONNX model of a trained model, without writing it.
+
+    Args:
+        model: The trained model; it is left as it is.
+        request: ``"fp32"``; ``"fp16"`` and ``"bf16"`` with norms, softmax and pixels kept in float32; ``"int8"`` and ``"fp8"``
+            with calibration images, in TensorRT's scheme unless the request's options say otherwise.
+
+    Returns:
+        The model: input ``images`` (batch, 3, H, W), output ``embeddings`` (batch, embed_dim) float32.
+
+    Raises:
+        UsageError: int8 or fp8 without calibration images, or with options that are unknown.
+        WorkError: The graph cannot be exported, is of another opset or precision than was asked for, or does not pass ONNX's
+            checker.
+        MissingExtraError: A library for exporting is not installed.
+    """
+    details: dict[str, Any] = {}
+    if request.precision in ("int8", "fp8"):
+        from .onnx_int8 import quantised_graph
+
+        proto, details = quantised_graph(model, request)
+    else:
+        if request.options:
+            raise UsageError(f"an ONNX file in {request.precision} has no option {', '.join(sorted(request.options))}")
+        if request.precision == "bf16" and request.opset < BFLOAT16_OPSET:
+            raise UsageError(
+                f"ONNX has bfloat16 convolutions from opset {BFLOAT16_OPSET} on, got {request.opset}: ask for that one"
+            )
+        proto = trace_onnx(inference_module(model, request.precision), opset=request.opset, input_type=request.input_type)
+    check_built(proto, request)
+    return BuiltGraph(proto, details)
+
+
+def inference_module(model: HAT, precision: ArtefactPrecision) -> InferenceModel | HalfInferenceModel:
+    """The module that is traced for a floating-point precision."""
+    if precision == "fp16":
+        return HalfInferenceModel(model, torch.float16)
+    if precision == "bf16":
+        return HalfInferenceModel(model, torch.bfloat16)
+    return InferenceModel(model).cpu()
+
+
+def check_built(proto: onnx.ModelProto, request: ExportRequest) -> None:
+    """Read back what was really made.
+
+    Raises:
+        WorkError: The opset or the precision is another one, or the checker or the shape inference of ONNX finds a mistake.
+    """
+    import onnx
+
+    if onnx_opset(proto) != request.opset:
+        raise WorkError(f"opset {request.opset} was asked for and the exporter made {onnx_opset(proto)}: ask for that one")
+    built = graph_precision(proto)
+    if built != request.precision:
+        raise WorkError(f"{request.precision} was asked for and the graph computes in {built}")
+    if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+        return  # the checker reads larger models from a file alone, see save_onnx
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise WorkError(f"the exported graph does not pass ONNX's checker: {error}") from error
 
 
 def describe(
     model: HAT,
     *,
     name: str,
-    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"],
+    precision: ArtefactPrecision,
     input_type: Literal["uint8", "float32"],
     opset: int,
     details: dict[str, Any] | None = None,
@@ -94,82 +187,22 @@ def describe(
     )
 
 
-def onnx_program(graph: InferenceModel, *, opset: int, input_type: Literal["uint8", "float32"]) -> onnx.ModelProto:
-    """Trace an inference graph into an ONNX model with a dynamic batch, checked.
-
-    Raises:
-        WorkError: The graph cannot be exported, is of another opset than was asked for, or does not pass ONNX's checker.
-        MissingExtraError: onnx or onnxscript is not installed.
-    """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 - torch's exporter needs it and says so in its own words
-    except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", "export", "exporting to ONNX") from None
-    dtype = torch.uint8 if input_type == "uint8" else torch.float32
-    example = torch.zeros(2, 3, *graph.config.image_size, dtype=dtype)  # a batch of one would be taken for a constant
-    with _quiet():
-        try:
-            program = torch.onnx.export(
-                graph,
-                (example,),
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                opset_version=opset,
-                dynamo=True,
-                verbose=False,
-            )
-        except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
-            raise WorkError(f"the graph cannot be exported to ONNX: {error}") from error
-    assert program is not None
-    proto: onnx.ModelProto = program.model_proto
-    check_onnx(proto, opset)
-    return proto
-
-
-def check_onnx(proto: onnx.ModelProto, opset: int) -> None:
-    """Read back what was really made.
-
-    Raises:
-        WorkError: The opset is another one, or the checker or the shape inference of ONNX finds a mistake.
-    """
-    import onnx
-
-    built = {entry.domain: entry.version for entry in proto.opset_import}
-    if built.get("") != opset:
-        raise WorkError(f"opset {opset} was asked for and the exporter made {built.get('')}")
-    if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
-        return  # the checker reads larger models from a file alone, see save_onnx
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise WorkError(f"the exported graph does not pass ONNX's checker: {error}") from error
-
-
 def save_onnx(proto: onnx.ModelProto, info: ArtefactInfo, path: Path) -> None:
-    """Write a model with the facts about itself; weights above protobuf's 2 GB go into ``NAME.data`` beside it."""
+    """Write a model with the facts about itself; weights above protobuf's 2 GB go into ``NAME.data`` beside it.
+
+    Raises:
+        WorkError: A large model does not pass ONNX's checker, which reads those from a file alone.
+        OSError: It cannot be written.
+    """
     import onnx
 
     onnx.helper.set_model_props(proto, {METADATA_KEY: info_to_json(info)})
     proto.producer_name, proto.producer_version = "hat-reid", info.versions["hat-reid"]
     if proto.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
         path.write_bytes(proto.SerializeToString())
-    else:
-        onnx.save_model(proto, path, save_as_external_data=True, location=f"{path.name}.data")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch's exporter prints its steps and warns of its own internals."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        return
+    onnx.save_model(proto, path, save_as_external_data=True, location=f"{path.name}.data")
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        onnx.checker.check_model(path)
+    except onnx.checker.ValidationError as error:
+        raise WorkError(f"the exported graph does not pass ONNX's checker: {error}") from error

@@ -108,7 +108,7 @@ def weights_sha256(module: nn.Module) -> str:
             continue
         dense: Tensor = value.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(dense.shape)} {dense.dtype};".encode())
-        digest.update(memoryview(dense.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(dense.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ __all__ = ["info"]
 
 
 def info(
-    target: Annotated[str, typer.Argument(help="A model's name, a checkpoint folder, or a .pth file of HAT's released code.")],
+    target: Annotated[str, typer.Argument(help="A model's name, a checkpoint folder, a .pth file, or an exported file.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field of a named model: depths=[3,3,3,3].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -28,12 +28,15 @@ def info(
       hat info hat_mobilenet_v2 --set image_size=[384,128] --json
 
       hat info runs/market
+
+      hat info hat.onnx
     """
     from hat.checkpoint import load_released_weights, read_checkpoint_info
     from hat.config import apply_overrides, config_to_dict, parse_overrides
     from hat.errors import UsageError
     from hat.model import list_models, model_config
     from hat.model.complexity import count_complexity
+    from hat.runtime.opening import ARTEFACT_ENDINGS
 
     result: dict[str, Any] = {"target": target}
     path = Path(target).expanduser()
@@ -44,6 +47,12 @@ def info(
     elif path.is_file() and path.suffix in (".pth", ".pt"):
         model, result["loaded"] = load_released_weights(path)
         config, result["num_classes"] = model.config, model.num_classes
+    elif path.suffix.lower() in ARTEFACT_ENDINGS and not path.is_dir():
+        from hat.commands.artefact_info import artefact_result, artefact_table
+
+        result |= artefact_result(path)
+        emit(result, artefact_table(result), as_json)
+        return
     elif path.exists():
         checkpoint = read_checkpoint_info(path)
         config = checkpoint.model

@@ -11,18 +11,20 @@ import numpy.typing as npt
 
 from hat.artefact import METADATA_KEY, ArtefactInfo, info_from_json
 from hat.errors import CheckpointError, MissingExtraError, UsageError
+from hat.onnx_file import read_onnx
 from hat.runtime.torch_runtime import choose_device
 
-__all__ = ["OnnxRuntime"]
+__all__ = ["OnnxRuntime", "read_onnx_info"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_INPUT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
 
 
 class OnnxRuntime:
     """Runs an ``.onnx`` file of this package. Calls may come from several threads: a session is thread-safe.
 
     Args:
-        path: The file.
+        path: The file. What its weights are read from is checked before ONNX Runtime sees it.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None is the CPU unless ONNX Runtime and torch both see a CUDA device.
         num_threads: Threads of the CPU provider; None leaves the choice to ONNX Runtime.
 
@@ -30,7 +32,7 @@ class OnnxRuntime:
         info: The facts that the file holds about itself.
 
     Raises:
-        CheckpointError: The file cannot be read, or was not made by this package.
+        CheckpointError: The file cannot be read, was not made by this package, or is not what it says of itself.
         UsageError: The provider for the device is not there, or ONNX Runtime fell back to another one.
         MissingExtraError: ONNX Runtime is not installed.
     """
@@ -43,13 +45,14 @@ class OnnxRuntime:
         except ImportError:
             raise MissingExtraError("onnxruntime", "onnxruntime", "running ONNX files") from None
         path = Path(path)
-        if not path.is_file():
-            raise CheckpointError(f"{path}: there is no such file")
+        self.info: ArtefactInfo = read_onnx_info(path)
         chosen = _choose(device, onnxruntime.get_available_providers())
         provider = _PROVIDERS[chosen.type]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if num_threads is not None:
+            if num_threads < 1:
+                raise UsageError(f"num_threads is at least 1, got {num_threads}")
             options.intra_op_num_threads = num_threads
         arguments: dict[str, Any] = {"device_id": chosen.index or 0} if chosen.type == "cuda" else {}
         try:
@@ -61,19 +64,43 @@ class OnnxRuntime:
                 f"{provider} was asked for and ONNX Runtime fell back to {', '.join(self.session.get_providers())}: "
                 "its CUDA libraries could not be loaded"
             )
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        if METADATA_KEY not in metadata:
-            raise CheckpointError(f"{path} was not made by hat export: its metadata has no {METADATA_KEY!r}")
-        self.info: ArtefactInfo = info_from_json(metadata[METADATA_KEY], str(path))
+        self._check_tensors(path)
         self.preprocessing = self.info.preprocessing
         self.embed_dim = self.info.embed_dim
         self.name = f"onnxruntime {self.info.precision} {chosen.type}"
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Embed one batch; see `hat.runtime.Runtime.run`."""
+        """Embed one batch; see `hat.runtime.Runtime.run`. No rows in give no rows out."""
+        if not len(images):
+            return np.empty((0, self.embed_dim), dtype=np.float32)
         batch = images if self.info.input_type == "uint8" else images.astype(np.float32)
-        (embeddings,) = self.session.run(None, {"images": batch})
+        (embeddings,) = self.session.run(["embeddings"], {"images": np.ascontiguousarray(batch)})
         return np.asarray(embeddings, dtype=np.float32)
+
+    def _check_tensors(self, path: Path) -> None:
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        expected = ("images", _INPUT_TYPES[self.info.input_type], [3, *self.info.preprocessing.size])
+        got = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in inputs]
+        if got != [expected]:
+            raise CheckpointError(f"{path} is not what it says of itself: expected the input {expected}, got {got}")
+        if [(tensor.name, tensor.shape[1:]) for tensor in outputs] != [("embeddings", [self.info.embed_dim])]:
+            raise CheckpointError(
+                f"{path} is not what it says of itself: expected the output embeddings of {self.info.embed_dim} values, "
+                f"got {[(tensor.name, tensor.shape[1:]) for tensor in outputs]}"
+            )
+
+
+def read_onnx_info(path: str | os.PathLike[str]) -> ArtefactInfo:
+    """Read the facts that an ONNX file holds about itself.
+
+    Raises:
+        CheckpointError: The file cannot be read or is refused, see `hat.onnx_file.read_onnx`, or was not made by this package.
+        MissingExtraError: onnx is not installed.
+    """
+    facts = next((entry.value for entry in read_onnx(path).metadata_props if entry.key == METADATA_KEY), None)
+    if facts is None:
+        raise CheckpointError(f"{path} was not made by hat export: its metadata has no {METADATA_KEY!r}")
+    return info_from_json(facts, str(path))
 
 
 def _choose(device: str | None, available: list[str]) -> Any:

@@ -4,34 +4,71 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, cast
 
 from hat.checkpoint import load_checkpoint, load_released_weights
-from hat.errors import CheckpointError
+from hat.errors import CheckpointError, UsageError
 from hat.runtime.protocol import Runtime
 from hat.runtime.torch_runtime import Precision, TorchRuntime, choose_device
 
-__all__ = ["open_runtime"]
+__all__ = ["ARTEFACT_ENDINGS", "open_runtime"]
+
+ARTEFACT_ENDINGS = (".onnx", ".engine", ".plan", ".xml")
+"""Endings of exported files."""
 
 
-def open_runtime(path: str | os.PathLike[str], device: str | None = None, precision: Precision = "fp32") -> Runtime:
+def open_runtime(
+    path: str | os.PathLike[str], device: str | None = None, precision: Precision = "fp32", **options: Any
+) -> Runtime:
     """Open a trained model.
 
     Args:
-        path: A checkpoint folder, or a ``.pth`` file of HAT's released code.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None takes a CUDA device where there is one.
-        precision: Of a checkpoint: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        path: A checkpoint folder, a ``.pth`` file of HAT's released code, or an exported file: ``.onnx``, ``.engine`` or
+            ``.plan`` (TensorRT), ``.xml`` (OpenVINO).
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None takes a CUDA device where there is one and the file runs on it.
+        precision: Of a checkpoint: ``"fp32"``, ``"bf16"`` or ``"fp16"``. An exported file has its own.
+        **options: ``num_threads``, for whatever computes on the CPU (for a checkpoint torch's own, of the whole process); and
+            further keyword arguments of the runtime's class.
 
     Raises:
         CheckpointError: There is nothing at the path that can be opened.
-        UsageError: The device is not there.
+        UsageError: The device is not there, or a precision was asked for of an exported file.
+        MissingExtraError: What runs the file is not installed.
     """
     path = Path(path).expanduser()
+    ending = path.suffix.lower()
+    if ending in ARTEFACT_ENDINGS and not path.is_dir():
+        if precision != "fp32":
+            raise UsageError(f"{path} computes in the precision that it was exported in: leave out the precision {precision}")
+        return _open_artefact(path, ending, device, options)
     choose_device(device)
+    if (num_threads := options.pop("num_threads", None)) is not None:
+        import torch
+
+        torch.set_num_threads(num_threads)
     if path.is_dir():
-        return TorchRuntime(load_checkpoint(path), device, precision)
-    if path.suffix in (".pth", ".pt"):
+        return TorchRuntime(load_checkpoint(path), device, precision, **options)
+    if ending in (".pth", ".pt"):
         model, _ = load_released_weights(path)
-        return TorchRuntime(model, device, precision)
+        return TorchRuntime(model, device, precision, **options)
     if not path.exists():
         raise CheckpointError(f"{path}: there is no such checkpoint or file")
-    raise CheckpointError(f"{path} cannot be opened: expected a checkpoint folder or a .pth file of HAT's released code")
+    raise CheckpointError(
+        f"{path} cannot be opened: expected a checkpoint folder, a .pth file of HAT's released code, or an exported file "
+        f"({', '.join(ARTEFACT_ENDINGS)})"
+    )
+
+
+def _open_artefact(path: Path, ending: str, device: str | None, options: dict[str, Any]) -> Runtime:
+    if ending == ".onnx":
+        from hat.runtime.onnxruntime_runtime import OnnxRuntime
+
+        return OnnxRuntime(path, device, **options)
+    if ending == ".xml":
+        from hat.runtime.openvino_runtime import OpenVINORuntime
+
+        return OpenVINORuntime(path, device, **options)
+    from hat.runtime.tensorrt_runtime import TensorRTRuntime
+
+    options.pop("num_threads", None)  # an engine leaves the CPU nothing to compute
+    return cast(Runtime, TensorRTRuntime(path, device, **options))

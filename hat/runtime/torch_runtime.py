@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast, get_args
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
-from hat.errors import UsageError
+from hat.errors import UsageError, WorkError
 from hat.model import HAT
 
 __all__ = ["Precision", "TorchRuntime", "checked_precision", "choose_device"]
@@ -21,11 +24,17 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class TorchRuntime:
     """Runs a model as it is, under autocast for the lower precisions. Calls may come from several threads.
 
+    Calls of a compiled runtime wait for each other: compiling happens inside a call and is not thread-safe.
+
     Args:
         model: The model; it is moved to the device and put into evaluation mode.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None takes a CUDA device where there is one.
         precision: ``"fp32"``, or ``"bf16"`` and ``"fp16"`` by autocast.
         channels_last: Lay images and convolutions out by pixel, which convolutions on CPUs and tensor cores prefer.
+        exact_graph: Run the exact inference graph (`hat.model.inference.InferenceModel`, the one that is exported) instead of
+            the training module: the same embeddings with fewer operations. The model's weights are copied and the model itself
+            is not kept.
+        compiled: Run through ``torch.compile``. The first calls with new batch sizes compile, which takes seconds to minutes.
 
     Raises:
         UsageError: The device is not there.
@@ -34,25 +43,76 @@ class TorchRuntime:
     max_batch: int | None = None
 
     def __init__(
-        self, model: HAT, device: str | None = None, precision: Precision = "fp32", *, channels_last: bool = True
+        self,
+        model: HAT,
+        device: str | None = None,
+        precision: Precision = "fp32",
+        *,
+        channels_last: bool = True,
+        exact_graph: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.device = choose_device(device)
         self.precision = precision
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = model.to(self.device, memory_format=self.memory_format).eval()
+        self.config = model.config
         self.embed_dim = model.embed_dim
         self.preprocessing = model.preprocessing
-        self.name = f"torch {precision} {self.device.type}"
+        self.exact_graph, self.compiled = exact_graph, compiled
+        self._model = None if exact_graph else model
+        network = _exact_graph(model) if exact_graph else model
+        network = network.to(self.device).to(memory_format=self.memory_format).eval()  # type: ignore[call-overload]
+        self._network: nn.Module = cast(nn.Module, torch.compile(network)) if compiled else network
+        self._turn: AbstractContextManager[Any] = threading.Lock() if compiled else nullcontext()
+        variant = f"{' exact graph' if exact_graph else ''}{' compiled' if compiled else ''}"
+        self.name = f"torch {precision}{variant} {self.device.type}"
+
+    @property
+    def model(self) -> HAT:
+        """The training module.
+
+        Raises:
+            UsageError: It was left behind for the exact inference graph.
+        """
+        if self._model is None:
+            raise UsageError("the exact inference graph has no training module to look into: open the checkpoint without it")
+        return self._model
 
     @torch.inference_mode()
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Embed one batch; see `Runtime.run`."""
-        batch = self.preprocessing.normalise(torch.from_numpy(images).to(self.device))
+        """Embed one batch; see `Runtime.run`. No rows in give no rows out.
+
+        Raises:
+            WorkError: The model cannot be compiled on this machine.
+        """
+        if not len(images):
+            return np.empty((0, self.embed_dim), dtype=np.float32)
+        batch = torch.from_numpy(images).to(self.device)
+        if not self.exact_graph:  # the graph has the normalisation inside
+            batch = self.preprocessing.normalise(batch)
         batch = batch.contiguous(memory_format=self.memory_format)
-        with torch.autocast(self.device.type, dtype=_DTYPES.get(self.precision), enabled=self.precision in _DTYPES):
-            embeddings = self.model(batch)
+        with self._turn, torch.autocast(self.device.type, dtype=_DTYPES.get(self.precision), enabled=self.precision in _DTYPES):
+            embeddings = self._compiled_call(batch) if self.compiled else self._network(batch)
         result: npt.NDArray[np.float32] = embeddings.float().cpu().numpy()
         return result
+
+    def _compiled_call(self, batch: Tensor) -> Tensor:
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return cast(Tensor, self._network(batch))
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise WorkError(
+                f"torch.compile failed: {reason}; it needs a C++ compiler on a CPU and Triton on a GPU: "
+                "install them, or run without it"
+            ) from error
+
+
+def _exact_graph(model: HAT) -> nn.Module:
+    from hat.model.inference import InferenceModel
+
+    return InferenceModel(model)
 
 
 def checked_precision(precision: str) -> Precision:

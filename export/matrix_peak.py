@@ -1,0 +1,101 @@
+"""What a machine can do at best: the rate of a large matrix product, in each precision, timed beside the models.
+
+A share of the peak says how much of the machine a model uses, which a number of images in a second does not. Operations are
+counted as in `hat.model.complexity`: a multiplication and an addition are two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hat.errors import UsageError
+
+__all__ = ["matrix_rate", "peak_of", "timed_precisions"]
+
+_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
+
+
+def timed_precisions(device: str) -> tuple[str, ...]:
+    """Precisions whose matrix product is timed: all that torch multiplies at full speed on the device."""
+    # Most processors have no float16 arithmetic: torch takes a hundred times as long for it, and runtimes compute in float32.
+    return ("fp32", "bf16", "int8") if device == "cpu" else ("fp32", "fp16", "bf16", "int8")
+
+
+def peak_of(precision: str, rates: Mapping[str, float]) -> float | None:
+    """The rate that a model of a precision is held against.
+
+    A coarser precision may always be computed in float32, so it is the faster of the two.
+
+    Args:
+        precision: Of the model.
+        rates: Precision -> operations in a second, as measured.
+
+    Returns:
+        Operations in a second; None where the precision was not timed.
+    """
+    if precision == "fp16" and "fp16" not in rates:  # a processor computes it in float32
+        return rates.get("fp32")
+    if precision not in rates:
+        return None
+    return max(rates[precision], rates.get("fp32", 0.0))
+
+
+def matrix_rate(precision: str, device: str, seconds: float) -> float:
+    """Best rate of a square matrix product, over some sizes.
+
+    Args:
+        precision: One of `timed_precisions`.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. On CUDA the tensor cores may round float32 to TF32, as convolutions do.
+        seconds: How long to measure, shared by the sizes.
+
+    Returns:
+        Operations in a second of the fastest product.
+
+    Raises:
+        UsageError: The precision is not timed on the device.
+    """
+    import torch
+
+    kind = device.partition(":")[0]
+    if precision not in timed_precisions(kind):
+        raise UsageError(
+            f"no matrix product of {precision} is timed on {device}: known are {', '.join(timed_precisions(kind))}"
+        )
+    synchronise: Callable[[], Any] = torch.cuda.synchronize if kind == "cuda" else lambda: None
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    best = 0.0
+    try:
+        with torch.inference_mode():
+            for size in _SIZES[kind]:
+                product = _product(precision, size, device)
+                product()
+                synchronise()
+                end = time.perf_counter() + seconds / len(_SIZES[kind])
+                while True:
+                    start = time.perf_counter()
+                    product()
+                    synchronise()
+                    now = time.perf_counter()
+                    best = max(best, 2 * size**3 / (now - start))
+                    if now >= end:
+                        break
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+    return best
+
+
+def _product(precision: str, size: int, device: str) -> Callable[[], Any]:
+    import torch
+
+    if precision == "int8":
+        # On CUDA the second matrix has to lie column by column.
+        left = torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device)
+        right = torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device).t()
+        return lambda: torch._int_mm(left, right)
+    dtype = getattr(torch, _DTYPES[precision])
+    first, second = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return lambda: first @ second

@@ -1,0 +1,148 @@
+"""OpenVINO: a graph (``.xml``) and its weights (``.bin``), with the facts about itself in the graph's ``rt_info``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hat.artefact import METADATA_KEY, ArtefactInfo, info_to_json
+from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+from hat.model import HAT
+from hat.openvino_file import file_sha256, stored_as, weights_path
+
+from .atomic_output import atomic_output
+from .request import ExportRequest
+from .to_onnx import build_onnx, describe, save_onnx
+
+if TYPE_CHECKING:
+    import openvino
+
+__all__ = ["export_openvino"]
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+
+
+def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtefactInfo:
+    """Write a trained model as an OpenVINO file.
+
+    It is made from the ONNX graph, not from PyTorch: so it is the very graph that all other targets have and that ONNX's
+    checker passed, its layers have names that a list of exceptions can use, and height and width are fixed. (Converted from
+    PyTorch, OpenVINO forgets the name of the output and takes height and width for unknown.)
+
+    What a precision is:
+
+    - ``"fp32"``: weights and computation in float32;
+    - ``"bf16"``: weights in float16, which is finer than bfloat16; the file asks its runtime to compute in bfloat16;
+    - ``"fp16"``: weights in float16. Most processors compute it in float32 all the same: it halves the file, not the time;
+    - ``"int8"``: convolutions and linear layers in int8 with the ranges of the calibration images; see
+      `hat.export.openvino_int8.OpenVINOQuantisation` for the options.
+
+    Args:
+        model: The trained model; it is left as it is.
+        path: The ``.xml`` file to write; the weights go into a ``.bin`` of the same name beside it.
+        request: Precision, input type, opset, calibration images and options; by default float32 with uint8 images. Its batch
+            profile has no effect: the batch is dynamic, and every size runs.
+
+    Returns:
+        The facts that the file holds about itself.
+
+    Raises:
+        UsageError: A file is there and is not to be replaced, or what was asked for cannot be had.
+        WorkError: The graph cannot be exported, or is not what was asked for.
+        MissingExtraError: openvino, or nncf for int8, is not installed.
+    """
+    path = Path(path).expanduser()
+    request = request or ExportRequest(name=path.stem)
+    _check_request(path, request)
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtraError("openvino", "export", "exporting to OpenVINO") from None
+    with atomic_output(path, overwrite=request.overwrite) as temporary:
+        graph = _convert(model, request)
+        details: dict[str, Any] = {}
+        if request.precision == "int8":
+            from .openvino_int8 import quantise_openvino
+
+            graph, details = quantise_openvino(graph, request)
+        info = describe(
+            model,
+            name=request.name or path.stem,
+            precision=request.precision,
+            input_type=request.input_type,
+            opset=request.opset,
+            details=details,
+        )
+        info = _save(graph, info, temporary)
+        _check_saved(openvino.Core(), temporary, request)
+    return info
+
+
+def _check_request(path: Path, request: ExportRequest) -> None:
+    if request.precision not in PRECISIONS:
+        raise UsageError(f"OpenVINO has no {request.precision}: expected {', '.join(PRECISIONS)}")
+    if path.suffix != ".xml":
+        raise UsageError(f"{path}: an OpenVINO file ends in .xml; its weights go into a .bin beside it")
+    if weights_path(path).exists() and not request.overwrite:
+        raise UsageError(f"{weights_path(path)} is there already: give another name, or --force to replace it")
+    if request.precision == "int8":
+        from .openvino_int8 import check_quantisation
+
+        check_quantisation(request)
+    elif request.options:
+        raise UsageError(f"an OpenVINO file in {request.precision} has no option {', '.join(sorted(request.options))}")
+
+
+def _convert(model: HAT, request: ExportRequest) -> openvino.Model:
+    """The float32 graph of a trained model in OpenVINO's operations."""
+    import openvino
+
+    as_onnx = replace(request, precision="fp32", calibration=None, options={})
+    proto = build_onnx(model, as_onnx).proto
+    info = describe(model, name="", precision="fp32", input_type=request.input_type, opset=request.opset)
+    with tempfile.TemporaryDirectory(prefix="hat-openvino-") as folder:
+        file = Path(folder) / "model.onnx"
+        save_onnx(proto, info, file)
+        try:
+            return openvino.convert_model(file)
+        except (RuntimeError, ValueError) as error:
+            raise WorkError(f"OpenVINO cannot convert the graph: {error}") from error
+
+
+def _save(graph: openvino.Model, info: ArtefactInfo, path: Path) -> ArtefactInfo:
+    """Write a graph with the facts about itself, among them the hash of its weights, which exist once they are written."""
+    import openvino
+
+    versions = info.versions | {"openvino": str(openvino.get_version())}
+    if info.precision == "int8":
+        from importlib.metadata import version
+
+        versions["nncf"] = version("nncf")
+    halves = info.precision in ("fp16", "bf16")
+    try:
+        openvino.save_model(graph, path, compress_to_fp16=halves)
+        hashed = info.details | {"weights_file_sha256": file_sha256(weights_path(path))}
+        info = replace(info, versions=versions, details=hashed)
+        graph.set_rt_info(info_to_json(info), [METADATA_KEY])
+        openvino.save_model(graph, path, compress_to_fp16=halves)
+    except RuntimeError as error:
+        raise WorkError(f"OpenVINO cannot write {path.name}: {str(error).strip().splitlines()[-1]}") from error
+    if file_sha256(weights_path(path)) != info.details["weights_file_sha256"]:
+        raise WorkError(f"OpenVINO wrote other weights into {weights_path(path).name} the second time: try again")
+    return info
+
+
+def _check_saved(core: openvino.Core, path: Path, request: ExportRequest) -> None:
+    """Read the file back and compare its types and its batch with what was asked for."""
+    written = core.read_model(path, weights_path(path))
+    try:
+        built = stored_as(written)
+    except CheckpointError as error:
+        raise WorkError(f"{request.precision} was asked for: {error}") from None
+    if built != ("fp16" if request.precision == "bf16" else request.precision):
+        raise WorkError(f"{request.precision} was asked for and the weights are stored in {built}")
+    if not written.inputs[0].get_partial_shape()[0].is_dynamic:
+        raise WorkError("the graph has lost its dynamic batch")

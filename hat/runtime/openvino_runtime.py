@@ -1,0 +1,229 @@
+"""OpenVINO: the device and the precision that were asked for are those that run, or an error says why not."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hat.artefact import ArtefactInfo
+from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+from hat.openvino_file import file_sha256, read_openvino_info, stored_as, weights_path
+
+if TYPE_CHECKING:
+    import openvino
+
+__all__ = ["OpenVINORuntime"]
+
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+_CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+
+_PRODUCTS = ("Convolution", "FullyConnected", "MatMul")
+"""Layers of a compiled graph that do the work: what they compute in is what a precision means."""
+
+_INTEGERS = ("i8", "u8")
+
+
+class OpenVINORuntime:
+    """Runs an ``.xml`` file of this package. Calls may come from several threads: each has its own inference requests.
+
+    In what a file computes on a device is pinned: left alone, OpenVINO takes bfloat16 for a float32 file wherever the processor
+    has it, and bfloat16 again when asked for float16. A file of
+
+    - ``"fp32"`` computes in float32;
+    - ``"bf16"`` in bfloat16, or is refused where the device has none;
+    - ``"fp16"`` has its weights in float16, and computes in it where the device can. Processors without float16 compute it in
+      float32, and `name` says so;
+    - ``"int8"`` in integers, and what was left in floats in the type that was chosen when it was exported.
+
+    Args:
+        path: The file; its weights are beside it in a ``.bin`` of the same name.
+        device: ``"cpu"``, or another device of OpenVINO: ``"gpu"``, ``"gpu.1"``, ``"npu"``; None and ``"auto"`` are the CPU.
+        num_threads: Threads of the CPU; None leaves the choice to OpenVINO.
+        throughput: Split every batch over several streams that run side by side, rather than every layer over all threads.
+
+    Attributes:
+        info: The facts that the file holds about itself.
+        execution_precision: In what the floating-point layers really compute: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        execution_types: Type -> how many convolutions and matrix products of the compiled graph compute in it.
+
+    Raises:
+        CheckpointError: The file cannot be read, was not made by this package, or its weights are another file's.
+        UsageError: The device is not there, or cannot compute in the precision of the file.
+        MissingExtraError: OpenVINO is not installed.
+    """
+
+    max_batch: int | None = None
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        device: str | None = None,
+        *,
+        num_threads: int | None = None,
+        throughput: bool = False,
+    ) -> None:
+        try:
+            import openvino
+        except ImportError:
+            raise MissingExtraError("openvino", "openvino", "running OpenVINO files") from None
+        path = Path(path)
+        self.info: ArtefactInfo = read_openvino_info(path)
+        core = openvino.Core()
+        self.device = _choose_device(device, core)
+        hint = _choose_hint(self.info, self.device, core)
+        model = _read_model(path, self.info, core)
+        options: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
+        }
+        if num_threads is not None:
+            options["INFERENCE_NUM_THREADS"] = num_threads
+        try:
+            self.compiled = core.compile_model(model, self.device, options)
+        except (RuntimeError, TypeError) as error:
+            raise UsageError(f"{path} cannot be compiled for {self.device} by OpenVINO: {_reason(error)}") from None
+        self.execution_types = _execution_types(self.compiled)
+        self._check(path, hint)
+        self.execution_precision = next(name for name, known in _HINTS.items() if known == hint)
+        self.preprocessing = self.info.preprocessing
+        self.embed_dim = self.info.embed_dim
+        self.name = f"openvino {self.info.precision} {self.device.lower()}"
+        if self.info.precision == "fp16" and hint != "f16":
+            self.name = f"openvino fp16 weights, computed in {self.execution_precision} {self.device.lower()}"
+        self._num_requests = int(self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) if throughput else 1
+        self._of_thread = threading.local()
+
+    def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Embed one batch; see `hat.runtime.Runtime.run`. An empty batch gives an empty result.
+
+        Raises:
+            UsageError: The images are of another shape or type.
+            WorkError: OpenVINO failed while it ran.
+        """
+        height, width = self.preprocessing.size
+        if images.ndim != 4 or images.shape[1:] != (3, height, width) or images.dtype != np.uint8:
+            raise UsageError(f"expected (B, 3, {height}, {width}) uint8 images, got {images.shape} {images.dtype}")
+        embeddings = np.empty((len(images), self.embed_dim), dtype=np.float32)
+        if not len(images):
+            return embeddings
+        batch = np.ascontiguousarray(images, dtype=np.uint8 if self.info.input_type == "uint8" else np.float32)
+        bounds = np.linspace(0, len(batch), min(self._num_requests, len(batch)) + 1).astype(int).tolist()
+        parts = list(zip(self._requests(), bounds[:-1], bounds[1:], strict=False))
+        try:
+            for request, start, stop in parts:
+                request.start_async({0: batch[start:stop]}, share_inputs=True)
+            for request, start, stop in parts:
+                request.wait()
+                embeddings[start:stop] = request.get_output_tensor(0).data
+        except RuntimeError as error:
+            raise WorkError(f"OpenVINO failed on {self.device}: {_reason(error)}") from None
+        return embeddings
+
+    def _requests(self) -> list[openvino.InferRequest]:
+        """The calling thread's own requests, made at its first call."""
+        if not hasattr(self._of_thread, "requests"):
+            self._of_thread.requests = [self.compiled.create_infer_request() for _ in range(self._num_requests)]
+        requests: list[openvino.InferRequest] = self._of_thread.requests
+        return requests
+
+    def _check(self, path: Path, hint: str) -> None:
+        """Compare what was compiled with what was asked for.
+
+        Raises:
+            UsageError: OpenVINO took another device or another precision.
+        """
+        devices = list(self.compiled.get_property("EXECUTION_DEVICES"))
+        if devices != [self.device]:
+            raise UsageError(f"{self.device} was asked for and OpenVINO took {', '.join(devices)}")
+        taken = _type_name(self.compiled.get_property("INFERENCE_PRECISION_HINT"))
+        wanted = _INTEGERS if self.info.precision == "int8" else (hint,)
+        if taken != hint or not any(self.execution_types[name] for name in wanted):
+            found = ", ".join(f"{count} in {name}" for name, count in self.execution_types.most_common())
+            raise UsageError(
+                f"{path} is {self.info.precision}, and {self.device} would compute in another precision: asked for {hint}, "
+                f"got {taken}, its products are {found}; export it in another precision for this device"
+            )
+
+
+def _choose_device(device: str | None, core: openvino.Core) -> str:
+    available = list(core.available_devices)
+    if device is None or device.lower() == "auto":
+        return "CPU"
+    name = device.upper()
+    # "GPU" is OpenVINO's name for GPU.0 where it lists several.
+    if name not in available and f"{name}.0" not in available:
+        raise UsageError(f"{device} was asked for and OpenVINO has {', '.join(available)}: expected one of these")
+    return name if name in available else f"{name}.0"
+
+
+def _choose_hint(info: ArtefactInfo, device: str, core: openvino.Core) -> str:
+    capabilities = list(core.get_property(device, "OPTIMIZATION_CAPABILITIES"))
+    precision = info.details.get("float_precision", "fp32") if info.precision == "int8" else info.precision
+    hint = _HINTS.get(precision) if isinstance(precision, str) else None
+    if hint is None:
+        raise CheckpointError(f"an OpenVINO file cannot be of {precision}: expected {', '.join(_HINTS)} or int8")
+    if _CAPABILITIES[hint] in capabilities:
+        return hint
+    if info.precision == "fp16":
+        return "f32"
+    raise UsageError(
+        f"the file computes in {precision} and {device} has no {_CAPABILITIES[hint]} (it has {', '.join(capabilities)}): "
+        "export it in fp32 or int8 for this device"
+    )
+
+
+def _read_model(path: Path, info: ArtefactInfo, core: openvino.Core) -> openvino.Model:
+    """Read the graph and hold it against what it says of itself."""
+    weights = weights_path(path)
+    if not weights.is_file():
+        raise CheckpointError(f"{path}: its weights are in {weights.name}, which is not beside it: copy both files")
+    # A graph would read whatever lies at its offsets in another file's weights, and rank people by noise.
+    if file_sha256(weights) != info.details.get("weights_file_sha256"):
+        raise CheckpointError(f"{path}: {weights.name} is another model's or was changed: copy both files of one export")
+    try:
+        model = core.read_model(path, weights)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read by OpenVINO: {_reason(error)}") from None
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise CheckpointError(f"{path}: expected one input and one output, got {len(model.inputs)} and {len(model.outputs)}")
+    height, width = info.preprocessing.size
+    element = "u8" if info.input_type == "uint8" else "f32"
+    found = [(part.get_partial_shape().to_string(), part.get_element_type().get_type_name()) for part in model.inputs]
+    found += [(part.get_partial_shape().to_string(), part.get_element_type().get_type_name()) for part in model.outputs]
+    expected = [(f"[?,3,{height},{width}]", element), (f"[?,{info.embed_dim}]", "f32")]
+    if found != expected:
+        raise CheckpointError(f"{path}: its graph is not what it says of itself: expected {expected}, got {found}")
+    if stored_as(model) != ("fp16" if info.precision == "bf16" else info.precision):
+        raise CheckpointError(f"{path} says that it is {info.precision} and its weights are {stored_as(model)}")
+    return model
+
+
+def _execution_types(compiled: openvino.CompiledModel) -> Counter[str]:
+    """Types of what goes into the products of a compiled graph.
+
+    OpenVINO's own word for it, ``runtimePrecision``, names the type of the stored weights where that is the coarser one: it
+    says float16 of a float32 product with float16 weights.
+    """
+    types: Counter[str] = Counter()
+    for operation in compiled.get_runtime_model().get_ops():
+        facts = operation.get_rt_info()
+        if "layerType" in facts and facts["layerType"].astype(str) in _PRODUCTS:
+            types[_type_name(operation.input(0).get_element_type())] += 1
+    return types
+
+
+def _type_name(value: Any) -> str:
+    return str(value.get_type_name())
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of OpenVINO's words that says anything; those before it name its own source files."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line), type(error).__name__)

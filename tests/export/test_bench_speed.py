@@ -1,0 +1,217 @@
+"""`hat bench`: its figures are put together rightly, and its processes do what they are asked. Nothing here times a model."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from broken_graphs import draw_people, small_model
+from PIL import Image
+
+import hat
+from hat.cli import main
+from hat.errors import CheckpointError, UsageError, WorkError
+from hat.export.benchmark import benchmark
+from hat.export.benchmark_picture import draw_picture
+from hat.export.benchmark_process import WorkerProcess
+from hat.export.benchmark_report import BenchmarkReport, CandidateSpeed, Turn, summarise
+from hat.export.benchmark_worker import Worker, peak_memory_bytes
+from hat.export.matrix_peak import matrix_rate, peak_of, timed_precisions
+from hat.model.complexity import count_complexity
+from hat.runtime import TorchRuntime
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("bench")
+    hat.save_checkpoint(small_model(0), folder / "model", metrics={"mAP": 0.5})
+    draw_people(folder / "images", 5)
+    return folder
+
+
+def turns(*rates, batch=4, runs=10):
+    return [Turn(batch * runs, batch * runs / rate, (batch / rate,) * runs) for rate in rates]
+
+
+def test_rates_are_medians_ratios_are_taken_within_rounds_and_the_share_is_of_the_peak():
+    first, second = turns(10, 20, 100), turns(30, 40, 50)
+    speed = summarise(second, first, mode="embedding", batch=4, num_operations=2_000, peak=160_000)
+    assert speed.images_per_s == pytest.approx(40) and speed.rounds == pytest.approx((30, 40, 50))
+    assert speed.ratio == pytest.approx(2)  # of 3, 2 and 0.5; the ratio of the medians is 2 too, that of the means is not
+    assert speed.share_of_peak == pytest.approx(0.5)
+    assert speed.p50_s == pytest.approx(0.1) and speed.num_runs == 30
+    assert speed.p95_s == pytest.approx(4 / 30) and speed.p99_s == pytest.approx(4 / 30)
+    assert summarise(first, first, mode="embedding", batch=4, num_operations=None, peak=1.0).share_of_peak is None
+    uneven = summarise(turns(10, 10, 40), turns(5, 20, 40), mode="embedding", batch=4, num_operations=None, peak=None)
+    assert uneven.ratio == pytest.approx(1)  # of 2, 0.5 and 1, where the medians would give 0.5
+
+
+def test_the_peak_of_a_precision_is_never_below_that_of_float32():
+    rates = {"fp32": 100.0, "bf16": 300.0, "int8": 80.0}
+    assert peak_of("fp32", rates) == 100 and peak_of("bf16", rates) == 300
+    assert peak_of("int8", rates) == 100  # integers that are slower than floats are no limit
+    assert peak_of("fp16", rates) == 100  # a processor computes it in float32
+    assert peak_of("fp8", rates) is None and peak_of("fp32", {}) is None
+
+
+def test_a_matrix_product_has_a_rate_and_an_unknown_precision_none(monkeypatch):
+    monkeypatch.setattr("hat.export.matrix_peak._SIZES", {"cpu": (64,)})
+    for precision in timed_precisions("cpu"):
+        assert matrix_rate(precision, "cpu", 0.001) > 1e6
+    with pytest.raises(UsageError, match="no matrix product of fp16"):
+        matrix_rate("fp16", "cpu", 0.001)
+
+
+def test_a_turn_counts_its_images_and_lasts_as_long_as_it_should(place):
+    worker = Worker()
+    paths = sorted(map(str, (place / "images").glob("*.png")))
+    facts = worker.open(spec=f"{place / 'model'}@graph", device="cpu", num_threads=1, paths=paths)
+    config = small_model(0).config
+    assert facts["num_operations"] == count_complexity(config, cls_only=True).total_operations
+    assert facts["metrics"] == {"mAP": 0.5} and facts["device"] == "cpu" and facts["precision"] == "fp32"
+    fed = []
+    original = worker.runtime.run
+    worker.runtime.run = lambda images: (fed.append(len(images)), time.sleep(0.001), original(images))[2]
+    for mode, seconds in (("embedding", 0.05), ("end-to-end", 0.05), ("embedding", 0.0)):
+        fed.clear()
+        answer = worker.measure(mode=mode, batch=3, seconds=seconds, device="cpu")
+        assert answer["num_images"] == 3 * len(answer["latencies_s"]) and len(answer["latencies_s"]) >= 3
+        assert answer["seconds"] == pytest.approx(sum(answer["latencies_s"])) and answer["seconds"] >= 0.7 * seconds
+        assert set(fed) == {3}  # no batch is cut short, though there are five images
+        assert min(answer["latencies_s"]) > 0.0009
+
+
+def test_the_plain_module_counts_the_operations_of_the_plain_module(place):
+    facts = Worker().open(spec=str(place / "model"), device="cpu", num_threads=None, paths=[])
+    assert facts["num_operations"] == count_complexity(small_model(0).config).total_operations
+
+
+def test_memory_is_the_peak_and_not_what_is_left():
+    before = peak_memory_bytes()
+    block = np.ones(96 * 2**20, dtype=np.uint8)
+    assert peak_memory_bytes() >= before and block[-1] == 1
+    del block
+    assert peak_memory_bytes() >= 96 * 2**20
+
+
+def test_a_process_answers_tells_errors_and_is_missed_when_it_dies(place):
+    with WorkerProcess("candidate", num_threads=1) as worker:
+        assert worker.ask("memory")["peak_bytes"] > 10 * 2**20
+        with pytest.raises(UsageError, match="unknown device 'gpu9'"):
+            worker.ask("open", spec=str(place / "model"), device="gpu9", num_threads=1, paths=[])
+        with pytest.raises(UsageError, match="no candidate is open"):  # and it lives on
+            worker.ask("measure", mode="embedding", batch=1, seconds=0, device="cpu")
+        os.kill(worker._process.pid, signal.SIGKILL)
+        with pytest.raises(WorkError, match="candidate: its process ended with code -9"):
+            worker.ask("memory")
+    with WorkerProcess("broken") as worker, pytest.raises(WorkError, match="ended with code 1: KeyError: 'nonsense'"):
+        worker.ask("nonsense")
+
+
+def run(monkeypatch, capsys, place, *arguments):
+    monkeypatch.setattr(sys, "argv", ["hat", "bench", *map(str, arguments)])
+    monkeypatch.chdir(place)
+    with pytest.raises(SystemExit) as end:
+        main()
+    captured = capsys.readouterr()
+    return end.value.code or 0, captured.out, captured.err
+
+
+def test_the_command_measures_all_candidates_in_one_run(monkeypatch, capsys, place):
+    code, out, err = run(
+        monkeypatch, capsys, place,
+        "model", "model@graph+bf16", "--batch", "1,4", "--seconds", 0.01, "--rounds", 2, "--threads", 1, "--device", "cpu",
+        "--images", "images", "--end-to-end", "--picture", "speed.png", "--record", "RESULTS.md", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    content = json.loads(out)
+    assert [entry["name"] for entry in content["candidates"]] == ["model", "model@graph+bf16"]
+    assert set(content["peaks"]["cpu"]) == {"fp32", "bf16"}
+    for entry in content["candidates"]:
+        cases = [(speed["mode"], speed["batch"]) for speed in entry["speeds"]]
+        assert cases == [("embedding", 1), ("embedding", 4), ("end-to-end", 1), ("end-to-end", 4)]
+        assert entry["peak_bytes"] > entry["process_bytes"] > 0 and entry["accuracy"] == {"mAP": 0.5}
+        for speed in entry["speeds"]:
+            assert len(speed["rounds"]) == 2 and 0 < speed["p50_s"] <= speed["p95_s"] <= speed["p99_s"]
+            assert speed["share_of_peak"] > 0
+    assert [speed["ratio"] for speed in content["candidates"][0]["speeds"]] == [1, 1, 1, 1]
+    with Image.open(place / "speed.png") as picture:
+        assert picture.width > 500
+    assert "model@graph+bf16" in (place / "RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["model", "--batch", "1,x"], "whole numbers separated by commas"),
+        (["model", "--batch", "0"], "at least 1"),
+        (["model", "--batch", "4,4"], "different whole numbers"),
+        (["model", "--end-to-end"], "--images"),
+        (["model", "--seconds", "0"], "more than 0 seconds"),
+        (["model", "missing.onnx"], "missing.onnx: there is no such"),
+        (["model", "--picture", "speed.txt"], "picture format"),
+        (["model", "--num-ids", "4"], "--data"),
+        (["model", "--data", "nowhere"], "nowhere"),
+        (["model", "--images", "empty"], "has no images"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_runs(monkeypatch, capsys, place, arguments, sentence):
+    (place / "empty").mkdir(exist_ok=True)
+    monkeypatch.setattr("hat.export.benchmark.WorkerProcess", None)
+    code, out, err = run(monkeypatch, capsys, place, *arguments)
+    assert code == 2 and sentence in err and err.count("\n") == 1 and out == ""
+
+
+def test_paths_are_checked_by_the_function_too(place):
+    with pytest.raises(CheckpointError):
+        benchmark([str(place / "nothing")])
+    with pytest.raises(UsageError, match="at least one candidate"):
+        benchmark([])
+
+
+def test_a_picture_needs_an_accuracy_and_names_those_without(tmp_path):
+    def entry(name, accuracy):
+        speed = summarise(turns(10, 12), turns(10, 12), mode="embedding", batch=4, num_operations=None, peak=None)
+        return CandidateSpeed(name, "torch fp32 cpu", "fp32", None, 1, 1, 0, accuracy, "", (speed,))
+
+    report = BenchmarkReport((entry("a", {"mAP": 0.8}), entry("b", {})), {})
+    assert draw_picture(report, tmp_path / "speed.svg") == ["b"]
+    drawn = (tmp_path / "speed.svg").read_text()
+    assert drawn.startswith("<?xml")
+    with pytest.raises(UsageError, match="is there already"):
+        draw_picture(report, tmp_path / "speed.svg")
+    with pytest.raises(UsageError, match="no candidate's accuracy is known"):
+        draw_picture(BenchmarkReport((entry("b", {}),), {}), tmp_path / "none.png")
+
+
+def test_the_torch_runtime_runs_the_exact_graph(place):
+    model = small_model(0)
+    plain, graph = TorchRuntime(model, "cpu"), TorchRuntime(model, "cpu", exact_graph=True)
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 64, 32), dtype=np.uint8)
+    expected = plain.run(images)
+    got = graph.run(images)
+    assert 0 < np.abs(got - expected).max() < 1e-5 and got.shape == (3, graph.embed_dim)
+    assert graph.name == "torch fp32 exact graph cpu" and plain.model is model
+    assert graph.run(images[:0]).shape == plain.run(images[:0]).shape == (0, graph.embed_dim)
+    with pytest.raises(UsageError, match="no training module to look into"):
+        _ = graph.model
+    coarse = TorchRuntime(model, "cpu", "bf16", exact_graph=True).run(images)
+    assert coarse.dtype == np.float32 and 1e-5 < np.abs(coarse - expected).max() < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("default")  # the compiler warns of its own internals
+def test_the_compiled_graph_gives_the_same_embeddings_at_every_batch_size():
+    model = small_model(0)
+    images = np.random.default_rng(0).integers(0, 256, (9, 3, 64, 32), dtype=np.uint8)
+    expected = TorchRuntime(model, "cpu", exact_graph=True).run(images)
+    compiled = TorchRuntime(model, "cpu", exact_graph=True, compiled=True)
+    assert compiled.name == "torch fp32 exact graph compiled cpu"
+    for batch in (4, 9, 1):
+        np.testing.assert_allclose(compiled.run(images[:batch]), expected[:batch], atol=1e-5)

@@ -1,0 +1,167 @@
+"""A folder for DeepStream: its two configurations say what the model in it is."""
+
+import configparser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from traced_once import traced_once
+
+from hat.artefact import BatchProfile, info_from_json
+from hat.errors import ConfigError, UsageError
+from hat.export.request import ExportRequest
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+
+from hat.export.atomic_folder import FACTS_FILE  # noqa: E402
+from hat.export.to_deepstream import NVINFER_FILE, ONNX_FILE, TRACKER_FILE, export_deepstream  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_trace():
+    with traced_once():
+        yield
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def exported(request, small_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("deepstream") / "reid"
+    options = {"folder": "/opt/models/reid", "gpu_id": 1, "person_class_id": 2, "min_similarity": 0.7, "history_size": 50}
+    asked = ExportRequest(
+        name="small", precision=request.param, input_type="float32", batch=BatchProfile(opt=4, max=24), options=options
+    )
+    return path, export_deepstream(small_model, path, asked)
+
+
+def nvinfer_of(path):
+    parser = configparser.ConfigParser(strict=True)
+    parser.read_string((path / NVINFER_FILE).read_text())
+    assert parser.sections() == ["property"]
+    return dict(parser["property"])
+
+
+def tracker_of(path):
+    first, _, rest = (path / TRACKER_FILE).read_text().partition("\n")
+    assert first == "%YAML:1.0"
+    return yaml.safe_load(rest)
+
+
+def test_the_model_takes_floats_and_gives_unit_vectors(exported, pixels, reference):
+    session = onnxruntime.InferenceSession(exported[0] / ONNX_FILE, providers=["CPUExecutionProvider"])
+    (images,), (embeddings,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.type, images.shape[1:]) == ("images", "tensor(float)", [3, 64, 32])
+    assert (embeddings.name, embeddings.type) == ("embeddings", "tensor(float)")
+    properties = nvinfer_of(exported[0])
+    scale = float(properties["net-scale-factor"])
+    offsets = np.array([float(value) for value in properties["offsets"].split(";")], np.float32).reshape(1, 3, 1, 1)
+    # What nvinfer feeds by its documentation: y = net-scale-factor * (x - offsets).
+    (rows,) = session.run(None, {"images": scale * (pixels.astype(np.float32) - offsets)})
+    np.testing.assert_allclose(rows, reference, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+def test_nvinfer_is_told_what_the_model_is(exported):
+    path, info = exported
+    properties = nvinfer_of(path)
+    assert (path / properties["onnx-file"]).is_file()
+    assert properties["network-mode"] == {"fp32": "0", "fp16": "2"}[info.precision]
+    assert properties["model-engine-file"] == f"hat.onnx_b24_gpu1_{info.precision}.engine"
+    expected = {
+        "batch-size": "24",
+        "gpu-id": "1",
+        "infer-dims": "3;64;32",
+        "model-color-format": "0",
+        "network-input-order": "0",
+        "network-type": "100",
+        "output-tensor-meta": "1",
+        "output-blob-names": "embeddings",
+        "process-mode": "2",
+        "maintain-aspect-ratio": "0",
+        "operate-on-gie-id": "1",
+        "operate-on-class-ids": "2",
+        "gie-unique-id": "2",
+    }
+    assert {key: properties[key] for key in expected} == expected
+
+
+def test_the_tracker_is_told_what_the_model_is(exported):
+    path, info = exported
+    tracker = tracker_of(path)
+    reid = tracker["ReID"]
+    assert reid == {
+        "reidType": 2,
+        "batchSize": 24,
+        "workspaceSize": 1000,
+        "reidFeatureSize": info.embed_dim,
+        "reidHistorySize": 50,
+        "inferDims": [3, 64, 32],
+        "networkMode": {"fp32": 0, "fp16": 1}[info.precision],
+        "inputOrder": 0,
+        "colorFormat": 0,
+        "offsets": [0.0, 0.0, 0.0],
+        "netScaleFactor": 1.0,
+        "keepAspc": 0,
+        "addFeatureNormalization": 0,
+        "outputReidTensor": 1,
+        "onnxFile": "/opt/models/reid/hat.onnx",
+        "modelEngineFile": f"/opt/models/reid/tracker_b24_gpu1_{info.precision}.engine",
+    }
+    assert tracker["TrajectoryManagement"]["enableReAssoc"] == 1
+    assert tracker["TrajectoryManagement"]["minMatchingScore4ReidSimilarity"] == 0.7
+    modules = {"BaseConfig", "TargetManagement", "DataAssociator", "StateEstimator", "VisualTracker"}
+    assert modules <= set(tracker)
+    weights = [value for key, value in tracker["DataAssociator"].items() if key.startswith("matchingScoreWeight")]
+    assert sum(weights) == pytest.approx(1)
+
+
+def test_every_key_has_its_meaning_beside_it(exported):
+    nvinfer = (exported[0] / NVINFER_FILE).read_text().splitlines()
+    for number, line in enumerate(nvinfer):
+        if "=" in line and not line.startswith("#"):
+            assert nvinfer[number - 1].startswith("# "), line
+    for line in (exported[0] / TRACKER_FILE).read_text().splitlines():
+        if line.startswith("  "):
+            assert "  # " in line, line
+
+
+def test_the_folder_holds_its_facts(exported):
+    path, info = exported
+    assert {file.name for file in path.iterdir()} == {ONNX_FILE, NVINFER_FILE, TRACKER_FILE, FACTS_FILE}
+    assert info_from_json((path / FACTS_FILE).read_text(), FACTS_FILE) == info
+    assert (info.input_type, info.batch, info.details["onnx"]) == ("float32", BatchProfile(opt=4, max=24), ONNX_FILE)
+    assert (info.fingerprint == info.details["onnx_fingerprint"]) == (info.precision == "fp32")
+
+
+def test_paths_are_those_of_the_folder_unless_said_otherwise(small_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_deepstream(small_model, "reid")
+    assert Path(tracker_of(tmp_path / "reid")["ReID"]["onnxFile"]) == tmp_path / "reid" / ONNX_FILE
+    assert nvinfer_of(tmp_path / "reid")["network-mode"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "words"),
+    [
+        (ExportRequest(name="x", precision="fp16"), UsageError, "feeds floats"),
+        (ExportRequest(name="x", precision="int8", input_type="float32"), UsageError, "would take fp16 in its place"),
+        (ExportRequest(name="x", precision="bf16", input_type="float32"), UsageError, "cannot build bf16"),
+        (ExportRequest(name="x", input_type="float32", options={"gpu": 1}), ConfigError, "unknown key gpu"),
+        (ExportRequest(name="x", input_type="float32", options={"min_similarity": 2}), ConfigError, "min_similarity"),
+        (ExportRequest(name="x", input_type="float32", options={"folder": "models"}), UsageError, "absolute path"),
+        (ExportRequest(name="x", input_type="float32", options={"folder": '/a"b'}), UsageError, "absolute path"),
+    ],
+)
+def test_what_deepstream_cannot_do_is_refused_and_leaves_nothing(request_, error, words, small_model, tmp_path):
+    with pytest.raises(error, match=words):
+        export_deepstream(small_model, tmp_path / "reid", request_)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_strangers_folder_stays(small_model, tmp_path):
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(UsageError, match="is there already"):
+        export_deepstream(small_model, tmp_path, ExportRequest(name="x", input_type="float32"))
+    with pytest.raises(UsageError, match="never replaced"):
+        export_deepstream(small_model, tmp_path, ExportRequest(name="x", input_type="float32", overwrite=True))
+    assert [file.name for file in tmp_path.iterdir()] == ["mine"]

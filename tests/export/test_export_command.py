@@ -1,0 +1,197 @@
+"""``hat export`` and ``hat info`` as a user meets them: real processes, whole files or none."""
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hat
+from hat.errors import UsageError, WorkError
+from hat.export import to_onnx
+from hat.export.atomic_output import atomic_output
+from hat.export.request import ExportRequest
+from hat.export.targets import TARGETS, export_function
+
+pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "hat", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(small_model, tmp_path_factory):
+    return hat.save_checkpoint(small_model, tmp_path_factory.mktemp("runs") / "market")
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """A Market-style data set of flat pictures."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("people")
+    for split, count in (("bounding_box_train", 6), ("query", 2), ("bounding_box_test", 4)):
+        (root / split).mkdir()
+        for index in range(count):
+            picture = Image.new("RGB", (16, 32), (40 * index, 255 - 40 * index, 90))
+            picture.save(root / split / f"{index // 2:04d}_c{index % 2 + 1}s1_{index:06d}_00.jpg")
+    return root
+
+
+def test_an_int8_export_from_a_real_process_runs_and_tells_what_it_is(checkpoint, people, tmp_path, pixels, reference):
+    out = tmp_path / "market.int8.onnx"
+    arguments = ["export", checkpoint, "--to", "onnx", "--precision", "int8", "--calibration-data", f"market-style={people}"]
+    result = run(*arguments, "--num-calibration", "4", "--seed", "3", "--max-drop", "0.2", "--out", out, "--json")
+    assert result.returncode == 0, result.stderr
+    content = json.loads(result.stdout)
+    details = content["artefact"]["details"]
+    assert content["files"] == {"market.int8.onnx": out.stat().st_size} and content["artefact"]["precision"] == "int8"
+    assert content["artefact"]["name"] == "market"
+    calibration = details["calibration"]
+    assert (calibration["num_images"], calibration["seed"], calibration["split"]) == (4, 3, "train")
+    assert len(calibration["images"]) == 4 and all(name.startswith("bounding_box_train/") for name in calibration["images"])
+    assert details["num_quantised_layers"] > 20 and details["sensitivity"]["layers"]
+    assert "exporting to onnx in int8" in result.stderr
+    rows = hat.Embedder.open(out).runtime.run(pixels)
+    assert (rows * reference).sum(axis=1).min() > 0.9
+
+    before = out.read_bytes()
+    again = run(*arguments, "--out", out)
+    assert again.returncode == 2 and "is there already: give another name, or --force" in again.stderr
+    assert out.read_bytes() == before
+
+    table = run("info", out)
+    assert table.returncode == 0, table.stderr
+    assert (
+        "int8" in table.stdout and "LayerNormalization" in table.stdout and content["artefact"]["fingerprint"] in table.stdout
+    )
+    facts = json.loads(run("info", out, "--json").stdout)
+    assert facts["built_precision"] == "int8" and facts["opset"] == 18 and facts["artefact"] == content["artefact"]
+    assert facts["compute_types"]["Softmax"] == {"float": 3}
+
+
+def test_info_of_every_precision(onnx_files):
+    from hat.commands.artefact_info import artefact_result
+
+    for precision, made in onnx_files.items():
+        result = artefact_result(made.path)
+        assert result["built_precision"] == result["artefact"]["precision"] == precision
+        assert result["bytes"] == made.path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--to", "onx"], "unknown target 'onx'; did you mean onnx?"),
+        (["--to", "onnx", "--precision", "fp12"], "unknown precision 'fp12'"),
+        (["--to", "onnx", "--precision", "int8"], "int8 needs calibration images: name a data set with --calibration-data"),
+        (["--to", "onnx", "--calibration-data", "x"], "belong to int8 and fp8, and fp32 was asked for"),
+        (["--to", "onnx", "--max-drop", "0.1"], "belong to int8 and fp8, and fp32 was asked for"),
+        (["--to", "onnx", "--input", "int32"], "unknown input type 'int32'"),
+        (["--to", "onnx", "--batch", "8,1,32"], "--batch is MIN,OPT,MAX"),
+        (["--to", "onnx", "--batch", "8"], "--batch is MIN,OPT,MAX"),
+        (["--to", "onnx", "--option", "fast"], "expected an override like"),
+        (["--to", "onnx", "--precision", "int8", "--calibration-data", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_writes_nothing(arguments, sentence, checkpoint, tmp_path, capsys, monkeypatch):
+    from hat.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["hat", "export", str(checkpoint), "--out", str(tmp_path / "x.onnx"), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    assert ended.value.code == 2 and sentence in told.err and "Traceback" not in told.err and told.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_checkpoint_and_a_folder_that_is_not_there(checkpoint, tmp_path):
+    result = run("export", tmp_path, "--to", "onnx", "--out", tmp_path / "x.onnx")
+    assert result.returncode == 2 and "is no checkpoint" in result.stderr
+    model = hat.load_checkpoint(checkpoint)
+    with pytest.raises(UsageError, match="is no folder: make it first"):
+        to_onnx.export_onnx(model, tmp_path / "missing" / "x.onnx")
+
+
+def test_a_full_disk_leaves_nothing(small_model, onnx_files, tmp_path, monkeypatch):
+    import onnx
+
+    proto = onnx.load(onnx_files["fp32"].path)
+    monkeypatch.setattr(to_onnx, "build_onnx", lambda model, request: to_onnx.BuiltGraph(proto))
+    path = tmp_path / "x.onnx"
+
+    def full(self, data):
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(WorkError, match="cannot be written: No space left on device"):
+            to_onnx.export_onnx(small_model, path)
+    assert list(tmp_path.iterdir()) == []
+
+    path.write_bytes(b"the old one")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(WorkError):
+            to_onnx.export_onnx(small_model, path, ExportRequest(name="x", overwrite=True))
+    assert path.read_bytes() == b"the old one" and len(list(tmp_path.iterdir())) == 1
+    to_onnx.export_onnx(small_model, path, ExportRequest(name="x", overwrite=True))
+    assert path.stat().st_size > 1_000_000
+
+
+def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path):
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom hat.export.atomic_output import atomic_output\n"
+        "with atomic_output(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_bytes(bytes(1000))\n    print('half', flush=True)\n    time.sleep(60)\n"
+    )
+    path = tmp_path / "x.onnx"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "half\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    process.stdout.close()
+    assert not path.exists() and not [file for file in tmp_path.iterdir() if file.suffix == ".onnx"]
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".x.onnx.") and left.name.endswith(".part")
+    with atomic_output(path) as temporary:
+        temporary.write_bytes(b"whole")
+    assert [file.name for file in tmp_path.iterdir()] == ["x.onnx"] and path.read_bytes() == b"whole"
+
+
+def test_files_beside_the_named_one_appear_with_it_and_a_build_beside_another_is_left_alone(tmp_path):
+    path = tmp_path / "x.engine"
+    with atomic_output(path) as outer:
+        with atomic_output(path) as inner:
+            inner.write_bytes(b"second")
+        assert outer.parent.is_dir(), "a build that runs at the same time is not swept away"
+        outer.write_bytes(b"first")
+        outer.with_name("x.engine.json").write_text("{}")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"x.engine": b"first", "x.engine.json": b"{}"}
+    with pytest.raises(WorkError, match="nothing was written"), atomic_output(tmp_path / "y"):
+        pass
+
+
+def test_an_error_in_the_middle_leaves_nothing(tmp_path):
+    with pytest.raises(WorkError, match="parser"), atomic_output(tmp_path / "x.engine") as temporary:
+        temporary.write_bytes(b"half")
+        raise WorkError("the parser said no")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_every_target_has_its_function(target):
+    function = export_function(target)
+    assert function.__name__ == TARGETS[target].partition(":")[2]

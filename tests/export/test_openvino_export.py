@@ -1,0 +1,213 @@
+"""OpenVINO files: what they compute, what they say of themselves, and what is refused."""
+
+import types
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from traced_once import traced_once
+
+from hat.errors import ConfigError, UsageError, WorkError
+from hat.export.calibration import calibration_details
+from hat.export.request import ExportRequest
+
+openvino = pytest.importorskip("openvino", reason="the extra export is not installed")
+pytest.importorskip("nncf", reason="the extra export is not installed")
+
+from hat.export import openvino_int8, to_openvino  # noqa: E402
+from hat.export.to_openvino import export_openvino  # noqa: E402
+from hat.openvino_file import read_openvino_info, stored_as, stored_elements  # noqa: E402
+from hat.runtime.openvino_runtime import OpenVINORuntime  # noqa: E402
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_trace():
+    with traced_once():
+        yield
+
+
+@pytest.fixture(scope="module")
+def files(small_model, calibration, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("openvino")
+    made = {}
+    for precision in PRECISIONS:
+        path = folder / f"{precision}.xml"
+        request = ExportRequest(name="small", precision=precision, calibration=calibration)
+        made[precision] = types.SimpleNamespace(path=path, info=export_openvino(small_model, path, request))
+    return made
+
+
+def worst_cosine(first, second):
+    return float((first * second).sum(axis=1).min())
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.999999), ("bf16", 0.999), ("fp16", 0.99999), ("int8", 0.99)])
+def test_every_precision_gives_the_models_embeddings(precision, least, files, pixels, reference):
+    if precision == "bf16" and not HAS_BF16:
+        pytest.skip("this processor has no bfloat16")
+    embeddings = OpenVINORuntime(files[precision].path).run(pixels)
+    assert worst_cosine(embeddings, reference) >= least
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-4)
+    if precision == "fp32":
+        np.testing.assert_allclose(embeddings, reference, atol=1e-5)
+
+
+def test_a_precision_is_not_another_one_under_its_name(files, pixels):
+    ran = {name: OpenVINORuntime(files[name].path).run(pixels) for name in PRECISIONS if name != "bf16" or HAS_BF16}
+    names = sorted(ran)
+    for number, first in enumerate(names):
+        for second in names[number + 1 :]:
+            assert not np.array_equal(ran[first], ran[second]), (first, second)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_file_holds_its_facts_and_a_dynamic_batch(precision, files):
+    file = files[precision]
+    assert read_openvino_info(file.path) == file.info
+    assert (file.info.precision, file.info.name, file.info.batch) == (precision, "small", None)
+    assert {"openvino", "torch", "onnx"} <= set(file.info.versions)
+    model = openvino.Core().read_model(file.path)
+    assert model.inputs[0].get_partial_shape().to_string() == "[?,3,64,32]"
+    assert model.inputs[0].get_any_name() == "images"
+    assert model.outputs[0].get_any_name() == "embeddings"
+
+
+def test_weights_are_stored_as_the_precision_says(files):
+    core = openvino.Core()
+    stored = {precision: stored_as(core.read_model(file.path)) for precision, file in files.items()}
+    assert stored == {"fp32": "fp32", "bf16": "fp16", "fp16": "fp16", "int8": "int8"}
+    sizes = {precision: file.path.with_suffix(".bin").stat().st_size for precision, file in files.items()}
+    assert sizes["fp16"] == pytest.approx(sizes["fp32"] / 2, rel=0.05)
+    assert sizes["int8"] < 0.4 * sizes["fp32"]
+    assert stored_elements(core.read_model(files["int8"].path))["i8"] > 0
+
+
+def test_int8_leaves_pixels_and_the_l2_norm_in_floats(files):
+    model = openvino.Core().read_model(files["int8"].path)
+    path, node = [], model.inputs[0].get_node()
+    while node.get_type_name() != "Convolution":
+        readers = [port.get_node() for port in node.output(0).get_target_inputs()]
+        (node,) = [reader for reader in readers if reader.get_type_name() != "ShapeOf"]
+        path.append(node.get_type_name())
+    assert path == ["Convert", "Multiply", "Add", "FakeQuantize", "Convolution"]
+
+    makers, seen = [model.outputs[0].get_node()], set()
+    while makers:
+        node = makers.pop()
+        seen.add(node.get_type_name())
+        if node.get_type_name() not in ("Concat", "Constant"):
+            makers += [value.get_node() for value in node.input_values()]
+    assert "ReduceL2" in seen or "Sqrt" in seen
+    assert "FakeQuantize" not in seen
+
+
+def test_int8_records_how_it_was_made(files, calibration):
+    details = files["int8"].info.details
+    assert details["calibration"] == calibration_details(calibration)
+    assert details["calibration"]["images"] == list(calibration.paths)
+    assert (details["float_precision"], details["quantisation"]["preset"]) == ("fp32", "mixed")
+    assert details["num_products"] > 30
+    assert details["float_products"] == []
+
+
+def test_layers_can_be_left_out_of_int8(small_model, calibration, tmp_path, pixels, reference):
+    path = tmp_path / "part.xml"
+    options = {"ignored_patterns": ["mfe.*"], "subset_size": 4, "fast_bias_correction": True, "smooth_quant": False}
+    request = ExportRequest(name="part", precision="int8", calibration=calibration, options=options)
+    info = export_openvino(small_model, path, request)
+    left = info.details["float_products"]
+    assert left and all(name.startswith("mfe") for name in left)
+    assert len(left) < info.details["num_products"]
+    assert info.details["calibration"]["num_images"] == 4
+    runtime = OpenVINORuntime(path)
+    assert runtime.execution_types["f32"] >= len(left)
+    assert worst_cosine(runtime.run(pixels), reference) > 0.99
+
+
+@pytest.mark.slow
+def test_layers_go_back_to_floats_until_the_stated_drop_is_met(small_model, calibration, tmp_path):
+    options = {"max_drop": 1e-7, "subset_size": 4, "smooth_quant": False}
+    request = ExportRequest(name="control", precision="int8", calibration=calibration, options=options)
+    try:
+        info = export_openvino(small_model, tmp_path / "control.xml", request)
+    except WorkError as error:  # all of them went back: nothing is quantised, which is no int8 file
+        assert "int8 was asked for" in str(error)
+    else:
+        assert info.details["float_products"]
+
+
+def test_float_images_give_the_same_embeddings(small_model, tmp_path, pixels, reference):
+    path = tmp_path / "float.xml"
+    info = export_openvino(small_model, path, ExportRequest(name="small", input_type="float32"))
+    assert openvino.Core().read_model(path).inputs[0].get_element_type() == openvino.Type.f32
+    assert info.input_type == "float32"
+    np.testing.assert_allclose(OpenVINORuntime(path).run(pixels), reference, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("request_", "file", "error", "words"),
+    [
+        (ExportRequest(name="x", precision="fp8"), "x.xml", UsageError, "no fp8"),
+        (ExportRequest(name="x"), "x.onnx", UsageError, "ends in .xml"),
+        (ExportRequest(name="x", options={"preset": "mixed"}), "x.xml", UsageError, "no option preset"),
+        (ExportRequest(name="x"), "none/x.xml", UsageError, "is no folder"),
+        (ExportRequest(name="x", precision="int8"), "x.xml", UsageError, "needs calibration images"),
+        (ExportRequest(name="x", precision="int8", options={"presett": "mixed"}), "x.xml", ConfigError, "did you mean preset"),
+        (
+            ExportRequest(name="x", precision="int8", options={"ignored_names": ["no"]}),
+            "x.xml",
+            UsageError,
+            "graph has not: no",
+        ),
+        (ExportRequest(name="x", precision="int8", options={"ignored_patterns": ["q9z"]}), "x.xml", UsageError, "q9z"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_and_leaves_nothing(request_, file, error, words, small_model, calibration, tmp_path):
+    if "calibration" not in words:
+        request_ = replace(request_, calibration=calibration)
+    with pytest.raises(error, match=words):
+        export_openvino(small_model, tmp_path / file, request_)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_replaced_only_when_asked(small_model, tmp_path):
+    path = tmp_path / "model.xml"
+    path.with_suffix(".bin").write_bytes(b"somebody's")
+    with pytest.raises(UsageError, match=r"model\.bin is there already"):
+        export_openvino(small_model, path, ExportRequest(name="x"))
+    assert path.with_suffix(".bin").read_bytes() == b"somebody's"
+    export_openvino(small_model, path, ExportRequest(name="x", overwrite=True))
+    with pytest.raises(UsageError, match="is there already"):
+        export_openvino(small_model, path, ExportRequest(name="x"))
+    assert OpenVINORuntime(path).info.name == "x"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+
+
+def test_a_file_of_another_precision_is_caught_before_it_appears(small_model, tmp_path, monkeypatch):
+    save = openvino.save_model
+    monkeypatch.setattr(openvino, "save_model", lambda model, path, compress_to_fp16: save(model, path, compress_to_fp16=False))
+    with pytest.raises(WorkError, match="fp16 was asked for and the weights are stored in fp32"):
+        export_openvino(small_model, tmp_path / "model.xml", ExportRequest(name="x", precision="fp16"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quantiser_that_does_nothing_is_caught(small_model, calibration, tmp_path, monkeypatch):
+    monkeypatch.setattr(openvino_int8, "quantise_openvino", lambda graph, request: (graph, {}))
+    with pytest.raises(WorkError, match="int8 was asked for and the weights are stored in fp32"):
+        request = ExportRequest(name="x", precision="int8", calibration=calibration)
+        export_openvino(small_model, tmp_path / "model.xml", request)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_openvinos_own_failure_is_told(small_model, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("Check failed\nNo space left on device")
+
+    monkeypatch.setattr(to_openvino, "_check_saved", lambda *args: None)
+    monkeypatch.setattr(openvino, "save_model", fail)
+    with pytest.raises(WorkError, match=r"cannot write model\.xml: No space left"):
+        export_openvino(small_model, tmp_path / "model.xml", ExportRequest(name="x"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,205 @@
+"""A Triton model repository: what Triton is told is what the file is, and what it cannot do is refused."""
+
+import json
+import sys
+import types
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from protobuf_text import parse
+from traced_once import traced_once
+
+from hat.artefact import BatchProfile, info_from_json
+from hat.errors import ConfigError, UsageError, WorkError
+from hat.export import to_tensorrt, to_triton
+from hat.export.atomic_folder import FACTS_FILE
+from hat.export.request import ExportRequest
+from hat.export.to_onnx import export_onnx
+from hat.export.to_triton import export_triton
+from hat.export.triton_config import check_tensors
+from hat.export.triton_model import TritonPythonModel
+from hat.onnx_file import read_onnx
+from hat.openvino_file import read_openvino_info
+from hat.runtime.onnxruntime_runtime import OnnxRuntime
+
+pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+pytest.importorskip("openvino", reason="the extra export is not installed")
+
+BACKENDS = {"onnx": "fp32", "python-onnx": "fp16", "openvino": "bf16", "python-openvino": "fp32"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_trace():
+    with traced_once():
+        yield
+
+
+@pytest.fixture(scope="module")
+def repository(small_model, tmp_path_factory):
+    """One repository with a model for every backend."""
+    path = tmp_path_factory.mktemp("triton") / "models"
+    infos = {}
+    for backend, precision in BACKENDS.items():
+        options = {"backend": backend, "model_name": backend, "preferred_batch_sizes": [4, 16], "max_queue_delay_us": 250}
+        options |= {"instances": 2, "version": 3, "num_versions": 2}
+        request = ExportRequest(name='a "name" \\ é', precision=precision, batch=BatchProfile(opt=4, max=16), options=options)
+        infos[backend] = export_triton(small_model, path, request)
+    return path, infos
+
+
+def config_of(folder):
+    return parse((folder / "config.pbtxt").read_text(encoding="ascii"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_triton_is_told_is_what_the_file_is(backend, repository):
+    path, infos = repository
+    config = config_of(path / backend)
+    assert config["name"] == [backend]
+    assert config["backend"] == [{"onnx": "onnxruntime", "openvino": "openvino"}.get(backend, "python")]
+    assert config["max_batch_size"] == [16]
+    assert config["input"] == [{"name": ["images"], "data_type": ["TYPE_UINT8"], "dims": [3, 64, 32]}]
+    dims = [infos[backend].embed_dim]
+    assert config["output"] == [{"name": ["embeddings"], "data_type": ["TYPE_FP32"], "dims": dims}]
+    assert config["dynamic_batching"] == [{"preferred_batch_size": [4, 16], "max_queue_delay_microseconds": [250]}]
+    assert config["instance_group"] == [{"count": [2], "kind": ["KIND_AUTO" if backend == "onnx" else "KIND_CPU"]}]
+    assert config["version_policy"] == [{"latest": [{"num_versions": [2]}]}]
+    parameters = {entry["key"][0]: entry["value"][0]["string_value"][0] for entry in config["parameters"]}
+    assert info_from_json(parameters.pop("hat_reid"), "config") == infos[backend]
+    assert infos[backend].name == 'a "name" \\ é'
+    assert parameters == ({"ENABLE_BATCH_PADDING": "YES", "HINT_BF16": "YES"} if backend == "openvino" else {})
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_files_lie_where_triton_looks(backend, repository):
+    path, infos = repository
+    made = {str(file.relative_to(path / backend)) for file in (path / backend).rglob("*") if file.is_file()}
+    expected = {"config.pbtxt", FACTS_FILE}
+    expected |= {"3/model.onnx"} if backend.endswith("onnx") else {"3/model.xml", "3/model.bin"}
+    expected |= {"3/model.py"} if backend.startswith("python-") else set()
+    assert made == expected
+    assert info_from_json((path / backend / FACTS_FILE).read_text(), FACTS_FILE) == infos[backend]
+    if backend.endswith("openvino"):
+        assert read_openvino_info(path / backend / "3" / "model.xml") == infos[backend]
+    else:
+        assert OnnxRuntime(path / backend / "3" / "model.onnx", "cpu").info == infos[backend]
+
+
+@pytest.mark.parametrize("backend", ["python-onnx", "python-openvino"])
+def test_the_model_for_the_python_backend_embeds(backend, repository, pixels, reference, monkeypatch):
+    """Faked: `triton_python_backend_utils`, which is Triton's. The real one runs in test_triton_server."""
+    utils = types.ModuleType("triton_python_backend_utils")
+    utils.Tensor = lambda name, array: (name, array)
+    utils.InferenceResponse = dict
+    utils.get_input_tensor_by_name = lambda request, name: types.SimpleNamespace(as_numpy=lambda: request[name])
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
+    path, _ = repository
+    parameters = {
+        entry["key"][0]: {"string_value": entry["value"][0]["string_value"][0]}
+        for entry in config_of(path / backend)["parameters"]
+    }
+    model = TritonPythonModel()
+    model.initialize(
+        {
+            "model_config": json.dumps({"parameters": parameters}),
+            "model_repository": str(path / backend),
+            "model_version": "3",
+            "model_instance_kind": "CPU",
+            "model_instance_device_id": "0",
+        }
+    )
+    responses = model.execute([{"images": pixels[:1]}, {"images": pixels[1:6]}, {"images": pixels[6:]}])
+    assert [len(response["embeddings"]) for response in responses] == [1, 5, 6]
+    embeddings = np.concatenate([response["embeddings"] for response in responses])
+    assert float((embeddings * reference).sum(axis=1).min()) > (0.999 if backend == "python-onnx" else 0.999999)
+
+
+def test_the_copied_model_needs_nothing_of_this_package(repository):
+    source = (repository[0] / "python-onnx" / "3" / "model.py").read_text()
+    assert "import hat" not in source and "from hat" not in source and "from ." not in source
+
+
+def test_a_file_that_is_not_what_triton_would_be_told_is_caught(repository, small_model, tmp_path):
+    path, infos = repository
+    file = path / "onnx" / "3" / "model.onnx"
+    check_tensors(file, infos["onnx"])
+    for wrong in ({"embed_dim": 5}, {"input_type": "float32"}):
+        with pytest.raises(WorkError, match="Triton would be told"):
+            check_tensors(file, replace(infos["onnx"], **wrong))
+    with pytest.raises(WorkError, match="Triton would be told"):
+        check_tensors(path / "python-openvino" / "3" / "model.xml", replace(infos["onnx"], embed_dim=5))
+    fixed = read_onnx(file)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].Clear()
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    (tmp_path / "fixed.onnx").write_bytes(fixed.SerializeToString())
+    with pytest.raises(WorkError, match="a batch of any size"):
+        check_tensors(tmp_path / "fixed.onnx", infos["onnx"])
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "batch", "error", "words"),
+    [
+        ({"backend": "keras"}, "fp32", BatchProfile(), ConfigError, "triton: backend"),
+        ({"model_name": "../up"}, "fp32", BatchProfile(), UsageError, "letters, digits"),
+        ({"model_name": ".hidden"}, "fp32", BatchProfile(), UsageError, "letters, digits"),
+        ({"preferred_batch_sizes": [64]}, "fp32", BatchProfile(max=32), UsageError, "from 1 to 32"),
+        ({"preferred_batch_sizes": [0]}, "fp32", BatchProfile(max=32), UsageError, "from 1 to 32"),
+        ({}, "fp32", BatchProfile(min=2), UsageError, "must begin at 1"),
+        ({"max_queue_delay": 1}, "fp32", BatchProfile(), UsageError, "no option max_queue_delay"),
+        ({"backend": "openvino"}, "fp32", BatchProfile(), UsageError, "cannot be held to fp32"),
+        ({"backend": "openvino"}, "int8", BatchProfile(), UsageError, "cannot be held to fp32"),
+        ({"backend": "tensorrt", "instance_kind": "cpu"}, "fp32", BatchProfile(), UsageError, "GPUs alone"),
+    ],
+)
+def test_what_triton_cannot_do_is_refused_and_leaves_nothing(options, precision, batch, error, words, small_model, tmp_path):
+    request = ExportRequest(name="x", precision=precision, batch=batch, options=options)
+    with pytest.raises(error, match=words):
+        export_triton(small_model, tmp_path / "models", request)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_models_and_strangers_folders_stay(small_model, tmp_path, monkeypatch):
+    mine = tmp_path / "hat"
+    mine.mkdir()
+    (mine / "config.pbtxt").write_text("somebody's")
+    other = tmp_path / "detector" / "1"
+    other.mkdir(parents=True)
+    request = ExportRequest(name="hat")
+    with pytest.raises(UsageError, match="is there already"):
+        export_triton(small_model, tmp_path, request)
+    with pytest.raises(UsageError, match="was not made by hat export and is never replaced"):
+        export_triton(small_model, tmp_path, ExportRequest(name="hat", overwrite=True))
+    assert (mine / "config.pbtxt").read_text() == "somebody's"
+
+    export_triton(small_model, tmp_path, ExportRequest(name="reid v1.0"))
+    assert config_of(tmp_path / "reid_v1_0")["name"] == ["reid_v1_0"]
+    (tmp_path / "reid_v1_0" / "old").touch()
+    again = ExportRequest(name="reid v1.0", overwrite=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(to_triton, "config_pbtxt", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            export_triton(small_model, tmp_path, again)
+    assert (tmp_path / "reid_v1_0" / "old").exists()
+    export_triton(small_model, tmp_path, again)
+    assert not (tmp_path / "reid_v1_0" / "old").exists()
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["detector", "hat", "reid_v1_0"]
+
+
+def test_an_engine_with_another_batch_than_tritons_is_caught(small_model, tmp_path, monkeypatch):
+    """Faked: the TensorRT export, which needs a GPU."""
+
+    def build(model, path, request, *, largest):
+        info = export_onnx(model, path.with_suffix(".onnx"), request)
+        path.with_suffix(".onnx").rename(path)
+        return replace(info, batch=BatchProfile(opt=1, max=largest))
+
+    request = ExportRequest(name="x", options={"backend": "tensorrt"})
+    monkeypatch.setattr(to_tensorrt, "export_tensorrt", lambda *args: build(*args, largest=8))
+    with pytest.raises(WorkError, match="takes 8 images and Triton would send 32"):
+        export_triton(small_model, tmp_path, request)
+    monkeypatch.setattr(to_tensorrt, "export_tensorrt", lambda *args: build(*args, largest=32))
+    export_triton(small_model, tmp_path, request)
+    config = config_of(tmp_path / "x")
+    assert (config["backend"], config["instance_group"]) == (["tensorrt"], [{"count": [1], "kind": ["KIND_GPU"]}])
+    assert (tmp_path / "x" / "1" / "model.plan").is_file()

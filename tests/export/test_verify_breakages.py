@@ -1,0 +1,139 @@
+"""Files broken in every way that the field has seen: each is caught, and a faithful file passes."""
+
+import numpy as np
+import pytest
+import torch
+from broken_graphs import BREAKAGES, broken, draw_people, small_model
+
+import hat
+from hat.export import export_onnx, verify
+from hat.runtime import TorchRuntime, open_runtime
+
+pytest.importorskip("onnxruntime", reason="the extra onnxruntime is not installed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """A checkpoint, its faithful ONNX file, one of another checkpoint, and images."""
+    folder = tmp_path_factory.mktemp("parity")
+    hat.save_checkpoint(small_model(0), folder / "checkpoint")
+    export_onnx(small_model(0), folder / "faithful.onnx")
+    export_onnx(small_model(1), folder / "another.onnx")
+    draw_people(folder / "images", 24)
+    return folder
+
+
+def run(folder, *candidates, **options):
+    return verify(folder / "checkpoint", candidates, folder / "images", device="cpu", **options)
+
+
+def failed(result):
+    return {check.name for check in result.checks if not check.passed}
+
+
+def test_a_faithful_file_passes_every_level(bench):
+    report = run(bench, bench / "faithful.onnx", f"{bench / 'checkpoint'}@graph")
+    assert report.passed
+    for result in report.candidates:
+        values = {check.name: check.value for check in result.checks}
+        assert {check.level for check in result.checks} == {"rows", "embedding", "batch", "ranking"}
+        assert values["worst cosine"] > 0.999999 and 0 < values["max abs"] < 1e-5
+        assert values["top-1 agreement"] == values["top-10 agreement"] == 1 and values["rank correlation"] > 0.9999
+        assert not result.problems and not result.hints
+    assert report.num_queries == 6 and len(report.paths) == 24
+
+
+EXPECTED = {
+    "BGR for RGB": ({"worst cosine", "max abs"}, "it takes its images as BGR"),
+    "missing normalisation": ({"worst cosine", "max abs"}, None),
+    "missing L2 norm": ({"length off 1", "max abs"}, "the L2 norm at the end is missing"),
+    "one corrupted layer": ({"max abs", "relative shift"}, None),
+    "off by one in the batch": ({"worst cosine", "batch max abs"}, "depends on the batch"),
+    "rows leak into one another": ({"worst cosine", "batch max abs"}, "depends on the batch"),
+    "NaN": ({"rows with NaN"}, "values overflow"),
+    "one constant": ({"spread", "worst cosine", "top-1 agreement"}, None),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_breakage_is_caught_and_named(name, bench):
+    path = broken(bench / "faithful.onnx", BREAKAGES[name], bench / f"{name}.onnx")
+    report = run(bench, path)
+    (result,) = report.candidates
+    expected, hint = EXPECTED[name]
+    assert not report.passed and not result.passed
+    assert expected <= failed(result), result.failures
+    if hint:
+        assert any(hint in sentence for sentence in result.hints), result.hints
+
+
+def test_another_checkpoint_is_caught_and_named(bench):
+    (result,) = run(bench, bench / "another.onnx").candidates
+    assert not result.passed and {"worst cosine", "max abs", "top-1 agreement"} <= failed(result)
+    assert "it was made from other weights" in result.hints[0]
+
+
+def test_another_preprocessing_is_not_comparable(bench):
+    path = broken(bench / "faithful.onnx", BREAKAGES["another mean"], bench / "mean.onnx")
+    (result,) = run(bench, path).candidates
+    assert not result.passed and result.checks == ()
+    assert "mean (0.5, 0.456, 0.406) in the candidate" in result.problems[0]
+
+
+def test_one_broken_candidate_does_not_hide_behind_a_faithful_one(bench):
+    path = broken(bench / "faithful.onnx", BREAKAGES["one corrupted layer"], bench / "layer.onnx")
+    report = run(bench, bench / "faithful.onnx", path, bench / "faithful.onnx")
+    assert [result.passed for result in report.candidates] == [True, False, True] and not report.passed
+
+
+class Stubborn(TorchRuntime):
+    """The reference with one fault; `wrong` is what it does to a batch's rows."""
+
+    def __init__(self, model, wrong, max_batch=None):
+        super().__init__(model, "cpu")
+        self.wrong, self.max_batch = wrong, max_batch
+
+    def run(self, images):
+        return self.wrong(super().run(images))
+
+
+def last_row_lost_above(limit):
+    return lambda rows: np.concatenate([rows[:-1], np.zeros_like(rows[:1])]) if len(rows) > limit else rows
+
+
+@pytest.mark.parametrize(
+    ("wrong", "max_batch", "name"),
+    [
+        (last_row_lost_above(32), None, "batch max abs"),  # only a batch of max + 1 shows it
+        (last_row_lost_above(16), 16, "batch max abs"),  # a split that forgets the rest
+        (lambda rows: rows[:32], None, "wrong rows"),  # a split that drops the rest
+        (lambda rows: rows if len(rows) != 1 else rows * 0.999, None, "batch max abs"),  # wrong only alone
+    ],
+    ids=["last row lost", "profile", "too few rows", "alone"],
+)
+def test_faults_that_only_some_batch_sizes_have_are_caught(wrong, max_batch, name, bench):
+    model = small_model(0)
+    report = verify(model, [Stubborn(model, wrong, max_batch)], bench / "images", device="cpu")
+    assert name in failed(report.candidates[0]), report.candidates[0].failures
+    assert verify(model, [Stubborn(model, lambda rows: rows)], bench / "images", device="cpu").passed
+
+
+def test_rows_lost_in_the_batch_that_a_file_is_tuned_for_are_a_problem(bench):
+    model = small_model(0)
+    report = verify(model, [Stubborn(model, lambda rows: rows[: max(1, len(rows) - 1)])], bench / "images", device="cpu")
+    assert not report.passed and "gave an array of shape" in report.candidates[0].problems[0]
+
+
+def test_the_same_images_are_chosen_again_and_others_by_another_seed(bench):
+    model = small_model(0)
+    runtime = open_runtime(bench / "faithful.onnx", "cpu")
+    first, again, other = (
+        verify(model, [runtime], bench / "images", num_images=12, seed=seed, device="cpu") for seed in (3, 3, 4)
+    )
+    assert first.paths == again.paths != other.paths and len(first.paths) == 12
+    assert first.to_dict() == again.to_dict()

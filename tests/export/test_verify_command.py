@@ -1,0 +1,127 @@
+"""`hat verify` as a user meets it: its exit codes, what it prints, and the reports that it writes."""
+
+import html
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from broken_graphs import draw_people, people, small_model
+from PIL import Image
+
+import hat
+from hat.cli import main
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Two checkpoints, images, and a data set of Market's names."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("verify")
+    hat.save_checkpoint(small_model(0), folder / "model")
+    hat.save_checkpoint(small_model(1), folder / "other")
+    draw_people(folder / "images", 20)
+    Image.fromarray(people(77)).save(folder / "images" / "a&b <i>.png")
+    root = folder / "Market-1501-v15.09.15"
+    noise = np.random.default_rng(1)
+    for split, cameras in (("bounding_box_train", (1,)), ("query", (1,)), ("bounding_box_test", (2, 3))):
+        (root / split).mkdir(parents=True)
+        for pid in range(1, 9):
+            for camera in cameras:
+                pixels = (people(pid) * 0.7 + noise.integers(0, 70, (64, 32, 3))).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / f"{pid:04d}_c{camera}s1_000001_01.jpg", quality=95)
+    return folder
+
+
+@pytest.fixture
+def run(place, monkeypatch, capsys):
+    """Run the command in this process: exit code, stdout, stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hat", "verify", *map(str, arguments)])
+        monkeypatch.chdir(place)
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def test_a_faithful_candidate_ends_with_0_and_reports_all_three_levels(run, place):
+    code, out, err = run(
+        "model", "model@graph", "--images", "images", "--data", "market1501=.", "--json",
+        "--report", place / "a.html", "--report-json", place / "a.json",
+    )  # fmt: skip
+    assert code == 0, err
+    content = json.loads(out)
+    assert content == json.loads((place / "a.json").read_text()) and content["passed"]
+    (candidate,) = content["candidates"]
+    assert {check["level"] for check in candidate["checks"]} == {"rows", "embedding", "batch", "ranking", "retrieval"}
+    assert candidate["runtime"] == "torch fp32 exact graph cpu" and content["num_images"] == 21
+    assert content["dataset"]["reference"]["num_queries"] == 8
+    retrieval = [check for check in candidate["checks"] if check["level"] == "retrieval"]
+    assert [check["name"] for check in retrieval] == ["change of mAP", "change of Rank-1", "change of mINP"]
+    assert "/9j/" not in out  # not a byte of an image
+
+
+def test_another_checkpoint_ends_with_1_says_why_and_still_writes_its_reports(run, place):
+    arguments = ("model", "model", "other", "--images", "images", "--data", "market1501=.", "--num-ids", 5)
+    code, out, err = run(*arguments, "--report", place / "b.html")
+    assert code == 1
+    assert err.startswith("hat: failed: 1 of 2 candidates disagree with model: other (") and "worst cosine" in err
+    assert "pass" in out and "FAIL" in out and "it was made from other weights" in out
+    page = (place / "b.html").read_text()
+    assert "5 of 8 query identities" in html.unescape(page)
+    refused, _, message = run(*arguments, "--report", place / "b.html")
+    assert refused == 2 and "--force" in message
+    assert run(*arguments, "--report", place / "b.html", "--force")[0] == 1
+
+
+def test_the_page_stands_by_itself(run, place):
+    run("model", "other", "--images", "images", "--report", place / "c.html")
+    page = (place / "c.html").read_text()
+    assert "This page holds images of persons" in page
+    assert "default-src 'none'" in page and "prefers-color-scheme: dark" in page
+    assert not re.search(r"https?://|<script|<link|@import|url\(", page)
+    assert all(source.startswith("data:image/jpeg;base64,") for source in re.findall(r'src="([^"]*)"', page))
+    # Five queries of 21 images have one pair each, and eight images are shown by themselves.
+    assert page.count("<img ") == 5 * 2 + 8
+    assert "<i>.png" not in page and page.count("<section") == page.count("</section>")
+
+
+def test_the_page_of_images_without_pixels_holds_none():
+    from hat.export.verification_page import render_page
+    from hat.export.verification_report import CandidateResult, VerificationReport
+
+    lost = CandidateResult("<b>", "onnxruntime fp32 cpu", "fp32", "fp32", problems=("not comparable: <size>",))
+    page = render_page(VerificationReport("ref", "torch", (lost,), "images", ("a",) * 4, 1, 0))
+    assert "<img " not in page and "persons" not in page
+    assert "&lt;size&gt;" in page and "<b>" not in page.split("</style>")[1].replace("<b>This", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["model", "model", "--images", "nowhere"], 2, "nowhere"),
+        (["model", "model", "--images", "empty"], 1, "nothing was compared"),
+        (["model", "missing.onnx", "--images", "images"], 2, "missing.onnx: there is no such checkpoint or file"),
+        (["model", "model@fast", "--images", "images"], 2, "cannot read 'fast' behind the @"),
+        (["model", "model", "--images", "images", "--num-ids", "4"], 2, "--data"),
+        (["model", "model", "--images", "images", "--report", "no/such/report.html"], 2, "is no folder"),
+        (["model", "model", "--images", "images", "--data", "market1501=images"], 2, "Market-1501 was not found"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_one_sentence(run, place, arguments, code, sentence):
+    (place / "empty").mkdir(exist_ok=True)
+    got, out, err = run(*arguments)
+    assert got == code and sentence in err and err.count("\n") == 1 and out == ""
+
+
+def test_the_process_ends_with_1_when_parity_is_not_met(place):
+    command = [sys.executable, "-W", "error", "-m", "hat", "verify", "model", "other", "--images", "images", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place)
+    assert done.returncode == 1 and "FAIL" in done.stdout and "Traceback" not in done.stderr

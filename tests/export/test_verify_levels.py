@@ -1,0 +1,258 @@
+"""The levels of parity on numbers that can be worked out by hand, or by another library."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from hat.artefact import ArtefactPrecision
+from hat.data import ReIDDataset, Sample, Split
+from hat.errors import CheckpointError, UsageError, WorkError
+from hat.export.batch_parity import batch_sizes
+from hat.export.candidate import parse_candidate
+from hat.export.embedding_parity import compare_embeddings, inspect_rows, spread
+from hat.export.image_folder import choose_images, list_images
+from hat.export.ranking_parity import Similarities, agreement, compare_rankings, similarities, spearman, worst_pairs
+from hat.export.retrieval_parity import compare_retrieval, some_identities
+from hat.export.tolerances import TOLERANCES, tolerance_for
+from hat.export.verification import verify
+from hat.export.verification_report import CandidateResult, Check, VerificationReport
+from hat.metrics import RankingResult
+from hat.preprocessing import Preprocessing
+
+
+def rows(count, width=16, seed=0):
+    values = np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def value_of(checks, name):
+    return next(check.value for check in checks if check.name == name)
+
+
+def test_the_cosine_is_that_of_the_worst_row_and_the_difference_that_of_the_worst_value():
+    reference = np.eye(4, dtype=np.float32)
+    candidate = reference.copy()
+    candidate[2] = [0.0, 0.6, 0.8, 0.0]
+    checks = compare_embeddings(reference, candidate, TOLERANCES["fp32"])
+    assert value_of(checks, "worst cosine") == pytest.approx(0.8)
+    assert value_of(checks, "max abs") == pytest.approx(0.6)
+    # The row moved by sqrt(0.6^2 + 0.2^2), and any two rows of the identity are sqrt(2) apart.
+    assert value_of(checks, "relative shift") == pytest.approx(np.sqrt(0.4) / np.sqrt(2))
+    assert [check.passed for check in checks] == [False, False, False]
+
+
+def test_embeddings_that_lie_close_together_are_judged_by_the_distance_between_them():
+    centre = rows(1)
+    reference = centre + 1e-3 * rows(12, seed=1)
+    candidate = reference + 2e-5 * rows(12, seed=2)
+    checks = {check.name: check.passed for check in compare_embeddings(reference, candidate, TOLERANCES["fp32"])}
+    assert checks == {"worst cosine": True, "max abs": True, "relative shift": False}
+
+
+def test_rows_that_are_unsound_by_themselves_are_told_apart():
+    reference = rows(8)
+    names = {name: [check.name for check in inspect_rows(reference, wrong) if not check.passed] for name, wrong in {
+        "sound": reference,
+        "NaN": np.where(np.arange(8)[:, None] == 3, np.nan, reference),
+        "infinite": np.where(np.arange(8)[:, None] == 3, np.inf, reference),
+        "long": reference * 1.01,
+        "constant": np.repeat(reference[:1], 8, axis=0),
+        "zero": np.zeros_like(reference),
+    }.items()}  # fmt: skip
+    assert names == {
+        "sound": [],
+        "NaN": ["rows with NaN"],
+        "infinite": ["rows with NaN"],
+        "long": ["length off 1"],
+        "constant": ["spread"],
+        "zero": ["length off 1", "spread"],
+    }
+    assert spread(np.eye(4, dtype=np.float32)) == pytest.approx(0.75)  # 1 - |mean|^2 with |mean|^2 = 4 / 16
+
+
+def test_rank_correlation_is_scipys():
+    rng = np.random.default_rng(3)
+    left, right = rng.standard_normal((5, 40)), rng.standard_normal((5, 40))
+    right[1] = left[1] ** 3  # the same order
+    right[2] = -left[2]
+    left[3] = np.round(left[3])  # ties
+    expected = [spearmanr(a, b).statistic for a, b in zip(left, right, strict=True)]
+    np.testing.assert_allclose(spearman(left, right), expected, atol=1e-12)
+    assert spearman(np.zeros((1, 9)), rng.standard_normal((1, 9)))[0] == 0
+
+
+def test_agreement_on_a_gallery_of_four():
+    reference = np.array([[0.9, 0.8, 0.5, 0.1], [0.9, 0.899, 0.5, 0.1]])
+    candidate = np.array([[0.8, 0.9, 0.1, 0.5], [0.8, 0.9, 0.5, 0.1]])
+    both = Similarities(reference, candidate)
+    assert agreement(both, 1, tie=0).tolist() == [0, 0]
+    assert agreement(both, 1, tie=0.01).tolist() == [0, 1]  # the second query's two best are tied
+    assert agreement(both, 2, tie=0).tolist() == [1, 1]
+    assert agreement(both, 3, tie=0).tolist() == [pytest.approx(2 / 3), 1]
+
+
+def test_rankings_of_the_same_rows_agree_and_of_others_do_not():
+    reference = rows(40)
+    same = compare_rankings(similarities(reference, reference, 10), TOLERANCES["fp32"])
+    assert all(check.passed and check.value == pytest.approx(1) for check in same)
+    other = compare_rankings(similarities(reference, rows(40, seed=9), 10), TOLERANCES["int8"])
+    assert not any(check.passed for check in other)
+
+
+def test_the_worst_pair_of_each_query_comes_with_its_ranks():
+    reference = np.array([[0.9, 0.5, 0.1], [0.3, 0.2, 0.1]])
+    candidate = np.array([[0.9, 0.5, 0.95], [0.3, 0.25, 0.1]])
+    first, second = worst_pairs(Similarities(reference, candidate), list("abcde"), 5)
+    assert (first.query_path, first.gallery_path, first.reference_rank, first.candidate_rank) == ("a", "e", 3, 1)
+    assert (second.query, second.gallery, second.candidate_similarity) == (1, 3, 0.25)
+
+
+def result(mAP, rank1, mINP, queries=1000):  # noqa: N803 - the field writes it so
+    return RankingResult(mAP, np.array([rank1]), mINP, queries, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("precision", "change", "expected"),
+    [
+        ("fp16", (0.0009, 0.001, 0.0), [True, True, True]),
+        ("fp16", (0.0011, 0.002, 0.0), [False, False, True]),
+        ("int8", (-0.0049, 0.0, 0.009), [True, True, True]),
+        ("int8", (0.0051, 0.0, -0.011), [False, True, False]),  # a rise is another model too
+        ("fp32", (0.0002, 0.001, 0.0), [False, True, True]),  # one of 1000 queries is the least that Rank-1 can change by
+    ],
+)
+def test_retrieval_may_change_by_what_the_precision_allows(precision, change, expected):
+    before, after = result(0.5, 0.7, 0.2), result(0.5 + change[0], 0.7 + change[1], 0.2 + change[2])
+    assert [check.passed for check in compare_retrieval(before, after, TOLERANCES[precision])] == expected
+
+
+def test_every_precision_has_limits_with_reasons_and_the_coarser_one_decides():
+    assert set(TOLERANCES) == set(get_args(ArtefactPrecision))
+    for tolerance in TOLERANCES.values():
+        assert all(len(limit.reason) > 10 for limit in tolerance)
+    assert (TOLERANCES["fp32"].max_abs.value, TOLERANCES["fp32"].worst_cosine.value) == (1e-4, 0.99999)
+    assert (TOLERANCES["fp16"].worst_cosine.value, TOLERANCES["fp16"].mAP.value) == (0.999, 1e-3)
+    assert TOLERANCES["int8"].mAP.value == 5e-3
+    assert tolerance_for("fp32", "int8")[0] == tolerance_for("int8", "bf16")[0] == "int8"
+    assert tolerance_for("fp16", "fp32")[0] == "fp16"
+    with pytest.raises(UsageError, match="no tolerance for 'fp64'"):
+        tolerance_for("fp64", "int4")
+
+
+def test_a_part_of_a_data_set_keeps_whole_identities_and_says_so():
+    query = Split("query", [Sample(f"q{pid}", pid, 0) for pid in range(1, 9)])
+    gallery = Split("gallery", [Sample(f"g{pid}_{camid}", pid, camid) for pid in range(9) for camid in range(3)])
+    part = some_identities(ReIDDataset("toy", Split("train", []), query, gallery), 3, seed=1)
+    kept = set(part.query.pids.tolist())
+    assert len(kept) == 3 and 0 not in kept and len(part.gallery) == 9 and set(part.gallery.pids.tolist()) == kept
+    assert "3 of 8 query identities" in part.notes[-1]
+
+
+def check_of(value, sense=">="):
+    return Check("embedding", "worst cosine", value, 0.9, sense, "because")
+
+
+def test_a_report_passes_only_when_something_was_compared_and_all_of_it_is_right():
+    def report(*candidates):
+        return VerificationReport("a", "torch", candidates, "images", ("x",) * 4, 1, 0)
+
+    good = CandidateResult("c", "onnxruntime", "fp32", "fp32", checks=(check_of(0.95),))
+    assert report(good).passed
+    assert not report().passed  # nothing was compared
+    assert not report(CandidateResult("c", "onnxruntime", "fp32", "fp32")).passed
+    assert not report(CandidateResult("c", "o", "fp32", "fp32", checks=(check_of(0.95),), problems=("x",))).passed
+    assert not report(good, CandidateResult("c", "o", "fp32", "fp32", checks=(check_of(float("nan")),))).passed
+    assert not check_of(float("nan"), "<=").passed
+
+
+class Blocks:
+    """A runtime whose embedding is the mean colour of eight by four blocks."""
+
+    name, embed_dim, max_batch, info = "blocks fp32 cpu", 96, None, None
+    preprocessing = Preprocessing(height=64, width=32)
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def run(self, images):
+        means = images.reshape(len(images), 3, 8, 8, 4, 8).mean(axis=(3, 5)).reshape(len(images), -1).astype(np.float32)
+        return self.scale * means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1)
+
+
+def test_too_little_to_compare_is_an_error(tmp_path):
+    with pytest.raises(WorkError, match=r"nothing was compared: .* has 0 images"):
+        verify(Blocks(), [Blocks()], tmp_path)
+    from broken_graphs import draw_people
+
+    draw_people(tmp_path, 5)
+    for index in (1, 3):
+        (tmp_path / f"00{index}.png").write_bytes(b"not an image")
+    with pytest.raises(WorkError, match="has 3 images, 2 more cannot be read"):
+        verify(Blocks(), [Blocks()], tmp_path)
+    draw_people(tmp_path / "more", 4)
+    report = verify(Blocks(), [Blocks()], tmp_path)
+    assert report.passed and len(report.paths) == 7 and len(report.left_out) == 2 and "00" in report.left_out[0]
+
+
+def test_a_reference_that_proves_nothing_is_an_error(tmp_path):
+    from broken_graphs import draw_people
+
+    draw_people(tmp_path, 6)
+    with pytest.raises(WorkError, match="one embedding for all images"):
+        verify(Blocks(0.0), [Blocks()], tmp_path)
+    with pytest.raises(WorkError, match="gives NaN or infinite values"):
+        verify(Blocks(float("nan")), [Blocks()], tmp_path)
+    with pytest.raises(UsageError, match="expected at least one candidate"):
+        verify(Blocks(), [], tmp_path)
+    with pytest.raises(CheckpointError, match="there is no such"):
+        verify(Blocks(), [Blocks(), tmp_path / "missing.onnx"], tmp_path)
+
+
+def test_another_size_or_width_is_not_comparable(tmp_path):
+    from broken_graphs import draw_people
+
+    class Larger(Blocks):
+        preprocessing = Preprocessing(height=128, width=64, resize="bicubic")
+        embed_dim = 97
+
+    (found,) = verify(Blocks(), [Larger()], draw_people(tmp_path, 6)).candidates
+    assert not found.passed and len(found.problems) == 3
+    assert "64 x 32 in the reference, 128 x 64 in the candidate" in found.problems[0]
+    assert "bicubic resize in the candidate" in found.problems[1] and "97 in the candidate" in found.problems[2]
+
+
+def test_batches_follow_the_profile():
+    class Engine(Blocks):
+        max_batch = 4
+
+    assert batch_sizes(Blocks()) == [1, 8, 32, 33]
+    assert batch_sizes(Engine()) == [1, 4, 5]
+
+
+def test_images_are_found_in_every_folder_once(tmp_path):
+    from broken_graphs import draw_people
+
+    draw_people(tmp_path / "a" / "b", 2)
+    draw_people(tmp_path, 1)
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    found = list_images(tmp_path)
+    assert [path.removeprefix(str(tmp_path)) for path in found] == ["/000.png", "/a/b/000.png", "/a/b/001.png"]
+    assert len(set(choose_images(found, 2, seed=5)) & set(found)) == 2 and sorted(choose_images(found, 9, seed=5)) == found
+
+
+def test_variants_are_read_behind_an_at_sign(tmp_path):
+    plain = parse_candidate(tmp_path)
+    assert plain.is_checkpoint and not plain.exact_graph and plain.precision == "fp32"
+    full = parse_candidate(f"{tmp_path}@graph+compile+bf16")
+    assert (full.path, full.exact_graph, full.compiled, full.precision) == (tmp_path, True, True, "bf16")
+    (tmp_path / "run@graph").mkdir()
+    assert parse_candidate(tmp_path / "run@graph").path == tmp_path / "run@graph"
+    (tmp_path / "hat.onnx").write_bytes(b"x")
+    for wrong in ("@grph", "@bf16+fp16", "@graph+graph", "@"):
+        with pytest.raises(UsageError, match="cannot read"):
+            parse_candidate(f"{tmp_path}{wrong}")
+    with pytest.raises(UsageError, match="only a checkpoint has variants"):
+        parse_candidate(f"{tmp_path}/hat.onnx@graph")

@@ -1,0 +1,25 @@
+"""Tracing takes seconds and every target begins with it: here the tests of a module share one trace for each kind of graph."""
+
+import contextlib
+
+import onnx
+import pytest
+
+from hat.export import to_onnx
+
+
+@contextlib.contextmanager
+def traced_once():
+    """While it lasts, graphs of the same class, opset and input are traced once. For tests with a single model."""
+    made = {}
+    trace = to_onnx.trace_onnx
+
+    def shared(graph, *, opset, input_type):
+        key = (type(graph).__name__, opset, input_type)
+        if key not in made:
+            made[key] = trace(graph, opset=opset, input_type=input_type).SerializeToString()
+        return onnx.ModelProto.FromString(made[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_onnx, "trace_onnx", shared)
+        yield
