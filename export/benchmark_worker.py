@@ -160,9 +160,10 @@ def _device_bytes_in_use(device: str | None) -> int:
     """Memory of the GPU that is taken, by whomever: only one candidate has its turn, so a difference is its own."""
     import torch
 
-    if not torch.cuda.is_available() or (device is not None and device.startswith("cpu")):
+    chosen = "cuda" if device is None or device == "auto" else device
+    if not torch.cuda.is_available() or not chosen.startswith("cuda"):
         return 0
-    free, total = torch.cuda.mem_get_info(None if device in (None, "auto", "cuda") else device)
+    free, total = torch.cuda.mem_get_info(chosen)
     return total - free
 
 

@@ -18,7 +18,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink);
   font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 32px 24px 64px; }
+main { max-width: 1200px; margin: 0 auto; padding: 32px 24px 64px; }
 h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -.01em; }
 h2 { font-size: 19px; margin: 0; letter-spacing: -.005em; overflow-wrap: anywhere; }
 h3 { font-size: 14px; margin: 24px 0 10px; font-weight: 650; }
@@ -42,7 +42,7 @@ th { text-align: left; font-size: 12px; color: var(--soft); font-weight: 600; pa
   border-bottom: 1px solid var(--line); white-space: nowrap; }
 td { padding: 7px 12px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 tr:last-child td { border-bottom: 0; }
-td.name { min-width: 150px; overflow-wrap: anywhere; }
+td.name { min-width: 130px; overflow-wrap: anywhere; }
 .num { text-align: right; white-space: nowrap; } .reason { color: var(--soft); font-size: 13px; min-width: 260px; }
 .meter { width: 92px; height: 7px; border-radius: 4px; background: var(--line); overflow: hidden; margin-top: 8px; }
 .meter i { display: block; height: 100%; background: var(--good); } .meter.over i { background: var(--bad); }

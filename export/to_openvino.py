@@ -60,7 +60,7 @@ def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportReq
     try:
         import openvino
     except ImportError:
-        raise MissingExtraError("openvino", "export", "exporting to OpenVINO") from None
+        raise MissingExtraError("openvino", "openvino", "exporting to OpenVINO") from None
     with atomic_output(path, overwrite=request.overwrite) as temporary:
         graph = _convert(model, request)
         details: dict[str, Any] = {}

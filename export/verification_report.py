@@ -80,7 +80,9 @@ class Check:
             return "not a number"
         if self.level == "retrieval":
             return f"{100 * value:.2f} pt"
-        return f"{value:.1e}" if 0 < abs(value) < 1e-2 and self.sense == "<=" else f"{value:.6g}"
+        if self.sense == "<=":
+            return f"{value:.1e}" if 0 < abs(value) < 1e-2 else f"{value:.3g}"
+        return f"{value:.6g}" if value > 0.9 else f"{value:.3g}"  # near 1 the digits that matter come late
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; a figure that is no number is None."""

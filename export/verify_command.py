@@ -116,17 +116,17 @@ def _table(report: VerificationReport) -> RenderableType:
     from .verification_report import SHORT_NAMES
 
     columns = report.summary_names
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("candidate", overflow="fold", min_width=20)
+    table.add_column("verdict", no_wrap=True)
     for column in columns:
         table.add_column(SHORT_NAMES.get(column, column), justify="right", overflow="fold")
-    table.add_column("verdict")
     for result in report.candidates:
         by_name = {check.name: check for check in result.checks}
         cells = [_cell(by_name.get(column)) for column in columns]
         verdict = Text("pass", "bold green") if result.passed else Text("FAIL", "bold red")
         name = Text.assemble(result.name, "\n", (f"{result.runtime}, limits of {result.tolerance}", "dim"))
-        table.add_row(name, *cells, verdict)
+        table.add_row(name, verdict, *cells)
     gallery = len(report.paths) - report.num_queries
     head = f"reference {report.reference} ({report.reference_runtime}); {report.num_queries} queries, {gallery} gallery images"
     if report.dataset is not None:
