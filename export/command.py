@@ -82,7 +82,7 @@ def export(
     if out.is_file() and not force:  # what a folder that is there means is the target's own matter
         raise UsageError(f"{out} is there already: give another name, or --force to replace it")
 
-    model = _load(checkpoint)
+    model, metrics = _load(checkpoint)
     calibration = _calibration(calibration_data, model.preprocessing, num_calibration, seed) if calibration_data else None
     request = ExportRequest(
         name=Path(checkpoint).expanduser().resolve().stem,
@@ -93,6 +93,7 @@ def export(
         calibration=calibration,
         overwrite=force,
         options=options,
+        metrics=metrics,
     )
     stderr.print(f"exporting to {to} in {chosen} ...")
     info = write(model, out, request)
@@ -100,16 +101,16 @@ def export(
     emit(result, _table(result), as_json)
 
 
-def _load(checkpoint: str) -> HAT:
-    from hat.checkpoint import load_checkpoint, load_released_weights
+def _load(checkpoint: str) -> tuple[HAT, dict[str, Any]]:
+    from hat.checkpoint import load_checkpoint, load_released_weights, read_checkpoint_info
 
     path = Path(checkpoint).expanduser()
     stderr.print(f"loading {path}")
     if path.is_file() and path.suffix in (".pth", ".pt"):
         model, loaded = load_released_weights(path)
         stderr.print(loaded)
-        return model
-    return load_checkpoint(path)
+        return model, {}
+    return load_checkpoint(path), read_checkpoint_info(path).metrics
 
 
 def _calibration(spec: str, preprocessing: Preprocessing, num_images: int, seed: int) -> Calibration:

@@ -43,6 +43,7 @@ class ExportRequest:
         calibration: Images for int8 and fp8.
         overwrite: Replace a file that is there.
         options: What is particular to a target, by name; an unknown name is refused.
+        metrics: Figures measured with the checkpoint, to be carried along.
     """
 
     name: str
@@ -53,3 +54,4 @@ class ExportRequest:
     calibration: Calibration | None = None
     overwrite: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)

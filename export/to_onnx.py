@@ -69,14 +69,7 @@ def export_onnx(model: HAT, path: str | os.PathLike[str], request: ExportRequest
         request = dataclasses.replace(request, options={"scheme": "cpu"} | request.options)
     with atomic_output(path, overwrite=request.overwrite) as temporary:
         built = build_onnx(model, request)
-        info = describe(
-            model,
-            name=request.name or path.stem,
-            precision=request.precision,
-            input_type=request.input_type,
-            opset=request.opset,
-            details=built.details,
-        )
+        info = describe(model, request, name=path.stem, details=built.details)
         save_onnx(built.proto, info, temporary)
     return info
 
@@ -160,30 +153,30 @@ def check_built(proto: onnx.ModelProto, request: ExportRequest) -> None:
         raise WorkError(f"the exported graph does not pass ONNX's checker: {error}") from error
 
 
-def describe(
-    model: HAT,
-    *,
-    name: str,
-    precision: ArtefactPrecision,
-    input_type: Literal["uint8", "float32"],
-    opset: int,
-    details: dict[str, Any] | None = None,
-) -> ArtefactInfo:
-    """The facts about a file that is being made from a trained model."""
+def describe(model: HAT, request: ExportRequest, *, name: str, details: dict[str, Any] | None = None) -> ArtefactInfo:
+    """The facts about a file that is being made from a trained model.
+
+    Args:
+        model: The trained model.
+        request: What was asked for.
+        name: What to call the model where the request gives no name.
+        details: What is particular to the target.
+    """
     from importlib.metadata import version
 
     source = weights_sha256(model)
     return ArtefactInfo(
-        name=name,
+        name=request.name or name,
         model=model.config,
         preprocessing=model.preprocessing,
         embed_dim=model.embed_dim,
-        precision=precision,
-        input_type=input_type,
+        precision=request.precision,
+        input_type=request.input_type,
         source_sha256=source,
-        fingerprint=fingerprint(model.config, model.preprocessing, source, precision),
+        fingerprint=fingerprint(model.config, model.preprocessing, source, request.precision),
         versions={library: version(library) for library in ("hat-reid", "torch", "onnx")},
-        details={"opset": opset} | (details or {}),
+        details={"opset": request.opset} | (details or {}),
+        metrics=request.metrics,
     )
 
 

@@ -68,14 +68,7 @@ def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportReq
             from .openvino_int8 import quantise_openvino
 
             graph, details = quantise_openvino(graph, request)
-        info = describe(
-            model,
-            name=request.name or path.stem,
-            precision=request.precision,
-            input_type=request.input_type,
-            opset=request.opset,
-            details=details,
-        )
+        info = describe(model, request, name=path.stem, details=details)
         info = _save(graph, info, temporary)
         _check_saved(openvino.Core(), temporary, request)
     return info
@@ -102,7 +95,7 @@ def _convert(model: HAT, request: ExportRequest) -> openvino.Model:
 
     as_onnx = replace(request, precision="fp32", calibration=None, options={})
     proto = build_onnx(model, as_onnx).proto
-    info = describe(model, name="", precision="fp32", input_type=request.input_type, opset=request.opset)
+    info = describe(model, as_onnx, name="")
     with tempfile.TemporaryDirectory(prefix="hat-openvino-") as folder:
         file = Path(folder) / "model.onnx"
         save_onnx(proto, info, file)

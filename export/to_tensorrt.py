@@ -78,14 +78,7 @@ def _export(
         raise UsageError(f"{path} is there already: give another name, or --force to replace it")
 
     built = build_onnx(model, dataclasses.replace(request, options=graph_options))
-    info = describe(
-        model,
-        name=request.name or path.stem,
-        precision=request.precision,
-        input_type=request.input_type,
-        opset=request.opset,
-        details=built.details,
-    )
+    info = describe(model, request, name=path.stem, details=built.details)
     try:
         with tempfile.TemporaryDirectory(prefix="hat-onnx-") as folder:
             onnx_path = Path(folder) / f"{path.name}.onnx"

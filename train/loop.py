@@ -77,8 +77,7 @@ class Trainer:
 
     Raises:
         ConfigError: Backbone weights are not said, P does not suit the number of processes, an epoch has fewer batches than one
-        step
-            accumulates, evaluation is asked for without a data set, or the run to be resumed is another one.
+            step accumulates, evaluation is asked for without a data set, or the run to be resumed is another one.
         DataError: Identities are not 0 to n - 1, or fewer than two.
         WeightsError: Backbone weights cannot be had or do not fit.
         ImageError: An image cannot be read.

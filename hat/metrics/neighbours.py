@@ -26,8 +26,7 @@ def distance_blocks(
 
     Yields:
         (rows, columns, distances): two slices with ``rows.start <= columns.start`` and a float32 tensor of their lengths.
-            Distances
-        are not negative; that of an item to itself is -1, as `NearestNeighbours` expects.
+        Distances are not negative; that of an item to itself is -1, as `NearestNeighbours` expects.
     """
     slices = [slice(start, min(start + block_rows, len(embeddings))) for start in range(0, len(embeddings), block_rows)]
     for number, rows in enumerate(slices):
@@ -45,8 +44,7 @@ class NearestNeighbours:
     index. The outcome does not depend on the order of the blocks.
 
     A neighbour is kept as one integer, the bits of its distance above its index: bits of floats that are not negative sort like
-        the
-    floats, so sorting these keys sorts by distance and then by index, and no two keys are equal. The bits of -1 make a negative
+    the floats, so sorting these keys sorts by distance and then by index, and no two keys are equal. The bits of -1 make a negative
     key.
 
     Args:

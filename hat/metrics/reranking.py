@@ -46,8 +46,7 @@ def rerank(
     expansion (Eq. 11), Jaccard distance from sums of minima (Eq. 10) and the blend (Eq. 12).
 
     Ties: of several items at exactly the same distance the item itself comes first and the others follow by index, queries
-        counted
-    before gallery images. The result is deterministic. Differs: where all embeddings are equal, distances are 0 and not
+    counted before gallery images. The result is deterministic. Differs: where all embeddings are equal, distances are 0 and not
     undefined.
 
     Args:

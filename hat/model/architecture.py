@@ -111,8 +111,7 @@ class HAT(nn.Module):
 
         Returns:
             Training: branch name -> `Branch`, in the order of ``config.branches``. Evaluation: embeddings, (B, embed_dim), rows
-                of
-            unit length, floating point.
+            of unit length, floating point.
 
         Raises:
             ModelError: The input has another shape.

@@ -31,7 +31,7 @@ def run(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def checkpoint(small_model, tmp_path_factory):
-    return hat.save_checkpoint(small_model, tmp_path_factory.mktemp("runs") / "market")
+    return hat.save_checkpoint(small_model, tmp_path_factory.mktemp("runs") / "market", metrics={"mAP": 0.25})
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_an_int8_export_from_a_real_process_runs_and_tells_what_it_is(checkpoint
     content = json.loads(result.stdout)
     details = content["artefact"]["details"]
     assert content["files"] == {"market.int8.onnx": out.stat().st_size} and content["artefact"]["precision"] == "int8"
-    assert content["artefact"]["name"] == "market"
+    assert content["artefact"]["name"] == "market" and content["artefact"]["metrics"] == {"mAP": 0.25}
     calibration = details["calibration"]
     assert (calibration["num_images"], calibration["seed"], calibration["split"]) == (4, 3, "train")
     assert len(calibration["images"]) == 4 and all(name.startswith("bounding_box_train/") for name in calibration["images"])
