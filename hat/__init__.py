@@ -5,8 +5,9 @@ Names are imported when they are first used, so that ``import hat`` and ``hat --
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hat.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from hat.checkpoint import load_checkpoint, save_checkpoint
@@ -54,14 +55,4 @@ _HOMES = {
     "save_checkpoint": "hat.checkpoint",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'hat' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = lazy_names(__name__, globals(), _HOMES)

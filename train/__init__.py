@@ -5,8 +5,9 @@ Names are imported when they are first used, so that ``hat train --help`` costs 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hat.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -48,14 +49,4 @@ _HOMES = {
     "train_model": ".launch",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'hat.train' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name], __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = lazy_names(__name__, globals(), _HOMES)

@@ -18,8 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hat.errors import UsageError
+from hat.runtime import choose_device
 
-__all__ = ["Place", "choose_device", "gather_labels", "gather_with_gradient", "process_group", "sum_over_processes"]
+__all__ = ["Place", "gather_labels", "gather_with_gradient", "process_group", "sum_over_processes"]
 
 
 @dataclass(frozen=True)
@@ -40,32 +41,6 @@ class Place:
     def is_main(self) -> bool:
         """Whether this process writes files and messages."""
         return self.rank == 0
-
-
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """Turn what a user typed into a device.
-
-    Args:
-        name: ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"`` (the GPU of this process) or ``"cuda:N"``.
-        local_rank: Number of this process on its machine.
-
-    Raises:
-        UsageError: The name is none of these, or the GPU is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        return torch.device("cpu")
-    kind, colon, number = name.partition(":")
-    if kind != "cuda" or (colon and not number.isdigit()):
-        raise UsageError(f"--device is auto, cpu, cuda or cuda:N, got {name!r}")
-    index = int(number) if colon else local_rank
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if index >= found:
-        raise UsageError(
-            f"device cuda:{index} was asked for and torch sees {found} CUDA devices; use --device cpu or install CUDA"
-        )
-    return torch.device("cuda", index)
 
 
 @contextmanager

@@ -44,8 +44,8 @@ class NearestNeighbours:
     index. The outcome does not depend on the order of the blocks.
 
     A neighbour is kept as one integer, the bits of its distance above its index: bits of floats that are not negative sort like
-    the floats, so sorting these keys sorts by distance and then by index, and no two keys are equal. The bits of -1 make a negative
-    key.
+    the floats, so sorting these keys sorts by distance and then by index, and no two keys are equal. The bits of -1 make a
+    negative key.
 
     Args:
         num_items: How many items there are.

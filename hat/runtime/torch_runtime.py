@@ -127,18 +127,24 @@ def checked_precision(precision: str) -> Precision:
     raise UsageError(f"unknown precision {precision!r} for torch: expected {', '.join(get_args(Precision))}")
 
 
-def choose_device(device: str | None) -> torch.device:
-    """The device that was asked for, or the best one where None was.
+def choose_device(device: str | None, local_rank: int = 0) -> torch.device:
+    """The device that was asked for, or the best one where None or ``"auto"`` was.
+
+    Args:
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        local_rank: Which CUDA device ``"cuda"`` alone means: the number of this process on its machine.
 
     Raises:
         UsageError: It is not there, or its name means nothing.
     """
     if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"unknown device {device!r}: expected auto, cpu, cuda or cuda:N") from None
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"{device} was asked for and torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices")
-    return chosen
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, colon, number = device.partition(":")
+    if device == "cpu":
+        return torch.device("cpu")
+    if kind != "cuda" or (colon and not number.isdigit()):
+        raise UsageError(f"unknown device {device!r}: expected auto, cpu, cuda or cuda:N")
+    index, found = int(number) if colon else local_rank, torch.cuda.device_count()
+    if index >= found:
+        raise UsageError(f"device cuda:{index} was asked for and torch {torch.__version__} sees {found} CUDA devices")
+    return torch.device("cuda", index)

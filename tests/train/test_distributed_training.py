@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from hat.config import merge
 from hat.errors import UsageError
 from hat.model import HAT
+from hat.runtime import choose_device
 from hat.train.batch_norm import GlobalBatchNorm, synchronise_batch_norms
-from hat.train.distributed import Place, choose_device, gather_labels, gather_with_gradient, process_group
+from hat.train.distributed import Place, gather_labels, gather_with_gradient, process_group
 from hat.train.presets import compose_config
 from hat.train.step import Batch, TrainingStep
 
@@ -163,10 +164,10 @@ def test_one_process_needs_no_group() -> None:
 def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == torch.device("cpu")
-    with pytest.raises(UsageError, match="cuda:1 was asked for and torch sees 0 CUDA devices"):
+    with pytest.raises(UsageError, match=r"cuda:1 was asked for and torch .* sees 0 CUDA devices"):
         choose_device("cuda:1")
     for name in ("gpu", "cuda:x", ""):
-        with pytest.raises(UsageError, match="--device is auto, cpu, cuda or cuda:N"):
+        with pytest.raises(UsageError, match="expected auto, cpu, cuda or cuda:N"):
             choose_device(name)
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UsageError, match="WORLD_SIZE is a whole number set by torchrun, got 'two'"), process_group("cpu"):
