@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-__all__ = ["emit", "percent", "progress", "stderr"]
+__all__ = ["emit", "metric_rows", "percent", "progress", "stderr"]
 
 stderr = Console(stderr=True, highlight=False)
 """Where messages go, so that what a command prints on stdout can be piped."""
@@ -45,6 +45,13 @@ def emit(result: Mapping[str, Any], table: RenderableType, as_json: bool) -> Non
     else:
         # A pipe has no width: rich would fold a table to 80 columns and lose digits.
         Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Figures for a reader: the rates of a ranking as percent under their usual names, anything else as it is."""
+    rates = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
+    known = [(label, f"{percent(metrics[key])} %") for key, label in rates.items() if key in metrics]
+    return known + [(key, str(value)) for key, value in metrics.items() if key not in rates]
 
 
 def percent(rate: float) -> str:

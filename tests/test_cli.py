@@ -1,6 +1,7 @@
 """The command line as a user meets it: real processes, their output, their exit codes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -62,6 +63,7 @@ def test_info_of_a_checkpoint_tells_what_is_in_it(tiny_model, tmp_path):
     hat.save_checkpoint(tiny_model, tmp_path, metrics={"mAP": 0.5})
     content = json.loads(run("info", str(tmp_path), "--json").stdout)
     assert content["metrics"] == {"mAP": 0.5} and content["preprocessing"]["height"] == 64
+    assert re.search(r"mAP +50\.00 %", run("info", str(tmp_path)).stdout)
     assert content["num_params"]["total"] == sum(
         p.numel() for name, p in tiny_model.named_parameters() if not name.startswith("classifiers")
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hat.artefact import METADATA_KEY, ArtefactInfo, info_from_json
 from hat.config import config_to_dict
+from hat.console import metric_rows
 from hat.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -83,9 +84,11 @@ def artefact_table(result: dict[str, Any]) -> RenderableType:
         if info[key] is not None:
             table.add_row(key.replace("_", " "), info[key])
     table.add_row("made by", ", ".join(f"{name} {version}" for name, version in info["versions"].items()))
-    for name, value in [*info["details"].items(), *info["metrics"].items()]:
+    for name, value in info["details"].items():
         if name != "opset":
             table.add_row(name.replace("_", " "), _short(value))
+    for name, value in metric_rows(info["metrics"]):
+        table.add_row(name, value)
     return table
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hat.console import emit
+from hat.console import emit, metric_rows
 
 __all__ = ["info"]
 
@@ -83,8 +83,8 @@ def _tables(result: dict[str, Any]) -> Any:
     for key in ("loaded", "num_classes"):
         if key in result:
             facts.add_row(key.replace("_", " "), str(result[key]))
-    for name, value in result.get("metrics", {}).items():
-        facts.add_row(name, str(value))
+    for name, value in metric_rows(result.get("metrics", {})):
+        facts.add_row(name, value)
     parts = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for column in ("part", "M parameters", "GFLOP"):
         parts.add_column(column, justify="left" if column == "part" else "right")
