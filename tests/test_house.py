@@ -1,6 +1,7 @@
 """The rules that keep the house sound: one-way imports, names, sizes, and a wheel that holds one top-level name."""
 
 import ast
+import importlib
 import shutil
 import subprocess
 import sys
@@ -100,3 +101,19 @@ def test_the_wheel_holds_one_top_level_name_and_every_folder_with_code(tmp_path)
         expected.add("/".join([*FOLDERS[folder].split("."), *rest]))
     assert expected <= set(names)
     assert "hat/py.typed" in names
+
+
+@pytest.mark.parametrize(
+    "package", ["hat", "hat.train", "hat.export", "hat.data", "hat.metrics", "hat.model", "hat.visual", "hat.runtime"]
+)
+def test_public_names_are_there(package):
+    module = importlib.import_module(package)
+    assert module.__all__ == sorted(module.__all__) or module.__all__ == sorted(module.__all__, key=_isort_key)
+    assert all(hasattr(module, name) for name in module.__all__)
+    with pytest.raises(AttributeError):
+        _ = module.no_such_name
+
+
+def _isort_key(name):
+    """The order that the linter keeps: constants, classes, then functions."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
