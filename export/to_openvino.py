@@ -6,7 +6,7 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hat.artefact import METADATA_KEY, ArtefactInfo, info_to_json
 from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
@@ -62,13 +62,13 @@ def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportReq
     except ImportError:
         raise MissingExtraError("openvino", "openvino", "exporting to OpenVINO") from None
     with atomic_output(path, overwrite=request.overwrite) as temporary:
-        graph = _convert(model, request)
-        details: dict[str, Any] = {}
+        info = describe(model, request, name=path.stem)
+        graph = _convert(model, request, info)
         if request.precision == "int8":
             from .openvino_int8 import quantise_openvino
 
             graph, details = quantise_openvino(graph, request)
-        info = describe(model, request, name=path.stem, details=details)
+            info = replace(info, details=info.details | details)
         info = _save(graph, info, temporary)
         _check_saved(openvino.Core(), temporary, request)
     return info
@@ -89,13 +89,12 @@ def _check_request(path: Path, request: ExportRequest) -> None:
         raise UsageError(f"an OpenVINO file in {request.precision} has no option {', '.join(sorted(request.options))}")
 
 
-def _convert(model: HAT, request: ExportRequest) -> openvino.Model:
-    """The float32 graph of a trained model in OpenVINO's operations."""
+def _convert(model: HAT, request: ExportRequest, info: ArtefactInfo) -> openvino.Model:
+    """The float32 graph of a trained model in OpenVINO's operations, by way of an ONNX file that is not kept."""
     import openvino
 
     as_onnx = replace(request, precision="fp32", calibration=None, options={})
     proto = build_onnx(model, as_onnx).proto
-    info = describe(model, as_onnx, name="")
     with tempfile.TemporaryDirectory(prefix="hat-openvino-") as folder:
         file = Path(folder) / "model.onnx"
         save_onnx(proto, info, file)

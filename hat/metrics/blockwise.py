@@ -8,7 +8,7 @@ import torch
 
 from hat.errors import UsageError
 from hat.metrics.distances import Metric, cosine_distances, squared_distances
-from hat.metrics.inputs import EmbeddingRows, Labels, Matrix, check_count, check_label_pairs
+from hat.metrics.inputs import EmbeddingRows, Labels, Matrix, check_count, check_embedding_pair, check_label_pairs
 from hat.metrics.ranking import RankingAccumulator
 from hat.metrics.result import RankingResult
 
@@ -59,13 +59,7 @@ def evaluate_embeddings(
     """
     if metric not in get_args(Metric):
         raise UsageError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
-    queries = EmbeddingRows(query_embeddings, "query_embeddings")
-    gallery = EmbeddingRows(gallery_embeddings, "gallery_embeddings")
-    if queries.embed_dim != gallery.embed_dim:
-        raise UsageError(
-            f"query and gallery embeddings must be equally wide, got {queries.embed_dim} and {gallery.embed_dim}; "
-            "were they made by the same model?"
-        )
+    queries, gallery = check_embedding_pair(query_embeddings, gallery_embeddings)
     dtype = torch.float64 if queries.is_float64 or gallery.is_float64 else torch.float32
     accumulator = RankingAccumulator(
         *check_label_pairs(query_pids, query_camids, queries.num_rows, "query"),

@@ -11,7 +11,7 @@ import torch
 
 from hat.errors import UsageError
 
-__all__ = ["EmbeddingRows", "Labels", "Matrix", "check_count", "check_distances", "check_label_pairs"]
+__all__ = ["EmbeddingRows", "Labels", "Matrix", "check_count", "check_distances", "check_embedding_pair", "check_label_pairs"]
 
 Matrix: TypeAlias = "npt.NDArray[Any] | torch.Tensor"
 """A matrix of floats; a NumPy array may be memory-mapped."""
@@ -148,3 +148,19 @@ def _check_float_matrix(matrix: Matrix, name: str, shape: str) -> None:
         raise UsageError(f"{name} must be float16, float32 or float64, got {matrix.dtype}; convert it first")
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise UsageError(f"{name} must be a matrix {shape} with no empty side, got shape {tuple(matrix.shape)}")
+
+
+def check_embedding_pair(query_embeddings: Matrix, gallery_embeddings: Matrix) -> tuple[EmbeddingRows, EmbeddingRows]:
+    """Rows of query and gallery, which must be equally wide.
+
+    Raises:
+        UsageError: A matrix has a wrong shape or type, or their widths differ.
+    """
+    queries = EmbeddingRows(query_embeddings, "query_embeddings")
+    gallery = EmbeddingRows(gallery_embeddings, "gallery_embeddings")
+    if queries.embed_dim != gallery.embed_dim:
+        raise UsageError(
+            f"query and gallery embeddings must be equally wide, got {queries.embed_dim} and {gallery.embed_dim}; "
+            "were they made by the same model?"
+        )
+    return queries, gallery

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from hat.errors import UsageError
-from hat.metrics.inputs import EmbeddingRows, Matrix, check_count
+from hat.metrics.inputs import Matrix, check_count, check_embedding_pair
 from hat.metrics.neighbours import NearestNeighbours, distance_blocks
 from hat.metrics.sparse_rows import SparseRows
 
@@ -99,13 +99,7 @@ def _check_rate(value: Any, name: str) -> float:
 
 def _stack(query_embeddings: Matrix, gallery_embeddings: Matrix) -> tuple[int, torch.Tensor, torch.Tensor]:
     """Check both matrices and copy them into one, queries first, as float32; with the squared lengths of rows."""
-    queries = EmbeddingRows(query_embeddings, "query_embeddings")
-    gallery = EmbeddingRows(gallery_embeddings, "gallery_embeddings")
-    if queries.embed_dim != gallery.embed_dim:
-        raise UsageError(
-            f"query and gallery embeddings must be equally wide, got {queries.embed_dim} and {gallery.embed_dim}; "
-            "were they made by the same model?"
-        )
+    queries, gallery = check_embedding_pair(query_embeddings, gallery_embeddings)
     stacked = torch.empty(queries.num_rows + gallery.num_rows, queries.embed_dim)
     squares = torch.empty(len(stacked))
     place = 0

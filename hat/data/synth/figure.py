@@ -203,35 +203,27 @@ def _leg(canvas: Canvas, person: Person, leg: Floats, view: View, side: int, dar
     _shoe(canvas, person, leg, view, dark, bare=bare)
     if lower == "shorts":
         hem = _cut(leg[:3], person.lower_length * tall)
-        ends, at = view.line(hem)
+        tube, at = view.line(hem)
         radii = np.array((0.052, 0.050, 0.050)) * tall * girth * at
-        canvas.limb(
-            ends,
-            radii,
-            cloth.trouser_material(person, side),
-            turn=view.yaw,
-            flat_end=True,
-            fade=0.18,
-            dark=dark,
-            folds=cloth.leg_folds(person),
-        )
     elif lower in ("trousers", "jeans", "wide trousers"):
         shape = {"trousers": (0.050, 0.036, 0.029), "jeans": (0.049, 0.035, 0.027), "wide trousers": (0.052, 0.046, 0.046)}[
             lower
         ]
         radii = np.array(shape) * tall * girth * scale[:3]
-        down = points[:3].copy()
-        down[2] += (down[2] - down[1]) * 0.09
-        canvas.limb(
-            down,
-            radii,
-            cloth.trouser_material(person, side),
-            turn=view.yaw,
-            flat_end=True,
-            fade=0.18,
-            dark=dark,
-            folds=cloth.leg_folds(person),
-        )
+        tube = points[:3].copy()
+        tube[2] += (tube[2] - tube[1]) * 0.09
+    else:
+        return
+    canvas.limb(
+        tube,
+        radii,
+        cloth.trouser_material(person, side),
+        turn=view.yaw,
+        flat_end=True,
+        fade=0.18,
+        dark=dark,
+        folds=cloth.leg_folds(person),
+    )
 
 
 def _cut(leg: Floats, height: float) -> Floats:
