@@ -28,6 +28,9 @@ def train(
     backbone_weights: Annotated[
         str | None, typer.Option("--backbone-weights", help="torchvision, timm, a .safetensors or .pth file, or none.")
     ] = None,
+    initial_checkpoint: Annotated[
+        str | None, typer.Option("--initial-checkpoint", help="Begin with this trained model: fine-tune it.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field of the configuration: optim.lr=3e-4.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A YAML file of changes to the preset.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole configuration and stop.")] = False,
@@ -53,9 +56,17 @@ def train(
 
       hat train market1501 --data ~/data/market --out runs/market --backbone-weights torchvision --resume
 
+      hat train market1501 --data ~/data/own --out runs/own --initial-checkpoint runs/market --epochs 30
+
       torchrun --nproc-per-node 8 -m hat train msmt17 --data ~/data/msmt17 --out runs/msmt --backbone-weights torchvision
     """
-    configuration = _compose(preset, config, set_ or [], model=model, backbone_weights=backbone_weights, epochs=epochs)
+    named = {
+        "model_name": model,
+        "backbone_weights": backbone_weights,
+        "initial_checkpoint": initial_checkpoint,
+        "num_epochs": epochs,
+    }
+    configuration = _compose(preset, config, set_ or [], named)
     if print_config:
         _print_config(configuration, as_json)
         return
@@ -73,15 +84,7 @@ def train(
     _report(result, as_json)
 
 
-def _compose(
-    preset: str,
-    file: Path | None,
-    assignments: list[str],
-    *,
-    model: str | None,
-    backbone_weights: str | None,
-    epochs: int | None,
-) -> TrainConfig:
+def _compose(preset: str, file: Path | None, assignments: list[str], named: dict[str, Any]) -> TrainConfig:
     from hat.config import merge, parse_overrides
 
     from .presets import compose_config, preset_differences, read_config_file
@@ -89,7 +92,6 @@ def _compose(
     layers: list[tuple[str, dict[str, Any]]] = [(f"preset {preset}", preset_differences(preset))]
     if file is not None:
         layers.append((str(file), read_config_file(file)))
-    named = {"model_name": model, "backbone_weights": backbone_weights, "num_epochs": epochs}
     options = {key: value for key, value in named.items() if value is not None}
     layers.append(("", merge(options, parse_overrides(assignments))))
     return compose_config(layers)

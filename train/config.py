@@ -267,6 +267,9 @@ class TrainConfig:
     backbone_weights: str | None = None
     """Where the CNN's weights come from: "torchvision", "timm", a file, or "none" for random ones. It has to be said."""
 
+    initial_checkpoint: str | None = None
+    """Begin with this trained model instead: a checkpoint folder of the same architecture, at any image size, of any people."""
+
     num_epochs: PositiveInt = 150
     """Length of the run."""
 

@@ -23,13 +23,12 @@ from hat.errors import ConfigError, DataError, WorkError
 from hat.evaluation import evaluate
 from hat.model import HAT
 from hat.runtime import TorchRuntime
-from hat.weights import load_backbone_weights
 
 from .config import TrainConfig
 from .distributed import Place
 from .image_source import ImageSource, open_images
+from .initial_model import initial_model
 from .metrics_log import MetricsLog, RunningMeans
-from .randomness import derive_seed
 from .run_display import RunDisplay
 from .run_folder import RunFolder
 from .sampler import IdentitySampler
@@ -38,8 +37,6 @@ from .state import FORMAT_VERSION, RunState, check_same_run, describe_data, read
 from .step import Batch, TrainingStep
 
 __all__ = ["Trainer", "TrainingResult"]
-
-_INITIAL_WEIGHTS = 0  # tells the seed of initial weights from those of dropout
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ class Trainer:
                 f"an epoch has {self.sampler.num_batches} batches and a step accumulates {config.optim.accumulate}; "
                 "lower optim.accumulate or the batch"
             )
-        self.model, self.weights_note = _initial_model(config, train.num_pids)
+        self.model, self.weights_note = initial_model(config, train.num_pids)
         self.step = TrainingStep(self.model, self.model.preprocessing, config, place)
         self._plain_config = config_to_dict(config)
         self._data = describe_data(train)
@@ -300,16 +297,6 @@ class Trainer:
         self.interval.restore(state["interval"])
         self.whole_epoch.restore(state["whole_epoch"])
         self.best = state["best"]
-
-
-def _initial_model(config: TrainConfig, num_classes: int) -> tuple[HAT, str]:
-    if config.backbone_weights is None:
-        raise ConfigError(
-            "backbone_weights is not set: say --backbone-weights torchvision, timm, the path of a file, or none for random ones"
-        )
-    torch.manual_seed(derive_seed(config.seed, _INITIAL_WEIGHTS))
-    model = HAT(config.model, num_classes)
-    return model, load_backbone_weights(model, config.backbone_weights)
 
 
 def _check_labels(train: Split) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-from hat.checkpoint import load_checkpoint, load_released_weights
+from hat.checkpoint import load_checkpoint, load_released_weights, read_checkpoint_info
 from hat.errors import CheckpointError, UsageError
 from hat.runtime.protocol import Runtime
 from hat.runtime.torch_runtime import Precision, TorchRuntime, choose_device
@@ -47,10 +47,13 @@ def open_runtime(
 
         torch.set_num_threads(num_threads)
     if path.is_dir():
-        return TorchRuntime(load_checkpoint(path), device, precision, **options)
+        metrics = read_checkpoint_info(path).metrics
+        return TorchRuntime(
+            load_checkpoint(path), device, precision, model_name=path.resolve().name, metrics=metrics, **options
+        )
     if ending in (".pth", ".pt"):
         model, _ = load_released_weights(path)
-        return TorchRuntime(model, device, precision, **options)
+        return TorchRuntime(model, device, precision, model_name=path.stem, **options)
     if not path.exists():
         raise CheckpointError(f"{path}: there is no such checkpoint or file")
     raise CheckpointError(

@@ -7,9 +7,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from hat.artefact import ArtefactInfo
+from hat.errors import UsageError
 from hat.preprocessing import Preprocessing
 
-__all__ = ["Runtime"]
+__all__ = ["Runtime", "runtime_info"]
 
 
 @runtime_checkable
@@ -38,3 +40,17 @@ class Runtime(Protocol):
             (B, embed_dim) float32, rows of unit length.
         """
         ...
+
+
+def runtime_info(runtime: Runtime) -> ArtefactInfo:
+    """What a runtime runs: architecture, preprocessing, precision and the fingerprint that a gallery is bound to.
+
+    The first call on a checkpoint hashes its weights, which takes up to a second.
+
+    Raises:
+        UsageError: The runtime does not say; those of this package all do.
+    """
+    info = getattr(runtime, "info", None)
+    if not isinstance(info, ArtefactInfo):
+        raise UsageError(f"{runtime.name} does not say which model it runs: a runtime of hat.runtime is needed here")
+    return info

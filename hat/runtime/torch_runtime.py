@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from hat.artefact import ArtefactInfo, fingerprint, weights_sha256
 from hat.errors import UsageError, WorkError
 from hat.model import HAT
 
@@ -35,6 +38,8 @@ class TorchRuntime:
             the training module: the same embeddings with fewer operations. The model's weights are copied and the model itself
             is not kept.
         compiled: Run through ``torch.compile``. The first calls with new batch sizes compile, which takes seconds to minutes.
+        model_name: What to call the model in `info`.
+        metrics: Figures that were measured with the model, for `info`.
 
     Raises:
         UsageError: The device is not there.
@@ -51,6 +56,8 @@ class TorchRuntime:
         channels_last: bool = True,
         exact_graph: bool = False,
         compiled: bool = False,
+        model_name: str = "model",
+        metrics: Mapping[str, Any] | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.precision = precision
@@ -59,6 +66,9 @@ class TorchRuntime:
         self.embed_dim = model.embed_dim
         self.preprocessing = model.preprocessing
         self.exact_graph, self.compiled = exact_graph, compiled
+        self.model_name, self.metrics = model_name, dict(metrics or {})
+        # What stays behind cannot be hashed later; otherwise only who asks for the facts waits for the hash.
+        self._source_sha256 = weights_sha256(model) if exact_graph else None
         self._model = None if exact_graph else model
         network = _exact_graph(model) if exact_graph else model
         network = network.to(self.device).to(memory_format=self.memory_format).eval()  # type: ignore[call-overload]
@@ -77,6 +87,24 @@ class TorchRuntime:
         if self._model is None:
             raise UsageError("the exact inference graph has no training module to look into: open the checkpoint without it")
         return self._model
+
+    @cached_property
+    def info(self) -> ArtefactInfo:
+        """The facts that an exported file holds about itself, of the model that runs here."""
+        from importlib.metadata import version
+
+        source = self._source_sha256 or weights_sha256(self.model)
+        return ArtefactInfo(
+            name=self.model_name,
+            model=self.config,
+            preprocessing=self.preprocessing,
+            embed_dim=self.embed_dim,
+            precision=self.precision,
+            source_sha256=source,
+            fingerprint=fingerprint(self.config, self.preprocessing, source, self.precision),
+            versions={library: version(library) for library in ("hat-reid", "torch")},
+            metrics=self.metrics,
+        )
 
     @torch.inference_mode()
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_run import TINY_RUN
+
+from hat.checkpoint import load_checkpoint, save_checkpoint
+from hat.config import config_from_dict, merge
+from hat.errors import ConfigError, WeightsError
+from hat.model import HAT
+from hat.train.config import TrainConfig
+from hat.train.initial_model import initial_model
+
+
+def configure(**changes: Any) -> TrainConfig:
+    return config_from_dict(TrainConfig, merge(TINY_RUN, changes), where="test")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = configure(seed=7)
+    model, _ = initial_model(config, 6)
+    for value in model.buffers():  # running statistics are part of what was learned
+        if value.is_floating_point():
+            value.add_(0.25)
+    return save_checkpoint(model, tmp_path_factory.mktemp("trained"))
+
+
+def begin(trained: Path, num_classes: int, **changes: Any) -> tuple[HAT, str]:
+    return initial_model(configure(backbone_weights=None, initial_checkpoint=str(trained), **changes), num_classes)
+
+
+def test_the_same_people_at_the_same_size_begin_with_the_very_same_model(trained: Path) -> None:
+    model, note = begin(trained, 6)
+    before = load_checkpoint(trained).state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert "its own classifiers" in note and str(trained) in note
+
+
+def test_other_people_get_new_classifiers_and_nothing_else_new(trained: Path) -> None:
+    model, note = begin(trained, 9)
+    before = load_checkpoint(trained).state_dict()
+    for name, value in model.state_dict().items():
+        if name.startswith("classifiers."):
+            assert value.shape[0] == 9
+        else:
+            assert torch.equal(value, before[name]), name
+    assert "new classifiers" in note
+
+
+def test_another_image_size_resamples_the_positions(trained: Path) -> None:
+    source = load_checkpoint(trained)
+    height, width = source.config.image_size
+    model, note = begin(trained, 6, model={"image_size": [2 * height, 2 * width]})
+    for level, stage in model.dsa.items():
+        old = source.dsa[level]
+        assert torch.equal(stage.position_embedding[:, 0], old.position_embedding[:, 0])  # CLS has no place
+        places = old.position_embedding[:, 1:].transpose(1, 2).unflatten(2, old.grid)
+        enlarged = F.interpolate(places, size=stage.grid, mode="bicubic").flatten(2).transpose(1, 2)
+        torch.testing.assert_close(stage.position_embedding[:, 1:], enlarged)
+    # A network that resamples on the fly and one that was made from it see a larger image alike.
+    images = torch.randn(2, 3, 2 * height, 2 * width, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(model.eval()(images), source.eval()(images), rtol=1e-4, atol=1e-5)
+    assert f"from {height}x{width} to {2 * height}x{2 * width}" in note
+
+
+def test_another_architecture_is_refused(trained: Path) -> None:
+    with pytest.raises(WeightsError, match="Only image size and number of identities may differ"):
+        begin(trained, 6, model={"num_bottlenecks": 2})
+
+
+def test_two_sources_contradict_each_other(trained: Path) -> None:
+    with pytest.raises(ConfigError, match="leave out backbone_weights"):
+        initial_model(configure(backbone_weights="torchvision", initial_checkpoint=str(trained)), 6)

@@ -1,0 +1,68 @@
+"""What a run begins with: a backbone's ImageNet weights, or the whole of a model that was trained before."""
+
+from __future__ import annotations
+
+import torch
+
+from hat.checkpoint import load_checkpoint
+from hat.errors import ConfigError, WeightsError
+from hat.model import HAT
+from hat.weights import load_backbone_weights, load_state
+
+from .config import TrainConfig
+from .randomness import derive_seed
+
+__all__ = ["initial_model"]
+
+_INITIAL_WEIGHTS = 0  # tells the seed of initial weights from those of dropout
+
+
+def initial_model(config: TrainConfig, num_classes: int) -> tuple[HAT, str]:
+    """Make the model of a run.
+
+    Args:
+        config: The run.
+        num_classes: Number of training identities.
+
+    Returns:
+        The model, and one sentence that says where its weights come from.
+
+    Raises:
+        ConfigError: Neither backbone weights nor a checkpoint to begin with were named, or both.
+        CheckpointError: The checkpoint cannot be read.
+        WeightsError: The weights cannot be had or do not fit.
+        MissingExtraError: ``timm`` weights without timm.
+    """
+    torch.manual_seed(derive_seed(config.seed, _INITIAL_WEIGHTS))
+    model = HAT(config.model, num_classes)
+    if config.initial_checkpoint is not None:
+        if config.backbone_weights not in (None, "none"):
+            raise ConfigError(
+                "initial_checkpoint holds a whole model, the backbone included: leave out backbone_weights or set it to none"
+            )
+        return model, _continue_from(model, config.initial_checkpoint)
+    if config.backbone_weights is None:
+        raise ConfigError(
+            "backbone_weights is not set: say --backbone-weights torchvision, timm, the path of a file, or none for random "
+            "ones; or begin with a trained model by --initial-checkpoint"
+        )
+    return model, load_backbone_weights(model, config.backbone_weights)
+
+
+def _continue_from(model: HAT, folder: str) -> str:
+    """Copy a trained model; positions are resampled for another image size, classifiers of other people begin anew."""
+    source = load_checkpoint(folder)
+    own, state = model.state_dict(), source.state_dict()
+    for level, stage in source.dsa.items():
+        if level in model.dsa:
+            state[f"dsa.{level}.position_embedding"] = stage.positions(*model.dsa[level].grid).detach()
+    other_people = source.num_classes != model.num_classes
+    if other_people:
+        state.update({name: value for name, value in own.items() if name.startswith("classifiers.")})
+    try:
+        load_state(model, state, folder)
+    except WeightsError as error:
+        raise WeightsError(f"{error}. Only image size and number of identities may differ") from None
+    size, before = "x".join(map(str, model.config.image_size)), "x".join(map(str, source.config.image_size))
+    resized = f", resampled from {before} to {size}" if size != before else ""
+    return f"the model starts from {folder}{resized}, with {'new' if other_people else 'its own'} classifiers"
