@@ -7,6 +7,7 @@ import torch
 from hat.checkpoint import load_checkpoint
 from hat.errors import ConfigError, WeightsError
 from hat.model import HAT
+from hat.model.tfc import TFC
 from hat.weights import load_backbone_weights, load_state
 
 from .config import TrainConfig
@@ -54,8 +55,9 @@ def _continue_from(model: HAT, folder: str) -> str:
     source = load_checkpoint(folder)
     own, state = model.state_dict(), source.state_dict()
     for level, stage in source.dsa.items():
-        if level in model.dsa:
-            state[f"dsa.{level}.position_embedding"] = stage.positions(*model.dsa[level].grid).detach()
+        own_stage = model.dsa[level] if level in model.dsa else None
+        if isinstance(stage, TFC) and isinstance(own_stage, TFC):
+            state[f"dsa.{level}.position_embedding"] = stage.positions(*own_stage.grid).detach()
     other_people = source.num_classes != model.num_classes
     if other_people:
         state.update({name: value for name, value in own.items() if name.startswith("classifiers.")})
