@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from hat.errors import HatError, UsageError
 
-__all__ = ["COMMANDS", "app", "main"]
+__all__ = ["COMMANDS", "NEEDS_NO_ARGUMENTS", "app", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("hat.commands.info:info", "What a model, a checkpoint or an exported file is."),
@@ -25,16 +25,28 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("hat.export.command:export", "Write a model as ONNX, TensorRT, OpenVINO, Triton or DeepStream files."),
     "verify": ("hat.export.verify_command:verify", "Does an exported file rank people as the model does?"),
     "bench": ("hat.export.bench_command:bench", "Speed, latency and memory of models and files, side by side."),
+    "enroll": ("hat.serve.enroll_command:enroll", "Add images, folders or video frames to a gallery."),
+    "search": ("hat.serve.search_command:search", "Rank a gallery by similarity to one or several images."),
+    "gallery": ("hat.serve.gallery_command:gallery", "Look into a gallery, remove people from it, rebuild it."),
+    "serve": ("hat.serve.service.command:serve", "Embed and search over HTTP."),
+    "demo": ("hat.demo.command:demo", "Search, compare and look inside, in the browser."),
+    "quickstart": ("hat.demo.quickstart:quickstart", "From nothing to a searched gallery, in a few minutes."),
 }
-"""Name -> ("module:function", one line of help), in the order of the help page."""
+"""Name -> ("module:function", one line of help), in the order of the help page; a group's function is its `typer.Typer`."""
+
+NEEDS_NO_ARGUMENTS = ("demo", "quickstart")
+"""Commands that do something useful when they are called bare; every other one shows its help."""
 
 
 def load_command(name: str) -> Any:
     """Import a subcommand and make typer's command of it."""
     module, _, function = COMMANDS[name][0].partition(":")
-    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    single.command(name, no_args_is_help=True)(getattr(importlib.import_module(module), function))
-    command = typer.main.get_command(single)
+    target = getattr(importlib.import_module(module), function)
+    if not isinstance(target, typer.Typer):  # a command with subcommands of its own brings its table ready made
+        single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        single.command(name, no_args_is_help=name not in NEEDS_NO_ARGUMENTS)(target)
+        target = single
+    command = typer.main.get_command(target)
     command.name = name
     return command
 

@@ -6,16 +6,17 @@ normalisation and everything after it belong to the model's graph, so that two r
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 from pydantic import Field
-from torch import Tensor
 
 from hat.config import config_dataclass
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing"]
 
@@ -81,6 +82,8 @@ class Preprocessing:
         Returns:
             (3, H, W) uint8 RGB.
         """
+        import torch  # here and not above, since a host that only decodes and resizes does without it
+
         return torch.from_numpy(self.resize_image(image)).permute(2, 0, 1).contiguous()
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -92,6 +95,8 @@ class Preprocessing:
         Returns:
             (B, 3, H, W) floating point: float32 for uint8 input, the input's type otherwise.
         """
+        import torch
+
         # All in place on one copy: three temporaries the size of a batch cost more than the arithmetic.
         pixels = images.clone() if images.is_floating_point() else images.float()
         mean = torch.tensor(self.mean, dtype=pixels.dtype, device=pixels.device).view(1, 3, 1, 1)

@@ -1,0 +1,1 @@
+"""The demo: search, compare and look inside, in the browser."""

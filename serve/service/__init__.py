@@ -1,0 +1,1 @@
+"""The HTTP service: embeddings and ranked galleries for other programs."""
