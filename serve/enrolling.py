@@ -1,0 +1,330 @@
+"""Enrolment: from a stream of images to records that last, in bounded memory, and again without harm."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from hat.data.images import decode_image
+from hat.data.ordered_pool import map_in_order
+from hat.errors import ImageError, UsageError
+from hat.preprocessing import Preprocessing
+from hat.runtime import Runtime, runtime_info
+
+from .binding import binding_of
+from .gallery import Gallery
+from .records import AttributeValue, NewRecord
+
+__all__ = ["BOX_ATTRIBUTE", "Box", "Enrolment", "ImageEmbedder", "Item", "box_text", "content_hash", "crop_person", "enroll"]
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels, right and bottom excluded: a person within a larger picture."""
+
+BOX_ATTRIBUTE = "box"
+"""Attribute that says which part of its source a record shows, as ``"left,top,right,bottom"``."""
+
+_UNIT_ITEMS = 8
+"""Images that one thread prepares at a time."""
+
+_UNIT_BYTES = 32 * 2**20
+"""Encoded bytes after which a thread asks what is enrolled already, instead of reading on."""
+
+_WORKERS, _UNITS_AHEAD = 2, 6
+
+_MAX_IDLE = 1024
+"""Images without work for the model after which a batch is closed all the same."""
+
+_MIN_BOX = 4
+"""Smallest side in pixels of what is cropped."""
+
+_THUMBNAIL_QUALITY = 80
+
+
+class ImageEmbedder(Protocol):
+    """What makes embeddings of images: a `hat.Embedder`, or anything that stands for one.
+
+    Attributes:
+        preprocessing: How images become the model's input.
+        runtime: What runs the model.
+    """
+
+    preprocessing: Preprocessing
+    runtime: Runtime
+
+    def embed(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
+        """(n, embed_dim) float32 unit rows."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One image that is to be enrolled.
+
+    Attributes:
+        source: How it is called for people; a path that can still be read later lets a gallery be rebuilt.
+        read: Gives its encoded bytes (JPEG, PNG, WebP or BMP); an `ImageError` says why it cannot.
+        box: The person within a larger picture; None where the picture is of the person.
+        pid: Identity, where it is known.
+        camid: Camera, where it is known.
+        time_s: When the person was seen, in seconds since 1970 (UTC), where it is known.
+        attributes: Anything else, by name.
+    """
+
+    source: str
+    read: Callable[[], bytes]
+    box: Box | None = None
+    pid: int | None = None
+    camid: int | None = None
+    time_s: float | None = None
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enrolment:
+    """What came of an enrolment.
+
+    Attributes:
+        ids: Of the images that were added or known already, in the order of the items.
+        num_added: Images that are new in the gallery.
+        num_known: Images that it had already.
+        bad: (source, reason) of the images that cannot be used.
+    """
+
+    ids: tuple[int, ...]
+    num_added: int
+    num_known: int
+    bad: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An item that was read: its image at the model's size, unless it is known already or bad."""
+
+    item: Item
+    content_hash: str = ""
+    image: Image.Image | None = None
+    thumbnail: bytes | None = None
+    reason: str | None = None
+
+
+def enroll(
+    gallery: Gallery,
+    embedder: ImageEmbedder,
+    items: Iterable[Item],
+    *,
+    batch_size: int = 32,
+    thumbnail_height: int | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Enrolment:
+    """Add images to a gallery.
+
+    Items are taken as they are needed, read and decoded by threads ahead of the model, and written batch by batch: what was
+    written stays whatever happens later, and enrolling the same images again adds only those that are missing. Images that are
+    enrolled already are told by the hash of their bytes, before the model runs.
+
+    Args:
+        gallery: Where to.
+        embedder: The model; it must be the gallery's own.
+        items: The images, any number of them.
+        batch_size: Images that are embedded and written at once.
+        thumbnail_height: Height in pixels of a small picture that is kept with each record; None keeps none.
+        advance: Called in the caller's thread with the number of items that are done with since its last call.
+
+    Returns:
+        What was added, what was known, and what could not be used.
+
+    Raises:
+        UsageError: The gallery is of another model or read-only, or a number is out of range.
+        WorkError: The gallery cannot be written.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch_size is at least 1, got {batch_size}")
+    if thumbnail_height is not None and not 16 <= thumbnail_height <= 1024:
+        raise UsageError(f"a thumbnail is 16 to 1024 pixels high, got {thumbnail_height}")
+    gallery.check_model(binding_of(runtime_info(embedder.runtime)))
+
+    def prepare(unit: list[Item]) -> list[_Prepared]:
+        return list(_prepare(gallery, embedder.preprocessing, unit, thumbnail_height))
+
+    tally = _Tally()
+    # Closed by hand, so that the threads end with this call also where it raises.
+    with closing(map_in_order(prepare, _units(items), num_workers=_WORKERS, window=_UNITS_AHEAD)) as units:
+        for batch in _batches(units, batch_size):
+            _add(gallery, embedder, batch, tally)
+            if advance is not None:
+                advance(len(batch))
+    return tally.result(gallery)
+
+
+def content_hash(data: bytes, box: Box | None = None) -> str:
+    """What makes an image the same one: SHA-256 of its encoded bytes and, where there is one, of the box, hexadecimal."""
+    digest = hashlib.sha256(data)
+    if box is not None:
+        digest.update(f";box={box_text(box)}".encode())
+    return digest.hexdigest()
+
+
+def box_text(box: Box) -> str:
+    """A box as an attribute says it: ``"left,top,right,bottom"``."""
+    return ",".join(map(str, box))
+
+
+def crop_person(image: Image.Image, box: Box, name: str) -> Image.Image:
+    """The part of a picture that a box names; what of the box lies outside the picture is cut off.
+
+    Args:
+        image: The whole picture.
+        box: Left, top, right, bottom in pixels.
+        name: What to call it in an error.
+
+    Raises:
+        ImageError: Next to nothing of the box lies inside the picture.
+    """
+    left, top = max(0, box[0]), max(0, box[1])
+    right, bottom = min(image.width, box[2]), min(image.height, box[3])
+    if right - left < _MIN_BOX or bottom - top < _MIN_BOX:
+        raise ImageError(
+            f"{name}: of the box {box_text(box)} at least {_MIN_BOX} x {_MIN_BOX} pixels must lie inside the picture "
+            f"({image.width} x {image.height})"
+        )
+    return image.crop((left, top, right, bottom))
+
+
+@dataclass
+class _Tally:
+    """What was done so far; the ids of known images are looked up at the end, all at once."""
+
+    ids: list[int | bytes] = field(default_factory=list)
+    num_added: int = 0
+    num_known: int = 0
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+    def result(self, gallery: Gallery) -> Enrolment:
+        wanted = {one for one in self.ids if isinstance(one, bytes)}
+        found: dict[bytes, int] = {}
+        for record in gallery.records() if wanted else ():
+            if (key := bytes.fromhex(record.content_hash)) in wanted:
+                found[key] = record.id
+                if len(found) == len(wanted):
+                    break
+        # A record that was removed meanwhile has no id any more.
+        ids = (one if isinstance(one, int) else found.get(one) for one in self.ids)
+        return Enrolment(
+            ids=tuple(one for one in ids if one is not None),
+            num_added=self.num_added,
+            num_known=self.num_known,
+            bad=tuple(self.bad),
+        )
+
+
+def _units(items: Iterable[Item]) -> Iterator[list[Item]]:
+    stream = iter(items)
+    while unit := list(islice(stream, _UNIT_ITEMS)):
+        yield unit
+
+
+def _prepare(
+    gallery: Gallery, preprocessing: Preprocessing, unit: list[Item], thumbnail_height: int | None
+) -> Iterator[_Prepared]:
+    """Read a unit of items and decode those that are not enrolled yet; encoded bytes are held a bounded number at a time."""
+    read: list[tuple[Item, bytes | ImageError]] = []
+    held = 0
+    for place, item in enumerate(unit):
+        try:
+            data: bytes | ImageError = item.read()
+        except ImageError as error:
+            data = error
+        read.append((item, data))
+        held += len(data) if isinstance(data, bytes) else 0
+        if held < _UNIT_BYTES and place + 1 < len(unit):
+            continue
+        hashes = [content_hash(data, item.box) if isinstance(data, bytes) else "" for item, data in read]
+        known = gallery.known_hashes({one for one in hashes if one})
+        for (one, data), digest in zip(read, hashes, strict=True):
+            if isinstance(data, ImageError):
+                yield _Prepared(one, reason=_reason(one, data))
+            elif digest in known:
+                yield _Prepared(one, digest)
+            else:
+                yield _decode(one, data, digest, preprocessing, thumbnail_height)
+        read, held = [], 0
+
+
+def _decode(item: Item, data: bytes, digest: str, preprocessing: Preprocessing, thumbnail_height: int | None) -> _Prepared:
+    try:
+        image = decode_image(data, item.source)
+        if item.box is not None:
+            image = crop_person(image, item.box, item.source)
+    except ImageError as error:
+        return _Prepared(item, reason=_reason(item, error))
+    thumbnail = _thumbnail(image, thumbnail_height) if thumbnail_height is not None else None
+    # At the model's size already, so that many may wait; resizing it once more changes nothing.
+    return _Prepared(item, digest, Image.fromarray(preprocessing.resize_image(image)), thumbnail)
+
+
+def _thumbnail(image: Image.Image, height: int) -> bytes:
+    small = image.copy()
+    small.thumbnail((4 * height, height))
+    encoded = io.BytesIO()
+    small.save(encoded, "JPEG", quality=_THUMBNAIL_QUALITY)
+    return encoded.getvalue()
+
+
+def _reason(item: Item, error: ImageError) -> str:
+    return str(error).removeprefix(f"{item.source}: ")
+
+
+def _batches(units: Iterable[list[_Prepared]], batch_size: int) -> Iterator[list[_Prepared]]:
+    """Group what was prepared so that a group has at most ``batch_size`` images for the model, and is never endless."""
+    batch: list[_Prepared] = []
+    num_images = 0
+    for unit in units:
+        for one in unit:
+            batch.append(one)
+            num_images += one.image is not None
+            if num_images == batch_size or len(batch) >= batch_size + _MAX_IDLE:
+                yield batch
+                batch, num_images = [], 0
+    if batch:
+        yield batch
+
+
+def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], tally: _Tally) -> None:
+    # Asked again: the same image may have been read twice before it was written once.
+    known = gallery.known_hashes({one.content_hash for one in batch if one.image is not None})
+    new = {one.content_hash: one for one in batch if one.image is not None and one.content_hash not in known}
+    ids: dict[str, int] = {}
+    if new:
+        embeddings = embedder.embed([one.image for one in new.values() if one.image is not None])
+        added = gallery.add(embeddings, [_new_record(one) for one in new.values()])
+        ids = dict(zip(new, added, strict=True))
+    tally.num_added += len(new)
+    for one in batch:
+        if one.reason is not None:
+            tally.bad.append((one.item.source, one.reason))
+        else:
+            tally.ids.append(ids[one.content_hash] if one.content_hash in ids else bytes.fromhex(one.content_hash))
+    tally.num_known += sum(one.reason is None for one in batch) - len(new)
+
+
+def _new_record(one: _Prepared) -> NewRecord:
+    item = one.item
+    box = {} if item.box is None else {BOX_ATTRIBUTE: box_text(item.box)}
+    return NewRecord(
+        content_hash=one.content_hash,
+        source=item.source,
+        pid=item.pid,
+        camid=item.camid,
+        time_s=item.time_s,
+        attributes={**item.attributes, **box},
+        thumbnail=one.thumbnail,
+    )
