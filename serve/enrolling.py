@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,15 +20,10 @@ from hat.runtime import Runtime, runtime_info
 
 from .binding import binding_of
 from .gallery import Gallery
+from .person_crops import BOX_ATTRIBUTE, Box, box_text, content_hash, crop_person, make_thumbnail
 from .records import AttributeValue, NewRecord
 
-__all__ = ["BOX_ATTRIBUTE", "Box", "Enrolment", "ImageEmbedder", "Item", "box_text", "content_hash", "crop_person", "enroll"]
-
-Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels, right and bottom excluded: a person within a larger picture."""
-
-BOX_ATTRIBUTE = "box"
-"""Attribute that says which part of its source a record shows, as ``"left,top,right,bottom"``."""
+__all__ = ["Enrolment", "ImageEmbedder", "Item", "enroll"]
 
 _UNIT_ITEMS = 8
 """Images that one thread prepares at a time."""
@@ -42,11 +35,6 @@ _WORKERS, _UNITS_AHEAD = 2, 6
 
 _MAX_IDLE = 1024
 """Images without work for the model after which a batch is closed all the same."""
-
-_MIN_BOX = 4
-"""Smallest side in pixels of what is cropped."""
-
-_THUMBNAIL_QUALITY = 80
 
 
 class ImageEmbedder(Protocol):
@@ -165,40 +153,6 @@ def enroll(
     return tally.result(gallery)
 
 
-def content_hash(data: bytes, box: Box | None = None) -> str:
-    """What makes an image the same one: SHA-256 of its encoded bytes and, where there is one, of the box, hexadecimal."""
-    digest = hashlib.sha256(data)
-    if box is not None:
-        digest.update(f";box={box_text(box)}".encode())
-    return digest.hexdigest()
-
-
-def box_text(box: Box) -> str:
-    """A box as an attribute says it: ``"left,top,right,bottom"``."""
-    return ",".join(map(str, box))
-
-
-def crop_person(image: Image.Image, box: Box, name: str) -> Image.Image:
-    """The part of a picture that a box names; what of the box lies outside the picture is cut off.
-
-    Args:
-        image: The whole picture.
-        box: Left, top, right, bottom in pixels.
-        name: What to call it in an error.
-
-    Raises:
-        ImageError: Next to nothing of the box lies inside the picture.
-    """
-    left, top = max(0, box[0]), max(0, box[1])
-    right, bottom = min(image.width, box[2]), min(image.height, box[3])
-    if right - left < _MIN_BOX or bottom - top < _MIN_BOX:
-        raise ImageError(
-            f"{name}: of the box {box_text(box)} at least {_MIN_BOX} x {_MIN_BOX} pixels must lie inside the picture "
-            f"({image.width} x {image.height})"
-        )
-    return image.crop((left, top, right, bottom))
-
-
 @dataclass
 class _Tally:
     """What was done so far; the ids of known images are looked up at the end, all at once."""
@@ -266,17 +220,9 @@ def _decode(item: Item, data: bytes, digest: str, preprocessing: Preprocessing, 
             image = crop_person(image, item.box, item.source)
     except ImageError as error:
         return _Prepared(item, reason=_reason(item, error))
-    thumbnail = _thumbnail(image, thumbnail_height) if thumbnail_height is not None else None
+    thumbnail = make_thumbnail(image, thumbnail_height) if thumbnail_height is not None else None
     # At the model's size already, so that many may wait; resizing it once more changes nothing.
     return _Prepared(item, digest, Image.fromarray(preprocessing.resize_image(image)), thumbnail)
-
-
-def _thumbnail(image: Image.Image, height: int) -> bytes:
-    small = image.copy()
-    small.thumbnail((4 * height, height))
-    encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=_THUMBNAIL_QUALITY)
-    return encoded.getvalue()
 
 
 def _reason(item: Item, error: ImageError) -> str:

@@ -1,0 +1,75 @@
+"""The part of a picture that shows a person: its box, its crop, its hash and its thumbnail."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+
+from PIL import Image
+
+from hat.errors import ImageError
+
+__all__ = ["BOX_ATTRIBUTE", "Box", "box_from_text", "box_text", "content_hash", "crop_person", "make_thumbnail"]
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels, right and bottom excluded: a person within a larger picture."""
+
+BOX_ATTRIBUTE = "box"
+"""Attribute that says which part of its source a record shows, as ``"left,top,right,bottom"``."""
+
+MIN_BOX = 4
+"""Smallest side in pixels of what is cropped."""
+
+_BOX_TEXT = re.compile(r"(-?\d{1,9}),(-?\d{1,9}),(-?\d{1,9}),(-?\d{1,9})")
+
+_THUMBNAIL_QUALITY = 80
+
+
+def box_text(box: Box) -> str:
+    """A box as an attribute says it: ``"left,top,right,bottom"``."""
+    return ",".join(map(str, box))
+
+
+def box_from_text(text: str) -> Box | None:
+    """A box that `box_text` wrote; None for any other text."""
+    match = _BOX_TEXT.fullmatch(text)
+    return (int(match[1]), int(match[2]), int(match[3]), int(match[4])) if match else None
+
+
+def content_hash(data: bytes, box: Box | None = None) -> str:
+    """What makes an image the same one: SHA-256 of its encoded bytes and, where there is one, of the box; hexadecimal."""
+    digest = hashlib.sha256(data)
+    if box is not None:
+        digest.update(f";box={box_text(box)}".encode())
+    return digest.hexdigest()
+
+
+def crop_person(image: Image.Image, box: Box, name: str) -> Image.Image:
+    """The part of a picture that a box names; what of the box lies outside the picture is cut off.
+
+    Args:
+        image: The whole picture.
+        box: Left, top, right, bottom in pixels.
+        name: What to call it in an error.
+
+    Raises:
+        ImageError: Next to nothing of the box lies inside the picture.
+    """
+    left, top = max(0, box[0]), max(0, box[1])
+    right, bottom = min(image.width, box[2]), min(image.height, box[3])
+    if right - left < MIN_BOX or bottom - top < MIN_BOX:
+        raise ImageError(
+            f"{name}: of the box {box_text(box)} at least {MIN_BOX} x {MIN_BOX} pixels must lie inside the picture "
+            f"({image.width} x {image.height})"
+        )
+    return image.crop((left, top, right, bottom))
+
+
+def make_thumbnail(image: Image.Image, height: int) -> bytes:
+    """A JPEG of a picture, at most ``height`` pixels high and four times as wide; a smaller picture keeps its size."""
+    small = image.convert("RGB")
+    small.thumbnail((4 * height, height))
+    encoded = io.BytesIO()
+    small.save(encoded, "JPEG", quality=_THUMBNAIL_QUALITY)
+    return encoded.getvalue()

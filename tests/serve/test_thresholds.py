@@ -1,0 +1,198 @@
+"""Rates of pairs: against every pair counted by hand, against SciPy, and against populations whose rate is known."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from memory_gallery import MemoryGallery
+from scipy.stats import beta, binom
+
+from hat.errors import UsageError
+from hat.serve import Binding, NewRecord
+from hat.serve.binomial_bound import chance_of_at_most, most_allowed, upper_bound
+from hat.serve.image_pairs import PairSet
+from hat.serve.thresholds import calibrate, chance_of_any
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def make_gallery():
+    def make(vectors, pids, camids):
+        from hat.preprocessing import Preprocessing
+
+        binding = Binding(
+            fingerprint="f",
+            name="none",
+            model={},
+            preprocessing=Preprocessing(),
+            source_sha256="s",
+            precision="fp32",
+            embed_dim=vectors.shape[1],
+        )
+        gallery = MemoryGallery(binding)
+        records = [
+            NewRecord(content_hash=f"{number:064x}", source=str(number), pid=pid, camid=camid)
+            for number, (pid, camid) in enumerate(zip(pids, camids, strict=True))
+        ]
+        gallery.add(vectors, records)
+        return gallery
+
+    return make
+
+
+@pytest.fixture
+def people(make_gallery):
+    """Six people, seen by up to three cameras or by one that is unknown, and some who are nobody known."""
+    rng = np.random.default_rng(3)
+    pids = [1, 1, 1, 2, 2, 3, 3, 3, 3, 4, 5, 5, 6, None, None]
+    camids = [1, 1, 2, 1, 3, None, None, 1, 2, 2, 3, 3, 1, 1, 2]
+    centres = rng.normal(size=(7, 16))
+    vectors = unit(np.stack([centres[pid or 0] + rng.normal(size=16) for pid in pids]))
+    return make_gallery(vectors, pids, camids), vectors, pids, camids
+
+
+def test_every_pair_is_counted_where_there_are_few(people):
+    gallery, vectors, pids, camids = people
+    impostor, genuine = [], []
+    for i, j in combinations(range(len(pids)), 2):
+        if pids[i] is None or pids[j] is None:
+            continue
+        similarity = float(vectors[i] @ vectors[j])
+        if pids[i] != pids[j]:
+            impostor.append(similarity)
+        elif None not in (camids[i], camids[j]) and camids[i] != camids[j]:
+            genuine.append(similarity)
+    found = calibrate(gallery)
+    assert (found.num_records, found.num_identities, found.is_exhaustive) == (13, 6, True)
+    np.testing.assert_allclose(found.impostor, sorted(impostor), atol=1e-6)
+    np.testing.assert_allclose(found.genuine, sorted(genuine), atol=1e-6)
+    assert len(genuine) == 2 + 1 + 1
+    for similarity in (-1.0, 0.0, 0.2, 0.5, 0.9, 1.1):
+        assert found.false_match_rate_at(similarity) == np.mean(np.array(impostor) >= similarity)
+        assert found.true_match_rate_at(similarity) == np.mean(np.array(genuine) >= similarity)
+
+
+def test_a_pair_that_is_exactly_at_the_threshold_counts(people):
+    found = calibrate(people[0])
+    top = float(found.impostor[-1])
+    assert found.false_match_rate_at(top) == 1 / found.num_pairs
+    assert found.false_match_rate_at(float(np.nextafter(np.float32(top), np.float32(2)))) == 0
+
+
+@pytest.mark.parametrize("rate", [0.9, 0.5, 0.2, 0.1, 0.06])
+def test_a_threshold_is_the_lowest_whose_bound_keeps_to_the_rate(people, rate):
+    found = calibrate(people[0])
+    threshold = found.threshold_at(rate)
+    assert found.false_match_bound_at(threshold) <= rate
+    below = max((float(one) for one in found.impostor if one < threshold), default=None)
+    assert below is None or found.false_match_bound_at(below) > rate
+
+
+def test_a_rate_that_so_few_pairs_cannot_show_is_refused(people):
+    found = calibrate(people[0])
+    assert found.lowest_rate == pytest.approx(1 - 0.05 ** (1 / found.num_pairs))
+    with pytest.raises(UsageError, match=rf"cannot be shown by {found.num_pairs} pairs .* it takes 2,995, .*enrol more people"):
+        found.threshold_at(0.001)
+    for rate in (0, 1, -0.1, float("nan")):
+        with pytest.raises(UsageError, match="between 0 and 1"):
+            found.threshold_at(rate)
+
+
+def test_the_roc_falls_with_the_threshold(people):
+    points = calibrate(people[0]).roc()
+    assert [point.false_match_rate for point in points] == sorted((p.false_match_rate for p in points), reverse=True)
+    assert [point.similarity for point in points] == sorted(point.similarity for point in points)
+    assert all(point.false_match_rate <= point.false_match_bound for point in points) and points
+
+
+def test_a_sample_finds_the_rate_of_all_pairs_and_its_bound_holds(make_gallery):
+    rng = np.random.default_rng(0)
+    pids = rng.integers(60, size=400).tolist()
+    vectors = unit(rng.normal(size=(400, 8)))
+    gallery = make_gallery(vectors, pids, rng.integers(3, size=400).tolist())
+    exact = calibrate(gallery)
+    assert exact.is_exhaustive and exact.num_pairs > 70_000
+    covered = []
+    for seed in range(60):
+        sample = calibrate(gallery, num_pairs=2000, seed=seed)
+        assert not sample.is_exhaustive and sample.num_pairs == 2000
+        covered.append(sample.false_match_bound_at(0.6) >= exact.false_match_rate_at(0.6))
+        assert sample.false_match_rate_at(0.6) == pytest.approx(exact.false_match_rate_at(0.6), abs=5 * (0.05 / 2000) ** 0.5)
+    # At least 95 % of bounds hold; 50 of 60 or fewer would happen once in ten thousand times.
+    assert sum(covered) > 50
+    again = calibrate(gallery, num_pairs=2000, seed=7)
+    assert np.array_equal(again.impostor, calibrate(gallery, num_pairs=2000, seed=7).impostor)
+    assert not np.array_equal(again.impostor, calibrate(gallery, num_pairs=2000, seed=8).impostor)
+
+
+def test_a_gallery_too_large_to_be_held_gives_the_same(people, monkeypatch):
+    gallery = people[0]
+    held = calibrate(gallery, num_pairs=20)
+    monkeypatch.setattr("hat.serve.thresholds._ROWS_BYTES", 100)
+    monkeypatch.setattr("hat.serve.thresholds._BLOCK_BYTES", 3 * 2 * 64)
+    read = calibrate(gallery, num_pairs=20)
+    np.testing.assert_array_equal(held.impostor, read.impostor)
+    np.testing.assert_array_equal(held.genuine, read.genuine)
+
+
+def test_galleries_that_know_too_little_are_refused(make_gallery):
+    vectors = unit(np.random.default_rng(0).normal(size=(3, 4)))
+    for pids in ([None, None, None], [7, 7, 7], [7, None, None]):
+        with pytest.raises(UsageError, match="pairs of different people: enrol images"):
+            calibrate(make_gallery(vectors, pids, [1, 2, 3]))
+    with pytest.raises(UsageError, match="number of pairs"):
+        calibrate(make_gallery(vectors, [1, 2, 3], [1, 2, 3]), num_pairs=0)
+
+
+def test_without_cameras_no_true_match_rate_is_made_up(make_gallery):
+    vectors = unit(np.random.default_rng(0).normal(size=(4, 4)))
+    found = calibrate(make_gallery(vectors, [1, 1, 2, 2], [None] * 4))
+    assert (found.num_genuine, found.true_match_rate_at(0.0), found.num_pairs) == (0, None, 4)
+
+
+def test_pairs_of_a_set_are_those_of_two_loops_and_are_drawn_evenly():
+    rng = np.random.default_rng(1)
+    outer, inner = rng.integers(3, size=30), rng.integers(4, size=30)
+    pairs = PairSet(outer, inner)
+    expected = {(i, j) for i, j in combinations(range(30), 2) if outer[i] == outer[j] and inner[i] != inner[j]}
+    left, right = pairs.draw(10_000, rng)
+    assert pairs.num_unordered == len(expected) == len(left)
+    assert {tuple(sorted(pair)) for pair in zip(left.tolist(), right.tolist(), strict=True)} == expected
+    drawn = [pairs.draw(50, rng) for _ in range(400)]
+    counts = dict.fromkeys(expected, 0)
+    for lefts, rights in drawn:
+        for pair in zip(lefts.tolist(), rights.tolist(), strict=True):
+            counts[tuple(sorted(pair))] += 1
+    mean = 20_000 / len(expected)
+    assert abs(np.array(list(counts.values())) - mean).max() < 6 * mean**0.5
+    empty = PairSet(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+    assert empty.num_unordered == 0 and len(empty.draw(5, rng)[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("events", "trials"), [(0, 1), (0, 100), (1, 100), (5, 20), (19, 20), (40, 300_000), (150_000, 300_000), (20, 20)]
+)
+def test_the_bound_is_scipys(events, trials):
+    expected = 1.0 if events == trials else beta.ppf(0.95, events + 1, trials - events)
+    assert upper_bound(events, trials) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("trials", "rate"), [(50, 0.01), (50, 0.3), (4000, 1e-3), (300_000, 1e-3), (300_000, 0.4), (10, 0.999)]
+)
+def test_binomial_chances_are_scipys(trials, rate):
+    for events in {0, 1, 3, int(trials * rate), int(trials * rate + 2 * (trials * rate) ** 0.5), trials - 1}:
+        if events < trials:
+            assert chance_of_at_most(events, trials, rate) == pytest.approx(
+                binom.cdf(events, trials, rate), rel=1e-6, abs=1e-12
+            )
+    allowed = most_allowed(trials, rate)
+    assert (allowed < 0 or binom.cdf(allowed, trials, rate) <= 0.05) and binom.cdf(allowed + 1, trials, rate) > 0.05
+
+
+def test_the_chance_over_a_gallery():
+    assert chance_of_any(1e-4, 10_000) == pytest.approx(1 - (1 - 1e-4) ** 10_000, rel=1e-9)
+    assert (chance_of_any(0.0, 5), chance_of_any(0.3, 0), chance_of_any(1.0, 1), chance_of_any(1.0, 0)) == (0, 0, 1, 0)
