@@ -10,8 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hat.config import config_dataclass, config_from_dict, config_to_dict
+from hat.config import config_dataclass, config_to_dict
 from hat.errors import CheckpointError, ConfigError
+from hat.format_version import facts_from_dict
 from hat.model import ModelConfig
 from hat.preprocessing import Preprocessing
 
@@ -139,13 +140,7 @@ def info_from_json(text: str, source: str) -> ArtefactInfo:
         content = None
     if not isinstance(content, dict):
         raise CheckpointError(f"{source}: its metadata cannot be read: expected a JSON object")
-    version = content.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise CheckpointError(f"{source} is of format {version}, this version reads up to {FORMAT_VERSION}: update hat-reid")
-    try:
-        return config_from_dict(ArtefactInfo, content, where=source)
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+    return facts_from_dict(ArtefactInfo, content, newest=FORMAT_VERSION, source=source)
 
 
 def checked_artefact_precision(precision: str) -> ArtefactPrecision:

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from hat.config import config_dataclass, config_from_dict, config_to_dict
-from hat.errors import CheckpointError, ConfigError, WeightsError, WorkError
+from hat.config import config_dataclass, config_to_dict
+from hat.errors import CheckpointError, WeightsError, WorkError
+from hat.format_version import facts_from_dict
 from hat.model import HAT, ModelConfig, create_model
 from hat.model.released import is_released_state, translate_released_state
 from hat.preprocessing import Preprocessing
@@ -123,13 +124,7 @@ def read_checkpoint_info(folder: str | os.PathLike[str]) -> CheckpointInfo:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is no configuration: expected an object, got {type(content).__name__}")
-    version = content.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise CheckpointError(f"{path} is of format {version}, this version reads up to {FORMAT_VERSION}: update hat-reid")
-    try:
-        return config_from_dict(CheckpointInfo, content, where=str(path))
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+    return facts_from_dict(CheckpointInfo, content, newest=FORMAT_VERSION, source=str(path))
 
 
 def load_checkpoint(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> HAT:
