@@ -22,24 +22,11 @@ def hat_data():
 def tiny_model():
     """A HAT with every part of the large one and a hundredth of its size, in evaluation mode; 64 x 32 images."""
     import torch
+    from tiny_hat import batch_norms, tiny_hat
 
-    import hat
-
-    torch.manual_seed(0)
-    model = hat.create_model(
-        "hat_resnet50",
-        num_classes=5,
-        image_size=(64, 32),
-        backbone={"name": "mobilenet_v3_small"},
-        depths=(1, 1, 2, 0),
-        widths=(16, 24, 32, 32),
-        num_bottlenecks=1,
-        transformer={"num_heads": 4, "ffn_dim": 32},
-    )
-    # Fresh batch norms are the identity, which would hide mistakes in how they are stored, folded or exported.
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            module.running_mean.uniform_(-0.2, 0.2)
-            module.running_var.uniform_(0.5, 1.5)
+    model = tiny_hat()
+    for module in batch_norms(model):
+        torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+        module.running_mean.uniform_(-0.2, 0.2)
+        module.running_var.uniform_(0.5, 1.5)
     return model.eval()

@@ -7,31 +7,20 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from tiny_hat import batch_norms, tiny_hat
 
-import hat
 from hat.artefact import METADATA_KEY, info_from_json, info_to_json
 
 
 def small_model(seed):
     """A HAT of a hundredth of the size, 64 x 32 images, batch norms away from the identity."""
-    torch.manual_seed(seed)
-    model = hat.create_model(
-        "hat_resnet50",
-        num_classes=5,
-        image_size=(64, 32),
-        backbone={"name": "mobilenet_v3_small"},
-        depths=(1, 1, 2, 0),
-        widths=(16, 24, 32, 32),
-        num_bottlenecks=1,
-        transformer={"num_heads": 4, "ffn_dim": 32},
-    )
+    model = tiny_hat(seed)
     # One batch in training mode with all of its statistics kept: images then lie as far apart as those of a trained model, and
     # no norm is the identity.
     images = torch.from_numpy(np.stack([people(i).transpose(2, 0, 1) for i in range(100, 132)]))
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            module.momentum = 1.0
+    for module in batch_norms(model):
+        torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+        module.momentum = 1.0
     with torch.no_grad():
         model.train()(model.preprocessing.normalise(images))
     return model.eval()

@@ -1,0 +1,25 @@
+"""The small model of most tests: every part of the large one and a hundredth of its size; 64 x 32 images."""
+
+import torch
+
+import hat
+
+
+def tiny_hat(seed=0):
+    """A HAT with random weights, in training mode."""
+    torch.manual_seed(seed)
+    return hat.create_model(
+        "hat_resnet50",
+        num_classes=5,
+        image_size=(64, 32),
+        backbone={"name": "mobilenet_v3_small"},
+        depths=(1, 1, 2, 0),
+        widths=(16, 24, 32, 32),
+        num_bottlenecks=1,
+        transformer={"num_heads": 4, "ffn_dim": 32},
+    )
+
+
+def batch_norms(model):
+    """Its batch norms: fresh ones are the identity, which hides mistakes in how they are stored, folded or exported."""
+    return [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d)]
