@@ -18,6 +18,7 @@ from hat.config import config_dataclass, config_from_dict, config_to_dict
 from hat.errors import MissingExtraError, UsageError, WorkError
 
 from .calibration import calibration_details
+from .openvino_graph import ATTENTION, PRODUCTS, around_network
 from .request import Calibration, ExportRequest
 
 if TYPE_CHECKING:
@@ -26,12 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenVINOQuantisation", "check_quantisation", "quantise_openvino"]
 
-_PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
-
 _SMOOTHING = {"MatMul": 0.95, "Convolution": 0.5}
 """SmoothQuant's exponents. NNCF leaves convolutions alone unless told; a mobile network gains from a half."""
-
-_ATTENTION = "ScaledDotProductAttention"
 
 _MOVING = ("MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit")
 
@@ -173,31 +170,12 @@ def _ignored(model: openvino.Model, options: OpenVINOQuantisation) -> nncf.Ignor
     names = {operation.get_friendly_name() for operation in model.get_ops()}
     if unknown := sorted(set(options.ignored_names) - names):
         raise UsageError(f"openvino int8: ignored_names has layers that the graph has not: {', '.join(unknown)}")
-    has_attention = any(operation.get_type_name() == _ATTENTION for operation in model.get_ops())
+    has_attention = any(operation.get_type_name() == ATTENTION for operation in model.get_ops())
     return nncf.IgnoredScope(
-        names=sorted({*options.ignored_names, *_around_network(model)}),
+        names=sorted({*options.ignored_names, *around_network(model)}),
         patterns=list(options.ignored_patterns),
-        types=[_ATTENTION] if options.attention == "float" and has_attention else [],
+        types=[ATTENTION] if options.attention == "float" and has_attention else [],
     )
-
-
-def _around_network(model: openvino.Model) -> set[str]:
-    """Names of what comes before the first layers with weights and after the last: normalisation, necks and L2 norm."""
-    names: set[str] = set()
-    readers = [port.get_node() for port in model.inputs[0].get_target_inputs()]
-    while readers:
-        node = readers.pop()
-        if node.get_type_name() not in (*_PRODUCTS, "ShapeOf") and node.get_friendly_name() not in names:
-            names.add(node.get_friendly_name())
-            readers += [port.get_node() for output in node.outputs() for port in output.get_target_inputs()]
-    makers = [model.outputs[0].get_node().input_value(0).get_node()]
-    ends = (*_PRODUCTS, _ATTENTION, "Concat", "Constant", "MVN", "Parameter", "ReduceMean", "ShapeOf")
-    while makers:
-        node = makers.pop()
-        if node.get_type_name() not in ends and node.get_friendly_name() not in names:
-            names.add(node.get_friendly_name())
-            makers += [value.get_node() for value in node.input_values()]
-    return names
 
 
 def _validation_dataset(model: openvino.Model, images: list[npt.NDArray[Any]]) -> nncf.Dataset:
@@ -217,7 +195,7 @@ def _mean_cosine(compiled: Any, pairs: Iterable[Any]) -> tuple[float, list[float
 
 def _float_products(model: openvino.Model) -> tuple[int, list[str]]:
     """How many convolutions and matrix products a graph has, and the names of those whose activations are not quantised."""
-    products = [operation for operation in model.get_ordered_ops() if operation.get_type_name() in _PRODUCTS]
+    products = [operation for operation in model.get_ordered_ops() if operation.get_type_name() in PRODUCTS]
     return len(products), [op.get_friendly_name() for op in products if not _is_quantised(op.input_value(0).get_node())]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from hat.model import HAT
 from hat.openvino_file import file_sha256, stored_as, weights_path
 
 from .atomic_output import atomic_output
+from .openvino_graph import keep_in_float32
 from .request import ExportRequest
 from .to_onnx import build_onnx, describe, save_onnx
 
@@ -36,7 +38,8 @@ def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportReq
 
     - ``"fp32"``: weights and computation in float32;
     - ``"bf16"``: weights in float16, which is finer than bfloat16; the file asks its runtime to compute in bfloat16;
-    - ``"fp16"``: weights in float16. Most processors compute it in float32 all the same: it halves the file, not the time;
+    - ``"fp16"``: weights in float16. Most processors compute it in float32 all the same: it halves the file, not the time. What
+      can, computes the layers in float16, and pixels, necks and L2 norm in float32;
     - ``"int8"``: convolutions and linear layers in int8 with the ranges of the calibration images; see
       `hat.export.openvino_int8.OpenVINOQuantisation` for the options.
 
@@ -105,7 +108,10 @@ def _convert(model: HAT, request: ExportRequest, info: ArtefactInfo) -> openvino
 
 
 def _save(graph: openvino.Model, info: ArtefactInfo, path: Path) -> ArtefactInfo:
-    """Write a graph with the facts about itself, among them the hash of its weights, which exist once they are written."""
+    """Write a graph with the facts about itself, among them the hash of its weights, which exist once they are written.
+
+    A word of the hash's length stands in the ``.xml`` for it until then: so the weights, up to a gigabyte, are written once.
+    """
     import openvino
 
     versions = info.versions | {"openvino": str(openvino.get_version())}
@@ -113,18 +119,21 @@ def _save(graph: openvino.Model, info: ArtefactInfo, path: Path) -> ArtefactInfo
         from importlib.metadata import version
 
         versions["nncf"] = version("nncf")
-    halves = info.precision in ("fp16", "bf16")
+    if info.precision == "fp16":
+        keep_in_float32(graph)
+    awaited = secrets.token_hex(32)
+    info = replace(info, versions=versions, details=info.details | {"weights_file_sha256": awaited})
+    graph.set_rt_info(info_to_json(info), [METADATA_KEY])
     try:
-        openvino.save_model(graph, path, compress_to_fp16=halves)
-        hashed = info.details | {"weights_file_sha256": file_sha256(weights_path(path))}
-        info = replace(info, versions=versions, details=hashed)
-        graph.set_rt_info(info_to_json(info), [METADATA_KEY])
-        openvino.save_model(graph, path, compress_to_fp16=halves)
+        openvino.save_model(graph, path, compress_to_fp16=info.precision in ("fp16", "bf16"))
     except RuntimeError as error:
         raise WorkError(f"OpenVINO cannot write {path.name}: {str(error).strip().splitlines()[-1]}") from error
-    if file_sha256(weights_path(path)) != info.details["weights_file_sha256"]:
-        raise WorkError(f"OpenVINO wrote other weights into {weights_path(path).name} the second time: try again")
-    return info
+    found = file_sha256(weights_path(path))
+    content = path.read_bytes()
+    if content.count(awaited.encode()) != 1:
+        raise WorkError(f"OpenVINO did not write the facts about the file into {path.name}")
+    path.write_bytes(content.replace(awaited.encode(), found.encode()))
+    return replace(info, details=info.details | {"weights_file_sha256": found})
 
 
 def _check_saved(core: openvino.Core, path: Path, request: ExportRequest) -> None:
