@@ -10,6 +10,8 @@ from pathlib import Path
 
 from hat.errors import UsageError, WorkError
 
+from .atomic_output import flush_to_disk
+
 __all__ = ["FACTS_FILE", "atomic_folder"]
 
 FACTS_FILE = "hat_reid.json"
@@ -51,6 +53,8 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         yield folder
         if not (folder / FACTS_FILE).is_file():
             raise WorkError(f"{path}: nothing was written")
+        for file in folder.rglob("*"):
+            flush_to_disk(file)
         if path.exists():
             path.rename(around / "replaced")
         folder.rename(path)

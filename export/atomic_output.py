@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hat.errors import UsageError, WorkError
 
-__all__ = ["atomic_output"]
+__all__ = ["atomic_output", "flush_to_disk"]
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         if folder / path.name not in produced:
             raise WorkError(f"{path}: nothing was written")
         for file in produced:
-            _flush(file)
+            flush_to_disk(file)
             file.replace(path.with_name(file.name))
     except OSError as error:
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
@@ -89,8 +89,8 @@ def _clear_leftovers(path: Path) -> None:
         os.close(lock)
 
 
-def _flush(path: Path) -> None:
-    """Make sure that a file's content is on the disk before its name is."""
+def flush_to_disk(path: Path) -> None:
+    """Make sure that a file's content is on the disk before its name is; what is no file is left alone."""
     if path.is_file():
         descriptor = os.open(path, os.O_RDONLY)
         try:
