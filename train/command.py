@@ -58,6 +58,8 @@ def train(
 
       hat train market1501 --data ~/data/own --out runs/own --initial-checkpoint runs/market --epochs 30
 
+      hat train market1501-cpu --data ~/data --out runs/small --backbone-weights torchvision --set distill.teacher=runs/market
+
       torchrun --nproc-per-node 8 -m hat train msmt17 --data ~/data/msmt17 --out runs/msmt --backbone-weights torchvision
     """
     named = {

@@ -12,11 +12,15 @@ from pydantic import Field
 from hat.config import config_dataclass
 from hat.model.config import ModelConfig
 
+from .distill_config import DistillConfig
+from .field_types import AtLeastTwo, BelowOne, Count, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+
 __all__ = [
     "AugmentationConfig",
     "CheckpointConfig",
     "ComputeConfig",
     "DataConfig",
+    "DistillConfig",
     "DistributedConfig",
     "EMAConfig",
     "EvalConfig",
@@ -27,14 +31,6 @@ __all__ = [
     "ScheduleConfig",
     "TrainConfig",
 ]
-
-Count = Annotated[int, Field(ge=0)]
-PositiveInt = Annotated[int, Field(ge=1)]
-AtLeastTwo = Annotated[int, Field(ge=2)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @config_dataclass
@@ -251,7 +247,8 @@ class DistributedConfig:
     """Batch norms see the global batch instead of each process's part."""
 
     global_triplets: bool = True
-    """Hardest positives and negatives are looked for in the global batch instead of each process's part."""
+    """Hardest positives and negatives are looked for in the global batch instead of each process's part; so are the pairs of
+    which a teacher's similarities are learnt."""
 
 
 @config_dataclass
@@ -284,6 +281,9 @@ class TrainConfig:
 
     loss: LossConfig = LossConfig()
     """Losses."""
+
+    distill: DistillConfig = DistillConfig()
+    """A trained model to learn from."""
 
     optim: OptimConfig = OptimConfig()
     """Optimiser."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from hat.errors import UsageError
 from hat.runtime import choose_device
 
-__all__ = ["Place", "gather_labels", "gather_with_gradient", "process_group", "sum_over_processes"]
+__all__ = ["Place", "gather_with_gradient", "gather_without_gradient", "process_group", "sum_over_processes"]
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     return tensor if _alone() else _apply(_Gather, tensor)
 
 
-def gather_labels(labels: Tensor) -> Tensor:
-    """(B,) of all processes as (world_size * B,), in the order of ranks and without gradient."""
-    return labels if _alone() else _gather(labels)
+def gather_without_gradient(tensor: Tensor) -> Tensor:
+    """(B, ...) of all processes as (world_size * B, ...), in the order of ranks: labels, and what else needs no gradient."""
+    return tensor if _alone() else _gather(tensor)
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:

@@ -54,8 +54,9 @@ def _continue_from(model: HAT, folder: str) -> str:
     """Copy a trained model; positions are resampled for another image size, classifiers of other people begin anew."""
     source = load_checkpoint(folder)
     own, state = model.state_dict(), source.state_dict()
+    own_stages = dict(model.dsa.items())
     for level, stage in source.dsa.items():
-        own_stage = model.dsa[level] if level in model.dsa else None
+        own_stage = own_stages.get(level)
         if isinstance(stage, TFC) and isinstance(own_stage, TFC):
             state[f"dsa.{level}.position_embedding"] = stage.positions(*own_stage.grid).detach()
     other_people = source.num_classes != model.num_classes

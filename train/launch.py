@@ -54,7 +54,7 @@ def train_model(
         DataError: There are no training images.
         ImageError: An image cannot be read.
         WeightsError: Backbone weights cannot be had or do not fit.
-        CheckpointError: The state to be resumed from cannot be read.
+        CheckpointError: The state to be resumed from, or the teacher, cannot be read.
         MissingExtraError: Something asked for needs a library that is not installed.
         WorkError: A loss is not finite, or files cannot be written.
     """
@@ -96,8 +96,9 @@ def _announcement(trainer: Trainer, train: Split) -> str:
     config, place = trainer.config, trainer.place
     where = f"{place.world_size} processes, {place.device.type}" if place.world_size > 1 else str(place.device)
     start = f"from epoch {trainer.epoch + 1}, step {trainer.epoch_step + 1}" if trainer.global_step else trainer.weights_note
+    taught = f"; it learns from {config.distill.teacher}" if config.distill.teacher else ""
     return (
         f"{config.model_name}: {len(train)} images of {train.num_pids} identities, {config.num_epochs} epochs of "
         f"{trainer.num_steps} steps of {config.optim.accumulate * trainer.sampler.batch_size} images, "
-        f"{config.compute.precision} on {where}; {start}"
+        f"{config.compute.precision} on {where}; {start}{taught}"
     )

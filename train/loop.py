@@ -25,6 +25,7 @@ from hat.model import HAT
 from hat.runtime import TorchRuntime
 
 from .config import TrainConfig
+from .distillation import Distillation
 from .distributed import Place
 from .image_source import ImageSource, open_images
 from .initial_model import initial_model
@@ -35,6 +36,7 @@ from .sampler import IdentitySampler
 from .schedule import rate_factor
 from .state import FORMAT_VERSION, RunState, check_same_run, describe_data, read_state, write_state
 from .step import Batch, TrainingStep
+from .teacher import open_teacher
 
 __all__ = ["Trainer", "TrainingResult"]
 
@@ -78,7 +80,9 @@ class Trainer:
         DataError: Identities are not 0 to n - 1, or fewer than two.
         WeightsError: Backbone weights cannot be had or do not fit.
         ImageError: An image cannot be read.
-        CheckpointError: The state to be resumed from cannot be read.
+        CheckpointError: The state to be resumed from, or the teacher, cannot be read.
+        UsageError: The teacher does not run on this device.
+        MissingExtraError: What runs the teacher is not installed.
     """
 
     def __init__(
@@ -108,9 +112,11 @@ class Trainer:
                 "lower optim.accumulate or the batch"
             )
         self.model, self.weights_note = initial_model(config, train.num_pids)
-        self.step = TrainingStep(self.model, self.model.preprocessing, config, place)
         self._plain_config = config_to_dict(config)
         self._data = describe_data(train)
+        self.teacher = open_teacher(config, train.paths, self._data, place)
+        self.distillation = None if self.teacher is None else Distillation(config, self.teacher, self.model, place)
+        self.step = TrainingStep(self.model, self.model.preprocessing, config, place, self.distillation)
         self.epoch, self.epoch_step, self.global_step = 0, 0, 0
         self.best: dict[str, Any] | None = None
         self.interval, self.whole_epoch = RunningMeans(), RunningMeans()
@@ -124,7 +130,11 @@ class Trainer:
         Raises:
             WorkError: A loss is not finite, or a file cannot be written. The last state that was written is kept.
             ImageError: An image cannot be read.
+            CheckpointError: The teacher's embeddings that the run has written are damaged.
+            ConfigError: They are another teacher's.
         """
+        if self.teacher is not None and self.epoch < self.config.num_epochs:
+            self.teacher.begin(self.folder.path)
         began = time.monotonic()
         done = self.global_step
         log = MetricsLog(self.folder.path, done, tensorboard=self.config.log.tensorboard) if self.place.is_main else None
@@ -153,14 +163,15 @@ class Trainer:
             self.pids.device
         )
         batches = self.images.batches(own_plan)
-        labels = self.pids[torch.from_numpy(own_plan).to(self.pids.device)]  # (batches, B)
+        indices = torch.from_numpy(own_plan).to(self.pids.device)  # (batches, B)
+        labels = self.pids[indices]
         waiting: tuple[int, dict[str, Tensor]] | None = None
         interval_began, interval_steps = time.monotonic(), 0
         first = self.epoch_step
         for step in range(first, self.num_steps):
             lr = config.optim.lr * rate_factor(config.schedule, epoch + step / self.num_steps, config.num_epochs)
             group = [
-                Batch(next(batches), labels[index], own_positions[first * accumulate + index])
+                Batch(next(batches), labels[index], own_positions[first * accumulate + index], indices[index])
                 for index in range((step - first) * accumulate, (step - first + 1) * accumulate)
             ]
             figures = self.step(group, epoch, step, lr)
@@ -264,6 +275,7 @@ class Trainer:
         if not self.place.is_main:
             return
         average = self.step.average
+        projection = None if self.distillation is None else self.distillation.projection
         state: RunState = {
             "format_version": FORMAT_VERSION,
             "config": self._plain_config,
@@ -276,6 +288,8 @@ class Trainer:
             "scaler": self.step.scaler.state_dict(),
             "average": None if average is None else dict(average.model.state_dict()),
             "num_average_updates": 0 if average is None else average.num_updates,
+            "projection": None if projection is None else dict(projection.state_dict()),
+            "teacher": None if self.teacher is None else self.teacher.fingerprint,
             "interval": self.interval.state(),
             "whole_epoch": self.whole_epoch.state(),
             "best": self.best,
@@ -283,7 +297,7 @@ class Trainer:
         write_state(state, self.folder.last)
 
     def _restore(self, state: RunState) -> None:
-        check_same_run(state, self._plain_config, self._data)
+        check_same_run(state, self._plain_config, self._data, None if self.teacher is None else self.teacher.fingerprint)
         if state["step"] and self.config.num_epochs <= state["epoch"]:
             raise ConfigError(f"the run is in epoch {state['epoch'] + 1}, more than num_epochs={self.config.num_epochs}")
         self.model.load_state_dict(state["model"])
@@ -293,6 +307,8 @@ class Trainer:
         if self.step.average is not None and state["average"] is not None:
             self.step.average.model.load_state_dict(state["average"])
             self.step.average.num_updates = state["num_average_updates"]
+        if self.distillation is not None and self.distillation.projection is not None and state["projection"] is not None:
+            self.distillation.projection.load_state_dict(state["projection"])
         self.epoch, self.epoch_step, self.global_step = state["epoch"], state["step"], state["global_step"]
         self.interval.restore(state["interval"])
         self.whole_epoch.restore(state["whole_epoch"])

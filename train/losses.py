@@ -10,9 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import LossConfig
-from .distributed import gather_labels, gather_with_gradient
+from .distributed import gather_with_gradient, gather_without_gradient
 
-__all__ = ["BranchOutput", "LossParts", "batch_hard_triplet", "branch_weights", "hat_loss", "smoothed_cross_entropy"]
+__all__ = [
+    "BranchOutput",
+    "LossParts",
+    "at_least_float32",
+    "batch_hard_triplet",
+    "branch_weights",
+    "hat_loss",
+    "smoothed_cross_entropy",
+]
 
 
 class BranchOutput(Protocol):
@@ -48,7 +56,7 @@ def smoothed_cross_entropy(logits: Tensor, pids: Tensor, smoothing: float) -> Te
     Returns:
         Scalar, float32 or wider, the mean over the batch.
     """
-    return F.cross_entropy(_at_least_float32(logits), pids, label_smoothing=smoothing)
+    return F.cross_entropy(at_least_float32(logits), pids, label_smoothing=smoothing)
 
 
 def batch_hard_triplet(
@@ -74,8 +82,8 @@ def batch_hard_triplet(
     Returns:
         Scalar, float32 or wider, the mean over the anchors. An anchor without a negative in the pool adds 0.
     """
-    anchors = _at_least_float32(features)
-    pool = anchors if pool_features is None else _at_least_float32(pool_features)
+    anchors = at_least_float32(features)
+    pool = anchors if pool_features is None else at_least_float32(pool_features)
     labels = pids if pool_pids is None else pool_pids
     with torch.no_grad():
         # Centred, the squares are small beside the distances, and their difference keeps its digits.
@@ -115,11 +123,11 @@ def hat_loss(
         The sum and its parts.
     """
     weights = branch_weights(list(outputs), config.auxiliary_weight)
-    pool_pids = gather_labels(pids) if global_triplets else None
+    pool_pids = gather_without_gradient(pids) if global_triplets else None
     parts: dict[str, Tensor] = {}
     terms: list[Tensor] = []
     for name, branch in outputs.items():
-        features = _at_least_float32(branch.feature)
+        features = at_least_float32(branch.feature)
         pool = gather_with_gradient(features) if global_triplets else None
         entropy = smoothed_cross_entropy(branch.logits, pids, config.label_smoothing)
         triplet = batch_hard_triplet(features, pids, config.margin, pool_features=pool, pool_pids=pool_pids)
@@ -129,6 +137,6 @@ def hat_loss(
     return LossParts(torch.stack(terms).sum(), parts)
 
 
-def _at_least_float32(values: Tensor) -> Tensor:
+def at_least_float32(values: Tensor) -> Tensor:
     """Losses of half-precision outputs are computed in float32."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

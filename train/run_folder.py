@@ -1,7 +1,8 @@
 """The folder of a run: what is in it, and when it may be written to.
 
 ``OUT`` itself is a checkpoint, the run's product: the best evaluated weights, or the last where nothing is evaluated. Beside it
-stand ``config.yaml``, ``metrics.jsonl`` and ``last/``: the last weights as a checkpoint, and the state to resume from.
+stand ``config.yaml``, ``metrics.jsonl`` and ``last/``: the last weights as a checkpoint, and the state to resume from; and
+``teacher.safetensors`` where a teacher's embeddings were computed once.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from hat.errors import UsageError, WorkError
 from .config import TrainConfig
 from .metrics_log import METRICS_FILE
 from .state import STATE_FILE
+from .teacher_rows import TEACHER_FILE
 
 __all__ = ["RECIPE_FILE", "RunFolder"]
 
@@ -86,7 +88,7 @@ class RunFolder:
 
     def _remove_run(self) -> None:
         """Remove what a run writes, and nothing else that somebody may have put beside it."""
-        for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE):
+        for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, TEACHER_FILE):
             (self.path / name).unlink(missing_ok=True)
         for name in ("last", "tensorboard"):
             folder = self.path / name
@@ -96,6 +98,6 @@ class RunFolder:
     def _remove_leftovers(self) -> None:
         """Remove the temporary files of a process that was killed while it wrote."""
         for folder in (self.path, self.last):
-            for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, RECIPE_FILE, STATE_FILE):
+            for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, RECIPE_FILE, STATE_FILE, TEACHER_FILE):
                 for leftover in folder.glob(f".{name}.*"):
                     leftover.unlink()

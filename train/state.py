@@ -7,14 +7,17 @@ import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor
 
 from hat.checkpoint import write_atomically
+from hat.config import config_from_dict, config_to_dict
 from hat.data.records import Split
 from hat.errors import CheckpointError, ConfigError, WorkError
+
+from .config import TrainConfig
 
 __all__ = ["STATE_FILE", "RunState", "check_same_run", "describe_data", "read_state", "write_state"]
 
@@ -24,6 +27,10 @@ FORMAT_VERSION = 1
 _FREE_TO_CHANGE = ("num_epochs", "data", "eval", "checkpoint", "log")
 """Parts of the configuration that may differ when a run goes on: they change no batch, no gradient and no step. The length of
 the run does where the schedule is a cosine, and is then fixed too."""
+
+
+_ADDED_LATER: dict[str, Any] = {"projection": None, "teacher": None}
+"""Parts that states of earlier versions lack, and what that means."""
 
 
 class RunState(TypedDict):
@@ -46,6 +53,10 @@ class RunState(TypedDict):
     average: dict[str, Tensor] | None
     """Weights of the moving average."""
     num_average_updates: int
+    projection: dict[str, Tensor] | None
+    """The projection that learns a teacher's embeddings."""
+    teacher: str | None
+    """The teacher's fingerprint."""
     interval: dict[str, list[float]]
     """Sums of figures since the last line of `metrics.jsonl`."""
     whole_epoch: dict[str, list[float]]
@@ -82,13 +93,13 @@ def read_state(folder: Path) -> RunState:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, LookupError) as error:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}); start again with --force") from None
-    missing = set(RunState.__annotations__) - set(content) if isinstance(content, Mapping) else {"everything"}
+    content = {**_ADDED_LATER, **content} if isinstance(content, Mapping) else {}
+    missing = set(RunState.__annotations__) - set(content)
     if missing:
         raise CheckpointError(f"{path} is no state of a run: {', '.join(sorted(missing))} missing")
     if content["format_version"] > FORMAT_VERSION:
         raise CheckpointError(f"{path} is of format {content['format_version']}, this version reads up to {FORMAT_VERSION}")
-    state: RunState = content
-    return state
+    return cast(RunState, content)
 
 
 def describe_data(split: Split) -> str:
@@ -100,21 +111,27 @@ def describe_data(split: Split) -> str:
     return f"{len(split)} images, {split.num_pids} identities, sha256 {digest.hexdigest()[:16]}"
 
 
-def check_same_run(state: RunState, config: Mapping[str, Any], data: str) -> None:
-    """Refuse to go on with another configuration or other images.
+def check_same_run(state: RunState, config: Mapping[str, Any], data: str, teacher: str | None = None) -> None:
+    """Refuse to go on with another configuration, other images or another teacher.
+
+    A field that the state's version did not know has its default there: defaults are what was done before a field was added.
 
     Args:
         state: What was read.
         config: The configuration asked for, as plain data.
         data: `describe_data` of the training set asked for.
+        teacher: Fingerprint of the teacher asked for.
 
     Raises:
-        ConfigError: Something that changes results differs; every such key is named.
+        ConfigError: Something that changes results differs, and every such key is named; or the state's configuration has
+            fields that this version does not know.
     """
+    where = "the state of the run, which another version wrote"
+    saved = config_to_dict(config_from_dict(TrainConfig, state["config"], where=where))
     free = set(_FREE_TO_CHANGE)
     if config["schedule"]["kind"] == "cosine":
         free.discard("num_epochs")
-    before = {key: value for key, value in state["config"].items() if key not in free}
+    before = {key: value for key, value in saved.items() if key not in free}
     now = {key: value for key, value in config.items() if key not in free}
     changes = _differences(before, now, "")
     if changes:
@@ -123,6 +140,8 @@ def check_same_run(state: RunState, config: Mapping[str, Any], data: str) -> Non
         )
     if state["data"] != data:
         raise ConfigError(f"the run to be resumed was trained on other images: {state['data']}; got {data}")
+    if state["teacher"] != teacher:
+        raise ConfigError("the run to be resumed learnt from another teacher than the one that is there now")
 
 
 def _differences(before: Any, now: Any, path: str) -> list[str]:

@@ -17,9 +17,10 @@ from .augmentation import Augmentation
 from .batch_norm import synchronise_batch_norms
 from .config import TrainConfig
 from .cpu_precision import SlowInBfloat16
+from .distillation import Distillation
 from .distributed import Place
 from .ema import MovingAverage
-from .losses import hat_loss
+from .losses import LossParts, hat_loss
 from .optimisation import build_optimiser, set_learning_rate
 from .randomness import derive_seed
 
@@ -41,6 +42,9 @@ class Batch(NamedTuple):
     positions: Tensor
     """(B,) int64, positions in the epoch's global sequence of images."""
 
+    indices: Tensor
+    """(B,) int64, on the training device: which training images they are."""
+
 
 class TrainingStep:
     """A model with everything that changes it.
@@ -51,9 +55,17 @@ class TrainingStep:
         preprocessing: Normalises images.
         config: The run's configuration.
         place: This process among all.
+        distillation: What is learnt from a teacher, if anything; only a HAT can.
     """
 
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing, config: TrainConfig, place: Place) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        config: TrainConfig,
+        place: Place,
+        distillation: Distillation | None = None,
+    ) -> None:
         self.config = config
         self.place = place
         self.preprocessing = preprocessing
@@ -67,6 +79,12 @@ class TrainingStep:
         self.average = MovingAverage(self.model, config.ema) if config.ema.enabled else None
         self.augmentation = Augmentation(config.augmentation, preprocessing.mean, config.seed)
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.distillation = distillation
+        projection = None if distillation is None else distillation.projection
+        self._projection = [] if projection is None else list(projection.parameters())
+        if self._projection:
+            self._parameters += self._projection
+            self.optimiser.add_param_group({"name": "projection", "params": self._projection, "rate_factor": 1.0})
         self._forward = self._wrap()
 
     def __call__(self, batches: Sequence[Batch], epoch: int, step: int, lr: float) -> dict[str, Tensor]:
@@ -79,8 +97,9 @@ class TrainingStep:
             lr: Learning rate before the groups' own factors.
 
         Returns:
-            Scalars on the device, means over the batches and processes: ``"loss"``, ``"BRANCH_ce"``, ``"BRANCH_triplet"``, and
-            ``"grad_norm"`` where gradients are clipped.
+            Scalars on the device, means over the batches and processes: ``"loss"``, ``"BRANCH_ce"``, ``"BRANCH_triplet"``,
+            ``"distill_embedding"`` and ``"distill_similarity"`` where these are learnt, and ``"grad_norm"`` where gradients are
+            clipped.
         """
         # Seeded anew for every step, so that a resumed run needs no state of any generator.
         torch.manual_seed(derive_seed(self.config.seed, epoch, step, self.place.rank, _DROPOUT))
@@ -91,6 +110,7 @@ class TrainingStep:
             for name, value in self._accumulate(batch, epoch, len(batches), last=index == len(batches) - 1).items():
                 figures[name] = figures[name] + value if name in figures else value
         figures = self._mean_over_processes(figures)
+        self._share_projection_gradient()
         if self.config.optim.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimiser)
             figures["grad_norm"] = nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip_grad_norm).detach()
@@ -100,9 +120,9 @@ class TrainingStep:
             self.average.update(self.model)
         return figures
 
-    def prepare(self, batch: Batch, epoch: int) -> Tensor:
-        """Augment and normalise: (B, 3, H, W) float32 in the model's memory layout."""
-        images = self.preprocessing.normalise(self.augmentation(batch.images, epoch, batch.positions))
+    def prepare(self, images: Tensor) -> Tensor:
+        """Normalise: (B, 3, H, W) uint8 to float32 in the model's memory layout."""
+        images = self.preprocessing.normalise(images)
         layout = torch.channels_last if self.config.compute.channels_last else torch.contiguous_format
         return images.contiguous(memory_format=layout)
 
@@ -111,11 +131,15 @@ class TrainingStep:
         precision = self.config.compute.precision
         silent = isinstance(self._forward, DistributedDataParallel) and not last
         with self._forward.no_sync() if silent else contextlib.nullcontext():
-            images = self.prepare(batch, epoch)
+            seen = self.augmentation(batch.images, epoch, batch.positions)
+            images = self.prepare(seen)
             autocast = torch.autocast(self.place.device.type, dtype=_AUTOCAST_TYPES[precision], enabled=precision != "fp32")
             with autocast, self._kernels():
                 outputs = self._forward(images)
             loss = hat_loss(outputs, batch.pids, self.config.loss, global_triplets=self.config.distributed.global_triplets)
+            if self.distillation is not None:
+                taught = self.distillation(outputs, seen, batch.indices)
+                loss = LossParts(loss.total + taught.total, {**loss.parts, **taught.parts})
             self.scaler.scale(loss.total / num_batches).backward()
         return {name: value / num_batches for name, value in {"loss": loss.total.detach(), **loss.parts}.items()}
 
@@ -123,6 +147,15 @@ class TrainingStep:
         compute = self.config.compute
         helps = compute.precision == "bf16" and self.place.device.type == "cpu" and not compute.compile
         return SlowInBfloat16() if helps else contextlib.nullcontext()
+
+    def _share_projection_gradient(self) -> None:
+        """The mean over processes, as DistributedDataParallel makes it of the model's own gradients."""
+        if self.place.world_size == 1:
+            return
+        for parameter in self._projection:
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad.div_(self.place.world_size)
 
     def _mean_over_processes(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.place.world_size == 1:

@@ -27,6 +27,9 @@ class Branch(NamedTuple):
     logits: Tensor
     """(B, num_classes) of the BN-necked feature: for the cross entropy (Eq. 7)."""
 
+    necked: Tensor
+    """(B, C) after the BN neck, a part of the embedding: for learning a teacher's embeddings."""
+
 
 class HAT(nn.Module):
     """Hierarchical Aggregation Transformers.
@@ -123,7 +126,8 @@ class HAT(nn.Module):
         return F.normalize(torch.cat(necked, dim=1).float(), dim=1)
 
     def _head(self, name: str, feature: Tensor) -> Branch:
-        return Branch(feature, self.classifiers[name](self.necks[name](feature)))
+        necked = self.necks[name](feature)
+        return Branch(feature, self.classifiers[name](necked), necked)
 
     def _prepare(self, images: Tensor) -> Tensor:
         if images.dim() != 4 or images.shape[1] != 3:

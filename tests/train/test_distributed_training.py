@@ -25,7 +25,8 @@ from hat.errors import UsageError
 from hat.model import HAT
 from hat.runtime import choose_device
 from hat.train.batch_norm import GlobalBatchNorm, synchronise_batch_norms
-from hat.train.distributed import Place, gather_labels, gather_with_gradient, process_group
+from hat.train.distillation import Distillation
+from hat.train.distributed import Place, gather_with_gradient, gather_without_gradient, process_group
 from hat.train.presets import compose_config
 from hat.train.step import Batch, TrainingStep
 
@@ -37,26 +38,49 @@ def global_batches() -> list[Batch]:
     generator = torch.Generator().manual_seed(0)
     pids = torch.arange(4).repeat_interleave(2)
     return [
-        Batch(torch.randint(0, 256, (8, 3, 32, 16), dtype=torch.uint8, generator=generator), pids, torch.arange(8) + 8 * n)
+        Batch(
+            torch.randint(0, 256, (8, 3, 32, 16), dtype=torch.uint8, generator=generator),
+            pids,
+            torch.arange(8) + 8 * n,
+            torch.arange(8),
+        )
         for n in range(2 * NUM_STEPS)
     ]
+
+
+class FixedTeacher:
+    """Knows one embedding for each training image."""
+
+    embed_dim, fingerprint = 5, "fixed"
+
+    def begin(self, folder: Path) -> None:
+        return
+
+    def embed(self, images: Tensor, indices: Tensor) -> Tensor:
+        rows = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+        return nn.functional.normalize(rows, dim=1)[indices]
 
 
 def train_in_float64(rank: int, world_size: int) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Some accumulated Adam steps in float64, where rounding is far below what a mistake would change."""
     optim = {"lr": 1e-3, "clip_grad_norm": 1.0, "accumulate": 2}
-    config = compose_config([("", TINY_RUN), ("", {**NO_DROPOUT, "optim": optim, "ema": {"enabled": True}})])
+    changes = {**NO_DROPOUT, "optim": optim, "ema": {"enabled": True}, "distill": {"teacher": "a stand-in"}}
+    config = compose_config([("", TINY_RUN), ("", changes)])
     torch.manual_seed(rank)  # processes begin with different weights; the first one's count
     if world_size == 1:
         torch.manual_seed(0)
     model = HAT(config.model, 4).double()
-    step = TrainingStep(model, model.preprocessing, config, Place(torch.device("cpu"), rank, world_size))
+    place = Place(torch.device("cpu"), rank, world_size)
+    distillation = Distillation(config, FixedTeacher(), model, place)
+    distillation.projection.double()
+    step = TrainingStep(model, model.preprocessing, config, place, distillation)
     prepare = step.prepare
-    step.prepare = lambda batch, epoch: prepare(batch, epoch).double()  # type: ignore[method-assign]
+    step.prepare = lambda images: prepare(images).double()  # type: ignore[method-assign]
     rows = slice(rank * 8 // world_size, (rank + 1) * 8 // world_size)
     batches = [Batch(*(part[rows] for part in batch)) for batch in global_batches()]
     figures = [step(batches[2 * n : 2 * n + 2], 0, n, 1e-3) for n in range(NUM_STEPS)]
-    return [{name: value.item() for name, value in figure.items()} for figure in figures], dict(model.state_dict())
+    weights = {**model.state_dict(), "projection": distillation.projection.weight.detach()}
+    return [{name: value.item() for name, value in figure.items()} for figure in figures], weights
 
 
 def _worker(rank: int, port: int, out: str) -> None:
@@ -85,7 +109,7 @@ def _norms_and_gathering(rank: int) -> dict[str, Any]:
         "weight_gradient": norm.weight.grad,
         "running": torch.stack([norm.running_mean, norm.running_var]),
         "gathered": gathered.detach(),
-        "labels": gather_labels(torch.tensor([rank, rank + 10])),
+        "labels": gather_without_gradient(torch.tensor([rank, rank + 10])),
         "rows_gradient": rows.grad,
     }
 

@@ -53,7 +53,7 @@ def configure(**changes: Any) -> TrainConfig:
 def some_batch(seed: int, size: int = 8) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (size, 3, 32, 16), dtype=torch.uint8, generator=generator)
-    return Batch(images, torch.arange(size) % 4, torch.arange(size) + 100 * seed)
+    return Batch(images, torch.arange(size) % 4, torch.arange(size) + 100 * seed, torch.arange(size))
 
 
 @pytest.fixture
@@ -139,7 +139,10 @@ def test_accumulated_gradients_are_the_mean_over_batches() -> None:
     batches = [some_batch(seed) for seed in range(3)]
     figures = step(batches, 0, 0, 0.1)
 
-    losses = [hat_loss(model(step.prepare(batch, 0)), batch.pids, config.loss) for batch in batches]
+    seen = [step.augmentation(batch.images, 0, batch.positions) for batch in batches]
+    losses = [
+        hat_loss(model(step.prepare(images)), batch.pids, config.loss) for images, batch in zip(seen, batches, strict=True)
+    ]
     mean = sum(loss.total for loss in losses) / 3
     mean.backward()
     assert figures["loss"].item() == pytest.approx(mean.item(), rel=1e-6)

@@ -31,6 +31,8 @@ def some_state(**changes: Any) -> RunState:
         "scaler": {},
         "average": None,
         "num_average_updates": 0,
+        "projection": None,
+        "teacher": None,
         "interval": {},
         "whole_epoch": {"loss": [1.5, 2.0]},
         "best": {"mAP": 0.5},
@@ -96,6 +98,21 @@ def test_only_what_changes_no_result_may_differ_on_resuming() -> None:
     cosine = {"schedule": {"kind": "cosine"}}
     with pytest.raises(ConfigError, match="num_epochs was 150 and is 100"):
         check_same_run(some_state(config=changed(**cosine)), changed(num_epochs=100, **cosine), "x")
+
+
+def test_a_state_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    config = config_to_dict(TrainConfig())
+    del config["distill"], config["data"], config["loss"]["label_smoothing"]
+    old = {key: value for key, value in some_state(config=config).items() if key not in ("projection", "teacher")}
+    write_state(old, tmp_path)  # type: ignore[arg-type]
+    state = read_state(tmp_path)
+    assert state["projection"] is None and state["teacher"] is None
+    check_same_run(state, changed(), "x")
+    with pytest.raises(ConfigError, match=r"loss\.label_smoothing was 0\.1 and is 0\.2"):
+        check_same_run(state, changed(loss={"label_smoothing": 0.2}), "x")
+    config["novelty"] = 1
+    with pytest.raises(ConfigError, match="another version wrote: unknown key novelty"):
+        check_same_run(state | {"config": config}, changed(), "x")  # type: ignore[arg-type]
 
 
 def test_the_digest_of_the_data_knows_names_and_labels_but_not_folders() -> None:

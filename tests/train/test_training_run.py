@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,15 @@ import pytest
 import torch
 from tiny_run import NUM_PIDS, TINY_RUN
 from torch import Tensor
+from whole_runs import CPU, InterruptionError, Stopping, assert_same_weights, run, run_lines, weights
 
 import hat
 from hat.data import merge_training, open_dataset
 from hat.data.records import ReIDDataset, Sample, Split
 from hat.errors import ConfigError, DataError, WorkError
-from hat.train import TrainConfig, Trainer, TrainingResult, compose_config
+from hat.train import TrainConfig, Trainer, compose_config
 from hat.train.distributed import Place
 from hat.train.run_folder import RunFolder
-
-CPU = Place(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -32,28 +30,6 @@ def dataset(market_folder: Path) -> ReIDDataset:
 
 def configure(**changes: Any) -> TrainConfig:
     return compose_config([("", TINY_RUN), ("", changes)])
-
-
-def run(config: TrainConfig, dataset: ReIDDataset, out: Path, *, resume: bool = False, **options: Any) -> TrainingResult:
-    trainer = Trainer(config, merge_training([dataset]), RunFolder(out), CPU, resume=resume, evaluation=dataset, **options)
-    trainer.folder.begin(config, resume=resume)
-    return trainer.run()
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in entry.items() if key != "images_per_s"} for entry in entries]
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return dict(hat.load_checkpoint(folder).state_dict())
-
-
-def assert_same_weights(first: Path, second: Path) -> None:
-    ours, theirs = weights(first), weights(second)
-    assert ours.keys() == theirs.keys()
-    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
-    assert not different, f"{len(different)} of {len(ours)} tensors differ, such as {different[0]}"
 
 
 def test_a_tiny_problem_is_learnt(dataset: ReIDDataset, tmp_path: Path) -> None:
@@ -66,12 +42,12 @@ def test_a_tiny_problem_is_learnt(dataset: ReIDDataset, tmp_path: Path) -> None:
         model={"transformer": {"dropout": 0}},
     )
     result = run(config, dataset, tmp_path / "run")
-    losses = [line["loss"] for line in lines(tmp_path / "run")]
+    losses = [line["loss"] for line in run_lines(tmp_path / "run")]
     # Label smoothing keeps a cross entropy above its own entropy, here about 0.44 a branch.
     assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
     assert result.num_steps == len(losses) == 24
     assert result.num_images == 24 * 8
-    last = lines(tmp_path / "run")[-1]
+    last = run_lines(tmp_path / "run")[-1]
     assert result.figures["mfe_ce"] < 0.75 * math.log(NUM_PIDS)
     expected = last["mfe_ce"] + last["mfe_triplet"] + last["tfc3_ce"] + last["tfc3_triplet"]
     assert last["loss"] == pytest.approx(expected + 0.5 * (last["tfc1_ce"] + last["tfc1_triplet"]), rel=1e-5)
@@ -80,27 +56,9 @@ def test_a_tiny_problem_is_learnt(dataset: ReIDDataset, tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_run(dataset: ReIDDataset, tmp_path: Path) -> None:
     for name, changes in (("a", {}), ("b", {"data": {"cache": "none"}}), ("c", {"seed": 1})):
         run(configure(num_epochs=1, **changes), dataset, tmp_path / name)
-    assert lines(tmp_path / "a") == lines(tmp_path / "b")
+    assert run_lines(tmp_path / "a") == run_lines(tmp_path / "b")
     assert_same_weights(tmp_path / "a", tmp_path / "b")
-    assert lines(tmp_path / "a") != lines(tmp_path / "c")
-
-
-class InterruptionError(Exception):
-    pass
-
-
-class Stopping:
-    """A source that ends the process's work, as far as a process can tell, when a batch is asked for."""
-
-    def __init__(self, images: Any, num_batches: int) -> None:
-        self.images, self.left = images, num_batches
-
-    def batches(self, plan: np.ndarray) -> Iterator[Tensor]:
-        for batch in self.images.batches(plan):
-            if not self.left:
-                raise InterruptionError
-            self.left -= 1
-            yield batch
+    assert run_lines(tmp_path / "a") != run_lines(tmp_path / "c")
 
 
 def test_resuming_after_any_step_ends_in_the_same_weights(dataset: ReIDDataset, tmp_path: Path) -> None:
@@ -126,7 +84,7 @@ def test_resuming_after_any_step_ends_in_the_same_weights(dataset: ReIDDataset, 
         assert result.num_steps == 6
         for folder in ("", "last"):
             assert_same_weights(whole / folder, out / folder)
-        assert lines(out) == lines(whole)
+        assert run_lines(out) == run_lines(whole)
         assert result.best == best
         states = [torch.load(folder / "last" / "state.pt", weights_only=True) for folder in (whole, out)]
         for slot, values in states[0]["optimiser"]["state"].items():
@@ -161,7 +119,7 @@ def test_evaluation_does_not_disturb_training(dataset: ReIDDataset, tmp_path: Pa
     for name, every in (("with", 1), ("without", 0)):
         run(configure(eval={"every_epochs": every}, compute={"channels_last": True}), dataset, tmp_path / name)
     assert_same_weights(tmp_path / "with" / "last", tmp_path / "without" / "last")
-    found = [line for line in lines(tmp_path / "with") if line["kind"] == "eval"]
+    found = [line for line in run_lines(tmp_path / "with") if line["kind"] == "eval"]
     assert [line["epoch"] for line in found] == [1, 2]
     reopened = hat.evaluate(hat.Embedder.open(tmp_path / "with" / "last", device="cpu"), dataset)
     assert found[-1]["mAP"] == pytest.approx(reopened.mAP, abs=1e-6)

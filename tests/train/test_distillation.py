@@ -1,0 +1,280 @@
+"""Learning from a teacher: the losses against slow loops, the teachers against plain embedding, and whole runs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from tiny_run import TINY_RUN
+from torch import Tensor
+from whole_runs import InterruptionError, Stopping, assert_same_weights, run, run_lines
+
+import hat
+from hat.config import merge
+from hat.data import load_images, merge_training, open_dataset
+from hat.data.records import ReIDDataset
+from hat.errors import CheckpointError, ConfigError
+from hat.model import HAT
+from hat.train import TrainConfig, Trainer, compose_config
+from hat.train.distillation import embedding_loss, similarity_loss
+from hat.train.distributed import Place
+from hat.train.run_folder import RunFolder
+from hat.train.state import describe_data
+from hat.train.teacher import BesideStudent
+from hat.train.teacher_rows import TEACHER_FILE, TeacherRows, read_rows, write_rows
+
+CPU = Place(torch.device("cpu"))
+
+
+def unit_rows(num: int, width: int, seed: int) -> Tensor:
+    rows = torch.randn(num, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(rows, dim=1)
+
+
+def slow_similarity(student: Tensor, wanted: Tensor, kind: str, temperature: float) -> float:
+    total = 0.0
+    for i in range(len(student)):
+        others = [j for j in range(len(student)) if j != i]
+        ours, theirs = ([float(rows[i] @ rows[j]) for j in others] for rows in (student, wanted))
+        if kind == "mse":
+            total += sum((a - b) ** 2 for a, b in zip(ours, theirs, strict=True)) / len(others)
+            continue
+        p, q = ([math.exp(c / temperature) for c in cosines] for cosines in (theirs, ours))
+        p, q = [a / sum(p) for a in p], [b / sum(q) for b in q]
+        total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    return total / len(student)
+
+
+@pytest.mark.parametrize(("kind", "temperature"), [("kl", 0.2), ("kl", 1.0), ("mse", 1.0)])
+def test_similarities_equal_the_double_loop(kind: Any, temperature: float) -> None:
+    student, wanted = unit_rows(7, 4, 0), unit_rows(7, 9, 1)
+    expected = slow_similarity(student, wanted, kind, temperature)
+    assert similarity_loss(student, wanted, kind, temperature).item() == pytest.approx(expected, rel=1e-9)
+    halves = [
+        similarity_loss(
+            student[rows], wanted[rows], kind, temperature, pool=student, wanted_pool=wanted, first=rows.start
+        ).item()
+        for rows in (slice(0, 3), slice(3, 7))
+    ]
+    assert (3 * halves[0] + 4 * halves[1]) / 7 == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["kl", "mse"])
+def test_a_student_that_is_the_teacher_turned_around_has_nothing_to_learn(kind: Any) -> None:
+    wanted = unit_rows(6, 5, 2)
+    turn, _ = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    student = (wanted @ turn).requires_grad_()
+    loss = similarity_loss(student, wanted, kind, 0.2)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert student.grad is not None and student.grad.abs().max() < 1e-12
+    assert similarity_loss(unit_rows(6, 5, 3), wanted, kind, 0.2).item() > 1e-3
+
+
+def test_a_tiny_temperature_stays_finite() -> None:
+    student = unit_rows(5, 3, 0).float().requires_grad_()
+    loss = similarity_loss(student, unit_rows(5, 3, 1).float(), "kl", 1e-4)
+    loss.backward()
+    assert torch.isfinite(loss) and student.grad is not None and torch.isfinite(student.grad).all()
+
+
+def test_embedding_loss_by_hand() -> None:
+    # Cosines 0.6 and -1; lengths do not matter.
+    projected = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    wanted = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
+    assert embedding_loss(projected, wanted).item() == pytest.approx((0.4 + 2) / 2)
+    assert embedding_loss(7 * projected, wanted).item() == pytest.approx((0.4 + 2) / 2)
+
+
+@pytest.fixture(scope="module")
+def dataset(market_folder: Path) -> ReIDDataset:
+    return open_dataset(market_folder)
+
+
+@pytest.fixture(scope="module")
+def teacher(dataset: ReIDDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of another width and image size, of other people, whose batch norms have seen images."""
+    torch.manual_seed(11)
+    model = hat.create_model(
+        "hat_mobilenet_v3_small", num_classes=9, image_size=(64, 32), depths=(0, 0, 1, 0), widths=(16, 16, 40, 16)
+    )
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all that was seen
+    with torch.no_grad():
+        model.train()(load_images(dataset.train.paths, model.preprocessing))
+    return hat.save_checkpoint(model, tmp_path_factory.mktemp("teacher"))
+
+
+def configure(teacher: Path | str | None, **changes: Any) -> TrainConfig:
+    distill = {"teacher": str(teacher), **changes.pop("distill", {})}
+    return compose_config([("", TINY_RUN), ("", merge({"distill": distill}, changes))])
+
+
+def some_images(size: tuple[int, int], batch: int = 5) -> Tensor:
+    return torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+
+
+def test_a_checkpoint_embeds_the_students_images_at_its_own_size(teacher: Path) -> None:
+    beside = BesideStudent(hat.runtime.open_runtime(teacher, "cpu"), "fp32")
+    model = hat.load_checkpoint(teacher)
+    images = some_images((64, 32))
+    with torch.no_grad():
+        expected = model(images)
+    found = beside.embed(images, torch.arange(5))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert beside.embed_dim == model.embed_dim and not found.requires_grad and not found.is_inference()
+    # Where the student's images are smaller, the teacher sees them enlarged.
+    small = some_images((32, 16))
+    enlarged = F.interpolate(small.float(), (64, 32), mode="bilinear", antialias=True).round().to(torch.uint8)
+    torch.testing.assert_close(beside.embed(small, torch.arange(5)), beside.embed(enlarged, torch.arange(5)))
+
+
+class SmallBatches:
+    """An exported file's runtime: host arrays, and no more than two images at once."""
+
+    def __init__(self, runtime: hat.runtime.TorchRuntime) -> None:
+        self.inner, self.info = runtime, runtime.info
+        self.name, self.embed_dim, self.preprocessing, self.max_batch = "small", runtime.embed_dim, runtime.preprocessing, 2
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        assert images.dtype == np.uint8 and 1 <= len(images) <= 2
+        return self.inner.run(images)
+
+
+def test_an_exported_file_is_a_teacher_too(teacher: Path) -> None:
+    runtime = hat.runtime.open_runtime(teacher, "cpu")
+    assert isinstance(runtime, hat.runtime.TorchRuntime)
+    images = some_images((32, 16))
+    exported, checkpoint = BesideStudent(SmallBatches(runtime), "bf16"), BesideStudent(runtime, "fp32")
+    torch.testing.assert_close(
+        exported.embed(images, torch.arange(5)), checkpoint.embed(images, torch.arange(5)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_student_becomes_like_its_teacher(dataset: ReIDDataset, teacher: Path, tmp_path: Path) -> None:
+    ends = {}
+    for name, weights in (("taught", (5.0, 20.0)), ("watched", (1e-9, 1e-9))):
+        config = configure(
+            teacher,
+            distill={"embedding_weight": weights[0], "similarity_weight": weights[1]},
+            num_epochs=8,
+            augmentation={"pad": 0, "flip": 0, "erasing": 0},
+            optim={"lr": 2e-3},
+            model={"transformer": {"dropout": 0}},
+            checkpoint={"every_epochs": 8},
+        )
+        result = run(config, dataset, tmp_path / name)
+        ends[name] = run_lines(tmp_path / name)[-3:]
+    for part in ("distill_embedding", "distill_similarity"):
+        taught, watched = (np.mean([line[part] for line in ends[name]]) for name in ("taught", "watched"))
+        assert taught < 0.6 * watched, part
+    last = ends["taught"][-1]
+    identities = last["mfe_ce"] + last["mfe_triplet"] + last["tfc3_ce"] + last["tfc3_triplet"]
+    identities += 0.5 * (last["tfc1_ce"] + last["tfc1_triplet"])
+    assert last["loss"] == pytest.approx(identities + 5 * last["distill_embedding"] + 20 * last["distill_similarity"], rel=1e-5)
+    # The projection is learnt beside the student and is no part of it.
+    product = hat.load_checkpoint(result.folder).state_dict()
+    assert list(product) == list(HAT(config.model, 6).state_dict())
+    state = torch.load(result.folder / "last" / "state.pt", weights_only=True)
+    widths = (hat.load_checkpoint(teacher).embed_dim, hat.load_checkpoint(result.folder).embed_dim)
+    assert {name: tuple(value.shape) for name, value in state["projection"].items()} == {"weight": widths, "bias": widths[:1]}
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_resumed_student_ends_in_the_same_weights(cache: bool, dataset: ReIDDataset, teacher: Path, tmp_path: Path) -> None:
+    config = configure(
+        teacher,
+        distill={"cache": cache, "similarity": "mse" if cache else "kl"},
+        checkpoint={"every_steps": 2},
+        optim={"clip_grad_norm": 1.0},
+    )
+    whole = tmp_path / "whole"
+    run(config, dataset, whole)
+    images = Trainer(config, merge_training([dataset]), RunFolder(tmp_path / "unused"), CPU).images
+    out = tmp_path / "stopped"
+    with pytest.raises(InterruptionError):
+        run(config, dataset, out, images=Stopping(images, 5))  # a step after the last state
+    run(config, dataset, out, resume=True, images=images)
+    assert_same_weights(whole, out)
+    assert run_lines(out) == run_lines(whole)
+    states = [torch.load(folder / "last" / "state.pt", weights_only=True) for folder in (whole, out)]
+    for name, value in states[0]["projection"].items():
+        assert torch.equal(value, states[1]["projection"][name])
+    assert (out / TEACHER_FILE).is_file() == cache
+
+
+def test_embeddings_that_are_kept_are_those_of_the_images_as_they_are(
+    dataset: ReIDDataset, teacher: Path, tmp_path: Path
+) -> None:
+    train = merge_training([dataset])
+    run(configure(teacher, num_epochs=1, distill={"cache": True}), dataset, tmp_path / "first")
+    path = tmp_path / "first" / TEACHER_FILE
+    expected = hat.Embedder.open(teacher, device="cpu").embed_paths(train.paths)
+    rows = read_rows(path, describe_data(train), 24)
+    np.testing.assert_allclose(rows.embeddings.numpy(), expected, atol=1e-5)
+    # Another run names the file instead of the model and ends in the same weights.
+    run(configure(path, num_epochs=1), dataset, tmp_path / "second")
+    assert_same_weights(tmp_path / "first", tmp_path / "second")
+    assert not (tmp_path / "second" / TEACHER_FILE).exists()
+    # A new run in the first one's folder begins with embeddings of its own.
+    RunFolder(tmp_path / "first").begin(TrainConfig(), resume=False)
+    assert not path.exists()
+
+
+def test_wrong_teachers_are_refused(dataset: ReIDDataset, teacher: Path, tmp_path: Path) -> None:
+    train, folder = merge_training([dataset]), RunFolder(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"nowhere: there is no such checkpoint or file"):
+        Trainer(configure(tmp_path / "nowhere"), train, folder, CPU)
+    with pytest.raises(CheckpointError, match=r"there is no such file of a teacher's embeddings"):
+        Trainer(configure(tmp_path / "nowhere.safetensors"), train, folder, CPU)
+    path = tmp_path / TEACHER_FILE
+    write_rows(path, TeacherRows(unit_rows(24, 8, 0).float(), "x"), "other images")
+    with pytest.raises(ConfigError, match=r"belongs to other training images: other images; got 24 images, 6 identities"):
+        Trainer(configure(path), train, folder, CPU)
+    write_rows(path, TeacherRows(torch.ones(24, 8), "x"), describe_data(train))
+    with pytest.raises(CheckpointError, match="not of unit length"):
+        Trainer(configure(path), train, folder, CPU)
+    write_rows(path, TeacherRows(unit_rows(23, 8, 0).float(), "x"), describe_data(train))
+    with pytest.raises(CheckpointError, match=r"holds \(23, 8\) .* expected 24 float32 rows"):
+        Trainer(configure(path), train, folder, CPU)
+    save_file({"embeddings": torch.ones(24, 8)}, path)
+    with pytest.raises(CheckpointError, match="holds no teacher's embeddings"):
+        Trainer(configure(path), train, folder, CPU)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        Trainer(configure(path), train, folder, CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_teacher_at_the_same_path_does_not_go_on_with_a_run(
+    dataset: ReIDDataset, teacher: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "teacher"
+    hat.save_checkpoint(hat.load_checkpoint(teacher), path)
+    config = configure(path, num_epochs=1)
+    run(config, dataset, tmp_path / "run")
+    changed = hat.load_checkpoint(teacher)
+    changed.necks["tfc3"].weight.data.mul_(1.5)
+    hat.save_checkpoint(changed, path)
+    with pytest.raises(ConfigError, match="learnt from another teacher"):
+        run(config, dataset, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("distill", "message"),
+    [
+        ({"cache": True}, "cache is set and there is no teacher"),
+        ({"teacher": "t", "embedding_weight": 0, "similarity_weight": 0}, "nothing is learnt from it: both weights are 0"),
+        ({"temperature": 0}, r"distill\.temperature: .*greater than 0"),
+    ],
+)
+def test_contradictions_are_refused(distill: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose_config([("", TINY_RUN), ("", {"distill": distill})])
