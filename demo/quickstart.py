@@ -21,14 +21,14 @@ from .quickstart_steps import Step, demo_command, quickstart_steps
 __all__ = ["quickstart"]
 
 _MARKER = "QUICKSTART.txt"
-_FIGURES = "quickstart.json"
+_DONE = "quickstart.json"
 
 
 def quickstart(
     out: Annotated[Path, typer.Option("--out", help="The folder that everything is written to.")] = Path("hat-quickstart"),
     once: Annotated[bool, typer.Option("--once", help="Stop before the demo is opened.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Delete what an earlier quickstart left there and begin anew.")
+        bool, typer.Option("--force", help="Delete what an earlier quickstart left there, and begin anew.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
@@ -47,17 +47,25 @@ def quickstart(
     folder = out.expanduser()
     _prepare(folder, force)
     steps = quickstart_steps()
-    done = []
+    done = _done_before(folder)
     began = time.monotonic()
     for number, step in enumerate(steps, start=1):
         stderr.print(f"[bold]{number}/{len(steps)}  {step.title}[/bold]  [dim]about {step.seconds} s[/dim]")
         stderr.print(f"     {step.typed}", style="dim", markup=False)
-        done.append(_do(step, folder))
-        stderr.print(f"     {done[-1]['result']}  [dim]{done[-1]['seconds']:.0f} s[/dim]")
+        if step.typed in done and (folder / step.product).exists():
+            stderr.print(f"     {done[step.typed]['result']}  [dim]done before[/dim]")
+            continue
+        done[step.typed] = _do(step, folder)
+        stderr.print(f"     {done[step.typed]['result']}  [dim]{done[step.typed]['seconds']:.0f} s[/dim]")
+        _write(folder, done)
     seconds = round(time.monotonic() - began, 1)
     command = demo_command(folder)
-    result = {"folder": str(folder), "seconds": seconds, "steps": done, "demo": shlex.join(["hat", *command])}
-    (folder / _FIGURES).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = {
+        "folder": str(folder),
+        "seconds": seconds,
+        "steps": [done[step.typed] for step in steps],
+        "demo": shlex.join(["hat", *command]),
+    }
     stderr.print(f"done in {seconds:.0f} s; everything is in {folder}", markup=False)
     if as_json or once:
         emit(result, f"open the demo with:\n  {result['demo']}", as_json)
@@ -82,19 +90,44 @@ def _prepare(folder: Path, force: bool) -> None:
         raise WorkError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
+def _done_before(folder: Path) -> dict[str, dict[str, Any]]:
+    """What an earlier quickstart in this folder finished, by command."""
+    try:
+        content = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder / _DONE} cannot be read: {error}; begin anew with --force") from None
+    return {fact["command"]: fact for fact in content}
+
+
+def _write(folder: Path, done: dict[str, dict[str, Any]]) -> None:
+    part = folder / f"{_DONE}.part"
+    part.write_text(json.dumps(list(done.values()), indent=2) + "\n", encoding="utf-8")
+    part.replace(folder / _DONE)
+
+
 def _do(step: Step, folder: Path) -> dict[str, Any]:
-    """Run a step's command in the folder, unless its product is there."""
-    facts: dict[str, Any] = {"step": step.title, "command": step.typed}
-    if (folder / step.product).exists():
-        return facts | {"seconds": 0.0, "result": "there already"}
+    """Run a step's command in the folder."""
     began = time.monotonic()
+    product = folder / step.product
     command = [*step.command, "--json"]
-    if step.command[0] == "train" and (folder / "run").is_dir():
-        command.append("--resume")  # it was stopped in the middle of an earlier quickstart
+    if product.exists():  # the step was stopped in the middle
+        if step.goes_on is not None:
+            command.extend(step.goes_on)
+        elif product.is_dir():
+            shutil.rmtree(product)
+        else:
+            product.unlink()
     printed = _run(command, folder, shows_progress=step.shows_progress, title=step.title)
     if step.saves_output:
-        (folder / step.product).write_text(printed, encoding="utf-8")
-    return facts | {"seconds": round(time.monotonic() - began, 1), "result": step.summary(json.loads(printed))}
+        product.write_text(printed, encoding="utf-8")
+    return {
+        "step": step.title,
+        "command": step.typed,
+        "seconds": round(time.monotonic() - began, 1),
+        "result": step.summary(json.loads(printed)),
+    }
 
 
 def _run(arguments: list[str], folder: Path, *, shows_progress: bool, title: str) -> str:

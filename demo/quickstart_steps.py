@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ class Step:
     Attributes:
         title: What it does, for somebody who has never heard of it.
         command: Arguments of ``hat``; paths are relative to the quickstart's folder.
-        product: What it leaves behind, relative to that folder. A step whose product is there is not done again.
+        product: The file or folder that it leaves behind, relative to that folder.
         seconds: About how long it takes on two cores.
         summary: Makes one line for people of the JSON that the command prints.
         shows_progress: Whether the command draws a progress bar of its own.
         saves_output: Whether the JSON that it prints is the product.
+        goes_on: Arguments with which the command goes on where a stopped one left off; None begins anew.
     """
 
     title: str
@@ -37,7 +38,8 @@ class Step:
     seconds: int
     summary: Summary
     shows_progress: bool = True
-    saves_output: bool = field(default=False)
+    saves_output: bool = False
+    goes_on: tuple[str, ...] | None = None
 
     @property
     def typed(self) -> str:
@@ -52,25 +54,24 @@ def quickstart_steps() -> list[Step]:
         Step(
             title="Draw people as four cameras see them",
             command=("synth", _DATA),
-            product=f"{_DATA}/synth.json",
+            product=_DATA,
             seconds=15,
             summary=lambda result: f"{result['num_images']:,} images of {result['num_ids']} people",
         ),
         Step(
             title="Train a small HAT on half of them",
             command=("train", "quick", "--data", _DATA, "--out", _RUN),
-            product=f"{_RUN}/config.json",
+            product=_RUN,
             seconds=90,
             summary=lambda result: f"{result['num_steps']} steps, {result['images_per_s']:.0f} images/s",
+            goes_on=("--resume",),
         ),
         Step(
             title="Export it, from pixels to embeddings",
             command=("export", _RUN, "--to", "onnx", "--out", _ONNX),
             product=_ONNX,
             seconds=10,
-            summary=lambda result: (
-                f"{sum(result['files'].values()) / 1e6:.1f} MB, opset {result['artefact']['details']['opset']}"
-            ),
+            summary=lambda result: f"{_megabytes(result)}, opset {result['artefact']['details']['opset']}",
             shows_progress=False,
         ),
         Step(
@@ -94,6 +95,7 @@ def quickstart_steps() -> list[Step]:
             product=_GALLERY,
             seconds=15,
             summary=lambda result: f"{result['num_added']:,} images",
+            goes_on=(),
         ),
     ]
     if importlib.util.find_spec("tensorrt_rtx") is not None:
@@ -102,9 +104,7 @@ def quickstart_steps() -> list[Step]:
             command=("export", _RUN, "--to", "tensorrt-rtx", "--precision", "fp16", "--out", _ENGINE),
             product=_ENGINE,
             seconds=20,
-            summary=lambda result: (
-                f"{sum(result['files'].values()) / 1e6:.1f} MB, {result['artefact']['device'] or 'any RTX card'}"
-            ),
+            summary=lambda result: f"{_megabytes(result)}, {result['artefact']['device'] or 'any RTX card'}",
             shows_progress=False,
         )
         steps.insert(3, engine)
@@ -125,3 +125,7 @@ def _parity(result: Mapping[str, Any]) -> str:
     rates = candidate.get("figures", {}).get("retrieval")
     ranks = f", {100 * rates['mAP']:.1f} % mAP and {100 * rates['rank1']:.1f} % Rank-1 from the file" if rates else ""
     return f"all {len(candidate['checks'])} checks passed{ranks}"
+
+
+def _megabytes(result: Mapping[str, Any]) -> str:
+    return f"{sum(result['files'].values()) / 1e6:.1f} MB"
