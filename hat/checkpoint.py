@@ -69,6 +69,7 @@ def save_checkpoint(
     *,
     training: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Path:
     """Write a checkpoint.
 
@@ -80,6 +81,7 @@ def save_checkpoint(
         folder: Where to; made if it is not there.
         training: The training configuration, as plain data.
         metrics: Figures measured with these weights, as plain data.
+        half: Keep matrices and filters as float16, half the size; norms and biases, whose variances may be tiny, stay float32.
 
     Returns:
         The folder.
@@ -99,6 +101,8 @@ def save_checkpoint(
     )
     # Clones are laid out densely: safetensors refuses shared storage, and channels_last strides would not be kept anyway.
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    if half:
+        state = {name: value.half() if value.dim() > 1 else value for name, value in state.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / WEIGHTS_FILE, save(state, metadata={"format": "pt"}))

@@ -36,6 +36,21 @@ def test_a_channels_last_model_is_saved_alike(tiny_model, tmp_path):
     torch.testing.assert_close(hat.load_checkpoint(tmp_path)(images), expected, atol=1e-6, rtol=1e-5)
 
 
+def test_half_a_checkpoint_embeds_alike_and_is_as_small_as_it_says(tiny_model, tmp_path):
+    whole, half = (hat.save_checkpoint(tiny_model, tmp_path / str(half), half=half) for half in (False, True))
+    images = torch.rand(4, 3, 64, 32)
+    expected, loaded = tiny_model(images), hat.load_checkpoint(half)
+    cosines = torch.nn.functional.cosine_similarity(loaded(images), expected)
+    assert cosines.min() > 0.9999 and not torch.equal(loaded(images), expected)
+    own = tiny_model.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in loaded.state_dict().items() if value.dim() <= 1)
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (whole, half)]
+    assert sizes[1] < 0.62 * sizes[0]
+    hat.save_checkpoint(loaded, tmp_path / "again", half=True)  # rounding once is rounding for good
+    again = hat.load_checkpoint(tmp_path / "again").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in loaded.state_dict().items())
+
+
 def damage(folder, key, value):
     content = json.loads((folder / "config.json").read_text())
     content[key] = value
