@@ -247,7 +247,10 @@ def _batches(units: Iterable[list[_Prepared]], batch_size: int) -> Iterator[list
 def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], tally: _Tally) -> None:
     # Asked again: the same image may have been read twice before it was written once.
     known = gallery.known_hashes({one.content_hash for one in batch if one.image is not None})
-    new = {one.content_hash: one for one in batch if one.image is not None and one.content_hash not in known}
+    new: dict[str, _Prepared] = {}
+    for one in batch:
+        if one.image is not None and one.content_hash not in known:
+            new.setdefault(one.content_hash, one)
     ids: dict[str, int] = {}
     if new:
         embeddings = embedder.embed([one.image for one in new.values() if one.image is not None])

@@ -21,7 +21,7 @@ from hat.data.archives import read_member, split_location
 from hat.data.image_headers import ImageHeader, read_header
 from hat.errors import ImageError
 
-__all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "decode_image", "read_image"]
+__all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "decode_image", "read_encoded", "read_image"]
 
 MAX_PIXELS = 64_000_000
 """Largest width times height that is decoded unless the caller says otherwise."""
@@ -72,9 +72,20 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
             with ``path``.
     """
     name = os.fsdecode(path)
-    member = split_location(name)
-    data = _read_file(name) if member is None else read_member(*member, max_bytes=MAX_FILE_BYTES)
-    return decode_image(data, name, max_pixels=max_pixels)
+    return decode_image(read_encoded(name), name, max_pixels=max_pixels)
+
+
+def read_encoded(path: str) -> bytes:
+    """Read the bytes of a file or of a member of a zip file, at most `MAX_FILE_BYTES` of them; nothing is decoded.
+
+    Args:
+        path: A file's path, or ``archive.zip!member/inside.jpg``.
+
+    Raises:
+        ImageError: The file is missing, not a file, unreadable or too large. The message begins with ``path``.
+    """
+    member = split_location(path)
+    return _read_file(path) if member is None else read_member(*member, max_bytes=MAX_FILE_BYTES)
 
 
 def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -1,0 +1,234 @@
+"""What is enrolled from where: names, folders, archives and tables, right and wrong."""
+
+import io
+import math
+import zipfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hat.errors import DataError, ImageError, UsageError
+from hat.serve.attribute_values import attribute_value, parse_attributes, parse_moment, show_moment
+from hat.serve.image_sources import ImageSources, Labels, read_name
+from hat.serve.person_crops import box_from_text, box_text, content_hash, crop_person, make_thumbnail
+
+
+@pytest.fixture
+def picture():
+    encoded = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 20, 3), dtype=np.uint8)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def listed(*inputs, **options):
+    sources = ImageSources([str(one) for one in inputs], **options)
+    items = list(sources.items())
+    assert sources.count() == len(items)
+    return items, dict(sources.left_out)
+
+
+@pytest.mark.parametrize(
+    ("name", "pid", "camid", "attributes"),
+    [
+        ("0002_c1s1_000451_03.jpg", 2, 1, {"sequence": 1, "frame": 451}),
+        ("-1_c3s2_000001_00.jpg", -1, 3, {"sequence": 2, "frame": 1}),
+        ("0000_c6s3_012345_00.jpg", None, 6, {"sequence": 3, "frame": 12345}),
+        ("0047_c2_f0044032.jpg", 47, 2, {}),
+    ],
+)
+def test_market_names(name, pid, camid, attributes):
+    said = read_name(name)
+    assert (said.pid, said.camid, dict(said.attributes), said.time_s) == (pid, camid, attributes, None)
+
+
+def test_other_names_say_nothing():
+    assert all(read_name(name) is None for name in ("a.jpg", "IMG_2034.jpg", "c1_0002.jpg", "_c1s1_1.jpg", ""))
+
+
+def test_folders_are_read_whole_in_order_with_links_that_lead_back_left_out(tmp_path, picture):
+    for name in ("b/2.png", "b/deep/1.PNG", "a.jpg", "z.png", ".hidden/x.png", "b/._2.png", "b/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture)
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    (tmp_path / "again").symlink_to(tmp_path / "b" / "deep")
+    items, left_out = listed(tmp_path)
+    names = [item.source.removeprefix(f"{tmp_path}/") for item in items]
+    assert names == ["a.jpg", "z.png", "again/1.PNG", "b/2.png", "b/deep/1.PNG"] and left_out == {}
+    assert all(item.read() == picture for item in items)
+
+
+def test_zip_files_are_read_without_unpacking(tmp_path, picture):
+    archive = tmp_path / "people.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in ("0002_c1s1_000451_03.jpg", "sub/0003_c2s1_000001_00.jpg", "sub/readme.txt", "__MACOSX/._0002.jpg"):
+            file.writestr(name, picture)
+    items, _ = listed(archive)
+    assert [(item.pid, item.camid) for item in items] == [(2, 1), (3, 2)]
+    assert items[1].source == f"{archive}!sub/0003_c2s1_000001_00.jpg" and items[1].read() == picture
+    (single,), _ = listed(f"{archive}!sub/0003_c2s1_000001_00.jpg")
+    assert (single.source, single.pid) == (items[1].source, 3)
+
+
+def test_names_are_believed_as_asked(tmp_path, picture):
+    for name in ("0002_c1s1_000451_03.png", "-1_c1s1_000001_00.png", "0000_c2s1_000001_00.png", "portrait.png"):
+        (tmp_path / name).write_bytes(picture)
+    items, left_out = listed(tmp_path)
+    assert [(item.pid, item.camid) for item in items] == [(None, 2), (2, 1), (None, None)]
+    assert left_out == {"junk, pid -1": 1}
+    items, left_out = listed(tmp_path, names="market")
+    assert len(items) == 2 and left_out == {"junk, pid -1": 1, "their names are not Market-style": 1}
+    items, left_out = listed(tmp_path, names="none")
+    assert [item.pid for item in items] == [None] * 4 and left_out == {}
+    with pytest.raises(UsageError, match="auto, market, none"):
+        ImageSources([str(tmp_path)], names="imagenet")
+
+
+def test_labels_of_a_call_stand_above_names(tmp_path, picture):
+    path = tmp_path / "0002_c1s1_000451_03.png"
+    path.write_bytes(picture)
+    labels = Labels(pid=9, camid=8, time_s=7.0, attributes={"frame": 1, "site": "north"})
+    (item,), _ = listed(path, labels=labels)
+    assert (item.pid, item.camid, item.time_s) == (9, 8, 7.0)
+    assert dict(item.attributes) == {"sequence": 1, "frame": 1, "site": "north"}
+    assert Path(item.source).is_absolute()
+
+
+def test_a_table_says_everything(tmp_path, picture):
+    (tmp_path / "a.png").write_bytes(picture)
+    table = tmp_path / "people.csv"
+    table.write_text(
+        "\ufeffPath,pid,camid,time,left,top,right,bottom,colour,bag\n"
+        "a.png,4,2,2026-11-25T08:30:00Z,1,2,11.6,30,red,true\n"
+        f"\n{tmp_path}/a.png,,,,,,,,,\n"
+        "gone.png,-1,,,,,,,,\n"
+        "gone.png,5,,12.5,,,,,007,3\n",
+        encoding="utf-8",
+    )
+    items, left_out = listed(table)
+    first, second, third = items
+    assert (first.pid, first.camid, first.box) == (4, 2, (1, 2, 12, 30))
+    assert first.time_s == datetime(2026, 11, 25, 8, 30, tzinfo=timezone.utc).timestamp()
+    assert dict(first.attributes) == {"colour": "red", "bag": True}
+    assert (second.pid, second.camid, second.time_s, second.box, dict(second.attributes)) == (None, None, None, None, {})
+    assert second.read() == picture and second.source == first.source == str(tmp_path / "a.png")
+    assert (third.pid, third.time_s, dict(third.attributes)) == (5, 12.5, {"colour": "007", "bag": 3})
+    with pytest.raises(ImageError, match="no such file"):
+        third.read()
+    assert left_out == {"junk, pid -1": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("pid,camid\n1,2\n", "line 1: expected the columns path; path missing"),
+        ("", "line 1: expected the columns path"),
+        ("path,path\na,b\n", "path more than once"),
+        ("path,left\na,1\n", "top, right, bottom missing"),
+        ("path,pid\na.png\n", "line 2: expected 2 fields, got 1"),
+        ("path,pid\na.png,alice\n", "line 2: pid is 'alice', expected a whole number; a name can stand in a column of its own"),
+        ("path,pid\na.png,-2\n", "line 2: pid is '-2'"),
+        ("path,camid\na.png,-1\n", "line 2: camid is '-1'"),
+        ("path,pid\n,3\n", "line 2: path is empty"),
+        ("path,time\na.png,yesterday\n", "line 2, column time: 'yesterday' is no time"),
+        ("path,time\na.png,1764059400000\n", "is no time"),
+        ("path,left,top,right,bottom\na.png,1,2,,4\n", "line 2: right is empty"),
+        ("path,left,top,right,bottom\na.png,1,2,x,4\n", "line 2: right is 'x', expected a number"),
+        ("path,left,top,right,bottom\na.png,1,2,nan,4\n", "line 2: right is 'nan', expected a number"),
+        ("path,left,top,right,bottom\na.png,1,2,inf,4\n", "line 2: right is 'inf', expected a number"),
+        ("path,9x\na.png,1\n", "line 2: '9x' is no name for an attribute"),
+        ("path,x\na.png," + "y" * 1001 + "\n", "1,001 characters, the limit is 1,000"),
+        ('path\n"a\n', "line 2: not CSV"),
+        ("path\na\0b.png\n", "expected a file's path"),
+    ],
+)
+def test_a_mistake_in_a_table_is_named_by_its_line_before_anything_is_done(tmp_path, text, sentence):
+    table = tmp_path / "people.csv"
+    table.write_text(text)
+    with pytest.raises(UsageError) as error:
+        ImageSources([str(table)]).count()
+    assert sentence in str(error.value) and str(table) in str(error.value)
+
+
+def test_tables_that_cannot_be_read(tmp_path):
+    (tmp_path / "latin.csv").write_bytes(b"path\n\xe9.png\n")
+    with pytest.raises(DataError, match="not UTF-8"):
+        ImageSources([str(tmp_path / "latin.csv")]).count()
+    with pytest.raises(DataError, match="no such file or folder"):
+        ImageSources([str(tmp_path / "none.csv")])
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DataError, match="cannot be read"):
+        ImageSources([str(tmp_path / "folder.csv")]).count()
+
+
+def test_inputs_that_are_not_there_and_archives_that_are_none(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.jpg: there is no such file or folder"):
+        ImageSources([str(tmp_path / "gone.jpg")])
+    with pytest.raises(DataError, match="no such file"):
+        ImageSources([f"{tmp_path}/gone.zip!a.jpg"])
+    (tmp_path / "no.zip").write_bytes(b"PK not a zip")
+    with pytest.raises(DataError, match="cannot be read as a zip file"):
+        ImageSources([str(tmp_path / "no.zip")]).count()
+
+
+def test_a_crop_is_cut_to_the_picture_and_refused_where_it_misses_it():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 20, 3), dtype=np.uint8))
+    assert np.array_equal(np.asarray(crop_person(image, (5, -9, 99, 20), "x")), np.asarray(image)[0:20, 5:20])
+    for box in ((20, 0, 30, 10), (5, 5, 5, 30), (10, 10, 5, 5), (-50, -50, -1, -1), (0, 0, 3, 40), (10**9, 0, 10**9, 9)):
+        with pytest.raises(ImageError, match=r"x: of the box .* at least 4 x 4 pixels must lie inside the picture \(20 x 40\)"):
+            crop_person(image, box, "x")
+
+
+def test_boxes_hashes_and_thumbnails():
+    assert box_from_text(box_text((1, -2, 30, 4))) == (1, -2, 30, 4)
+    assert all(box_from_text(text) is None for text in ("", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1.5,2,3,4"))
+    assert (
+        len({content_hash(b"x"), content_hash(b"y"), content_hash(b"x", (1, 2, 3, 4)), content_hash(b"x", (1, 2, 3, 5))}) == 4
+    )
+    for size, expected in (((300, 600), (50, 100)), ((10, 20), (10, 20)), ((4000, 100), (400, 10))):
+        with Image.open(io.BytesIO(make_thumbnail(Image.new("RGB", size), 100))) as small:
+            assert (small.format, small.size) == ("JPEG", expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", True),
+        ("0", 0),
+        ("-3", -3),
+        ("1.50", 1.5),
+        ("007", "007"),
+        ("+1", "+1"),
+        ("1e5", "1e5"),
+        ("nan", "nan"),
+        ("x", "x"),
+    ],
+)
+def test_attribute_values_are_of_the_type_that_they_look_like(text, value):
+    found = attribute_value(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_attributes_that_are_refused():
+    assert parse_attributes([("a", "1"), ("b", "")], "here") == {"a": 1}
+    for pairs, sentence in (
+        ([("", "1")], "no name"),
+        ([("a", "1"), ("a", "2")], "given twice"),
+        ([(f"a{number}", "1") for number in range(65)], "65 attributes"),
+        ([("x" * 65, "1")], "no name"),
+    ):
+        with pytest.raises(UsageError, match=f"here: .*{sentence}"):
+            parse_attributes(pairs, "here")
+
+
+def test_moments():
+    noon = datetime(2026, 11, 25, 12, tzinfo=timezone.utc).timestamp()
+    for text in ("2026-11-25T12:00:00", "2026-11-25 12:00", "2026-11-25T12:00:00Z", "2026-11-25T13:00:00+01:00", str(noon)):
+        assert parse_moment(text, "x") == noon
+    assert show_moment(noon) == "2026-11-25 12:00:00"
+    assert show_moment(1e30) == "1e+30 s" and show_moment(math.nan) == "nan s"
+    for text in ("", "nan", "inf", "1e12", "2026-13-01", "noon"):
+        with pytest.raises(UsageError, match=r"x: .* is no time"):
+            parse_moment(text, "x")

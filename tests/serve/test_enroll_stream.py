@@ -1,0 +1,178 @@
+"""Enrolment as a stream: what is written when, what is asked of the model, and what is left when it stops."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from memory_gallery import MemoryGallery
+from PIL import Image
+
+import hat
+from hat.errors import ImageError, UsageError, WorkError
+from hat.preprocessing import Preprocessing
+from hat.runtime import TorchRuntime, runtime_info
+from hat.serve import Item, binding_of, enroll
+from hat.serve.person_crops import content_hash
+
+
+def png(seed, size=(80, 40)):
+    encoded = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def item(seed, **labels):
+    return Item(source=f"{seed}.png", read=lambda: png(seed), **labels)
+
+
+class CountingEmbedder:
+    """Stands for the model, keeps what it was asked."""
+
+    def __init__(self, embedder):
+        self.embedder = embedder
+        self.preprocessing: Preprocessing = embedder.preprocessing
+        self.runtime = embedder.runtime
+        self.batches = []
+
+    def embed(self, images):
+        self.batches.append(len(images))
+        return self.embedder.embed(images)
+
+
+@pytest.fixture
+def embedder(tiny_model):
+    return CountingEmbedder(hat.Embedder(TorchRuntime(tiny_model)))
+
+
+@pytest.fixture
+def gallery(embedder):
+    return MemoryGallery(binding_of(runtime_info(embedder.runtime)))
+
+
+def test_embeddings_are_those_of_the_images_whole_or_cropped(gallery, embedder):
+    items = [item(0, pid=1, camid=2, time_s=3.0, attributes={"a": 1}), item(1), item(1, pid=7)]
+    boxed = Item(source="1.png", read=lambda: png(1), box=(5, -4, 38, 70))
+    found = enroll(gallery, embedder, [*items, boxed], batch_size=3, thumbnail_height=32)
+    assert (found.ids, found.num_added, found.num_known, found.bad) == ((1, 2, 2, 3), 3, 1, ())
+    whole = [Image.open(io.BytesIO(png(seed))).convert("RGB") for seed in (0, 1)]
+    expected = embedder.embedder.embed([*whole, whole[1].crop((5, 0, 38, 70))])
+    np.testing.assert_allclose(gallery.embeddings([1, 2, 3]), expected, atol=1e-6)
+    first, second, third = gallery.get([1, 2, 3])
+    assert (first.pid, first.camid, first.time_s, dict(first.attributes)) == (1, 2, 3.0, {"a": 1})
+    assert (first.source, first.content_hash) == ("0.png", content_hash(png(0)))
+    # The first to be enrolled says who it is; a copy changes nothing.
+    assert second.pid is None and dict(third.attributes) == {"box": "5,-4,38,70"}
+    assert third.content_hash != second.content_hash
+    with Image.open(io.BytesIO(third.thumbnail)) as small:
+        assert (small.format, small.size) == ("JPEG", (15, 32))
+
+
+def test_enrolling_again_asks_the_model_for_nothing(gallery, embedder):
+    items = [item(seed) for seed in range(10)]
+    assert enroll(gallery, embedder, items, batch_size=4).num_added == 10
+    assert embedder.batches == [4, 4, 2] and gallery.num_adds == 3
+    again = enroll(gallery, embedder, reversed(items), batch_size=4)
+    assert (again.ids, again.num_added, again.num_known) == (tuple(range(10, 0, -1)), 0, 10)
+    assert embedder.batches == [4, 4, 2] and len(gallery) == 10
+
+
+def test_bad_images_are_told_and_the_rest_is_enrolled(gallery, embedder):
+    def fail():
+        raise ImageError("gone.png: there is no such file")
+
+    items = [
+        item(0),
+        Item(source="gone.png", read=fail),
+        Item(source="text.png", read=lambda: b"hello"),
+        Item(source="cut.png", read=lambda: png(3)[:300]),
+        Item(source="empty.png", read=lambda: b""),
+        Item(source="far.png", read=lambda: png(4), box=(100, 100, 120, 140)),
+        item(1),
+    ]
+    found = enroll(gallery, embedder, items)
+    assert (found.ids, found.num_added) == ((1, 2), 2)
+    assert [source for source, _ in found.bad] == ["gone.png", "text.png", "cut.png", "empty.png", "far.png"]
+    assert found.bad[0][1] == "there is no such file" and "not an image" in found.bad[1][1]
+    assert all(not reason.startswith(source) for source, reason in found.bad)
+
+
+def test_an_endless_stream_is_taken_piece_by_piece(gallery, embedder):
+    taken = itertools.count()
+    last = -1
+
+    def endless():
+        nonlocal last
+        for seed in taken:
+            last = seed
+            yield item(seed)
+
+    class FullError(WorkError):
+        pass
+
+    def stop_at_40(count):
+        if len(gallery) >= 40:
+            raise FullError
+
+    with pytest.raises(FullError):
+        enroll(gallery, embedder, endless(), batch_size=8, advance=stop_at_40)
+    assert len(gallery) == 40 and last < 120
+
+
+def test_a_stop_keeps_what_was_written_and_the_next_call_does_the_rest(gallery, embedder):
+    def interrupted():
+        yield from (item(seed) for seed in range(30))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        enroll(gallery, embedder, interrupted(), batch_size=4)
+    written = len(gallery)
+    assert written < 30 and written % 4 == 0
+    found = enroll(gallery, embedder, (item(seed) for seed in range(30)), batch_size=4)
+    assert (found.num_known, found.num_added, len(gallery)) == (written, 30 - written, 30)
+
+
+def test_a_gallery_that_cannot_be_written_ends_the_call(gallery, embedder, monkeypatch):
+    def full(*_):
+        raise WorkError("the disk is full")
+
+    monkeypatch.setattr(gallery, "add", full)
+    with pytest.raises(WorkError, match="disk is full"):
+        enroll(gallery, embedder, [item(0)])
+
+
+def test_advance_counts_every_item_once(gallery, embedder):
+    counts = []
+    items = [item(0), item(0), Item(source="bad", read=lambda: b"x"), *(item(seed) for seed in range(20))]
+    enroll(gallery, embedder, items, batch_size=5, advance=counts.append)
+    assert sum(counts) == 23 and len(counts) > 3
+
+
+def test_many_known_images_need_no_batch_of_new_ones(gallery, embedder, monkeypatch):
+    monkeypatch.setattr("hat.serve.enrolling._MAX_IDLE", 16)
+    enroll(gallery, embedder, [item(0)])
+    counts = []
+    enroll(gallery, embedder, [item(0)] * 100, batch_size=4, advance=counts.append)
+    assert max(counts) <= 20 and sum(counts) == 100
+
+
+def test_another_model_is_refused_before_anything_is_read(gallery, embedder, monkeypatch):
+    other = binding_of(runtime_info(embedder.runtime))
+    monkeypatch.setattr(gallery, "binding", type(other)(**{**vars(other), "fingerprint": "x", "source_sha256": "y" * 64}))
+
+    def read():
+        raise AssertionError("nothing is to be read")
+
+    with pytest.raises(UsageError, match="was made by another model"):
+        enroll(gallery, embedder, [Item(source="a", read=read)])
+
+
+@pytest.mark.parametrize(("options", "sentence"), [({"batch_size": 0}, "batch_size"), ({"thumbnail_height": 4}, "16 to 1024")])
+def test_numbers_out_of_range(gallery, embedder, options, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        enroll(gallery, embedder, [], **options)
+
+
+def test_nothing_is_nothing(gallery, embedder):
+    found = enroll(gallery, embedder, [])
+    assert (found.ids, found.num_added, found.num_known, found.bad) == ((), 0, 0, ())

@@ -1,0 +1,143 @@
+"""Search in a gallery: against the plainest ranking, and re-ranking against `hat.rerank` on everything."""
+
+import numpy as np
+import pytest
+from memory_gallery import MemoryGallery
+
+import hat
+from hat.errors import UsageError
+from hat.preprocessing import Preprocessing
+from hat.serve import Binding, Filter, NewRecord, person_embedding, search_gallery
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def gallery():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(12, 24))
+    pids = np.arange(90) % 12
+    vectors = unit(centres[pids] + 0.9 * rng.normal(size=(90, 24)))
+    vectors[40] = vectors[3]  # exact duplicates: ties are broken by id
+    binding = Binding(
+        fingerprint="f", name="n", model={}, preprocessing=Preprocessing(), source_sha256="s", precision="fp32", embed_dim=24
+    )
+    gallery = MemoryGallery(binding)
+    gallery.add(
+        vectors,
+        [
+            NewRecord(
+                content_hash=f"{number:064x}", source=f"{number}.png", pid=int(pid), camid=number % 4, time_s=float(number)
+            )
+            for number, pid in enumerate(pids)
+        ],
+    )
+    return gallery
+
+
+@pytest.fixture
+def queries():
+    return unit(np.random.default_rng(1).normal(size=(5, 24)))
+
+
+def test_matches_are_the_nearest_with_their_records(gallery, queries):
+    every = gallery.embeddings(list(range(1, 91)))
+    for query, matches in zip(queries, search_gallery(gallery, queries, top=7), strict=True):
+        similarities = every @ query
+        order = np.argsort(-similarities, kind="stable")[:7]
+        assert [match.record.id for match in matches] == (order + 1).tolist()
+        np.testing.assert_allclose([match.similarity for match in matches], similarities[order], atol=1e-6)
+        assert all(match.distance is None and match.rank_before is None for match in matches)
+        assert matches[0].record.source == f"{matches[0].record.id - 1}.png"
+
+
+@pytest.mark.parametrize("pool", [90, 500])
+def test_reranking_with_a_pool_of_everything_is_hat_rerank(gallery, queries, pool):
+    every = gallery.embeddings(list(range(1, 91)))
+    found = search_gallery(gallery, queries, top=90, rerank=True, rerank_pool=pool)
+    plain = search_gallery(gallery, queries, top=90)
+    for query, matches, before in zip(queries, found, plain, strict=True):
+        distances = hat.rerank(query[None], every)[0]
+        order = np.argsort(distances, kind="stable")
+        assert [match.record.id for match in matches] == (order + 1).tolist()
+        assert [match.distance for match in matches] == distances[order].tolist()
+        ranks = {match.record.id: rank for rank, match in enumerate(before, start=1)}
+        similarities = {match.record.id: match.similarity for match in before}
+        assert all(match.rank_before == ranks[match.record.id] for match in matches)
+        assert all(match.similarity == similarities[match.record.id] for match in matches)
+        assert [match.record.id for match in matches] != [match.record.id for match in before]
+
+
+def test_a_query_is_reranked_by_itself(gallery, queries):
+    together = search_gallery(gallery, queries, rerank=True)
+    for query, matches in zip(queries, together, strict=True):
+        assert search_gallery(gallery, query[None], rerank=True) == [matches]
+
+
+def test_the_pool_holds_the_nearest_and_the_top_is_taken_from_it(gallery, queries):
+    nearest = search_gallery(gallery, queries[:1], top=20)[0]
+    found = search_gallery(gallery, queries[:1], top=5, rerank=True, rerank_pool=20)[0]
+    pool = sorted(match.record.id for match in nearest)
+    distances = hat.rerank(queries[:1], gallery.embeddings(pool))[0]
+    assert [match.record.id for match in found] == [pool[place] for place in np.argsort(distances, kind="stable")[:5]]
+    wide = search_gallery(gallery, queries[:1], top=30, rerank=True, rerank_pool=5)[0]
+    assert len(wide) == 30
+
+
+def test_filters_hold_in_both_ways(gallery, queries):
+    where = Filter(exclude_camids=frozenset({1, 2}), since_s=10, until_s=60, exclude_ids=frozenset({13}))
+    for rerank in (False, True):
+        for matches in search_gallery(gallery, queries, top=90, where=where, rerank=rerank):
+            assert {match.record.id for match in matches} == {
+                number + 1 for number in range(10, 60) if number % 4 not in (1, 2) and number != 12
+            }
+    assert search_gallery(gallery, queries, where=Filter(pids=frozenset({99})), rerank=True) == [[]] * 5
+    assert search_gallery(gallery, queries, where=Filter(pids=frozenset({99}))) == [[]] * 5
+
+
+def test_an_empty_gallery_and_no_query(gallery, queries):
+    gallery.remove(ids=range(1, 91))
+    assert search_gallery(gallery, queries, rerank=True) == [[]] * 5
+    assert search_gallery(gallery, queries[:0]) == []
+
+
+def test_a_record_that_goes_meanwhile_is_searched_around(gallery, queries, monkeypatch):
+    get = gallery.get
+    first = search_gallery(gallery, queries[:1], top=1)[0][0].record.id
+
+    def get_late(ids, **options):
+        gallery.remove(ids=[first])
+        return get(ids, **options)
+
+    monkeypatch.setattr(gallery, "get", get_late)
+    matches = search_gallery(gallery, queries[:1], top=3)[0]
+    assert len(matches) == 3 and first not in [match.record.id for match in matches]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"top": 0}, "top is at least 1"),
+        ({"rerank": True, "rerank_pool": 6000}, "nearest records"),
+        ({"rerank": True, "top": 6000}, "6,000"),
+    ],
+)
+def test_numbers_out_of_range(gallery, queries, options, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        search_gallery(gallery, queries, **options)
+
+
+def test_several_images_of_a_person_are_their_mean_direction():
+    rows = unit(np.array([[1.0, 0, 0], [0, 1, 0]]))
+    np.testing.assert_allclose(person_embedding(rows), [0.5**0.5, 0.5**0.5, 0], atol=1e-7)
+    assert person_embedding(rows).dtype == np.float32
+    assert np.array_equal(person_embedding(rows[:1]), rows[0])
+    random = unit(np.random.default_rng(0).normal(size=(9, 16)))
+    mean = person_embedding(random)
+    assert np.linalg.norm(mean) == pytest.approx(1, abs=1e-6)
+    assert np.all(mean @ random.T.sum(axis=1) >= random @ random.T.sum(axis=1))  # no row is closer to all of them
+    for wrong in (rows[:0], rows[0], unit(np.array([[1.0, 0], [-1, 0]]))):
+        with pytest.raises(UsageError):
+            person_embedding(wrong)
