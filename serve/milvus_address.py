@@ -1,0 +1,170 @@
+"""Where a Milvus gallery is: ``milvus://host:port/name``, who may use it, and how a connection is made."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from hat.errors import MissingExtraError, UsageError, WorkError
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+__all__ = ["MILVUS_SCHEME", "MilvusAddress", "connect", "parse_address", "reason"]
+
+MILVUS_SCHEME = "milvus://"
+
+_EXPECTED = "expected milvus://HOST:PORT/NAME, and where needed milvus://USER:PASSWORD@HOST:PORT/NAME?db=DATABASE&tls=true"
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+"""What Milvus takes as the name of a collection or a database."""
+
+_DEFAULT_PORT = 19530
+
+
+@dataclass(frozen=True, kw_only=True)
+class MilvusAddress:
+    """Where a gallery is and who asks. Secrets are in no text that is made of it.
+
+    Attributes:
+        host: Name or number of the server; a number of IPv6 without brackets.
+        port: Its gRPC port.
+        name: The collection that holds the gallery.
+        database: Milvus's database; None is its default.
+        tls: Whether the connection is encrypted.
+        user: Name of the user; None where the server asks for none.
+        password: The user's password.
+        token: An API key, in place of user and password.
+    """
+
+    host: str
+    port: int
+    name: str
+    database: str | None = None
+    tls: bool = False
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def server(self) -> str:
+        """Host and port, as messages name them."""
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        """The address without user, password and token."""
+        return f"{MILVUS_SCHEME}{self.server}/{self.name}{f'?db={self.database}' if self.database else ''}"
+
+
+def parse_address(location: str, environment: Mapping[str, str] = os.environ) -> MilvusAddress:
+    """Read the address of a gallery.
+
+    Args:
+        location: ``milvus://[USER[:PASSWORD]@]HOST[:PORT]/NAME``, then after a question mark any of ``db=DATABASE``,
+            ``tls=true`` and ``token=TOKEN``; the port is 19530 unless said. User and password are percent-encoded where they
+            hold any of ``:/?#@%``.
+        environment: Where what the address leaves out is looked up: ``HAT_MILVUS_USER``, ``HAT_MILVUS_PASSWORD``,
+            ``HAT_MILVUS_TOKEN`` and ``HAT_MILVUS_DB``. Secrets are better kept there: other users see a command line.
+
+    Raises:
+        UsageError: It is no such address. The message does not repeat it, for it may hold a password.
+    """
+    try:
+        parts = urlsplit(location)
+        host, port = parts.hostname, parts.port
+        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError:
+        raise UsageError(f"the address of a Milvus gallery cannot be read: {_EXPECTED}") from None
+    if parts.scheme != "milvus" or not host or port == 0 or parts.fragment:
+        raise UsageError(f"the address of a Milvus gallery cannot be read: {_EXPECTED}")
+    name = unquote(parts.path.removeprefix("/"))
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"a gallery in Milvus is named by letters, digits and _, not by a digit first, got {name!r}: {_EXPECTED}"
+        )
+    unknown = sorted(options.keys() - {"db", "tls", "token"})
+    if unknown:
+        raise UsageError(f"the address of a Milvus gallery knows db, tls and token after the question mark, got {unknown[0]!r}")
+    tls = options.get("tls", "false").lower()
+    if tls not in ("true", "false"):
+        raise UsageError("tls is true or false in the address of a Milvus gallery")
+    database = options.get("db") or environment.get("HAT_MILVUS_DB") or None
+    if database is not None and not _NAME.fullmatch(database):
+        raise UsageError(f"a database of Milvus is named by letters, digits and _, got {database!r}")
+    return MilvusAddress(
+        host=host,
+        port=port or _DEFAULT_PORT,
+        name=name,
+        database=database,
+        tls=tls == "true",
+        user=unquote(parts.username or "") or environment.get("HAT_MILVUS_USER") or None,
+        password=unquote(parts.password or "") or environment.get("HAT_MILVUS_PASSWORD") or None,
+        token=options.get("token") or environment.get("HAT_MILVUS_TOKEN") or None,
+    )
+
+
+def connect(address: MilvusAddress, timeout_s: float) -> MilvusClient:
+    """Connect to the server of a gallery.
+
+    Args:
+        address: Where it is.
+        timeout_s: How long it may take.
+
+    Raises:
+        WorkError: The server cannot be reached.
+        UsageError: It refuses user and password, or has no such database.
+        MissingExtraError: pymilvus is not installed.
+    """
+    try:
+        from pymilvus import MilvusClient
+        from pymilvus.exceptions import MilvusException
+    except ImportError:
+        raise MissingExtraError("pymilvus", "milvus", "galleries in Milvus") from None
+    # Every failure is raised and becomes one sentence; pymilvus would print it too, with a traceback and with what was sent.
+    for logger in ("pymilvus", "pymilvus.milvus_client"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    _knock(address, min(timeout_s, 5.0))
+    try:
+        client = MilvusClient(
+            uri=f"{'https' if address.tls else 'http'}://{address.server}",
+            user=address.user or "",
+            password=address.password or "",
+            token=address.token or "",
+            db_name=address.database or "",
+            timeout=timeout_s,
+        )
+        client.has_collection(address.name, timeout=timeout_s)  # the first call that needs the user and the database
+    except MilvusException as error:
+        text = reason(error)
+        if any(word in text.lower() for word in ("auth", "permission", "privilege")):
+            raise UsageError(
+                f"{address}: the server refuses the user: {text}; user and password are in the address or in "
+                "HAT_MILVUS_USER and HAT_MILVUS_PASSWORD, a token in HAT_MILVUS_TOKEN"
+            ) from None
+        if "database not found" in text:
+            raise UsageError(f"{address}: the server has no database {address.database!r}") from None
+        raise WorkError(f"{address}: the server at {address.server} does not answer as Milvus does: {text}") from None
+    return client
+
+
+def _knock(address: MilvusAddress, timeout_s: float) -> None:
+    """Whether anything listens, at once: pymilvus itself waits for a server that is not there until its time is up."""
+    try:
+        socket.create_connection((address.host, address.port), timeout=timeout_s).close()
+    except OSError as error:
+        raise WorkError(
+            f"{address}: no Milvus server answers at {address.server} ({error.strerror or error}): start it, or correct the "
+            f"address; the port is that of gRPC, usually {_DEFAULT_PORT}"
+        ) from None
+
+
+def reason(error: BaseException) -> str:
+    """Milvus's own words, on one line."""
+    text = " ".join(str(getattr(error, "message", "") or error or type(error).__name__).split())
+    return text[:400]

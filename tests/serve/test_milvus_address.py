@@ -1,0 +1,89 @@
+"""Addresses of galleries in Milvus, who is let in, and what is said when nobody answers."""
+
+import socket
+import sys
+
+import pytest
+
+from hat.errors import MissingExtraError, UsageError, WorkError
+from hat.serve.milvus_address import parse_address
+from hat.serve.milvus_gallery import MilvusGallery
+
+
+def test_an_address_is_read():
+    address = parse_address("milvus://store.example:1234/people", {})
+    assert (address.host, address.port, address.name) == ("store.example", 1234, "people")
+    assert (address.database, address.tls, address.user, address.password, address.token) == (None, False, None, None, None)
+    assert str(address) == "milvus://store.example:1234/people"
+    assert parse_address("milvus://localhost/_a1", {}).port == 19530
+    assert str(parse_address("milvus://[::1]:5/people?db=shop", {})) == "milvus://[::1]:5/people?db=shop"
+
+
+def test_secrets_come_from_the_address_or_the_environment_and_are_never_shown():
+    environment = {"HAT_MILVUS_USER": "u2", "HAT_MILVUS_PASSWORD": "hidden2", "HAT_MILVUS_TOKEN": "hidden3", "HAT_MILVUS_DB": "d2"}
+    address = parse_address("milvus://u1:hid%40den1@host/people?db=d1&tls=true&token=hidden4", environment)
+    assert (address.user, address.password, address.token) == ("u1", "hid@den1", "hidden4")
+    assert (address.database, address.tls) == ("d1", True)
+    assert "hid" not in repr(address) + str(address)
+    address = parse_address("milvus://host/people", environment)
+    assert (address.user, address.password, address.token, address.database) == ("u2", "hidden2", "hidden3", "d2")
+    assert "hid" not in repr(address) + str(address)
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("http://u:hidden@host/people", "cannot be read"),
+        ("milvus:///people", "cannot be read"),
+        ("milvus://u:hidden@host:port/people", "cannot be read"),
+        ("milvus://u:hidden@host:0/people", "cannot be read"),
+        ("milvus://u:hidden@host:70000/people", "cannot be read"),
+        ("milvus://u:hidden@[::1/people", "cannot be read"),
+        ("milvus://u:hidden@host", "named by letters"),
+        ("milvus://u:hidden@host/", "named by letters"),
+        ("milvus://u:hidden@host/a/b", "named by letters"),
+        ("milvus://u:hidden@host/1st", "named by letters"),
+        ("milvus://u:hidden@host/a%22%20or%201", "named by letters"),
+        ("milvus://u:hidden@host/" + "a" * 256, "named by letters"),
+        ("milvus://u:hidden@host/people?db=../x", "database of Milvus"),
+        ("milvus://u:hidden@host/people?tls=maybe", "true or false"),
+        ("milvus://u:hidden@host/people?password=hidden", "knows db, tls and token"),
+        ("milvus://u:hidden@host/people?db", "cannot be read"),
+        ("milvus://u:hidden@host/people#part", "cannot be read"),
+    ],
+)
+def test_what_is_no_address_is_refused_without_repeating_a_password(location, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        parse_address(location, {})
+    assert "hidden" not in str(caught.value)
+
+
+def test_where_nobody_answers_it_says_what_to_do(capfd):
+    pytest.importorskip("pymilvus", reason="the extra milvus is not installed")
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(WorkError, match=f"no Milvus server answers at 127.0.0.1:{port} .*start it") as caught:
+            MilvusGallery.open(f"milvus://u:hidden@127.0.0.1:{port}/people")
+    assert "hidden" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_something_else_that_answers_is_told_from_milvus(capfd):
+    pytest.importorskip("pymilvus", reason="the extra milvus is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
+        port = silent.getsockname()[1]
+        with pytest.raises(WorkError, match="does not answer as Milvus does"):
+            MilvusGallery.open(f"milvus://127.0.0.1:{port}/people", timeout_s=0.5)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_half_precision_is_refused_before_anything_is_asked():
+    with pytest.raises(UsageError, match="Milvus keeps embeddings in float32, float16 was asked for"):
+        MilvusGallery.open("milvus://127.0.0.1:1/people", stored_type="float16")
+
+
+def test_without_pymilvus_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'hat-reid\[milvus\]'"):
+        MilvusGallery.open("milvus://127.0.0.1:1/people")
