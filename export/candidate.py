@@ -114,6 +114,12 @@ def runtime_precision(runtime: Runtime) -> str:
     return str(info.precision if info is not None else getattr(runtime, "precision", "fp32"))
 
 
+def runtime_fingerprint(runtime: Runtime) -> str | None:
+    """What a gallery of its embeddings is bound to; None where the runtime does not say which model it runs."""
+    info = getattr(runtime, "info", None)
+    return None if info is None else str(info.fingerprint)
+
+
 def runtime_device(runtime: Runtime) -> str | None:
     """``"cpu"`` or ``"cuda"``, with which the name of a runtime ends; None for other devices."""
     kind = runtime.name.split()[-1].partition(":")[0]

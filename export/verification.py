@@ -23,7 +23,7 @@ from hat.record import describe_machine
 from hat.runtime import Runtime, TorchRuntime
 
 from .batch_parity import batch_sizes, check_batches
-from .candidate import open_candidate, parse_candidate, runtime_precision
+from .candidate import open_candidate, parse_candidate, runtime_fingerprint, runtime_precision
 from .comparability import failure_hints, incomparable, source_hash
 from .embedding_parity import compare_embeddings, inspect_rows, spread, worst_images
 from .image_folder import choose_images, list_images
@@ -104,6 +104,7 @@ def verify(
     return VerificationReport(
         reference=name,
         reference_runtime=runtime.name,
+        reference_fingerprint=runtime_fingerprint(runtime),
         candidates=tuple(results),
         source=source,
         paths=tuple(paths),
@@ -162,6 +163,7 @@ def _compare(
     precision = runtime_precision(runtime)
     decides, tolerance = tolerance_for(runtime_precision(reference.runtime), precision)
     facts: dict[str, Any] = {"name": label, "runtime": runtime.name, "precision": precision, "tolerance": decides}
+    facts["fingerprint"] = runtime_fingerprint(runtime)
     problems = incomparable(reference.runtime, runtime)
     if problems:
         return CandidateResult(**facts, problems=tuple(f"not comparable: {problem}" for problem in problems))

@@ -134,6 +134,7 @@ class CandidateResult:
         runtime: What ran it.
         precision: In which it computes.
         tolerance: The precision whose limits it is held to.
+        fingerprint: What a gallery of its embeddings is bound to; None where the runtime does not say.
         checks: The figures; empty where it could not be compared.
         problems: Why it could not be compared, or what it did wrong besides figures. Any one fails it.
         hints: What the failure looks like, for whoever has to find it.
@@ -147,6 +148,7 @@ class CandidateResult:
     runtime: str
     precision: str
     tolerance: str
+    fingerprint: str | None = None
     checks: tuple[Check, ...] = ()
     problems: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
@@ -177,6 +179,7 @@ class CandidateResult:
             "runtime": self.runtime,
             "precision": self.precision,
             "tolerance": self.tolerance,
+            "fingerprint": self.fingerprint,
             "passed": self.passed,
             "problems": list(self.problems),
             "hints": list(self.hints),
@@ -194,6 +197,7 @@ class VerificationReport:
     Attributes:
         reference: As it was asked for.
         reference_runtime: What ran it.
+        reference_fingerprint: What a gallery of its embeddings is bound to; None where the runtime does not say.
         candidates: One result each, in the order in which they were asked for.
         source: Where the images came from.
         paths: The compared images, queries first.
@@ -214,6 +218,7 @@ class VerificationReport:
     paths: tuple[str, ...]
     num_queries: int
     seed: int
+    reference_fingerprint: str | None = None
     left_out: tuple[str, ...] = ()
     dataset: dict[str, Any] | None = None
     machine: str = ""
@@ -238,6 +243,7 @@ class VerificationReport:
             "passed": self.passed,
             "reference": self.reference,
             "reference_runtime": self.reference_runtime,
+            "reference_fingerprint": self.reference_fingerprint,
             "images": self.source,
             "num_images": len(self.paths),
             "num_queries": self.num_queries,

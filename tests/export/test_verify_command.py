@@ -14,6 +14,7 @@ from PIL import Image
 
 import hat
 from hat.cli import main
+from hat.runtime import open_runtime, runtime_info
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,8 @@ def test_a_faithful_candidate_ends_with_0_and_reports_all_three_levels(run, plac
     )  # fmt: skip
     assert code == 0, err
     content = json.loads(out)
+    fingerprint = runtime_info(open_runtime(place / "model")).fingerprint
+    assert content["reference_fingerprint"] == content["candidates"][0]["fingerprint"] == fingerprint
     assert content == json.loads((place / "a.json").read_text()) and content["passed"]
     (candidate,) = content["candidates"]
     assert {check["level"] for check in candidate["checks"]} == {"rows", "embedding", "batch", "ranking", "retrieval"}
