@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("hat.serve.search_command:search", "Rank a gallery by similarity to one or several images."),
     "gallery": ("hat.serve.gallery_command:gallery", "Look into a gallery, remove people from it, rebuild it."),
     "serve": ("hat.serve.service.command:serve", "Embed and search over HTTP."),
+    "keys": ("hat.serve.service.keys_command:keys", "API keys of the service: made, listed, removed."),
     "demo": ("hat.demo.command:demo", "Search, compare and look inside, in the browser."),
     "quickstart": ("hat.demo.quickstart:quickstart", "From nothing to a searched gallery, in a few minutes."),
 }

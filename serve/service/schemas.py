@@ -1,0 +1,313 @@
+"""What goes over the wire: requests that are checked, and answers that are described."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, StringConstraints, model_validator
+
+from ..records import AttributeValue, Filter, Record
+from .shelf import GALLERY_NAME
+
+__all__ = [
+    "EmbedAnswer",
+    "EnrolAnswer",
+    "EnrolForm",
+    "GalleryAnswer",
+    "GalleryList",
+    "ItemLabels",
+    "MakeGallery",
+    "ModelAnswer",
+    "Problem",
+    "RecordAnswer",
+    "RecordFilter",
+    "RecordPage",
+    "Removed",
+    "SearchAnswer",
+    "SearchForm",
+    "record_answer",
+]
+
+_LARGEST = 2**63 - 1
+_MAX_ATTRIBUTES = 32
+_YEAR_9999 = 253_402_300_800.0
+"""Seconds from 1970 to the year 10000: what lies beyond is no time."""
+
+GalleryName = Annotated[str, StringConstraints(pattern=f"^{GALLERY_NAME}$")]
+Label = Annotated[int, Field(ge=-1, le=_LARGEST)]
+RecordId = Annotated[int, Field(ge=1, le=_LARGEST)]
+TimeS = Annotated[float, Field(ge=-_YEAR_9999, le=_YEAR_9999, allow_inf_nan=False)]
+
+
+def _checked_attributes(attributes: dict[str, AttributeValue]) -> dict[str, AttributeValue]:
+    if len(attributes) > _MAX_ATTRIBUTES:
+        raise ValueError(f"at most {_MAX_ATTRIBUTES} attributes")
+    for name, value in attributes.items():
+        if not 1 <= len(name) <= 64 or not name.isprintable():
+            raise ValueError("an attribute's name is 1 to 64 printable characters")
+        if isinstance(value, str) and (len(value) > 256 or not value.isprintable()):
+            raise ValueError("an attribute's text is at most 256 printable characters")
+        if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
+            raise ValueError("an attribute's whole number has at most 63 bits")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("an attribute's number is finite")
+    return attributes
+
+
+Attributes = Annotated[dict[str, AttributeValue], AfterValidator(_checked_attributes)]
+# In a form everything is text: there, an object of attributes is written as JSON.
+FormAttributes = Annotated[Attributes | Json[Attributes], Field(union_mode="left_to_right")]
+
+
+def _one(value: Any) -> Any:
+    """A form gives a list of values for every field; where one is meant, one must have been given."""
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise ValueError("expected one value")
+        return value[0]
+    return value
+
+
+Once = BeforeValidator(_one)
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SearchForm(_Form):
+    """What is searched, where, and how."""
+
+    gallery: Annotated[GalleryName, Once] = Field(description="Name of the gallery.", examples=["people"])
+    record_ids: list[RecordId] = Field(default=[], max_length=64, description="Search by records that are enrolled.")
+    top: Annotated[int, Once] = Field(default=10, ge=1, le=1000, description="Most matches for each query.")
+    one_person: Annotated[bool, Once] = Field(default=False, description="All images and records show one person: one query.")
+    rerank: Annotated[bool, Once] = Field(default=False, description="Order by k-reciprocal re-ranked distance.")
+    rerank_pool: Annotated[int, Once] = Field(default=200, ge=1, le=2000, description="Nearest records that are re-ranked.")
+    min_similarity: Annotated[float | None, Once] = Field(
+        default=None, ge=-1, le=1, allow_inf_nan=False, description="Leave out matches below this cosine similarity."
+    )
+    camids: list[Label] | None = Field(default=None, max_length=1000, description="Only these cameras.")
+    exclude_camids: list[Label] = Field(default=[], max_length=1000, description="None of these cameras.")
+    pids: list[Label] | None = Field(default=None, max_length=1000, description="Only these identities.")
+    since_s: Annotated[TimeS | None, Once] = Field(default=None, description="Seen at this time or later, seconds since 1970.")
+    until_s: Annotated[TimeS | None, Once] = Field(default=None, description="Seen before this time.")
+    attributes: Annotated[FormAttributes, Once] = Field(default={}, description="Only records with these values.")
+
+    def where(self, *, exclude_ids: frozenset[int] = frozenset()) -> Filter:
+        """The filter."""
+        return Filter(
+            camids=None if self.camids is None else frozenset(self.camids),
+            exclude_camids=frozenset(self.exclude_camids),
+            pids=None if self.pids is None else frozenset(self.pids),
+            since_s=self.since_s,
+            until_s=self.until_s,
+            exclude_ids=exclude_ids,
+            attributes=self.attributes,
+        )
+
+
+class RecordFilter(BaseModel):
+    """Which records are listed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pid: Label | None = Field(default=None, description="Only this identity.")
+    camid: Label | None = Field(default=None, description="Only this camera.")
+    since_s: TimeS | None = Field(default=None, description="Seen at this time or later, seconds since 1970.")
+    until_s: TimeS | None = Field(default=None, description="Seen before this time.")
+    after_id: int = Field(
+        default=0, ge=0, le=_LARGEST, description="Only records with a larger id: `next_after_id` of the last page."
+    )
+    limit: int = Field(default=100, ge=1, le=1000, description="Most records on a page.")
+
+    def where(self) -> Filter:
+        """The filter."""
+        return Filter(
+            pids=None if self.pid is None else frozenset({self.pid}),
+            camids=None if self.camid is None else frozenset({self.camid}),
+            since_s=self.since_s,
+            until_s=self.until_s,
+        )
+
+
+class ItemLabels(_Form):
+    """What is known of one image that is enrolled."""
+
+    source: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(
+        default=None, description="How it is called for people; the file's name where unset."
+    )
+    pid: Label | None = Field(default=None, description="Identity.")
+    camid: Label | None = Field(default=None, description="Camera.")
+    time_s: TimeS | None = Field(default=None, description="When the person was seen, seconds since 1970.")
+    attributes: Attributes = Field(default={}, description="Anything else, by name.")
+    box: tuple[int, int, int, int] | None = Field(
+        default=None, description="Left, top, right, bottom in pixels: the person within a larger picture."
+    )
+
+    @model_validator(mode="after")
+    def _box_is_in_reach(self) -> ItemLabels:
+        if self.box is not None and not all(-(2**20) <= side <= 2**20 for side in self.box):
+            raise ValueError("a box is of pixels")
+        if self.source is not None and not self.source.isprintable():
+            raise ValueError("a source is printable text")
+        return self
+
+
+class EnrolForm(_Form):
+    """What is known of images that are enrolled: of all of them alike, or of each."""
+
+    pid: Annotated[Label | None, Once] = Field(default=None, description="Identity in all images.", examples=[17])
+    camid: Annotated[Label | None, Once] = Field(default=None, description="Camera of all images.", examples=[3])
+    time_s: Annotated[TimeS | None, Once] = Field(default=None, description="When all were taken, seconds since 1970.")
+    attributes: Annotated[FormAttributes, Once] = Field(default={}, description="Anything else, as a JSON object.")
+    records: Annotated[Json[list[ItemLabels]] | None, Once] = Field(
+        default=None, description="What is known of each image, as a JSON list in the order of the images."
+    )
+
+    def labels(self, num_images: int) -> list[ItemLabels]:
+        """One for each image.
+
+        Raises:
+            ValueError: The list has another length, or both ways are mixed.
+        """
+        if self.records is None:
+            labels = ItemLabels(pid=self.pid, camid=self.camid, time_s=self.time_s, attributes=self.attributes)
+            return [labels] * num_images
+        if self.model_fields_set != {"records"}:
+            raise ValueError("say what is known either of all images or in `records`, not both")
+        if len(self.records) != num_images:
+            raise ValueError(f"`records` has {len(self.records)} entries for {num_images} images")
+        return self.records
+
+
+class MakeGallery(_Form):
+    """A gallery that is to be made."""
+
+    name: GalleryName = Field(description="Its name.", examples=["people"])
+
+
+class Problem(BaseModel):
+    """An answer that is an error."""
+
+    detail: str = Field(description="What is wrong and what to do.")
+    request_id: str = Field(description="Number under which the service's log knows the request.")
+
+
+class EmbedAnswer(BaseModel):
+    """Embeddings."""
+
+    embeddings: list[list[float]] = Field(description="Unit vectors, one for each image, in order.", examples=[[[0.6, 0.8]]])
+    embed_dim: int = Field(description="Width of an embedding.", examples=[2])
+    fingerprint: str = Field(description="The model: embeddings of different fingerprints must not be compared.")
+
+
+class RecordAnswer(BaseModel):
+    """A record of a gallery."""
+
+    id: int
+    source: str
+    pid: int | None
+    camid: int | None
+    time_s: float | None
+    attributes: dict[str, AttributeValue]
+    enrolled_s: float
+    content_hash: str
+
+
+class MatchAnswer(RecordAnswer):
+    """A record that was found."""
+
+    similarity: float = Field(description="Cosine similarity in [-1, 1], larger is closer.")
+    distance: float | None = Field(default=None, description="Re-ranked distance, smaller is closer, where it was asked for.")
+    rank_before: int | None = Field(default=None, description="Rank from 1 by similarity alone, where it was asked for.")
+
+
+class QueryAnswer(BaseModel):
+    """What was found for one query."""
+
+    query: str = Field(description="Name of the image, or the record.", examples=["a.jpg"])
+    matches: list[MatchAnswer]
+
+
+class SearchAnswer(BaseModel):
+    """What was found."""
+
+    gallery: str
+    results: list[QueryAnswer]
+
+
+class ModelAnswer(BaseModel):
+    """The model of the service."""
+
+    name: str
+    precision: str
+    embed_dim: int
+    image_size: tuple[int, int] = Field(description="(height, width) of its input; images of any size are resized.")
+    fingerprint: str
+
+
+class GalleryAnswer(BaseModel):
+    """How much a gallery holds."""
+
+    name: str
+    num_records: int
+    num_people: int = Field(description="Known identities.")
+    num_cameras: int = Field(description="Known cameras.")
+    num_without_pid: int
+    first_seen_s: float | None
+    last_seen_s: float | None
+    read_only: bool
+    model: str = Field(description="Name of the model that made its embeddings.")
+    fingerprint: str
+
+
+class GalleryList(BaseModel):
+    """The galleries."""
+
+    galleries: list[str]
+
+
+class RecordPage(BaseModel):
+    """Some of a gallery's records, by ascending id."""
+
+    records: list[RecordAnswer]
+    num_matching: int = Field(description="How many records pass the filter in all.")
+    next_after_id: int | None = Field(description="`after_id` of the next page; null on the last one.")
+
+
+class BadImage(BaseModel):
+    """An image that could not be used."""
+
+    source: str
+    reason: str
+
+
+class EnrolAnswer(BaseModel):
+    """What came of an enrolment."""
+
+    ids: list[int] = Field(description="Of the images that were added or known already, in order.")
+    num_added: int
+    num_known: int
+    bad: list[BadImage]
+
+
+class Removed(BaseModel):
+    """What was removed."""
+
+    num_removed: int
+
+
+def record_answer(record: Record) -> dict[str, Any]:
+    """A record as plain data; its thumbnail is an answer of its own."""
+    return {
+        "id": record.id,
+        "source": record.source,
+        "pid": record.pid,
+        "camid": record.camid,
+        "time_s": record.time_s,
+        "attributes": dict(record.attributes),
+        "enrolled_s": record.enrolled_s,
+        "content_hash": record.content_hash,
+    }

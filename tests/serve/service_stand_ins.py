@@ -1,0 +1,130 @@
+"""A service for tests: a model that can be read off its answers, and a server on a free port."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import numpy as np
+import uvicorn
+from PIL import Image
+
+from hat.artefact import ArtefactInfo
+from hat.model import model_config
+from hat.preprocessing import Preprocessing
+from hat.serve import Gallery, binding_of
+from hat.serve.service import Service, ServiceSettings, Shelf, create_app
+
+PREPROCESSING = Preprocessing(height=32, width=16)
+EMBED_DIM = 24
+
+
+class ColourRuntime:
+    """Embeds an image by the mean colours of eight of its tiles: unlike colours are unlike people.
+
+    Attributes:
+        batches: Sizes of its runs.
+        held: Cleared, a run waits until it is set.
+        in_run: Set while a run is under way.
+        failure: Raised by every run, where there is one.
+    """
+
+    name = "colours"
+    embed_dim = EMBED_DIM
+    preprocessing = PREPROCESSING
+    max_batch = None
+
+    def __init__(self, seconds_an_image=0.0, fingerprint="colours"):
+        self.info = ArtefactInfo(
+            name="colours",
+            model=model_config("hat_mobilenet_v3_small"),
+            preprocessing=PREPROCESSING,
+            embed_dim=EMBED_DIM,
+            precision="fp32",
+            source_sha256="0" * 64,
+            fingerprint=fingerprint,
+            versions={},
+        )
+        self.seconds_an_image = seconds_an_image
+        self.batches = []
+        self.held = threading.Event()
+        self.held.set()
+        self.in_run = threading.Event()
+        self.failure = None
+
+    def run(self, images):
+        assert images.dtype == np.uint8 and images.shape[1:] == (3, 32, 16)
+        self.batches.append(len(images))
+        self.in_run.set()
+        self.held.wait(30)
+        time.sleep(self.seconds_an_image * len(images))
+        if self.failure is not None:
+            raise self.failure
+        return colours(images)
+
+
+def colours(images):
+    tiles = images.reshape(len(images), 3, 4, 8, 2, 8).mean(axis=(3, 5)).reshape(len(images), -1)
+    rows = tiles.astype(np.float32) - 127.5 + 1e-3
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def picture(seed, *, size=(20, 50), kind="PNG"):
+    """Encoded image of a person that `seed` names: the same seed looks the same."""
+    tiles = np.random.default_rng(seed).integers(0, 256, (4, 2, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(tiles).resize(size, Image.Resampling.NEAREST).save(file, kind)
+    return file.getvalue()
+
+
+def embedding_of(data):
+    """What the model says of an encoded image, by another way than the service's."""
+    pixels = PREPROCESSING.resize_image(Image.open(io.BytesIO(data)).convert("RGB"))
+    return colours(pixels.transpose(2, 0, 1)[None])[0]
+
+
+def files(*pictures):
+    """Images as parts of a form; a picture is bytes, or a pair of name and bytes."""
+    named = [one if isinstance(one, tuple) else (f"{place}.png", one) for place, one in enumerate(pictures)]
+    return [("images", (name, data, "image/png")) for name, data in named]
+
+
+@contextmanager
+def running(runtime=None, *, folder=None, galleries=(), root=None, keys=None, audit=None, **settings):
+    """A service behind a real server on a free port, in a thread: (client, service)."""
+    runtime = runtime or ColourRuntime()
+    binding = binding_of(runtime.info)
+    opened = {name: Gallery.open(folder / f"{name}.gallery", binding=binding, create=True) for name in galleries}
+    limits = ServiceSettings(**{"num_decoders": 2, **settings})
+    shelf = Shelf(opened, binding, root=root, max_galleries=limits.max_galleries)
+    service = Service(runtime, shelf, limits, keys=keys, audit=audit)
+    with serving(create_app(service)) as address, httpx.Client(base_url=address, timeout=30) as client:
+        yield client, service
+
+
+@contextmanager
+def serving(app):
+    """The address of a server that runs in a thread until the end of the block."""
+    config = uvicorn.Config(app, port=0, log_config=None, log_level="critical", access_log=False, ws="none", loop="asyncio")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    thread.start()
+    until(lambda: server.started or not thread.is_alive())
+    try:
+        yield "http://127.0.0.1:%d" % server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def until(condition, timeout_s=20.0):
+    """Wait for something that another thread does."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
