@@ -38,13 +38,17 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")] = False,
+    stop_after_s: Annotated[
+        float | None, typer.Option("--stop-after-s", help="Stop after so many seconds, with the state written; then --resume.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Length of the run; short for --set num_epochs=N.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train a HAT on one or several data sets.
 
     The run's folder is a checkpoint when it ends: the best weights by mAP where eval.every_epochs asks for evaluation, the last
-    ones otherwise. Several GPUs or machines: start it with torchrun -m hat train.
+    ones otherwise. A run that is stopped by --stop-after-s or SIGTERM goes on with --resume, and so does one that was killed,
+    from the last state that it had written. Several GPUs or machines: start it with torchrun -m hat train.
 
     Examples:
 
@@ -55,6 +59,8 @@ def train(
       hat train market1501 --print-config
 
       hat train market1501 --data ~/data/market --out runs/market --backbone-weights torchvision --resume
+
+      hat train market1501 --data ~/data/market --out runs/market --backbone-weights torchvision --stop-after-s 540 --resume
 
       hat train market1501 --data ~/data/own --out runs/own --initial-checkpoint runs/market --epochs 30
 
@@ -82,7 +88,16 @@ def train(
     from .launch import train_model
 
     datasets = [open_dataset(spec) for spec in data]
-    result = train_model(configuration, datasets, out, device=device, resume=resume, force=force, skip_bad=skip_bad)
+    result = train_model(
+        configuration,
+        datasets,
+        out,
+        device=device,
+        resume=resume,
+        force=force,
+        skip_bad=skip_bad,
+        stop_after_s=stop_after_s,
+    )
     _report(result, as_json)
 
 
@@ -126,9 +141,10 @@ def _report(result: TrainingResult, as_json: bool) -> None:
         "images_per_s": round(rate, 1),
         "figures": result.figures,
         "best": result.best,
+        "stopped": result.stopped,
     }
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_row("checkpoint", str(result.folder))
+    table.add_row("checkpoint" if result.stopped is None else "unfinished run", str(result.folder))
     table.add_row("steps", str(result.num_steps))
     table.add_row("time", f"{result.seconds:.0f} s, {rate:.0f} images/s")
     for name, value in result.figures.items():

@@ -128,6 +128,10 @@ class OptimConfig:
     decay_norms_and_biases: bool = True
     """Apply weight decay to norms, biases, the CLS token and position embeddings as well."""
 
+    frozen_levels: Annotated[int, Field(ge=0, le=4)] = 0
+    """Levels of the CNN that stay as they are, the stem and Res2 first. Their maps are the largest, so that fine-tuning on a
+    CPU takes much less time without their gradients."""
+
     clip_grad_norm: PositiveFloat | None = None
     """Gradients are scaled down to this norm over all parameters; null leaves them alone."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from hat.console import stderr
 from hat.data import check_images, merge_training
 from hat.data.records import ReIDDataset, Split
-from hat.errors import DataError
+from hat.errors import DataError, UsageError
 
 from .config import TrainConfig
 from .distributed import Place, process_group
@@ -30,6 +31,7 @@ def train_model(
     resume: bool = False,
     force: bool = False,
     skip_bad: bool = False,
+    stop_after_s: float | None = None,
 ) -> TrainingResult:
     """Train a HAT.
 
@@ -44,12 +46,14 @@ def train_model(
         resume: Go on with the run in that folder.
         force: Replace the run in that folder.
         skip_bad: Leave out images that cannot be read, and say how many; otherwise the first is an error.
+        stop_after_s: Stop after so many seconds with the state written, decoding of the images included; at least one step is
+            taken. SIGTERM while training does the same.
 
     Returns:
         What the run came to.
 
     Raises:
-        UsageError: The folder may not be written to, or the device is not there.
+        UsageError: The folder may not be written to, the device is not there, or the time is not above 0.
         ConfigError: The configuration does not suit the data, the processes, or the run to be resumed.
         DataError: There are no training images.
         ImageError: An image cannot be read.
@@ -58,6 +62,9 @@ def train_model(
         MissingExtraError: Something asked for needs a library that is not installed.
         WorkError: A loss is not finite, or files cannot be written.
     """
+    if stop_after_s is not None and not stop_after_s > 0:
+        raise UsageError(f"stop_after_s is above 0, got {stop_after_s:g}")
+    stop_at = None if stop_after_s is None else time.monotonic() + stop_after_s
     folder = RunFolder(Path(out))
     with process_group(device) as place:
         if place.is_main:
@@ -73,7 +80,11 @@ def train_model(
                 for note in dataset.notes:
                     stderr.print(f"{dataset.name}: {note}")
             stderr.print(_announcement(trainer, train))
-        return trainer.run()
+        result = trainer.run(stop_at)
+        if result.stopped is not None and place.is_main:
+            where = f"epoch {trainer.epoch + 1}, step {trainer.epoch_step} of {trainer.num_steps}"
+            stderr.print(f"stopped after {where}: {result.stopped}. The state is written; go on with --resume")
+        return result
 
 
 def _training_images(datasets: Sequence[ReIDDataset], skip_bad: bool, place: Place) -> Split:

@@ -36,6 +36,7 @@ from .sampler import IdentitySampler
 from .schedule import rate_factor
 from .state import FORMAT_VERSION, RunState, check_same_run, describe_data, read_state, write_state
 from .step import Batch, TrainingStep
+from .stopping import StopRequest
 from .teacher import open_teacher
 
 __all__ = ["Trainer", "TrainingResult"]
@@ -50,8 +51,9 @@ class TrainingResult:
         num_steps: Steps taken in all.
         num_images: Images trained on since this process began, those of other processes included.
         seconds: Time this process took for them, evaluations included.
-        figures: Means of the losses since they were last written down.
+        figures: Means of the losses over the last epoch, or what was done of it.
         best: Metrics of the best evaluation; None where nothing was evaluated.
+        stopped: Why the run was ended before its end; None where it was not.
     """
 
     folder: Path
@@ -60,6 +62,7 @@ class TrainingResult:
     seconds: float
     figures: dict[str, float]
     best: dict[str, float] | None
+    stopped: str | None = None
 
 
 class Trainer:
@@ -124,8 +127,13 @@ class Trainer:
             self._restore(read_state(folder.last))
         self.images = images if images is not None else open_images(train.paths, self.model.preprocessing, config.data, place)
 
-    def run(self) -> TrainingResult:
-        """Train to the end.
+    def run(self, stop_at: float | None = None) -> TrainingResult:
+        """Train to the end, or until the time is over or the process gets SIGTERM.
+
+        A run that is stopped writes its state after the step that is under way; resumed, it goes on as if it had never stopped.
+
+        Args:
+            stop_at: When to stop, as `time.monotonic` counts; at least one step is taken.
 
         Raises:
             WorkError: A loss is not finite, or a file cannot be written. The last state that was written is kept.
@@ -140,21 +148,24 @@ class Trainer:
         log = MetricsLog(self.folder.path, done, tensorboard=self.config.log.tensorboard) if self.place.is_main else None
         display = RunDisplay(self.config.num_epochs, self.num_steps, done, silent=not self.place.is_main)
         figures: dict[str, float] = {}
+        stop = StopRequest(stop_at, self.place)
         try:
-            with display:
-                while self.epoch < self.config.num_epochs:
-                    self._train_epoch(log, display)
+            with display, stop:
+                while self.epoch < self.config.num_epochs and stop.reason is None:
+                    self._train_epoch(log, display, stop)
                     figures = self.whole_epoch.means()
-                    self.whole_epoch.reset()
-                    self._finish_epoch(log, display)
+                    if stop.reason is None:
+                        self.whole_epoch.reset()
+                        self._finish_epoch(log, display)
         finally:
             if log is not None:
                 log.close()
         num_images = (self.global_step - done) * self.config.optim.accumulate * self.sampler.batch_size
         best = None if self.best is None else {name: float(value) for name, value in self.best.items()}
-        return TrainingResult(self.folder.path, self.global_step, num_images, time.monotonic() - began, figures, best)
+        seconds = time.monotonic() - began
+        return TrainingResult(self.folder.path, self.global_step, num_images, seconds, figures, best, stop.reason)
 
-    def _train_epoch(self, log: MetricsLog | None, display: RunDisplay) -> None:
+    def _train_epoch(self, log: MetricsLog | None, display: RunDisplay, stop: StopRequest) -> None:
         config, epoch, accumulate = self.config, self.epoch, self.config.optim.accumulate
         plan = self.sampler.plan(epoch)[self.epoch_step * accumulate : self.num_steps * accumulate]
         positions = np.arange(self.sampler.num_batches * self.sampler.batch_size).reshape(self.sampler.num_batches, -1)
@@ -183,6 +194,7 @@ class Trainer:
             last = step + 1 == self.num_steps
             write_line = last or self.global_step % config.log.every_steps == 0
             save = not last and config.checkpoint.every_steps > 0 and self.global_step % config.checkpoint.every_steps == 0
+            save = stop.is_due(together=write_line) or save
             if write_line or save:
                 self._count(*waiting)
                 waiting = None
@@ -197,6 +209,8 @@ class Trainer:
                 interval_began, interval_steps = time.monotonic(), 0
             if save:
                 self._write_state()
+            if stop.reason is not None:
+                return
         display.epoch_done(epoch, self.whole_epoch.means())
 
     def _count(self, step: int, figures: Mapping[str, Tensor]) -> None:
@@ -254,7 +268,7 @@ class Trainer:
             runtime, batch_size=config.eval.batch_size, num_workers=config.data.num_workers or default_num_workers()
         )
         result = evaluate(embedder, self.evaluation)
-        self.model.train()
+        self.step.train_mode()
         return {"mAP": result.mAP, "rank1": result.rank1, "rank5": result.rank5, "rank10": result.rank10, "mINP": result.mINP}
 
     def _product(self) -> HAT:
@@ -274,22 +288,15 @@ class Trainer:
     def _write_state(self) -> None:
         if not self.place.is_main:
             return
-        average = self.step.average
-        projection = None if self.distillation is None else self.distillation.projection
         state: RunState = {
+            **self.step.state(),
             "format_version": FORMAT_VERSION,
             "config": self._plain_config,
             "data": self._data,
+            "teacher": None if self.teacher is None else self.teacher.fingerprint,
             "epoch": self.epoch,
             "step": self.epoch_step,
             "global_step": self.global_step,
-            "model": dict(self.model.state_dict()),
-            "optimiser": self.step.optimiser.state_dict(),
-            "scaler": self.step.scaler.state_dict(),
-            "average": None if average is None else dict(average.model.state_dict()),
-            "num_average_updates": 0 if average is None else average.num_updates,
-            "projection": None if projection is None else dict(projection.state_dict()),
-            "teacher": None if self.teacher is None else self.teacher.fingerprint,
             "interval": self.interval.state(),
             "whole_epoch": self.whole_epoch.state(),
             "best": self.best,
@@ -300,15 +307,7 @@ class Trainer:
         check_same_run(state, self._plain_config, self._data, None if self.teacher is None else self.teacher.fingerprint)
         if state["step"] and self.config.num_epochs <= state["epoch"]:
             raise ConfigError(f"the run is in epoch {state['epoch'] + 1}, more than num_epochs={self.config.num_epochs}")
-        self.model.load_state_dict(state["model"])
-        self.step.optimiser.load_state_dict(state["optimiser"])
-        if self.step.scaler.is_enabled():
-            self.step.scaler.load_state_dict(state["scaler"])
-        if self.step.average is not None and state["average"] is not None:
-            self.step.average.model.load_state_dict(state["average"])
-            self.step.average.num_updates = state["num_average_updates"]
-        if self.distillation is not None and self.distillation.projection is not None and state["projection"] is not None:
-            self.distillation.projection.load_state_dict(state["projection"])
+        self.step.restore(state)
         self.epoch, self.epoch_step, self.global_step = state["epoch"], state["step"], state["global_step"]
         self.interval.restore(state["interval"])
         self.whole_epoch.restore(state["whole_epoch"])

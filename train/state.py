@@ -19,7 +19,7 @@ from hat.errors import CheckpointError, ConfigError, WorkError
 
 from .config import TrainConfig
 
-__all__ = ["STATE_FILE", "RunState", "check_same_run", "describe_data", "read_state", "write_state"]
+__all__ = ["STATE_FILE", "RunState", "StepState", "check_same_run", "describe_data", "read_state", "write_state"]
 
 STATE_FILE = "state.pt"
 FORMAT_VERSION = 1
@@ -33,7 +33,20 @@ _ADDED_LATER: dict[str, Any] = {"projection": None, "teacher": None}
 """Parts that states of earlier versions lack, and what that means."""
 
 
-class RunState(TypedDict):
+class StepState(TypedDict):
+    """What a `TrainingStep` needs to go on."""
+
+    model: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    scaler: dict[str, Any]
+    average: dict[str, Tensor] | None
+    """Weights of the moving average."""
+    num_average_updates: int
+    projection: dict[str, Tensor] | None
+    """The projection that learns a teacher's embeddings."""
+
+
+class RunState(StepState):
     """What `write_state` writes. Random numbers need no state: each is derived from (seed, epoch, step)."""
 
     format_version: int
@@ -47,14 +60,6 @@ class RunState(TypedDict):
     """Steps of that epoch already done."""
     global_step: int
     """Steps done in all."""
-    model: dict[str, Tensor]
-    optimiser: dict[str, Any]
-    scaler: dict[str, Any]
-    average: dict[str, Tensor] | None
-    """Weights of the moving average."""
-    num_average_updates: int
-    projection: dict[str, Tensor] | None
-    """The projection that learns a teacher's embeddings."""
     teacher: str | None
     """The teacher's fingerprint."""
     interval: dict[str, list[float]]

@@ -20,9 +20,11 @@ from .cpu_precision import SlowInBfloat16
 from .distillation import Distillation
 from .distributed import Place
 from .ema import MovingAverage
+from .freezing import freeze_levels, training_mode
 from .losses import LossParts, hat_loss
 from .optimisation import build_optimiser, set_learning_rate
 from .randomness import derive_seed
+from .state import StepState
 
 __all__ = ["Batch", "TrainingStep"]
 
@@ -69,11 +71,13 @@ class TrainingStep:
         self.config = config
         self.place = place
         self.preprocessing = preprocessing
-        self.model = model.to(place.device).train()
+        self.model = model.to(place.device)
         if config.compute.channels_last:
             self.model = cast(nn.Module, self.model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         if place.world_size > 1 and config.distributed.sync_batch_norm:
             self.model = synchronise_batch_norms(self.model, place.device)
+        freeze_levels(self.model, config.optim.frozen_levels)
+        self.train_mode()
         self.optimiser = build_optimiser(self.model, config.optim)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=config.compute.precision == "fp16")
         self.average = MovingAverage(self.model, config.ema) if config.ema.enabled else None
@@ -119,6 +123,35 @@ class TrainingStep:
         if self.average is not None:
             self.average.update(self.model)
         return figures
+
+    def state(self) -> StepState:
+        """All that changes from step to step."""
+        average = self.average
+        projection = None if self.distillation is None else self.distillation.projection
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if average is None else dict(average.model.state_dict()),
+            "num_average_updates": 0 if average is None else average.num_updates,
+            "projection": None if projection is None else dict(projection.state_dict()),
+        }
+
+    def restore(self, state: StepState) -> None:
+        """Take up a state of the same run."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None and state["average"] is not None:
+            self.average.model.load_state_dict(state["average"])
+            self.average.num_updates = state["num_average_updates"]
+        if self.distillation is not None and self.distillation.projection is not None and state["projection"] is not None:
+            self.distillation.projection.load_state_dict(state["projection"])
+
+    def train_mode(self) -> None:
+        """Make the model ready for training again, after it was evaluated."""
+        training_mode(self.model, self.config.optim.frozen_levels)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Normalise: (B, 3, H, W) uint8 to float32 in the model's memory layout."""

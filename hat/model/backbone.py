@@ -76,6 +76,14 @@ class Backbone(nn.Module):
         """Map (B, 3, H, W) to a list of (B, C_s, H_s, W_s) with strides 4, 8, 16 and 16 or 32."""
         raise NotImplementedError
 
+    def layers_below(self, level: int) -> list[nn.Module]:
+        """Layers from the image up to and including a level, counted from 1 (Res2).
+
+        Raises:
+            ModelError: This library's model does not run its layers one after the other.
+        """
+        raise ModelError(f"{self.library_name} cannot be taken apart at level {level}: its levels are not layers in a row")
+
 
 class TorchvisionBackbone(Backbone):
     """Layers of a torchvision model, run in order; a map is kept after each layer named in ``taps``.
@@ -104,6 +112,16 @@ class TorchvisionBackbone(Backbone):
             if name in self.taps:
                 levels.append(x)
         return levels
+
+    def layers_below(self, level: int) -> list[nn.Module]:
+        """See `Backbone.layers_below`."""
+        layers, num_levels = [], 0
+        for name, layer in self.named_children():
+            if num_levels == level:
+                break
+            layers.append(layer)
+            num_levels += name in self.taps
+        return layers
 
 
 class TimmBackbone(Backbone):

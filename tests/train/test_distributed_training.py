@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from hat.train.distillation import Distillation
 from hat.train.distributed import Place, gather_with_gradient, gather_without_gradient, process_group
 from hat.train.presets import compose_config
 from hat.train.step import Batch, TrainingStep
+from hat.train.stopping import StopRequest
 
 NO_DROPOUT = {"model": {"transformer": {"dropout": 0.0}}}
 NUM_STEPS = 4
@@ -88,7 +90,19 @@ def _worker(rank: int, port: int, out: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
     with process_group("cpu") as place:
         figures, weights = train_in_float64(place.rank, place.world_size)
-        torch.save((figures, weights, _norms_and_gathering(rank)), Path(out) / f"{rank}.pt")
+        torch.save((figures, weights, _norms_and_gathering(rank), _stopping(place)), Path(out) / f"{rank}.pt")
+
+
+def _stopping(place: Place) -> list[bool | str | None]:
+    """The first process's time is over; the second one is asked to end later."""
+    past, never = StopRequest(0.0, place), StopRequest(0.0 if place.rank else None, place)
+    found: list[bool | str | None] = [past.is_due(together=False), past.is_due(together=True), past.reason]
+    with never:
+        found.append(never.is_due(together=True))
+        if place.rank == 1:
+            signal.raise_signal(signal.SIGTERM)
+        found += [never.is_due(together=True), never.reason]
+    return found
 
 
 def _norms_and_gathering(rank: int) -> dict[str, Any]:
@@ -127,7 +141,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 def test_two_processes_train_like_one(two: list[Any]) -> None:
     figures, weights = train_in_float64(0, 1)
-    for theirs, their_weights, _ in two:
+    for theirs, their_weights, *_ in two:
         for ours, other in zip(figures, theirs, strict=True):
             assert ours.keys() == other.keys()
             assert all(other[name] == pytest.approx(value, rel=1e-7) for name, value in ours.items())
@@ -144,7 +158,7 @@ def test_global_batch_norm_equals_one_over_the_whole_batch(two: list[Any]) -> No
     result = norm(values)
     weight = torch.arange(24, dtype=torch.float64).reshape(1, 3, 4, 2)
     (result * weight).pow(2).sum().backward()
-    found = [parts for _, _, parts in two]
+    found = [parts for _, _, parts, _ in two]
     torch.testing.assert_close(torch.cat([parts["output"] for parts in found]), result.detach())
     torch.testing.assert_close(torch.cat([parts["gradient"] for parts in found]), values.grad)
     # A parameter's gradient is this process's share; DDP adds them up.
@@ -156,10 +170,15 @@ def test_global_batch_norm_equals_one_over_the_whole_batch(two: list[Any]) -> No
 def test_gathering_brings_rows_and_gradients(two: list[Any]) -> None:
     rows = torch.cat([torch.arange(4.0).reshape(2, 2), torch.arange(4.0).reshape(2, 2) + 10])
     gradients = 3 * torch.arange(1.0, 9.0).reshape(4, 2)  # weights 1 and 2 of the two processes
-    for rank, (_, _, parts) in enumerate(two):
+    for rank, (_, _, parts, _) in enumerate(two):
         assert torch.equal(parts["gathered"], rows)
         assert parts["labels"].tolist() == [0, 10, 1, 11]
         assert torch.equal(parts["rows_gradient"], gradients[2 * rank : 2 * rank + 2])
+
+
+def test_processes_stop_together(two: list[Any]) -> None:
+    expected = [False, True, "its time is over", False, True, "the process was asked to end"]
+    assert [stopping for *_, stopping in two] == [expected, expected]
 
 
 def test_replacing_batch_norms_changes_no_name_and_no_value() -> None:

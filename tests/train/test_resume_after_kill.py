@@ -1,4 +1,4 @@
-"""A run that is killed with SIGKILL, as real processes."""
+"""A run that is killed with SIGKILL, then asked to end with SIGTERM, as real processes."""
 
 from __future__ import annotations
 
@@ -41,26 +41,29 @@ def steps_done(out: Path) -> int:
         return 0
 
 
-def kill_after(command: list[str], out: Path, num_steps: int) -> int:
-    """Start the command, kill it as soon as it has written so many lines, and tell how many it wrote."""
+def signal_after(command: list[str], out: Path, num_steps: int, number: signal.Signals) -> tuple[int, int, str]:
+    """Start the command and signal it as soon as it has written so many lines: lines written, exit code, what it said."""
     process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while steps_done(out) < num_steps and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(number)
     _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors.decode()
-    return steps_done(out)
+    return steps_done(out), process.returncode, errors.decode()
 
 
 def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(command: list[str], tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True, timeout=120)
 
-    first = kill_after(command, killed, 3)
+    first, code, said = signal_after(command, killed, 3, signal.SIGKILL)
+    assert code == -signal.SIGKILL, said
     assert 3 <= first < NUM_STEPS
-    second = kill_after([*command, "--resume"], killed, first + 3)
+    second, code, said = signal_after([*command, "--resume"], killed, first + 3, signal.SIGTERM)
+    assert code == 0, said
     assert first < second < NUM_STEPS
+    assert f"step {(second - 1) % 3 + 1} of 3: the process was asked to end" in said.replace("\n", " ")
+    assert torch.load(killed / "last" / "state.pt", weights_only=True)["global_step"] == second
     done = subprocess.run(
         [*command, "--resume", "--json", "--out", str(killed)], check=True, capture_output=True, timeout=120, text=True
     )
