@@ -53,7 +53,7 @@ def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> Non
 
     has_roc = calibration.num_genuine > 0
     figure = Figure(figsize=(11 if has_roc else 6.5, 4.5), dpi=150, layout="constrained")
-    places = np.atleast_1d(figure.subplots(1, 2 if has_roc else 1))
+    places = figure.subplots(1, 2 if has_roc else 1, squeeze=False)[0]
     _draw_similarities(places[0], calibration)
     if has_roc:
         _draw_roc(places[1], calibration)
@@ -74,7 +74,7 @@ def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> Non
 def _draw_similarities(axes: Axes, calibration: Calibration) -> None:
     lowest = min(float(one[0]) for one in (calibration.impostor, calibration.genuine) if len(one))
     highest = max(float(one[-1]) for one in (calibration.impostor, calibration.genuine) if len(one))
-    bins = np.linspace(lowest, max(highest, lowest + 1e-3), _NUM_BINS)
+    bins = np.linspace(lowest, max(highest, lowest + 1e-3), _NUM_BINS).tolist()
     kinds = ((calibration.impostor, _DIFFERENT, "different people"), (calibration.genuine, _SAME, "one person, two cameras"))
     for similarities, colour, label in kinds:
         if len(similarities):

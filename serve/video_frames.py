@@ -7,7 +7,7 @@ players and detectors see them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ def is_video_name(name: str) -> bool:
     return Path(name).suffix.lower() in VIDEO_FORMATS
 
 
-def read_frames(path: Path) -> Iterator[VideoFrame]:
+def read_frames(path: Path) -> Generator[VideoFrame, None, None]:
     """Decode a video from its beginning, frame by frame in the order in which they are shown.
 
     Args:
