@@ -87,13 +87,16 @@ def _draw_similarities(axes: Axes, calibration: Calibration) -> None:
 
 
 def _draw_roc(axes: Axes, calibration: Calibration) -> None:
+    from matplotlib.ticker import NullFormatter
+
     rates = np.geomspace(max(calibration.lowest_rate, 1e-9), 0.5, _NUM_STEPS)
     points = [calibration.point_at(calibration.threshold_at(float(rate))) for rate in rates if rate >= calibration.lowest_rate]
     true = [100 * point.true_match_rate for point in points if point.true_match_rate is not None]
     axes.plot([point.false_match_bound for point in points], true, color="#2f5fd0", label="upper bound, 95 %", linewidth=1.6)
     axes.plot([point.false_match_rate for point in points], true, color="#2f5fd0", label="estimate", linewidth=1, linestyle=":")
     axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(0, 102)
     axes.set_xlabel("false match rate of one comparison")
     axes.set_ylabel("true match rate, %")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")

@@ -57,7 +57,7 @@ def draw_matches(gallery: Gallery, queries: Sequence[Query], found: Sequence[Seq
     for number, (query, matches, row) in enumerate(zip(queries, found, pictures, strict=True)):
         top = canvas.top + _HEAD + number * _ROW_HEIGHT
         _draw_tile(canvas, _query_image(gallery, query), MARGIN, top, INK)
-        _write_captions(canvas, MARGIN, top, _labels(query.pid, next(iter(query.camids), None)), query.name)
+        _write_captions(canvas, MARGIN, top, _labels(query.pid, next(iter(query.camids), None)), _name(query))
         for column, (match, picture) in enumerate(zip(matches, row, strict=True)):
             left = _FIRST + column * _STEP
             record = match.record
@@ -103,6 +103,10 @@ def _write_captions(canvas: Canvas, left: int, top: int, first: str, second: str
     width = _TILE[0] + 2 * _FRAME
     canvas.text((left, y), first, max_width=width)
     canvas.text((left, y + CAPTION_SIZE + 4), second, fill=MUTED, max_width=width)
+
+
+def _name(query: Query) -> str:
+    return query.paths[0].rpartition("/")[2] if query.paths else query.name
 
 
 def _describe(record: Record) -> str:
