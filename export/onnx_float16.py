@@ -67,6 +67,8 @@ class HalfInferenceModel(nn.Module):
             _check_activations(graph)
         for old, new in converted:
             old.data = new
+        if self.config.mfe_supervision:
+            self.pooling = graph.pooling  # after the weights were converted: its power stays in float32
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,7 +78,7 @@ class HalfInferenceModel(nn.Module):
         maps = {name: blocks(levels[int(name[-1]) - 1]) for name, blocks in self.bottlenecks.items()}
         height, width = images.shape[-2:]
         features = self.dsa(maps, (height, width))
-        parts = [levels[-1].float().mean(dim=(2, 3))] if self.config.mfe_supervision else []
+        parts = [self.pooling(levels[-1].float())] if self.config.mfe_supervision else []
         joined = torch.cat([*parts, features[self.config.embedding_branches[-1]].float()], dim=1)  # (B, embed_dim)
         return F.normalize(joined * self.embedding_scale + self.embedding_shift, dim=1)
 

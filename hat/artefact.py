@@ -115,7 +115,10 @@ def weights_sha256(module: nn.Module) -> str:
 
 def fingerprint(model: ModelConfig, preprocessing: Preprocessing, source_sha256: str, precision: ArtefactPrecision) -> str:
     """Hash of all that decides what an embedding means; embeddings of different fingerprints must not be compared unproven."""
-    facts = [config_to_dict(model), config_to_dict(preprocessing), source_sha256, precision]
+    architecture = config_to_dict(model)
+    if model.pooling == "avg":
+        del architecture["pooling"]  # a field that came later: what was made before it keeps its fingerprint
+    facts = [architecture, config_to_dict(preprocessing), source_sha256, precision]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -13,6 +13,7 @@ from hat.model.aggregation import DSA, stage_widths
 from hat.model.backbone import build_backbone
 from hat.model.blocks import ResidualBlock
 from hat.model.config import ModelConfig
+from hat.model.pooling import build_pooling
 from hat.preprocessing import Preprocessing
 
 __all__ = ["HAT", "Branch"]
@@ -47,6 +48,7 @@ class HAT(nn.Module):
         preprocessing: How images become input.
         embed_dim: Width of an embedding.
         mfe: The CNN (Sec. 3.1).
+        pooling: From its last map to the MFE feature, where the MFE is supervised.
         bottlenecks: Stage name -> residual blocks on its level (Sec. 3.2).
         dsa: Stage name -> TFC (Sec. 3.2-3.3).
         necks: Branch name -> batch norm without a learnt bias (BNNeck, Sec. 3.4).
@@ -69,6 +71,8 @@ class HAT(nn.Module):
 
         num_levels = 4 if config.mfe_supervision else config.levels[-1]
         self.mfe = build_backbone(config.backbone, num_levels)
+        if config.mfe_supervision:
+            self.pooling = build_pooling(config.pooling)
         channels = self.mfe.channels
         self.bottlenecks = nn.ModuleDict(
             {f"tfc{level}": _bottlenecks(channels[level - 1], config) for level in config.levels},
@@ -100,7 +104,7 @@ class HAT(nn.Module):
         maps = {name: blocks(levels[int(name[-1]) - 1]) for name, blocks in self.bottlenecks.items()}
         features: dict[str, Tensor] = {}
         if self.config.mfe_supervision:
-            features["mfe"] = levels[-1].mean(dim=(2, 3))  # (B, C)
+            features["mfe"] = self.pooling(levels[-1])  # (B, C)
         height, width = images.shape[-2:]
         features |= self.dsa(maps, (height, width))
         return features

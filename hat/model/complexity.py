@@ -21,7 +21,7 @@ from hat.model.transformer import Attention
 
 __all__ = ["Complexity", "count_complexity"]
 
-_PARTS = {"mfe": "mfe", "bottlenecks": "bottlenecks", "necks": "heads", "classifiers": "heads"}
+_PARTS = {"mfe": "mfe", "pooling": "mfe", "bottlenecks": "bottlenecks", "necks": "heads", "classifiers": "heads"}
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,10 @@ class ModelConfig:
     bottleneck_reduction: PositiveInt = 4
     """A residual block is this many times narrower inside."""
 
+    pooling: Literal["avg", "gem"] = "avg"
+    """How the CNN's last map becomes the MFE feature: by its mean (paper), or by a generalised mean with a learnt power, which
+    looks more at what stands out."""
+
     mfe_supervision: bool = True
     """Supervise the CNN's own last feature (Table 3, "MFE supervision"). Without it the embedding is the last CLS alone, and
     levels of the CNN above the last one that DSA uses are not built."""

@@ -50,6 +50,8 @@ class InferenceModel(nn.Module):
         device = next(trained.parameters()).device
         fold_batch_norms(trained, torch.zeros(1, 3, *model.config.image_size, device=device))
         self.mfe, self.bottlenecks, self.dsa = trained.mfe, trained.bottlenecks, trained.dsa
+        if model.config.mfe_supervision:
+            self.pooling = trained.pooling
         _keep_cls_only(self.dsa)
 
         mean = torch.tensor(model.preprocessing.mean, device=device).view(1, 3, 1, 1)
@@ -75,7 +77,7 @@ class InferenceModel(nn.Module):
         maps = {name: blocks(levels[int(name[-1]) - 1]) for name, blocks in self.bottlenecks.items()}
         height, width = images.shape[-2:]
         features = self.dsa(maps, (height, width))
-        parts = [levels[-1].mean(dim=(2, 3))] if self.config.mfe_supervision else []
+        parts = [self.pooling(levels[-1])] if self.config.mfe_supervision else []
         joined = torch.cat([*parts, features[self.config.embedding_branches[-1]]], dim=1)  # (B, embed_dim)
         return F.normalize(joined.float() * self.embedding_scale + self.embedding_shift, dim=1)
 
