@@ -75,6 +75,13 @@ class Gallery(ABC):
         """
         self.binding.check(binding, self.location)
 
+    def prepare(self) -> None:  # noqa: B027 - a store with nothing to read ahead leaves it as it is
+        """Read now what a search needs, which the first one would wait for otherwise.
+
+        Raises:
+            WorkError: It cannot be read.
+        """
+
     @abstractmethod
     def __len__(self) -> int:
         """Number of records."""
