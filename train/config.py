@@ -14,6 +14,7 @@ from hat.model.config import ModelConfig
 
 from .distill_config import DistillConfig
 from .field_types import AtLeastTwo, BelowOne, Count, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+from .loss_config import LossConfig
 
 __all__ = [
     "AugmentationConfig",
@@ -84,20 +85,6 @@ class AugmentationConfig:
 
 
 @config_dataclass
-class LossConfig:
-    """The losses of every supervised branch and how they are summed (paper Sec. 3.4, Eq. 7-9)."""
-
-    label_smoothing: BelowOne = 0.1
-    """Part of the target's probability that is spread over all identities."""
-
-    margin: PositiveFloat | None = 0.3
-    """Margin of the batch-hard triplet loss; null is the soft margin, log(1 + exp(positive - negative))."""
-
-    auxiliary_weight: NonNegativeFloat = 0.5
-    """Weight of the TFC stages before the last one: the paper's lambda (Eq. 9, Table 5)."""
-
-
-@config_dataclass
 class OptimConfig:
     """How gradients become steps."""
 
@@ -131,6 +118,10 @@ class OptimConfig:
     frozen_levels: Annotated[int, Field(ge=0, le=4)] = 0
     """Levels of the CNN that stay as they are, the stem and Res2 first. Their maps are the largest, so that fine-tuning on a
     CPU takes much less time without their gradients."""
+
+    backbone_frozen_epochs: Count = 0
+    """The CNN's weights stay as they are for so many epochs at the beginning, until the random layers above them are of use.
+    Its gradients are computed all the same, and its batch norms gather statistics."""
 
     clip_grad_norm: PositiveFloat | None = None
     """Gradients are scaled down to this norm over all parameters; null leaves them alone."""

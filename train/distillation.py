@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hat.model import HAT, Branch
 
 from .config import TrainConfig
-from .distributed import Place, gather_with_gradient, gather_without_gradient
+from .distributed import Place, first_row, gather_with_gradient, gather_without_gradient
 from .losses import LossParts, at_least_float32
 from .randomness import derive_seed
 from .teacher import Teacher
@@ -41,7 +41,6 @@ class Distillation:
         self.config = config.distill
         self.teacher = teacher
         self.branches = student.config.embedding_branches
-        self.place = place
         self.over_all = config.distributed.global_triplets and place.world_size > 1
         self.projection: nn.Linear | None = None
         if self.config.embedding_weight:
@@ -68,7 +67,6 @@ class Distillation:
             parts["distill_embedding"] = embedding_loss(self.projection(student), wanted)
             total = total + self.config.embedding_weight * parts["distill_embedding"]
         if self.config.similarity_weight:
-            rank = self.place.rank if self.over_all else 0
             parts["distill_similarity"] = similarity_loss(
                 student,
                 wanted,
@@ -76,7 +74,7 @@ class Distillation:
                 self.config.temperature,
                 pool=gather_with_gradient(student) if self.over_all else student,
                 wanted_pool=gather_without_gradient(wanted) if self.over_all else wanted,
-                first=rank * len(student),
+                first=first_row(len(student)) if self.over_all else 0,
             )
             total = total + self.config.similarity_weight * parts["distill_similarity"]
         return LossParts(total, {name: value.detach() for name, value in parts.items()})

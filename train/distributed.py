@@ -20,7 +20,14 @@ from torch import Tensor
 from hat.errors import UsageError
 from hat.runtime import choose_device
 
-__all__ = ["Place", "gather_with_gradient", "gather_without_gradient", "process_group", "sum_over_processes"]
+__all__ = [
+    "Place",
+    "first_row",
+    "gather_with_gradient",
+    "gather_without_gradient",
+    "process_group",
+    "sum_over_processes",
+]
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,11 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
 def gather_without_gradient(tensor: Tensor) -> Tensor:
     """(B, ...) of all processes as (world_size * B, ...), in the order of ranks: labels, and what else needs no gradient."""
     return tensor if _alone() else _gather(tensor)
+
+
+def first_row(num_rows: int) -> int:
+    """Where this process's rows stand among the gathered ones, when each process has equally many."""
+    return 0 if _alone() else dist.get_rank() * num_rows
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:

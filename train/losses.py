@@ -1,4 +1,4 @@
-"""The losses of a HAT (paper Sec. 3.4): label-smoothed cross entropy and batch-hard triplets on every supervised branch."""
+"""The losses of a HAT (paper Sec. 3.4): cross entropy and batch-hard triplets, or circles, on every supervised branch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import LossConfig
-from .distributed import gather_with_gradient, gather_without_gradient
+from .circle import circle_loss
+from .distributed import first_row, gather_with_gradient, gather_without_gradient
+from .loss_config import LossConfig
 
 __all__ = [
     "BranchOutput",
@@ -42,7 +43,7 @@ class LossParts(NamedTuple):
     """Scalar, float32 or wider to be minimised: L of Eq. 9."""
 
     parts: dict[str, Tensor]
-    """Unweighted scalars without gradient, ``"BRANCH_ce"`` and ``"BRANCH_triplet"``."""
+    """Unweighted scalars without gradient: ``"BRANCH_ce"``, ``"BRANCH_triplet"``, ``"BRANCH_circle"``, those that are used."""
 
 
 def smoothed_cross_entropy(logits: Tensor, pids: Tensor, smoothing: float) -> Tensor:
@@ -111,12 +112,12 @@ def hat_loss(
     """The loss of a batch: L_MFE + L_TFC(last) + lambda * sum of L_TFC(earlier) (paper Eq. 7-9).
 
     The loss of a branch is the label-smoothed cross entropy of its logits plus the triplet loss of its feature before the BN
-    neck.
+    neck, plus or instead of it the circle loss of the same feature.
 
     Args:
         outputs: Branches in order, as a HAT gives them in training mode.
         pids: (B,) int64.
-        config: Smoothing, margin, lambda.
+        config: Smoothing, margins, weights, lambda.
         global_triplets: Look for positives and negatives in the batches of all processes.
 
     Returns:
@@ -124,16 +125,31 @@ def hat_loss(
     """
     weights = branch_weights(list(outputs), config.auxiliary_weight)
     pool_pids = gather_without_gradient(pids) if global_triplets else None
+    first = first_row(len(pids)) if global_triplets else 0
     parts: dict[str, Tensor] = {}
     terms: list[Tensor] = []
     for name, branch in outputs.items():
         features = at_least_float32(branch.feature)
         pool = gather_with_gradient(features) if global_triplets else None
-        entropy = smoothed_cross_entropy(branch.logits, pids, config.label_smoothing)
-        triplet = batch_hard_triplet(features, pids, config.margin, pool_features=pool, pool_pids=pool_pids)
-        terms.append(weights[name] * (entropy + triplet))
-        parts[f"{name}_ce"] = entropy.detach()
-        parts[f"{name}_triplet"] = triplet.detach()
+        term = smoothed_cross_entropy(branch.logits, pids, config.label_smoothing)
+        parts[f"{name}_ce"] = term.detach()
+        if config.triplet_weight:
+            triplet = batch_hard_triplet(features, pids, config.margin, pool_features=pool, pool_pids=pool_pids)
+            term = term + config.triplet_weight * triplet
+            parts[f"{name}_triplet"] = triplet.detach()
+        if config.circle_weight:
+            circle = circle_loss(
+                features,
+                pids,
+                config.circle_margin,
+                config.circle_scale,
+                pool_features=pool,
+                pool_pids=pool_pids,
+                first=first,
+            )
+            term = term + config.circle_weight * circle
+            parts[f"{name}_circle"] = circle.detach()
+        terms.append(weights[name] * term)
     return LossParts(torch.stack(terms).sum(), parts)
 
 

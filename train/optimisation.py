@@ -18,13 +18,15 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     """Sort the trainable parameters by learning rate and weight decay.
 
     The TFC stages are ``model.dsa``; they learn at `OptimConfig.tfc_rate_factor` times the rate of the rest (paper Sec. 4.2).
+    The CNN, ``model.mfe``, has groups of its own where it begins to learn later than the rest.
 
     Args:
         model: A HAT, or any module with a child ``dsa``.
         config: Rates and weight decay.
 
     Returns:
-        Groups for an optimiser, each with its ``name`` and ``rate_factor``, in a fixed order; none is empty.
+        Groups for an optimiser, each with its ``name`` and ``rate_factor``, and ``frozen_epochs`` where it learns nothing for
+        so many; in a fixed order, none empty.
 
     Raises:
         ConfigError: The model has no trainable parameter.
@@ -35,7 +37,8 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
             continue
         of_tfc = name.startswith("dsa.")
         decayed = config.decay_norms_and_biases or not _is_norm_or_bias(name, parameter)
-        key = ("tfc" if of_tfc else "rest") + ("" if decayed else "_without_decay")
+        waits = config.backbone_frozen_epochs > 0 and name.startswith("mfe.")
+        key = ("tfc" if of_tfc else "backbone" if waits else "rest") + ("" if decayed else "_without_decay")
         group = groups.setdefault(
             key,
             {
@@ -43,6 +46,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
                 "params": [],
                 "rate_factor": config.tfc_rate_factor if of_tfc else 1.0,
                 "weight_decay": config.weight_decay if decayed else 0.0,
+                **({"frozen_epochs": config.backbone_frozen_epochs} if waits else {}),
             },
         )
         group["params"].append(parameter)
@@ -62,10 +66,10 @@ def build_optimiser(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group ``lr`` times its own factor."""
+def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float, epoch: int) -> None:
+    """Give every group ``lr`` times its own factor, and 0 before the epoch, counted from 0, in which it begins to learn."""
     for group in optimiser.param_groups:
-        group["lr"] = lr * group["rate_factor"]
+        group["lr"] = 0.0 if epoch < group.get("frozen_epochs", 0) else lr * group["rate_factor"]
 
 
 def _is_norm_or_bias(name: str, parameter: nn.Parameter) -> bool:

@@ -107,7 +107,7 @@ class TrainingStep:
         """
         # Seeded anew for every step, so that a resumed run needs no state of any generator.
         torch.manual_seed(derive_seed(self.config.seed, epoch, step, self.place.rank, _DROPOUT))
-        set_learning_rate(self.optimiser, lr)
+        set_learning_rate(self.optimiser, lr, epoch)
         self.optimiser.zero_grad(set_to_none=True)
         figures: dict[str, Tensor] = {}
         for index, batch in enumerate(batches):

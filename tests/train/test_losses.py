@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hat.train import batch_hard_triplet, hat_loss, smoothed_cross_entropy
-from hat.train.config import LossConfig
+from hat.train.circle import circle_loss
+from hat.train.loss_config import LossConfig
 from hat.train.losses import branch_weights
 
 
@@ -82,6 +83,71 @@ def test_triplet_looks_for_pairs_in_the_pool() -> None:
     assert torch.stack(halves).mean().item() == pytest.approx(slow_triplet(pool, pids.tolist(), 0.3), rel=1e-6)
 
 
+def slow_circle(features: Tensor, pids: list[int], margin: float, scale: float) -> float:
+    total = 0.0
+    for i in range(len(pids)):
+        pull, push = 0.0, 0.0
+        for j in range(len(pids)):
+            cosine = float(features[i] @ features[j] / features[i].norm() / features[j].norm())
+            if pids[i] != pids[j]:
+                push += math.exp(scale * max(0.0, cosine + margin) * (cosine - margin))
+            elif i != j:
+                pull += math.exp(-scale * max(0.0, 1 + margin - cosine) * (cosine - (1 - margin)))
+        total += math.log1p(pull * push)
+    return total / len(pids)
+
+
+def test_circle_by_hand() -> None:
+    # Cosines: 0.6 within identity 0; between the identities 0.8 and 0, or 0 and 0.8 seen from the other side.
+    features = torch.tensor([[1.0, 0.0, 0.0], [1.2, 1.6, 0.0], [0.8, 0.0, 0.6]])
+    found = circle_loss(features, torch.tensor([0, 0, 1]), 0.25, 2.0).item()
+    pull = math.exp(-2 * 0.65 * (0.6 - 0.75))
+    first = math.log1p(pull * math.exp(2 * 1.05 * 0.55))
+    second = math.log1p(pull * math.exp(2 * 0.73 * 0.23))  # 0.6 * 0.8 = 0.48
+    assert found == pytest.approx((first + second + 0) / 3, rel=1e-6)  # the third has no positive
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    pids=st.lists(st.integers(0, 3), min_size=2, max_size=9),
+    margin=st.sampled_from([0.0, 0.25, 0.4]),
+    scale=st.sampled_from([1.0, 64.0, 128.0]),
+)
+def test_circle_equals_the_double_loop(seed: int, pids: list[int], margin: float, scale: float) -> None:
+    features = torch.randn(len(pids), 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    features.requires_grad_()
+    loss = circle_loss(features, torch.tensor(pids), margin, scale)
+    loss.backward()
+    assert loss.item() == pytest.approx(slow_circle(features.detach(), pids, margin, scale), rel=1e-9, abs=1e-12)
+    assert features.grad is not None and torch.isfinite(features.grad).all()
+
+
+def test_circle_looks_for_pairs_in_the_pool() -> None:
+    pool = torch.randn(8, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    pids = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    halves = [
+        circle_loss(pool[rows], pids[rows], 0.25, 64.0, pool_features=pool, pool_pids=pids, first=rows.start)
+        for rows in (slice(0, 4), slice(4, 8))
+    ]
+    assert torch.stack(halves).mean().item() == pytest.approx(slow_circle(pool, pids.tolist(), 0.25, 64.0), rel=1e-9)
+
+
+def test_circle_forces_carry_no_gradient() -> None:
+    # One positive and one negative, far from where they should be: d loss / d cosine is -scale * pull and scale * push.
+    angle = torch.tensor(1.2, dtype=torch.float64, requires_grad=True)
+    still = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+    anchor = torch.stack([angle.cos(), angle.sin()])[None]
+    pool, pids = torch.cat([anchor.detach(), still]), torch.tensor([0, 0, 1])
+    circle_loss(anchor, pids[:1], 0.25, 8.0, pool_features=pool, pool_pids=pids).backward()
+    positive, negative = math.cos(1.2), 0.6 * math.cos(1.2) + 0.8 * math.sin(1.2)
+    pull, push = 1.25 - positive, negative + 0.25
+    inside = -8 * pull * (positive - 0.75) + 8 * push * (negative - 0.25)
+    slopes = (-math.sin(1.2), -0.6 * math.sin(1.2) + 0.8 * math.cos(1.2))
+    expected = (-8 * pull * slopes[0] + 8 * push * slopes[1]) / (1 + math.exp(-inside))
+    assert angle.grad is not None and angle.grad.item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_triplet_gradient_agrees_with_finite_differences() -> None:
     features = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True)
     pids = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -136,3 +202,18 @@ def test_total_is_the_sum_of_equation_9() -> None:
     assert loss.total.item() == pytest.approx(expected, rel=1e-5)
     assert set(loss.parts) == {f"{name}_{part}" for name in names for part in ("ce", "triplet")}
     assert not any(part.requires_grad for part in loss.parts.values())
+
+
+def test_losses_beside_the_entropy_are_weighed_or_left_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pids = torch.tensor([0, 0, 1, 1])
+    outputs = {"tfc3": Output(torch.randn(4, 5, generator=generator), torch.randn(4, 3, generator=generator))}
+    entropy = smoothed_cross_entropy(outputs["tfc3"].logits, pids, 0.1).item()
+    triplet = slow_triplet(outputs["tfc3"].feature, pids.tolist(), 0.3)
+    circle = slow_circle(outputs["tfc3"].feature.double(), pids.tolist(), 0.25, 128.0)
+    both = hat_loss(outputs, pids, LossConfig(triplet_weight=0.5, circle_weight=2.0))
+    assert both.total.item() == pytest.approx(entropy + 0.5 * triplet + 2 * circle, rel=1e-5)
+    assert both.parts["tfc3_circle"].item() == pytest.approx(circle, rel=1e-5)
+    alone = hat_loss(outputs, pids, LossConfig(triplet_weight=0, circle_weight=1.0))
+    assert alone.total.item() == pytest.approx(entropy + circle, rel=1e-5)
+    assert set(alone.parts) == {"tfc3_ce", "tfc3_circle"}

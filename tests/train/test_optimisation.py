@@ -64,13 +64,27 @@ def tiny() -> HAT:
 
 def test_the_tfc_stages_learn_at_half_the_rate(tiny: HAT) -> None:
     optimiser = build_optimiser(tiny, OptimConfig())
-    set_learning_rate(optimiser, 1e-3)
+    set_learning_rate(optimiser, 1e-3, 0)
     rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
     for name, parameter in tiny.named_parameters():
         if parameter.requires_grad:
             assert rates.pop(id(parameter)) == pytest.approx(0.5e-3 if name.startswith("dsa.") else 1e-3), name
     assert not rates, "frozen parameters are in no group"
     assert any(name.startswith("dsa.") for name, _ in tiny.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_the_backbone_can_begin_later(name: str) -> None:
+    torch.manual_seed(0)
+    model = Plain()
+    optim = {"name": name, "lr": 1e-2, "backbone_frozen_epochs": 2}
+    step = TrainingStep(model, Preprocessing(height=32, width=16), configure(optim=optim), CPU)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for epoch in range(3):
+        step([some_batch(epoch)], epoch, 0, 1e-2)
+        moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+        rest = {"dsa.weight", "dsa.bias", "classifier.weight"}
+        assert moved == (rest if epoch < 2 else rest | {"mfe.weight", "mfe.bias"}), epoch
 
 
 def test_decay_can_leave_norms_and_biases_out(tiny: HAT) -> None:

@@ -60,7 +60,10 @@ def test_docstrings_of_all_fields() -> None:
 
     import hat.train.config as module
 
-    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    folder = Path(str(module.__file__)).parent
+    sources = [(folder / f"{name}.py").read_text(encoding="utf-8") for name in ("config", "loss_config", "distill_config")]
+    tree = ast.parse("\n".join(source.replace("from __future__ import annotations", "") for source in sources))
+    assert {"TrainConfig", "LossConfig", "DistillConfig"} <= {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
         for field, following in zip(cls.body, [*cls.body[1:], None], strict=True):
             if isinstance(field, ast.AnnAssign):
