@@ -111,7 +111,10 @@ class Candidates:
 
     def _below(self, kth_best: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """What a product must reach beside these k-th best ones."""
-        return np.nextafter((kth_best.astype(np.float64) - self.window).astype(np.float32), np.float32(-np.inf))
+        # Similarities are clipped to [-1, 1], where rounding has made a row a little too long, and are equal from there on.
+        clipped = np.clip(kth_best.astype(np.float64), -1, 1)
+        reach = np.nextafter((clipped - self.window).astype(np.float32), np.float32(-np.inf))
+        return np.where(reach > -1, reach, np.float32(-np.inf))
 
     def _raise_thresholds(self) -> None:
         unseen = self._pairs[self._num_seen :]

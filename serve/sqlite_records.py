@@ -170,9 +170,7 @@ def remove_records(
 def missing_ids(ids: Sequence[int]) -> UsageError:
     """The error of ids that no record has."""
     named = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
-    return UsageError(
-        f"there is no record with the id {named}" if len(ids) == 1 else f"there are no records with the ids {named}"
-    )
+    return UsageError(f"there is no record with id {named}: it was never enrolled, or was removed")
 
 
 def _picked(new: Sequence[tuple[int, int]], records: Sequence[NewRecord]) -> Iterator[tuple[int, NewRecord]]:

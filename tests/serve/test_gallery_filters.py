@@ -1,0 +1,104 @@
+"""Filters are exact: the nearest among the records that pass, whatever the filter and however few pass."""
+
+import numpy as np
+import pytest
+from gallery_cases import assert_neighbours, brute_force, new_record, open_small, passes, unit_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hat.errors import UsageError
+from hat.serve import Filter
+
+NUM_RECORDS = 60
+
+numbers = st.integers(0, 4)
+sets = st.frozensets(numbers, max_size=3)
+times = st.floats(0, 10)
+values = st.sampled_from([True, False, 0, 1, 1.0, 0.5, "1", "red", ""])
+filters = st.builds(
+    Filter,
+    camids=st.none() | sets,
+    exclude_camids=st.just(frozenset()) | sets,
+    pids=st.none() | sets | st.just(frozenset([2**70, 1])),
+    since_s=st.none() | times,
+    until_s=st.none() | times,
+    exclude_ids=st.frozensets(st.integers(-2, NUM_RECORDS + 5) | st.just(2**80)),
+    attributes=st.dictionaries(st.sampled_from(["hat", "colour"]), values, max_size=2),
+)
+
+
+@pytest.fixture(scope="module", params=["float32", "float16"])
+def filled(request, tmp_path_factory):
+    rng = np.random.default_rng(3)
+    vectors = unit_rows(12)[rng.integers(0, 12, NUM_RECORDS)]
+
+    def some(value):
+        return None if rng.random() < 0.2 else value
+
+    records = [
+        new_record(
+            i,
+            pid=some(int(rng.integers(0, 5))),
+            camid=some(int(rng.integers(0, 5))),
+            time_s=some(float(rng.integers(0, 11))),
+            attributes={
+                name: [True, False, 0, 1, 1.0, 0.5, "1", "red", ""][rng.integers(0, 9)]
+                for name in ("hat", "colour")
+                if rng.random() < 0.8
+            },
+        )
+        for i in range(NUM_RECORDS)
+    ]
+    with open_small(tmp_path_factory.mktemp("g") / "g", stored_type=request.param) as gallery:
+        gallery.add(vectors, records)
+        gallery.remove(ids=[5, 17])
+        yield gallery, vectors.astype(request.param)
+
+
+@settings(max_examples=120, deadline=None)
+@given(where=filters, seed=st.integers(0, 100), top=st.integers(1, 70))
+def test_the_nearest_of_those_that_pass(filled, where, seed, top):
+    gallery, vectors = filled
+    passing = [record.id for record in gallery.records() if passes(record, where)]
+    assert gallery.ids(where).tolist() == passing
+    assert [record.id for record in gallery.records(where)] == passing
+    queries = unit_rows(2, seed)
+    expected = brute_force({id_: vectors[id_ - 1] for id_ in passing}, queries, top)
+    assert_neighbours(gallery.search(queries, top, where), expected)
+
+
+def test_the_filters_of_this_file_pass_some_and_not_all(filled):
+    """Else the test above would compare little."""
+    gallery, _ = filled
+    for where in (
+        Filter(camids=frozenset([1, 2])),
+        Filter(exclude_camids=frozenset([1])),
+        Filter(pids=frozenset([3])),
+        Filter(since_s=4.0),
+        Filter(until_s=4.0),
+        Filter(exclude_ids=frozenset([1])),
+        Filter(attributes={"hat": True}),
+        Filter(attributes={"hat": 1}),
+        Filter(attributes={"colour": "red"}),
+    ):
+        assert 0 < len(gallery.ids(where)) < len(gallery)
+    assert set(gallery.ids(Filter(attributes={"hat": 1}))).isdisjoint(gallery.ids(Filter(attributes={"hat": True})))
+    assert gallery.ids(Filter(attributes={"hat": 1})).tolist() == gallery.ids(Filter(attributes={"hat": 1.0})).tolist()
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (Filter(since_s=float("nan")), "since_s: expected seconds"),
+        (Filter(until_s="now"), "until_s: expected seconds"),
+        (Filter(camids=frozenset(["1"])), "camids: expected whole numbers, got '1'"),
+        (Filter(pids=frozenset([1.5])), "pids: expected whole numbers"),
+        (Filter(attributes={"hat": None}), "attribute hat: expected text"),
+        (Filter(attributes={"hat": float("nan")}), "attribute hat"),
+    ],
+)
+def test_a_filter_that_no_record_could_pass_by_its_type_is_refused(filled, where, message):
+    with pytest.raises(UsageError, match=message):
+        filled[0].search(unit_rows(1), 1, where)
+    with pytest.raises(UsageError, match=message):
+        filled[0].ids(where)
