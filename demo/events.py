@@ -1,0 +1,135 @@
+"""Handlers of the page: each gets the visitor's session, and whatever goes wrong in one reaches the visitor as a sentence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from hat.errors import HatError, UsageError
+
+from .markup import escaped
+from .session import Session
+
+__all__ = ["CLICKS", "clicked", "event_data", "listen", "whole_number"]
+
+Handler = Callable[..., Sequence[Any]]
+
+GENERAL = "Something in the demo itself went wrong; nothing was changed. The terminal where it runs says what it was."
+
+CLICKS = """
+element.addEventListener('click', (click) => {
+  const hit = click.target.closest('[data-event]');
+  if (!hit || !element.contains(hit)) return;
+  const choice = hit.closest('[data-choice]')?.dataset.choice;
+  const pressed = hit.getAttribute('aria-pressed') === 'true';
+  if (choice === 'one') {
+    element.querySelectorAll('[aria-pressed]').forEach((other) => other.setAttribute('aria-pressed', 'false'));
+    hit.setAttribute('aria-pressed', 'true');
+  } else if (choice === 'many') {
+    hit.setAttribute('aria-pressed', String(!pressed));
+  }
+  trigger(hit.dataset.event, { index: Number(hit.dataset.index), pressed: !pressed });
+});
+"""
+"""For an HTML component whose buttons say by ``data-event`` and ``data-index`` what was chosen; the mark of a choice moves at
+once, without waiting for the server."""
+
+_log = logging.getLogger(__name__)
+
+
+def listen(
+    event: Callable[..., Any],
+    handler: Handler,
+    session: gr.State,
+    inputs: Sequence[Any] = (),
+    outputs: Sequence[Any] = (),
+    *,
+    reads_click: bool = False,
+    shows_progress: bool = False,
+    **options: Any,
+) -> Any:
+    """Call a handler when something happens on the page.
+
+    Args:
+        event: An event of a component, ``button.click`` for example.
+        handler: Called with the session and the values of ``inputs``; gives the values of ``outputs``.
+        session: Where the visitor's session is.
+        inputs: Components that are read.
+        outputs: Components that are written.
+        reads_click: Whether the handler takes an ``index`` after the session: that of the button which was clicked.
+        shows_progress: Whether the handler takes a ``gr.Progress`` after the session.
+        **options: Further ones of the event.
+
+    Returns:
+        What the event gives, to be followed by others.
+    """
+
+    def run(state: Session, *values: Any) -> tuple[Any, ...]:
+        return (state, *_in_sentences(handler, state, *values))
+
+    def run_clicked(state: Session, happened: gr.EventData, *values: Any) -> tuple[Any, ...]:
+        return (state, *_in_sentences(handler, state, happened, *values))
+
+    def run_with_progress(state: Session, progress: Any = gr.Progress(), *values: Any) -> tuple[Any, ...]:  # noqa: B008
+        return (state, *_in_sentences(handler, state, progress, *values))
+
+    chosen = run_clicked if reads_click else run_with_progress if shows_progress else run
+    return event(
+        chosen,
+        inputs=[session, *inputs],
+        outputs=[session, *outputs],
+        show_progress=options.pop("show_progress", "full" if shows_progress else "minimal"),
+        api_visibility="private",
+        **options,
+    )
+
+
+def event_data(happened: gr.EventData) -> dict[str, Any]:
+    """What a page sent with an event; anybody can send anything."""
+    return happened._data if isinstance(happened._data, dict) else {}
+
+
+def clicked(happened: gr.EventData) -> int:
+    """Which button was clicked.
+
+    Raises:
+        UsageError: The page sent something else.
+    """
+    index = event_data(happened).get("index")
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < 2**53:
+        raise UsageError("the page sent a choice that means nothing: reload it")
+    return index
+
+
+def whole_number(text: Any, name: str) -> int | None:
+    """A number as a visitor types it; None for an empty field.
+
+    Raises:
+        UsageError: It is none of 0, 1, 2 ...
+    """
+    typed = str(text if text is not None else "").strip()
+    if not typed:
+        return None
+    if not (typed.isascii() and typed.isdigit() and int(typed) < 2**31):
+        raise UsageError(f"{name} is a whole number of at least 0, got {typed[:20]}")
+    return int(typed)
+
+
+def _in_sentences(handler: Handler, *values: Any) -> Sequence[Any]:
+    try:
+        return handler(*values)
+    except HatError as error:
+        # The page shows messages as HTML, and they may quote names of files that a stranger chose.
+        raise gr.Error(escaped(str(error)), title="That did not work", print_exception=False) from None
+    except gr.Error:
+        raise
+    except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it was, a visitor reads a sentence
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "an unknown place"
+        _log.error("%s at %s: %s", type(error).__name__, where, error)
+        raise gr.Error(GENERAL, title="That did not work", print_exception=False) from None

@@ -1,0 +1,202 @@
+"""What happens on the Gallery page: looking through records, adding images, removing records for good."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import numpy.typing as npt
+
+from hat.errors import UsageError
+from hat.serve import Filter, Gallery
+from hat.serve.enrolling import Enrolment, enroll
+
+from .cards import person_name, record_cards
+from .events import clicked, event_data, whole_number
+from .gallery_overview import gallery_overview
+from .markup import empty_state, escaped, notice, plural
+from .session import Session
+from .uploads import forget_files, upload_items
+from .workbench import Workbench
+
+__all__ = ["PAGE_SIZE", "GalleryActions"]
+
+PAGE_SIZE = 35
+"""Records that are shown at once."""
+
+THUMBNAIL_HEIGHT = 256
+
+_ALL = "all"
+_SHOWN_BAD = 5
+_DAY_S = 86_400.0
+
+Values = tuple[Any, ...]
+
+
+class GalleryActions:
+    """Handlers of the Gallery page.
+
+    Args:
+        bench: What visitors work with.
+    """
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+
+    def shown(self, state: Session) -> Values:
+        """Values of the page's outputs for the gallery that a session works with, from its first record on."""
+        gallery = self._bench.gallery(state.gallery)
+        counts = gallery.counts()
+        state.marked, state.removal = set(), {}
+        people = sorted(pid for pid in counts.by_pid if pid is not None)
+        cameras = sorted(camid for camid in counts.by_camid if camid is not None)
+        by_person = [(f"person {pid} ({counts.by_pid[pid]:,})", str(pid)) for pid in people]
+        by_camera = [(f"camera {camid} ({counts.by_camid[camid]:,})", str(camid)) for camid in cameras]
+        return (
+            gallery_overview(counts, gallery, is_kept=self._bench.is_kept(state.gallery)),
+            gr.update(choices=[("everybody", _ALL), *by_person], value=_ALL),
+            gr.update(choices=[("all cameras", _ALL), *by_camera], value=_ALL),
+            "1",
+            self._records(state, _ALL, _ALL, "1"),
+            gr.update(visible=False),
+        )
+
+    def browse(self, state: Session, *chosen: Any) -> Values:
+        """Show another page of records."""
+        return (self._records(state, *chosen),)
+
+    def browse_from_first(self, state: Session, person: Any, camera: Any) -> Values:
+        """Show the first page of another person's or camera's records."""
+        return ("1", self._records(state, person, camera, "1"))
+
+    def mark(self, state: Session, happened: gr.EventData) -> Values:
+        """Mark a record for removal, or take the mark back."""
+        index = clicked(happened)
+        state.marked = state.marked | {index} if event_data(happened).get("pressed") else state.marked - {index}
+        return ()
+
+    def add(self, state: Session, progress: Any, paths: list[str] | None, pid: Any, camid: Any, names_tell: bool) -> Values:
+        """Enrol uploaded images and delete the files."""
+        try:
+            done = self._enroll(state, progress, paths or [], pid, camid, names_tell)
+        finally:
+            forget_files(paths or [])
+        return (_enrolment_notice(done), *self.shown(state))
+
+    def ask_marked(self, state: Session) -> Values:
+        """Ask whether the marked records are to be removed."""
+        ids = sorted(state.marked & set(self._bench.gallery(state.gallery).ids().tolist()))
+        return self._ask(state, {"ids": ids}, len(ids), plural(len(ids), "marked image"), "mark some images first")
+
+    def ask_person(self, state: Session, person: Any) -> Values:
+        """Ask whether all records of the person who is shown are to be removed."""
+        pid = _chosen_number(person)
+        if pid is None:
+            raise UsageError("choose a person above first")
+        count = len(self._bench.gallery(state.gallery).ids(Filter(pids=frozenset({pid}))))
+        what = f"{plural(count, 'image')}, all of {person_name(pid)}"
+        return self._ask(state, {"pid": pid}, count, what, "this person is not enrolled any more")
+
+    def ask_old(self, state: Session, days: Any) -> Values:
+        """Ask whether the records that were enrolled long ago are to be removed."""
+        num_days = whole_number(days, "a number of days")
+        if num_days is None:
+            raise UsageError("say after how many days an image is old")
+        before = time.time() - _DAY_S * num_days
+        count = sum(record.enrolled_s < before for record in self._bench.gallery(state.gallery).records())
+        what = f"{plural(count, 'image')} that were enrolled more than {plural(num_days, 'day')} ago"
+        return self._ask(state, {"enrolled_before_s": before}, count, what, "no image is that old")
+
+    def keep(self, state: Session) -> Values:
+        """Remove nothing."""
+        state.removal = {}
+        return (gr.update(visible=False), "", "")
+
+    def remove(self, state: Session) -> Values:
+        """Remove what was asked for, and every trace of it in the gallery's file."""
+        self._check_writable()
+        condition, state.removal = state.removal, {}
+        if not condition:
+            raise UsageError("there is nothing to remove any more")
+        gallery = self._bench.gallery(state.gallery)
+        count = gallery.remove(**condition)
+        gallery.vacuum()
+        self._bench.forget_embeddings(state.gallery)
+        state.forget_query()
+        text = notice(f"{plural(count, 'image')} removed; nothing of them is left in the gallery's file.", kind="good")
+        return (text, *self.shown(state))
+
+    def _ask(self, state: Session, condition: dict[str, Any], count: int, what: str, reason: str) -> Values:
+        self._check_writable()
+        if not count:
+            raise UsageError(f"there is nothing to remove: {reason}")
+        state.removal = condition
+        return (gr.update(visible=True), notice(f"Remove {what}? This cannot be undone.", kind="bad"), "")
+
+    def _check_writable(self) -> None:
+        if self._bench.read_only:
+            raise UsageError("this demo is read-only: nothing can be changed")
+
+    def _enroll(self, state: Session, progress: Any, paths: list[str], pid: Any, camid: Any, names_tell: bool) -> Enrolment:
+        self._check_writable()
+        if not paths:
+            raise UsageError("there is no image yet: choose some, or a zip file of them")
+        items = upload_items(
+            paths,
+            pid=whole_number(pid, "an identity"),
+            camid=whole_number(camid, "a camera"),
+            names_tell=bool(names_tell),
+            limits=self._bench.limits,
+        )
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            progress((done, len(items)), desc="Embedding", unit="images")
+
+        advance(0)
+        gallery = self._bench.gallery(state.gallery)
+        return enroll(gallery, self._bench.embedder, items, thumbnail_height=THUMBNAIL_HEIGHT, advance=advance)
+
+    def _records(self, state: Session, person: Any, camera: Any, page_number: Any) -> str:
+        gallery = self._bench.gallery(state.gallery)
+        ids = _shown_ids(gallery, _chosen_number(person), _chosen_number(camera))
+        if not len(ids):
+            return empty_state("Nobody is enrolled here yet", "Add images of people, or choose another camera or person.")
+        num_pages = -(-len(ids) // PAGE_SIZE)
+        page = min(max(1, whole_number(page_number, "a page") or 1), num_pages)
+        start = (page - 1) * PAGE_SIZE
+        records = gallery.get([int(one) for one in ids[start : start + PAGE_SIZE]], thumbnails=True)
+        span = f"{start + 1:,} to {start + len(records):,} of {plural(len(ids), 'image')}"
+        pages = f" · page {page} of {num_pages}" if num_pages > 1 else ""
+        cards = record_cards(records, state.marked, can_mark=not self._bench.read_only)
+        return f'<p class="hat-summary" role="status">{span}{pages}</p>{cards}'
+
+
+def _shown_ids(gallery: Gallery, pid: int | None, camid: int | None) -> npt.NDArray[np.int64]:
+    pids = None if pid is None else frozenset({pid})
+    return gallery.ids(Filter(pids=pids, camids=None if camid is None else frozenset({camid})))
+
+
+def _chosen_number(choice: Any) -> int | None:
+    """The number in a drop-down list's choice; None for all."""
+    return int(choice) if isinstance(choice, str) and choice.isascii() and choice.isdigit() else None
+
+
+def _enrolment_notice(done: Enrolment) -> str:
+    parts = [f"{plural(done.num_added, 'image')} added"]
+    if done.num_known:
+        parts.append(f"{done.num_known:,} known already")
+    text = notice(", ".join(parts) + ".", kind="good" if done.num_added or not done.bad else "bad")
+    if done.bad:
+        shown = "".join(
+            f"<li><strong>{escaped(Path(source).name)}</strong>: {escaped(reason)}</li>"
+            for source, reason in done.bad[:_SHOWN_BAD]
+        )
+        more = f"<li>and {len(done.bad) - _SHOWN_BAD:,} more</li>" if len(done.bad) > _SHOWN_BAD else ""
+        text += f'<p class="hat-hint">Left out:</p><ul class="hat-list">{shown}{more}</ul>'
+    return text

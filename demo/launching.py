@@ -1,0 +1,146 @@
+"""Serving the page: on this machine alone unless told otherwise, without asking any other server for anything."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hat.errors import MissingExtraError, UsageError, WorkError
+
+if TYPE_CHECKING:
+    from .workbench import Workbench
+
+__all__ = ["Address", "private_environment", "serve_page"]
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+_QUIET_LIBRARIES = ("httpx", "httpcore", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the page is served.
+
+    Attributes:
+        host: Address to listen on.
+        port: Port; None takes a free one from 7860 on.
+        user: Name to log in with; needed on any address but this machine's own.
+        password: The same.
+    """
+
+    host: str = "127.0.0.1"
+    port: int | None = None
+    user: str | None = None
+    password: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.user is None) != (self.password is None):
+            raise UsageError("a log-in needs both: --user NAME, and the password in the variable HAT_DEMO_PASSWORD")
+        if self.user is not None and (not self.user or not self.password):
+            raise UsageError("the user's name and the password must not be empty")
+        if self.host not in _LOCAL and self.user is None:
+            raise UsageError(
+                f"on {self.host} others can reach the demo, and with it the gallery: give --user NAME, and a password in the "
+                "variable HAT_DEMO_PASSWORD"
+            )
+
+
+@contextmanager
+def private_environment() -> Iterator[Path]:
+    """Settings that have to be made before gradio is imported, and a private folder that is deleted in the end.
+
+    Yields:
+        The folder. Uploaded files go there until they are read, and galleries that last as long as the demo.
+    """
+    with tempfile.TemporaryDirectory(prefix="hat-demo-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)  # only this user may enter it
+        uploads = folder / "uploads"
+        uploads.mkdir()
+        local = ",".join(_LOCAL)
+        # Gradio asks itself whether it is up, which must not go through a proxy.
+        no_proxy = ",".join(part for part in (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), local) if part)
+        settings = {
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "GRADIO_SHARE": "False",
+            "GRADIO_ALLOWED_PATHS": "",
+            "GRADIO_MCP_SERVER": "False",
+            "GRADIO_SSR_MODE": "False",
+            "GRADIO_TEMP_DIR": str(uploads),
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
+        }
+        before = {key: os.environ.get(key) for key in settings}
+        os.environ.update(settings)
+        try:
+            yield folder
+        finally:
+            for key, value in before.items():
+                if value is None:
+                    os.environ.pop(key, None)
+                else:
+                    os.environ[key] = value
+
+
+def serve_page(bench: Workbench, address: Address, *, opens_browser: bool = False) -> tuple[Any, str]:
+    """Build the page and serve it, in threads of its own.
+
+    Args:
+        bench: What visitors work with.
+        address: Where.
+        opens_browser: Open the page in this machine's browser.
+
+    Returns:
+        The application, to be closed by its ``close``, and the page's address.
+
+    Raises:
+        MissingExtraError: Gradio is not installed.
+        WorkError: The port is taken.
+    """
+    try:
+        import gradio  # noqa: F401 - what is checked is that it is there
+    except ImportError:
+        raise MissingExtraError("gradio", "demo", "the demo") from None
+    from .page import build_page
+    from .page_style import STYLE_SHEET, page_theme
+
+    for library in _QUIET_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING)
+    page = build_page(bench)
+    auth = None if address.user is None else (address.user, address.password)
+    try:
+        _, url, _ = page.launch(
+            server_name=address.host,
+            server_port=address.port,
+            auth=auth,
+            auth_message="HAT, person search",
+            share=False,
+            inbrowser=opens_browser,
+            quiet=True,
+            prevent_thread_lock=True,
+            show_error=False,
+            footer_links=[],
+            run_history=False,
+            allowed_paths=[],
+            blocked_paths=[],
+            max_file_size=bench.limits.file_bytes,
+            max_threads=16,
+            state_session_capacity=64,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            strict_cors=True,
+            theme=page_theme(),
+            css=STYLE_SHEET,
+        )
+    except OSError as error:
+        raise WorkError(f"the page cannot be served on {address.host}: {error}") from None
+    return page, url

@@ -1,0 +1,185 @@
+"""The people of the demo: a small generated gallery, or the gallery of a data set, with queries that can be tried at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hat.data import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, load_dataset, read_image
+from hat.errors import DataError
+from hat.serve import Gallery
+from hat.serve.enrolling import ImageEmbedder, Item, enroll
+
+from .markup import jpeg_bytes
+
+__all__ = ["SampleQuery", "draw_people", "enroll_dataset", "sample_queries"]
+
+_SEED = 7
+"""Not the seed that `hat synth` begins with: a model that was trained on its people has not seen these."""
+
+_START_S = 1_767_603_600.0
+"""When the generated people walk by: 5 January 2026, 9:00 UTC."""
+
+
+@dataclass(frozen=True, eq=False)
+class SampleQuery:
+    """A query that can be tried with one click.
+
+    Attributes:
+        path: Where its image is.
+        pid: Who it is.
+        camid: Which camera saw it.
+        picture: JPEG of it for the page.
+    """
+
+    path: str
+    pid: int
+    camid: int
+    picture: bytes
+
+
+def draw_people(folder: Path, *, num_ids: int = 30, advance: Callable[[int, int], None] | None = None) -> ReIDDataset:
+    """Draw a small data set of generated people.
+
+    Args:
+        folder: Where its images are written; absent or empty.
+        num_ids: Identities of the gallery, each seen by four cameras.
+        advance: Called with the numbers of images done and to do.
+
+    Raises:
+        WorkError: It cannot be written.
+    """
+    from hat.data.synth import generate_dataset
+
+    # One identity has to be for training; nobody asks for it here.
+    generate_dataset(
+        folder,
+        num_ids=num_ids + 1,
+        num_train_ids=1,
+        num_cameras=4,
+        images_per_camera=3,
+        seed=_SEED,
+        num_workers=1,
+        on_progress=advance,
+    )
+    return load_dataset("synth", folder)
+
+
+def enroll_dataset(
+    gallery: Gallery,
+    embedder: ImageEmbedder,
+    dataset: ReIDDataset,
+    *,
+    max_images: int,
+    thumbnail_height: int = 256,
+    advance: Callable[[int], None] | None = None,
+) -> int:
+    """Enrol a data set's gallery, or whole identities of it up to a number of images.
+
+    Returns:
+        How many images were enrolled.
+
+    Raises:
+        DataError: The data set has no gallery, or none of its images can be used.
+        WorkError: The gallery cannot be written.
+    """
+    chosen = gallery_sample(dataset, max_images)
+    described = _descriptions(chosen)
+    # The label that distractors share is nobody, unless somebody is looked for under it.
+    nobody = {JUNK_PID, DISTRACTOR_PID} - {sample.pid for sample in dataset.query}
+    times = _times(chosen) if dataset.name == "synth" else {}
+    items = [
+        Item(
+            source="/".join(Path(sample.path).parts[-2:]),
+            read=lambda path=sample.path: _read_bytes(path),
+            pid=None if sample.pid in nobody else sample.pid,
+            camid=sample.camid,
+            time_s=times.get(sample.path),
+            attributes=described.get(sample.pid, {}),
+        )
+        for sample in chosen
+    ]
+    done = enroll(gallery, embedder, items, thumbnail_height=thumbnail_height, advance=advance)
+    if not done.ids:
+        raise DataError(f"{dataset.name}: none of its {len(items)} gallery images can be used; the first: {done.bad[0][1]}")
+    return len(done.ids)
+
+
+def gallery_sample(dataset: ReIDDataset, max_images: int) -> list[Sample]:
+    """Images of the gallery: all, or those of whole identities, chosen by a fixed seed, that have at most so many together.
+
+    Raises:
+        DataError: The data set has no gallery.
+    """
+    if not len(dataset.gallery):
+        raise DataError(f"{dataset.name} has no gallery images to search in")
+    if len(dataset.gallery) <= max_images:
+        return list(dataset.gallery)
+    by_pid: dict[int, list[Sample]] = {}
+    for sample in dataset.gallery:
+        by_pid.setdefault(sample.pid, []).append(sample)
+    asked = {sample.pid for sample in dataset.query}
+    pids = sorted(by_pid.keys() - {DISTRACTOR_PID, JUNK_PID}, key=lambda pid: (pid not in asked, pid))
+    order = np.random.default_rng(0).permutation(sum(pid in asked for pid in pids))
+    chosen: list[Sample] = []
+    for pid in [pids[place] for place in order] + pids[len(order) :]:
+        if len(chosen) + len(by_pid[pid]) > max_images:
+            break
+        chosen += by_pid[pid]
+    return chosen or list(dataset.gallery)[:max_images]
+
+
+def sample_queries(dataset: ReIDDataset, pids: set[int], *, count: int = 12, height: int = 160) -> tuple[SampleQuery, ...]:
+    """Queries to try: one of each of several people that the gallery knows, chosen by a fixed seed.
+
+    Raises:
+        ImageError: One of them cannot be read.
+    """
+    by_pid: dict[int, list[Sample]] = {}
+    for sample in dataset.query:
+        if sample.pid in pids:
+            by_pid.setdefault(sample.pid, []).append(sample)
+    random = np.random.default_rng(0)
+    chosen = []
+    for pid in random.permutation(sorted(by_pid))[:count].tolist():
+        sample = by_pid[pid][int(random.integers(len(by_pid[pid])))]
+        picture = jpeg_bytes(read_image(sample.path), max_height=height)
+        chosen.append(SampleQuery(sample.path, sample.pid, sample.camid, picture))
+    return tuple(chosen)
+
+
+def _read_bytes(path: str) -> bytes:
+    from hat.data.archives import read_member, split_location
+    from hat.data.images import MAX_FILE_BYTES
+    from hat.errors import ImageError
+
+    if (member := split_location(path)) is not None:
+        return read_member(*member, max_bytes=MAX_FILE_BYTES)
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _descriptions(samples: list[Sample]) -> dict[int, dict[str, str]]:
+    """What generated people wear, by identity, from the file beside their pictures."""
+    manifest = Path(samples[0].path).parent.parent / "synth.json"
+    if not manifest.is_file():
+        return {}
+    identities = json.loads(manifest.read_text(encoding="utf-8")).get("identities", {})
+    return {int(pid): {"looks": str(text)} for pid, text in identities.items()}
+
+
+def _times(samples: list[Sample]) -> dict[str, float]:
+    """Generated people walk by one after the other, from camera to camera, so that a filter by time has something to find."""
+    pids = {pid: place for place, pid in enumerate(sorted({sample.pid for sample in samples}))}
+    seen: dict[tuple[int, int], int] = {}
+    times = {}
+    for sample in samples:
+        shot = seen[sample.pid, sample.camid] = seen.get((sample.pid, sample.camid), -1) + 1
+        times[sample.path] = _START_S + 300.0 * pids[sample.pid] + 60.0 * sample.camid + 2.0 * shot
+    return times

@@ -1,0 +1,121 @@
+"""From a query and the page's choices to a ranked list, each step timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+
+from hat.errors import UsageError
+from hat.serve import Filter, Gallery
+from hat.serve.searching import person_embedding, search_gallery
+
+from .session import Outcome, QueryImage, Timings
+
+__all__ = ["MAX_TOP", "SearchOptions", "format_time", "parse_time", "rank"]
+
+MAX_TOP = 60
+"""Longest list that a page shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What a visitor chose beside the query.
+
+    Attributes:
+        top: Length of the list.
+        rerank: Re-rank by k-reciprocal neighbours.
+        leave_out_camera: Leave out what the query's own camera saw, where that camera is known.
+        camids: Only these cameras; empty for all.
+        since_s: Seen at this time or later.
+        until_s: Seen before this time.
+        query_pid: Identity of the query, where it is known.
+        query_camid: Camera of the query, where it is known.
+    """
+
+    top: int = 10
+    rerank: bool = False
+    leave_out_camera: bool = True
+    camids: frozenset[int] = frozenset()
+    since_s: float | None = None
+    until_s: float | None = None
+    query_pid: int | None = None
+    query_camid: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top <= MAX_TOP:
+            raise UsageError(f"a list has 1 to {MAX_TOP} matches, got {self.top}")
+        if self.since_s is not None and self.until_s is not None and self.since_s >= self.until_s:
+            raise UsageError("the time that the list begins at must lie before the time that it ends at")
+
+    @property
+    def where(self) -> Filter:
+        """The same as a filter."""
+        left_out = self.query_camid if self.leave_out_camera else None
+        return Filter(
+            camids=self.camids or None,
+            exclude_camids=frozenset() if left_out is None else frozenset({left_out}),
+            since_s=self.since_s,
+            until_s=self.until_s,
+        )
+
+
+def rank(gallery: Gallery, name: str, queries: Sequence[QueryImage], options: SearchOptions) -> Outcome:
+    """Rank a gallery for one person.
+
+    Args:
+        gallery: The gallery.
+        name: What it is called.
+        queries: Images of the person, at least one; several are one query by their mean embedding.
+        options: The page's choices.
+
+    Raises:
+        UsageError: There is no query, or the images have nothing in common.
+    """
+    if not queries:
+        raise UsageError("there is no query yet: give an image of a person, or take one of the examples")
+    person = person_embedding(np.stack([query.embedding for query in queries]))[None]
+    where = options.where
+    started = time.perf_counter()
+    (plain,) = search_gallery(gallery, person, top=options.top, where=where, thumbnails=not options.rerank)
+    searched = time.perf_counter()
+    matches, dropped, rerank_s = plain, (), None
+    if options.rerank:
+        (matches,) = search_gallery(gallery, person, top=options.top, where=where, rerank=True, thumbnails=True)
+        # It searches once more before it re-ranks, so that what the search took is not its own.
+        rerank_s = max(0.0, time.perf_counter() - searched - (searched - started))
+        kept = {match.record.id for match in matches}
+        dropped = tuple(match.record.id for match in plain if match.record.id not in kept)
+    timings = Timings(
+        decode_s=sum(query.decode_s for query in queries),
+        embed_s=sum(query.embed_s for query in queries),
+        search_s=searched - started,
+        rerank_s=rerank_s,
+    )
+    return Outcome(name, tuple(matches), timings, options.query_pid, dropped, len(gallery.ids(where)), where)
+
+
+def parse_time(text: str) -> float | None:
+    """Seconds since 1970 of a time as a visitor types it, UTC unless it says otherwise; None for an empty field.
+
+    Raises:
+        UsageError: It is no time.
+    """
+    if not text.strip():
+        return None
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(f"{text.strip()[:40]} is no time: write it like 2026-01-05 09:30") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def format_time(seconds: float) -> str:
+    """A time for a reader: ``2026-01-05 09:30`` (UTC); one that no calendar has is shown as it is."""
+    try:
+        return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:g} s"

@@ -1,0 +1,164 @@
+"""What a visitor may hand in: images and zip files, bounded in number, bytes and pixels, read into memory and then deleted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+
+from hat.data import decode_image
+from hat.data.archives import list_members, read_member
+from hat.data.image_headers import read_header
+from hat.data.images import MAX_FILE_BYTES
+from hat.data.market_layout import parse_market_name
+from hat.errors import ImageError, UsageError
+from hat.serve.enrolling import Item
+
+__all__ = ["IMAGE_ENDINGS", "UPLOAD_LIMITS", "UploadLimits", "forget_files", "reduce_image", "upload_items", "uploaded_image"]
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+"""Endings of image files; what a file is is told by its content."""
+
+_JUNK_FOLDERS = ("__MACOSX/",)
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """How much may be handed in.
+
+    Attributes:
+        file_bytes: Of one file.
+        pixels: Of one image, width times height.
+        query_images: Images of one person to search with.
+        query_pixels: To which a query is reduced where it has more.
+        photo_pixels: To which a picture that is to be cropped is reduced where it has more.
+        enroll_images: Images of one enrolment, those inside zip files included.
+        enroll_bytes: Of all these images together, unpacked.
+    """
+
+    file_bytes: int = MAX_FILE_BYTES
+    pixels: int = 32_000_000
+    query_images: int = 8
+    query_pixels: int = 1_000_000
+    photo_pixels: int = 8_000_000
+    enroll_images: int = 500
+    enroll_bytes: int = 256 * 2**20
+
+
+UPLOAD_LIMITS = UploadLimits()
+
+
+def uploaded_image(path: str, limits: UploadLimits = UPLOAD_LIMITS) -> tuple[str, Image.Image, float]:
+    """Read one uploaded image.
+
+    Returns:
+        What it is called, the image (RGB, upright), and how many seconds it took.
+
+    Raises:
+        ImageError: It is no image that can be used.
+    """
+    started = time.perf_counter()
+    name = Path(path).name
+    image = decode_image(_file_bytes(path, limits.file_bytes), name, max_pixels=limits.pixels)
+    return name, image, time.perf_counter() - started
+
+
+def reduce_image(image: Image.Image, max_pixels: int) -> Image.Image:
+    """An image of at most so many pixels, proportions kept; a smaller one as it is."""
+    excess = image.width * image.height / max_pixels
+    if excess <= 1:
+        return image
+    size = (max(1, int(image.width / excess**0.5)), max(1, int(image.height / excess**0.5)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def forget_files(paths: Sequence[str]) -> None:
+    """Delete uploaded files once they were read."""
+    for path in paths:
+        Path(path).unlink(missing_ok=True)
+
+
+def upload_items(
+    paths: Sequence[str],
+    *,
+    pid: int | None = None,
+    camid: int | None = None,
+    names_tell: bool = True,
+    limits: UploadLimits = UPLOAD_LIMITS,
+) -> list[Item]:
+    """Images that are to be enrolled, from uploaded images and zip files; they are read when they are needed.
+
+    Args:
+        paths: Uploaded files.
+        pid: Identity of all whose name does not tell it.
+        camid: Camera of all whose name does not tell it.
+        names_tell: Whether a name such as ``0002_c1s1_000451_03.jpg`` tells identity and camera.
+        limits: How much is taken.
+
+    Raises:
+        UsageError: There is nothing to read, or too much.
+        DataError: A zip file cannot be read.
+    """
+    found = (source for path in paths for source in _sources(path, limits))
+    sources = list(islice(found, limits.enroll_images + 1))
+    if not sources:
+        raise UsageError(f"no image was found: give {', '.join(IMAGE_ENDINGS)} files, or a zip file of them")
+    if len(sources) > limits.enroll_images:
+        raise UsageError(
+            f"there are more than the {limits.enroll_images:,} images that this page takes at once: use `hat enroll`"
+        )
+    budget = _Budget(limits.enroll_bytes)
+    items = []
+    for name, read in sources:
+        labels = parse_market_name(Path(name).name) if names_tell else None
+        own_pid, own_camid = labels if labels is not None and labels[0] >= 0 else (pid, camid)
+        items.append(Item(source=name, read=budget.held_to(read, name, limits), pid=own_pid, camid=own_camid))
+    return items
+
+
+@dataclass
+class _Budget:
+    """Bytes that one enrolment may unpack."""
+
+    limit: int
+    spent: int = field(default=0)
+
+    def held_to(self, read: Callable[[], bytes], name: str, limits: UploadLimits) -> Callable[[], bytes]:
+        """The same reader, which refuses once the bytes are spent and an image of too many pixels."""
+
+        def held() -> bytes:
+            if self.spent > self.limit:
+                raise ImageError(f"{name}: left out, the images before it have {self.limit // 2**20} MB together already")
+            data = read()
+            self.spent += len(data)
+            header = read_header(data, name)
+            if header.width * header.height > limits.pixels:
+                raise ImageError(
+                    f"{name}: {header.width} x {header.height} pixels are more than the limit of {limits.pixels:,}"
+                )
+            return data
+
+        return held
+
+
+def _sources(path: str, limits: UploadLimits) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Name and reader of every image that one uploaded file holds."""
+    name = Path(path).name
+    if not name.lower().endswith(".zip"):
+        yield name, lambda: _file_bytes(path, limits.file_bytes)
+        return
+    for member in list_members(Path(path)):
+        if member.lower().endswith(IMAGE_ENDINGS) and not member.startswith(_JUNK_FOLDERS):
+            yield f"{name}!{member}", lambda member=member: read_member(path, member, max_bytes=limits.file_bytes)
+
+
+def _file_bytes(path: str, limit: int) -> bytes:
+    with Path(path).open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ImageError(f"{Path(path).name}: more than the limit of {limit // 2**20} MB")
+    return data

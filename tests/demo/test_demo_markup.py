@@ -1,0 +1,173 @@
+"""Whatever a stranger called a file, a page shows it as text."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hat.demo.cards import (
+    match_cards,
+    match_details,
+    outcome_summary,
+    query_tiles,
+    record_cards,
+    short_source,
+    timing_line,
+)
+from hat.demo.gallery_overview import count_bars
+from hat.demo.markup import MAX_TEXT, data_uri, escaped, jpeg_bytes, plural, table
+from hat.demo.session import Outcome, QueryImage, Timings
+from hat.serve import Record
+from hat.serve.searching import Match
+
+HOSTILE = [
+    "<script>alert(1)</script>.jpg",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "${alert(1)} {{constructor}} `x`",
+    "</button></li></ol><iframe src=//evil>",
+    "a\u202egpj.exe\x00\x1b[31m",
+    "&lt;b&gt;",
+]
+
+
+class Reader(HTMLParser):
+    """Tags, attributes and text of a piece of HTML, as a browser would see them."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.attributes, self.text, self.depth = [], [], "", []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, *one) for one in attributes]
+        if tag not in ("img", "path", "rect", "br"):
+            self.depth.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+
+    def handle_endtag(self, tag):
+        assert self.depth and self.depth.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def picture(size=(32, 64)):
+    return jpeg_bytes(Image.new("RGB", size, (200, 30, 30)))
+
+
+def record(number=1, **facts):
+    facts = {"source": "a.jpg", "content_hash": f"{number:064x}", **facts}
+    return Record(id=number, enrolled_s=0.0, **facts)
+
+
+def outcome(*matches, query_pid=None, rerank_s=None):
+    return Outcome("people", matches, Timings(0.001, 0.02, 0.003, rerank_s), query_pid, (), 20)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_is_text_wherever_it_is_shown(name):
+    hostile = record(source=name, attributes={name: name}, pid=3, camid=1, thumbnail=picture())
+    found = outcome(Match(record=hostile, similarity=0.5), query_pid=3)
+    query = QueryImage(name, Image.new("RGB", (4, 8)), picture(), np.zeros(2, np.float32), 0.0, 0.0)
+    plain = record(source="plain.jpg", attributes={"plain": "plain"}, pid=3, camid=1, thumbnail=picture())
+    harmless = outcome(Match(record=plain, similarity=0.5), query_pid=3)
+    tame = QueryImage("plain.jpg", query.image, query.picture, query.embedding, 0.0, 0.0)
+    pieces = [
+        (match_cards(found, 0), match_cards(harmless, 0)),
+        (match_details(found, 0), match_details(harmless, 0)),
+        (query_tiles([query]), query_tiles([tame])),
+        (record_cards([hostile], set(), can_mark=True), record_cards([plain], set(), can_mark=True)),
+        (record_cards([hostile], set(), can_mark=False), record_cards([plain], set(), can_mark=False)),
+        (count_bars({name: 2}, "Images"), count_bars({"plain": 2}, "Images")),
+    ]
+    for given, expected in pieces:
+        read, wanted = Reader(given), Reader(expected)
+        assert read.tags == wanted.tags and read.depth == []
+        assert [one[:2] for one in read.attributes] == [one[:2] for one in wanted.attributes]
+        assert not any(sign in given for sign in ("${", "{{", "`"))
+
+
+def test_escaped_text_reads_as_it_was():
+    assert Reader(f"<p>{escaped(HOSTILE[0])}</p>").text == HOSTILE[0]
+    assert Reader(f'<p title="{escaped(HOSTILE[1])}"></p>').attributes == [("p", "title", HOSTILE[1])]
+    assert escaped("\x00\x1b\u202e") == "   "
+    assert len(escaped("x" * 10_000)) == MAX_TEXT and escaped("x" * 10_000).endswith("…")
+
+
+def test_a_source_is_shown_by_its_last_part():
+    assert [short_source(one) for one in ("a/b/c.jpg", "c.jpg", "C:\\x\\c.jpg", "a/b/", "/")] == [
+        "c.jpg",
+        "c.jpg",
+        "c.jpg",
+        "b",
+        "/",
+    ]
+
+
+def test_a_picture_keeps_its_proportions_and_is_made_smaller_only():
+    tall = Image.open(io.BytesIO(jpeg_bytes(Image.new("RGB", (300, 900)), max_height=256)))
+    assert tall.size == (85, 256)
+    assert Image.open(io.BytesIO(jpeg_bytes(Image.new("RGB", (10, 20))))).size == (10, 20)
+    assert base64.b64decode(data_uri(picture()).partition(",")[2]) == picture()
+
+
+def test_matches_are_right_or_wrong_where_both_identities_are_known():
+    matches = [Match(record=record(n, pid=pid), similarity=1 - n / 10) for n, pid in enumerate([4, 5, None], start=1)]
+    framed = match_cards(outcome(*matches, query_pid=4), 0).split("<li>")[1:]
+    assert ["hat-right" in one for one in framed] == [True, False, False]
+    assert ["hat-wrong" in one for one in framed] == [False, True, False]
+    assert [re.findall(">(right|wrong)<", one) for one in framed] == [["right"], ["wrong"], []]
+    unframed = match_cards(outcome(*matches), 0)
+    assert "hat-right" not in unframed and "hat-wrong" not in unframed
+
+
+def test_moves_of_re_ranking_are_told():
+    matches = [
+        Match(record=record(1, pid=4), similarity=0.5, distance=0.1, rank_before=3),
+        Match(record=record(2, pid=4), similarity=0.6, distance=0.2, rank_before=1),
+        Match(record=record(3), similarity=0.4, distance=0.3, rank_before=9),
+        Match(record=record(4), similarity=0.3, distance=0.4, rank_before=4),
+    ]
+    cards = match_cards(outcome(*matches, rerank_s=0.01), 0).split("<li>")[1:]
+    assert [re.findall(r">((?:up|down) from rank \d+)<", card) for card in cards] == [
+        ["up from rank 3"],
+        ["down from rank 1"],
+        ["up from rank 9"],
+        [],
+    ]
+    assert "▲ 2" in cards[0] and "▼ 1" in cards[1] and "▲ 6" in cards[2]
+    summary = Reader(outcome_summary(outcome(*matches, query_pid=4, rerank_s=0.01))).text
+    assert summary == "4 nearest images of 20 · 2 of 4 show person 4 · re-ranking moved 3 of 4, 1 from below the list"
+
+
+def test_times_are_given_for_the_steps_that_there_were():
+    assert Reader(timing_line(Timings(0.0012, 0.2345, 0.0004))).text == "decode1.2 msembed234 mssearch0.4 ms"
+    assert Reader(timing_line(Timings(0, 0, 0, 0.05))).text.endswith("re-rank50 ms")
+
+
+def test_a_record_without_a_picture_says_so():
+    read = Reader(match_cards(outcome(Match(record=record(), similarity=0.1)), 0))
+    labels = [value for _, name, value in read.attributes if name == "aria-label"]
+    assert labels == ["Rank 1: unknown person, unknown camera; no picture is kept"]
+
+
+def test_only_marked_records_are_pressed():
+    read = Reader(record_cards([record(1), record(2)], {2}, can_mark=True))
+    assert [value for _, name, value in read.attributes if name == "aria-pressed"] == ["false", "true"]
+    assert "button" not in Reader(record_cards([record(1)], {1}, can_mark=False)).tags
+
+
+def test_words_and_tables():
+    assert [plural(n, "image") for n in (0, 1, 1200)] == ["0 images", "1 image", "1,200 images"]
+    assert plural(2, "query", "queries") == "2 queries"
+    read = Reader(table(["a", "b"], [["1", "2"]], caption="Two numbers", numeric=frozenset({1})))
+    assert read.tags.count("td") == 2 and ("td", "class", "hat-number") in read.attributes and read.depth == []

@@ -1,0 +1,159 @@
+"""Reports are told apart, read with suspicion, and shown with their limits."""
+
+import copy
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio", reason="gradio is not installed: pip install 'hat-reid[demo]'")
+
+from hat.demo.report_page import reports_html
+from hat.demo.report_tables import benchmark_html, verification_html
+from hat.demo.reports import MAX_REPORT_BYTES, check_report_paths, find_reports
+from hat.errors import UsageError
+
+
+def check(name, value, limit, sense, level="embedding", passed=True):
+    return {
+        "level": level, "name": name, "value": value, "limit": limit, "sense": sense, "passed": passed, "reason": "", "note": ""
+    }  # fmt: skip
+
+
+VERIFICATION = {
+    "passed": False,
+    "reference": "runs/market",
+    "num_queries": 40,
+    "num_gallery": 200,
+    "machine": "a machine",
+    "candidates": [
+        {
+            "name": "fp16.onnx",
+            "runtime": "onnxruntime",
+            "passed": True,
+            "problems": [],
+            "hints": [],
+            "checks": [check("worst cosine", 0.9995, 0.999, ">="), check("relative shift", 0.01, 0.05, "<=")],
+        },
+        {
+            "name": "<b>int8</b>.onnx",
+            "runtime": "onnxruntime",
+            "passed": False,
+            "problems": ["it gave <i>nothing</i>"],
+            "hints": ["look there"],
+            "checks": [
+                check("worst cosine", 0.9, 0.98, ">=", passed=False),
+                check("change of mAP", None, 0.01, "<=", "retrieval", passed=False),
+            ],
+        },
+    ],
+}
+
+
+def speed(images_per_s, ratio, p50_s, share_of_peak):
+    spent = {"p50_s": p50_s, "p95_s": 2 * p50_s, "p99_s": 3 * p50_s}
+    return {
+        "mode": "embedding",
+        "batch": 8,
+        "images_per_s": images_per_s,
+        "ratio": ratio,
+        "share_of_peak": share_of_peak,
+        **spent,
+    }
+
+
+BENCHMARK = {
+    "peaks": {},
+    "machine": "a machine",
+    "is_busy": True,
+    "candidates": [
+        {
+            "name": "runs/market",
+            "runtime": "torch",
+            "precision": "fp32",
+            "peak_bytes": 2**30,
+            "accuracy": {"mAP": 0.5},
+            "speeds": [speed(20.0, 1.0, 0.4, 0.25)],
+        },
+        {
+            "name": "int8.onnx",
+            "runtime": "onnxruntime",
+            "precision": "int8",
+            "peak_bytes": 2**29,
+            "accuracy": {},
+            "speeds": [speed(80.0, 4.0, 0.1, None)],
+        },
+    ],
+}
+
+
+def write(path, content, age_s=0):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    os.utime(path, (1_700_000_000 - age_s,) * 2)
+    return path
+
+
+def test_reports_are_found_the_newest_first(tmp_path):
+    old = write(tmp_path / "a.json", VERIFICATION, age_s=100)
+    new = write(tmp_path / "b.json", BENCHMARK)
+    write(tmp_path / "other.json", {"candidates": []})
+    write(tmp_path / "broken.json", "{")
+    found = find_reports([tmp_path])
+    assert [(one.path, one.kind) for one in found] == [(new, "benchmark"), (old, "verification")]
+    assert [one.path for one in find_reports([old])] == [old]
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"candidates": []}', '{"candidates": [1], "reference": "a"}', "[" * 100_000, "\xff"]
+)
+def test_a_file_that_is_no_report_is_refused_by_name(tmp_path, content):
+    path = write(tmp_path / "a.json", content)
+    with pytest.raises(UsageError, match=r"a\.json"):
+        find_reports([path])
+    with pytest.raises(UsageError, match="no report"):
+        check_report_paths([tmp_path])
+
+
+def test_a_missing_or_enormous_report_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no such report"):
+        check_report_paths([tmp_path / "none.json"])
+    path = tmp_path / "large.json"
+    with path.open("wb") as file:
+        file.truncate(MAX_REPORT_BYTES + 1)
+    with pytest.raises(UsageError, match="larger than"):
+        find_reports([path])
+
+
+def test_a_verification_shows_verdicts_limits_and_how_much_of_them_is_used():
+    page = verification_html(VERIFICATION)
+    assert ">pass<" in page and ">fail<" in page and "Not every candidate" in page
+    # 0.9995 against at least 0.999 uses half of it, 0.01 against at most 0.05 a fifth; 0.9 against 0.98 five times all of it.
+    assert [share in page for share in ("50 %", "20 %", "500 %")] == [True] * 3
+    assert page.count("not a number") == 2
+    assert "it gave &lt;i&gt;nothing" in page and "look there" in page and "<b>int8" not in page
+
+
+def test_a_benchmark_shows_rates_ratios_and_that_the_machine_was_busy():
+    page = benchmark_html(BENCHMARK)
+    assert "80.0" in page and "4.00×" in page and "width: 25.0%" in page and "width: 100.0%" in page
+    assert "Others were at work" in page and "mAP 50.0 %" in page and "1,024" in page
+
+
+def test_the_page_shows_the_newest_of_each_kind_and_counts_the_older(tmp_path):
+    write(tmp_path / "old.json", VERIFICATION, age_s=100)
+    write(tmp_path / "new.json", {**VERIFICATION, "reference": "runs/newer"})
+    write(tmp_path / "speed.json", BENCHMARK)
+    page = reports_html([tmp_path])
+    assert "runs/newer" in page and "runs/market</strong>" not in page and "1 older report not shown" in page
+    assert "Images in a second" in page
+    assert "hat verify" in reports_html([])
+
+
+def test_a_report_that_breaks_off_gives_a_sentence(tmp_path):
+    broken = copy.deepcopy(VERIFICATION)
+    del broken["candidates"][0]["checks"][0]["limit"]
+    path = write(tmp_path / "a.json", broken)
+    assert "a.json cannot be shown" in reports_html([path])
+    path.unlink()
+    assert "no such report" in reports_html([Path(path)])

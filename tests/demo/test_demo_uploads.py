@@ -1,0 +1,165 @@
+"""What visitors hand in is bounded, named in errors, and gone once it was read."""
+
+import io
+import struct
+import zipfile
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hat.demo.crop import crop_box_html, cropped
+from hat.demo.uploads import UPLOAD_LIMITS, forget_files, reduce_image, upload_items, uploaded_image
+from hat.errors import DataError, ImageError, UsageError
+
+
+def jpeg(seed=0, size=(32, 64)):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def bomb(width=60_000, height=60_000):
+    """A PNG of a hundred bytes whose header promises gigabytes."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return str(path)
+
+
+def test_an_image_is_read_and_named(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    name, image, seconds = uploaded_image(str(tmp_path / "a.jpg"))
+    assert (name, image.size, image.mode) == ("a.jpg", (32, 64), "RGB") and seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty"),
+        (b"MZ not an image at all", "not an image"),
+        (jpeg()[:300], "a.jpg"),
+        (bomb(), "60000 x 60000 pixels are more than the limit"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_its_name_alone(tmp_path, data, words):
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(ImageError, match=words) as caught:
+        uploaded_image(str(tmp_path / "a.jpg"))
+    assert str(caught.value).startswith("a.jpg") and str(tmp_path) not in str(caught.value)
+
+
+def test_a_file_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg() + bytes(5000))
+    with pytest.raises(ImageError, match="limit"):
+        uploaded_image(str(tmp_path / "a.jpg"), replace(UPLOAD_LIMITS, file_bytes=4000))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((100, 200), (100, 200)), ((2000, 4000), (707, 1414)), ((1, 4_000_000), (1, 2_000_000))]
+)
+def test_a_large_image_is_reduced(size, expected):
+    reduced = reduce_image(Image.new("L", size), 1_000_000)
+    assert reduced.size == expected or expected[0] == 1
+
+
+def test_files_are_forgotten_twice_over(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"x")
+    forget_files([str(path), str(path)])
+    assert not path.exists()
+
+
+def test_a_zip_file_gives_its_images_with_the_labels_of_their_names(tmp_path):
+    members = {
+        "in/0002_c3s1_000451_03.jpg": jpeg(1),
+        "in/holiday.PNG": jpeg(2),
+        "-1_c2s1.jpg": jpeg(3),
+        "__MACOSX/in/._0002_c3s1.jpg": b"junk",
+        "readme.txt": b"hello",
+    }
+    items = upload_items([zipped(tmp_path / "people.zip", members)], pid=9, camid=8)
+    assert {item.source: (item.pid, item.camid) for item in items} == {
+        "people.zip!in/0002_c3s1_000451_03.jpg": (2, 3),
+        "people.zip!in/holiday.PNG": (9, 8),
+        "people.zip!-1_c2s1.jpg": (9, 8),
+    }
+    assert {item.source: item.read() for item in items}["people.zip!in/0002_c3s1_000451_03.jpg"] == jpeg(1)
+    told_nothing = upload_items([zipped(tmp_path / "people.zip", members)], pid=9, camid=8, names_tell=False)
+    assert {(item.pid, item.camid) for item in told_nothing} == {(9, 8)}
+
+
+def test_hostile_member_names_lead_nowhere(tmp_path):
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(b"secret")
+    (item,) = upload_items([zipped(tmp_path / "a.zip", {"../secret.jpg": jpeg()})])
+    assert item.read() == jpeg()
+
+
+def test_bounds_of_an_enrolment(tmp_path):
+    archive = zipped(tmp_path / "a.zip", {f"{n}.jpg": jpeg(n) for n in range(6)})
+    with pytest.raises(UsageError, match="more than the 5 images"):
+        upload_items([archive], limits=replace(UPLOAD_LIMITS, enroll_images=5))
+    few = upload_items([archive], limits=replace(UPLOAD_LIMITS, enroll_bytes=2 * len(jpeg(0))))
+    read = []
+    for item in few:
+        try:
+            read.append(len(item.read()))
+        except ImageError as error:
+            assert "left out" in str(error)
+    assert 2 <= len(read) <= 3
+    (huge,) = upload_items([zipped(tmp_path / "b.zip", {"bomb.png": bomb()})])
+    with pytest.raises(ImageError, match="60000 x 60000 pixels"):
+        huge.read()
+    (long,) = upload_items(
+        [zipped(tmp_path / "c.zip", {"zeros.jpg": bytes(10_000)})], limits=replace(UPLOAD_LIMITS, file_bytes=9000)
+    )
+    with pytest.raises(ImageError, match="larger than the limit"):
+        long.read()
+
+
+@pytest.mark.parametrize(("members", "error"), [({"readme.txt": b"no image"}, UsageError), ({}, UsageError), (None, DataError)])
+def test_a_zip_file_without_images_or_that_is_none_is_refused(tmp_path, members, error):
+    path = tmp_path / "a.zip"
+    if members is None:
+        path.write_bytes(b"PK not a zip")
+    else:
+        zipped(path, members)
+    with pytest.raises(error):
+        upload_items([str(path)])
+
+
+def test_a_crop_is_the_part_that_was_marked():
+    photo = Image.fromarray(np.arange(200 * 100 * 3, dtype=np.uint32).astype(np.uint8).reshape(100, 200, 3))
+    part = cropped(photo, {"left": 0.25, "top": 0.1, "right": 0.5, "bottom": 0.9})
+    assert np.array_equal(np.asarray(part), np.asarray(photo)[10:90, 50:100])
+    assert cropped(photo, {"left": 0, "top": 0, "right": 1, "bottom": 1}).size == (200, 100)
+    assert "aspect-ratio: 200 / 100" in crop_box_html(photo)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        None,
+        "everything",
+        {"left": 0, "top": 0, "right": 1},
+        {"left": -1, "top": 0, "right": 1, "bottom": 1},
+        {"left": 0, "top": 0, "right": float("nan"), "bottom": 1},
+        {"left": 0, "top": 0, "right": True, "bottom": 1},
+        {"left": 0.5, "top": 0, "right": 0.5, "bottom": 1},
+        {"left": 0.9, "top": 0, "right": 0.1, "bottom": 1},
+    ],
+)
+def test_a_box_that_means_nothing_is_refused(box):
+    with pytest.raises(UsageError):
+        cropped(Image.new("RGB", (100, 100)), box)
