@@ -61,8 +61,13 @@ class Access:
             raise RefusalError(403, "this key may only read: a key with the role write is needed")
         return caller
 
-    def charge(self, caller: Caller, number: int) -> None:
-        """Count images against a caller's rate. What arrived in one request is let through whole and waited for afterwards.
+    def charge(self, caller: Caller, number: int, *, begun: bool = False) -> None:
+        """Count images against a caller's rate.
+
+        Args:
+            caller: Who sent them.
+            number: How many.
+            begun: They belong to a request that was let in: it is met whole, and the next one waits the longer.
 
         Raises:
             RefusalError: The caller is too fast.
@@ -73,7 +78,7 @@ class Access:
         full = max(1.0, self._rate * _BURST_S)
         left, since = self._buckets.get(caller.id, (full, now))
         left = min(full, left + (now - since) * self._rate)
-        if left < 1:
+        if left < 1 and not begun:
             self._buckets[caller.id] = (left, now)
             raise RefusalError(429, "this key has used up its rate: slow down", retry_after_s=(1 - left) / self._rate)
         if len(self._buckets) >= _MAX_BUCKETS:

@@ -141,9 +141,9 @@ def _need_libraries() -> None:
 
     for module, library in (
         ("fastapi", "fastapi"),
+        ("multipart", "multipart"),
         ("orjson", "orjson"),
         ("prometheus_client", "prometheus-client"),
-        ("python_multipart", "python-multipart"),
         ("uvicorn", "uvicorn"),
     ):
         if find_spec(module) is None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from .forms import request_body
 from .refusal import RefusalError
 from .schemas import EmbedAnswer
-from .service import Visit, reader
+from .service import reader
 
 __all__ = ["router"]
 
@@ -33,12 +33,14 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/v1/embed", tags=["embed"], responses=_ANSWERS, openapi_extra=request_body(images=True, alone=True))
-async def embed(visit: Annotated[Visit, Depends(reader)]) -> Response:
+async def embed(request: Request) -> Response:
     """Embed images: as parts `images` of a form, or one image as the whole body.
 
     With `Accept: application/x-npy` the answer is a NumPy file of (n, embed_dim) float32 instead of JSON, at a third of the
     size.
     """
+    # Called and not declared as a dependency, as elsewhere: for one small crop that machinery is a good part of the time.
+    visit = await reader(request)
     visit.begins("embed")
     service = visit.service
     with service.admission.enter() as place:
@@ -46,7 +48,7 @@ async def embed(visit: Annotated[Visit, Depends(reader)]) -> Response:
         if not upload.images or upload.fields:
             raise RefusalError(422, "expected images, in fields named images, and no other field")
         embeddings = await visit.embed(upload.images)
-    if _NPY in visit.request.headers.get("accept", ""):
+    if _NPY in request.headers.get("accept", ""):
         return Response(_npy(embeddings), media_type=_NPY)
     content = {"embeddings": embeddings, "embed_dim": service.info.embed_dim, "fingerprint": service.info.fingerprint}
     return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")

@@ -51,8 +51,8 @@ def request_body(
         alone: Whether one image may be the whole body.
         json: Whether the fields may come as JSON, without images.
     """
-    fields = form.model_json_schema(ref_template="#/components/schemas/{model}") if form is not None else {}
-    fields.pop("$defs", None)
+    fields = form.model_json_schema() if form is not None else {}
+    fields = _inlined(fields, fields.pop("$defs", {}))
     properties, required = dict(fields.get("properties", {})), list(fields.get("required", []))
     content: dict[str, Any] = {}
     if json:
@@ -65,3 +65,12 @@ def request_body(
     if alone:
         content["image/jpeg"] = {"schema": {"type": "string", "format": "binary"}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema with its definitions where they are used: beside a route there is no place for them."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+        return {key: _inlined(value, definitions) for key, value in schema.items()}
+    return [_inlined(one, definitions) for one in schema] if isinstance(schema, list) else schema

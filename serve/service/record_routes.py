@@ -114,7 +114,7 @@ def _items(images: Sequence[UploadedImage], labels: Sequence[ItemLabels], max_pi
         Item(
             source=label.source or image.name,
             read=_reader(image, max_pixels),
-            box=label.box,
+            box=label.region(),
             pid=label.pid,
             camid=label.camid,
             time_s=label.time_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, StringConstraints, field_validator
 
 from ..records import AttributeValue, Filter, Record
 from .shelf import GALLERY_NAME
@@ -37,6 +37,7 @@ _YEAR_9999 = 253_402_300_800.0
 GalleryName = Annotated[str, StringConstraints(pattern=f"^{GALLERY_NAME}$")]
 Label = Annotated[int, Field(ge=-1, le=_LARGEST)]
 RecordId = Annotated[int, Field(ge=1, le=_LARGEST)]
+Side = Annotated[int, Field(ge=-(2**20), le=2**20)]
 TimeS = Annotated[float, Field(ge=-_YEAR_9999, le=_YEAR_9999, allow_inf_nan=False)]
 
 
@@ -78,6 +79,8 @@ class _Form(BaseModel):
 
 class SearchForm(_Form):
     """What is searched, where, and how."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"gallery": "people", "record_ids": [7], "top": 5}]})
 
     gallery: Annotated[GalleryName, Once] = Field(description="Name of the gallery.", examples=["people"])
     record_ids: list[RecordId] = Field(default=[], max_length=64, description="Search by records that are enrolled.")
@@ -142,17 +145,23 @@ class ItemLabels(_Form):
     camid: Label | None = Field(default=None, description="Camera.")
     time_s: TimeS | None = Field(default=None, description="When the person was seen, seconds since 1970.")
     attributes: Attributes = Field(default={}, description="Anything else, by name.")
-    box: tuple[int, int, int, int] | None = Field(
-        default=None, description="Left, top, right, bottom in pixels: the person within a larger picture."
+    box: Annotated[list[Side], Field(min_length=4, max_length=4)] | None = Field(
+        default=None, description="[left, top, right, bottom] in pixels: the person within a larger picture."
     )
 
-    @model_validator(mode="after")
-    def _box_is_in_reach(self) -> ItemLabels:
-        if self.box is not None and not all(-(2**20) <= side <= 2**20 for side in self.box):
-            raise ValueError("a box is of pixels")
-        if self.source is not None and not self.source.isprintable():
-            raise ValueError("a source is printable text")
-        return self
+    def region(self) -> tuple[int, int, int, int] | None:
+        """The box as `hat.serve.Item` takes it."""
+        if self.box is None:
+            return None
+        left, top, right, bottom = self.box
+        return (left, top, right, bottom)
+
+    @field_validator("source")
+    @classmethod
+    def _source_is_printable(cls, source: str | None) -> str | None:
+        if source is not None and not source.isprintable():
+            raise ValueError("printable text is expected")
+        return source
 
 
 class EnrolForm(_Form):
@@ -244,7 +253,9 @@ class ModelAnswer(BaseModel):
     name: str
     precision: str
     embed_dim: int
-    image_size: tuple[int, int] = Field(description="(height, width) of its input; images of any size are resized.")
+    image_size: list[int] = Field(
+        description="[height, width] of its input; images of any size are resized.", examples=[[256, 128]]
+    )
     fingerprint: str
 
 

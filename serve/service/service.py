@@ -109,7 +109,7 @@ class Visit:
         upload = await read_upload(self.request, place, self.service.settings, json=json)
         self._body_is_read = True
         self.exchange.counts["num_images"] = len(upload.images)
-        self.service.access.charge(self.caller, max(0, len(upload.images) - 1))
+        self.service.access.charge(self.caller, max(0, len(upload.images) - 1), begun=True)
         return upload
 
     async def embed(self, images: Sequence[UploadedImage]) -> npt.NDArray[np.float32]:

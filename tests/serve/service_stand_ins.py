@@ -11,12 +11,13 @@ from contextlib import contextmanager
 import httpx
 import numpy as np
 import uvicorn
+from memory_gallery import MemoryGallery
 from PIL import Image
 
 from hat.artefact import ArtefactInfo
 from hat.model import model_config
 from hat.preprocessing import Preprocessing
-from hat.serve import Gallery, binding_of
+from hat.serve import binding_of
 from hat.serve.service import Service, ServiceSettings, Shelf, create_app
 
 PREPROCESSING = Preprocessing(height=32, width=16)
@@ -94,11 +95,11 @@ def files(*pictures):
 
 
 @contextmanager
-def running(runtime=None, *, folder=None, galleries=(), root=None, keys=None, audit=None, **settings):
-    """A service behind a real server on a free port, in a thread: (client, service)."""
+def running(runtime=None, *, galleries=(), root=None, keys=None, audit=None, **settings):
+    """A service behind a real server on a free port, in a thread: (client, service). Its galleries are in memory."""
     runtime = runtime or ColourRuntime()
     binding = binding_of(runtime.info)
-    opened = {name: Gallery.open(folder / f"{name}.gallery", binding=binding, create=True) for name in galleries}
+    opened = {name: MemoryGallery(binding) for name in galleries}
     limits = ServiceSettings(**{"num_decoders": 2, **settings})
     shelf = Shelf(opened, binding, root=root, max_galleries=limits.max_galleries)
     service = Service(runtime, shelf, limits, keys=keys, audit=audit)
