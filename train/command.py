@@ -18,7 +18,13 @@ __all__ = ["train"]
 
 
 def train(
-    preset: Annotated[str, typer.Argument(help="A recipe: market1501, dukemtmc, cuhk03, msmt17, market1501-cpu or quick.")],
+    preset: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe: market1501, dukemtmc, cuhk03, msmt17 (the paper's); market1501-plus, market1501-edge, "
+            "market1501-edge-small, market1501-edge-large (for a GPU); market1501-cpu, quick."
+        ),
+    ],
     *,
     data: Annotated[
         list[str] | None, typer.Option("--data", help="A data set, DIR or NAME=DIR; several are trained on together.")
@@ -30,6 +36,9 @@ def train(
     ] = None,
     initial_checkpoint: Annotated[
         str | None, typer.Option("--initial-checkpoint", help="Begin with this trained model: fine-tune it.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="Learn from this model beside: a checkpoint or an exported file.")
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field of the configuration: optim.lr=3e-4.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A YAML file of changes to the preset.")] = None,
@@ -64,7 +73,7 @@ def train(
 
       hat train market1501 --data ~/data/own --out runs/own --initial-checkpoint runs/market --epochs 30
 
-      hat train market1501-cpu --data ~/data --out runs/small --backbone-weights torchvision --set distill.teacher=runs/market
+      hat train market1501-edge --data ~/data --out runs/edge --backbone-weights torchvision --teacher runs/market
 
       torchrun --nproc-per-node 8 -m hat train msmt17 --data ~/data/msmt17 --out runs/msmt --backbone-weights torchvision
     """
@@ -73,6 +82,7 @@ def train(
         "backbone_weights": backbone_weights,
         "initial_checkpoint": initial_checkpoint,
         "num_epochs": epochs,
+        "distill": None if teacher is None else {"teacher": teacher},
     }
     configuration = _compose(preset, config, set_ or [], named)
     if print_config:

@@ -36,6 +36,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "num_bottlenecks": 1,
         "transformer": _NARROW_HEADS,
     },
+    # Plain convolutions and ReLU, which int8 suits; of timm. Its last map shrinks: at stride 16 it would cost as much again.
+    "hat_mobilenet_v4_medium": {
+        "backbone": {"name": "timm/mobilenetv4_conv_medium", "last_stride": 2},
+        "depths": (1, 1, 2, 0),
+        "widths": (96, 192, 320, 320),
+        "num_bottlenecks": 1,
+        "transformer": _NARROW_HEADS,
+    },
     "hat_mobilenet_v3_large": {
         "backbone": {"name": "mobilenet_v3_large"},
         "depths": (1, 1, 2, 0),

@@ -85,6 +85,8 @@ def test_print_config_is_the_whole_recipe_and_reads_back() -> None:
     assert (changed["model_name"], changed["model"]["depths"], changed["num_epochs"]) == ("hat_mobilenet_v2", [3, 3, 3, 3], 7)
     assert changed["model"]["backbone"]["name"] == "mobilenet_v2"
     assert json.loads(invoke("quick", "--print-config", "--json"))["backbone_weights"] == "none"
+    taught = json.loads(invoke("market1501-edge", "--print-config", "--json", "--teacher", "runs/market"))
+    assert taught["distill"]["teacher"] == "runs/market" and taught["distill"]["embedding_weight"] == 1.0
 
 
 def test_help_has_examples_and_needs_no_torch() -> None:

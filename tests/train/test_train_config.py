@@ -11,6 +11,7 @@ import yaml
 from hat.config import config_from_dict, config_to_dict, config_to_yaml, parse_overrides
 from hat.errors import ConfigError, ModelError
 from hat.model import model_config
+from hat.model.complexity import count_complexity
 from hat.train import TrainConfig, compose_config, list_presets, load_preset
 from hat.train.presets import describe_preset, preset_differences, read_config_file
 
@@ -38,6 +39,19 @@ def test_every_preset_is_valid_and_survives_yaml(name: str) -> None:
     config = load_preset(name)
     assert config_from_dict(TrainConfig, yaml.safe_load(config_to_yaml(config))) == config
     assert describe_preset(name).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("market1501-edge-small", 0.546e9), ("market1501-edge", 1.143e9), ("market1501-edge-large", 1.958e9)]
+)
+def test_the_edge_family_needs_fewer_operations_than_its_peers(name: str, limit: float) -> None:
+    # Multiplications and additions of the convolutions and products in Open Model Zoo's retail-0287, -0286 and -0277.
+    if "large" in name:
+        pytest.importorskip("timm", reason="the extra timm is not installed")
+    complexity = count_complexity(load_preset(name).model, cls_only=True)
+    assert 0.7 * limit < complexity.total_operations < limit
+    told = describe_preset(name)
+    assert f"{complexity.total_operations / 1e9:.2f} GFLOP" in told and "--teacher" in told
 
 
 def leaves(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
