@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from hat.console import emit, stderr
 from hat.errors import UsageError, WorkError
@@ -51,7 +52,7 @@ def quickstart(
     began = time.monotonic()
     for number, step in enumerate(steps, start=1):
         stderr.print(f"[bold]{number}/{len(steps)}  {step.title}[/bold]  [dim]about {step.seconds} s[/dim]")
-        stderr.print(f"     {step.typed}", style="dim", markup=False)
+        stderr.print(f"     {step.typed}", style="dim", markup=False, soft_wrap=True)
         if step.typed in done and (folder / step.product).exists():
             stderr.print(f"     {done[step.typed]['result']}  [dim]done before[/dim]")
             continue
@@ -66,11 +67,11 @@ def quickstart(
         "steps": [done[step.typed] for step in steps],
         "demo": shlex.join(["hat", *command]),
     }
-    stderr.print(f"done in {seconds:.0f} s; everything is in {folder}", markup=False)
+    stderr.print(f"done in {seconds:.0f} s; everything is in {folder}", markup=False, soft_wrap=True)
     if as_json or once:
-        emit(result, f"open the demo with:\n  {result['demo']}", as_json)
+        emit(result, Text(f"open the demo with:\n  {result['demo']}", no_wrap=True, overflow="ignore"), as_json)
     if not once:
-        stderr.print(f"opening the demo: {result['demo']}", markup=False)
+        stderr.print(f"opening the demo: {result['demo']}", markup=False, soft_wrap=True)
         raise typer.Exit(subprocess.run(_hat(command), check=False).returncode)
 
 
