@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 
 from hat.errors import UsageError
 
+from .record_checks import MAX_ATTRIBUTES, MAX_TEXT_CHARACTERS
 from .records import AttributeValue
 
 __all__ = ["attribute_value", "parse_attributes", "parse_moment", "show_moment"]
@@ -17,8 +18,6 @@ _NAME = re.compile(r"[^\W\d][\w .:-]{0,63}")
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
 _DECIMAL = re.compile(r"-?(0|[1-9]\d{0,17})\.\d{1,18}")
 _EARLIEST_S, _LATEST_S = -6e10, 1e11  # the years 68 and 5138; milliseconds taken for seconds lie far behind
-_MAX_TEXT = 1000
-_MAX_ATTRIBUTES = 64
 
 
 def attribute_value(text: str) -> AttributeValue:
@@ -51,12 +50,14 @@ def parse_attributes(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, 
             )
         if name in found:
             raise UsageError(f"{where}: the attribute {name} is given twice")
-        if len(text) > _MAX_TEXT:
-            raise UsageError(f"{where}: the attribute {name} has {len(text):,} characters, the limit is {_MAX_TEXT:,}")
+        if len(text) > MAX_TEXT_CHARACTERS:
+            raise UsageError(
+                f"{where}: the attribute {name} has {len(text):,} characters, the limit is {MAX_TEXT_CHARACTERS:,}"
+            )
         if text:
             found[name] = attribute_value(text)
-    if len(found) > _MAX_ATTRIBUTES:
-        raise UsageError(f"{where}: {len(found)} attributes, the limit is {_MAX_ATTRIBUTES}")
+    if len(found) > MAX_ATTRIBUTES:
+        raise UsageError(f"{where}: {len(found)} attributes, the limit is {MAX_ATTRIBUTES}")
     return found
 
 

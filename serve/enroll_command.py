@@ -31,8 +31,8 @@ def enroll(
     model: Annotated[
         str, typer.Option("--model", help="A checkpoint folder or an exported file; always the same for a gallery.")
     ],
-    pid: Annotated[int | None, typer.Option(min=0, help="Identity of all images.")] = None,
-    camid: Annotated[int | None, typer.Option(min=0, help="Camera of all images.")] = None,
+    pid: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Identity of all images.")] = None,
+    camid: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Camera of all images.")] = None,
     time_: Annotated[
         str | None, typer.Option("--time", help="When all were seen, or a video began: 2026-11-25T08:30:15 (UTC), or seconds.")
     ] = None,

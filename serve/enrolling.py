@@ -21,6 +21,7 @@ from hat.runtime import Runtime, runtime_info
 from .binding import binding_of
 from .gallery import Gallery
 from .person_crops import BOX_ATTRIBUTE, Box, box_text, content_hash, crop_person, make_thumbnail
+from .record_checks import checked_records
 from .records import AttributeValue, NewRecord
 
 __all__ = ["Enrolment", "ImageEmbedder", "Item", "enroll"]
@@ -100,7 +101,7 @@ class _Prepared:
     item: Item
     content_hash: str = ""
     image: Image.Image | None = None
-    thumbnail: bytes | None = None
+    record: NewRecord | None = None
     reason: str | None = None
 
 
@@ -221,11 +222,16 @@ def _decode(item: Item, data: bytes, digest: str, preprocessing: Preprocessing, 
     except ImageError as error:
         return _Prepared(item, reason=_reason(item, error))
     thumbnail = make_thumbnail(image, thumbnail_height) if thumbnail_height is not None else None
+    try:
+        # Here and not when it is written: one label that no gallery takes must not cost a batch.
+        (record,) = checked_records([_new_record(item, digest, thumbnail)], 1)
+    except UsageError as error:
+        return _Prepared(item, reason=_reason(item, error))
     # At the model's size already, so that many may wait; resizing it once more changes nothing.
-    return _Prepared(item, digest, Image.fromarray(preprocessing.resize_image(image)), thumbnail)
+    return _Prepared(item, digest, Image.fromarray(preprocessing.resize_image(image)), record)
 
 
-def _reason(item: Item, error: ImageError) -> str:
+def _reason(item: Item, error: ImageError | UsageError) -> str:
     return str(error).removeprefix(f"{item.source}: ")
 
 
@@ -254,26 +260,30 @@ def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], tall
     ids: dict[str, int] = {}
     if new:
         embeddings = embedder.embed([one.image for one in new.values() if one.image is not None])
-        added = gallery.add(embeddings, [_new_record(one) for one in new.values()])
+        added = gallery.add(embeddings, [one.record for one in new.values() if one.record is not None])
         ids = dict(zip(new, added, strict=True))
     tally.num_added += len(new)
     for one in batch:
         if one.reason is not None:
-            tally.bad.append((one.item.source, one.reason))
+            tally.bad.append((_printable(one.item.source), _printable(one.reason)))
         else:
             tally.ids.append(ids[one.content_hash] if one.content_hash in ids else bytes.fromhex(one.content_hash))
     tally.num_known += sum(one.reason is None for one in batch) - len(new)
 
 
-def _new_record(one: _Prepared) -> NewRecord:
-    item = one.item
+def _new_record(item: Item, digest: str, thumbnail: bytes | None) -> NewRecord:
     box = {} if item.box is None else {BOX_ATTRIBUTE: box_text(item.box)}
     return NewRecord(
-        content_hash=one.content_hash,
+        content_hash=digest,
         source=item.source,
         pid=item.pid,
         camid=item.camid,
         time_s=item.time_s,
         attributes={**item.attributes, **box},
-        thumbnail=one.thumbnail,
+        thumbnail=thumbnail,
     )
+
+
+def _printable(text: str) -> str:
+    """A text that can be written anywhere: a file's name on disk may hold bytes that are no text."""
+    return text.encode(errors="backslashreplace").decode()

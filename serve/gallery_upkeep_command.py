@@ -130,6 +130,8 @@ def re_embed(
         raise WorkError(
             f"none of {len(found.bad):,} images is there any more, the first: {source}: {reason}; {new} was not made"
         )
+    if _is_open_elsewhere(partial):
+        raise WorkError(f"{partial} is open in another process, so that it cannot get its name: close that and call again")
     partial.rename(new)
     emit(result, f"{new}: {result['num_records']:,} images rebuilt, {result['num_gone']:,} gone", as_json)
 
@@ -167,6 +169,12 @@ def accept(
         opened.accept(sibling)
     result = {"gallery": location, "model": model, **config_to_dict(sibling)}
     emit(result, f"{model} may be used with {location}; worst cosine {sibling.worst_cosine:.6f}", as_json)
+
+
+def _is_open_elsewhere(path: Path) -> bool:
+    """Whether a closed gallery still has a log beside it: then not all of it is in its file yet."""
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 def _rebuilt_result(location: str, new: Path, found: Enrolment, num_records: int) -> dict[str, Any]:

@@ -67,9 +67,9 @@ def crop_person(image: Image.Image, box: Box, name: str) -> Image.Image:
 
 
 def make_thumbnail(image: Image.Image, height: int) -> bytes:
-    """A JPEG of a picture, at most ``height`` pixels high and four times as wide; a smaller picture keeps its size."""
+    """A JPEG of a picture, at most ``height`` pixels high and twice as wide; a smaller picture keeps its size."""
     small = image.convert("RGB")
-    small.thumbnail((4 * height, height))
+    small.thumbnail((2 * height, height))
     encoded = io.BytesIO()
     small.save(encoded, "JPEG", quality=_THUMBNAIL_QUALITY)
     return encoded.getvalue()

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -95,6 +96,20 @@ def test_bad_images_are_told_and_the_rest_is_enrolled(gallery, embedder):
     assert [source for source, _ in found.bad] == ["gone.png", "text.png", "cut.png", "empty.png", "far.png"]
     assert found.bad[0][1] == "there is no such file" and "not an image" in found.bad[1][1]
     assert all(not reason.startswith(source) for source, reason in found.bad)
+
+
+def test_a_record_that_no_gallery_takes_costs_itself_alone(gallery, embedder):
+    wrong = [
+        Item(source="\udcff.png", read=lambda: png(1)),
+        Item(source="a" * 5000, read=lambda: png(2)),
+        item(3, pid=2**70),
+        item(4, time_s=float("inf")),
+        item(5, attributes={"x": float("nan")}),
+    ]
+    found = enroll(gallery, embedder, [item(0), *wrong, item(6)])
+    assert (found.num_added, len(found.bad)) == (2, 5)
+    assert found.bad[0][0] == "\\udcff.png" and "rename it" in found.bad[0][1]
+    json.dumps(found.bad, ensure_ascii=False).encode()
 
 
 def test_an_endless_stream_is_taken_piece_by_piece(gallery, embedder):

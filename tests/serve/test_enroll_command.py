@@ -1,0 +1,262 @@
+"""`hat enroll` as a user meets it: exit codes, what it says, and what is in the gallery afterwards."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+from enrolled_people import caller, save_model, shared_world
+from PIL import Image
+
+from hat.embedder import Embedder
+from hat.errors import HatError
+from hat.serve import Gallery
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return shared_world(tmp_path_factory)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    return caller(monkeypatch, capsys)
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    return tmp_path / "people.gallery"
+
+
+def noise(path, seed=0, size=(64, 32)):
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_a_folder_is_enrolled_with_what_its_names_say(run, world, gallery):
+    answer = run("enroll", gallery, world / "people" / "bounding_box_test", "--model", world / "model", "--json")
+    assert answer.code == 0, answer.err
+    result = answer.json
+    assert (result["num_added"], result["num_known"], result["num_bad"], result["num_records"]) == (12, 0, 0, 12)
+    paths = sorted(str(path) for path in (world / "people" / "bounding_box_test").iterdir())
+    with Gallery.open(gallery, read_only=True) as opened:
+        records = list(opened.records())
+        assert [record.source for record in records] == paths
+        assert [record.pid for record in records] == [None] * 2 + [pid for pid in (2, 3, 4, 5, 6) for _ in (1, 2)]
+        assert [record.camid for record in records] == [1, 2] * 6
+        assert records[2].attributes == {"sequence": 1, "frame": 689} and records[2].thumbnail is None
+        embeddings = opened.embeddings([record.id for record in records])
+    np.testing.assert_allclose(embeddings, Embedder.open(world / "model").embed(paths), atol=1e-6)
+
+
+def test_the_same_command_again_adds_nothing_and_more_images_only_those(run, world, gallery):
+    first = run("enroll", gallery, world / "people" / "query", "--model", world / "model")
+    assert first.code == 0 and "10 images now" in first.out
+    again = run("enroll", gallery, world / "people", "--model", world / "model", "--batch-size", 3, "--json").json
+    assert (again["num_known"], again["num_added"], again["num_records"]) == (10, 16, 26)
+
+
+def test_options_for_all_images(run, world, gallery, tmp_path):
+    images = (noise(tmp_path / "a.png"), noise(tmp_path / "0002_c1s1_000001_00.png", 1))
+    answer = run(
+        "enroll", gallery, *images, "--model", world / "model",
+        "--pid", 8, "--camid", 3, "--time", "2026-11-25T08:30:15", "--attribute", "site=north", "--attribute", "floor=2",
+        "--thumbnails", "--thumbnail-height", 32, "--float16",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    with Gallery.open(gallery, read_only=True) as opened:
+        assert opened.stored_type == "float16"
+        for record in opened.get([1, 2], thumbnails=True):
+            assert (record.pid, record.camid, record.time_s) == (8, 3, 1795595415.0)
+            assert record.attributes["site"] == "north" and record.attributes["floor"] == 2
+            with Image.open(io.BytesIO(record.thumbnail)) as small:
+                assert small.size == (16, 32)
+    (tmp_path / "plain.gallery").unlink(missing_ok=True)
+    assert run("enroll", tmp_path / "plain.gallery", tmp_path / "a.png", "--model", world / "model").code == 0
+    refused = run("enroll", tmp_path / "plain.gallery", tmp_path / "a.png", "--model", world / "model", "--float16")
+    assert refused.code == 2 and "--float16 is for a new gallery" in refused.err
+
+
+def test_tables_and_zip_files(run, world, gallery, tmp_path):
+    picture = noise(tmp_path / "scene.png", size=(100, 200))
+    table = tmp_path / "people.csv"
+    table.write_text("path,pid,left,top,right,bottom,colour\nscene.png,1,10,10,50,90,red\nscene.png,2,100,10,140,90,blue\n")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(picture, "sub/scene.png")
+    answer = run("enroll", gallery, table, tmp_path / "more.zip", "--model", world / "model", "--json")
+    assert answer.code == 0 and answer.json["num_added"] == 3
+    with Gallery.open(gallery, read_only=True) as opened:
+        left, right, whole = opened.records()
+        assert (left.attributes["box"], right.attributes["colour"], whole.source) == (
+            "10,10,50,90",
+            "blue",
+            f"{tmp_path}/more.zip!sub/scene.png",
+        )
+        with Image.open(picture) as image:
+            crop = image.convert("RGB").crop((100, 10, 140, 90))
+        np.testing.assert_allclose(opened.embeddings([right.id]), Embedder.open(world / "model").embed([crop]), atol=1e-6)
+
+
+def test_people_in_a_video(run, world, gallery, tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "yard.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number in range(12):
+            pixels = np.random.default_rng(number).integers(0, 255, (12, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("frame,left,top,right,bottom,pid\n0,0,0,40,90,1\n4,10,0,50,90,1\n4,60,0,999,90,2\n40,0,0,9,9,3\n")
+    arguments = (
+        "enroll",
+        gallery,
+        tmp_path / "yard.mp4",
+        "--boxes",
+        boxes,
+        "--model",
+        world / "model",
+        "--time",
+        "1000",
+        "--json",
+    )
+    answer = run(*arguments)
+    assert answer.code == 0, answer.err
+    assert (answer.json["num_added"], answer.json["num_bad"]) == (3, 1) and "line 5: the video has 12 frames" in answer.err
+    with Gallery.open(gallery, read_only=True) as opened:
+        assert [(r.source.rpartition("/")[2], r.pid, r.time_s) for r in opened.records()] == [
+            ("yard.mp4#0", 1, 1000.0),
+            ("yard.mp4#4", 1, pytest.approx(1000.4)),
+            ("yard.mp4#4", 2, pytest.approx(1000.4)),
+        ]
+    assert run(*arguments).json["num_known"] == 3
+
+
+def test_bad_files_are_told_and_the_rest_is_enrolled(run, world, gallery, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    noise(folder / "good.png")
+    (folder / "[bold]text.jpg").write_bytes(b"hello")
+    (folder / "empty.png").write_bytes(b"")
+    whole = noise(folder / "cut.png", 1).read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    answer = run("enroll", gallery, folder, "--model", world / "model", "--json")
+    assert answer.code == 0 and (answer.json["num_added"], answer.json["num_bad"]) == (1, 3)
+    assert "[bold]text.jpg: not an image" in answer.err and "empty (0 bytes)" in answer.err
+    assert "cannot be used" in run("enroll", gallery, folder, "--model", world / "model").out
+
+
+def test_nothing_that_can_be_used_ends_with_1(run, world, gallery, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"hello")
+    answer = run("enroll", gallery, tmp_path / "a.jpg", "--model", world / "model")
+    assert answer.code == 1 and "nothing could be enrolled: none of 1 images can be used; the first:" in answer.err
+
+
+def test_a_zip_bomb_is_one_bad_image(run, world, gallery, tmp_path, monkeypatch):
+    monkeypatch.setattr("hat.data.images.MAX_FILE_BYTES", 100_000)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.png", b"\0" * 10_000_000)
+        archive.write(noise(tmp_path / "good.png"), "good.png")
+    answer = run("enroll", gallery, tmp_path / "bomb.zip", "--model", world / "model", "--json")
+    assert answer.code == 0 and answer.json["num_added"] == 1
+    assert "larger than the limit" in answer.json["bad"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere.jpg"], "nowhere.jpg: there is no such file or folder"),
+        (["EMPTY"], "there is no image to enrol in"),
+        (["PEOPLE", "--time", "noon"], "--time: 'noon' is no time"),
+        (["PEOPLE", "--attribute", "red"], "--attribute is NAME=VALUE"),
+        (["PEOPLE", "--attribute", "7=x"], "'7' is no name for an attribute"),
+        (["PEOPLE", "--names", "best"], "names are read as auto, market, none, got 'best'"),
+        (["PEOPLE", "--boxes", "boxes.csv"], "--boxes belongs to one video"),
+        (["PEOPLE", "--device", "cuda:99"], "cuda"),
+        (["PEOPLE", "--batch-size", "0"], "greater than or equal to 1"),
+        (["PEOPLE", "--thumbnails", "--thumbnail-height", "2"], "16"),
+    ],
+)
+def test_wrong_requests_end_with_2_and_make_no_gallery(run, world, gallery, tmp_path, arguments, sentence):
+    (tmp_path / "empty").mkdir()
+    places = {"PEOPLE": world / "people" / "query", "EMPTY": tmp_path / "empty"}
+    answer = run("enroll", gallery, *(places.get(one, one) for one in arguments), "--model", world / "model")
+    assert answer.code == 2 and sentence in answer.err and not gallery.exists()
+
+
+def test_the_model_is_needed_and_must_be_the_gallerys(run, world, gallery, tmp_path):
+    images = world / "people" / "query"
+    assert run("enroll", gallery, images).code == 2
+    assert run("enroll", gallery, images, "--model", tmp_path / "none").code == 2
+    assert run("enroll", gallery, images, "--model", world / "model").code == 0
+    other = run("enroll", gallery, images, "--model", save_model(tmp_path / "other", seed=1))
+    assert other.code == 2 and "was made by another model" in other.err and "re-embed" in other.err
+
+
+SLOWLY = """
+import sys, time
+from hat.cli import main
+from hat.embedder import Embedder
+
+embed = Embedder.embed
+
+def slow_embed(self, images, **options):
+    time.sleep(0.2)
+    return embed(self, images, **options)
+
+Embedder.embed = slow_embed
+main()
+"""
+
+
+def start_slowly(*arguments):
+    """The command in a process of its own, with a model that takes its time."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, "enroll", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_records(gallery, at_least, timeout_s=60):
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if gallery.exists():
+            try:
+                with Gallery.open(gallery, read_only=True) as opened:
+                    if len(opened) >= at_least:
+                        return
+            except HatError:
+                pass  # it is being made
+        time.sleep(0.02)
+    raise AssertionError("nothing was enrolled in time")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+def test_a_stop_in_the_middle_keeps_what_was_written_and_the_rest_follows(run, world, gallery, tmp_path, how):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(60):
+        noise(folder / f"{number:03d}.png", number)
+    arguments = (gallery, folder, "--model", world / "model", "--batch-size", "4")
+    process = start_slowly(*arguments)
+    wait_for_records(gallery, 4)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    with Gallery.open(gallery, read_only=True) as opened:
+        written = len(opened)
+    assert 4 <= written < 60 and written % 4 == 0
+    if how == signal.SIGINT:
+        assert process.returncode == 1 and "Traceback" not in err
+        assert f"interrupted: {written} images were added and stay" in err
+    else:
+        assert process.returncode == -signal.SIGKILL
+    result = run("enroll", *arguments, "--json").json
+    assert (result["num_known"], result["num_added"], result["num_records"]) == (written, 60 - written, 60)

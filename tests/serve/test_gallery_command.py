@@ -1,0 +1,344 @@
+"""`hat gallery` as a user meets it: what it shows, what it removes, what it rebuilds, what it accepts and what it refuses."""
+
+import json
+import re
+import shutil
+import sqlite3
+import time
+from contextlib import closing
+
+import numpy as np
+import pytest
+from enrolled_people import caller, save_model, shared_world
+from PIL import Image
+
+from hat.embedder import Embedder
+from hat.runtime import open_runtime, runtime_info
+from hat.serve import Gallery, Item, binding_of, calibrate, enroll
+from hat.serve.image_sources import ImageSources
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return shared_world(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    path = tmp_path_factory.mktemp("galleries") / "whole.gallery"
+    embedder = Embedder.open(world / "model")
+    with Gallery.open(path, binding=binding_of(runtime_info(embedder.runtime)), create=True) as gallery:
+        enroll(gallery, embedder, ImageSources([str(world / "people" / "bounding_box_test")]).items(), thumbnail_height=48)
+    return path
+
+
+@pytest.fixture
+def gallery(whole, tmp_path):
+    """A copy that a test may change."""
+    return shutil.copy(whole, tmp_path / "people.gallery")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    call = caller(monkeypatch, capsys)
+    return lambda *arguments: call("gallery", *arguments)
+
+
+def test_info_counts_and_names_the_model(run, world, gallery, tmp_path):
+    result = run("info", gallery, "--json").json
+    assert (result["num_records"], result["num_identities"], result["stored_type"]) == (12, 5, "float32")
+    assert result["by_pid"] == {"unknown": 2, "2": 2, "3": 2, "4": 2, "5": 2, "6": 2} or len(result["by_pid"]) == 6
+    assert sum(result["by_pid"].values()) == 12 and result["by_camid"] == {"1": 6, "2": 6}
+    fingerprint = runtime_info(open_runtime(world / "model")).fingerprint
+    assert result["model"]["fingerprint"] == fingerprint and result["num_bytes"] > 0
+    table = run("info", gallery, "--model", world / "model")
+    assert table.code == 0 and "made it" in table.out and "5, and 2 images of unknown people" in table.out
+    other = run("info", gallery, "--model", save_model(tmp_path / "other", seed=1))
+    assert other.code == 2 and "was made by another model" in other.err
+
+
+def test_list_and_show(run, world, gallery, tmp_path):
+    result = run("list", gallery, "--pid", 3, "--json").json
+    assert result["num_matching"] == 2 and [record["pid"] for record in result["records"]] == [3, 3]
+    page = run("list", gallery, "--offset", 4, "--limit", 3, "--json").json
+    assert [record["id"] for record in page["records"]] == [5, 6, 7] and page["num_matching"] == 12
+    assert "3 of 12 records" in run("list", gallery, "--limit", 3).out
+    shown = run("show", gallery, 3, "--json").json
+    assert (shown["pid"], shown["camid"], shown["has_thumbnail"]) == (2, 1, True)
+    assert "embedding" not in shown and "frame = 689" in run("show", gallery, 3).out
+    assert run("show", gallery, 3, "--picture", tmp_path / "p.png").code == 0
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.height == 48
+    missing = run("show", gallery, 999)
+    assert missing.code == 2 and "999" in missing.err
+
+
+def test_remove_by_id_and_by_person(run, gallery):
+    assert run("remove", gallery, "--id", 1, "--id", 4, "--json").json["num_removed"] == 2
+    assert run("remove", gallery, "--pid", 3, "--json").json == {
+        "gallery": str(gallery),
+        "num_removed": 2,
+        "num_records": 8,
+        "vacuumed": False,
+    }
+    with Gallery.open(gallery, read_only=True) as opened:
+        assert opened.ids().tolist() == [2, 3, 7, 8, 9, 10, 11, 12]
+    assert "hat gallery vacuum" in run("remove", gallery, "--pid", 4).out
+    assert run("remove", gallery, "--pid", 99, "--json").json["num_removed"] == 0
+    wrong = run("remove", gallery, "--id", 2, "--id", 999)
+    with Gallery.open(gallery, read_only=True) as opened:
+        assert wrong.code == 2 and "999" in wrong.err and len(opened) == 6
+
+
+def test_remove_what_is_older_than_a_retention_period(run, gallery):
+    assert run("remove", gallery, "--older-than", 1, "--json").json["num_removed"] == 0
+    with closing(sqlite3.connect(gallery)) as database:
+        (table,) = (
+            name
+            for (name,) in database.execute("select name from sqlite_master where type = 'table'").fetchall()
+            if any(column[1] == "enrolled_s" for column in database.execute(f"pragma table_info({name})"))
+        )
+        database.execute(f"update {table} set enrolled_s = ? where id <= 5", (time.time() - 31 * 86400,))
+        database.commit()
+    assert run("remove", gallery, "--older-than", 30, "--vacuum", "--json").json["num_removed"] == 5
+    with Gallery.open(gallery, read_only=True) as opened:
+        assert opened.ids().tolist() == list(range(6, 13))
+
+
+@pytest.mark.parametrize("conditions", [[], ["--pid", 1, "--older-than", 3], ["--id", 1, "--pid", 1]])
+def test_remove_takes_exactly_one_condition(run, gallery, conditions):
+    answer = run("remove", gallery, *conditions)
+    assert answer.code == 2 and "exactly one of --id, --pid and --older-than" in answer.err
+
+
+def test_nothing_of_a_removed_person_is_left_after_vacuum(run, gallery):
+    with Gallery.open(gallery, read_only=True) as opened:
+        (record,) = opened.get([3], thumbnails=True)
+    whole = gallery.read_bytes()
+    assert record.content_hash.encode() in whole or bytes.fromhex(record.content_hash) in whole
+    assert record.thumbnail[-60:] in whole
+    run("remove", gallery, "--id", 3)
+    assert run("vacuum", gallery).code == 0
+    rest = b"".join(path.read_bytes() for path in gallery.parent.iterdir() if path.is_file())
+    assert record.thumbnail[-60:] not in rest and bytes.fromhex(record.content_hash) not in rest
+    assert record.content_hash.encode() not in rest
+
+
+def test_a_gallery_is_rebuilt_by_another_model(run, world, gallery, tmp_path):
+    other = save_model(tmp_path / "other", seed=1)
+    scene = tmp_path / "scene.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)).save(scene)
+    embedder = Embedder.open(world / "model")
+    with Gallery.open(gallery, binding=binding_of(runtime_info(embedder.runtime))) as opened:
+        boxed = Item(
+            source=str(scene), read=scene.read_bytes, box=(5, 5, 60, 85), pid=77, camid=3, time_s=5.0, attributes={"a": True}
+        )
+        upload = Item(source="upload.jpg", read=(world / "people/query/0002_c1s1_000664_00.jpg").read_bytes)
+        enroll(opened, embedder, [boxed, upload], thumbnail_height=48)
+    new = tmp_path / "new.gallery"
+    answer = run("re-embed", gallery, new, "--model", other, "--json")
+    assert answer.code == 0, answer.err
+    assert (answer.json["num_records"], answer.json["num_gone"]) == (13, 1) and answer.json["gone"][0]["source"] == "upload.jpg"
+    with Gallery.open(new, read_only=True) as rebuilt, Gallery.open(gallery, read_only=True) as old:
+        assert rebuilt.binding.fingerprint == runtime_info(open_runtime(other)).fingerprint
+        for before, after in zip(old.records(), rebuilt.records(), strict=False):
+            assert (after.source, after.pid, after.camid, after.time_s) == (
+                before.source,
+                before.pid,
+                before.camid,
+                before.time_s,
+            )
+            assert (after.content_hash, after.attributes) == (before.content_hash, before.attributes)
+        with Image.open(scene) as image:
+            expected = Embedder.open(other).embed([image.convert("RGB").crop((5, 5, 60, 85))])
+        np.testing.assert_allclose(rebuilt.embeddings([13]), expected, atol=1e-6)
+        assert rebuilt.get([13], thumbnails=True)[0].thumbnail is not None
+        assert len(old) == 14
+    assert not list(tmp_path.glob("*.partial*"))
+    again = run("re-embed", gallery, new, "--model", other)
+    assert again.code == 2 and "is there already" in again.err
+
+
+def test_people_of_a_video_are_rebuilt_from_it(run, world, tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "yard.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number in range(8):
+            pixels = np.random.default_rng(number).integers(0, 255, (12, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    (tmp_path / "boxes.csv").write_text("frame,left,top,right,bottom,pid\n0,0,0,40,90,1\n4,10,0,50,90,1\n4,60,0,110,90,2\n")
+    sources = ImageSources([str(tmp_path / "yard.mp4")], boxes=tmp_path / "boxes.csv")
+    embedder = Embedder.open(world / "model")
+    with Gallery.open(tmp_path / "a.gallery", binding=binding_of(runtime_info(embedder.runtime)), create=True) as opened:
+        items = list(sources.items())
+        enroll(opened, embedder, [items[1], items[2], items[0]])
+        embeddings = opened.embeddings([1, 2, 3])
+    answer = run("re-embed", tmp_path / "a.gallery", tmp_path / "b.gallery", "--model", world / "model", "--json")
+    assert answer.code == 0 and answer.json["num_records"] == 3, answer.err
+    with Gallery.open(tmp_path / "b.gallery", read_only=True) as rebuilt:
+        assert [record.source.rpartition("#")[2] for record in rebuilt.records()] == ["4", "4", "0"]
+        assert [record.pid for record in rebuilt.records()] == [1, 2, 1]
+        np.testing.assert_allclose(rebuilt.embeddings([1, 2, 3]), embeddings, atol=1e-6)
+    (tmp_path / "yard.mp4").unlink()
+    gone = run("re-embed", tmp_path / "a.gallery", tmp_path / "c.gallery", "--model", world / "model")
+    assert gone.code == 1 and "none of 3 images is there any more" in gone.err and "there is no such file" in gone.err
+    assert not list(tmp_path.glob("c.gallery*"))
+
+
+def test_an_image_that_has_changed_is_not_taken_for_the_one_that_was_enrolled(run, world, tmp_path):
+    picture = tmp_path / "a.png"
+    Image.fromarray(np.zeros((64, 32, 3), np.uint8)).save(picture)
+    embedder = Embedder.open(world / "model")
+    with Gallery.open(tmp_path / "a.gallery", binding=binding_of(runtime_info(embedder.runtime)), create=True) as opened:
+        enroll(opened, embedder, ImageSources([str(picture)]).items())
+    Image.fromarray(np.full((64, 32, 3), 9, np.uint8)).save(picture)
+    answer = run("re-embed", tmp_path / "a.gallery", tmp_path / "b.gallery", "--model", world / "model")
+    assert answer.code == 1 and "another image than the one that was enrolled" in answer.err
+
+
+@pytest.fixture(scope="module")
+def sibling(world):
+    """The same weights in bfloat16: what a file of another precision is to a gallery."""
+    return runtime_info(open_runtime(world / "model", "cpu", "bf16"))
+
+
+@pytest.fixture
+def accept(run, world, gallery, sibling, tmp_path, monkeypatch):
+    monkeypatch.setattr("hat.runtime.open_runtime", lambda path: open_runtime(world / "model", "cpu", "bf16"))
+
+    def call(change=None, *options):
+        report = {
+            "passed": True,
+            "reference": "model",
+            "reference_fingerprint": runtime_info(open_runtime(world / "model")).fingerprint,
+            "num_images": 256,
+            "candidates": [
+                {"name": "other", "fingerprint": "0" * 64, "passed": False, "checks": []},
+                {
+                    "name": "model@bf16",
+                    "fingerprint": sibling.fingerprint,
+                    "passed": True,
+                    "checks": [{"level": "embedding", "name": "worst cosine", "value": 0.991, "passed": True}],
+                },
+            ],
+        }
+        if change is not None:
+            change(report)
+        (tmp_path / "verify.json").write_text(json.dumps(report))
+        return run("accept", gallery, "--report", tmp_path / "verify.json", "--model", "file.xml", *options)
+
+    return call
+
+
+def test_a_verified_sibling_is_accepted_and_may_then_be_used(run, world, gallery, sibling, accept):
+    binding = binding_of(sibling)
+    with Gallery.open(gallery, read_only=True) as opened:
+        assert opened.binding.differences(binding)
+    answer = accept(None, "--json")
+    assert answer.code == 0, answer.err
+    assert (answer.json["worst_cosine"], answer.json["precision"]) == (0.991, "bf16")
+    with Gallery.open(gallery, binding=binding, read_only=True) as opened:
+        assert opened.binding.differences(binding) == []
+    assert "worst cosine 0.991" in run("info", gallery).out
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "sentence"),
+    [
+        (lambda report: report.update(reference_fingerprint="1" * 64), 2, "is not the model that made the gallery"),
+        (lambda report: report.update(reference_fingerprint=None), 2, "names no fingerprints"),
+        (lambda report: report["candidates"].pop(), 2, "none of its candidates is this file"),
+        (lambda report: report["candidates"][1].update(passed=False), 1, "did not pass"),
+        (lambda report: report["candidates"][1].update(passed="yes"), 1, "did not pass"),
+        (lambda report: report["candidates"][1]["checks"][0].update(value=0.97), 1, "cosine of 0.9700"),
+        (lambda report: report["candidates"][1]["checks"][0].update(value=None), 1, "cosine of nan"),
+        (lambda report: report["candidates"][1].update(checks="none"), 1, "cosine of nan"),
+        (lambda report: report.update(num_images=8), 2, "8 images were compared"),
+        (lambda report: report.clear(), 2, "no report of hat verify"),
+    ],
+)
+def test_a_report_of_something_else_or_of_a_failure_is_refused(gallery, accept, change, code, sentence):
+    answer = accept(change)
+    assert answer.code == code and sentence in answer.err, answer.err
+    with Gallery.open(gallery, read_only=True) as opened:
+        assert opened.binding.siblings == ()
+
+
+def test_the_limit_can_be_lowered_and_the_gallerys_own_model_needs_nothing(run, world, gallery, accept, tmp_path, monkeypatch):
+    assert accept(lambda report: report["candidates"][1]["checks"][0].update(value=0.95), "--min-cosine", "0.94").code == 0
+    monkeypatch.undo()
+    own = run("accept", gallery, "--report", tmp_path / "verify.json", "--model", world / "model")
+    assert own.code == 2 and "nothing to accept" in own.err
+    other = run("accept", gallery, "--report", tmp_path / "verify.json", "--model", save_model(tmp_path / "other", seed=1))
+    assert other.code == 2 and "is of other weights" in other.err
+
+
+def test_a_real_report_of_hat_verify_is_understood(world, gallery, sibling, tmp_path, monkeypatch, capsys):
+    call = caller(monkeypatch, capsys)
+    verified = call(
+        "verify", world / "model", f"{world / 'model'}@bf16", "--images", world / "people" / "bounding_box_test",
+        "--report-json", tmp_path / "verify.json", "--json",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "verify.json").read_text())
+    assert report["candidates"][0]["fingerprint"] == sibling.fingerprint, verified.err
+    report["num_images"], report["candidates"][0]["passed"] = 256, True  # twelve images prove nothing
+    (tmp_path / "verify.json").write_text(json.dumps(report))
+    monkeypatch.setattr("hat.runtime.open_runtime", lambda path: open_runtime(world / "model", "cpu", "bf16"))
+    answer = call(
+        "gallery", "accept", gallery, "--report", tmp_path / "verify.json", "--model", "x", "--min-cosine", "0.5", "--json"
+    )
+    assert answer.code == 0, answer.err
+    (cosine,) = (check["value"] for check in report["candidates"][0]["checks"] if check["name"] == "worst cosine")
+    assert answer.json["worst_cosine"] == min(1, cosine)
+
+
+def test_calibrate_prints_what_the_library_finds(run, gallery, tmp_path):
+    result = run("calibrate", gallery, "--json").json
+    with Gallery.open(gallery, read_only=True) as opened:
+        expected = calibrate(opened)
+    assert {key: result[key] for key in ("num_identities", "num_pairs", "num_genuine_pairs")} == {
+        "num_identities": 5,
+        "num_pairs": 40,
+        "num_genuine_pairs": 5,
+    }
+    assert [row["similarity"] for row in result["roc"]] == [point.similarity for point in expected.roc()] != []
+    table = run("calibrate", gallery, "--rate", 0.2, "--rate", 0.5).out
+    assert f"{expected.threshold_at(0.2):.4f}" in table and f"{expected.threshold_at(0.5):.4f}" in table
+    assert "all pairs of 10 images of 5 known people" in table and "any among 12" in table
+    too_low = run("calibrate", gallery, "--rate", 0.001)
+    assert too_low.code == 2 and "cannot be shown" in too_low.err
+    assert run("calibrate", gallery, "--rate", 7).code == 2
+
+
+def test_calibrate_draws(run, gallery, tmp_path):
+    pytest.importorskip("matplotlib")
+    answer = run("calibrate", gallery, "--picture", tmp_path / "roc.png")
+    assert answer.code == 0, answer.err
+    with Image.open(tmp_path / "roc.png") as picture:
+        assert picture.width > picture.height > 300
+    assert run("calibrate", gallery, "--picture", tmp_path / "roc.txt").code == 2
+    assert run("calibrate", gallery, "--picture", tmp_path / "no" / "roc.png").code == 2
+
+
+def test_a_gallery_of_unknown_people_cannot_be_calibrated(run, gallery):
+    for pid in (2, 3, 4, 5):
+        run("remove", gallery, "--pid", pid)
+    answer = run("calibrate", gallery)
+    assert answer.code == 2 and "knows 1 identities" in answer.err
+
+
+@pytest.mark.parametrize("command", ["info", "list", "show", "remove", "vacuum", "re-embed", "accept", "calibrate"])
+def test_every_subcommand_has_examples_and_json_and_refuses_what_is_not_there(run, command, tmp_path, world):
+    text = run(command, "--help").out
+    assert f"hat gallery {command} " in text and "Examples:" in text and "--json" in text
+    rest = {
+        "show": [1],
+        "remove": ["--pid", 1],
+        "re-embed": [tmp_path / "new.gallery", "--model", world / "model"],
+        "accept": ["--report", "r.json", "--model", world / "model"],
+    }
+    answer = run(command, tmp_path / "none.gallery", *rest.get(command, []))
+    assert answer.code == 2 and re.search(r"none\.gallery", answer.err)
+    assert list(tmp_path.iterdir()) == []

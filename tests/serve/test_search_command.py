@@ -1,0 +1,218 @@
+"""`hat search` as a user meets it: against rankings made by hand, filters, thresholds, pictures, wrong requests."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from enrolled_people import caller, save_model, shared_world
+from PIL import Image
+
+import hat
+from hat.embedder import Embedder
+from hat.serve import Gallery, calibrate, person_embedding
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    from hat.runtime import runtime_info
+    from hat.serve import binding_of, enroll
+    from hat.serve.image_sources import ImageSources
+
+    whole, folder = shared_world(tmp_path_factory), tmp_path_factory.mktemp("world")
+    shutil.copytree(whole / "people", folder / "people")  # one test moves it away
+    (folder / "model").symlink_to(whole / "model")
+    embedder = Embedder.open(folder / "model")
+    for name, height in (("plain", None), ("pictured", 64)):
+        binding = binding_of(runtime_info(embedder.runtime))
+        with Gallery.open(folder / f"{name}.gallery", binding=binding, create=True) as gallery:
+            items = ImageSources([str(folder / "people" / "bounding_box_test")]).items()
+            enroll(gallery, embedder, items, thumbnail_height=height)
+    return folder
+
+
+@pytest.fixture
+def run(world, monkeypatch, capsys):
+    call = caller(monkeypatch, capsys)
+    return lambda *arguments: call("search", world / "plain.gallery", *arguments)
+
+
+@pytest.fixture
+def model(world):
+    return ("--model", world / "model")
+
+
+@pytest.fixture
+def queries(world):
+    return sorted((world / "people" / "query").iterdir())
+
+
+@pytest.fixture
+def known(world):
+    """Ids, embeddings and records of the gallery."""
+    with Gallery.open(world / "plain.gallery", read_only=True) as opened:
+        ids = opened.ids().tolist()
+        return ids, opened.embeddings(ids), opened.get(ids)
+
+
+def ranked(result, query=0):
+    return [match["id"] for match in result["queries"][query]["matches"]]
+
+
+def test_the_ranking_is_that_of_the_cosines(run, world, model, queries, known):
+    ids, embeddings, _ = known
+    answer = run(*queries[:3], *model, "--top", 5, "--json")
+    assert answer.code == 0, answer.err
+    asked = Embedder.open(world / "model").embed([str(path) for path in queries[:3]])
+    for number, query in enumerate(asked):
+        similarities = embeddings @ query
+        order = np.argsort(-similarities, kind="stable")[:5]
+        assert ranked(answer.json, number) == [ids[place] for place in order]
+        matches = answer.json["queries"][number]["matches"]
+        np.testing.assert_allclose([match["similarity"] for match in matches], similarities[order], atol=2e-6)
+        assert [match["rank"] for match in matches] == [1, 2, 3, 4, 5]
+    table = run(queries[0], *model).out
+    assert "similarity" in table and "0002_c1s1_000689_00.jpg" in table
+
+
+def test_several_images_of_one_person(run, world, model, queries, known):
+    ids, embeddings, _ = known
+    answer = run(*queries[:2], *model, "--together", "--top", 12, "--json")
+    mean = person_embedding(Embedder.open(world / "model").embed([str(path) for path in queries[:2]]))
+    assert ranked(answer.json) == [ids[place] for place in np.argsort(-(embeddings @ mean), kind="stable")]
+    assert len(answer.json["queries"]) == 1
+    strangers = run(queries[0], queries[-1], *model, "--together")
+    assert strangers.code == 2 and "images of one person" in strangers.err
+
+
+def test_records_are_searched_for_without_a_model_and_do_not_find_themselves(run, known):
+    ids, embeddings, _ = known
+    answer = run("--id", ids[3], "--top", 50, "--json")
+    assert answer.code == 0, answer.err
+    order = [ids[place] for place in np.argsort(-(embeddings @ embeddings[3]), kind="stable")]
+    assert ranked(answer.json) == [one for one in order if one != ids[3]]
+    both = run("--id", ids[2], "--id", ids[3], "--together", "--top", 50, "--json").json
+    assert set(ranked(both)) == set(ids) - {ids[2], ids[3]}
+
+
+def test_reranking_within_everything_is_hat_rerank(run, world, model, queries, known):
+    ids, embeddings, _ = known
+    answer = run(queries[0], *model, "--rerank", "--top", 12, "--json")
+    query = Embedder.open(world / "model").embed([str(queries[0])])
+    distances = hat.rerank(query, embeddings)[0]
+    order = np.argsort(distances, kind="stable")
+    assert ranked(answer.json) == [ids[place] for place in order]
+    matches = answer.json["queries"][0]["matches"]
+    np.testing.assert_allclose([match["distance"] for match in matches], distances[order], atol=2e-6)
+    by_similarity = np.argsort(-(embeddings @ query[0]), kind="stable").tolist()
+    assert [match["rank_before"] for match in matches] == [by_similarity.index(place) + 1 for place in order]
+    assert "before" in run(queries[0], *model, "--rerank").out
+
+
+def test_filters(run, model, queries, known):
+    _, _, records = known
+
+    def found(*options):
+        answer = run(queries[0], *model, "--top", 50, "--json", *options)
+        assert answer.code == 0, answer.err
+        return set(ranked(answer.json))
+
+    def those(condition):
+        return {record.id for record in records if condition(record)}
+
+    assert found("--camera", 2) == those(lambda record: record.camid == 2)
+    assert found("--exclude-camera", 2) == those(lambda record: record.camid != 2)
+    assert found("--pid", 3, "--pid", 4) == those(lambda record: record.pid in (3, 4))
+    assert found("--attribute", "frame=689") == those(lambda record: record.attributes["frame"] == 689)
+    assert found("--since", "2026-01-01") == set()
+    # The name of the query says camera 1.
+    assert found("--other-cameras") == those(lambda record: record.camid == 2)
+    assert found("--other-cameras", "--camid", 2) == those(lambda record: record.camid == 1)
+    mine = next(record for record in records if record.camid == 2)
+    answer = run("--id", mine.id, "--other-cameras", "--top", 50, "--json")
+    assert set(ranked(answer.json)) == those(lambda record: record.camid == 1)
+
+
+def test_other_cameras_needs_to_know_the_querys_camera(run, model, queries, tmp_path):
+    with Image.open(queries[0]) as image:
+        image.save(tmp_path / "someone.png")
+    answer = run(tmp_path / "someone.png", *model, "--other-cameras")
+    assert answer.code == 2 and "which camera saw it is not known" in answer.err
+
+
+def test_thresholds(run, world, model, queries):
+    everything = run(queries[0], *model, "--top", 50, "--json").json["queries"][0]["matches"]
+    middle = everything[5]["similarity"] - 5e-7  # printed with six digits
+    above = run(queries[0], *model, "--top", 50, "--threshold", middle, "--json").json
+    assert ranked(above) == [match["id"] for match in everything[:6]]
+    nothing = run(queries[0], *model, "--threshold", 1)
+    assert nothing.code == 0 and "no match of 1.0000 or more" in nothing.out
+    rated = run(queries[0], *model, "--top", 50, "--false-match-rate", 0.3, "--json")
+    with Gallery.open(world / "plain.gallery", read_only=True) as opened:
+        threshold = calibrate(opened).threshold_at(0.3)
+    assert rated.json["threshold"] == threshold
+    assert ranked(rated.json) == [match["id"] for match in everything if match["similarity"] >= threshold]
+    assert "at most 0.3 of the pairs of different people" in rated.err and "among 12 images" in rated.err
+    too_fine = run(queries[0], *model, "--false-match-rate", 0.0001)
+    assert too_fine.code == 2 and "cannot be shown by 40 pairs of different people" in too_fine.err
+
+
+def test_a_picture_of_the_matches(run, world, model, queries, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "matches.png"
+    answer = run(queries[0], queries[1], "--id", 3, *model, "--top", 4, "--picture", path)
+    assert answer.code == 0 and f"drawn: {path}" in answer.err
+    with Image.open(path) as picture:
+        assert picture.width > 600 and picture.height > 800
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    green, red = ((pixels == colour).all(axis=1).sum() for colour in ((12, 138, 84), (204, 44, 36)))
+    same = sum(
+        match["pid"] == query["pid"]
+        for query in run(queries[0], queries[1], "--id", 3, *model, "--top", 4, "--json").json["queries"]
+        for match in query["matches"]
+    )
+    assert (green > 0, red > 0) == (same > 0, True)
+    call = caller(monkeypatch, capsys)
+    moved = world / "people" / "bounding_box_test"
+    moved.rename(moved.with_name("moved"))
+    try:
+        gone = run(queries[0], *model, "--picture", path)
+        kept = call("search", world / "pictured.gallery", queries[0], *model, "--picture", path)
+    finally:
+        moved.with_name("moved").rename(moved)
+    assert gone.code == 2 and "none of the matches has a picture" in gone.err
+    assert kept.code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "nothing to look for"),
+        (["QUERY"], "--model FILE"),
+        (["QUERY", "MODEL", "--threshold", "0.5", "--false-match-rate", "0.1"], "give one of them"),
+        (["QUERY", "MODEL", "--false-match-rate", "2"], "between 0 and 1"),
+        (["QUERY", "MODEL", "--since", "2026-02-01", "--until", "2026-01-01"], "nothing can be seen"),
+        (["QUERY", "MODEL", "--attribute", "x"], "NAME=VALUE"),
+        (["QUERY", "MODEL", "--picture", "a.txt"], "must name a picture format"),
+        (["QUERY", "MODEL", "--picture", "nowhere/a.png"], "is no folder"),
+        (["QUERY", "MODEL", "--rerank", "--rerank-pool", "100000"], "nearest records"),
+        (["nowhere.jpg", "MODEL"], "nowhere.jpg: there is no such file"),
+        (["--id", "999"], "999"),
+        (["QUERY", "MODEL", "--top", "0"], "greater than or equal to 1"),
+    ],
+)
+def test_wrong_requests_end_with_2(run, model, queries, arguments, sentence):
+    spelled = []
+    for argument in arguments:
+        spelled += [queries[0]] if argument == "QUERY" else model if argument == "MODEL" else [argument]
+    answer = run(*spelled)
+    assert answer.code == 2 and sentence in answer.err, answer.err
+
+
+def test_galleries_and_models_that_do_not_fit(world, queries, model, tmp_path, monkeypatch, capsys):
+    call = caller(monkeypatch, capsys)
+    missing = call("search", tmp_path / "none.gallery", queries[0], *model)
+    assert missing.code == 2 and "none.gallery" in missing.err and not (tmp_path / "none.gallery").exists()
+    other = call("search", world / "plain.gallery", queries[0], "--model", save_model(tmp_path / "other", seed=1))
+    assert other.code == 2 and "was made by another model" in other.err
+    (tmp_path / "text.gallery").write_text(json.dumps({}))
+    assert call("search", tmp_path / "text.gallery", "--id", 1).code == 2

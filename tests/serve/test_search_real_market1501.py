@@ -1,0 +1,53 @@
+"""Real images of Market-1501: what a search finds, counted by hand, is what the evaluation says of the same model."""
+
+import numpy as np
+import pytest
+
+import hat
+from hat.data.records import ReIDDataset, Split
+from hat.runtime import TorchRuntime, runtime_info
+from hat.serve import Gallery, binding_of, enroll, search_gallery
+from hat.serve.image_sources import ImageSources, read_name
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def subset(hat_data):
+    """Forty identities with all their images, and every twentieth of the others, distractors included."""
+    whole = hat.load_dataset("market1501", hat_data)
+    chosen = set(np.unique(whole.query.pids)[::18][:40].tolist())
+    query = [sample for sample in whole.query if sample.pid in chosen]
+    gallery = [sample for place, sample in enumerate(whole.gallery) if sample.pid in chosen or place % 20 == 0]
+    return ReIDDataset("market1501", Split("train", ()), Split("query", query), Split("gallery", gallery))
+
+
+def average_precision(matches, pid, camid):
+    hits, precisions, rank = 0, [], 0
+    for match in matches:
+        record = match.record
+        if record.pid == pid and record.camid == camid:
+            continue  # the query's own camera saw this person too
+        rank += 1
+        if record.pid == pid:
+            hits += 1
+            precisions.append(hits / rank)
+    return float(np.mean(precisions)) if precisions else None
+
+
+def test_the_mean_average_precision_of_searches_is_that_of_the_evaluation(subset, tiny_model, tmp_path):
+    embedder = hat.Embedder(TorchRuntime(tiny_model))
+    expected = hat.evaluate(embedder, subset)
+    binding = binding_of(runtime_info(embedder.runtime))
+    with Gallery.open(tmp_path / "market.gallery", binding=binding, create=True) as gallery:
+        enrolment = enroll(gallery, embedder, ImageSources(subset.gallery.paths).items())
+        assert (enrolment.num_added, enrolment.bad) == (len(subset.gallery), ())
+        found = search_gallery(gallery, embedder.embed_paths(subset.query.paths), top=len(gallery))
+    precisions = []
+    for path, matches in zip(subset.query.paths, found, strict=True):
+        assert len(matches) == len(subset.gallery)
+        said = read_name(path.rpartition("/")[2])
+        precisions.append(average_precision(matches, said.pid, said.camid))
+    counted = [one for one in precisions if one is not None]
+    assert len(counted) == expected.num_queries > 100
+    assert np.mean(counted) == pytest.approx(expected.mAP, abs=5e-5)
