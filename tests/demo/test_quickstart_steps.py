@@ -1,8 +1,10 @@
 """The quickstart: real commands one after the other, what was done is not done again, what was stopped is begun anew."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -131,3 +133,15 @@ def test_the_quickstart_itself(tmp_path):
     result = json.loads(done.stdout)
     assert len(result["steps"]) == len(quickstart_steps())
     assert all((tmp_path / "qs" / step.product).exists() for step in quickstart_steps())
+
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    program = re.search(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)[1]
+    printed = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=tmp_path / "qs", capture_output=True, text=True, check=False
+    )
+    assert printed.returncode == 0, printed.stderr
+    figures, *matches = printed.stdout.splitlines()
+    shown = re.search(r"^```python\n.*?^```\n\n```text\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)[1].splitlines()
+    assert re.sub(r"[\d.]+ %", "", figures) == re.sub(r"[\d.]+ %", "", shown[0])
+    assert len(matches) == len(shown) - 1 == 3
+    assert all(re.fullmatch(r"\d+ \d 0?\.?\d+", line) for line in [*matches, *shown[1:]])
