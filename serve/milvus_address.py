@@ -22,6 +22,10 @@ MILVUS_SCHEME = "milvus://"
 
 _EXPECTED = "expected milvus://HOST:PORT/NAME, and where needed milvus://USER:PASSWORD@HOST:PORT/NAME?db=DATABASE&tls=true"
 
+_HOW_TO_SIGN_IN = (
+    "give user and password in the address or in HAT_MILVUS_USER and HAT_MILVUS_PASSWORD, a token in HAT_MILVUS_TOKEN"
+)
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 """What Milvus takes as the name of a collection or a database."""
 
@@ -139,17 +143,17 @@ def connect(address: MilvusAddress, timeout_s: float) -> MilvusClient:
             db_name=address.database or "",
             timeout=timeout_s,
         )
-        client.has_collection(address.name, timeout=timeout_s)  # the first call that needs the user and the database
+        client.list_collections(timeout=timeout_s)  # the first call that needs the user and the database
     except MilvusException as error:
         text = reason(error)
         if any(word in text.lower() for word in ("auth", "permission", "privilege")):
-            raise UsageError(
-                f"{address}: the server refuses the user: {text}; user and password are in the address or in "
-                "HAT_MILVUS_USER and HAT_MILVUS_PASSWORD, a token in HAT_MILVUS_TOKEN"
-            ) from None
+            raise UsageError(f"{address}: the server refuses the user: {text}; {_HOW_TO_SIGN_IN}") from None
         if "database not found" in text:
             raise UsageError(f"{address}: the server has no database {address.database!r}") from None
-        raise WorkError(f"{address}: the server at {address.server} does not answer as Milvus does: {text}") from None
+        raise WorkError(
+            f"{address}: what answers at {address.server} lets nobody in as Milvus would ({text}): it is something else, not "
+            f"ready yet, or wants a user and a password; {_HOW_TO_SIGN_IN}"
+        ) from None
     return client
 
 

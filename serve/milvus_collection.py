@@ -90,8 +90,10 @@ class MilvusCollection:
 
     def set_properties(self, properties: Mapping[str, str]) -> None:
         """Change what is kept with it; other properties stay."""
-        with self._talking():
-            self._client.alter_collection_properties(self._name, properties=dict(properties), timeout=self._timeout_s)
+        # Twice: up to 2.3.5 a server writes to its disk what was there before the call (milvus-io/milvus#30144).
+        for _ in range(2):
+            with self._talking():
+                self._client.alter_collection_properties(self._name, properties=dict(properties), timeout=self._timeout_s)
 
     def count(self) -> int:
         """Number of rows."""
@@ -120,10 +122,11 @@ class MilvusCollection:
         Args:
             passing: The expression; empty for all.
             fields: What is read of them.
-            last_id: No row has a larger id.
+            last_id: No row had a larger id when this was asked for.
         """
-        for after in range(0, last_id, WINDOW):
-            yield from self.query(_both(range_expression(after, min(after + WINDOW, last_id)), passing), fields)
+        for after in range(0, max(last_id, 1), WINDOW):
+            upto = after + WINDOW if after + WINDOW < last_id else None
+            yield from self.query(_both(range_expression(after, upto), passing), fields)
 
     def nearest(self, queries: npt.NDArray[np.float32], top: int, passing: str, last_id: int) -> list[Nearest]:
         """The rows with the largest inner products with each query, equal ones by id.

@@ -29,6 +29,15 @@ from .milvus_rows import (
     row_of,
 )
 from .milvus_writer import MilvusWriter, initial_properties, last_id
+from .record_checks import (
+    checked_embeddings,
+    checked_filter,
+    checked_hashes,
+    checked_ids,
+    checked_records,
+    checked_removal,
+    checked_top,
+)
 from .records import Filter, GalleryCounts, Neighbours, NewRecord, Record
 
 __all__ = ["MilvusGallery"]
@@ -37,8 +46,6 @@ FORMAT_VERSION = 1
 
 _FORMAT, _BINDING = "hat_reid.format", "hat_reid.binding"
 """Properties of a collection that is a gallery."""
-
-_UNIT_TOLERANCE = 1e-3
 
 _HASHES_AT_ONCE = 1000
 _RECORDS_AT_ONCE = 1000
@@ -107,6 +114,12 @@ class MilvusGallery(Gallery):
             collection.close()
             raise
 
+    def check_model(self, binding: Binding) -> None:
+        """Make sure that a model's embeddings belong here; see `Gallery.check_model`."""
+        if self.binding.differences(binding):  # perhaps another process has accepted it meanwhile
+            self.binding = _binding_of(self._collection)
+        super().check_model(binding)
+
     def __len__(self) -> int:
         """Number of records."""
         return self._collection.count()
@@ -117,33 +130,31 @@ class MilvusGallery(Gallery):
         If the server goes away in the middle and cannot even be told to forget what it took, the error says so; adding the same
         images again is safe.
         """
-        rows = self._checked(embeddings)
-        if len(rows) != len(records):
-            raise UsageError(f"expected as many embeddings as records, got {len(rows)} and {len(records)}")
+        vectors = checked_embeddings(embeddings, self.binding.embed_dim)
+        checked = checked_records(records, len(vectors))
         with self._changing() as writer:
-            ids = self._ids_by_hash([record.content_hash for record in records])
+            ids = self._ids_by_hash([record.content_hash for record in checked])
             now = time.time()
             new: dict[str, dict[str, Any]] = {}
-            for embedding, record in zip(rows, records, strict=True):
+            for vector, record in zip(vectors, checked, strict=True):
                 if record.content_hash not in ids and record.content_hash not in new:
-                    new[record.content_hash] = row_of(record, len(new), now, embedding)
+                    new[record.content_hash] = row_of(record, len(new), now, vector)
             if new:
                 first = writer.reserve(len(new))
                 for content_hash, row in new.items():
                     row["id"] += first
                     ids[content_hash] = row["id"]
                 self._collection.write(list(new.values()))
-        return [ids[record.content_hash] for record in records]
+        return [ids[record.content_hash] for record in checked]
 
     def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbours:
         """The nearest records of each query, exactly; see `Gallery.search`."""
-        queries = self._checked(embeddings)
-        if top < 1:
-            raise UsageError(f"top is at least 1, got {top}")
+        queries = checked_embeddings(embeddings, self.binding.embed_dim, "queries")
+        top = checked_top(top, len(queries))
         ids = np.full((len(queries), top), -1, dtype=np.int64)
         similarities = np.full((len(queries), top), np.nan, dtype=np.float32)
-        step = max(1, min(MESSAGE_BYTES // (4 * self.binding.embed_dim), WINDOW // min(top, WINDOW)))
-        passing, last = filter_expression(where), last_id(self._collection)
+        step = max(1, min(MESSAGE_BYTES // (4 * self.binding.embed_dim), 8 * WINDOW // min(top, WINDOW)))
+        passing, last = filter_expression(checked_filter(where)), last_id(self._collection)
         for start in range(0, len(queries), step):
             found = self._collection.nearest(queries[start : start + step], top, passing, last)
             for row, (numbers, values) in enumerate(found, start=start):
@@ -167,12 +178,12 @@ class MilvusGallery(Gallery):
 
     def ids(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
         """Ids of the records that pass a filter, ascending."""
-        rows = self._collection.scan(filter_expression(where), ["id"], last_id(self._collection))
+        rows = self._collection.scan(filter_expression(checked_filter(where)), ["id"], last_id(self._collection))
         return np.array(sorted(int(row["id"]) for row in rows), dtype=np.int64)
 
     def known_hashes(self, content_hashes: Collection[str]) -> set[str]:
         """Which of these images are enrolled already."""
-        return set(self._ids_by_hash(content_hashes))
+        return set(self._ids_by_hash(checked_hashes(content_hashes)))
 
     def counts(self) -> GalleryCounts:
         """How much it holds; the numbers of every record are read for it."""
@@ -196,14 +207,13 @@ class MilvusGallery(Gallery):
         self, *, ids: Collection[int] | None = None, pid: int | None = None, enrolled_before_s: float | None = None
     ) -> int:
         """Remove records for good; see `Gallery.remove`."""
-        if sum(condition is not None for condition in (ids, pid, enrolled_before_s)) != 1:
-            raise UsageError("expected exactly one of ids, pid and enrolled_before_s")
+        checked_removal(ids, pid, enrolled_before_s)
         with self._changing():
             found: list[int] = []
             if ids is not None:
                 found = sorted(self._rows_there(ids, ("id",), WINDOW))
             elif pid is not None:
-                found = self.ids(Filter(pids=frozenset({pid}))).tolist()
+                found = self.ids(Filter(pids=frozenset(checked_ids([pid])))).tolist()
             elif enrolled_before_s is not None:
                 rows = self._collection.scan("", ("id", "enrolled_s"), last_id(self._collection))
                 found = [int(row["id"]) for row in rows if row["enrolled_s"] < enrolled_before_s]
@@ -247,14 +257,14 @@ class MilvusGallery(Gallery):
             UsageError: There is none with one of the ids.
         """
         rows = self._rows_there(ids, fields, step)
-        missing = sorted({int(one) for one in ids} - rows.keys())
-        if missing:
-            raise UsageError(f"{self.location} has no record {', '.join(map(str, missing[:5]))}{' ...' if missing[5:] else ''}")
+        if missing := sorted(set(checked_ids(ids)) - rows.keys()):
+            named = ", ".join(map(str, missing[:5])) + (", ..." if missing[5:] else "")
+            raise UsageError(f"there is no record with id {named}: it was never enrolled, or was removed")
         return rows
 
     def _rows_there(self, ids: Collection[int], fields: Sequence[str], step: int) -> dict[int, dict[str, Any]]:
         """Rows by id, those that are there."""
-        wanted = sorted({int(one) for one in ids if 0 < one < 2**63})
+        wanted = sorted({one for one in checked_ids(ids) if one > 0})
         rows: dict[int, dict[str, Any]] = {}
         for start in range(0, len(wanted), step):
             found = self._collection.query(ids_expression(wanted[start : start + step]), fields)
@@ -269,15 +279,6 @@ class MilvusGallery(Gallery):
         with self._writer.turn:
             self._writer.check()
             yield self._writer
-
-    def _checked(self, embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        rows = np.asarray(embeddings)
-        if rows.ndim != 2 or rows.shape[1] != self.binding.embed_dim:
-            raise UsageError(f"expected embeddings of shape (n, {self.binding.embed_dim}), got {rows.shape}")
-        lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
-        if not np.all(np.abs(lengths - 1) <= _UNIT_TOLERANCE):  # not-a-number fails this too
-            raise UsageError(f"expected embeddings of unit length, {self.location} was given one of length {_worst(lengths)}")
-        return np.ascontiguousarray(rows, dtype=np.float32)
 
 
 def _create(collection: MilvusCollection, binding: Binding | None, *, create: bool, read_only: bool) -> None:
@@ -299,7 +300,3 @@ def _binding_of(collection: MilvusCollection) -> Binding:
             f"{collection.address} is of format {version}, this version reads up to {FORMAT_VERSION}: update hat-reid"
         )
     return binding_from_json(kept[_BINDING], str(collection.address))
-
-
-def _worst(lengths: npt.NDArray[np.float64]) -> float:
-    return float(lengths[np.argmax(np.abs(np.nan_to_num(lengths, nan=np.inf) - 1))])

@@ -9,8 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
-import re
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from hat.errors import UsageError
 
+from .record_checks import MAX_ATTRIBUTES
 from .records import AttributeValue, Filter, NewRecord, Record
 
 if TYPE_CHECKING:
@@ -49,14 +49,11 @@ NOTHING = "id < 0"
 """An expression that no record passes."""
 
 _MAX_TEXT = 65535
-_MAX_ATTRIBUTES = 256
 
-_UNKNOWN = -(2**62)
+_UNKNOWN = -(2**63)
 """In place of an identity or a camera that is not known."""
 
 _UNKNOWN_TIME = -1.7e308
-
-_HASH = re.compile(r"[0-9A-Fa-f]{1,128}")
 
 
 def schema(embed_dim: int) -> CollectionSchema:
@@ -66,49 +63,42 @@ def schema(embed_dim: int) -> CollectionSchema:
     made = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     made.add_field("id", DataType.INT64, is_primary=True)
     made.add_field("embedding", DataType.FLOAT_VECTOR, dim=embed_dim)
-    made.add_field("content_hash", DataType.VARCHAR, max_length=128)
+    made.add_field("content_hash", DataType.VARCHAR, max_length=64)
     made.add_field("pid", DataType.INT64)
     made.add_field("camid", DataType.INT64)
     made.add_field("time_s", DataType.DOUBLE)
     made.add_field("enrolled_s", DataType.DOUBLE)
-    made.add_field("attributes", DataType.ARRAY, element_type=DataType.VARCHAR, max_capacity=_MAX_ATTRIBUTES, max_length=32)
+    made.add_field("attributes", DataType.ARRAY, element_type=DataType.VARCHAR, max_capacity=MAX_ATTRIBUTES, max_length=32)
     made.add_field("facts", DataType.VARCHAR, max_length=_MAX_TEXT)
     made.add_field("thumbnail", DataType.VARCHAR, max_length=_MAX_TEXT)
     return made
 
 
 def row_of(record: NewRecord, number: int, enrolled_s: float, embedding: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """A record as Milvus is given it.
+    """A checked record as Milvus is given it.
 
     Raises:
-        UsageError: Something of it does not fit.
+        UsageError: Milvus cannot keep it: a text or its thumbnail is too long, or a number stands for what is not known.
     """
-    if not _HASH.fullmatch(record.content_hash):
-        raise UsageError(f"{record.source}: a content hash is hexadecimal, got {record.content_hash[:80]!r}")
-    if record.time_s is not None and not (math.isfinite(record.time_s) and record.time_s > _UNKNOWN_TIME):
-        raise UsageError(f"{record.source}: a time is a finite number of seconds, got {record.time_s}")
-    if len(record.attributes) > _MAX_ATTRIBUTES:
-        raise UsageError(f"{record.source}: a record has at most {_MAX_ATTRIBUTES} attributes, got {len(record.attributes)}")
-    # ASCII: a file's name that is no valid Unicode passes through, and the length in bytes is the length.
-    facts = json.dumps({"source": record.source, "attributes": dict(record.attributes)})
-    if len(facts) > _MAX_TEXT:
-        raise UsageError(
-            f"{record.source[:200]}: source and attributes are {len(facts):,} bytes as JSON, and Milvus keeps {_MAX_TEXT:,}"
-        )
+    facts = json.dumps({"source": record.source, "attributes": dict(record.attributes)}, ensure_ascii=False)
+    if (size := len(facts.encode())) > _MAX_TEXT:
+        raise UsageError(f"{record.source[:200]}: source and attributes are {size:,} bytes as JSON, Milvus keeps {_MAX_TEXT:,}")
     thumbnail = record.thumbnail or b""
     if len(thumbnail) > MAX_THUMBNAIL_BYTES:
         raise UsageError(
             f"{record.source}: its thumbnail is {len(thumbnail):,} bytes, Milvus keeps {MAX_THUMBNAIL_BYTES:,}: make it smaller"
         )
+    if _UNKNOWN in (record.pid, record.camid) or (record.time_s or 0) <= _UNKNOWN_TIME:
+        raise UsageError(f"{record.source}: Milvus keeps {_UNKNOWN} and the time {_UNKNOWN_TIME} for what is not known")
     return {
         "id": number,
         "embedding": embedding,
         "content_hash": record.content_hash,
-        "pid": _stored(record.pid, "an identity", record.source),
-        "camid": _stored(record.camid, "a camera", record.source),
-        "time_s": _UNKNOWN_TIME if record.time_s is None else float(record.time_s),
+        "pid": _UNKNOWN if record.pid is None else record.pid,
+        "camid": _UNKNOWN if record.camid is None else record.camid,
+        "time_s": _UNKNOWN_TIME if record.time_s is None else record.time_s,
         "enrolled_s": enrolled_s,
-        "attributes": sorted({key for name, value in record.attributes.items() if (key := _attribute_key(name, value))}),
+        "attributes": sorted(_attribute_key(name, value) for name, value in record.attributes.items()),
         "facts": facts,
         "thumbnail": base64.b64encode(thumbnail).decode(),
     }
@@ -160,29 +150,28 @@ def known_time(value: float) -> float | None:
 
 
 def filter_expression(where: Filter | None) -> str:
-    """A filter as an expression; empty where every record passes."""
-    if where is None or where.is_empty:
+    """A checked filter as an expression; empty where every record passes."""
+    if where is None:
         return ""
     conditions = []
     for name, allowed in (("camid", where.camids), ("pid", where.pids)):
         if allowed is not None:
-            conditions.append(_one_of(name, allowed))
-    if excluded := _storable(where.exclude_camids):
-        conditions.append(f"camid not in [{_listed(excluded)}]")
-    if excluded := [one for one in where.exclude_ids if 0 < one < 2**63]:
-        conditions.append(f"id not in [{_listed(excluded)}]")
-    for sign, bound in ((">=", where.since_s), ("<", where.until_s)):
-        if bound is not None:
-            conditions.append(_time_condition(sign, bound))
+            possible = _possible(allowed)
+            conditions.append(f"{name} in [{_listed(possible)}]" if possible else NOTHING)
+    for name, excluded in (("camid", where.exclude_camids), ("id", where.exclude_ids)):
+        if possible := _possible(excluded):
+            conditions.append(f"{name} not in [{_listed(possible)}]")
+    for sign, bound_s in ((">=", where.since_s), ("<", where.until_s)):
+        if bound_s is not None:
+            conditions.append(f"time_s > {_UNKNOWN_TIME!r} and time_s {sign} {_finite(bound_s)!r}")
     for name, value in where.attributes.items():
-        key = _attribute_key(name, value)
-        conditions.append(f'array_contains(attributes, "{key}")' if key else NOTHING)
+        conditions.append(f'array_contains(attributes, "{_attribute_key(name, value)}")')
     return " and ".join(f"({condition})" for condition in conditions)
 
 
-def range_expression(after: int, upto: int) -> str:
-    """Records of a range of ids, the first bound left out."""
-    return f"id > {int(after)} and id <= {int(upto)}"
+def range_expression(after: int, upto: int | None) -> str:
+    """Records of a range of ids, the first bound left out; without an end where there is no second."""
+    return f"id > {int(after)}" + ("" if upto is None else f" and id <= {int(upto)}")
 
 
 def ids_expression(ids: Iterable[int]) -> str:
@@ -191,45 +180,27 @@ def ids_expression(ids: Iterable[int]) -> str:
 
 
 def hash_expression(content_hashes: Collection[str]) -> str:
-    """Records by content hash; one that is not hexadecimal is of no record."""
-    digits = ", ".join(f'"{one}"' for one in sorted(content_hashes) if _HASH.fullmatch(one))
-    return f"content_hash in [{digits}]" if digits else NOTHING
+    """Records by checked content hash."""
+    digits = ", ".join(f'"{one}"' for one in sorted(content_hashes))
+    return f"content_hash in [{digits}]"
 
 
-def _stored(value: int | None, what: str, source: str) -> int:
-    if value is None:
-        return _UNKNOWN
-    if not _storable([value]):
-        raise UsageError(f"{source}: {what} is a whole number between -2^62 and 2^62, got {value}")
-    return int(value)
-
-
-def _storable(values: Iterable[int]) -> list[int]:
-    return [int(value) for value in values if abs(value) < 2**62]
-
-
-def _one_of(name: str, values: Collection[int]) -> str:
-    storable = _storable(values)
-    return f"{name} in [{_listed(storable)}]" if storable else NOTHING
-
-
-def _time_condition(sign: str, bound: float) -> str:
-    if math.isnan(bound) or bound == (math.inf if sign == ">=" else -math.inf):
-        return NOTHING
-    known = f"time_s > {_UNKNOWN_TIME!r}"
-    return known if math.isinf(bound) else f"{known} and time_s {sign} {float(bound)!r}"
+def _possible(values: Iterable[int]) -> list[int]:
+    """Those that a record can have."""
+    return [int(value) for value in values if _UNKNOWN < value < 2**63]
 
 
 def _listed(values: Iterable[int]) -> str:
     return ", ".join(str(int(value)) for value in sorted(values))
 
 
+def _finite(value: float) -> float:
+    """The nearest number that Milvus can read."""
+    return float(min(max(value, -sys.float_info.max), sys.float_info.max))
+
+
 def _attribute_key(name: str, value: AttributeValue) -> str:
-    """What an attribute is found by; the same for values that Python calls equal, empty for one that equals nothing."""
-    if isinstance(value, float) and math.isnan(value):
-        return ""
-    # 1, 1.0 and True are equal, as they are to Python.
-    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+    """What an attribute is found by: the same for 1 and 1.0, another for true."""
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = json.dumps([name, value], separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([name, value]).encode()).hexdigest()[:32]
