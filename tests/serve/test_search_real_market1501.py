@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
+from tiny_hat import batch_norms
 
 import hat
+from hat.data import load_images
 from hat.data.records import ReIDDataset, Split
+from hat.preprocessing import Preprocessing
 from hat.runtime import TorchRuntime, runtime_info
 from hat.serve import Gallery, binding_of, enroll, search_gallery
 from hat.serve.image_sources import ImageSources, read_name
@@ -22,6 +26,19 @@ def subset(hat_data):
     return ReIDDataset("market1501", Split("train", ()), Split("query", query), Split("gallery", gallery))
 
 
+@pytest.fixture
+def model(subset, tiny_model):
+    """A model that nobody trained, whose batch norms know the data: without them all embeddings would be nearly one."""
+    images = load_images(subset.gallery.paths[::10], Preprocessing(height=64, width=32))
+    for norm in batch_norms(tiny_model):
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all that is seen
+    with torch.no_grad():
+        for batch in images.split(32):
+            tiny_model.train()(batch)
+    return tiny_model.eval()
+
+
 def average_precision(matches, pid, camid):
     hits, precisions, rank = 0, [], 0
     for match in matches:
@@ -35,8 +52,8 @@ def average_precision(matches, pid, camid):
     return float(np.mean(precisions)) if precisions else None
 
 
-def test_the_mean_average_precision_of_searches_is_that_of_the_evaluation(subset, tiny_model, tmp_path):
-    embedder = hat.Embedder(TorchRuntime(tiny_model))
+def test_the_mean_average_precision_of_searches_is_that_of_the_evaluation(subset, model, tmp_path):
+    embedder = hat.Embedder(TorchRuntime(model))
     expected = hat.evaluate(embedder, subset)
     binding = binding_of(runtime_info(embedder.runtime))
     with Gallery.open(tmp_path / "market.gallery", binding=binding, create=True) as gallery:
