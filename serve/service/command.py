@@ -45,6 +45,7 @@ def serve(
     max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a run waits for images that are being decoded.")] = 5.0,
     queue: Annotated[int, typer.Option(min=1, help="Most images in the service; more are answered with 503.")] = 256,
     max_images: Annotated[int, typer.Option(min=1, help="Most images in a request.")] = 64,
+    max_top: Annotated[int, typer.Option(min=1, help="Most matches for a query.")] = 1000,
     max_body_mib: Annotated[float, typer.Option(min=0.001, help="Largest body of a request.")] = 32.0,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Largest image.")] = 25.0,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest time for a request once it was received.")] = 60.0,
@@ -94,6 +95,7 @@ def serve(
         max_wait_s=max_wait_ms / 1000,
         max_queue=queue,
         max_images=min(max_images, queue),
+        max_top=max_top,
         max_body_bytes=int(max_body_mib * 2**20),
         max_inflight_bytes=max(256 * 2**20, int(max_body_mib * 2**20)),
         max_pixels=int(max_megapixels * 1e6),
@@ -128,6 +130,7 @@ def serve(
             result = _result(service, shown_address(listener, tls=tls_cert is not None))
             emit(result, _table(result), as_json)
             sys.stdout.flush()  # whoever started this waits for it
+            _settle()
             run_server(create_app(service), listener, certificate=tls_cert, key=tls_key)
         finally:
             service.close()
@@ -148,6 +151,14 @@ def _need_libraries() -> None:
     ):
         if find_spec(module) is None:
             raise MissingExtraError(library, "serve", "serving over HTTP")
+
+
+def _settle() -> None:
+    """Keep what was loaded until now out of the garbage collector, which would look through all of it while clients wait."""
+    import gc
+
+    gc.collect()
+    gc.freeze()
 
 
 def _log_to_stderr() -> None:

@@ -84,7 +84,9 @@ class SearchForm(_Form):
 
     gallery: Annotated[GalleryName, Once] = Field(description="Name of the gallery.", examples=["people"])
     record_ids: list[RecordId] = Field(default=[], max_length=64, description="Search by records that are enrolled.")
-    top: Annotated[int, Once] = Field(default=10, ge=1, le=1000, description="Most matches for each query.")
+    top: Annotated[int, Once] = Field(
+        default=10, ge=1, le=1_000_000, description="Most matches for each query; the service has a limit."
+    )
     one_person: Annotated[bool, Once] = Field(default=False, description="All images and records show one person: one query.")
     rerank: Annotated[bool, Once] = Field(default=False, description="Order by k-reciprocal re-ranked distance.")
     rerank_pool: Annotated[int, Once] = Field(default=200, ge=1, le=2000, description="Nearest records that are re-ranked.")

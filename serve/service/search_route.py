@@ -38,6 +38,8 @@ async def search(visit: Annotated[Visit, Depends(reader)]) -> Response:
     with visit.service.admission.enter() as place:
         upload = await visit.upload(place, json=True)
         form = checked(SearchForm, upload.fields)
+        if form.top > visit.service.settings.max_top:
+            raise RefusalError(422, f"top: at most {visit.service.settings.max_top:,} matches for each query")
         gallery = visit.service.shelf.get(form.gallery)
         visit.exchange.gallery = form.gallery
         if not upload.images and not form.record_ids:

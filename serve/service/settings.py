@@ -30,6 +30,9 @@ class ServiceSettings:
     max_images: Count = 64
     """Images in one request."""
 
+    max_top: Count = 1000
+    """Matches for each query of a search."""
+
     max_body_bytes: Count = 32 * 2**20
     """Bytes of one request's body."""
 

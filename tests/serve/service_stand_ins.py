@@ -17,7 +17,7 @@ from PIL import Image
 from hat.artefact import ArtefactInfo
 from hat.model import model_config
 from hat.preprocessing import Preprocessing
-from hat.serve import binding_of
+from hat.serve import Gallery, binding_of
 from hat.serve.service import Service, ServiceSettings, Shelf, create_app
 
 PREPROCESSING = Preprocessing(height=32, width=16)
@@ -96,10 +96,16 @@ def files(*pictures):
 
 @contextmanager
 def running(runtime=None, *, galleries=(), root=None, keys=None, audit=None, **settings):
-    """A service behind a real server on a free port, in a thread: (client, service). Its galleries are in memory."""
+    """A service behind a real server on a free port, in a thread: (client, service).
+
+    Its galleries are files in `root` where there is one, which galleries can then be made in too; else they are in memory.
+    """
     runtime = runtime or ColourRuntime()
     binding = binding_of(runtime.info)
-    opened = {name: MemoryGallery(binding) for name in galleries}
+    opened = {
+        name: MemoryGallery(binding) if root is None else Gallery.open(root / f"{name}.gallery", binding=binding, create=True)
+        for name in galleries
+    }
     limits = ServiceSettings(**{"num_decoders": 2, **settings})
     shelf = Shelf(opened, binding, root=root, max_galleries=limits.max_galleries)
     service = Service(runtime, shelf, limits, keys=keys, audit=audit)
@@ -116,7 +122,7 @@ def serving(app):
     thread.start()
     until(lambda: server.started or not thread.is_alive())
     try:
-        yield "http://127.0.0.1:%d" % server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(30)

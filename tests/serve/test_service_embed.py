@@ -1,0 +1,179 @@
+"""Embedding over HTTP: the same numbers as the model's, in JSON and as a NumPy file, whatever way the image came."""
+
+import asyncio
+import io
+
+import httpx
+import numpy as np
+import pytest
+from service_stand_ins import EMBED_DIM, ColourRuntime, embedding_of, files, picture, running, serving, until
+
+from hat.runtime import TorchRuntime
+from hat.serve.service import Service, ServiceSettings, Shelf, create_app
+
+
+@pytest.fixture(scope="module")
+def served():
+    with running() as both:
+        yield both
+
+
+@pytest.fixture
+def client(served):
+    return served[0]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+def test_every_format_is_told_by_its_content(client, kind):
+    data = picture(3, kind=kind)
+    answer = client.post("/v1/embed", files=[("images", ("a.txt", data, "text/plain"))]).json()
+    np.testing.assert_allclose(answer["embeddings"], [embedding_of(data)], atol=1e-6)
+
+
+def test_images_come_back_in_order_with_the_model_that_made_them(client):
+    pictures = [picture(seed) for seed in range(11)]
+    answer = client.post("/v1/embed", files=files(*pictures))
+    assert answer.status_code == 200 and answer.headers["content-type"] == "application/json"
+    content = answer.json()
+    np.testing.assert_allclose(content["embeddings"], [embedding_of(one) for one in pictures], atol=1e-6)
+    assert content["embed_dim"] == EMBED_DIM and content["fingerprint"] == "colours"
+    assert client.get("/v1/model").json() == {
+        "name": "colours",
+        "precision": "fp32",
+        "embed_dim": EMBED_DIM,
+        "fingerprint": "colours",
+        "image_size": [32, 16],
+    }
+
+
+def test_one_image_may_be_the_whole_body_and_the_answer_a_numpy_file(client):
+    headers = {"content-type": "image/png", "accept": "application/x-npy"}
+    answer = client.post("/v1/embed", content=picture(5), headers=headers)
+    assert answer.headers["content-type"] == "application/x-npy"
+    rows = np.load(io.BytesIO(answer.content), allow_pickle=False)
+    assert rows.dtype == np.float32 and rows.shape == (1, EMBED_DIM)
+    as_json = client.post("/v1/embed", files=files(picture(5))).json()["embeddings"]
+    np.testing.assert_array_equal(rows, np.array(as_json, dtype=np.float32))  # JSON loses no bit
+
+
+def test_a_body_in_chunks_of_unknown_length_is_read_as_well(client):
+    data = picture(6)
+    chunks = (data[start : start + 7] for start in range(0, len(data), 7))
+    answer = client.post("/v1/embed", content=chunks, headers={"content-type": "image/png"})
+    np.testing.assert_allclose(answer.json()["embeddings"], [embedding_of(data)], atol=1e-6)
+
+
+def test_one_bad_image_refuses_the_request_and_is_named(client):
+    answer = client.post("/v1/embed", files=files(picture(1), ("/home/me/holiday.jpg", b"no image"), picture(2)))
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("holiday.jpg: not an image")
+    assert client.post("/v1/embed", files=files(picture(1))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "sentence"),
+    [
+        ({"files": [("images", ("a.png", b"", "image/png"))]}, 422, "empty"),
+        ({"files": [("image", ("a.png", picture(1), "image/png"))]}, 422, "images go into fields named images"),
+        ({"files": files(picture(1)), "data": {"top": "3"}}, 422, "no other field"),
+        ({"data": {"images": "3"}}, 415, "expected a body of type"),
+        ({"content": b"", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
+        (
+            {"content": b"--b\r\n\r\n", "headers": {"content-type": "multipart/form-data; boundary=b"}},
+            400,
+            "Content-Disposition",
+        ),
+        ({"content": b"", "headers": {"content-type": "multipart/form-data; boundary=b"}}, 400, "Unexpected end"),
+        ({"json": {"images": []}}, 415, "expected a body of type"),
+        ({}, 415, "expected a body of type"),
+    ],
+)
+def test_a_wrong_body_is_refused_with_its_reason(client, request_, status, sentence):
+    answer = client.post("/v1/embed", **request_)
+    assert (answer.status_code, sentence in answer.json()["detail"]) == (status, True), answer.text
+
+
+def test_requests_that_arrive_together_share_a_run_and_answer_as_alone():
+    runtime = ColourRuntime()
+    pictures = [picture(seed) for seed in range(12)]
+
+    async def ask(address):
+        async with httpx.AsyncClient(base_url=address, timeout=30) as client:
+            runtime.held.clear()
+            first = asyncio.create_task(client.post("/v1/embed", files=files(pictures[0])))
+            while not runtime.in_run.is_set():
+                await asyncio.sleep(0.005)
+            others = [asyncio.create_task(client.post("/v1/embed", files=files(one))) for one in pictures[1:]]
+            while service.pipeline.batcher.num_waiting < len(others):
+                await asyncio.sleep(0.005)
+            runtime.held.set()
+            return [(await task).json()["embeddings"][0] for task in (first, *others)]
+
+    with running(runtime) as (client, service):
+        together = asyncio.run(ask(client.base_url))
+        assert runtime.batches == [1, 11]
+        alone = [client.post("/v1/embed", files=files(one)).json()["embeddings"][0] for one in pictures]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_a_real_model_answers_over_http_as_in_the_library(tiny_model):
+    import hat
+
+    runtime = TorchRuntime(tiny_model, "cpu")
+    pictures = [picture(seed, size=(40, 90)) for seed in range(5)]
+    from hat.data import decode_image
+    from hat.serve import binding_of
+
+    expected = hat.Embedder(runtime).embed([decode_image(one, "picture") for one in pictures])
+    service = Service(runtime, Shelf({}, binding_of(runtime.info)), ServiceSettings(max_batch=2))
+    service.pipeline.warm_up()
+    with serving(create_app(service)) as address:
+        answer = httpx.post(f"{address}/v1/embed", files=files(*pictures), timeout=30).json()
+    np.testing.assert_allclose(answer["embeddings"], expected, atol=2e-6)
+
+
+def test_a_client_that_goes_away_takes_its_images_along(served):
+    client, service = served
+    runtime = service.pipeline.runtime
+    runtime.held.clear()
+    runtime.in_run.clear()
+    try:
+        with httpx.Client(base_url=client.base_url, timeout=0.5) as hasty:
+            with pytest.raises(httpx.ReadTimeout):
+                hasty.post("/v1/embed", files=files(picture(1)))
+            assert runtime.in_run.is_set()
+            with pytest.raises(httpx.ReadTimeout):  # its images wait behind the run, and are dropped with it
+                hasty.post("/v1/embed", files=files(picture(2), picture(3)))
+        until(lambda: service.admission.num_images == 0)
+        before = sum(runtime.batches)
+    finally:
+        runtime.held.set()
+    assert client.post("/v1/embed", files=files(picture(4))).status_code == 200
+    assert sum(runtime.batches) == before + 1
+    until(lambda: 'hat_requests_total{action="embed",status="499"} 2.0' in client.get("/metrics").text)
+
+
+def test_what_takes_too_long_is_dropped_with_504():
+    runtime = ColourRuntime()
+    with running(runtime, timeout_s=0.2) as (client, service):
+        runtime.held.clear()
+        answer = client.post("/v1/embed", files=files(picture(1)))
+        assert answer.status_code == 504 and "0.2 s" in answer.json()["detail"]
+        assert service.admission.num_images == 0
+        runtime.held.set()
+        until(lambda: service.pipeline.batcher.num_waiting == 0)
+        assert client.post("/v1/embed", files=files(picture(1))).status_code == 200
+
+
+def test_a_model_that_fails_gives_500_with_a_number_and_no_reason(caplog):
+    runtime = ColourRuntime()
+    with running(runtime) as (client, _):
+        runtime.failure = RuntimeError("CUDA out of memory in /opt/model.bin while embedding secret.png")
+        answer = client.post("/v1/embed", files=files(("secret.png", picture(1))))
+        assert answer.status_code == 500
+        assert answer.json()["request_id"] in answer.json()["detail"] and "CUDA" not in answer.text
+        runtime.failure = None
+        assert client.post("/v1/embed", files=files(picture(1))).status_code == 200
+    logged = "\n".join(record.getMessage() for record in caplog.records if record.name == "hat.serve")
+    assert answer.json()["request_id"] in logged and "RuntimeError" in logged
+    assert "secret" not in logged and "CUDA" not in logged

@@ -1,0 +1,310 @@
+"""Galleries over HTTP: made, filled, listed page by page, looked into, emptied."""
+
+import hashlib
+import io
+import itertools
+import json
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from service_stand_ins import ColourRuntime, embedding_of, files, picture, running, until
+
+from hat.errors import UsageError
+from hat.serve import Gallery, binding_of
+from hat.serve.service import AuditLog, Shelf
+from hat.serve.service.refusal import RefusalError
+from hat.serve.service.shelf import parse_gallery
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with running(root=tmp_path_factory.mktemp("galleries"), thumbnail_height=48) as both:
+        yield both
+
+
+@pytest.fixture
+def client(served):
+    return served[0]
+
+
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def people(client):
+    """Path of an empty gallery of the test's own, a file on disk."""
+    answer = client.post("/v1/galleries", json={"name": f"people-{next(NUMBERS)}"})
+    assert answer.status_code == 201, answer.text
+    return f"/v1/galleries/{answer.json()['name']}"
+
+
+def enrolled(client, people, *seeds, **fields):
+    answer = client.post(f"{people}/records", files=files(*(picture(seed) for seed in seeds)), data=fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_what_is_enrolled_is_found_with_what_is_known_of_it(client, people):
+    answer = enrolled(
+        client, people, 1, 2, pid="7", camid="3", time_s="1700000000.5", attributes='{"coat": "red", "tall": true}'
+    )
+    assert answer == {"ids": [1, 2], "num_added": 2, "num_known": 0, "bad": []}
+    record = client.get(f"{people}/records/2").json()
+    assert record == {
+        "id": 2,
+        "source": "1.png",
+        "pid": 7,
+        "camid": 3,
+        "time_s": 1700000000.5,
+        "attributes": {"coat": "red", "tall": True},
+        "enrolled_s": pytest.approx(time.time(), abs=60),
+        "content_hash": hashlib.sha256(picture(2)).hexdigest(),
+    }
+    found = client.post("/v1/search", files=files(picture(2)), data={"gallery": people.rpartition("/")[2], "top": "1"}).json()
+    assert found["results"][0]["matches"][0]["id"] == 2
+    assert found["results"][0]["matches"][0]["similarity"] == pytest.approx(1, abs=1e-5)
+
+
+def test_each_image_may_have_its_own_record(served, people):
+    client, service = served
+    labels = [{"pid": 1, "source": "gate 4"}, {"pid": 2, "camid": 5, "box": [0, 0, 10, 25]}, {}]
+    answer = client.post(f"{people}/records", files=files(*map(picture, range(3))), data={"records": json.dumps(labels)})
+    assert answer.json()["num_added"] == 3
+    records = client.get(f"{people}/records").json()["records"]
+    assert [(one["source"], one["pid"], one["camid"]) for one in records] == [
+        ("gate 4", 1, None),
+        ("1.png", 2, 5),
+        ("2.png", None, None),
+    ]
+    file = io.BytesIO()
+    Image.open(io.BytesIO(picture(1))).crop((0, 0, 10, 25)).save(file, "PNG")
+    np.testing.assert_allclose(
+        service.shelf.get(people.rpartition("/")[2]).embeddings([2])[0], embedding_of(file.getvalue()), atol=1e-6
+    )
+
+
+def test_an_image_that_is_there_is_not_added_again_and_a_bad_one_is_told(client, people):
+    enrolled(client, people, 1)
+    answer = client.post(
+        f"{people}/records", files=files(picture(1), ("/srv/x/broken.jpg", b"\xff\xd8\xff"), picture(2))
+    ).json()
+    assert (answer["ids"], answer["num_added"], answer["num_known"]) == ([1, 2], 1, 1)
+    assert [one["source"] for one in answer["bad"]] == ["broken.jpg"] and "truncated" in answer["bad"][0]["reason"]
+
+
+def test_counts_tell_how_much_a_gallery_holds(client, people):
+    enrolled(client, people, 1, 2, pid="7", camid="3", time_s="50")
+    enrolled(client, people, 3, pid="8", camid="3", time_s="40")
+    enrolled(client, people, 4)
+    assert people.rpartition("/")[2] in client.get("/v1/galleries").json()["galleries"]
+    assert client.get(people).json() == {
+        "name": people.rpartition("/")[2],
+        "num_records": 4,
+        "num_people": 2,
+        "num_cameras": 1,
+        "num_without_pid": 1,
+        "first_seen_s": 40,
+        "last_seen_s": 50,
+        "read_only": False,
+        "model": "colours",
+        "fingerprint": "colours",
+    }
+
+
+def test_records_are_listed_page_by_page_and_filtered(client, people):
+    for camera in range(3):
+        enrolled(
+            client, people, *range(10 * camera, 10 * camera + 4), camid=str(camera), pid=str(camera % 2), time_s=str(camera)
+        )
+    seen, after = [], 0
+    while after is not None:
+        page = client.get(f"{people}/records", params={"after_id": after, "limit": 5}).json()
+        assert page["num_matching"] == 12 and len(page["records"]) <= 5
+        seen += [record["id"] for record in page["records"]]
+        after = page["next_after_id"]
+    assert seen == list(range(1, 13))
+    assert client.get(f"{people}/records", params={"camid": 1}).json()["num_matching"] == 4
+    assert client.get(f"{people}/records", params={"pid": 0, "since_s": 1}).json()["num_matching"] == 4
+    assert client.get(f"{people}/records", params={"until_s": 0}).json() == {
+        "records": [],
+        "num_matching": 0,
+        "next_after_id": None,
+    }
+
+
+def test_records_are_removed_one_by_one_by_person_and_by_age(served, people):
+    client, _ = served
+    enrolled(client, people, 1, 2, pid="7")
+    enrolled(client, people, 3, 4, pid="8")
+    assert client.delete(f"{people}/records/1").json() == {"num_removed": 1}
+    assert client.get(f"{people}/records/1").status_code == 404
+    assert client.delete(f"{people}/records/1").json() == {"num_removed": 0}
+    assert client.delete(f"{people}/people/8").json() == {"num_removed": 2}
+    assert [one["id"] for one in client.get(f"{people}/records").json()["records"]] == [2]
+    assert client.delete(f"{people}/records", params={"enrolled_before_s": time.time() - 3600}).json() == {"num_removed": 0}
+    assert client.delete(f"{people}/records", params={"enrolled_before_s": time.time() + 3600}).json() == {"num_removed": 1}
+    assert client.delete(f"{people}/records").status_code == 422  # without a time nothing is removed
+    assert client.post(f"{people}/vacuum").status_code == 204
+
+
+def test_a_thumbnail_is_kept_where_the_service_keeps_them(served, people):
+    client, _ = served
+    enrolled(client, people, 1)
+    answer = client.get(f"{people}/records/1/thumbnail")
+    assert answer.headers["content-type"] == "image/jpeg" and Image.open(io.BytesIO(answer.content)).height == 48
+    assert "thumbnail" not in client.get(f"{people}/records/1").text
+    with running(galleries=("people",)) as (plain, _):
+        enrolled(plain, "/v1/galleries/people", 1)
+        assert plain.get("/v1/galleries/people/records/1/thumbnail").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"pid": "one"}, "pid: "),
+        ({"pid": ["1", "2"]}, "pid: expected one value"),
+        ({"pid": str(2**64)}, "pid: "),
+        ({"time_s": "nan"}, "time_s: "),
+        ({"time_s": "1e300"}, "time_s: "),
+        ({"attributes": "red"}, "attributes"),
+        ({"attributes": json.dumps({str(number): 1 for number in range(99)})}, "attributes"),
+        ({"attributes": json.dumps({"name": "x" * 999})}, "attributes"),
+        ({"records": "[{}, {}]"}, "2 entries for 1 images"),
+        ({"records": "[{}]", "pid": "1"}, "not both"),
+        ({"records": '[{"name": 1}]'}, "records.0.name"),
+        ({"records": '[{"source": "a\\u0000b"}]'}, "records.0"),
+        ({"records": '[{"box": [0, 0, 1e9, 5]}]'}, "records.0"),
+        ({"colour": "red"}, "colour: "),
+    ],
+)
+def test_what_is_said_of_images_is_checked(client, people, fields, sentence):
+    answer = client.post(f"{people}/records", files=files(picture(1)), data=fields)
+    assert (answer.status_code, sentence in answer.json()["detail"]) == (422, True), answer.text
+    assert client.get(f"{people}/records").json()["num_matching"] == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/0", "/-1", "/x", f"/{2**63}", "/1%00", "?limit=0", "?limit=1e9", "?colour=red", "?since_s=nan"]
+)
+def test_a_wrong_question_about_records_is_refused(client, people, path):
+    assert client.get(f"{people}/records{path}").status_code == 422
+
+
+def test_a_gallery_is_made_where_a_folder_was_set_aside(tmp_path):
+    with running(root=tmp_path) as (client, _):
+        answer = client.post("/v1/galleries", json={"name": "hall-2"})
+        assert (answer.status_code, answer.json()["num_records"], answer.json()["fingerprint"]) == (201, 0, "colours")
+        assert (tmp_path / "hall-2.gallery").exists()
+        assert client.post("/v1/galleries", json={"name": "hall-2"}).status_code == 409
+        assert client.post("/v1/galleries/hall-2/records", files=files(picture(1))).json()["num_added"] == 1
+        assert client.get("/v1/galleries").json() == {"galleries": ["hall-2"]}
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "a\\b", "A", "-a", "_a", "a.b", "a b", "a\n", "a\x00", "ä", "x" * 64, "~", "con:"]
+)
+def test_a_gallery_may_not_be_called_anything(served, name):
+    client, service = served
+    before = service.shelf.names()
+    answer = client.post("/v1/galleries", json={"name": name})
+    assert answer.status_code == 422 and service.shelf.names() == before
+
+
+def test_the_shelf_itself_takes_no_other_name(tmp_path):
+    shelf = Shelf({}, binding_of(ColourRuntime().info), root=tmp_path / "inside")
+    for name in ("../x", "a/b", "", "A", "x" * 64, "a\n"):
+        with pytest.raises(RefusalError) as refused:
+            shelf.make(name)
+        assert refused.value.status == 422 and list(tmp_path.iterdir()) == []
+
+
+def test_no_gallery_is_made_without_a_folder_for_it_or_beyond_their_number(tmp_path):
+    with running() as (client, _):
+        assert client.post("/v1/galleries", json={"name": "people"}).status_code == 403
+    with running(root=tmp_path, max_galleries=1) as (client, _):
+        assert client.post("/v1/galleries", json={"name": "one"}).status_code == 201
+        assert client.post("/v1/galleries", json={"name": "two"}).status_code == 409
+
+
+def test_work_on_galleries_is_bounded_and_recovers():
+    runtime = ColourRuntime()
+    path = "/v1/galleries/people/records"
+    with running(runtime, galleries=("people",), num_store_threads=1, max_store_requests=1) as (client, _):
+        runtime.held.clear()
+        results = []
+        with httpx.Client(base_url=client.base_url, timeout=30) as other:
+            enrolling = threading.Thread(target=lambda: results.append(other.post(path, files=files(picture(1)))))
+            enrolling.start()
+            assert runtime.in_run.wait(20)
+            refused = client.get(path)
+            assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1
+            runtime.held.set()
+            enrolling.join(20)
+        assert results[0].json()["num_added"] == 1
+        assert client.get(path).json()["num_matching"] == 1
+
+
+def test_what_is_removed_is_gone_from_disk_after_a_vacuum(served, people):
+    client, service = served
+    enrolled(client, people, 5, attributes='{"note": "quite-unmistakable-text"}')
+    file = Path(service.shelf.get(people.rpartition("/")[2]).location)
+    assert client.delete(f"{people}/records/1").json() == {"num_removed": 1}
+    assert client.post(f"{people}/vacuum").status_code == 204
+    assert not [path for path in file.parent.glob(f"{file.name}*") if b"quite-unmistakable-text" in path.read_bytes()]
+
+
+def test_a_client_that_leaves_while_it_enrols_is_still_on_record(tmp_path):
+    runtime = ColourRuntime()
+    log = AuditLog(tmp_path / "audit.jsonl")
+    with running(runtime, galleries=("people",), root=tmp_path, audit=log) as (client, service):
+        runtime.held.clear()
+        with httpx.Client(base_url=client.base_url, timeout=0.5) as hasty, pytest.raises(httpx.ReadTimeout):
+            hasty.post("/v1/galleries/people/records", files=files(picture(1)))
+        runtime.held.set()
+        until(lambda: len(service.shelf.get("people")) == 1 and log.path.stat().st_size > 0)
+    (line,) = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert (line["action"], line["gallery"], line["status"]) == ("enrol", "people", 499)
+
+
+def test_a_shelf_opens_what_lies_in_its_folder_and_refuses_what_does_not_belong(tmp_path):
+    binding = binding_of(ColourRuntime().info)
+    for name in ("one", "two", "Not a name"):
+        Gallery.open(tmp_path / f"{name}.gallery", binding=binding, create=True).close()
+    shelf = Shelf.open({}, binding, root=tmp_path)
+    assert shelf.names() == ["one", "two"]
+    shelf.close()
+    with pytest.raises(UsageError, match="two galleries are called 'one'"):
+        Shelf.open({"one": str(tmp_path / "two.gallery")}, binding, root=tmp_path)
+    with pytest.raises(UsageError, match="expected a folder"):
+        Shelf.open({}, binding, root=tmp_path / "missing")
+    with pytest.raises(UsageError, match="another model"):
+        Shelf.open({"one": str(tmp_path / "one.gallery")}, binding_of(ColourRuntime(fingerprint="other").info))
+    with pytest.raises(UsageError):
+        Shelf.open({"three": str(tmp_path / "three.gallery")}, binding)
+    reading = Shelf.open({"one": str(tmp_path / "one.gallery")}, binding, read_only=True)
+    assert reading.get("one").read_only
+    reading.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("people.gallery", ("people", "people.gallery")),
+        ("/srv/hall.gallery", ("hall", "/srv/hall.gallery")),
+        ("gate=/srv/a=b.gallery", ("gate", "/srv/a=b.gallery")),
+        ("milvus://db:19530/people", ("people", "milvus://db:19530/people")),
+        ("hall-2=milvus://db:19530/x", ("hall-2", "milvus://db:19530/x")),
+    ],
+)
+def test_a_gallery_is_named_or_called_after_its_place(text, expected):
+    assert parse_gallery(text) == expected
+
+
+def test_a_place_that_gives_no_name_needs_one():
+    with pytest.raises(UsageError, match="NAME=PLACE"):
+        parse_gallery("/srv/My People.gallery")

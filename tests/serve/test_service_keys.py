@@ -1,0 +1,210 @@
+"""API keys: kept as hashes, shown once, checked on every request, changed while the service runs."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from service_stand_ins import files, picture, running, until
+
+from hat.errors import UsageError
+from hat.serve.service import KeyFile, KeyRing
+from hat.serve.service.access import Access, Caller
+from hat.serve.service.refusal import RefusalError
+
+
+@pytest.fixture
+def file(tmp_path):
+    return KeyFile(tmp_path / "keys.json")
+
+
+def test_a_key_is_kept_as_a_hash_and_the_file_is_the_owners_alone(file):
+    key, token = file.add("camera 3", "write")
+    text = file.path.read_text()
+    assert token.startswith(f"hat_{key.id}_") and len(token) > 50 and token not in text and token.split("_")[2] not in text
+    assert file.path.stat().st_mode & 0o077 == 0
+    assert [path.name for path in file.path.parent.iterdir()] == ["keys.json"]
+    assert file.read() == (key,)
+
+
+def test_keys_differ_and_each_opens_for_its_own_holder(file):
+    pairs = [file.add(f"user {number}", "read") for number in range(4)]
+    ring = KeyRing(file)
+    assert len(ring) == 4 and len({token for _, token in pairs}) == 4
+    for key, token in pairs:
+        assert ring.find(token) == key
+    first, second = pairs[0][1], pairs[1][1]
+    swapped = first[:13] + second[13:]
+    for wrong in (
+        "",
+        "hat_",
+        first[:-1],
+        first + "x",
+        swapped,
+        first.upper(),
+        pairs[0][0].sha256,
+        "hat_00000000_" + "a" * 43,
+        "é",
+    ):
+        assert ring.find(wrong) is None
+
+
+def test_a_key_is_removed_by_its_id(file):
+    kept, gone = file.add("kept", "read")[0], file.add("gone", "write")[0]
+    assert file.remove(gone.id) == gone and file.read() == (kept,)
+    with pytest.raises(UsageError, match="no key"):
+        file.remove(gone.id)
+
+
+def test_a_running_service_takes_changes_of_the_file_up(file, monkeypatch):
+    _, token = file.add("first", "read")
+    ring = KeyRing(file)
+    clock = [time.monotonic()]
+    monkeypatch.setattr("hat.serve.service.keys.time.monotonic", lambda: clock[0])
+    second, new = file.add("second", "read")
+    clock[0] += 2
+    assert ring.find(new) == second
+    file.remove(second.id)
+    clock[0] += 2
+    assert ring.find(new) is None and ring.find(token) is not None
+    file.path.write_text("{")
+    clock[0] += 2
+    assert ring.find(token) is None  # a file that cannot be read lets nobody in
+    file.path.unlink()
+    clock[0] += 2
+    assert ring.find(token) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "{",
+        '{"keys": 1}',
+        '{"version": 2}',
+        '{"keys": [{"id": "x"}]}',
+        '{"keyz": []}',
+        '{"keys": [{"id": "00000000"}]}',
+    ],
+)
+def test_a_file_that_holds_no_keys_is_refused(file, text):
+    file.path.write_text(text)
+    with pytest.raises(UsageError, match="no file of keys"):
+        KeyRing(file)
+
+
+def test_a_file_that_others_may_change_or_that_is_missing_is_refused(file):
+    with pytest.raises(UsageError, match="hat keys add"):
+        KeyRing(file)
+    file.add("me", "read")
+    file.path.chmod(0o666)
+    with pytest.raises(UsageError, match="chmod 600"):
+        KeyRing(file)
+
+
+@pytest.mark.parametrize("name", ["", " x", "x" * 65, "a\nb", "a/b", "<b>", "ä"])
+def test_a_name_is_plain_text(file, name):
+    with pytest.raises(UsageError, match="name"):
+        file.add(name, "read")
+    assert not file.path.exists()
+
+
+def test_a_rate_lets_a_burst_through_and_then_waits(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("hat.serve.service.access.time.monotonic", lambda: clock[0])
+    access = Access(None, rate_per_s=10)
+    one, other = Caller("1", "one", False), Caller("2", "other", False)
+    for _ in range(20):
+        access.charge(one, 1)
+    with pytest.raises(RefusalError) as refused:
+        access.charge(one, 1)
+    assert refused.value.status == 429 and refused.value.headers["Retry-After"] == "1"
+    access.charge(other, 1)  # each has a rate of its own
+    clock[0] += 0.5
+    access.charge(one, 64)  # a request is let through whole, and waited for afterwards
+    clock[0] += 5.9
+    with pytest.raises(RefusalError):
+        access.charge(one, 1)
+    clock[0] += 0.2
+    access.charge(one, 1)
+
+
+def test_roles_say_who_may_change_a_gallery(file):
+    reader, writer = file.add("reader", "read")[1], file.add("writer", "write")[1]
+    with running(galleries=("people",), keys=KeyRing(file)) as (client, _):
+        records = "/v1/galleries/people/records"
+        calls = [
+            ("POST", "/v1/embed", {"files": files(picture(1))}, "read"),
+            ("POST", "/v1/search", {"files": files(picture(1)), "data": {"gallery": "people"}}, "read"),
+            ("GET", "/v1/galleries", {}, "read"),
+            ("GET", "/v1/galleries/people", {}, "read"),
+            ("GET", records, {}, "read"),
+            ("GET", "/v1/model", {}, "read"),
+            ("GET", "/metrics", {}, "read"),
+            ("POST", records, {"files": files(picture(1))}, "write"),
+            ("GET", f"{records}/1", {}, "read"),
+            ("DELETE", f"{records}/1", {}, "write"),
+            ("DELETE", f"{records}?enrolled_before_s=5", {}, "write"),
+            ("DELETE", "/v1/galleries/people/people/1", {}, "write"),
+            ("POST", "/v1/galleries/people/vacuum", {}, "write"),
+        ]
+        for method, path, options, role in calls:
+            for token, allowed in ((None, 401), ("hat_00000000_" + "a" * 43, 401), (reader, 403 if role == "write" else 200)):
+                headers = {} if token is None else {"authorization": f"Bearer {token}"}
+                answer = client.request(method, path, headers=headers, **options)
+                assert answer.status_code == allowed, (method, path, answer.text)
+                assert ("www-authenticate" in answer.headers) == (allowed == 401)
+            answer = client.request(method, path, headers={"authorization": f"bearer {writer}"}, **options)
+            assert answer.status_code in (200, 204), (method, path, answer.text)
+        assert (
+            client.post("/v1/galleries", json={"name": "x"}, headers={"authorization": f"Bearer {reader}"}).status_code == 403
+        )
+        assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+        assert client.get("/healthz", headers={"authorization": f"Basic {reader}"}).status_code == 200
+        assert client.get("/v1/model", headers={"authorization": f"Basic {reader}"}).status_code == 401
+        described = client.get("/openapi.json").json()
+        assert described["paths"]["/v1/embed"]["post"]["security"] == [{"key": []}]
+
+
+def test_too_fast_a_key_is_told_to_wait_and_others_are_not(file):
+    fast, slow = (file.add(name, "read")[1] for name in ("fast", "slow"))
+    with running(keys=KeyRing(file), rate_per_s=0.5) as (client, _):
+        ask = {"files": files(picture(1), picture(2), picture(3), picture(4))}
+        assert client.post("/v1/embed", headers={"authorization": f"Bearer {fast}"}, **ask).status_code == 200
+        refused = client.post("/v1/embed", headers={"authorization": f"Bearer {fast}"}, **ask)
+        assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+        assert client.post("/v1/embed", headers={"authorization": f"Bearer {slow}"}, **ask).status_code == 200
+
+
+def test_a_removed_key_stops_working_in_a_running_service(file):
+    key, token = file.add("guest", "read")
+    file.add("host", "write")
+    with running(keys=KeyRing(file)) as (client, _):
+        headers = {"authorization": f"Bearer {token}"}
+        assert client.get("/v1/model", headers=headers).status_code == 200
+        file.remove(key.id)
+        until(lambda: client.get("/v1/model", headers=headers).status_code == 401)
+
+
+def test_the_command_adds_lists_and_removes(tmp_path):
+    def run(*arguments):
+        command = [sys.executable, "-W", "error", "-m", "hat", "keys", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "COLUMNS": "120"}
+        )
+
+    added = run("add", "keys.json", "--name", "camera-3", "--role", "write", "--json")
+    assert added.returncode == 0, added.stderr
+    made = json.loads(added.stdout)
+    assert KeyRing(KeyFile(tmp_path / "keys.json")).find(made["key"]).id == made["id"]
+    listed = run("list", "keys.json")
+    assert "camera-3" in listed.stdout and "write" in listed.stdout and made["key"][13:] not in listed.stdout
+    wrong = run("add", "keys.json", "--name", "x", "--role", "admin")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("hat: usage: unknown role 'admin'")
+    assert run("remove", "keys.json", made["id"]).returncode == 0
+    assert run("remove", "keys.json", made["id"]).returncode == 2
+    assert KeyFile(tmp_path / "keys.json").read() == ()

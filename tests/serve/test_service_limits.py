@@ -1,0 +1,233 @@
+"""Hostile and endless input: refused early, in bounded memory, and the service answers the next one."""
+
+import io
+import socket
+import struct
+import threading
+import zlib
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from service_stand_ins import ColourRuntime, embedding_of, files, picture, running, until
+
+BODY_LIMIT = 200_000
+
+
+@pytest.fixture(scope="module")
+def served():
+    limits = {"max_body_bytes": BODY_LIMIT, "max_images": 8, "max_pixels": 1_000_000, "receive_timeout_s": 0.5}
+    with running(galleries=("people",), **limits) as both:
+        yield both
+
+
+@pytest.fixture
+def client(served):
+    client, service = served
+    yield client
+    # Whatever was sent: nothing of it stays, and the next request is met.
+    until(lambda: service.admission.num_images == service.admission.num_bytes == 0)
+    answer = client.post("/v1/embed", files=files(picture(1)))
+    np.testing.assert_allclose(answer.json()["embeddings"], [embedding_of(picture(1))], atol=1e-6)
+
+
+def huge_png(side):
+    """A PNG of side x side pixels in a few hundred bytes of file for each hundred megabytes of pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    squeeze = zlib.compressobj(9)
+    rows = b"".join(squeeze.compress(bytes(side // 8 + 1)) for _ in range(side)) + squeeze.flush()
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_a_picture_of_a_hundred_megapixels_is_refused_by_its_header(client, served):
+    data = huge_png(10_000)
+    assert len(data) < BODY_LIMIT
+    answer = client.post("/v1/embed", files=files(("big.png", data)))
+    assert answer.status_code == 422 and "10000 x 10000 pixels" in answer.json()["detail"]
+    enrolled = client.post("/v1/galleries/people/records", files=files(("big.png", data))).json()
+    assert enrolled["num_added"] == 0 and "10000 x 10000 pixels" in enrolled["bad"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x89PNG\r\n\x1a\n" + b"\x00" * 100,
+        picture(1)[:-30],
+        picture(1, kind="JPEG")[:100],
+        b"GIF89a" + bytes(50),
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%PDF-1.7",
+        b"PK\x03\x04" + bytes(100),
+        b"\x80\x04\x95cposix\nsystem\n",
+        bytes(1000),
+    ],
+)
+def test_what_is_no_whole_picture_is_refused_whatever_it_is_called(client, data):
+    answer = client.post("/v1/embed", files=[("images", ("a.jpg", data, "image/jpeg"))])
+    assert answer.status_code == 422, answer.text
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "gzip, identity", "identity, gzip"])
+def test_a_compressed_body_is_refused_before_it_is_read(client, coding):
+    bomb = zlib.compress(bytes(10**7))
+    answer = client.post("/v1/embed", content=bomb, headers={"content-type": "image/png", "content-encoding": coding})
+    assert answer.status_code == 415 and "compressed" in answer.json()["detail"]
+
+
+def test_a_body_over_the_limit_is_refused_by_its_length_or_as_it_comes(client):
+    headers = {"content-type": "image/png"}
+    for content in (bytes(BODY_LIMIT + 1), (bytes(10_000) for _ in range(BODY_LIMIT // 10_000 + 1))):
+        answer = client.post("/v1/embed", content=content, headers=headers)
+        assert answer.status_code == 413 and "200,000 bytes" in answer.json()["detail"]
+    answer = client.post("/v1/galleries", content=bytes(BODY_LIMIT + 1), headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+    assert client.request("DELETE", "/v1/galleries/people/records/1", content=bytes(100_000)).status_code == 413
+
+
+def test_too_many_images_or_fields_are_refused(client):
+    answer = client.post("/v1/embed", files=files(*[picture(1)] * 9))
+    assert answer.status_code == 413 and "8 images" in answer.json()["detail"]
+    many = {f"field{number}": "1" for number in range(300)}
+    assert client.post("/v1/galleries/people/records", files=files(picture(1)), data=many).status_code == 413
+
+
+def raw(client, text, *, wait=True):
+    """Send bytes as they are; what came back until the line was closed."""
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as line:
+        line.sendall(text)
+        if not wait:
+            return b""
+        answer = b""
+        while piece := line.recv(65536):
+            answer += piece
+        return answer
+
+
+def test_half_a_body_is_given_up_after_a_while_and_one_that_hangs_up_at_once(client):
+    head = b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 5000\r\n\r\n"
+    answer = raw(client, head + b"\x89PNG")
+    assert answer.startswith(b"HTTP/1.1 408 ") and b"connection: close" in answer.lower()
+    raw(client, head + b"\x89PNG", wait=False)
+    multipart = head.replace(b"image/png", b"multipart/form-data; boundary=b")
+    raw(client, multipart + b'--b\r\nContent-Disposition: form-data; name="images"\r\n\r\n\x89PNG', wait=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
+        b"GET\r\n\r\n",
+        b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+        b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/embed HTTP/1.0\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+def test_garbage_is_no_request(client, text):
+    answer = raw(client, text)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"--b\r\nContent-Disposition: form-data; name=images\r\n\r\nx",
+        b"garbage",
+        b"--b--\r\n",
+        b"--b\r\n" + b"X: y\r\n" * 1000 + b"\r\nx\r\n--b--\r\n",
+        b"--b\r\n" + b"X: " + b"y" * 50_000 + b"\r\n\r\nx\r\n--b--\r\n",
+        b'--b\r\nContent-Disposition: form-data; name="\xff\xfe"\r\n\r\n\xff\r\n--b--\r\n',
+        b'--b\r\nContent-Disposition: form-data; name="images"; filename="' + b"x" * 3000 + b'"\r\n\r\nx\r\n--b--\r\n',
+    ],
+)
+def test_a_broken_form_is_refused(client, body):
+    answer = client.post("/v1/embed", content=body, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert answer.status_code in (400, 422), answer.text
+    assert len(answer.content) < 1000
+
+
+def test_a_client_that_asks_first_is_refused_before_it_sends(client):
+    head = b"POST /v1/embed HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: 5000\r\n"
+    assert raw(client, head + b"Expect: 100-continue\r\n\r\n").startswith(b"HTTP/1.1 415 ")
+
+
+class Crowd:
+    """Many clients at once, each with one request; their statuses in the order in which they were answered."""
+
+    def __init__(self, client, count, images=1):
+        self.answers = []
+        address = client.base_url
+
+        def ask():
+            with httpx.Client(base_url=address, timeout=60) as one:
+                self.answers.append(one.post("/v1/embed", files=files(*[picture(1)] * images)))
+
+        self.threads = [threading.Thread(target=ask) for _ in range(count)]
+        for thread in self.threads:
+            thread.start()
+
+    def count(self, status):
+        return sum(answer.status_code == status for answer in self.answers)
+
+    def join(self):
+        for thread in self.threads:
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def test_ten_times_too_much_is_answered_with_503_and_then_all_is_well():
+    runtime = ColourRuntime()
+    with running(runtime, max_queue=4, max_batch=2) as (client, service):
+        runtime.held.clear()
+        crowd = Crowd(client, 40)
+        until(lambda: crowd.count(503) == 36)  # at once, while the model still works on what was let in
+        assert service.admission.num_images == 4
+        refused = next(answer for answer in crowd.answers if answer.status_code == 503)
+        assert int(refused.headers["retry-after"]) >= 1 and "busy" in refused.json()["detail"]
+        assert client.get("/healthz").status_code == 200 and client.get("/readyz").status_code == 200
+        runtime.held.set()
+        crowd.join()
+        assert crowd.count(200) == 4 and service.admission.num_images == service.admission.num_bytes == 0
+        for _ in range(5):
+            assert client.post("/v1/embed", files=files(*[picture(1)] * 4)).status_code == 200
+
+
+def test_bodies_are_held_within_a_bound_however_many_come():
+    runtime = ColourRuntime()
+    size = len(picture(1, kind="BMP"))
+    with running(runtime, max_inflight_bytes=int(3.5 * (size + 300)), max_queue=1000) as (client, service):
+        runtime.held.clear()
+        answers = []
+
+        def ask():
+            with httpx.Client(base_url=client.base_url, timeout=60) as one:
+                answers.append(one.post("/v1/embed", files=files(picture(1, kind="BMP"))).status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        until(lambda: answers.count(503) == 9)
+        assert service.admission.num_bytes <= service.admission.max_bytes
+        runtime.held.set()
+        for thread in threads:
+            thread.join(60)
+        assert answers.count(200) == 3 and service.admission.num_bytes == 0
+
+
+def test_a_request_with_more_images_than_there_is_room_for_is_refused_whole():
+    with running(max_queue=4, max_images=8) as (client, service):
+        assert client.post("/v1/embed", files=files(*[picture(1)] * 5)).status_code == 503
+        assert service.admission.num_images == 0
+        assert client.post("/v1/embed", files=files(*[picture(1)] * 4)).status_code == 200
+
+
+def test_a_large_but_allowed_picture_is_embedded(client):
+    file = io.BytesIO()
+    Image.new("RGB", (1000, 1000), (200, 30, 30)).save(file, "PNG")
+    answer = client.post("/v1/embed", files=files(file.getvalue()))
+    np.testing.assert_allclose(answer.json()["embeddings"], [embedding_of(file.getvalue())], atol=1e-6)
