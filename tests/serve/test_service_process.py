@@ -1,0 +1,160 @@
+"""`hat serve` as it is run: a process that starts or says why not, and that ends when it is told to with its work done."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import numpy as np
+import pytest
+from service_stand_ins import ColourRuntime, files, picture, until
+
+import hat
+from hat.data import decode_image
+from hat.errors import HatError, UsageError, WorkError
+from hat.runtime import open_runtime
+from hat.serve import Gallery, binding_of
+from hat.serve.service import KeyFile
+from hat.serve.service.command import serve
+from hat.serve.service.server import bind, is_loopback
+
+
+@pytest.fixture
+def checkpoint(tiny_model, tmp_path):
+    hat.save_checkpoint(tiny_model, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def started(process):
+    """What a server that has started says of itself."""
+    text = ""
+    while not text.endswith("}\n"):
+        line = process.stdout.readline()
+        assert line, process.stderr.read()
+        text += line
+    return json.loads(text)
+
+
+def test_a_server_starts_answers_and_ends_at_sigterm_with_its_work_done(checkpoint, tmp_path):
+    binding = binding_of(open_runtime(checkpoint).info)
+    Gallery.open(tmp_path / "people.gallery", binding=binding, create=True).close()
+    command = [sys.executable, "-W", "error", "-m", "hat", "serve", str(checkpoint), "--port", "0", "--json"]
+    command += ["--gallery", str(tmp_path / "people.gallery"), "--audit", str(tmp_path / "audit.jsonl")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    try:
+        facts = started(process)
+        assert facts["galleries"] == {"people": 0} and facts["keys"] is None and facts["fingerprint"] == binding.fingerprint
+        data = picture(1)
+        with httpx.Client(base_url=facts["address"], timeout=30) as client:
+            assert client.get("/readyz").json() == {"status": "ready"}
+            (row,) = client.post("/v1/embed", files=files(data)).json()["embeddings"]
+            np.testing.assert_allclose([row], hat.Embedder.open(checkpoint).embed([decode_image(data, "a")]), atol=2e-6)
+            assert client.post("/v1/galleries/people/records", files=files(data)).json()["num_added"] == 1
+            found = client.post("/v1/search", files=files(data), data={"gallery": "people"}).json()
+            assert found["results"][0]["matches"][0]["similarity"] == pytest.approx(1, abs=1e-5)
+            assert client.get("/v1/model", headers={"host": "evil.example"}).status_code == 421
+
+        # Half of a request, the signal, and then the other half: it is still met, and nothing new is.
+        address = (facts["address"].split("/")[2].split(":")[0], int(facts["address"].rpartition(":")[2]))
+        with socket.create_connection(address, timeout=30) as line:
+            head = (
+                f"POST /v1/embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(data)}\r\n\r\n"
+            )
+            line.sendall(head.encode() + data[:40])
+            until(lambda: f"hat_bytes_inside {float(len(data))}" in httpx.get(f"{facts['address']}/metrics").text)
+            process.send_signal(signal.SIGTERM)
+            until(lambda: not listens(address))
+            line.sendall(data[40:])
+            answer = b""
+            while piece := line.recv(65536):
+                answer += piece
+        assert answer.startswith(b"HTTP/1.1 200 ") and b"embeddings" in answer
+        _, errors = process.communicate(timeout=30)
+        assert (process.returncode, errors) == (0, "stopped\n")
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+    assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 5
+    with Gallery.open(tmp_path / "people.gallery") as gallery:
+        assert len(gallery) == 1
+
+
+def listens(address):
+    try:
+        socket.create_connection(address, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_what_cannot_be_served_is_one_sentence_and_the_exit_code_of_a_wrong_request(tmp_path):
+    command = [sys.executable, "-W", "error", "-m", "hat", "serve", "missing.onnx", "--port", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("hat: usage: missing.onnx") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
+def test_an_address_that_others_reach_needs_keys(host, checkpoint):
+    with pytest.raises(UsageError, match="--keys"):
+        serve(str(checkpoint), host=host, port=0)
+
+
+def test_a_file_without_keys_lets_nobody_in_and_is_refused(checkpoint, tmp_path):
+    file = KeyFile(tmp_path / "keys.json")
+    with pytest.raises(UsageError, match="hat keys add"):
+        serve(str(checkpoint), keys=file.path, port=0)
+    key, _ = file.add("one", "read")
+    file.remove(key.id)
+    with pytest.raises(UsageError, match="has no key"):
+        serve(str(checkpoint), keys=file.path, port=0)
+
+
+def test_models_galleries_and_files_that_do_not_belong_are_refused(checkpoint, tmp_path):
+    (tmp_path / "text.onnx").write_text("no model")
+    (tmp_path / "text.gallery").write_text("no gallery")
+    other = binding_of(ColourRuntime().info)
+    Gallery.open(tmp_path / "others.gallery", binding=other, create=True).close()
+    model = str(checkpoint)
+    for arguments, sentence in [
+        ((str(tmp_path / "text.onnx"), {}), "text.onnx"),
+        ((str(tmp_path), {}), "checkpoint"),
+        ((model, {"gallery": [str(tmp_path / "missing.gallery")]}), "missing.gallery"),
+        ((model, {"gallery": [str(tmp_path / "text.gallery")]}), "text.gallery"),
+        ((model, {"gallery": [str(tmp_path / "others.gallery")]}), "another model"),
+        ((model, {"gallery": ["a=x.gallery", "a=y.gallery"]}), "two galleries"),
+        ((model, {"gallery": ["A.gallery"]}), "NAME=PLACE"),
+        ((model, {"gallery_root": tmp_path / "missing"}), "expected a folder"),
+        ((model, {"audit": tmp_path / "missing" / "audit.jsonl"}), "--audit"),
+        ((model, {"tls_cert": tmp_path / "cert.pem"}), "belong together"),
+        ((model, {"precision": "int4"}), "unknown precision"),
+        ((model, {"device": "tpu"}), "tpu"),
+    ]:
+        with pytest.raises(HatError, match=sentence):
+            serve(arguments[0], port=0, **arguments[1])
+
+
+def test_a_certificate_that_cannot_be_used_is_refused(checkpoint, tmp_path):
+    for name in ("cert.pem", "key.pem"):
+        (tmp_path / name).write_text("no certificate")
+    with pytest.raises(UsageError, match="--tls-cert"):
+        serve(str(checkpoint), port=0, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
+
+
+def test_a_port_that_is_taken_is_told(checkpoint):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(WorkError, match="give another --port"):
+        serve(str(checkpoint), port=taken.getsockname()[1])
+    with pytest.raises(UsageError, match="no such address"):
+        bind("no.such.host.invalid", 0)
+
+
+def test_loopback_is_told_by_the_address():
+    assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "localhost.example", "", "fe80::1")))
