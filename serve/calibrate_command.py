@@ -91,13 +91,10 @@ def _table(found: Calibration, points: list[RocPoint], num_records: int) -> Rend
             "-" if point.true_match_rate is None else f"{100 * point.true_match_rate:.1f} %",
             _rate(chance_of_any(point.false_match_bound, num_records)),
         )
-    foot = (
-        f"Lower rates than {found.lowest_rate:.1e} cannot be shown by these pairs."
-        if not found.is_exhaustive
-        else (f"Lower rates than {found.lowest_rate:.1e} cannot be shown by the people in this gallery.")
-    )
+    by_whom = "the people in this gallery" if found.is_exhaustive else "so many pairs (--pairs)"
+    foot = f"Lower rates than {_rate(found.lowest_rate)} cannot be shown by {by_whom}."
     return Group(Text(head), "", table, "", Text(foot, "dim"))
 
 
 def _rate(rate: float) -> str:
-    return f"{100 * rate:.3g} %" if rate >= 1e-5 or rate == 0 else f"{rate:.1e}"
+    return f"{100 * rate:.3g} %"

@@ -7,15 +7,15 @@ from memory_gallery import MemoryGallery
 import hat
 from hat.errors import UsageError
 from hat.preprocessing import Preprocessing
-from hat.serve import Binding, Filter, NewRecord, person_embedding, search_gallery
+from hat.serve import Binding, Filter, Gallery, NewRecord, person_embedding, search_gallery
 
 
 def unit(rows):
     return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
 
 
-@pytest.fixture
-def gallery():
+@pytest.fixture(params=["memory", "sqlite"])
+def gallery(request, tmp_path):
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(12, 24))
     pids = np.arange(90) % 12
@@ -24,7 +24,11 @@ def gallery():
     binding = Binding(
         fingerprint="f", name="n", model={}, preprocessing=Preprocessing(), source_sha256="s", precision="fp32", embed_dim=24
     )
-    gallery = MemoryGallery(binding)
+    if request.param == "memory":
+        gallery = MemoryGallery(binding)
+    else:
+        gallery = Gallery.open(tmp_path / "people.gallery", binding=binding, create=True)
+        request.addfinalizer(gallery.close)
     gallery.add(
         vectors,
         [
