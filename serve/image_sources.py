@@ -82,7 +82,7 @@ class ImageSources:
     ) -> None:
         if names not in get_args(NameStyle):
             raise UsageError(f"names are read as {', '.join(get_args(NameStyle))}, got {names!r}")
-        self._inputs = [str(Path(text).expanduser()) for text in inputs]
+        self._inputs = [str(Path(text)) for text in inputs]
         self._labels = labels or Labels()
         self._names: NameStyle = names
         self._boxes = boxes
@@ -132,9 +132,12 @@ class ImageSources:
         if self._boxes is not None and (len(self._inputs) != 1 or not videos):
             raise UsageError("--boxes belongs to one video, given by itself")
         for text in self._inputs:
-            path = Path(text)
-            member = split_location(text)
-            if not (path.exists() if member is None else Path(member[0]).is_file()):
+            try:
+                member = split_location(text)
+                found = Path(text).exists() if member is None else Path(member[0]).is_file()
+            except OSError as error:
+                raise DataError(f"{text:.200}: cannot be looked up ({error.strerror})") from None
+            if not found:
                 raise DataError(f"{text}: there is no such file or folder")
 
     def _listed(self) -> Iterator[Item]:
@@ -155,7 +158,8 @@ class ImageSources:
                     yield item
 
     def _named(self, name: str, location: str) -> Item | None:
-        item = Item(source=_absolute(location), read=functools.partial(read_encoded, location))
+        source = _absolute(location)
+        item = Item(source=source, read=functools.partial(read_encoded, source))
         if self._names == "none":
             return item
         said = read_name(name)
@@ -178,10 +182,10 @@ class ImageSources:
             if pid == JUNK_PID:
                 self.left_out[_JUNK] += 1
                 continue
-            location = str(path.parent / Path(text).expanduser())  # joining keeps an absolute path as it is
+            source = _absolute(str(path.parent / text))  # joining keeps an absolute path as it is
             yield Item(
-                source=_absolute(location),
-                read=functools.partial(read_encoded, location),
+                source=source,
+                read=functools.partial(read_encoded, source),
                 box=row.box(),
                 pid=pid,
                 camid=row.label("camid"),

@@ -168,6 +168,8 @@ def test_inputs_that_are_not_there_and_archives_that_are_none(tmp_path):
         ImageSources([str(tmp_path / "gone.jpg")])
     with pytest.raises(DataError, match="no such file"):
         ImageSources([f"{tmp_path}/gone.zip!a.jpg"])
+    with pytest.raises(DataError, match="cannot be looked up"):
+        ImageSources(["a" * 5000])
     (tmp_path / "no.zip").write_bytes(b"PK not a zip")
     with pytest.raises(DataError, match="cannot be read as a zip file"):
         ImageSources([str(tmp_path / "no.zip")]).count()
