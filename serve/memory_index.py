@@ -131,11 +131,11 @@ class MemoryIndex:
         for ids, some in stream_vectors(sqlite, after_id, self._dtype, self._facts.embed_dim):
             rows = np.searchsorted(columns.ids, ids)
             if rows[-1] >= len(columns) or not np.array_equal(columns.ids[rows], ids):
-                raise WorkError(f"{self._path} is damaged: an embedding has no record; restore it from a backup")
+                raise WorkError(f"{self._path} is damaged: records and embeddings do not match; restore it from a backup")
             vectors.write(rows, some)
             num_read += len(ids)
         if num_read != np.count_nonzero(columns.live[first:]):
-            raise WorkError(f"{self._path} is damaged: not every record has an embedding; restore it from a backup")
+            raise WorkError(f"{self._path} is damaged: records and embeddings do not match; restore it from a backup")
 
 
 def _all_ids(sqlite: sqlite3.Connection) -> npt.NDArray[np.int64]:

@@ -110,23 +110,36 @@ def sqlite_errors(path: Path, busy_timeout_s: float) -> Iterator[None]:
         raise _in_our_words(path, busy_timeout_s, str(error)) from error
 
 
+_WORDS: dict[str, tuple[type[HatError], str]] = {
+    "file is not a database": (UsageError, "{path} is no gallery: expected a file that `hat enroll` made"),
+    "database is locked": (
+        WorkError,
+        "{path}: another process is writing to it and did not finish within {busy_timeout_s:g} s: nothing was changed; "
+        "wait for it and try again",
+    ),
+    "disk is full": (WorkError, "{path}: the disk is full: nothing was changed; make room and try again"),
+    "disk I/O error": (
+        WorkError,
+        "{path}: the system could not read or write it ({words}): nothing was changed; see to the disk and its limits",
+    ),
+    "malformed": (
+        WorkError,
+        "{path} is damaged ({words}): restore it from a backup, or enrol its images into a new gallery",
+    ),
+    "readonly database": (UsageError, "{path} cannot be written ({words}): change who may write to it and to its folder"),
+    "unable to open": (
+        UsageError,
+        "{path} cannot be opened ({words}): the file, and the folder in which SQLite keeps its log, must be readable, and "
+        "writable for changes",
+    ),
+}
+"""What SQLite says, whose words have been the same for decades (its codes reach Python from 3.11 on) -> what we say."""
+
+
 def _in_our_words(path: Path, busy_timeout_s: float, words: str) -> HatError:
-    if "file is not a database" in words:
-        return UsageError(f"{path} is no gallery: expected a file that `hat enroll` made")
-    if "database is locked" in words:
-        return WorkError(
-            f"{path}: another process is writing to it and did not finish within {busy_timeout_s:g} s: nothing was changed; "
-            "wait for it and try again"
-        )
-    if "disk is full" in words:
-        return WorkError(f"{path}: the disk is full: nothing was changed; make room and try again")
-    if "malformed" in words:
-        return WorkError(f"{path} is damaged ({words}): restore it from a backup, or enrol its images into a new gallery")
-    if "readonly database" in words or "unable to open" in words:
-        return UsageError(
-            f"{path} cannot be opened or written ({words}): the file, and the folder in which SQLite keeps its log, must be "
-            "readable, and writable for changes"
-        )
+    for fragment, (kind, sentence) in _WORDS.items():
+        if fragment in words:
+            return kind(sentence.format(path=path, busy_timeout_s=busy_timeout_s, words=words))
     return WorkError(f"{path}: SQLite: {words}")
 
 

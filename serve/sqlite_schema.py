@@ -136,6 +136,7 @@ def prepare_connection(connection: SqliteConnection) -> None:
             raise UsageError(
                 f"{connection.path} is of format {version}, this version reads up to {FORMAT_VERSION}: update hat-reid"
             )
+        _check_whole_pages(connection.path, *sqlite.execute("PRAGMA page_size").fetchone())
         if connection.read_only:
             sqlite.execute("PRAGMA query_only = ON")
         else:
@@ -162,8 +163,23 @@ def read_facts(sqlite: sqlite3.Connection, path: Path) -> GalleryFacts:
 
 
 def read_state(sqlite: sqlite3.Connection) -> State:
-    """The counters, as one row."""
-    return State(*sqlite.execute("SELECT num_records, generation, removals, purges FROM state").fetchone())
+    """The counters, as one row.
+
+    Raises:
+        WorkError: The row is missing.
+    """
+    row = sqlite.execute("SELECT num_records, generation, removals, purges FROM state").fetchone()
+    if row is None:
+        raise WorkError("the gallery is damaged: its state is missing; restore it from a backup")
+    return State(*row)
+
+
+def _check_whole_pages(path: Path, page_bytes: int) -> None:
+    """SQLite itself sees when whole pages are missing; a page that was cut off it would fill up with zeros."""
+    log = path.with_name(f"{path.name}-wal")
+    is_settled = not log.exists() or log.stat().st_size == 0  # else a page may be on its way from the log
+    if is_settled and path.stat().st_size % page_bytes:
+        raise WorkError(f"{path} is damaged: it was cut off within a page; restore it from a backup")
 
 
 def _let_appear(unfinished: Path, path: Path) -> None:

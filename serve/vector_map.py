@@ -169,7 +169,7 @@ def _write(
         file.write(np.ascontiguousarray(some).data)
         done += len(some_ids)
     if done != len(ids):
-        raise WorkError(f"{path} is damaged: not every record has an embedding; restore it from a backup")
+        raise WorkError(f"{path} is damaged: records and embeddings do not match; restore it from a backup")
     file.flush()
     os.fsync(
         file.fileno()

@@ -1,6 +1,10 @@
 """What the tests of galleries share: made-up embeddings and records, and the answer by brute force."""
 
 import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -78,3 +82,20 @@ def brute_force(vectors_by_id, queries, top):
 def assert_neighbours(found, expected):
     np.testing.assert_array_equal(found.ids, expected[0])
     np.testing.assert_array_equal(found.similarities, expected[1])
+
+
+def run_as_somebody(code, *arguments):
+    """Run Python in a process that permissions apply to: root gives itself up when everything has been imported."""
+    prelude = (
+        "import os, sys, tempfile\n"
+        "from gallery_cases import *\n"
+        "if os.geteuid() == 0:\n"
+        "    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", prelude + code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )

@@ -1,0 +1,64 @@
+"""A gallery belongs to the model that made it; another is refused with every difference, a verified sibling is not."""
+
+import dataclasses
+
+import pytest
+from gallery_cases import BINDING, new_records, open_small, unit_rows
+
+from hat.errors import UsageError
+from hat.preprocessing import Preprocessing
+from hat.serve import Gallery, VerifiedSibling
+
+SIBLING = dataclasses.replace(BINDING, fingerprint="c" * 64, precision="int8")
+
+
+def test_the_differences_are_spelled_out(tmp_path):
+    open_small(tmp_path / "g").close()
+    other = dataclasses.replace(
+        BINDING,
+        fingerprint="d" * 64,
+        name="duke",
+        model={"backbone": {"name": "resnet101"}, "depths": [0, 4, 4, 4]},
+        preprocessing=Preprocessing(height=384, width=128),
+        source_sha256="e" * 64,
+        precision="fp16",
+        embed_dim=4,
+    )
+    with pytest.raises(UsageError) as caught:
+        Gallery.open(tmp_path / "g", binding=other)
+    for difference in (
+        "model.backbone.name: resnet50, resnet101",
+        "preprocessing.height: 256, 384",
+        "width of an embedding: 8, 4",
+        "trained weights: market (bbbbbbbbbbbb), duke (eeeeeeeeeeee)",
+        "precision: fp32, fp16",
+        "hat gallery re-embed",
+    ):
+        assert difference in str(caught.value)
+    assert "depths" not in str(caught.value) and "hat gallery accept" not in str(caught.value)
+    Gallery.open(tmp_path / "g").close()  # who brings no model may look into it
+
+
+def test_a_verified_sibling_is_accepted_for_good(tmp_path):
+    with open_small(tmp_path / "g") as gallery, open_small(tmp_path / "g", read_only=True) as reader:
+        gallery.add(unit_rows(1), new_records("a"))
+        with pytest.raises(UsageError, match=r"precision: fp32, int8.*hat gallery accept"):
+            gallery.check_model(SIBLING)
+        with pytest.raises(UsageError, match="read only"):
+            reader.accept(VerifiedSibling(fingerprint="c" * 64, precision="int8", worst_cosine=0.998))
+        gallery.accept(VerifiedSibling(fingerprint="c" * 64, precision="int8", worst_cosine=0.9))
+        gallery.accept(VerifiedSibling(fingerprint="f" * 64, precision="fp16", worst_cosine=0.9999))
+        gallery.accept(VerifiedSibling(fingerprint="c" * 64, precision="int8", worst_cosine=0.998))  # verified again
+        gallery.check_model(SIBLING)
+        reader.check_model(SIBLING)  # which was open before
+    with Gallery.open(tmp_path / "g", binding=SIBLING) as gallery:
+        assert gallery.binding.fingerprint == "a" * 64 and len(gallery) == 1
+        assert [(one.fingerprint[0], one.worst_cosine) for one in gallery.binding.siblings] == [("f", 0.9999), ("c", 0.998)]
+        with pytest.raises(UsageError, match="was made by another model"):
+            gallery.check_model(dataclasses.replace(SIBLING, fingerprint="9" * 64))
+
+
+def test_a_new_gallery_needs_a_model(tmp_path):
+    with pytest.raises(UsageError, match="which model its embeddings come from: give a binding"):
+        Gallery.open(tmp_path / "g", create=True)
+    assert not list(tmp_path.iterdir())

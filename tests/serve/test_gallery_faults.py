@@ -1,0 +1,243 @@
+"""What can be wrong with a file, a folder or a disk: each is one clear error, and nothing is lost or half-written."""
+
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gallery_cases import BINDING, assert_neighbours, brute_force, new_records, open_small, run_as_somebody, unit_rows
+
+from hat.errors import UsageError, WorkError
+from hat.serve import Gallery
+from hat.serve.sqlite_gallery import SqliteGallery
+
+ROWS = unit_rows(50)
+
+
+@pytest.fixture
+def filled(tmp_path):
+    with open_small(tmp_path / "g") as gallery:
+        gallery.add(ROWS, new_records(range(50)))
+    return tmp_path / "g"
+
+
+def assert_intact(path, count=50):
+    rows = np.vstack([ROWS, unit_rows(1, 77)])[:count]
+    with SqliteGallery.open(path) as gallery:
+        assert gallery.ids().tolist() == list(range(1, count + 1))
+        np.testing.assert_array_equal(gallery.embeddings(range(1, count + 1)), rows)
+        assert_neighbours(gallery.search(ROWS[:2], 3), brute_force(dict(enumerate(rows, 1)), ROWS[:2], 3))
+        with gallery._connection.reading() as sqlite:
+            assert sqlite.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_full_disk_changes_nothing_and_the_gallery_goes_on(filled):
+    with SqliteGallery.open(filled) as gallery:
+        with gallery._connection.alone() as sqlite:
+            (pages,) = sqlite.execute("PRAGMA page_count").fetchone()
+            sqlite.execute(f"PRAGMA max_page_count = {pages + 2}")
+        with pytest.raises(WorkError, match="the disk is full: nothing was changed; make room and try again"):
+            gallery.add(unit_rows(5000, 1), new_records(range(100, 5100)))
+        assert len(gallery) == 50 and gallery.search(ROWS[:1], 1).ids == [[1]]
+        with gallery._connection.alone() as sqlite:
+            sqlite.execute("PRAGMA max_page_count = 1000000")
+        assert gallery.add(unit_rows(1, 77), new_records(["late"])) == [51]
+    assert_intact(filled, 51)
+
+
+def test_a_file_that_may_grow_no_further(filled):
+    """The system's own limit, which fails in the middle of a write as a full disk does."""
+    limit = filled.stat().st_size + 2**17
+    code = (
+        "import sys, resource\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "from gallery_cases import *\n"
+        "from hat.errors import WorkError\n"
+        "gallery = SqliteGallery.open(sys.argv[1])\n"
+        "try:\n"
+        "    gallery.add(unit_rows(20000, 1), new_records(range(100, 20100)))\n"
+        "except WorkError as error:\n"
+        "    print(error)\n"
+        "assert len(gallery) == 50 and len(gallery.search(unit_rows(1), 3).ids[0]) == 3\n"
+        "assert gallery.add(unit_rows(1, 77), new_records(['small'])) == [51]\n"
+    )
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] in (resource.RLIM_INFINITY, -1)
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", code, str(filled)], capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    assert str(filled) in done.stdout and ("disk I/O error" in done.stdout or "disk is full" in done.stdout)
+    assert_intact(filled, 51)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no gallery but an empty file: choose another path"),
+        (b"\xff\xd8\xff" * 5000, "is no gallery: expected a file that `hat enroll` made"),
+        (b"SQLite format 3\0", "is no gallery"),
+        (b"short", "is no gallery"),
+    ],
+)
+@pytest.mark.parametrize("read_only", [True, False])
+def test_another_file_is_refused_and_left_as_it_is(tmp_path, content, message, read_only):
+    path = tmp_path / "holiday.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        Gallery.open(path, binding=BINDING, create=not read_only, read_only=read_only)
+    assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_database_of_another_program_is_refused_and_left_as_it_is(tmp_path):
+    path = tmp_path / "places.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE bookmarks (url TEXT)")
+    connection.commit()
+    connection.close()
+    content = path.read_bytes()
+    with pytest.raises(UsageError, match="is no gallery but the SQLite database of another program"):
+        open_small(path)
+    assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_newer_format_is_refused(filled):
+    connection = sqlite3.connect(filled)
+    connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    with pytest.raises(UsageError, match="is of format 2, this version reads up to 1: update hat-reid"):
+        SqliteGallery.open(filled)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_a_file_that_was_cut_off_is_damaged(filled, share):
+    content = filled.read_bytes()
+    filled.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises((WorkError, UsageError), match=r"is damaged.* restore it from a backup|is no gallery: expected"):
+        SqliteGallery.open(filled)
+
+
+def test_overwritten_pages_are_an_error_and_never_a_wrong_answer(filled):
+    content = bytearray(filled.read_bytes())
+    content[8192 * 2 :] = os.urandom(len(content) - 8192 * 2)
+    filled.write_bytes(content)
+    with pytest.raises(WorkError, match="is damaged"), SqliteGallery.open(filled) as gallery:
+        gallery.search(ROWS[:1])
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE embeddings SET vector = x'00' WHERE id = 7", "an embedding takes 32 bytes, and among those"),
+        ("DELETE FROM embeddings WHERE id = 7", "records and embeddings do not match"),
+        ("INSERT INTO embeddings SELECT 99, vector FROM embeddings WHERE id = 7", "records and embeddings do not match"),
+        ("DELETE FROM facts WHERE name = 'stored_type'", "what the gallery holds cannot be read"),
+        ("UPDATE facts SET value = 'int8' WHERE name = 'stored_type'", "what the gallery holds cannot be read"),
+        ("UPDATE facts SET value = '{' WHERE name = 'binding'", "cannot be read which model made it"),
+        ("DROP TABLE embeddings", "no such table"),
+        ("DELETE FROM state", "is damaged"),
+    ],
+)
+@pytest.mark.parametrize("map_above_bytes", [2**31, 0])
+def test_a_gallery_that_was_tampered_with_says_where(filled, statement, message, map_above_bytes):
+    connection = sqlite3.connect(filled)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+    for _ in range(2):  # the second time as well: what could not be read is not taken for read
+        with (
+            pytest.raises((WorkError, UsageError), match=message),
+            SqliteGallery.open(filled, map_above_bytes=map_above_bytes) as gallery,
+        ):
+            for _ in range(2):
+                with pytest.raises((WorkError, UsageError), match=message):
+                    gallery.search(ROWS[:1])
+            gallery.search(ROWS[:1])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (".", "is a folder; a gallery is a file"),
+        ("missing/g", "there is no folder .*missing: make it first"),
+        ("x" * 300, "cannot be opened|cannot be made"),
+        ("a\0b", "expected the path of a gallery's file"),
+        ("g/h", "there is no folder|cannot be opened"),
+    ],
+)
+def test_paths_that_cannot_be_a_gallery(filled, name, message):
+    with pytest.raises((UsageError, WorkError), match=message):
+        open_small(f"{filled.parent}/{name}")
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("", "expected the path of a gallery's file, got ''"),
+        ("redis://localhost/0", "nothing is known by redis://"),
+        (b"bytes", "expected the path of a gallery's file"),
+    ],
+)
+def test_locations_that_mean_nothing(location, message):
+    with pytest.raises(UsageError, match=message):
+        Gallery.open(location, binding=BINDING, create=True)
+
+
+def test_a_gallery_that_is_not_there(tmp_path):
+    with pytest.raises(UsageError, match=r"there is no gallery at .*g: `hat enroll` makes one"):
+        Gallery.open(tmp_path / "g", binding=BINDING)
+    with pytest.raises(UsageError, match="one that is made cannot be read only"):
+        Gallery.open(tmp_path / "g", binding=BINDING, create=True, read_only=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "g")
+    with pytest.raises(UsageError, match="is no gallery: expected a file"):
+        open_small(tmp_path / "g")
+
+
+def test_odd_names_are_names(tmp_path):
+    for name in ("g?mode=memory", "g#1", "%41", "a b'c\"", "grüße", "file:g", "g;ls"):
+        with open_small(tmp_path / name) as gallery:
+            gallery.add(ROWS[:1], new_records("a"))
+        assert (tmp_path / name).is_file()
+    assert len(list(tmp_path.iterdir())) == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
+@pytest.mark.parametrize(("file_mode", "folder_mode"), [(0o444, 0o755), (0o666, 0o555), (0o000, 0o755)])
+def test_who_may_not_write_is_told_and_may_read(file_mode, folder_mode):
+    folder = Path(tempfile.mkdtemp())  # not tmp_path, which its owner alone may enter
+    try:
+        open_small(folder / "g").close()
+        (folder / "g").chmod(file_mode)
+        folder.chmod(folder_mode)
+        code = (
+            "from hat.errors import UsageError\n"
+            "try:\n    SqliteGallery.open(sys.argv[1])\nexcept UsageError as error:\n    print(error)\n"
+            "try:\n    print(len(SqliteGallery.open(sys.argv[1], read_only=True)))\n"
+            "except UsageError as error:\n    print(error)\n"
+            "try:\n    open_small(sys.argv[1] + '2')\nexcept UsageError as error:\n    print(error)\n"
+        )
+        done = run_as_somebody(code, folder / "g")
+        to_write, to_read, to_make = done.stdout.splitlines()
+        assert "open it to be read only" in to_write and "may not be written" in to_make, done.stderr
+        assert to_read == "0" if file_mode else "cannot be opened" in to_read
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_a_gallery_is_opened_without_torch(filled):
+    code = (
+        "import sys\nfrom hat.serve import Gallery\nwith Gallery.open(sys.argv[1]) as gallery:\n"
+        "    gallery.search(gallery.embeddings([3]), 2)\n"
+        "assert 'torch' not in sys.modules and 'faiss' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(filled)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

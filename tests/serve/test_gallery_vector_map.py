@@ -1,0 +1,218 @@
+"""The mapped file of a large gallery's vectors, here of galleries that are called large at a few hundred bytes."""
+
+import json
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gallery_cases import EMBED_DIM, assert_neighbours, brute_force, new_records, open_small, run_as_somebody, unit_rows
+
+from hat.errors import WorkError
+from hat.serve import memory_index, vector_map
+from hat.serve.vector_map import remove_maps
+
+ROW_BYTES = EMBED_DIM * 4
+ROWS = unit_rows(60)
+
+
+def filled(folder, count=20, **options):
+    gallery = open_small(folder / "g", **{"map_above_bytes": 5 * ROW_BYTES, **options})
+    gallery.add(ROWS[:count], new_records(range(count)))
+    return gallery
+
+
+def assert_finds(gallery, ids):
+    expected = brute_force({id_: ROWS[id_ - 1] for id_ in ids}, ROWS[:3], 7)
+    assert_neighbours(gallery.search(ROWS[:3], 7), expected)
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """How many rows each file was written with."""
+    counts = []
+    original = memory_index.write_map
+
+    def counting(sqlite, path, facts, ids, vectors):
+        counts.append(len(ids))
+        return original(sqlite, path, facts, ids, vectors)
+
+    monkeypatch.setattr(memory_index, "write_map", counting)
+    return counts
+
+
+def test_it_is_written_once_and_used_by_whoever_opens_the_gallery(tmp_path, written):
+    with filled(tmp_path) as gallery:
+        assert not written  # nothing is read before it is needed
+        gallery.prepare()
+        assert_finds(gallery, range(1, 21))
+    with open_small(tmp_path / "g", map_above_bytes=5 * ROW_BYTES, read_only=True) as reader:
+        assert_finds(reader, range(1, 21))
+    assert written == [20]
+    open_small(tmp_path / "g").close()  # a reader leaves SQLite's log, empty; whoever may write clears it away
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["g", "g-vectors"]
+
+
+def test_a_small_gallery_has_none(tmp_path, written):
+    with filled(tmp_path, 5) as gallery:
+        assert_finds(gallery, range(1, 6))
+    assert not written and [path.name for path in tmp_path.iterdir()] == ["g"]
+
+
+def test_new_records_stay_in_memory_until_there_are_too_many(tmp_path, written):
+    with filled(tmp_path) as gallery:
+        assert_finds(gallery, range(1, 21))
+        for count in range(20, 32):
+            gallery.add(ROWS[count : count + 1], new_records([count]))
+            assert_finds(gallery, range(1, count + 2))
+    assert written == [20, 26, 32]  # five rows in memory at most
+    with open_small(tmp_path / "g", map_above_bytes=5 * ROW_BYTES) as gallery:
+        gallery.add(ROWS[32:35], new_records(range(32, 35)))
+        assert_finds(gallery, range(1, 36))  # the file's rows, and three that it does not have
+    assert len(written) == 3
+
+
+def test_removed_records_are_not_found_in_it(tmp_path, written):
+    with filled(tmp_path) as gallery:
+        gallery.prepare()
+        gallery.remove(ids=[1, 20])
+        assert_finds(gallery, range(2, 20))
+    with open_small(tmp_path / "g", map_above_bytes=5 * ROW_BYTES) as gallery:
+        assert_finds(gallery, range(2, 20))
+        assert written == [20]
+        gallery.remove(ids=[2, 3, 4, 5])
+        assert_finds(gallery, range(6, 20))
+        assert written == [20, 14]  # so many were removed that it was written anew
+
+
+def test_a_restored_backup_is_told_from_the_gallery_that_it_was(tmp_path, written):
+    filled(tmp_path).close()
+    shutil.copy(tmp_path / "g", tmp_path / "backup")
+    with open_small(tmp_path / "g", map_above_bytes=5 * ROW_BYTES) as gallery:
+        gallery.add(ROWS[50:55], new_records("abcde"))
+        gallery.prepare()
+    shutil.copy(tmp_path / "backup", tmp_path / "g")
+    with open_small(tmp_path / "g", map_above_bytes=5 * ROW_BYTES) as gallery:
+        assert gallery.add(ROWS[20:25], new_records("vwxyz")) == [21, 22, 23, 24, 25]  # the same ids of other people
+        assert_finds(gallery, range(1, 26))
+    assert written == [25, 25]
+
+
+def test_one_from_before_a_backup_is_good_after_it_was_restored(tmp_path, written):
+    with filled(tmp_path) as gallery:
+        gallery.prepare()
+    shutil.copy(tmp_path / "g", tmp_path / "backup")
+    with open_small(tmp_path / "g", map_above_bytes=5 * ROW_BYTES) as gallery:
+        gallery.add(ROWS[50:55], new_records("abcde"))
+    shutil.copy(tmp_path / "backup", tmp_path / "g")
+    with open_small(tmp_path / "g", map_above_bytes=5 * ROW_BYTES) as gallery:
+        assert_finds(gallery, range(1, 21))
+    assert written == [20]
+
+
+def other_header(**values):
+    def change(content):
+        header = json.loads(content[: vector_map.PAGE]) | values
+        return json.dumps(header).encode().ljust(vector_map.PAGE) + content[vector_map.PAGE :]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: b"",
+        lambda content: content[:-1],
+        lambda content: content[:100],
+        lambda content: content + b"x",
+        lambda content: b"x" * len(content),
+        lambda content: b"[" * len(content),
+        lambda content: content[: vector_map.PAGE] + b"\x07" + content[vector_map.PAGE + 1 :],
+        other_header(gallery_id="0" * 32),
+        other_header(format=2),
+        other_header(type="float16"),
+        other_header(embed_dim=4),
+        other_header(num_rows=10**30),
+        other_header(num_rows=-1),
+        other_header(num_rows="many"),
+        other_header(token=5),
+        other_header(token=10**30),
+        other_header(last_id=19),
+        other_header(kind="hat gallery"),
+    ],
+)
+def test_one_that_does_not_match_is_written_anew(tmp_path, written, change):
+    with filled(tmp_path) as gallery:
+        gallery.prepare()
+    file = tmp_path / "g-vectors"
+    file.write_bytes(change(file.read_bytes()))
+    with open_small(tmp_path / "g", map_above_bytes=5 * ROW_BYTES) as gallery:
+        assert_finds(gallery, range(1, 21))
+    assert written == [20, 20]
+
+
+def test_it_may_be_read_by_those_who_may_read_the_gallery(tmp_path):
+    gallery = filled(tmp_path)
+    (tmp_path / "g").chmod(0o640)
+    gallery.prepare()
+    assert stat.S_IMODE((tmp_path / "g-vectors").stat().st_mode) == 0o640
+    gallery.close()
+
+
+def test_where_it_cannot_be_written_the_search_says_what_it_needs(tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    gallery = filled(tmp_path)
+    monkeypatch.setattr(vector_map.os, "fsync", fails)
+    with pytest.raises(WorkError, match=r"need a file of 0 MiB .* No space left on device; make room beside the gallery"):
+        gallery.search(ROWS[:1])
+    assert not list(tmp_path.glob("*.new"))
+    monkeypatch.undo()
+    assert_finds(gallery, range(1, 21))
+    gallery.close()
+
+
+def test_unfinished_files_of_killed_processes_are_cleared_away(tmp_path):
+    for name in ("g-vectors", "g-vectors.0123.new", "other-vectors", "g2-vectors.1.new", "g[1]-vectors.1.new"):
+        (tmp_path / name).write_bytes(b"x")
+    remove_maps(tmp_path / "g")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["g2-vectors.1.new", "g[1]-vectors.1.new", "other-vectors"]
+    remove_maps(tmp_path / "g[1]")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
+def test_a_gallery_that_may_only_be_read_is_searched_from_a_nameless_file():
+    folder = Path(tempfile.mkdtemp())  # not tmp_path, which its owner alone may enter
+    try:
+        filled(folder).close()
+        (folder / "g").chmod(0o444)
+        folder.chmod(0o555)
+        code = (
+            f"gallery = SqliteGallery.open(sys.argv[1], read_only=True, map_above_bytes={5 * ROW_BYTES})\n"
+            "print(gallery.search(gallery.embeddings([7]), 1).ids.item(), len(gallery))\n"
+        )
+        done = run_as_somebody(code, folder / "g")
+        assert done.stdout == "7 20\n", done.stderr
+        assert [path.name for path in folder.iterdir()] == ["g"]
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_the_rows_of_a_mapped_file_are_not_copied_into_memory(tmp_path):
+    with filled(tmp_path) as gallery:
+        gallery.prepare()
+        with gallery._connection.reading() as sqlite:
+            _, chunks = gallery._index.columns_and_chunks(sqlite)
+    bases = []
+    for chunk in chunks:
+        base = chunk
+        while isinstance(base, np.ndarray) and base.base is not None:
+            base = base.base
+        bases.append(type(base).__name__)
+    assert bases == ["mmap"]
