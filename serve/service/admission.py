@@ -43,9 +43,14 @@ class Admission:
         Raises:
             RefusalError: It is full already, so that the request need not even be read.
         """
-        if self.num_images >= self.max_images:
+        if self.is_full:
             raise self.overloaded()
         return Place(self)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether not one image more would be let in."""
+        return self.num_images >= self.max_images
 
     def overloaded(self) -> RefusalError:
         """The refusal, with the time that what is inside will take."""

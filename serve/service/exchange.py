@@ -105,7 +105,9 @@ class ExchangeMiddleware:
         scope["hat_exchange"] = turn.exchange
         try:
             try:
-                check_head(scope, self.service.settings)
+                has_body = check_head(scope, self.service.settings)
+                if has_body and self.service.admission.is_full:
+                    raise self.service.admission.overloaded()  # here already, where it costs the least
                 await self.app(scope, turn.receive, turn.send)
             except RefusalError as refusal:
                 if turn.exchange.status:

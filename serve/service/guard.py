@@ -22,14 +22,18 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\s]+)(?::\d*)?")
 
 
-def check_head(scope: Scope, settings: ServiceSettings) -> None:
+def check_head(scope: Scope, settings: ServiceSettings) -> bool:
     """Look at a request's head.
+
+    Returns:
+        Whether a body follows.
 
     Raises:
         RefusalError: Its Host or Origin is not the service's, or its body is compressed, too large or of no clear length.
     """
     # ASGI gives names of headers in lower case. Of a header that is there twice, none may be an unwanted one.
     host: bytes | None = None
+    has_body = False
     for name, value in scope["headers"]:
         if name == b"host":
             if host is not None and host != value:
@@ -44,11 +48,15 @@ def check_head(scope: Scope, settings: ServiceSettings) -> None:
                 raise RefusalError(400, "the Content-Length header is no number")
             if int(value) > settings.max_body_bytes:
                 raise RefusalError(413, f"the body has more than {settings.max_body_bytes:,} bytes")
+            has_body = has_body or int(value) > 0
+        elif name == b"transfer-encoding":
+            has_body = True
     if host is None and settings.hosts is not None:
         raise RefusalError(400, "the request has no Host header")
     for name, value in scope["headers"]:
         if name == b"origin" and value.partition(b"://")[2] != host:
             raise RefusalError(403, "requests of other sites' pages are not taken")
+    return has_body
 
 
 def _name(host: bytes) -> str:

@@ -13,6 +13,7 @@ import pytest
 from service_stand_ins import ColourRuntime, files, picture, until
 
 import hat
+from hat.cli import main
 from hat.data import decode_image
 from hat.errors import HatError, UsageError, WorkError
 from hat.runtime import open_runtime
@@ -94,11 +95,13 @@ def listens(address):
     return True
 
 
-def test_what_cannot_be_served_is_one_sentence_and_the_exit_code_of_a_wrong_request(tmp_path):
-    command = [sys.executable, "-W", "error", "-m", "hat", "serve", "missing.onnx", "--port", "0"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr.startswith("hat: usage: missing.onnx") and result.stderr.count("\n") == 1
+def test_what_cannot_be_served_is_one_sentence_and_the_exit_code_of_a_wrong_request(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["hat", "serve", "missing.onnx", "--port", "0"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (2, "")
+    assert printed.err.startswith("hat: usage: missing.onnx") and printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
