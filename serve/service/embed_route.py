@@ -41,7 +41,6 @@ async def embed(request: Request) -> Response:
     """
     # Called and not declared as a dependency, as elsewhere: for one small crop that machinery is a good part of the time.
     visit = await reader(request)
-    visit.begins("embed")
     service = visit.service
     with service.admission.enter() as place:
         upload = await visit.upload(place)

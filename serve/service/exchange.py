@@ -49,7 +49,7 @@ class Exchange:
 
     Attributes:
         request_id: Number that the answer and the log share.
-        action: What was asked for: ``"search"``.
+        action: What was asked for, by the name of the route's function: ``"search"``, ``"remove_person"``.
         caller: Who asked; None before that is known.
         gallery: Of which gallery.
         counts: How many images, results, records.

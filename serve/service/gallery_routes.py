@@ -28,7 +28,6 @@ def json_answer(content: dict[str, Any], status: int = 200) -> Response:
 @router.get("/v1/galleries", responses={200: {"model": GalleryList}})
 async def list_galleries(visit: Annotated[Visit, Depends(reader)]) -> Response:
     """The names of all galleries."""
-    visit.begins("list galleries")
     return json_answer({"galleries": visit.service.shelf.names()})
 
 
@@ -40,7 +39,6 @@ async def list_galleries(visit: Annotated[Visit, Depends(reader)]) -> Response:
 )
 async def make_gallery(visit: Annotated[Visit, Depends(writer)]) -> Response:
     """Make an empty gallery for the service's model, where the service was started with a folder for it."""
-    visit.begins("make gallery")
     with visit.service.admission.enter() as place:
         upload = await visit.upload(place, json=True)
     name = checked(MakeGallery, upload.fields).name
@@ -52,7 +50,6 @@ async def make_gallery(visit: Annotated[Visit, Depends(writer)]) -> Response:
 @router.get("/v1/galleries/{name}", responses={200: {"model": GalleryAnswer}})
 async def describe_gallery(visit: Annotated[Visit, Depends(reader)], name: Name) -> Response:
     """How much a gallery holds, and which model made its embeddings."""
-    visit.begins("describe gallery", name)
     gallery = visit.service.shelf.get(name)
     return json_answer(await visit.in_store(name, gallery, lambda: _described(name, gallery)))
 
@@ -64,7 +61,6 @@ async def remove_person(
     pid: Annotated[int, Path(ge=-1, le=2**63 - 1, description="Identity.")],
 ) -> Response:
     """Remove all records of one person, for good. `vacuum` takes their bytes off the disk."""
-    visit.begins("remove person", name)
     gallery = visit.service.shelf.get(name)
     return _removed(visit, await visit.in_store(name, gallery, lambda: gallery.remove(pid=pid), finish=True))
 
@@ -76,7 +72,6 @@ async def remove_old_records(
     enrolled_before_s: Annotated[TimeS, Query(description="Enrolled before this time, seconds since 1970 (UTC).")],
 ) -> Response:
     """Remove all records that were enrolled before a time, for good."""
-    visit.begins("remove old records", name)
     gallery = visit.service.shelf.get(name)
     removed = await visit.in_store(name, gallery, lambda: gallery.remove(enrolled_before_s=enrolled_before_s), finish=True)
     return _removed(visit, removed)
@@ -85,7 +80,6 @@ async def remove_old_records(
 @router.post("/v1/galleries/{name}/vacuum", status_code=204, response_class=Response)
 async def vacuum(visit: Annotated[Visit, Depends(writer)], name: Name) -> Response:
     """Rewrite the gallery's files so that nothing of removed records is left in them."""
-    visit.begins("vacuum", name)
     gallery = visit.service.shelf.get(name)
     await visit.in_store(name, gallery, gallery.vacuum, finish=True)
     return Response(status_code=204)

@@ -35,14 +35,12 @@ async def readiness(request: Request) -> Response:
 @router.get("/metrics", response_class=Response)
 async def metrics(visit: Annotated[Visit, Depends(reader)]) -> Response:
     """Counts and times in Prometheus' format."""
-    visit.begins("metrics")
     return Response(visit.service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/model", responses={200: {"model": ModelAnswer}})
 async def model(visit: Annotated[Visit, Depends(reader)]) -> Response:
     """Which model embeds here."""
-    visit.begins("describe model")
     info = visit.service.info
     facts = {"name": info.name, "precision": info.precision, "embed_dim": info.embed_dim, "fingerprint": info.fingerprint}
     return json_answer({**facts, "image_size": list(info.preprocessing.size)})

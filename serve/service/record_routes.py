@@ -39,7 +39,6 @@ async def enrol(visit: Annotated[Visit, Depends(writer)], name: Name) -> Respons
 
     What is known of all images alike goes into the fields; of each image, into `records`.
     """
-    visit.begins("enrol", name)
     service = visit.service
     gallery = service.shelf.get(name)
     with service.admission.enter() as place:
@@ -71,7 +70,6 @@ async def list_records(
     visit: Annotated[Visit, Depends(reader)], name: Name, wanted: Annotated[RecordFilter, Query()]
 ) -> Response:
     """Records by ascending id, a page at a time."""
-    visit.begins("list records", name)
     gallery = visit.service.shelf.get(name)
     page = await visit.in_store(name, gallery, lambda: _page(gallery, wanted))
     visit.exchange.counts["num_results"] = len(page["records"])
@@ -81,7 +79,6 @@ async def list_records(
 @router.get("/v1/galleries/{name}/records/{record_id}", responses={200: {"model": RecordAnswer}})
 async def describe_record(visit: Annotated[Visit, Depends(reader)], name: Name, record_id: Identity) -> Response:
     """One record."""
-    visit.begins("describe record", name)
     return json_answer(record_answer(await _record(visit, name, record_id)))
 
 
@@ -92,7 +89,6 @@ async def describe_record(visit: Annotated[Visit, Depends(reader)], name: Name, 
 )
 async def show_record(visit: Annotated[Visit, Depends(reader)], name: Name, record_id: Identity) -> Response:
     """The small picture that is kept with a record, where the gallery keeps them."""
-    visit.begins("show record", name)
     record = await _record(visit, name, record_id, thumbnails=True)
     if record.thumbnail is None:
         raise RefusalError(404, "no picture is kept with this record")
@@ -102,7 +98,6 @@ async def show_record(visit: Annotated[Visit, Depends(reader)], name: Name, reco
 @router.delete("/v1/galleries/{name}/records/{record_id}", responses={200: {"model": Removed}})
 async def remove_record(visit: Annotated[Visit, Depends(writer)], name: Name, record_id: Identity) -> Response:
     """Remove one record, for good; one that is not there is no error. `vacuum` takes its bytes off the disk."""
-    visit.begins("remove record", name)
     gallery = visit.service.shelf.get(name)
     number = await visit.in_store(name, gallery, lambda: _remove(gallery, record_id), finish=True)
     visit.exchange.counts["num_removed"] = number

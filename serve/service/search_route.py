@@ -34,7 +34,6 @@ async def search(visit: Annotated[Visit, Depends(reader)]) -> Response:
     Each image and each record is a query of its own, unless `one_person` says that all show the same person. A record is not
     found by itself. Without images the fields may come as JSON.
     """
-    visit.begins("search")
     with visit.service.admission.enter() as place:
         upload = await visit.upload(place, json=True)
         form = checked(SearchForm, upload.fields)

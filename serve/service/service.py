@@ -23,7 +23,7 @@ from .metrics import ServiceMetrics
 from .patience import while_wanted
 from .pipeline import BatchedEmbedder, Pipeline
 from .settings import ServiceSettings
-from .shelf import Shelf
+from .shelf import Shelf, is_gallery_name
 from .store_threads import StoreThreads
 from .uploads import Upload, UploadedImage, read_upload, skip_body
 
@@ -99,11 +99,6 @@ class Visit:
     exchange: Exchange
     _body_is_read: bool = False
 
-    def begins(self, action: str, gallery: str | None = None) -> None:
-        """Say what the request is, for the record."""
-        self.exchange.action = action
-        self.exchange.gallery = gallery
-
     async def upload(self, place: Place, *, json: bool = False) -> Upload:
         """Read the request's body; see `read_upload`."""
         upload = await read_upload(self.request, place, self.service.settings, json=json)
@@ -148,6 +143,9 @@ async def writer(request: Request) -> Visit:
 
 def _visit(request: Request, *, to_write: bool) -> Visit:
     service, exchange = service_of(request), exchange_of(request)
+    exchange.action = request.scope["endpoint"].__name__
+    name = request.path_params.get("name", "")
+    exchange.gallery = name if is_gallery_name(name) else None
     caller = service.access.identify(request.headers.get("authorization"), to_write=to_write)
     exchange.caller = caller
     service.access.charge(caller, 1)

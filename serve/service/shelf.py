@@ -16,13 +16,18 @@ from ..binding import Binding
 from ..gallery import Gallery
 from .refusal import RefusalError
 
-__all__ = ["GALLERY_NAME", "Shelf", "parse_gallery"]
+__all__ = ["GALLERY_NAME", "Shelf", "is_gallery_name", "parse_gallery"]
 
 GALLERY_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 """What a gallery may be called."""
 
 _ENDING = ".gallery"
 _NAME = re.compile(GALLERY_NAME)
+
+
+def is_gallery_name(name: str) -> bool:
+    """Whether a gallery may be called so."""
+    return _NAME.fullmatch(name) is not None
 
 
 def parse_gallery(text: str) -> tuple[str, str]:
@@ -32,10 +37,10 @@ def parse_gallery(text: str) -> tuple[str, str]:
         UsageError: The name has another form.
     """
     name, equals, place = text.partition("=")
-    if equals and _NAME.fullmatch(name) and place:
+    if equals and is_gallery_name(name) and place:
         return name, place
     name = text.rstrip("/").rpartition("/")[2] if "://" in text else Path(text).stem
-    if not _NAME.fullmatch(name):
+    if not is_gallery_name(name):
         raise UsageError(
             f"{text}: {name!r} cannot be a gallery's name over HTTP (small letters, digits, - and _, at most 63): "
             "give one, NAME=PLACE"
@@ -91,7 +96,7 @@ class Shelf:
             if not root.is_dir():
                 raise UsageError(f"--gallery-root {root}: expected a folder that is there")
             for path in sorted(root.glob(f"*{_ENDING}")):
-                if _NAME.fullmatch(path.stem):
+                if is_gallery_name(path.stem):
                     if path.stem in places:
                         raise UsageError(f"two galleries are called {path.stem!r}: {places[path.stem]} and {path}")
                     places[path.stem] = str(path)
@@ -136,7 +141,7 @@ class Shelf:
             RefusalError: The name is taken or of another form, no folder is set aside, or there are too many.
             WorkError: It cannot be made.
         """
-        if not _NAME.fullmatch(name):
+        if not is_gallery_name(name):
             raise RefusalError(422, "a gallery's name is 1 to 63 small letters, digits, - and _, the first no - or _")
         if self._root is None:
             raise RefusalError(403, "galleries cannot be made over HTTP here: the service was started without --gallery-root")
