@@ -28,6 +28,9 @@ FORMAT_VERSION = 1
 PAGE_BYTES = 8192
 """Embeddings are blobs of some kilobytes, which larger pages write faster; much larger ones waste space."""
 
+LOG_PAGES = 4096
+"""The log is taken into the file when it has grown to 32 MiB: each time the disk is waited for once more."""
+
 SCHEMA = f"""
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT_VERSION};
@@ -143,6 +146,7 @@ def prepare_connection(connection: SqliteConnection) -> None:
             sqlite.execute("PRAGMA journal_mode = WAL")
             sqlite.execute("PRAGMA synchronous = FULL")  # what was acknowledged outlives a loss of power
             sqlite.execute("PRAGMA fullfsync = ON")  # the same on macOS, where a plain flush stops at the drive's cache
+            sqlite.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
             sqlite.execute("PRAGMA secure_delete = ON")  # what was removed is overwritten with zeros
 
 
