@@ -204,8 +204,8 @@ def main() -> None:
         passed["all queries"] = result["ratio"] <= args.max_ratio
         passed["same neighbours"] = searched["same_neighbours"] > 0.999 and searched["largest_difference"] < 1e-4
         lines.append(
-            f"{args.num_query} queries take {result['ratio']:.2f} times FAISS's time; {100 * searched['same_neighbours']:.3f} % of "
-            f"the neighbours are the same, largest difference of similarities {searched['largest_difference']:.1e}"
+            f"{args.num_query} queries take {result['ratio']:.2f} times FAISS's time; "
+            f"{100 * searched['same_neighbours']:.3f} % of the neighbours are the same, largest difference of similarities {searched['largest_difference']:.1e}"
         )
     result |= {"bars": passed, "passed": all(passed.values())}
     finish(result, [*lines, *(f"bar missed: {name}" for name, met in passed.items() if not met)], args.json)
