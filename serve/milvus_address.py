@@ -126,6 +126,7 @@ def connect(address: MilvusAddress, timeout_s: float) -> MilvusClient:
         MissingExtraError: pymilvus is not installed.
     """
     try:
+        import grpc
         from pymilvus import MilvusClient
         from pymilvus.exceptions import MilvusException
     except ImportError:
@@ -144,7 +145,7 @@ def connect(address: MilvusAddress, timeout_s: float) -> MilvusClient:
             timeout=timeout_s,
         )
         client.list_collections(timeout=timeout_s)  # the first call that needs the user and the database
-    except MilvusException as error:
+    except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
         text = reason(error)
         if any(word in text.lower() for word in ("auth", "permission", "privilege")):
             raise UsageError(f"{address}: the server refuses the user: {text}; {_HOW_TO_SIGN_IN}") from None
@@ -169,6 +170,7 @@ def _knock(address: MilvusAddress, timeout_s: float) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Milvus's own words, on one line."""
-    text = " ".join(str(getattr(error, "message", "") or error or type(error).__name__).split())
-    return text[:400]
+    """What Milvus or gRPC says of it, on one line."""
+    details = getattr(error, "details", None)  # a call that failed below Milvus; all of what it says would be a page
+    text = details() if callable(details) else getattr(error, "message", None) or error
+    return " ".join(str(text or type(error).__name__).split())[:400]

@@ -5,6 +5,7 @@ Everything goes through `pymilvus.MilvusClient`, the one interface that pymilvus
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,7 +55,8 @@ class MilvusCollection:
 
     def __init__(self, address: MilvusAddress, timeout_s: float) -> None:
         self.address = address
-        self._name, self._timeout_s = address.name, timeout_s
+        self._name = address.name
+        self._timeout_s = math.ceil(timeout_s)  # pymilvus 2.4 takes no notice of a float
         self._client: MilvusClient = connect(address, timeout_s)
 
     def exists(self) -> bool:
@@ -63,15 +65,11 @@ class MilvusCollection:
             return bool(self._client.has_collection(self._name, timeout=self._timeout_s))
 
     def create(self, embed_dim: int, properties: Mapping[str, str]) -> None:
-        """Make it, with an index that searches exactly; a server that has one of the name by then keeps it."""
-        index = self._client.prepare_index_params()
-        index.add_index("embedding", index_type="FLAT", metric_type="IP")
-        index.add_index("content_hash", index_type="Trie")
+        """Make it; a server that has one of the name by then keeps it, and says so where it is another."""
         with self._talking():
             self._client.create_collection(
                 self._name,
                 schema=schema(embed_dim),
-                index_params=index,
                 consistency_level="Strong",
                 num_shards=1,
                 properties=dict(properties),
@@ -79,8 +77,13 @@ class MilvusCollection:
             )
 
     def load(self) -> None:
-        """Make the server ready to search it."""
+        """Make the server ready to search it exactly; also where it was made by a process that did not get as far as here."""
         with self._talking():
+            if "embedding" not in self._client.list_indexes(self._name):
+                index = self._client.prepare_index_params()
+                index.add_index("content_hash", index_type="Trie", index_name="content_hash")
+                index.add_index("embedding", index_type="FLAT", metric_type="IP", index_name="embedding")
+                self._client.create_index(self._name, index, timeout=self._timeout_s)
             self._client.load_collection(self._name, timeout=self._timeout_s)
 
     def properties(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from milvus_server import milvus_server
 
 from hat.errors import HatError, UsageError, WorkError
 from hat.serve import Filter, Gallery, VerifiedSibling
+from hat.serve.milvus_collection import MilvusCollection
 from hat.serve.milvus_gallery import MilvusGallery
 
 pytestmark = pytest.mark.slow
@@ -240,6 +241,16 @@ def test_it_knows_whose_embeddings_it_holds(location):
         gallery.check_model(other)
     with Gallery.open(location, binding=other, read_only=True) as gallery:
         assert [one.worst_cosine for one in gallery.binding.siblings] == [0.9999]
+
+
+def test_one_that_was_left_half_made_is_finished(location, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(MilvusCollection, "load", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Gallery.open(location, binding=BINDING, create=True)
+    with Gallery.open(location, binding=BINDING) as gallery:
+        assert gallery.add(unit_rows(2), new_records("ab")) == [1, 2]
+        assert gallery.search(unit_rows(2), 1).ids.tolist() == [[1], [2]]
 
 
 def test_what_is_no_gallery_is_left_alone(location, server):
