@@ -10,6 +10,7 @@ from hat.checkpoint import load_checkpoint, load_released_weights, read_checkpoi
 from hat.errors import CheckpointError, UsageError
 from hat.runtime.protocol import Runtime
 from hat.runtime.torch_runtime import Precision, TorchRuntime, choose_device
+from hat.runtime.triton_runtime import TritonRuntime, is_triton_address
 
 __all__ = ["ARTEFACT_ENDINGS", "open_runtime"]
 
@@ -24,7 +25,7 @@ def open_runtime(
 
     Args:
         path: A checkpoint folder, a ``.pth`` file of HAT's released code, or an exported file: ``.onnx``, ``.engine`` or
-            ``.plan`` (TensorRT), ``.xml`` (OpenVINO).
+            ``.plan`` (TensorRT), ``.xml`` (OpenVINO); or ``triton://host:port/model``, a model on a Triton server.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None takes a CUDA device where there is one and the file runs on it.
         precision: Of a checkpoint: ``"fp32"``, ``"bf16"`` or ``"fp16"``. An exported file has its own.
         **options: ``num_threads``, for whatever computes on the CPU (for a checkpoint torch's own, of the whole process); and
@@ -33,8 +34,11 @@ def open_runtime(
     Raises:
         CheckpointError: There is nothing at the path that can be opened.
         UsageError: The device is not there, or a precision was asked for of an exported file.
+        WorkError: A server cannot be reached.
         MissingExtraError: What runs the file is not installed.
     """
+    if is_triton_address(address := os.fspath(path)):
+        return _open_remote(address, device, precision, options)
     path = Path(path).expanduser()
     ending = path.suffix.lower()
     if ending in ARTEFACT_ENDINGS and not path.is_dir():
@@ -60,6 +64,13 @@ def open_runtime(
         f"{path} cannot be opened: expected a checkpoint folder, a .pth file of HAT's released code, or an exported file "
         f"({', '.join(ARTEFACT_ENDINGS)})"
     )
+
+
+def _open_remote(address: str, device: str | None, precision: Precision, options: dict[str, Any]) -> Runtime:
+    if device not in (None, "auto") or precision != "fp32":
+        raise UsageError(f"{address} runs where and as its server runs it: leave out the device and the precision")
+    options.pop("num_threads", None)  # nothing is computed here
+    return TritonRuntime(address, **options)
 
 
 def _open_artefact(path: Path, ending: str, device: str | None, options: dict[str, Any]) -> Runtime:

@@ -26,6 +26,7 @@ from traced_once import traced_once
 from hat.artefact import BatchProfile, info_from_json
 from hat.export.request import ExportRequest
 from hat.export.to_triton import export_triton
+from hat.runtime import open_runtime, runtime_info
 
 pytestmark = pytest.mark.slow
 
@@ -140,6 +141,16 @@ def test_the_server_has_understood_the_configuration(name, server):
     assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 50000
     assert [(part["data_type"], part["dims"]) for part in config["input"]] == [("TYPE_UINT8", [3, 64, 32])]
     assert [(part["data_type"], part["dims"]) for part in config["output"]] == [("TYPE_FP32", [facts.embed_dim])]
+
+
+@pytest.mark.parametrize("name", ["python_onnx", "python_openvino"])
+def test_its_models_are_runtimes(name, server, pixels, reference):
+    pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
+    address, repository, _ = server
+    runtime = open_runtime(f"{address.replace('http', 'triton')}/{name}")
+    assert runtime_info(runtime) == info_from_json((repository / name / "hat_reid.json").read_text(), "file")
+    assert runtime.max_batch == 16
+    np.testing.assert_allclose(runtime.run(pixels), reference, atol=1e-5)
 
 
 def test_images_of_another_size_are_refused_by_the_server(server, pixels):

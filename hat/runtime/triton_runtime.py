@@ -1,0 +1,173 @@
+"""Triton as a runtime: the model runs on another machine, and what it is is asked of the server."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from hat.artefact import METADATA_KEY, ArtefactInfo, info_from_json
+from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+
+__all__ = ["TritonAddress", "TritonRuntime", "is_triton_address", "parse_triton_address"]
+
+_ADDRESS = re.compile(
+    r"(?P<scheme>tritons?)://(?P<server>(?:\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]]+)(?::\d{1,5})?)"
+    r"/(?P<model>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?:/(?P<version>\d+))?/?"
+)
+_TYPES = {"uint8": "UINT8", "float32": "FP32"}
+
+
+class TritonAddress(NamedTuple):
+    """Where a model is served."""
+
+    server: str
+    """``host:port``."""
+
+    model: str
+    """What Triton calls the model."""
+
+    version: str
+    """Its version; empty is what the server serves by default."""
+
+    is_encrypted: bool
+    """Whether the server is spoken to over TLS."""
+
+
+def is_triton_address(text: str) -> bool:
+    """Whether a model is named by an address of this kind rather than a path."""
+    return text.startswith(("triton://", "tritons://"))
+
+
+def parse_triton_address(text: str) -> TritonAddress:
+    """Read ``triton://host:port/model`` or ``triton://host:port/model/version``; ``tritons://`` is over TLS.
+
+    Raises:
+        UsageError: It is no such address.
+    """
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text} is no address of a model: expected triton://host:port/model, or tritons:// over TLS")
+    server = match["server"] if re.search(r":\d+$", match["server"]) else f"{match['server']}:8000"
+    return TritonAddress(server, match["model"], match["version"] or "", match["scheme"] == "tritons")
+
+
+class TritonRuntime:
+    """Runs a model of a Triton server over HTTP. Calls may come from several threads: each has a connection of its own.
+
+    Args:
+        address: ``triton://host:port/model``, the port by default 8000. The model is one that ``hat export --to triton`` made:
+            what it is stands in its configuration, where the server keeps it.
+        timeout_s: Longest wait for a connection, and for an answer.
+
+    Attributes:
+        info: The facts about the file that the server runs.
+        max_batch: The largest batch that the server takes.
+
+    Raises:
+        UsageError: The address is none.
+        CheckpointError: The server has no such model, or it was not made by ``hat export``, or is not what it says of itself.
+        WorkError: The server cannot be reached, or the model is not ready.
+        MissingExtraError: tritonclient is not installed.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float = 30.0) -> None:
+        try:
+            import tritonclient.http as protocol
+            from tritonclient.utils import InferenceServerException
+        except ImportError:
+            raise MissingExtraError("tritonclient", "triton", "models on a Triton server") from None
+        self._protocol, self._refusal = protocol, InferenceServerException
+        self._place, self._address, self._timeout_s = parse_triton_address(address), address, timeout_s
+        self._of_thread = threading.local()
+        config = self._ask("get_model_config")
+        self.info: ArtefactInfo = self._facts(config)
+        self._check(config)
+        if not self._ask("is_model_ready"):
+            raise WorkError(f"{address}: the server has the model, and it is not ready: its log says why")
+        self.max_batch: int | None = int(config["max_batch_size"])
+        self.preprocessing = self.info.preprocessing
+        self.embed_dim = self.info.embed_dim
+        self.name = f"triton {self.info.precision} {self._place.server}"
+
+    def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Embed one batch; see `hat.runtime.Runtime.run`. No rows in give no rows out.
+
+        Raises:
+            WorkError: The server cannot be reached, takes too long, or refuses the batch.
+        """
+        if not len(images):
+            return np.empty((0, self.embed_dim), dtype=np.float32)
+        batch = np.ascontiguousarray(images if self.info.input_type == "uint8" else images.astype(np.float32))
+        tensor = self._protocol.InferInput("images", list(batch.shape), _TYPES[self.info.input_type])
+        tensor.set_data_from_numpy(batch, binary_data=True)
+        wanted = self._protocol.InferRequestedOutput("embeddings", binary_data=True)
+        answer = self._ask("infer", inputs=[tensor], outputs=[wanted])
+        rows = answer.as_numpy("embeddings")
+        if rows is None or rows.shape != (len(images), self.embed_dim):
+            raise WorkError(
+                f"{self._address}: expected embeddings of shape ({len(images)}, {self.embed_dim}), "
+                f"got {None if rows is None else rows.shape}"
+            )
+        return np.asarray(rows, dtype=np.float32)
+
+    def _ask(self, method: str, **arguments: Any) -> Any:
+        """Call the server about the model, on this thread's connection."""
+        place = self._place
+        try:
+            return getattr(self._client(), method)(place.model, model_version=place.version, **arguments)
+        except self._refusal as error:
+            if method == "get_model_config":
+                raise CheckpointError(f"{self._address}: the server has no such model: {_first_line(error)}") from None
+            raise WorkError(f"{self._address}: the server refused: {_first_line(error)}") from None
+        except OSError as error:  # refused, unknown host, closed, timed out
+            self._of_thread.client = None
+            raise WorkError(
+                f"{self._address}: no answer from {place.server}: {_first_line(error)}; is tritonserver running there, and is "
+                "this its HTTP port?"
+            ) from None
+        except ValueError as error:
+            raise WorkError(f"{self._address}: {place.server} does not answer as Triton does: {_first_line(error)}") from None
+
+    def _client(self) -> Any:
+        client = getattr(self._of_thread, "client", None)
+        if client is None:
+            client = self._of_thread.client = self._protocol.InferenceServerClient(
+                self._place.server,
+                connection_timeout=self._timeout_s,
+                network_timeout=self._timeout_s,
+                ssl=self._place.is_encrypted,
+            )
+        return client
+
+    def _facts(self, config: Any) -> ArtefactInfo:
+        try:
+            facts = config["parameters"][METADATA_KEY]["string_value"]
+        except (KeyError, TypeError):
+            raise CheckpointError(
+                f"{self._address}: the model was not made by hat export --to triton: its configuration has no parameter "
+                f"{METADATA_KEY!r}"
+            ) from None
+        return info_from_json(facts, self._address)
+
+    def _check(self, config: Any) -> None:
+        """Hold the server's tensors against the facts."""
+        expected = {
+            "input": [("images", f"TYPE_{_TYPES[self.info.input_type]}", [3, *self.info.preprocessing.size])],
+            "output": [("embeddings", "TYPE_FP32", [self.info.embed_dim])],
+        }
+        for role, tensors in expected.items():
+            got = [(part["name"], part["data_type"], [int(size) for size in part["dims"]]) for part in config.get(role, [])]
+            if got != tensors:
+                raise CheckpointError(
+                    f"{self._address} is not what it says of itself: expected the {role} {tensors}, got {got}"
+                )
+        if int(config.get("max_batch_size", 0)) < 1:
+            raise CheckpointError(f"{self._address}: the server takes no batches: max_batch_size is below 1")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

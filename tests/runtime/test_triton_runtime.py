@@ -1,0 +1,197 @@
+"""The Triton runtime against a stand-in for the server.
+
+What is faked is the server: a small HTTP server that speaks KServe's version 2 with Triton's binary tensors, and multiplies
+pixels by a matrix. The client is tritonclient itself. A real tritonserver is asked in tests/export/test_triton_server.py.
+"""
+
+import json
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+import hat
+from hat.artefact import ArtefactInfo, info_to_json
+from hat.errors import CheckpointError, UsageError, WorkError
+from hat.model import ModelConfig
+from hat.preprocessing import Preprocessing
+from hat.runtime import Runtime, open_runtime, runtime_info
+from hat.runtime.triton_runtime import parse_triton_address
+
+pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
+
+DIM, SIZE = 6, (32, 16)
+MATRIX = np.random.default_rng(0).normal(size=(3 * 32 * 16, DIM)).astype(np.float32)
+FACTS = ArtefactInfo(
+    name="hand-made",
+    model=ModelConfig(image_size=SIZE),
+    preprocessing=Preprocessing(height=32, width=16),
+    embed_dim=DIM,
+    precision="fp16",
+    source_sha256="0" * 64,
+    fingerprint="1" * 64,
+    versions={},
+)
+
+
+def expected(images):
+    rows = images.reshape(len(images), -1).astype(np.float32) @ MATRIX
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def configuration(**changes):
+    config = {
+        "name": "people",
+        "max_batch_size": 4,
+        "input": [{"name": "images", "data_type": "TYPE_UINT8", "dims": ["3", "32", "16"]}],
+        "output": [{"name": "embeddings", "data_type": "TYPE_FP32", "dims": [str(DIM)]}],
+        "parameters": {"hat_reid": {"string_value": info_to_json(FACTS)}},
+    }
+    return config | changes
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """Answers as Triton does, for the model `people`; `server.seen` holds the sizes of the batches."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+    def answer(self, status, body, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        if not self.path.startswith("/v2/models/people"):
+            self.answer(400, json.dumps({"error": "Request for unknown model"}).encode())
+        elif self.path.endswith("/config"):
+            self.answer(200, json.dumps(self.server.config).encode())
+        else:
+            self.answer(200 if self.server.ready else 400, b"")
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Inference-Header-Content-Length"])
+        (tensor,) = json.loads(body[:length])["inputs"]
+        images = np.frombuffer(body[length:], np.uint8).reshape(tensor["shape"])
+        self.server.seen.append(len(images))
+        if len(images) > self.server.config["max_batch_size"]:
+            self.answer(400, json.dumps({"error": "batch-size must be <= 4"}).encode())
+            return
+        rows = expected(images).astype(np.float32)
+        output = {"name": "embeddings", "datatype": "FP32", "shape": list(rows.shape)}
+        output["parameters"] = {"binary_data_size": rows.nbytes}
+        head = json.dumps({"model_name": "people", "model_version": "1", "outputs": [output]}).encode()
+        self.answer(200, head + rows.tobytes(), Inference_Header_Content_Length=str(len(head)))
+
+
+@pytest.fixture
+def server():
+    stand_in = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
+    stand_in.daemon_threads = True
+    stand_in.config, stand_in.ready, stand_in.seen = configuration(), True, []
+    stand_in.address = f"triton://127.0.0.1:{stand_in.server_port}/people"
+    thread = threading.Thread(target=stand_in.serve_forever, daemon=True)
+    thread.start()
+    yield stand_in
+    stand_in.shutdown()
+    stand_in.server_close()
+    thread.join()
+
+
+def pixels(count, seed=1):
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, *SIZE), dtype=np.uint8)
+
+
+def test_it_embeds_and_says_what_the_server_runs(server):
+    runtime = open_runtime(server.address)
+    assert isinstance(runtime, Runtime) and runtime.max_batch == 4
+    assert runtime_info(runtime) == FACTS and runtime.preprocessing == FACTS.preprocessing
+    images = pixels(3)
+    np.testing.assert_allclose(runtime.run(images), expected(images), atol=1e-6)
+    assert runtime.run(images[:0]).shape == (0, DIM)
+
+
+def test_more_images_than_the_server_takes_are_split(server):
+    embedder = hat.Embedder.open(server.address)
+    images = pixels(10)
+    rows = embedder.embed(list(images.transpose(0, 2, 3, 1)))
+    np.testing.assert_allclose(rows, expected(images), atol=1e-6)
+    assert server.seen == [4, 4, 2]
+
+
+def test_several_threads_at_once(server):
+    runtime = open_runtime(server.address)
+    with ThreadPoolExecutor(6) as threads:
+        rows = list(threads.map(lambda seed: runtime.run(pixels(2, seed)), range(24)))
+    for seed, found in enumerate(rows):
+        np.testing.assert_allclose(found, expected(pixels(2, seed)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"parameters": {}}, "was not made by hat export --to triton"),
+        ({"output": [{"name": "embeddings", "data_type": "TYPE_FP32", "dims": ["7"]}]}, "is not what it says of itself"),
+        ({"input": [{"name": "images", "data_type": "TYPE_FP32", "dims": ["3", "32", "16"]}]}, "is not what it says of itself"),
+        ({"max_batch_size": 0}, "takes no batches"),
+    ],
+)
+def test_a_model_that_is_something_else_is_refused(server, changes, sentence):
+    server.config = configuration(**changes)
+    with pytest.raises(CheckpointError, match=sentence):
+        open_runtime(server.address)
+
+
+def test_what_the_server_refuses_is_told_in_its_words(server):
+    with pytest.raises(CheckpointError, match=r"no such model: .*unknown model"):
+        open_runtime(server.address.replace("people", "nobody"))
+    with pytest.raises(WorkError, match="batch-size must be <= 4"):
+        open_runtime(server.address).run(pixels(5))
+    server.ready = False
+    with pytest.raises(WorkError, match="not ready"):
+        open_runtime(server.address)
+
+
+def test_a_closed_port_and_a_silent_server_are_sentences():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        with pytest.raises(WorkError, match=f"no answer from 127.0.0.1:{port}"):
+            open_runtime(f"triton://127.0.0.1:{port}/people")
+        listener.listen()
+        with pytest.raises(WorkError, match="no answer"):
+            open_runtime(f"triton://127.0.0.1:{port}/people", timeout_s=0.3)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("triton://gpu/people", ("gpu:8000", "people", "", False)),
+        ("triton://10.0.0.7:9000/people/3", ("10.0.0.7:9000", "people", "3", False)),
+        ("tritons://[::1]:443/hat.v2/", ("[::1]:443", "hat.v2", "", True)),
+    ],
+)
+def test_addresses(text, address):
+    assert parse_triton_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["triton://gpu", "triton:///people", "triton://gpu/a/b", "triton://me:pw@gpu/x", "triton://gpu/../x"]
+)
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(UsageError, match="is no address of a model"):
+        open_runtime(text)
+
+
+def test_a_device_is_the_servers_own_matter():
+    with pytest.raises(UsageError, match="leave out the device"):
+        open_runtime("triton://gpu/people", device="cuda")
