@@ -249,7 +249,7 @@ def test_one_that_was_left_half_made_is_finished(location, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             Gallery.open(location, binding=BINDING, create=True)
     with Gallery.open(location, binding=BINDING) as gallery:
-        assert gallery.add(unit_rows(2), new_records("ab")) == [1, 2]
+        assert gallery.add(unit_rows(2), records(2)) == [1, 2]
         assert gallery.search(unit_rows(2), 1).ids.tolist() == [[1], [2]]
 
 
