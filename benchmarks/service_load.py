@@ -158,7 +158,7 @@ def main() -> None:
             with MemoryWatch(service["pid"]) as memory:
                 soak = load.run(saturating, args.soak_seconds)
             with MemoryWatch(service["pid"], 0.1) as crowded:
-                pause_ms = 1000 * 10 * saturating / (10 * full / args.images_per_request)
+                pause_ms = min(200.0, 1000 * saturating * args.images_per_request / full)
                 overload = load.run(10 * saturating, args.seconds, pause_ms=pause_ms)
             after = load.run(saturating, args.seconds)
     result = {

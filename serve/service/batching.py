@@ -2,7 +2,7 @@
 
 Kept libraries were looked at first. ``batched`` sleeps a fixed time before every batch, also when nothing waits, and its queue
 has no bound; ``async-batcher`` polls, has one item for one result where a request brings several images, and a client that has
-gone away breaks the batch of all others; Ray Serve's ``@serve.batch`` comes with Ray, and is what ``hat.serve`` uses there.
+gone away breaks the batch of all others; Ray Serve's ``@serve.batch`` comes with Ray.
 What is needed beside them is small: groups of images that may be split over runs, cancellation before a run begins, and no
 waiting for images that may never come.
 
