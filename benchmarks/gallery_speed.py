@@ -205,8 +205,8 @@ def main() -> None:
         passed["same neighbours"] = searched["same_neighbours"] > 0.999 and searched["largest_difference"] < 1e-4
         agreement, difference = searched["same_neighbours"], searched["largest_difference"]
         lines.append(
-            f"{args.num_query} queries take {result['ratio']:.2f} times FAISS's time; {100 * agreement:.3f} % of the neighbours "
-            f"are the same, largest difference of similarities {difference:.1e}"
+            f"{args.num_query} queries take {result['ratio']:.2f} times FAISS's time; {100 * agreement:.3f} % of the "
+            f"neighbours are the same, largest difference of similarities {difference:.1e}"
         )
     result |= {"bars": passed, "passed": all(passed.values())}
     finish(result, [*lines, *(f"bar missed: {name}" for name, met in passed.items() if not met)], args.json)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .gallery import Gallery, StoredType
     from .records import Filter, GalleryCounts, Neighbours, NewRecord, Record
     from .searching import Match, person_embedding, search_gallery
+    from .sqlite_gallery import SqliteGallery
     from .thresholds import Calibration, calibrate
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Neighbours",
     "NewRecord",
     "Record",
+    "SqliteGallery",
     "StoredType",
     "VerifiedSibling",
     "binding_of",
@@ -47,6 +49,7 @@ _HOMES = {
     "Neighbours": "hat.serve.records",
     "NewRecord": "hat.serve.records",
     "Record": "hat.serve.records",
+    "SqliteGallery": "hat.serve.sqlite_gallery",
     "StoredType": "hat.serve.gallery",
     "VerifiedSibling": "hat.serve.binding",
     "binding_of": "hat.serve.binding",

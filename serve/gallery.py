@@ -108,7 +108,7 @@ class Gallery(ABC):
 
         Args:
             embeddings: (num_queries, embed_dim) unit rows.
-            top: Most records for each query, at least 1. More than there are is fine: the result has that many columns.
+            top: Most records for each query, at least 1. More than there are is fine: the result has ``top`` columns.
             where: Which records may be found; None is all.
 
         Raises:

@@ -55,11 +55,8 @@ class SqliteConnection:
         """A write transaction: all of it is written for good when the block ends, or nothing when it raises.
 
         Raises:
-            UsageError: The gallery was opened to be read only.
             WorkError: It cannot be written, or another process keeps writing.
         """
-        if self.read_only:
-            raise UsageError(f"{self.path} was opened to be read only and cannot be changed")
         with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,13 +60,14 @@ class SqliteGallery(Gallery):
     and for a large gallery a cache of its vectors (``-vectors``), which may be removed at any time.
     """
 
-    def __init__(self, connection: SqliteConnection, map_above_bytes: int) -> None:
-        self._connection = connection
-        self._path = connection.path
-        self.location = str(connection.path)
-        self.read_only = connection.read_only
-        prepare_connection(connection)
-        with connection.reading() as sqlite:
+    def __init__(self, reader: SqliteConnection, writer: SqliteConnection | None, map_above_bytes: int) -> None:
+        # Two connections, so that a search does not wait for the disk, or for another process, because an enrolment does.
+        self._reader = reader
+        self._writer = writer
+        self._path = reader.path
+        self.location = str(reader.path)
+        self.read_only = writer is None
+        with reader.reading() as sqlite:
             facts = read_facts(sqlite, self._path)
         self.binding = binding_from_json(facts.binding_json, self.location)
         self.stored_type = facts.stored_type
@@ -105,37 +108,39 @@ class SqliteGallery(Gallery):
             if binding is None:
                 raise UsageError(f"{path}: a new gallery must be told which model its embeddings come from: give a binding")
             create_file(path, binding, stored_type)
-        connection = SqliteConnection(path, read_only=read_only, busy_timeout_s=busy_timeout_s)
-        try:
-            gallery = cls(connection, map_above_bytes)
+        with ExitStack() as undo:
+            connections = []
+            for _ in range(1 if read_only else 2):
+                connections.append(SqliteConnection(path, read_only=read_only, busy_timeout_s=busy_timeout_s))
+                undo.callback(connections[-1].close)
+                prepare_connection(connections[-1])
+            gallery = cls(connections[0], None if read_only else connections[1], map_above_bytes)
             if binding is not None:
                 gallery.check_model(binding)
-        except BaseException:
-            connection.close()
-            raise
+            undo.pop_all()
         return gallery
 
     def check_model(self, binding: Binding) -> None:
         """Make sure that a model's embeddings belong here; see `Gallery.check_model`."""
         if self.binding.differences(binding):  # perhaps another process has accepted it meanwhile
-            with self._connection.reading() as sqlite:
+            with self._reader.reading() as sqlite:
                 self.binding = binding_from_json(read_facts(sqlite, self._path).binding_json, self.location)
         super().check_model(binding)
 
     def __len__(self) -> int:
-        with self._connection.reading() as sqlite:
+        with self._reader.reading() as sqlite:
             return read_state(sqlite).num_records
 
     def prepare(self) -> None:
         """Read now what a search needs, which the first one would wait for otherwise."""
-        with self._connection.reading() as sqlite:
+        with self._reader.reading() as sqlite:
             self._index.columns_and_chunks(sqlite)
 
     def add(self, embeddings: npt.NDArray[np.floating], records: Sequence[NewRecord]) -> list[int]:
         """Enrol images; see `Gallery.add`."""
         vectors = checked_embeddings(embeddings, self._embed_dim).astype(self._dtype, copy=False)
         checked = checked_records(records, len(vectors))
-        with self._connection.writing() as sqlite:
+        with self._writing() as sqlite:
             return insert_records(sqlite, vectors, checked, time.time())
 
     def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbours:
@@ -143,7 +148,7 @@ class SqliteGallery(Gallery):
         queries = checked_embeddings(embeddings, self._embed_dim, "queries")
         top = checked_top(top, len(queries))
         where = checked_filter(where)
-        with self._connection.reading() as sqlite:
+        with self._reader.reading() as sqlite:
             columns, chunks = self._index.columns_and_chunks(sqlite)
             passing = None if where is None and not columns.num_removed else self._passing(columns, where)
         rows, similarities = nearest_rows(chunks, queries, top, passing)
@@ -155,7 +160,7 @@ class SqliteGallery(Gallery):
     def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
         """Records by id; see `Gallery.get`."""
         wanted = checked_ids(ids)
-        with self._connection.reading() as sqlite:
+        with self._reader.reading() as sqlite:
             found = read_records(sqlite, wanted, thumbnails=thumbnails)
         missing = sorted(set(wanted) - found.keys())
         if missing:
@@ -165,7 +170,7 @@ class SqliteGallery(Gallery):
     def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Embeddings of records; see `Gallery.embeddings`. Those that are stored in float16 are of unit length again."""
         wanted = checked_ids(ids)
-        with self._connection.reading() as sqlite:
+        with self._reader.reading() as sqlite:
             rows = read_vectors(sqlite, wanted, self._dtype, self._embed_dim)
         if self._dtype == np.float32:
             return rows
@@ -176,7 +181,7 @@ class SqliteGallery(Gallery):
     def ids(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
         """Ids of the records that pass a filter, ascending."""
         where = checked_filter(where)
-        with self._connection.reading() as sqlite:
+        with self._reader.reading() as sqlite:
             columns = self._index.columns(sqlite)
             return columns.ids[self._passing(columns, where)]
 
@@ -184,19 +189,19 @@ class SqliteGallery(Gallery):
         """Records that pass a filter, by ascending id, a chunk at a time; those that are removed meanwhile are left out."""
         ids = self.ids(where).tolist()
         for start in range(0, len(ids), chunk):
-            with self._connection.reading() as sqlite:
+            with self._reader.reading() as sqlite:
                 found = read_records(sqlite, ids[start : start + chunk], thumbnails=False)
             yield from (found[id_] for id_ in sorted(found))
 
     def known_hashes(self, content_hashes: Collection[str]) -> set[str]:
         """Which of these images are enrolled already."""
         wanted = checked_hashes(content_hashes)
-        with self._connection.reading() as sqlite:
+        with self._reader.reading() as sqlite:
             return set(known_ids(sqlite, wanted))
 
     def counts(self) -> GalleryCounts:
         """How much it holds."""
-        with self._connection.reading() as sqlite:
+        with self._reader.reading() as sqlite:
             return self._index.columns(sqlite).counts()
 
     def remove(
@@ -206,7 +211,7 @@ class SqliteGallery(Gallery):
         checked_removal(ids, pid, enrolled_before_s)
         ids = None if ids is None else checked_ids(ids)
         pid = None if pid is None else checked_ids([pid])[0]
-        with self._connection.writing() as sqlite:
+        with self._writing() as sqlite:
             return remove_records(sqlite, ids=ids, pid=pid, enrolled_before_s=enrolled_before_s)
 
     def vacuum(self) -> None:
@@ -214,16 +219,17 @@ class SqliteGallery(Gallery):
 
         SQLite writes a temporary copy of the file for it, in the folder that ``SQLITE_TMPDIR`` names or in ``/var/tmp``.
         """
-        with self._connection.writing() as sqlite:
+        with self._writing() as sqlite:
             sqlite.execute("UPDATE state SET generation = generation + 1, purges = purges + 1")
-        with self._connection.alone() as sqlite:
+        with self._reader.alone():
             self._index.forget()
+        with self._changing.alone() as sqlite:
             sqlite.execute("VACUUM")
             (is_busy, *_) = sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if is_busy:
                 raise WorkError(
                     f"{self.location}: the log still holds removed records, since another process has been reading it for over "
-                    f"{self._connection.busy_timeout_s:g} s: try again"
+                    f"{self._reader.busy_timeout_s:g} s: try again"
                 )
             # Last, when nobody can be writing one from before the removal: whoever reads that far back holds up the log above.
             try:
@@ -233,7 +239,7 @@ class SqliteGallery(Gallery):
 
     def accept(self, sibling: VerifiedSibling) -> None:
         """Allow another file of the same weights; one that was accepted before takes its new figures."""
-        with self._connection.writing() as sqlite:
+        with self._writing() as sqlite:
             binding = binding_from_json(read_facts(sqlite, self._path).binding_json, self.location)
             others = tuple(one for one in binding.siblings if one.fingerprint != sibling.fingerprint)
             binding = replace(binding, siblings=(*others, sibling))
@@ -242,13 +248,24 @@ class SqliteGallery(Gallery):
 
     def close(self) -> None:
         """Close the file; twice is fine."""
-        self._connection.close()
+        self._reader.close()
+        if self._writer is not None:
+            self._writer.close()  # last, since the last one takes the log into the file
         self._index.forget()
+
+    @property
+    def _changing(self) -> SqliteConnection:
+        if self._writer is None:
+            raise UsageError(f"{self.location} was opened to be read only and cannot be changed")
+        return self._writer
+
+    def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
+        return self._changing.writing()
 
     def _passing(self, columns: RecordColumns, where: Filter | None) -> npt.NDArray[np.bool_]:
         passing = columns.passing(where)
         if where is not None and where.attributes:
-            with self._connection.alone() as sqlite:
+            with self._reader.alone() as sqlite:
                 for name, value in where.attributes.items():
                     passing &= columns.rows_of(ids_with_attribute(sqlite, name, value))
         return passing

@@ -87,7 +87,7 @@ def assert_neighbours(found, expected):
 def run_as_somebody(code, *arguments):
     """Run Python in a process that permissions apply to: root gives itself up when everything has been imported."""
     prelude = (
-        "import os, sys, tempfile\n"
+        "import mmap, os, sys, tempfile\n"
         "from gallery_cases import *\n"
         "if os.geteuid() == 0:\n"
         "    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"

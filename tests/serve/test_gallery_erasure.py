@@ -76,7 +76,7 @@ def test_the_log_holds_nothing_either_while_the_gallery_stays_open(tmp_path):
 def test_a_reader_that_holds_the_old_state_is_waited_for_and_then_named(tmp_path):
     gallery = enrolled(tmp_path, busy_timeout_s=0.2)
     reader = SqliteGallery.open(tmp_path / "g", read_only=True)
-    with reader._connection.reading() as sqlite:
+    with reader._reader.reading() as sqlite:
         sqlite.execute("SELECT COUNT(*) FROM records").fetchone()
         gallery.remove(ids=[151])
         with pytest.raises(WorkError, match=r"another process has been reading it for over 0.2 s: try again"):

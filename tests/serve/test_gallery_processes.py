@@ -24,7 +24,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
 def check_after_kill(path, num_acknowledged, first):
     """The gallery opens, holds whole calls only, and has all that was promised; the number of names that it knows."""
     with SqliteGallery.open(path) as gallery:
-        with gallery._connection.reading() as sqlite:
+        with gallery._reader.reading() as sqlite:
             assert sqlite.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             for table in ("embeddings", "thumbnails", "attributes"):
                 query = f"SELECT COUNT(*) FROM {table} WHERE id NOT IN (SELECT id FROM records)"
@@ -103,7 +103,7 @@ def test_a_second_writer_waits_for_the_first(tmp_path):
     first, second = open_small(tmp_path / "g"), open_small(tmp_path / "g", busy_timeout_s=30)
     rows = unit_rows(2)
     with ThreadPoolExecutor(1) as pool:
-        with first._connection.writing() as sqlite:
+        with first._writer.writing() as sqlite:
             sqlite.execute("UPDATE state SET generation = generation")
             waiting = pool.submit(second.add, rows[1:], new_records("b"))
             with pytest.raises(TimeoutError):
@@ -114,9 +114,26 @@ def test_a_second_writer_waits_for_the_first(tmp_path):
     second.close()
 
 
+def test_searching_goes_on_while_an_enrolment_waits(tmp_path):
+    """In the same gallery object, as in a service that enrols and searches."""
+    other, gallery = open_small(tmp_path / "g"), open_small(tmp_path / "g", busy_timeout_s=60)
+    gallery.add(unit_rows(1), new_records("a"))
+    with ThreadPoolExecutor(1) as pool:
+        with other._writer.writing() as sqlite:
+            sqlite.execute("UPDATE state SET generation = generation")
+            waiting = pool.submit(gallery.add, unit_rows(1, 2), new_records("b"))
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.2)
+            assert gallery.search(unit_rows(1), 2).ids.tolist() == [[1, -1]] and not waiting.done()
+        assert waiting.result(timeout=60) == [2]
+    assert set(gallery.search(unit_rows(1), 2).ids[0]) == {1, 2}
+    gallery.close()
+    other.close()
+
+
 def test_a_writer_that_waited_in_vain_says_so(tmp_path):
     with open_small(tmp_path / "g") as first, open_small(tmp_path / "g", busy_timeout_s=0.1) as second:
-        with first._connection.writing() as sqlite:
+        with first._writer.writing() as sqlite:
             sqlite.execute("UPDATE state SET generation = generation")
             for change in (lambda: second.add(unit_rows(1), new_records("b")), lambda: second.remove(pid=1), second.vacuum):
                 with pytest.raises(WorkError, match=r"another process is writing .* within 0.1 s: nothing was changed"):

@@ -207,7 +207,7 @@ def test_a_gallery_that_may_only_be_read_is_searched_from_a_nameless_file():
 def test_the_rows_of_a_mapped_file_are_not_copied_into_memory(tmp_path):
     with filled(tmp_path) as gallery:
         gallery.prepare()
-        with gallery._connection.reading() as sqlite:
+        with gallery._reader.reading() as sqlite:
             _, chunks = gallery._index.columns_and_chunks(sqlite)
     bases = []
     for chunk in chunks:
