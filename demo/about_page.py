@@ -20,7 +20,7 @@ LIMITS_OF_USE = (
     "Re-identification is biometric processing. It finds a person again by clothes and build, it errs, and it errs more for "
     "people who look alike to it. Do not use it to identify or track people without a legal basis and their knowledge, to "
     "decide anything about a person without human review, or for covert surveillance. In the European Union the GDPR and the "
-    "AI Act apply. Nothing here sends data anywhere, and no image and no embedding is logged."
+    "AI Act apply."
 )
 """What the model must not be used for, in the words of the project's front page."""
 
@@ -29,7 +29,8 @@ MAX_CARD_BYTES = 256 * 1024
 _PRIVACY = (
     "What you hand in is read into memory, and the uploaded file is deleted at once. A query and its result belong to your "
     "page alone and are forgotten two hours after you last used it; images that you add to a gallery are seen by everyone who "
-    "uses this demo, until they are removed. The page asks no other server for anything."
+    "uses this demo, until they are removed. The page asks no other server for anything, and no image and no embedding is "
+    "logged."
 )
 
 
@@ -43,7 +44,7 @@ def about_page(bench: Workbench) -> None:
             f'<h2 class="hat-title">The model</h2>{_facts(info, bench.embedder.runtime.name)}',
             apply_default_css=False,
         )
-        card = card_text(bench.model_path)
+        card = card_text(Path(bench.model).expanduser())
         if card is not None:
             with gr.Accordion("Model card", open=False):
                 gr.Markdown(card)

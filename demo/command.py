@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hat.console import progress, stderr
-from hat.errors import UsageError
+from hat.errors import HatError, UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from hat.data import ReIDDataset
+
     from .workbench import Workbench
 
 __all__ = ["demo"]
@@ -22,7 +26,9 @@ def demo(
     file: Annotated[
         str | None, typer.Argument(help="A checkpoint folder or an exported file; the model that ships, if none is given.")
     ] = None,
-    gallery: Annotated[Path | None, typer.Option(help="A gallery's file; made where there is none.")] = None,
+    gallery: Annotated[
+        str | None, typer.Option(help="A gallery's file, made where there is none, or milvus://host:port/name.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="A data set for queries to try, and for a gallery where none is given: DIR, or NAME=DIR.")
     ] = None,
@@ -64,8 +70,10 @@ def demo(
     check_report_paths(reports)
     model = _model(file)
     with private_environment() as folder:
-        bench = _workbench(model, folder, gallery, data, compare or [], max_images, None if device == "auto" else device)
-        bench.report_paths, bench.read_only = reports, read_only
+        bench = _workbench(
+            model, folder, gallery, data, compare or [], max_images, None if device == "auto" else device, read_only=read_only
+        )
+        bench.report_paths = reports
         try:
             page, url = serve_page(bench, address, opens_browser=open_browser)
             stderr.print(f"the demo is at [bold]{url}[/bold]  (Ctrl+C ends it)")
@@ -79,71 +87,97 @@ def demo(
             bench.close()
 
 
-def _model(file: str | None) -> Path:
+def _model(file: str | None) -> str:
     from hat.shipped_model import shipped_model
 
     if file is not None:
-        return Path(file).expanduser()
+        return file
     shipped = shipped_model()
     if shipped is None:
         raise UsageError(
             "no model was given, and this installation ships none: name a checkpoint or an exported file, or make a first one "
             "with `hat quickstart`"
         )
-    return shipped
+    return str(shipped)
 
 
 def _workbench(
-    model: Path,
+    model: str,
     folder: Path,
-    gallery_path: Path | None,
+    gallery: str | None,
     data: str | None,
     compare: list[str],
     max_images: int,
     device: str | None,
+    *,
+    read_only: bool,
 ) -> Workbench:
     """Open everything that the page works with."""
     from hat.data import open_dataset
     from hat.embedder import Embedder
-    from hat.serve import Gallery
 
     from .comparison import Artefact
-    from .people import draw_people, enroll_dataset, gallery_sample, sample_queries
+    from .people import draw_people, sample_queries
     from .workbench import SharedEmbedder, Workbench
 
     stderr.print(f"opening {model}", markup=False)
     embedder = SharedEmbedder(Embedder.open(model, device=device))
-    others = [Artefact(_short_name(path, compare), Embedder.open(Path(path).expanduser(), device=device)) for path in compare]
-    bench = Workbench(model, embedder, folder, others=tuple(others))
-    if gallery_path is not None:
-        path = gallery_path.expanduser()
-        bench.galleries[path.stem] = Gallery.open(path, binding=bench.binding, create=True)
-    with progress() as display:
+    others = [Artefact(_short_name(path, compare), Embedder.open(path, device=device)) for path in compare]
+    bench = Workbench(model, embedder, folder, others=tuple(others), read_only=read_only)
+    try:
         dataset = open_dataset(data) if data is not None else None
-        if dataset is None and gallery_path is None:
-            task = display.add_task("drawing people", total=None, info="")
-            dataset = draw_people(
-                folder / "people", advance=lambda done, total: display.update(task, completed=done, total=total)
-            )
-        if dataset is not None and gallery_path is None:
-            name = "generated people" if data is None else dataset.name
-            bench.galleries[name] = Gallery.open(folder / "sample.gallery", binding=bench.binding, create=True)
-            total = len(gallery_sample(dataset, max_images))
-            embedding = display.add_task("embedding the gallery", total=total, info="")
-            enroll_dataset(
-                bench.galleries[name],
-                embedder,
-                dataset,
-                max_images=max_images,
-                advance=lambda count: display.advance(embedding, count),
-            )
+        with progress() as display:
+            if gallery is not None:
+                _open_gallery(bench, gallery)
+            elif dataset is None:
+                task = display.add_task("drawing people", total=None, info="")
+                dataset = draw_people(
+                    folder / "people", advance=lambda done, total: display.update(task, completed=done, total=total)
+                )
+                _fill_gallery(bench, "generated people", dataset, max_images, display)
+            else:
+                _fill_gallery(bench, dataset.name, dataset, max_images, display)
         if dataset is not None:
             known = {pid for pid in bench.gallery("").counts().by_pid if pid is not None}
             bench.samples = sample_queries(dataset, known)
+    except HatError:
+        bench.close()
+        raise
     return bench
+
+
+def _open_gallery(bench: Workbench, location: str) -> None:
+    from hat.serve import Gallery
+
+    from .workbench import last_part
+
+    is_new = "://" not in location and not Path(location).expanduser().exists()
+    place = location if "://" in location else Path(location).expanduser()
+    opened = Gallery.open(place, binding=bench.binding, create=not bench.read_only, read_only=bench.read_only)
+    bench.galleries[last_part(location).removesuffix(".gallery")] = opened
+    if is_new:
+        stderr.print(f"{location} is a new, empty gallery", markup=False)
+
+
+def _fill_gallery(bench: Workbench, name: str, dataset: ReIDDataset, max_images: int, display: Progress) -> None:
+    """Enrol a data set in a gallery that lasts as long as the demo."""
+    from hat.serve import Gallery
+
+    from .people import enroll_dataset, gallery_sample
+
+    bench.galleries[name] = Gallery.open(bench.folder / "sample.gallery", binding=bench.binding, create=True)
+    task = display.add_task("embedding the gallery", total=len(gallery_sample(dataset, max_images)), info="")
+    enroll_dataset(
+        bench.galleries[name],
+        bench.embedder,
+        dataset,
+        max_images=max_images,
+        advance=lambda count: display.advance(task, count),
+    )
 
 
 def _short_name(path: str, among: list[str]) -> str:
     """The last part of a path, or all of it where two end alike."""
-    names = [Path(one).name for one in among]
-    return Path(path).name if names.count(Path(path).name) == 1 else path
+    from .workbench import last_part
+
+    return last_part(path) if [last_part(one) for one in among].count(last_part(path)) == 1 else path

@@ -21,7 +21,7 @@ from .markup import empty_state, escaped, plural, table
 from .session import Session
 from .workbench import Workbench
 
-__all__ = ["COMPARE_LIMIT", "compare_page"]
+__all__ = ["COMPARE_LIMIT", "Pictures", "compare_page", "compared_html", "pictures_of"]
 
 COMPARE_LIMIT = 500
 """Gallery images that every file embeds at most."""
@@ -36,7 +36,7 @@ _HOW_TO = empty_state(
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class Pictures:
     """Records of a gallery that have a picture, the first of them up to a limit."""
 
     gallery: Gallery
@@ -44,6 +44,7 @@ class _Pictures:
     num_left_out: int
 
     def image(self, place: int) -> Image.Image:
+        """The picture of a record, by its place among ``ids``."""
         (record,) = self.gallery.get([self.ids[place]], thumbnails=True)
         if record.thumbnail is None:
             raise UsageError(f"record #{record.id} has lost its picture: compare again")
@@ -69,7 +70,7 @@ def compare_page(bench: Workbench, session: gr.State) -> None:
 
     def compare(state: Session, progress: Any, length: float) -> Values:
         name = state.gallery or bench.first_gallery
-        pictures = _pictures(bench.gallery(name), state.outcome.where if state.outcome is not None else None)
+        pictures = pictures_of(bench.gallery(name), state.outcome.where if state.outcome is not None else None)
         keys = [(name, one) for one in pictures.ids]
         totals = {artefact.name: len(artefact.missing(keys)) for artefact in bench.artefacts}
         done = dict.fromkeys(totals, 0)
@@ -86,21 +87,27 @@ def compare_page(bench: Workbench, session: gr.State) -> None:
             top=int(length),
             advance=advance,
         )
-        return (_compared_html(pictures, lists, state.query_pid),)
+        return (compared_html(pictures, lists, state.query_pid),)
 
     listen(go.click, compare, session, [top], [result], shows_progress=True)
 
 
-def _pictures(gallery: Gallery, where: Filter | None) -> _Pictures:
+def pictures_of(gallery: Gallery, where: Filter | None) -> Pictures:
+    """The records of a gallery that pass a filter and have a picture, up to `COMPARE_LIMIT`.
+
+    Raises:
+        UsageError: The gallery keeps no pictures.
+    """
     ids = [int(one) for one in gallery.ids(where)]
     shown = ids[:COMPARE_LIMIT]
     with_picture = tuple(record.id for record in gallery.get(shown, thumbnails=True) if record.thumbnail is not None)
     if shown and not with_picture:
         raise UsageError("this gallery keeps no pictures, and only pictures can be compared: enrol with --thumbnails")
-    return _Pictures(gallery, with_picture, len(ids) - len(with_picture))
+    return Pictures(gallery, with_picture, len(ids) - len(with_picture))
 
 
-def _compared_html(pictures: _Pictures, lists: Sequence[ComparedList], query_pid: int | None) -> str:
+def compared_html(pictures: Pictures, lists: Sequence[ComparedList], query_pid: int | None) -> str:
+    """Figures of each file, and the ranked lists one under the other."""
     ids = sorted({match.id for one in lists for match in one.matches})
     records = {record.id: record for record in pictures.gallery.get(ids, thumbnails=True)}
     columns = "".join(_column(one, records, query_pid, is_first=place == 0) for place, one in enumerate(lists))

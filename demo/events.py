@@ -67,14 +67,15 @@ def listen(
         What the event gives, to be followed by others.
     """
 
-    def run(state: Session, *values: Any) -> tuple[Any, ...]:
-        return (state, *_in_sentences(handler, state, *values))
+    def run(state: Session, *values: Any) -> Any:
+        written = _in_sentences(handler, state, *values)
+        return (state, *written) if outputs else state  # of a single output the library takes a tuple for its value
 
-    def run_clicked(state: Session, happened: gr.EventData, *values: Any) -> tuple[Any, ...]:
-        return (state, *_in_sentences(handler, state, happened, *values))
+    def run_clicked(state: Session, happened: gr.EventData, *values: Any) -> Any:
+        return run(state, happened, *values)
 
-    def run_with_progress(state: Session, progress: Any = gr.Progress(), *values: Any) -> tuple[Any, ...]:  # noqa: B008
-        return (state, *_in_sentences(handler, state, progress, *values))
+    def run_with_progress(state: Session, progress: Any = gr.Progress(), *values: Any) -> Any:  # noqa: B008
+        return run(state, progress, *values)
 
     chosen = run_clicked if reads_click else run_with_progress if shows_progress else run
     return event(

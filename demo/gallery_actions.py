@@ -19,7 +19,7 @@ from .events import clicked, event_data, whole_number
 from .gallery_overview import gallery_overview
 from .markup import empty_state, escaped, notice, plural
 from .session import Session
-from .uploads import forget_files, upload_items
+from .uploads import files_at_hand, forget_files, upload_items
 from .workbench import Workbench
 
 __all__ = ["PAGE_SIZE", "GalleryActions"]
@@ -80,10 +80,11 @@ class GalleryActions:
 
     def add(self, state: Session, progress: Any, paths: list[str] | None, pid: Any, camid: Any, names_tell: bool) -> Values:
         """Enrol uploaded images and delete the files."""
+        at_hand = files_at_hand(paths)
         try:
-            done = self._enroll(state, progress, paths or [], pid, camid, names_tell)
+            done = self._enroll(state, progress, at_hand, pid, camid, names_tell)
         finally:
-            forget_files(paths or [])
+            forget_files(at_hand)
         return (_enrolment_notice(done), *self.shown(state))
 
     def ask_marked(self, state: Session) -> Values:

@@ -89,7 +89,9 @@ def gallery_page(bench: Workbench, session: gr.State) -> GalleryPage:
     listen(number.submit, actions.browse, session, [person, camera, number], [records])
     for choice in (person, camera):
         listen(choice.input, actions.browse_from_first, session, [person, camera], [number, records])
-    listen(records.select, actions.mark, session, [], [], reads_click=True, show_progress="hidden")
+    # One at a time and in their order, so that a question asked right after a click knows of it.
+    in_order: dict[str, Any] = {"concurrency_id": "removal", "concurrency_limit": 1}
+    listen(records.select, actions.mark, session, [], [], reads_click=True, show_progress="hidden", **in_order)
     added = listen(
         adding.add.click,
         actions.add,
@@ -101,11 +103,11 @@ def gallery_page(bench: Workbench, session: gr.State) -> GalleryPage:
     )
     added.then(None, None, adding.files, js="() => null")
     asked = [removing.confirm, removing.question, removing.said]
-    listen(removing.marked.click, actions.ask_marked, session, [], asked)
-    listen(removing.person.click, actions.ask_person, session, [person], asked)
-    listen(removing.old.click, actions.ask_old, session, [removing.days], asked)
-    listen(removing.no.click, actions.keep, session, [], asked)
-    listen(removing.yes.click, actions.remove, session, [], [removing.said, *outputs])
+    listen(removing.marked.click, actions.ask_marked, session, [], asked, **in_order)
+    listen(removing.person.click, actions.ask_person, session, [person], asked, **in_order)
+    listen(removing.old.click, actions.ask_old, session, [removing.days], asked, **in_order)
+    listen(removing.no.click, actions.keep, session, [], asked, **in_order)
+    listen(removing.yes.click, actions.remove, session, [], [removing.said, *outputs], **in_order)
     return GalleryPage(actions, outputs, adding.new_name, adding.make, adding.gallery_file)
 
 

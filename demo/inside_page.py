@@ -85,7 +85,7 @@ def inside_page(bench: Workbench, session: gr.State, tab: Any) -> None:
 def maps_html(columns: Sequence[MapColumn], labels: Sequence[str]) -> str:
     """The maps as a table: a row for each image, columns in groups."""
     groups = [(name, len(list(members))) for name, members in groupby(columns, key=lambda column: column.group)]
-    over = "".join(f'<th scope="colgroup" colspan="{count}">{name}</th>' for name, count in groups)
+    over = "".join(f'<th scope="colgroup" colspan="{count}">{name}</th>' if name else "<td></td>" for name, count in groups)
     names = "".join(f'<th scope="col">{column.name}</th>' for column in columns)
     rows = ""
     for place, label in enumerate(labels):

@@ -109,7 +109,7 @@ def serve_page(bench: Workbench, address: Address, *, opens_browser: bool = Fals
     except ImportError:
         raise MissingExtraError("gradio", "demo", "the demo") from None
     from .page import build_page
-    from .page_style import STYLE_SHEET, page_theme
+    from .page_style import PAGE_HEAD, STYLE_SHEET, page_theme
 
     for library in _QUIET_LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -140,6 +140,7 @@ def serve_page(bench: Workbench, address: Address, *, opens_browser: bool = Fals
             strict_cors=True,
             theme=page_theme(),
             css=STYLE_SHEET,
+            head=PAGE_HEAD,
         )
     except OSError as error:
         raise WorkError(f"the page cannot be served on {address.host}: {error}") from None

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from hat.errors import UsageError
 from hat.runtime import runtime_info
 
 from .about_page import about_page
@@ -18,6 +19,7 @@ from .markup import escaped
 from .report_page import report_page
 from .search_page import search_page
 from .session import Session
+from .uploads import files_at_hand, forget_files
 from .workbench import Workbench
 
 __all__ = ["build_page"]
@@ -70,35 +72,35 @@ def build_page(bench: Workbench) -> gr.Blocks:
             limits = gr.Button("What it must not be used for", size="sm", scale=0, min_width=220, elem_id="hat-limits")
         limits.click(lambda: gr.Tabs(selected="about"), None, tabs, api_visibility="private", show_progress="hidden")
 
-        everything = [gallery, *search.outputs, *search.filters, *browse.outputs]
+        of_gallery = [gallery, *search.filters, *browse.outputs]
+        everything = [*search.outputs, *of_gallery]
 
-        def all_shown(state: Session) -> Values:
-            name = state.gallery or bench.first_gallery
-            choice = gr.update(choices=list(bench.galleries), value=name)
-            found = search.actions.shown(state)
-            return (choice, *found, *search.actions.filter_choices(state), *browse.actions.shown(state))
+        def gallery_shown(state: Session) -> Values:
+            choice = gr.update(choices=list(bench.galleries), value=state.gallery or bench.first_gallery)
+            return (choice, *search.actions.filter_choices(state), *browse.actions.shown(state))
 
         def switch(state: Session, name: str) -> Values:
             bench.gallery(name)
             state.gallery = name
             state.forget_query()
-            return all_shown(state)
+            return (*search.actions.shown(state), *gallery_shown(state))
 
         def make(state: Session, name: str) -> Values:
             return ("", *switch(state, bench.new_gallery(name or "")))
 
         def take(state: Session, path: str | None) -> Values:
-            if path is None:
-                return (None, *all_shown(state))
+            (file,) = files_at_hand([path] if path else []) or [None]
+            if file is None:
+                raise UsageError("the gallery's file did not arrive: give it once more")
             try:
-                return (None, *switch(state, bench.take_gallery(Path(path))))
+                return switch(state, bench.take_gallery(Path(file)))
             finally:
-                Path(path).unlink(missing_ok=True)
+                forget_files([file])
 
-        listen(page.load, all_shown, session, [], everything, show_progress="hidden")
+        listen(page.load, gallery_shown, session, [], of_gallery, show_progress="hidden")
         listen(gallery.input, switch, session, [gallery], everything)
         listen(browse.make.click, make, session, [browse.new_name], [browse.new_name, *everything])
-        taken = listen(browse.gallery_file.upload, take, session, [browse.gallery_file], [browse.gallery_file, *everything])
+        taken = listen(browse.gallery_file.upload, take, session, [browse.gallery_file], everything)
         taken.then(None, None, browse.gallery_file, js="() => null")
     page.queue(max_size=64, default_concurrency_limit=4)
     return page

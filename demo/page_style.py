@@ -7,9 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-__all__ = ["STYLE_SHEET", "page_theme"]
+__all__ = ["PAGE_HEAD", "STYLE_SHEET", "page_theme"]
 
 STYLE_SHEET = (files(__package__) / "page.css").read_text(encoding="utf-8")
+
+PAGE_HEAD = "<style>@media (max-width: 600px) { .gradio-container > .main { padding: 12px 14px !important; } }</style>"
+"""A rule about what lies around the page, which the style sheet cannot reach."""
 
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")

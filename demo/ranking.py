@@ -82,20 +82,18 @@ def rank(gallery: Gallery, name: str, queries: Sequence[QueryImage], options: Se
     started = time.perf_counter()
     (plain,) = search_gallery(gallery, person, top=options.top, where=where, thumbnails=not options.rerank)
     searched = time.perf_counter()
-    matches, dropped, rerank_s = plain, (), None
+    matches, rerank_s = plain, None
     if options.rerank:
         (matches,) = search_gallery(gallery, person, top=options.top, where=where, rerank=True, thumbnails=True)
         # It searches once more before it re-ranks, so that what the search took is not its own.
         rerank_s = max(0.0, time.perf_counter() - searched - (searched - started))
-        kept = {match.record.id for match in matches}
-        dropped = tuple(match.record.id for match in plain if match.record.id not in kept)
     timings = Timings(
         decode_s=sum(query.decode_s for query in queries),
         embed_s=sum(query.embed_s for query in queries),
         search_s=searched - started,
         rerank_s=rerank_s,
     )
-    return Outcome(name, tuple(matches), timings, options.query_pid, dropped, len(gallery.ids(where)), where)
+    return Outcome(name, tuple(matches), timings, options.query_pid, len(gallery.ids(where)), where)
 
 
 def parse_time(text: str) -> float | None:

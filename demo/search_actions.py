@@ -16,7 +16,7 @@ from .events import clicked, event_data, whole_number
 from .markup import empty_state
 from .ranking import SearchOptions, format_time, parse_time, rank
 from .session import Session
-from .uploads import forget_files, reduce_image, uploaded_image
+from .uploads import files_at_hand, forget_files, reduce_image, uploaded_image
 from .workbench import Workbench
 
 __all__ = ["WELCOME", "SearchActions"]
@@ -41,10 +41,11 @@ class SearchActions:
 
     def upload(self, state: Session, paths: list[str] | None, adds: bool, *chosen: Any) -> Values:
         """Read uploaded images, delete the files, and search: people become queries, a wide picture waits to be cropped."""
+        at_hand = files_at_hand(paths)
         try:
-            self._take(state, paths or [], adds)
+            self._take(state, at_hand, adds)
         finally:
-            forget_files(paths or [])
+            forget_files(at_hand)
         return self._search(state, chosen, reads_labels=adds)
 
     def try_sample(self, state: Session, happened: gr.EventData, *chosen: Any) -> Values:
@@ -116,6 +117,8 @@ class SearchActions:
         )
 
     def _take(self, state: Session, paths: list[str], adds: bool) -> None:
+        if not paths:
+            raise UsageError("the image did not arrive: give it once more")
         limits = self._bench.limits
         self._check_count(len(paths) + (len(state.queries) if adds else 0))
         read = [uploaded_image(path, limits) for path in paths]

@@ -55,7 +55,6 @@ class Outcome:
         matches: Best first.
         timings: How long its steps took.
         query_pid: Identity of the query where it is known, which makes a match right or wrong.
-        dropped: Ids of records that were among the first by similarity alone and that re-ranking moved out of them.
         num_searched: Records that passed the filter.
         where: The filter.
     """
@@ -64,7 +63,6 @@ class Outcome:
     matches: tuple[Match, ...]
     timings: Timings
     query_pid: int | None = None
-    dropped: tuple[int, ...] = ()
     num_searched: int = 0
     where: Filter = field(default_factory=Filter)
 

@@ -18,7 +18,16 @@ from hat.data.market_layout import parse_market_name
 from hat.errors import ImageError, UsageError
 from hat.serve.enrolling import Item
 
-__all__ = ["IMAGE_ENDINGS", "UPLOAD_LIMITS", "UploadLimits", "forget_files", "reduce_image", "upload_items", "uploaded_image"]
+__all__ = [
+    "IMAGE_ENDINGS",
+    "UPLOAD_LIMITS",
+    "UploadLimits",
+    "files_at_hand",
+    "forget_files",
+    "reduce_image",
+    "upload_items",
+    "uploaded_image",
+]
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 """Endings of image files; what a file is is told by its content."""
@@ -82,6 +91,11 @@ def forget_files(paths: Sequence[str]) -> None:
         Path(path).unlink(missing_ok=True)
 
 
+def files_at_hand(paths: Sequence[str] | None) -> list[str]:
+    """Uploaded files that were not read before: a page may name one again that is gone."""
+    return [path for path in paths or () if Path(path).is_file()]
+
+
 def upload_items(
     paths: Sequence[str],
     *,
@@ -114,7 +128,7 @@ def upload_items(
     budget = _Budget(limits.enroll_bytes)
     items = []
     for name, read in sources:
-        labels = parse_market_name(Path(name).name) if names_tell else None
+        labels = parse_market_name(Path(name.rpartition("!")[2]).name) if names_tell else None
         own_pid, own_camid = labels if labels is not None and labels[0] >= 0 else (pid, camid)
         items.append(Item(source=name, read=budget.held_to(read, name, limits), pid=own_pid, camid=own_camid))
     return items

@@ -25,10 +25,15 @@ from .people import SampleQuery
 from .session import QueryImage
 from .uploads import UPLOAD_LIMITS, UploadLimits, reduce_image
 
-__all__ = ["NEW_GALLERY_LIMIT", "SharedEmbedder", "Workbench"]
+__all__ = ["NEW_GALLERY_LIMIT", "SharedEmbedder", "Workbench", "last_part"]
 
 NEW_GALLERY_LIMIT = 8
 """Galleries that visitors may make or hand in while the demo runs."""
+
+
+def last_part(location: str) -> str:
+    """The last part of a path or an address."""
+    return location.replace("\\", "/").rstrip("/").rpartition("/")[2] or location
 
 
 class SharedEmbedder:
@@ -59,7 +64,7 @@ class Workbench:
     """The state that visitors share. Calls may come from several threads.
 
     Attributes:
-        model_path: The model that the demo was opened with.
+        model: Path or address of the model that the demo was opened with.
         embedder: The same, open.
         folder: A private folder for galleries that are made while the demo runs; it goes when the demo ends.
         samples: Queries to try.
@@ -71,7 +76,7 @@ class Workbench:
         artefacts: The model and the files to compare it with, the model first.
     """
 
-    model_path: Path
+    model: str
     embedder: SharedEmbedder
     folder: Path
     samples: tuple[SampleQuery, ...] = ()
@@ -85,7 +90,7 @@ class Workbench:
     _calibrations: dict[str, tuple[int, Calibration | None]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        self.artefacts = (Artefact(self.model_path.name, self.embedder), *self.others)
+        self.artefacts = (Artefact(last_part(self.model), self.embedder), *self.others)
 
     @property
     def binding(self) -> Binding:

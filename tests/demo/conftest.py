@@ -26,6 +26,12 @@ def tiny_checkpoint(tmp_path_factory):
         num_bottlenecks=1,
         transformer={"num_heads": 4, "ffn_dim": 32},
     )
+    # Fresh batch norms are the identity, and an untrained model without them finds all people alike.
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
     folder = tmp_path_factory.mktemp("model") / "tiny"
     hat.save_checkpoint(model.eval(), folder)
     return folder
@@ -67,16 +73,62 @@ def make_image():
     return make
 
 
-@pytest.fixture
-def bench(tiny_checkpoint, embedder, people, tmp_path):
-    """A workbench with the generated people's gallery."""
+@pytest.fixture(scope="session")
+def make_bench(tiny_checkpoint, embedder, people):
+    """Makes workbenches with the generated people's gallery, in a folder."""
     from hat.demo.people import enroll_dataset, sample_queries
     from hat.demo.workbench import Workbench
     from hat.serve import Gallery
 
-    bench = Workbench(tiny_checkpoint, embedder, tmp_path)
-    bench.galleries["people"] = Gallery.open(tmp_path / "people.gallery", binding=bench.binding, create=True)
-    enroll_dataset(bench.galleries["people"], embedder, people, max_images=1000, thumbnail_height=64)
-    bench.samples = sample_queries(people, set(people.gallery.pids.tolist()))
+    def make(folder, **options):
+        bench = Workbench(str(tiny_checkpoint), embedder, folder, **options)
+        bench.galleries["people"] = Gallery.open(folder / "people.gallery", binding=bench.binding, create=True)
+        enroll_dataset(bench.galleries["people"], embedder, people, max_images=1000, thumbnail_height=64)
+        bench.samples = sample_queries(people, set(people.gallery.pids.tolist()))
+        return bench
+
+    return make
+
+
+@pytest.fixture
+def bench(make_bench, tmp_path):
+    """A workbench with the generated people's gallery."""
+    bench = make_bench(tmp_path)
     yield bench
     bench.close()
+
+
+@pytest.fixture(scope="session")
+def sample(people):
+    """The first query that the page offers."""
+    from hat.demo.people import sample_queries
+
+    return sample_queries(people, set(people.gallery.pids.tolist()))[0]
+
+
+@pytest.fixture(scope="session")
+def served(make_bench, tiny_checkpoint, people, tmp_path_factory):
+    """The page, served by the command in a process of its own: (address, gallery's file, folder for temporary files)."""
+    from demo_process import hat_demo
+
+    folder = tmp_path_factory.mktemp("served")
+    bench = make_bench(folder)
+    bench.close()
+    arguments = (
+        str(tiny_checkpoint),
+        "--gallery",
+        str(folder / "people.gallery"),
+        "--data",
+        people.query.paths[0].rpartition("/query/")[0],
+    )
+    with hat_demo(*arguments, TMPDIR=str(folder)) as url:
+        yield url, folder / "people.gallery", folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A browser; the test is skipped where there is none."""
+    from demo_browser import chromium
+
+    with chromium() as found:
+        yield found

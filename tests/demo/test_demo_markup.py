@@ -70,7 +70,7 @@ def record(number=1, **facts):
 
 
 def outcome(*matches, query_pid=None, rerank_s=None):
-    return Outcome("people", matches, Timings(0.001, 0.02, 0.003, rerank_s), query_pid, (), 20)
+    return Outcome("people", matches, Timings(0.001, 0.02, 0.003, rerank_s), query_pid, 20)
 
 
 @pytest.mark.parametrize("name", HOSTILE)

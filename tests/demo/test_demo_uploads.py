@@ -84,6 +84,7 @@ def test_a_zip_file_gives_its_images_with_the_labels_of_their_names(tmp_path):
     members = {
         "in/0002_c3s1_000451_03.jpg": jpeg(1),
         "in/holiday.PNG": jpeg(2),
+        "0011_c1.jpg": jpeg(4),
         "-1_c2s1.jpg": jpeg(3),
         "__MACOSX/in/._0002_c3s1.jpg": b"junk",
         "readme.txt": b"hello",
@@ -92,6 +93,7 @@ def test_a_zip_file_gives_its_images_with_the_labels_of_their_names(tmp_path):
     assert {item.source: (item.pid, item.camid) for item in items} == {
         "people.zip!in/0002_c3s1_000451_03.jpg": (2, 3),
         "people.zip!in/holiday.PNG": (9, 8),
+        "people.zip!0011_c1.jpg": (11, 1),
         "people.zip!-1_c2s1.jpg": (9, 8),
     }
     assert {item.source: item.read() for item in items}["people.zip!in/0002_c3s1_000451_03.jpg"] == jpeg(1)

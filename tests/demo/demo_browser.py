@@ -1,0 +1,77 @@
+"""A browser for the tests: Debian's Chromium, or the one that HAT_CHROMIUM names, and a page whose requests are watched."""
+
+import os
+import shutil
+from contextlib import contextmanager
+
+import pytest
+
+LAUNCH = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+@contextmanager
+def chromium():
+    """A browser; the test is skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'hat-reid[dev]'")
+    path = os.environ.get("HAT_CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        pytest.skip("there is no chromium: install it, or name one in HAT_CHROMIUM")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(LAUNCH))
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visit(browser, url, *, width=1360, height=900, dark=False, password=None):
+    """A visitor of their own; afterwards nothing may have been asked of anyone but the demo, and no script may have failed."""
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
+    )
+    page = context.new_page()
+    page.set_default_timeout(60_000)  # a busy machine is slow, and a test that waits for nothing is fast all the same
+    asked, failed = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: failed.append(str(error)))
+    page.goto(url)
+    if password is not None:
+        page.get_by_label("username").fill(password[0])
+        page.get_by_label("password").fill(password[1])
+        page.get_by_role("button", name="Login").click()
+    page.wait_for_selector(".hat-sample, #hat-results .hat-empty")
+    yield page
+    context.close()
+    outside = [one for one in asked if not one.startswith((url, "data:", "blob:"))]
+    assert outside == [], "the page asked another server"
+    assert failed == []
+
+
+def open_page(page, name):
+    """Open one of the demo's pages."""
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def ranked(page):
+    """(identity, camera, similarity) of the ranked list, as it is read."""
+    page.wait_for_selector("#hat-results .hat-card")
+    found = []
+    for card in page.locator("#hat-results .hat-caption").all_inner_texts():
+        words = card.split()
+        pid = int(words[words.index("Person") + 1])
+        found.append((pid, int(words[words.index("camera") + 1]), float(words[0])))
+    return found
+
+
+def serious_findings(page):
+    """What axe finds that is serious or critical, by rule and place."""
+    sync_axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    response = sync_axe.Axe().run(page).response
+    return [
+        (finding["id"], node["target"])
+        for finding in response["violations"]
+        if finding["impact"] in ("serious", "critical")
+        for node in finding["nodes"]
+    ]

@@ -1,0 +1,147 @@
+"""Who may reach the demo, what is left of it, and what a handler's failure looks like to a visitor."""
+
+import logging
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import gradio as gr
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from hat.cli import app
+from hat.demo.about_page import LIMITS_OF_USE, card_text
+from hat.demo.events import GENERAL, clicked, listen, whole_number
+from hat.demo.launching import Address, private_environment
+from hat.errors import DataError, UsageError, WorkError
+from hat.shipped_model import shipped_model
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def wired(handler, *, outputs=("text",), **options):
+    """The function that the page would call, and how it was registered."""
+    registered = {}
+    listen(lambda run, **facts: registered.update(facts, run=run), handler, "session", [], list(outputs), **options)
+    return registered
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "example.org", "::"])
+def test_any_other_address_needs_a_log_in(host):
+    with pytest.raises(UsageError, match="--user"):
+        Address(host)
+    assert Address(host, user="anna", password="walnut").host == host
+
+
+@pytest.mark.parametrize(
+    "facts", [{"user": "anna"}, {"password": "walnut"}, {"user": "", "password": "x"}, {"user": "a", "password": ""}]
+)
+def test_half_a_log_in_is_none(facts):
+    with pytest.raises(UsageError):
+        Address(**facts)
+
+
+def test_the_environment_is_private_and_put_back(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "intranet")
+    monkeypatch.setenv("GRADIO_SHARE", "True")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with private_environment() as folder:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and folder.parent == Path(tempfile.gettempdir())
+        assert os.environ["GRADIO_TEMP_DIR"] == str(folder / "uploads")
+        assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False" and os.environ["HF_HUB_OFFLINE"] == "1"
+        assert os.environ["NO_PROXY"].split(",") == ["intranet", "127.0.0.1", "localhost", "::1"]
+        (folder / "uploads" / "image.jpg").write_bytes(b"x")
+    assert not folder.exists()
+    assert (os.environ["NO_PROXY"], os.environ["GRADIO_SHARE"]) == ("intranet", "True") and "HF_HUB_OFFLINE" not in os.environ
+
+
+def test_the_server_gives_no_file_and_lists_no_endpoint(served, tmp_path):
+    url, gallery, _ = served
+    (tmp_path / "secret.txt").write_text("secret")
+    with httpx.Client(trust_env=False, base_url=url) as client:
+        for path in (tmp_path / "secret.txt", gallery, "/etc/hostname", README):
+            assert client.get(f"gradio_api/file={path}").status_code in (403, 404)
+        assert client.get("gradio_api/info").json()["named_endpoints"] == {}
+        assert client.get("monitoring").status_code in (403, 404)
+        assert client.get("/").status_code == 200
+
+
+def test_an_error_of_ours_is_its_own_sentence_and_shows_names_as_text():
+    for error in (UsageError, WorkError, DataError):
+
+        def fail(state, error=error):
+            raise error("<script>alert(1)</script>.jpg: not an image")
+
+        with pytest.raises(gr.Error) as caught:
+            wired(fail)["run"]("state")
+        assert caught.value.message == "&lt;script&gt;alert(1)&lt;/script&gt;.jpg: not an image"
+        assert not caught.value.print_exception
+
+
+def test_any_other_error_is_a_general_sentence_and_one_line_in_the_log(caplog):
+    def fail(state):
+        return 1 // 0
+
+    with caplog.at_level(logging.ERROR), pytest.raises(gr.Error) as caught:
+        wired(fail)["run"]("state")
+    assert caught.value.message == GENERAL and not caught.value.print_exception
+    (line,) = caplog.messages
+    assert line.startswith("ZeroDivisionError at ") and "test_demo_launching.py" in line and "Traceback" not in caplog.text
+
+
+def test_handlers_get_and_give_what_the_page_expects():
+    facts = wired(lambda state, value: (value + 1,))
+    assert facts["run"]("state", 1) == ("state", 2)
+    assert facts["inputs"] == ["session"] and facts["outputs"] == ["session", "text"] and facts["api_visibility"] == "private"
+    assert wired(lambda state: (), outputs=())["run"]("state") == "state"
+    click = gr.EventData(None, {"index": 3})
+    assert wired(lambda state, happened, one: (clicked(happened), one), reads_click=True)["run"]("state", click, 9) == (
+        "state",
+        3,
+        9,
+    )
+    assert wired(lambda state, bar, one: (bar, one), shows_progress=True)["run"]("state", "bar", 9) == ("state", "bar", 9)
+
+
+@pytest.mark.parametrize(("text", "number"), [("", None), (None, None), (" 12 ", 12), ("0", 0), ("007", 7)])
+def test_numbers_are_read_as_they_are_typed(text, number):
+    assert whole_number(text, "a number") == number
+
+
+def test_the_limits_of_use_are_those_of_the_front_page():
+    assert LIMITS_OF_USE in " ".join(README.read_text(encoding="utf-8").split())
+
+
+def test_a_model_card_asks_nobody_for_anything(tmp_path):
+    assert card_text(tmp_path) is None
+    (tmp_path / "MODEL_CARD.md").write_text(
+        "# A model\n\n![picture](https://example.org/a.png) <img src=//example.org/b.png> [link](c)"
+    )
+    assert card_text(tmp_path) == "# A model\n\n[picture](https://example.org/a.png) &lt;img src=//example.org/b.png> [link](c)"
+    (tmp_path / "MODEL_CARD.md").write_bytes(b"x" * 300_000)
+    assert card_text(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no/such/model"], "no/such/model"),
+        (["--host", "0.0.0.0"], "--user"),
+        (["--report", "no/such/report.json"], "no such report"),
+        (["--user", "anna"], "HAT_DEMO_PASSWORD"),
+    ],
+)
+def test_wrong_usage_is_refused_before_anything_is_opened(arguments, words, monkeypatch):
+    monkeypatch.delenv("HAT_DEMO_PASSWORD", raising=False)
+    result = CliRunner().invoke(app, ["demo", *arguments])
+    assert isinstance(result.exception, UsageError) and words in str(result.exception)
+
+
+def test_without_any_model_the_quickstart_is_named():
+    if shipped_model() is not None:
+        assert {"model.safetensors", "config.json", "MODEL_CARD.md"} <= {path.name for path in shipped_model().iterdir()}
+        pytest.skip("this installation ships a model")
+    result = CliRunner().invoke(app, ["demo"])
+    assert isinstance(result.exception, UsageError) and "hat quickstart" in str(result.exception)

@@ -1,0 +1,201 @@
+"""Searching: the page's list is the library's, its choices hold, and a visitor's session is their own."""
+
+import gradio as gr
+import numpy as np
+import pytest
+
+from hat.data import read_image
+from hat.demo.ranking import SearchOptions, format_time, parse_time, rank
+from hat.demo.search_actions import SearchActions
+from hat.demo.session import Session
+from hat.errors import HatError, UsageError
+from hat.metrics import rerank
+from hat.serve import Filter
+
+OPTIONS = (12, False, True, [], "", "", "", "")
+
+
+def options(**changes):
+    names = ("top", "rerank", "leave_out", "cameras", "since", "until", "pid", "camid")
+    return tuple(changes.get(name, value) for name, value in zip(names, OPTIONS, strict=True))
+
+
+def click(index, **more):
+    return gr.EventData(None, {"index": index, **more})
+
+
+@pytest.fixture
+def actions(bench):
+    return SearchActions(bench)
+
+
+@pytest.fixture
+def searched(bench, actions):
+    """A session that tried the first example, with every camera allowed."""
+    state = Session()
+    actions.try_sample(state, click(0), *options(leave_out=False, top=60))
+    return state
+
+
+def brute_force(bench, query, keep=lambda record: True):
+    """(id, similarity) of the whole gallery, best first."""
+    gallery = bench.gallery("")
+    records = [record for record in gallery.records() if keep(record)]
+    values = gallery.embeddings([record.id for record in records]) @ query
+    order = sorted(range(len(records)), key=lambda place: (-values[place], records[place].id))
+    return [(records[place].id, float(values[place])) for place in order]
+
+
+def test_a_list_is_the_gallery_by_similarity(bench, searched):
+    expected = brute_force(bench, searched.queries[0].embedding)
+    found = [(match.record.id, match.similarity) for match in searched.outcome.matches]
+    assert [one for one, _ in found] == [one for one, _ in expected]
+    assert np.allclose([one for _, one in found], [one for _, one in expected], atol=1e-5)
+    assert searched.outcome.num_searched == len(expected) == 32
+
+
+def test_the_querys_camera_is_left_out_and_others_may_be_chosen(bench, actions, searched):
+    camid = searched.query_camid
+    labels = {"pid": str(searched.query_pid), "camid": str(camid)}
+    actions.search_again(searched, *options(top=60, **labels))
+    assert {match.record.camid for match in searched.outcome.matches} == {1, 2} - {camid}
+    actions.search_again(searched, *options(top=60, leave_out=False, cameras=[camid], **labels))
+    assert {match.record.camid for match in searched.outcome.matches} == {camid}
+    actions.search_again(searched, *options(top=60, cameras=[camid], **labels))
+    assert searched.outcome.matches == ()
+
+
+def test_a_time_bounds_the_list(bench, actions, searched):
+    seen = sorted(record.time_s for record in bench.gallery("").records())
+    middle = seen[16]
+    actions.search_again(searched, *options(top=60, since=f"{format_time(middle)}"))
+    assert all(match.record.time_s >= middle - 60 for match in searched.outcome.matches)
+    actions.search_again(searched, *options(top=60, until=format_time(seen[0])))
+    assert searched.outcome.matches == ()
+    for wrong in ({"since": "yesterday"}, {"since": "2026-01-05", "until": "2026-01-05"}):
+        with pytest.raises(UsageError):
+            actions.search_again(searched, *options(**wrong))
+
+
+def test_re_ranking_orders_as_the_library_does_and_says_what_it_changed(bench, actions, searched):
+    gallery = bench.gallery("")
+    ids = gallery.ids().tolist()
+    query = searched.queries[0].embedding[None]
+    expected = [ids[place] for place in np.argsort(rerank(query, gallery.embeddings(ids))[0], kind="stable")][:6]
+    plain = [one for one, _ in brute_force(bench, query[0])]
+    actions.search_again(searched, *options(top=6, rerank=True, leave_out=False))
+    outcome = searched.outcome
+    assert [match.record.id for match in outcome.matches] == expected
+    assert [match.rank_before for match in outcome.matches] == [plain.index(one) + 1 for one in expected]
+    assert outcome.timings.rerank_s is not None and outcome.timings.rerank_s >= 0
+
+
+def test_several_images_are_one_person(bench, actions, searched):
+    sample = bench.samples[1]
+    other = bench.query("other", read_image(sample.path), 0.0)
+    searched.queries = (*searched.queries, other)
+    actions.search_again(searched, *options(leave_out=False))
+    mean = (searched.queries[0].embedding + other.embedding) / 2
+    expected = brute_force(bench, mean / np.linalg.norm(mean))[0]
+    first = searched.outcome.matches[0]
+    assert first.record.id == expected[0] and first.similarity == pytest.approx(expected[1], abs=1e-5)
+    actions.take_out(searched, click(1), *options(leave_out=False))
+    assert (
+        len(searched.queries) == 1
+        and searched.outcome.matches[0].record.id == brute_force(bench, searched.queries[0].embedding)[0][0]
+    )
+    actions.take_out(searched, click(0), *options())
+    assert searched.queries == () and searched.outcome is None and searched.query_pid is None
+
+
+def test_uploads_become_queries_and_are_deleted(bench, actions, make_image, tmp_path):
+    state = Session()
+    path = make_image(tmp_path / "a.png")
+    actions.upload(state, [path], False, *options())
+    assert [query.name for query in state.queries] == ["a.png"] and not (tmp_path / "a.png").exists()
+    actions.upload(state, [make_image(tmp_path / "b.png", seed=1)], True, *options(pid="4"))
+    assert [query.name for query in state.queries] == ["a.png", "b.png"] and state.query_pid == 4
+    actions.upload(state, [make_image(tmp_path / "c.png", seed=2)], False, *options(pid="4"))
+    assert [query.name for query in state.queries] == ["c.png"] and state.query_pid is None
+    with pytest.raises(UsageError, match="did not arrive"):
+        actions.upload(state, [path], False, *options())
+    many = [make_image(tmp_path / f"{n}.png", seed=n) for n in range(bench.limits.query_images + 1)]
+    with pytest.raises(UsageError, match="at most"):
+        actions.upload(state, many, False, *options())
+    assert not any((tmp_path / f"{n}.png").exists() for n in range(len(many)))
+    assert [query.name for query in state.queries] == ["c.png"]
+
+
+def test_one_bad_upload_changes_nothing(actions, make_image, tmp_path):
+    state = Session()
+    actions.upload(state, [make_image(tmp_path / "a.png")], False, *options())
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(HatError, match=r"bad\.png"):
+        actions.upload(state, [make_image(tmp_path / "b.png"), str(tmp_path / "bad.png")], False, *options())
+    assert [query.name for query in state.queries] == ["a.png"] and state.outcome is not None
+    assert list(tmp_path.glob("*.png")) == []
+
+
+def test_a_wide_picture_waits_until_the_person_is_marked(bench, actions, make_image, tmp_path):
+    state = Session()
+    shown = actions.upload(state, [make_image(tmp_path / "wide.png", size=(200, 100))], False, *options())
+    assert state.queries == () and state.photo.size == (200, 100) and "hat-crop-box" in shown[2]
+    box = {"left": 0.5, "top": 0.0, "right": 0.75, "bottom": 1.0}
+    expected = bench.query("part", state.photo.crop((100, 0, 150, 100)), 0.0).embedding
+    actions.use_crop(state, gr.EventData(None, box), False, *options())
+    assert state.photo is None and np.array_equal(state.queries[0].embedding, expected)
+    with pytest.raises(UsageError, match="no picture"):
+        actions.use_crop(state, gr.EventData(None, box), False, *options())
+
+
+@pytest.mark.parametrize("index", [-1, 10**6, "0", None, 1.5, True, [0]])
+def test_a_click_that_means_nothing_is_refused(actions, index):
+    state = Session()
+    with pytest.raises(UsageError):
+        actions.try_sample(state, click(index), *options())
+    with pytest.raises(UsageError):
+        actions.try_sample(state, gr.EventData(None, "select"), *options())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("pid", "-1"), ("pid", "four"), ("camid", "1.5"), ("camid", "٣"), ("pid", "9" * 12)]
+)
+def test_a_label_that_is_no_number_is_refused(actions, searched, name, value):
+    with pytest.raises(UsageError, match="whole number"):
+        actions.search_again(searched, *options(**{name: value}))
+
+
+def test_details_follow_the_choice_and_say_what_a_similarity_means(bench, actions, searched):
+    (details,) = actions.choose(searched, click(3))
+    record = searched.outcome.matches[3].record
+    assert f"#{record.id}<" in details and "pairs of different people" in details and "looks" in details
+    assert actions.choose(searched, click(500)) == ("",)
+
+
+def test_a_search_without_a_query_is_refused(bench):
+    with pytest.raises(UsageError, match="no query"):
+        rank(bench.gallery(""), "people", (), SearchOptions())
+
+
+@pytest.mark.parametrize("top", [0, 61])
+def test_the_length_of_a_list_is_bounded(top):
+    with pytest.raises(UsageError):
+        SearchOptions(top=top)
+
+
+def test_options_are_a_filter():
+    chosen = SearchOptions(camids=frozenset({3}), since_s=1.0, until_s=2.0, query_camid=3)
+    assert chosen.where == Filter(camids=frozenset({3}), exclude_camids=frozenset({3}), since_s=1.0, until_s=2.0)
+    assert SearchOptions(leave_out_camera=False, query_camid=3).where.is_empty
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("", None), ("  ", None), ("1970-01-02", 86400.0), ("1970-01-01 00:01", 60.0), ("1970-01-01T01:00+01:00", 0.0)],
+)
+def test_times_are_read_as_utc_unless_they_say_otherwise(text, seconds):
+    assert parse_time(text) == seconds
+
+
+def test_times_beyond_any_calendar_are_shown_as_they_are():
+    assert format_time(0.0) == "1970-01-01 00:00" and format_time(1e30) == "1e+30 s"
