@@ -105,7 +105,18 @@ def test_the_wheel_holds_one_top_level_name_and_every_folder_with_code(tmp_path)
 
 @pytest.mark.parametrize(
     "package",
-    ["hat", "hat.train", "hat.export", "hat.data", "hat.metrics", "hat.model", "hat.visual", "hat.runtime", "hat.serve"],
+    [
+        "hat",
+        "hat.train",
+        "hat.export",
+        "hat.data",
+        "hat.metrics",
+        "hat.model",
+        "hat.visual",
+        "hat.runtime",
+        "hat.serve",
+        "hat.serve.service",
+    ],
 )
 def test_public_names_are_there(package):
     module = importlib.import_module(package)

@@ -90,6 +90,7 @@ def serve(
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert and --tls-key belong together")
     names = tuple(name.lower() for name in allow_host or ())
+    own = f"[{host}]" if ":" in host and not host.startswith("[") else host
     settings = ServiceSettings(
         max_batch=batch,
         max_wait_s=max_wait_ms / 1000,
@@ -102,7 +103,7 @@ def serve(
         num_decoders=decoders,
         timeout_s=timeout_s,
         rate_per_s=rate,
-        hosts=(*LOOPBACK_HOSTS, *names) if is_loopback(host) else names or None,
+        hosts=(*LOOPBACK_HOSTS, own, *names) if is_loopback(host) else names or None,
         thumbnail_height=thumbnails,
     )
     ring = KeyRing(KeyFile(keys)) if keys is not None else None

@@ -21,6 +21,10 @@ __all__ = ["router"]
 
 router = APIRouter()
 
+_MAX_MATCHES = 64_000
+_MAX_RERANKED = 20_000
+"""Records that are re-ranked for one request, over all its queries."""
+
 
 @router.post(
     "/v1/search",
@@ -37,12 +41,11 @@ async def search(visit: Annotated[Visit, Depends(reader)]) -> Response:
     with visit.service.admission.enter() as place:
         upload = await visit.upload(place, json=True)
         form = checked(SearchForm, upload.fields)
-        if form.top > visit.service.settings.max_top:
-            raise RefusalError(422, f"top: at most {visit.service.settings.max_top:,} matches for each query")
         gallery = visit.service.shelf.get(form.gallery)
         visit.exchange.gallery = form.gallery
         if not upload.images and not form.record_ids:
             raise RefusalError(422, "expected images, in fields named images, or record_ids")
+        _check_size(form, len(upload.images), visit.service.settings.max_top)
         shown = await visit.embed(upload.images) if upload.images else None
     names = [image.name for image in upload.images] + [f"record {one}" for one in form.record_ids]
 
@@ -57,6 +60,17 @@ async def search(visit: Annotated[Visit, Depends(reader)]) -> Response:
     ]
     visit.exchange.counts |= {"num_queries": len(found), "num_results": sum(map(len, found))}
     return Response(orjson.dumps({"gallery": form.gallery, "results": results}), media_type="application/json")
+
+
+def _check_size(form: SearchForm, num_images: int, max_top: int) -> None:
+    """Refuse what would keep a thread busy for minutes, or fill memory with matches."""
+    num_queries = 1 if form.one_person else num_images + len(form.record_ids)
+    if form.top > max_top:
+        raise RefusalError(422, f"top: at most {max_top:,} matches for each query")
+    if form.top * num_queries > max(max_top, _MAX_MATCHES):
+        raise RefusalError(422, f"top: {num_queries} queries of {form.top:,} matches each are too many for one request")
+    if form.rerank and max(form.top, form.rerank_pool) * num_queries > _MAX_RERANKED:
+        raise RefusalError(422, f"rerank_pool: {num_queries} queries of {form.rerank_pool:,} each are too many for one request")
 
 
 def _search(gallery: Gallery, form: SearchForm, shown: npt.NDArray[np.float32] | None) -> list[list[Match]]:

@@ -146,6 +146,8 @@ def test_reranking_orders_by_its_distance_and_tells_the_rank_before(served, sear
         ({"gallery": "people", "record_ids": [1], "top": 0}, 422, "top: "),
         ({"gallery": "people", "record_ids": [1], "top": 10**6}, 422, "top: "),
         ({"gallery": "people", "record_ids": [1], "rerank_pool": 10**6}, 422, "rerank_pool: "),
+        ({"gallery": "people", "record_ids": [1], "top": 1001}, 422, "top: at most 1,000"),
+        ({"gallery": "people", "record_ids": [1] * 30, "top": 1000, "rerank": True}, 422, "too many"),
         ({"gallery": "people", "record_ids": [1], "min_similarity": 2}, 422, "min_similarity: "),
         ({"gallery": "people", "record_ids": [1], "attributes": {"a": [1]}}, 422, "attributes"),
         ({"gallery": "people", "record_ids": [1], "attributes": {"": 1}}, 422, "attributes"),
