@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -169,9 +170,7 @@ def compare_artefacts(
     first_person: Embeddings | None = None
     first_ranks: dict[int, int] = {}
     for artefact in artefacts:
-        rows = artefact.gallery_embeddings(
-            keys, images, None if advance is None else lambda count, name=artefact.name: advance(name, count)
-        )
+        rows = artefact.gallery_embeddings(keys, images, None if advance is None else partial(advance, artefact.name))
         query_rows, query_s = artefact.query_embedding(query_images)
         person = person_embedding(query_rows)
         similarities = rows @ person

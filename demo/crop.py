@@ -43,13 +43,16 @@ def cropped(photo: Image.Image, box: Any) -> Image.Image:
     Raises:
         UsageError: It is no such box, or next to nothing lies in it.
     """
-    sides = [box.get(name) if isinstance(box, dict) else None for name in ("left", "top", "right", "bottom")]
-    if not all(isinstance(side, int | float) and not isinstance(side, bool) and 0 <= side <= 1 for side in sides):
-        raise UsageError("the page sent a box that means nothing: mark the person again")
     width, height = photo.size
-    left, top, right, bottom = (
-        round(share * length) for share, length in zip(sides, (width, height, width, height), strict=True)
-    )
+    sent = box if isinstance(box, dict) else {}
+    left, right = (round(_share(sent.get(side)) * width) for side in ("left", "right"))
+    top, bottom = (round(_share(sent.get(side)) * height) for side in ("top", "bottom"))
     if right - left < _MIN_SIDE or bottom - top < _MIN_SIDE:
         raise UsageError(f"the box is too small: it has to hold at least {_MIN_SIDE} x {_MIN_SIDE} pixels of the picture")
     return photo.crop((left, top, right, bottom))
+
+
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UsageError("the page sent a box that means nothing: mark the person again")
+    return float(value)

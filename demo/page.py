@@ -89,13 +89,13 @@ def build_page(bench: Workbench) -> gr.Blocks:
             return ("", *switch(state, bench.new_gallery(name or "")))
 
         def take(state: Session, path: str | None) -> Values:
-            (file,) = files_at_hand([path] if path else []) or [None]
-            if file is None:
+            at_hand = files_at_hand([path] if path else [])
+            if not at_hand:
                 raise UsageError("the gallery's file did not arrive: give it once more")
             try:
-                return switch(state, bench.take_gallery(Path(file)))
+                return switch(state, bench.take_gallery(Path(at_hand[0])))
             finally:
-                forget_files([file])
+                forget_files(at_hand)
 
         listen(page.load, gallery_shown, session, [], of_gallery, show_progress="hidden")
         listen(gallery.input, switch, session, [gallery], everything)

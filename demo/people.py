@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def enroll_dataset(
     items = [
         Item(
             source="/".join(Path(sample.path).parts[-2:]),
-            read=lambda path=sample.path: _read_bytes(path),
+            read=partial(_read_bytes, sample.path),
             pid=None if sample.pid in nobody else sample.pid,
             camid=sample.camid,
             time_s=times.get(sample.path),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -163,11 +164,11 @@ def _sources(path: str, limits: UploadLimits) -> Iterator[tuple[str, Callable[[]
     """Name and reader of every image that one uploaded file holds."""
     name = Path(path).name
     if not name.lower().endswith(".zip"):
-        yield name, lambda: _file_bytes(path, limits.file_bytes)
+        yield name, partial(_file_bytes, path, limits.file_bytes)
         return
     for member in list_members(Path(path)):
         if member.lower().endswith(IMAGE_ENDINGS) and not member.startswith(_JUNK_FOLDERS):
-            yield f"{name}!{member}", lambda member=member: read_member(path, member, max_bytes=limits.file_bytes)
+            yield f"{name}!{member}", partial(read_member, path, member, max_bytes=limits.file_bytes)
 
 
 def _file_bytes(path: str, limit: int) -> bytes:

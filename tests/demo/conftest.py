@@ -1,5 +1,7 @@
 """A tiny model and a few generated people, shared by the tests of the demo."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -119,7 +121,7 @@ def served(make_bench, tiny_checkpoint, people, tmp_path_factory):
         "--gallery",
         str(folder / "people.gallery"),
         "--data",
-        people.query.paths[0].rpartition("/query/")[0],
+        str(Path(people.query.paths[0]).parents[1]),
     )
     with hat_demo(*arguments, TMPDIR=str(folder)) as url:
         yield url, folder / "people.gallery", folder
