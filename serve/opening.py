@@ -25,7 +25,7 @@ def open_gallery(
     if separator and scheme == "milvus":
         from .milvus_gallery import MilvusGallery
 
-        return MilvusGallery.open(location, binding=binding, create=create, stored_type=stored_type, read_only=read_only)
+        return MilvusGallery.open(str(location), binding=binding, create=create, stored_type=stored_type, read_only=read_only)
     if separator and scheme.isalnum():
         raise UsageError(f"{location}: nothing is known by {scheme}://: expected a file's path, or milvus://host:port/name")
 

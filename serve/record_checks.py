@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import numbers
 import operator
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -126,9 +128,8 @@ def checked_filter(where: Filter | None) -> Filter | None:
     if where is None or where.is_empty:
         return None
     for name in ("since_s", "until_s"):
-        value = getattr(where, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value)):
-            raise UsageError(f"filter: {name}: expected seconds since 1970, got {value!r:.80}")
+        if getattr(where, name) is not None:
+            _seconds(getattr(where, name), f"filter: {name}")
     for name in ("camids", "exclude_camids", "pids", "exclude_ids"):
         for value in getattr(where, name) or ():
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -146,16 +147,13 @@ def checked_removal(ids: Collection[int] | None, pid: int | None, enrolled_befor
     """
     if sum(one is not None for one in (ids, pid, enrolled_before_s)) != 1:
         raise UsageError("say what to remove by exactly one of ids, pid and enrolled_before_s")
-    if enrolled_before_s is not None and math.isnan(enrolled_before_s):
-        raise UsageError("enrolled_before_s: expected seconds since 1970, got NaN")
+    if enrolled_before_s is not None:
+        _seconds(enrolled_before_s, "enrolled_before_s")
 
 
 def _checked_record(record: NewRecord) -> NewRecord:
     source = _checked_text(record.source, "source", "a record")
-    time_s = None if record.time_s is None else float(record.time_s)
-    if time_s is not None and not math.isfinite(time_s):
-        raise UsageError(f"{source}: time_s: expected seconds since 1970, got {time_s}")
-    thumbnail = record.thumbnail
+    thumbnail: object = record.thumbnail
     if thumbnail is not None and (not isinstance(thumbnail, bytes) or not 0 < len(thumbnail) <= MAX_THUMBNAIL_BYTES):
         raise UsageError(f"{source}: thumbnail: expected JPEG bytes, at most {MAX_THUMBNAIL_BYTES} of them")
     return NewRecord(
@@ -163,7 +161,7 @@ def _checked_record(record: NewRecord) -> NewRecord:
         source=source,
         pid=None if record.pid is None else _whole(record.pid, f"{source}: pid"),
         camid=None if record.camid is None else _whole(record.camid, f"{source}: camid"),
-        time_s=time_s,
+        time_s=None if record.time_s is None else _seconds(record.time_s, f"{source}: time_s", is_finite=True),
         attributes=_checked_attributes(record.attributes, source),
         thumbnail=thumbnail,
     )
@@ -190,7 +188,7 @@ def _checked_attribute(name: str, value: AttributeValue, source: str) -> Attribu
     )
 
 
-def _checked_text(text: str, what: str, source: str) -> str:
+def _checked_text(text: object, what: str, source: str) -> str:
     if not isinstance(text, str) or len(text) > MAX_TEXT_CHARACTERS:
         raise UsageError(f"{source}: {what}: expected text of at most {MAX_TEXT_CHARACTERS} characters, got {text!r:.80}")
     try:
@@ -201,10 +199,20 @@ def _checked_text(text: str, what: str, source: str) -> str:
     return str(text)
 
 
-def _checked_hash(content_hash: str) -> str:
+def _checked_hash(content_hash: object) -> str:
     if not isinstance(content_hash, str) or not _SHA256.fullmatch(content_hash):
         raise UsageError(f"content_hash: expected a SHA-256 of 64 lower-case hexadecimal digits, got {content_hash!r:.80}")
     return content_hash
+
+
+def _seconds(value: object, what: str, *, is_finite: bool = False) -> float:
+    seconds = math.nan
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            seconds = float(value)
+    if math.isnan(seconds) or (is_finite and math.isinf(seconds)):
+        raise UsageError(f"{what}: expected seconds since 1970, got {value!r:.80}")
+    return seconds
 
 
 def _whole(value: int, what: str) -> int:

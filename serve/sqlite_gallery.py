@@ -211,6 +211,7 @@ class SqliteGallery(Gallery):
         checked_removal(ids, pid, enrolled_before_s)
         ids = None if ids is None else checked_ids(ids)
         pid = None if pid is None else checked_ids([pid])[0]
+        enrolled_before_s = None if enrolled_before_s is None else float(enrolled_before_s)
         with self._writing() as sqlite:
             return remove_records(sqlite, ids=ids, pid=pid, enrolled_before_s=enrolled_before_s)
 
@@ -272,7 +273,7 @@ class SqliteGallery(Gallery):
 
 
 def _checked_path(location: str | os.PathLike[str], *, create: bool, read_only: bool) -> Path:
-    text = os.fspath(location)
+    text: object = os.fspath(location)
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"expected the path of a gallery's file, got {location!r}")
     path = Path(text)

@@ -151,12 +151,12 @@ def remove_records(
 ) -> int:
     """Remove records by one of the conditions, within a write transaction; how many there were."""
     if ids is not None:
-        condition, value = f"id IN {_LISTED}", json.dumps(list(ids))
+        found = sqlite.execute(f"SELECT id FROM records WHERE id IN {_LISTED}", (json.dumps(list(ids)),))
     elif pid is not None:
-        condition, value = "pid = ?", pid
+        found = sqlite.execute("SELECT id FROM records WHERE pid = ?", (pid,))
     else:
-        condition, value = "enrolled_s < ?", enrolled_before_s
-    chosen = json.dumps([id_ for (id_,) in sqlite.execute(f"SELECT id FROM records WHERE {condition}", (value,))])
+        found = sqlite.execute("SELECT id FROM records WHERE enrolled_s < ?", (enrolled_before_s,))
+    chosen = json.dumps([id_ for (id_,) in found])
     for table in ("embeddings", "thumbnails", "attributes"):
         sqlite.execute(f"DELETE FROM {table} WHERE id IN {_LISTED}", (chosen,))
     count = sqlite.execute(f"DELETE FROM records WHERE id IN {_LISTED}", (chosen,)).rowcount

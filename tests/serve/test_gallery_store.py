@@ -88,10 +88,12 @@ def test_removal_by_the_time_of_enrolment(gallery):
     assert len(gallery) == 0
 
 
-@pytest.mark.parametrize("conditions", [{}, {"ids": [1], "pid": 2}, {"enrolled_before_s": float("nan")}])
+@pytest.mark.parametrize(
+    "conditions", [{}, {"ids": [1], "pid": 2}, {"enrolled_before_s": float("nan")}, {"enrolled_before_s": "x"}]
+)
 def test_a_removal_says_exactly_one_thing(gallery, conditions):
     gallery.add(unit_rows(1), new_records("a"))
-    with pytest.raises(UsageError, match=r"exactly one|NaN"):
+    with pytest.raises(UsageError, match=r"exactly one|expected seconds"):
         gallery.remove(**conditions)
     assert len(gallery) == 1 and gallery.remove(ids=[]) == 0
 
@@ -154,6 +156,7 @@ def test_what_is_no_embedding_is_refused(gallery, embeddings, message):
         ({"pid": 1.5}, "pid: expected a whole number, got 1.5"),
         ({"camid": "1"}, "camid: expected a whole number"),
         ({"time_s": float("inf")}, "time_s: expected seconds"),
+        ({"time_s": "12:30"}, "time_s: expected seconds since 1970, got '12:30'"),
         ({"attributes": {"x": [1]}}, "attribute x: expected text, a number of at most 64 bits"),
         ({"attributes": {"x": float("nan")}}, "attribute x"),
         ({"attributes": {"x": 2**70}}, "attribute x"),
