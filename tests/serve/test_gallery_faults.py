@@ -159,6 +159,18 @@ def test_a_gallery_that_was_tampered_with_says_where(filled, statement, message,
             gallery.search(ROWS[:1])
 
 
+def test_what_could_not_be_read_is_not_taken_for_read(filled):
+    """A record that comes without its embedding while the gallery is open: an error now and later, not a row of zeros."""
+    with SqliteGallery.open(filled) as gallery:
+        gallery.prepare()
+        with gallery._writer.writing() as sqlite:
+            sqlite.execute("INSERT INTO records VALUES (60, 'x', 'x', NULL, NULL, NULL, 0)")
+            sqlite.execute("UPDATE state SET generation = generation + 1, num_records = num_records + 1")
+        for _ in range(2):
+            with pytest.raises(WorkError, match="records and embeddings do not match"):
+                gallery.search(ROWS[:1])
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
