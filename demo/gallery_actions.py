@@ -59,18 +59,17 @@ class GalleryActions:
             gallery_overview(counts, gallery, is_kept=self._bench.is_kept(state.gallery)),
             gr.update(choices=[("everybody", _ALL), *by_person], value=_ALL),
             gr.update(choices=[("all cameras", _ALL), *by_camera], value=_ALL),
-            "1",
-            self._records(state, _ALL, _ALL, "1"),
+            self._records(state, _ALL, _ALL, 1),
             gr.update(visible=False),
         )
 
-    def browse(self, state: Session, *chosen: Any) -> Values:
-        """Show another page of records."""
-        return (self._records(state, *chosen),)
+    def browse(self, state: Session, person: Any, camera: Any) -> Values:
+        """Show the first records of a person or a camera."""
+        return (self._records(state, person, camera, 1),)
 
-    def browse_from_first(self, state: Session, person: Any, camera: Any) -> Values:
-        """Show the first page of another person's or camera's records."""
-        return ("1", self._records(state, person, camera, "1"))
+    def turn(self, state: Session, happened: gr.EventData, person: Any, camera: Any) -> Values:
+        """Turn to another page of them."""
+        return (self._records(state, person, camera, clicked(happened)),)
 
     def mark(self, state: Session, happened: gr.EventData) -> Values:
         """Mark a record for removal, or take the mark back."""
@@ -163,24 +162,35 @@ class GalleryActions:
         gallery = self._bench.gallery(state.gallery)
         return enroll(gallery, self._bench.embedder, items, thumbnail_height=THUMBNAIL_HEIGHT, advance=advance)
 
-    def _records(self, state: Session, person: Any, camera: Any, page_number: Any) -> str:
+    def _records(self, state: Session, person: Any, camera: Any, page: int) -> str:
         gallery = self._bench.gallery(state.gallery)
         ids = _shown_ids(gallery, _chosen_number(person), _chosen_number(camera))
         if not len(ids):
             return empty_state("Nobody is enrolled here yet", "Add images of people, or choose another camera or person.")
         num_pages = -(-len(ids) // PAGE_SIZE)
-        page = min(max(1, whole_number(page_number, "a page") or 1), num_pages)
+        page = min(max(1, page), num_pages)
         start = (page - 1) * PAGE_SIZE
         records = gallery.get([int(one) for one in ids[start : start + PAGE_SIZE]], thumbnails=True)
         span = f"{start + 1:,} to {start + len(records):,} of {plural(len(ids), 'image')}"
-        pages = f" · page {page} of {num_pages}" if num_pages > 1 else ""
         cards = record_cards(records, state.marked, can_mark=not self._bench.read_only)
-        return f'<p class="hat-summary" role="status">{span}{pages}</p>{cards}'
+        return f'<p class="hat-summary" role="status">{span}</p>{cards}{_pager(page, num_pages)}'
 
 
 def _shown_ids(gallery: Gallery, pid: int | None, camid: int | None) -> npt.NDArray[np.int64]:
     pids = None if pid is None else frozenset({pid})
     return gallery.ids(Filter(pids=pids, camids=None if camid is None else frozenset({camid})))
+
+
+def _pager(page: int, num_pages: int) -> str:
+    """Buttons to the pages before and after this one."""
+    if num_pages == 1:
+        return ""
+    buttons = [
+        f'<button type="button" class="hat-button" data-event="submit" data-index="{target}"'
+        f"{'' if 1 <= target <= num_pages else ' disabled'}>{name}</button>"
+        for target, name in ((page - 1, "Previous"), (page + 1, "Next"))
+    ]
+    return f'<div class="hat-pager">{buttons[0]}<span>page {page:,} of {num_pages:,}</span>{buttons[1]}</div>'
 
 
 def _chosen_number(choice: Any) -> int | None:

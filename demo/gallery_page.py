@@ -19,6 +19,11 @@ _TEMPORARY_HINT = (
 )
 
 
+_REMOVAL_HINT = (
+    '<p class="hat-hint">Click images to mark them, or choose a person above. Nothing is removed before you confirm it.</p>'
+)
+
+
 @dataclass(frozen=True)
 class GalleryPage:
     """What others need of the page.
@@ -79,16 +84,17 @@ def gallery_page(bench: Workbench, session: gr.State) -> GalleryPage:
             with gr.Row(elem_classes="hat-controls"):
                 person = gr.Dropdown(label="Person", choices=[], value=None, min_width=160, elem_id="hat-person")
                 camera = gr.Dropdown(label="Camera", choices=[], value=None, min_width=160)
-                number = gr.Textbox("1", label="Page", max_lines=1, max_length=6, min_width=90, elem_id="hat-page")
-            records = gr.HTML(js_on_load=CLICKS, apply_default_css=False, elem_id="hat-records")
-            with gr.Column(visible=can_change, elem_classes=["hat-panel", "hat-plain"], elem_id="hat-removal"):
+            with gr.Accordion(
+                "Remove for good", open=False, visible=can_change, elem_id="hat-removal", elem_classes="hat-plain"
+            ):
                 removing = _removing_panel()
+            records = gr.HTML(js_on_load=CLICKS, apply_default_css=False, elem_id="hat-records")
     actions = GalleryActions(bench)
-    outputs = [overview, person, camera, number, records, removing.confirm]
+    outputs = [overview, person, camera, records, removing.confirm]
 
-    listen(number.submit, actions.browse, session, [person, camera, number], [records])
+    listen(records.submit, actions.turn, session, [person, camera], [records], reads_click=True)
     for choice in (person, camera):
-        listen(choice.input, actions.browse_from_first, session, [person, camera], [number, records])
+        listen(choice.input, actions.browse, session, [person, camera], [records])
     # One at a time and in their order, so that a question asked right after a click knows of it.
     in_order: dict[str, Any] = {"concurrency_id": "removal", "concurrency_limit": 1}
     listen(records.select, actions.mark, session, [], [], reads_click=True, show_progress="hidden", **in_order)
@@ -144,16 +150,16 @@ def _adding_column() -> _Adding:
 
 
 def _removing_panel() -> _Removing:
-    gr.HTML('<h2 class="hat-heading">Remove for good</h2>', apply_default_css=False)
+    gr.HTML(_REMOVAL_HINT, apply_default_css=False)
     with gr.Row():
-        marked = gr.Button("The marked images", size="md", min_width=140)
-        person = gr.Button("All of the person shown", size="md", min_width=140)
-        old = gr.Button("What was enrolled long ago", size="md", min_width=140)
-        days = gr.Textbox("30", label="Long ago: days", max_lines=1, max_length=6, min_width=110)
+        marked = gr.Button("Marked images", size="md", min_width=130)
+        person = gr.Button("Person shown", size="md", min_width=130)
+        old = gr.Button("Old images", size="md", min_width=130)
+        days = gr.Textbox("30", label="Old after (days)", max_lines=1, max_length=6, min_width=130)
     with gr.Column(visible=False, elem_id="hat-confirm") as confirm:
         question = gr.HTML(apply_default_css=False)
         with gr.Row():
-            yes = gr.Button("Remove for good", variant="stop", min_width=120)
-            no = gr.Button("Keep", min_width=120)
+            yes = gr.Button("Remove for good", variant="stop", size="md", min_width=120)
+            no = gr.Button("Keep", size="md", min_width=120)
     said = gr.HTML(apply_default_css=False, elem_id="hat-removed")
     return _Removing(marked, person, old, days, confirm, question, yes, no, said)

@@ -201,12 +201,13 @@ def test_images_are_enrolled_and_removed_again(browser, full_demo, make_image, t
         page.get_by_role("option", name="person 777").click()
         page.wait_for_selector("#hat-records >> text=1 to 1 of 1 image")
         page.locator("#hat-records .hat-card").first.click()
-        page.get_by_role("button", name="The marked images").click()
+        page.get_by_role("button", name="Remove for good").first.click()
+        page.get_by_role("button", name="Marked images").click()
         page.wait_for_selector("#hat-confirm >> text=Remove 1 marked image?")
         page.locator("#hat-confirm").get_by_role("button", name="Keep").click()
         page.wait_for_selector("#hat-confirm", state="hidden")
         assert count() == before + 1
-        page.get_by_role("button", name="The marked images").click()
+        page.get_by_role("button", name="Marked images").click()
         page.locator("#hat-confirm").get_by_role("button", name="Remove for good").click()
         page.wait_for_selector("#hat-removed >> text=1 image removed")
     assert count() == before
