@@ -1,7 +1,8 @@
 """What a search needs of a gallery, in memory, following what this process and others write to the file.
 
 Columns and vectors are read from SQLite when they are first needed and are brought up to date within the transaction of each
-search, at the price of reading one row where nothing changed. Vectors beyond a number of bytes are read from a mapped file:
+search, at the price of reading one row where nothing changed; other searches of the process wait while much is being read, some
+seconds for a million records. Vectors beyond a number of bytes are read from a mapped file:
 
     100,000 x 2,048 float32: 0.8 GB in memory
     1,000,000 x 4,096 float16: 8.2 GB in a file beside the gallery, of which the system keeps in memory what there is room for;
