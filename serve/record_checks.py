@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import numbers
 import operator
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -207,7 +206,7 @@ def _checked_hash(content_hash: object) -> str:
 
 def _seconds(value: object, what: str, *, is_finite: bool = False) -> float:
     seconds = math.nan
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):
             seconds = float(value)
     if math.isnan(seconds) or (is_finite and math.isinf(seconds)):
