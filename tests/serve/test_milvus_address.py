@@ -1,11 +1,12 @@
 """Addresses of galleries in Milvus, who is let in, and what is said when nobody answers."""
 
 import socket
+import subprocess
 import sys
 
 import pytest
 
-from hat.errors import MissingExtraError, UsageError, WorkError
+from hat.errors import MissingExtraError, UsageError
 from hat.serve.milvus_address import parse_address
 from hat.serve.milvus_gallery import MilvusGallery
 
@@ -63,24 +64,35 @@ def test_what_is_no_address_is_refused_without_repeating_a_password(location, wo
     assert "hidden" not in str(caught.value)
 
 
-def test_where_nobody_answers_it_says_what_to_do(capfd):
+def open_elsewhere(location, timeout_s=5.0):
+    """What opening a gallery raises, and whatever else the process says: gRPC writes past Python's own streams."""
+    code = (
+        "import sys\nfrom hat.errors import WorkError\nfrom hat.serve.milvus_gallery import MilvusGallery\n"
+        "try:\n    MilvusGallery.open(sys.argv[1], timeout_s=float(sys.argv[2]))\nexcept WorkError as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, location, str(timeout_s)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_where_nobody_answers_it_says_what_to_do():
     pytest.importorskip("pymilvus", reason="the extra milvus is not installed")
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        with pytest.raises(WorkError, match=f"no Milvus server answers at 127.0.0.1:{port} .*start it") as caught:
-            MilvusGallery.open(f"milvus://u:hidden@127.0.0.1:{port}/people")
-    assert "hidden" not in str(caught.value)
-    assert capfd.readouterr() == ("", "")
+        said = open_elsewhere(f"milvus://u:hidden@127.0.0.1:{port}/people")
+    assert f"no Milvus server answers at 127.0.0.1:{port}" in said and "start it" in said
+    assert "hidden" not in said and said.count("\n") == 1
 
 
-def test_something_else_that_answers_is_told_from_milvus(capfd):
+def test_something_else_that_answers_is_told_from_milvus():
     pytest.importorskip("pymilvus", reason="the extra milvus is not installed")
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and says nothing
         port = silent.getsockname()[1]
-        with pytest.raises(WorkError, match="lets nobody in as Milvus would"):
-            MilvusGallery.open(f"milvus://127.0.0.1:{port}/people", timeout_s=0.5)
-    assert capfd.readouterr() == ("", "")
+        said = open_elsewhere(f"milvus://127.0.0.1:{port}/people", timeout_s=0.5)
+    assert "lets nobody in as Milvus would" in said and said.count("\n") == 1
 
 
 def test_half_precision_is_refused_before_anything_is_asked():
