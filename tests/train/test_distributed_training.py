@@ -67,6 +67,7 @@ def train_in_float64(rank: int, world_size: int) -> tuple[list[dict[str, float]]
     """Some accumulated Adam steps in float64, where rounding is far below what a mistake would change."""
     optim = {"lr": 1e-3, "clip_grad_norm": 1.0, "accumulate": 2}
     changes = {**NO_DROPOUT, "optim": optim, "ema": {"enabled": True}, "distill": {"teacher": "a stand-in"}}
+    changes["loss"] = {"circle_weight": 0.1}
     config = compose_config([("", TINY_RUN), ("", changes)])
     torch.manual_seed(rank)  # processes begin with different weights; the first one's count
     if world_size == 1:
