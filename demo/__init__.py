@@ -1,1 +1,25 @@
 """The demo: search, compare and look inside, in the browser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hat.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from .launching import Address, private_environment, serve_page
+    from .page import build_page
+    from .workbench import SharedEmbedder, Workbench
+
+__all__ = ["Address", "SharedEmbedder", "Workbench", "build_page", "private_environment", "serve_page"]
+
+_HOMES = {
+    "Address": "hat.demo.launching",
+    "SharedEmbedder": "hat.demo.workbench",
+    "Workbench": "hat.demo.workbench",
+    "build_page": "hat.demo.page",
+    "private_environment": "hat.demo.launching",
+    "serve_page": "hat.demo.launching",
+}
+
+__getattr__, __dir__ = lazy_names(__name__, globals(), _HOMES)

@@ -62,29 +62,37 @@ def demo(
 
       HAT_DEMO_PASSWORD=... hat demo runs/market --host 0.0.0.0 --user anna
     """
-    from .launching import Address, private_environment, serve_page
+    from .launching import Address, interruptible, private_environment, serve_page
     from .reports import check_report_paths
 
     address = Address(host, port, user, os.environ.get("HAT_DEMO_PASSWORD") if user is not None else None)
     reports = tuple(path.expanduser() for path in report or ())
     check_report_paths(reports)
     model = _model(file)
-    with private_environment() as folder:
-        bench = _workbench(
-            model, folder, gallery, data, compare or [], max_images, None if device == "auto" else device, read_only=read_only
-        )
-        bench.report_paths = reports
-        try:
-            page, url = serve_page(bench, address, opens_browser=open_browser)
-            stderr.print(f"the demo is at [bold]{url}[/bold]  (Ctrl+C ends it)")
+    try:
+        with interruptible(), private_environment() as folder:
+            bench = _workbench(
+                model,
+                folder,
+                gallery,
+                data,
+                compare or [],
+                max_images,
+                None if device == "auto" else device,
+                read_only=read_only,
+            )
+            bench.report_paths = reports
             try:
-                threading.Event().wait()
-            except KeyboardInterrupt:
-                stderr.print("the demo has ended")
+                page, url = serve_page(bench, address, opens_browser=open_browser)
+                stderr.print(f"the demo is at [bold]{url}[/bold]  (Ctrl+C ends it)")
+                try:
+                    threading.Event().wait()
+                finally:
+                    page.close(verbose=False)
             finally:
-                page.close(verbose=False)
-        finally:
-            bench.close()
+                bench.close()
+    except KeyboardInterrupt:
+        stderr.print("the demo has ended")
 
 
 def _model(file: str | None) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hat.errors import MissingExtraError, UsageError, WorkError
@@ -16,7 +18,7 @@ from hat.errors import MissingExtraError, UsageError, WorkError
 if TYPE_CHECKING:
     from .workbench import Workbench
 
-__all__ = ["Address", "private_environment", "serve_page"]
+__all__ = ["Address", "interruptible", "private_environment", "serve_page"]
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -49,6 +51,22 @@ class Address:
                 f"on {self.host} others can reach the demo, and with it the gallery: give --user NAME, and a password in the "
                 "variable HAT_DEMO_PASSWORD"
             )
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let what ends a program from outside end it as Ctrl+C does, so that nothing is left behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signals = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Files side by side: ranks against brute force, embeddings made once, and maps of the model that looks."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,10 @@ from hat.demo.compare_page import compared_html, pictures_of
 from hat.demo.comparison import Artefact, compare_artefacts
 from hat.demo.inside import look_inside
 from hat.demo.inside_page import maps_html
+from hat.demo.workbench import SharedEmbedder, Workbench
+from hat.embedder import Embedder
 from hat.errors import UsageError
+from hat.runtime import TorchRuntime
 
 
 class Stand:
@@ -80,6 +85,12 @@ def test_the_models_own_file_ranks_as_the_search_does(bench):
     page = compared_html(pictures, lists, query_pid=2)
     assert "&lt;twin&gt;" in page and "<twin>" not in page and "32 gallery images compared" in page
     assert page.count("hat-right") + page.count("hat-wrong") == 10
+
+
+def test_only_a_whole_network_can_be_looked_into(bench, tmp_path):
+    assert bench.inspectable() is bench.embedder.runtime
+    exact = SharedEmbedder(Embedder(TorchRuntime(copy.deepcopy(bench.embedder.runtime.model), "cpu", exact_graph=True)))
+    assert Workbench("exact", exact, tmp_path).inspectable() is None
 
 
 def test_maps_of_every_kind_are_shown_for_every_image(bench, make_image):

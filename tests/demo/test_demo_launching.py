@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
 import stat
 import tempfile
+import time
+from importlib.resources import files
 from pathlib import Path
 
 import gradio as gr
@@ -11,10 +14,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+import hat.demo
 from hat.cli import app
 from hat.demo.about_page import LIMITS_OF_USE, card_text
 from hat.demo.events import GENERAL, clicked, listen, whole_number
-from hat.demo.launching import Address, private_environment
+from hat.demo.launching import Address, interruptible, private_environment
 from hat.errors import DataError, UsageError, WorkError
 from hat.shipped_model import shipped_model
 
@@ -55,6 +59,27 @@ def test_the_environment_is_private_and_put_back(monkeypatch):
         (folder / "uploads" / "image.jpg").write_bytes(b"x")
     assert not folder.exists()
     assert (os.environ["NO_PROXY"], os.environ["GRADIO_SHARE"]) == ("intranet", "True") and "HF_HUB_OFFLINE" not in os.environ
+
+
+def test_what_ends_a_program_from_outside_ends_it_as_ctrl_c_does():
+    before = signal.getsignal(signal.SIGTERM)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_public_names_are_there():
+    assert hat.demo.__all__ == sorted(hat.demo.__all__, key=lambda name: (name[0].islower(), name))
+    assert all(hasattr(hat.demo, name) for name in hat.demo.__all__)
+    with pytest.raises(AttributeError):
+        _ = hat.demo.no_such_name
+
+
+def test_the_style_sheet_and_the_script_are_installed_and_ask_for_nothing():
+    texts = [(files("hat.demo") / name).read_text(encoding="utf-8") for name in ("page.css", "crop_box.js")]
+    assert not any(word in text for text in texts for word in ("http:", "https:", "@import", "url("))
 
 
 def test_the_server_gives_no_file_and_lists_no_endpoint(served, tmp_path):

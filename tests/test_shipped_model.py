@@ -1,0 +1,16 @@
+"""The model that ships is there whole, or not at all."""
+
+import hat.shipped_model
+from hat.shipped_model import SHIPPED_NAME, shipped_model
+
+
+def test_a_model_ships_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(hat.shipped_model, "__file__", str(tmp_path / "shipped_model.py"))
+    assert shipped_model() is None
+    folder = tmp_path / "models" / SHIPPED_NAME
+    folder.mkdir(parents=True)
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).touch()
+        assert shipped_model() is None
+    (folder / "MODEL_CARD.md").touch()
+    assert shipped_model() == folder
