@@ -162,6 +162,7 @@ def _open_gallery(bench: Workbench, location: str) -> None:
     is_new = "://" not in location and not Path(location).expanduser().exists()
     place = location if "://" in location else Path(location).expanduser()
     opened = Gallery.open(place, binding=bench.binding, create=not bench.read_only, read_only=bench.read_only)
+    opened.prepare()
     bench.galleries[last_part(location).removesuffix(".gallery")] = opened
     if is_new:
         stderr.print(f"{location} is a new, empty gallery", markup=False)

@@ -106,6 +106,7 @@ class Shelf:
         try:
             for name, place in places.items():
                 opened[name] = Gallery.open(place, binding=binding, read_only=read_only)
+                opened[name].prepare()
         except HatError:
             for gallery in opened.values():
                 gallery.close()
