@@ -1,0 +1,84 @@
+"""What is refused before Ray is asked, and how a request finds the application of its replica. None of it needs Ray."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from hat.errors import ConfigError, MissingExtraError, UsageError
+from hat.serve import ray_replica
+from hat.serve.ray_deployment import ReplicaPlan, application, deploy
+from hat.serve.ray_replica import Doorway
+
+PLAN = ReplicaPlan(model="nowhere.onnx", galleries={"people": "people.gallery"})
+
+
+@pytest.mark.parametrize(
+    ("plan", "options", "words"),
+    [
+        (ReplicaPlan(model="m", write=True), {"replicas": 2}, "a gallery has one writer, 2 replicas were to change it"),
+        (ReplicaPlan(model="m", write=True), {"replicas": (1, 3)}, "a gallery has one writer, 3 replicas were to change it"),
+        (PLAN, {"replicas": 0}, "1 or more replicas"),
+        (PLAN, {"replicas": (3, 2)}, "least before most"),
+        (PLAN, {"requests_each": 0}, "1 or more requests"),
+        (PLAN, {"prefix": "enrol"}, "expected a prefix like"),
+        (PLAN, {"prefix": "/{any}"}, "expected a prefix like"),
+        (PLAN, {"port": 0}, "a port is 1 to 65535"),
+        (PLAN, {"host": "0.0.0.0"}, "can be reached by others: give the keys"),
+    ],
+)
+def test_what_cannot_be_is_refused(plan, options, words):
+    with pytest.raises(UsageError, match=words):
+        deploy(plan, **options)
+
+
+def test_an_application_of_rays_own_files_needs_keys_and_known_fields():
+    with pytest.raises(UsageError, match="keys is missing"):
+        application({"model": "m"})
+    with pytest.raises(ConfigError, match="args: unknown key galery"):
+        application({"model": "m", "galery": {}})
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'hat-reid\[ray\]'"):
+        deploy(PLAN)
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "below"),
+    [
+        ("", "/v1/embed", "/v1/embed"),
+        ("/", "/v1", "/v1"),
+        ("/a/b", "/a/b/v1/x", "/v1/x"),
+        ("/a", "/a", "/"),
+        ("/a", "/v1", "/v1"),
+    ],
+)
+def test_a_request_is_answered_by_its_path_below_the_prefix(root, path, below, monkeypatch):
+    seen = []
+
+    async def inner(scope, receive, send):
+        seen.append(scope)
+
+    monkeypatch.setattr(ray_replica, "_open", [None, inner])
+    scope = {"type": "http", "root_path": root, "path": path, "raw_path": path.encode(), "method": "GET"}
+    asyncio.run(Doorway()(scope, None, None))
+    assert (seen[0]["path"], seen[0]["raw_path"], seen[0]["method"]) == (below, below.encode(), "GET")
+    assert root.strip("/") not in seen[0]["root_path"] or not root.strip("/")
+    assert scope["path"] == path
+
+
+def test_paths_are_the_same_to_every_process(monkeypatch, tmp_path):
+    from hat.serve.ray_deployment import _completed
+
+    monkeypatch.chdir(tmp_path)
+    plan = _completed(
+        ReplicaPlan(model="m.onnx", galleries={"a": "a.gallery", "b": "milvus://h/b"}, keys="k"), "127.0.0.1", 2.5
+    )
+    assert (plan.model, plan.keys) == (str(Path.cwd() / "m.onnx"), str(Path.cwd() / "k"))
+    assert plan.galleries == {"a": str(Path.cwd() / "a.gallery"), "b": "milvus://h/b"}
+    assert plan.num_threads == 2 and "127.0.0.1" in plan.settings.hosts
+    plan = _completed(ReplicaPlan(model="triton://gpu/people", num_threads=3), "10.0.0.1", 0.5)
+    assert (plan.model, plan.num_threads, plan.settings.hosts) == ("triton://gpu/people", 3, None)
