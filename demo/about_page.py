@@ -28,9 +28,9 @@ MAX_CARD_BYTES = 256 * 1024
 
 _PRIVACY = (
     "What you hand in is read into memory, and the uploaded file is deleted at once. A query and its result belong to your "
-    "page alone and are forgotten two hours after you last used it; images that you add to a gallery are seen by everyone who "
-    "uses this demo, until they are removed. The page asks no other server for anything, and no image and no embedding is "
-    "logged."
+    "page alone; they are in memory and nowhere else, and go when the demo ends, or when many others have come after you. "
+    "Images that you add to a gallery are seen by everyone who uses this demo, until they are removed. The page asks no other "
+    "server for anything, and no image and no embedding is logged."
 )
 
 

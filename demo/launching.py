@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "interruptible", "private_environment", "serve_page"]
 
+MAX_SESSIONS = 64
+"""Visitors whose pages are remembered; the one who was away longest is forgotten for another one."""
+
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 _QUIET_LIBRARIES = ("httpx", "httpcore", "matplotlib")
@@ -150,7 +153,7 @@ def serve_page(bench: Workbench, address: Address, *, opens_browser: bool = Fals
             blocked_paths=[],
             max_file_size=bench.limits.file_bytes,
             max_threads=16,
-            state_session_capacity=64,
+            state_session_capacity=MAX_SESSIONS,
             enable_monitoring=False,
             ssr_mode=False,
             pwa=False,

@@ -25,7 +25,8 @@ from .workbench import Workbench
 __all__ = ["build_page"]
 
 SESSION_S = 7200
-"""A visitor's session is forgotten this long after it was last used."""
+"""A visitor's images and embeddings are forgotten this long after they were last used; the page's own copy of what it showed goes
+when `hat.demo.launching` makes room for others."""
 
 _MARK = (
     '<svg class="hat-logo" viewBox="0 0 32 32" aria-hidden="true"><rect x="2" y="3" width="7" height="26" rx="2"/>'
@@ -66,7 +67,7 @@ def build_page(bench: Workbench) -> gr.Blocks:
                 about_page(bench)
         with gr.Row(elem_id="hat-footer"):
             gr.HTML(
-                "<p>Re-identification is biometric processing, and it errs. Nothing leaves this computer.</p>",
+                "<p>Re-identification is biometric processing, and it errs.</p>",
                 apply_default_css=False,
             )
             limits = gr.Button("What it must not be used for", size="sm", scale=0, min_width=220, elem_id="hat-limits")
