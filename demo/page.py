@@ -25,8 +25,8 @@ from .workbench import Workbench
 __all__ = ["build_page"]
 
 SESSION_S = 7200
-"""A visitor's images and embeddings are forgotten this long after they were last used; the page's own copy of what it showed goes
-when `hat.demo.launching` makes room for others."""
+"""A visitor's images and embeddings are forgotten this long after they were last used; what the page showed of them is
+remembered until `hat.demo.launching` makes room for another visitor."""
 
 _MARK = (
     '<svg class="hat-logo" viewBox="0 0 32 32" aria-hidden="true"><rect x="2" y="3" width="7" height="26" rx="2"/>'
