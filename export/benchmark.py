@@ -138,7 +138,7 @@ def _checked(
     if seconds <= 0 or rounds < 1:
         raise UsageError(f"a benchmark has at least one round of more than 0 seconds, got {rounds} of {seconds}")
     for spec in candidates:
-        if not parse_candidate(spec).path.exists():
+        if parse_candidate(spec).is_missing:
             raise CheckpointError(f"{spec}: there is no such checkpoint or file")
     if images is None:
         if end_to_end:

@@ -2,7 +2,7 @@
 
 ``runs/market`` is a checkpoint as trained. ``runs/market@graph`` is its exact inference graph, ``@compile`` goes through
 torch.compile, ``@bf16`` or ``@fp16`` computes under autocast; they combine: ``runs/market@graph+compile+bf16``. A file that was
-exported runs as its precision says and takes no variant.
+exported runs as its precision says and takes no variant, and so does a model on a server, ``triton://host:port/model``.
 """
 
 from __future__ import annotations
@@ -50,6 +50,16 @@ class Candidate:
     compiled: bool = False
 
     @property
+    def is_remote(self) -> bool:
+        """Whether a server runs it."""
+        return self.spec.startswith(("triton://", "tritons://"))
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is nothing at its path; of a server only opening it can tell."""
+        return not self.is_remote and not self.path.exists()
+
+    @property
     def is_checkpoint(self) -> bool:
         """Whether PyTorch runs it: a checkpoint folder, or a ``.pth`` file of the released code."""
         return self.path.is_dir() or self.path.suffix in (".pth", ".pt")
@@ -64,8 +74,9 @@ def parse_candidate(spec: str | os.PathLike[str]) -> Candidate:
     text = os.fspath(spec)
     whole = Path(text).expanduser()
     place, at, variants = text.rpartition("@")
-    if not at or whole.exists():
-        return Candidate(text, whole)
+    plain = Candidate(text, whole)
+    if not at or plain.is_remote or whole.exists():
+        return plain
     words = variants.split("+")
     precisions = [known for known in _PRECISIONS for word in words if word == known]
     unknown = [word for word in words if word not in (*_PRECISIONS, "graph", "compile")]
@@ -93,18 +104,21 @@ def open_candidate(candidate: Candidate, device: str | None = None, *, num_threa
 
     Args:
         candidate: What to open.
-        device: As `hat.runtime.open_runtime` takes it.
+        device: As `hat.runtime.open_runtime` takes it; of no concern to a model on a server.
         num_threads: Threads of the CPU; None leaves the choice to the runtime.
 
     Raises:
         CheckpointError: There is nothing at the path that can be opened.
         UsageError: The device is not there.
+        WorkError: A server cannot be reached.
     """
     from hat.runtime import open_runtime
 
     options: dict[str, Any] = {} if num_threads is None else {"num_threads": num_threads}
     if candidate.is_checkpoint:
         options |= {"exact_graph": candidate.exact_graph, "compiled": candidate.compiled}
+    if candidate.is_remote:  # a server computes where it will: the device is said of what computes here
+        return open_runtime(candidate.spec)
     return open_runtime(candidate.path, device, candidate.precision, **options)
 
 

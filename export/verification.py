@@ -198,7 +198,7 @@ def _compare(
 def _check_paths(subjects: Sequence[Subject]) -> None:
     """A path that leads nowhere is to be told before an hour of work and not after it."""
     for subject in subjects:
-        if isinstance(subject, str | os.PathLike) and not parse_candidate(subject).path.exists():
+        if isinstance(subject, str | os.PathLike) and parse_candidate(subject).is_missing:
             raise CheckpointError(f"{subject}: there is no such checkpoint or file")
 
 

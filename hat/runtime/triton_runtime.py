@@ -88,19 +88,30 @@ class TritonRuntime:
         self._check(config)
         if not self._ask("is_model_ready"):
             raise WorkError(f"{address}: the server has the model, and it is not ready: its log says why")
-        self.max_batch: int | None = int(config["max_batch_size"])
+        self._most = int(config["max_batch_size"])
+        self.max_batch: int | None = self._most
         self.preprocessing = self.info.preprocessing
         self.embed_dim = self.info.embed_dim
         self.name = f"triton {self.info.precision} {self._place.server}"
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Embed one batch; see `hat.runtime.Runtime.run`. No rows in give no rows out.
+        """Embed images; see `hat.runtime.Runtime.run`. None give no rows; more than ``max_batch`` go in several requests.
 
         Raises:
-            WorkError: The server cannot be reached, takes too long, or refuses the batch.
+            UsageError: The images are of another shape or type.
+            WorkError: The server cannot be reached, takes too long, or refuses the images.
         """
-        if not len(images):
-            return np.empty((0, self.embed_dim), dtype=np.float32)
+        height, width = self.preprocessing.size
+        if images.ndim != 4 or images.shape[1:] != (3, height, width) or images.dtype != np.uint8:
+            raise UsageError(f"expected (B, 3, {height}, {width}) uint8 images, got {images.shape} {images.dtype}")
+        rows = np.empty((len(images), self.embed_dim), dtype=np.float32)
+        for start in range(0, len(images), self._most):
+            part = images[start : start + self._most]
+            rows[start : start + len(part)] = self._infer(part)
+        return rows
+
+    def _infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """One request to the server."""
         batch = np.ascontiguousarray(images if self.info.input_type == "uint8" else images.astype(np.float32))
         tensor = self._protocol.InferInput("images", list(batch.shape), _TYPES[self.info.input_type])
         tensor.set_data_from_numpy(batch, binary_data=True)

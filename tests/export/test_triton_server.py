@@ -21,9 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from traced_once import traced_once
 
 from hat.artefact import BatchProfile, info_from_json
+from hat.export import verify
 from hat.export.request import ExportRequest
 from hat.export.to_triton import export_triton
 from hat.runtime import open_runtime, runtime_info
@@ -151,6 +153,15 @@ def test_its_models_are_runtimes(name, server, pixels, reference):
     assert runtime_info(runtime) == info_from_json((repository / name / "hat_reid.json").read_text(), "file")
     assert runtime.max_batch == 16
     np.testing.assert_allclose(runtime.run(pixels), reference, atol=1e-5)
+
+
+def test_hat_verify_proves_a_served_model(server, small_model, pixels, tmp_path):
+    pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
+    for number, image in enumerate(pixels):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
+    address = f"{server[0].replace('http', 'triton')}/python_onnx"
+    report = verify(small_model, [address], tmp_path, device="cpu")
+    assert [(result.name, result.failures) for result in report.candidates] == [(address, ())]
 
 
 def test_images_of_another_size_are_refused_by_the_server(server, pixels):

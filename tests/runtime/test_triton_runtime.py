@@ -16,6 +16,7 @@ import pytest
 import hat
 from hat.artefact import ArtefactInfo, info_to_json
 from hat.errors import CheckpointError, UsageError, WorkError
+from hat.export.candidate import open_candidate, parse_candidate
 from hat.model import ModelConfig
 from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime, open_runtime, runtime_info
@@ -118,6 +119,15 @@ def test_it_embeds_and_says_what_the_server_runs(server):
     images = pixels(3)
     np.testing.assert_allclose(runtime.run(images), expected(images), atol=1e-6)
     assert runtime.run(images[:0]).shape == (0, DIM)
+    for wrong in (images[0], images[:, :, :16], images.astype(np.float32)):
+        with pytest.raises(UsageError, match=r"expected \(B, 3, 32, 16\) uint8 images"):
+            runtime.run(wrong)
+
+
+def test_it_can_be_verified_and_measured_like_a_file(server):
+    candidate = parse_candidate(server.address)
+    assert not candidate.is_missing and not candidate.is_checkpoint
+    np.testing.assert_allclose(open_candidate(candidate, "cpu").run(pixels(3)), expected(pixels(3)), atol=1e-6)
 
 
 def test_more_images_than_the_server_takes_are_split(server):
@@ -126,6 +136,8 @@ def test_more_images_than_the_server_takes_are_split(server):
     rows = embedder.embed(list(images.transpose(0, 2, 3, 1)))
     np.testing.assert_allclose(rows, expected(images), atol=1e-6)
     assert server.seen == [4, 4, 2]
+    np.testing.assert_allclose(open_runtime(server.address).run(pixels(10)), expected(images), atol=1e-6)
+    assert server.seen == [4, 4, 2] * 2
 
 
 def test_several_threads_at_once(server):
@@ -154,8 +166,10 @@ def test_a_model_that_is_something_else_is_refused(server, changes, sentence):
 def test_what_the_server_refuses_is_told_in_its_words(server):
     with pytest.raises(CheckpointError, match=r"no such model: .*unknown model"):
         open_runtime(server.address.replace("people", "nobody"))
-    with pytest.raises(WorkError, match="batch-size must be <= 4"):
-        open_runtime(server.address).run(pixels(5))
+    runtime = open_runtime(server.address)
+    server.config = configuration(max_batch_size=2)  # changed on the server since it was asked
+    with pytest.raises(WorkError, match="batch-size must be"):
+        runtime.run(pixels(3))
     server.ready = False
     with pytest.raises(WorkError, match="not ready"):
         open_runtime(server.address)
