@@ -106,15 +106,21 @@ class MilvusCollection:
             )
         return int(answer[0]["count(*)"])
 
-    def query(self, expression: str, fields: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows that pass an expression which no more than `WINDOW` rows can pass."""
+    def query(self, expression: str, fields: Sequence[str], *, by_writer: bool = False) -> list[dict[str, Any]]:
+        """Rows that pass an expression which no more than `WINDOW` rows can pass.
+
+        Args:
+            expression: The expression.
+            fields: What is read of the rows.
+            by_writer: Nothing was written since this object's last write but by it, so that there is nothing newer to wait for.
+        """
         with self._talking():
             answer = self._client.query(
                 self._name,
                 filter=expression,
                 output_fields=list(fields),
                 limit=WINDOW,
-                consistency_level="Strong",
+                consistency_level="Session" if by_writer else "Strong",
                 timeout=self._timeout_s,
             )
         return list(answer)

@@ -109,6 +109,7 @@ def deploy(
         if not ray.is_initialized():
             here = {} if cluster else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
             ray.init(address=cluster, **here)
+        _check_resources(ray.cluster_resources(), least, num_cpus, num_gpus)
         serve.start(http_options={"host": host, "port": port})
         serve.run(deployment.bind(plan), name=name, route_prefix=prefix)
     except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
@@ -178,6 +179,20 @@ def _check(plan: ReplicaPlan, least: int, most: int, requests_each: int, prefix:
         raise UsageError(f"a port is 1 to 65535, got {port}")
     if not is_loopback(host) and plan.keys is None:
         raise UsageError(f"{host} can be reached by others: give the keys that they need, see hat keys")
+
+
+def _check_resources(there: Mapping[str, float], least: int, num_cpus: float, num_gpus: float) -> None:
+    """Ray would wait for ever for what no machine of the cluster has.
+
+    Raises:
+        WorkError: The least number of replicas does not fit into the whole cluster.
+    """
+    for kind, each in (("CPU", num_cpus), ("GPU", num_gpus)):
+        if least * each > (has := there.get(kind, 0)):
+            raise WorkError(
+                f"{least} replicas of {each:g} {kind}s are asked for and the cluster has {has:g}: set fewer aside for each, or "
+                "begin with fewer replicas"
+            )
 
 
 def _completed(plan: ReplicaPlan, host: str, num_cpus: float) -> ReplicaPlan:

@@ -151,9 +151,12 @@ def test_a_replica_that_dies_is_replaced(services, world):
 def test_what_a_replica_cannot_open_is_told(services, world):
     folder = world[0]
     port = int(services[0].address.rpartition(":")[2])
+    absent, place = ReplicaPlan(model=str(folder / "absent")), {"name": "broken", "prefix": "/broken", "port": port}
     for cluster in (None, "auto"):  # found here, and found by a replica
         with pytest.raises(HatError, match="there is no such checkpoint"):
-            deploy(ReplicaPlan(model=str(folder / "absent")), name="broken", prefix="/broken", port=port, cluster=cluster)
+            deploy(absent, num_cpus=0.2, cluster=cluster, **place)
+    with pytest.raises(HatError, match="3 replicas of 1 CPUs are asked for and the cluster has 2"):
+        deploy(absent, replicas=(3, 4), cluster="auto", **place)
 
 
 def test_rays_own_files_can_name_it(ray, world, tmp_path):
