@@ -13,25 +13,27 @@ normalisation stay in floating point. Two schemes, because runtimes match differ
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from hat.config import config_dataclass, config_from_dict, config_to_dict
 from hat.console import progress
 from hat.errors import ConfigError, UsageError, WorkError
 from hat.model import HAT
 
-from .calibration import CalibrationName, calibration_details, tensor_ranges
+from .activation_ranges import CalibrationName, Range, tensor_ranges
+from .calibration import calibration_details
+from .int8_preparation import WeightRounding, equalised, rounded, with_weights_of
 from .onnx_float16 import HalfInferenceModel
 from .onnx_trace import trace_onnx
 from .qdq_insertion import FLOAT16_SCALE_OPSET, QuantisableLayer, find_layers, insert_pairs
-from .request import Calibration, ExportRequest
+from .request import ExportRequest
 
 if TYPE_CHECKING:
     import onnx
-    from onnxruntime.quantization.calibrate import TensorsData
 
 __all__ = ["QuantisationOptions", "quantised_graph"]
 
@@ -48,10 +50,16 @@ class QuantisationOptions:
     """What will run the file. A file of its own, ``--to onnx``, is made for a CPU unless this says otherwise."""
 
     calibration: CalibrationName = "percentile"
-    """How ranges of activations are chosen: ``minmax``, ``percentile`` or ``entropy``."""
+    """How ranges of activations are chosen: ``minmax`` or ``percentile``."""
 
     percentile: float = 99.99
     """Part of the values that ``calibration=percentile`` keeps, in percent."""
+
+    equalise: bool = True
+    """Give the channels between two convolutions more alike ranges first, which computes the same."""
+
+    rounding: WeightRounding = "outputs"
+    """How int8 weights are rounded: ``outputs``, so that what each layer gives changes least, or each to the ``nearest``."""
 
     rest: Literal["fp32", "fp16"] | None = None
     """Type of what is not quantised; None is fp32, but fp16 for ``scheme=tensorrt`` where the opset has it."""
@@ -106,24 +114,22 @@ def quantised_graph(model: HAT, request: ExportRequest) -> tuple[onnx.ModelProto
             raise UsageError("fp8 belongs to scheme=tensorrt: no CPU computes in it")
         if request.opset < FLOAT16_SCALE_OPSET:
             raise UsageError(f"ONNX has float8 from opset {FLOAT16_SCALE_OPSET} on, got {request.opset}: ask for that one")
-    proto = _floating_point(model, request, options)
+    proto, images = _floating_point(model, request, options), request.calibration.images
+    if options.equalise:
+        proto = equalised(proto, images)
     layers = find_layers(proto, attention=options.attention)
-    ranges = _ranges(proto, request.calibration, options)
-    plain = {name: (float(np.min(data.range_value[0])), float(np.max(data.range_value[1]))) for name, data in ranges.items()}
-
+    ranges = _ranges(proto, images, options)
     kept = [layer for layer in layers if not layer.name.startswith(options.exclude or ("\0",))]
     left_out = {layer.name: "named" for layer in layers if layer not in kept}
+    unrounded = proto
+    if options.rounding == "outputs" and request.precision == "int8":
+        proto = rounded(proto, kept, images)
     details: dict[str, Any] = {}
     if options.max_drop is not None or options.report:
         from .sensitivity import measure_sensitivity
 
         report = measure_sensitivity(
-            proto,
-            kept,
-            plain,
-            request.calibration.images[: options.num_sensitivity],
-            kind=_kind(request),
-            max_drop=options.max_drop,
+            proto, kept, ranges, images[: options.num_sensitivity], kind=_kind(request), max_drop=options.max_drop
         )
         details["sensitivity"] = report.to_dict()
         left_out |= {loss.layer: f"alone it costs {loss.alone:.2e}" for loss in report.losses if loss.excluded}
@@ -136,8 +142,9 @@ def quantised_graph(model: HAT, request: ExportRequest) -> tuple[onnx.ModelProto
         raise WorkError(
             f"no layer is left to compute in {request.precision}: all {len(layers)} were left out; allow a larger --max-drop"
         )
+    proto = with_weights_of(proto, unrounded, [layer for layer in layers if layer not in kept])
     quantised = (
-        _for_cpu(proto, kept, ranges) if options.scheme == "cpu" else insert_pairs(proto, kept, plain, kind=_kind(request))
+        _for_cpu(proto, kept, ranges) if options.scheme == "cpu" else insert_pairs(proto, kept, ranges, kind=_kind(request))
     )
     details |= {
         "quantisation": config_to_dict(options),
@@ -171,36 +178,38 @@ def _floating_point(model: HAT, request: ExportRequest, options: QuantisationOpt
     return trace_onnx(inference_module(model, "fp32"), opset=request.opset, input_type=request.input_type)
 
 
-def _ranges(proto: onnx.ModelProto, calibration: Calibration, options: QuantisationOptions) -> TensorsData:
+def _ranges(proto: onnx.ModelProto, images: npt.NDArray[np.uint8], options: QuantisationOptions) -> dict[str, Range]:
     operators = [*_LAYERS, *_BETWEEN] if options.scheme == "cpu" else [*_LAYERS]
     with progress() as display:
-        task = display.add_task("calibrating", total=len(calibration.images), info=options.calibration)
+        task = display.add_task("calibrating", total=len(images), info=options.calibration)
         return tensor_ranges(
             proto,
             operators,
-            calibration.images,
+            images,
             method=options.calibration,
             percentile=options.percentile,
             advance=lambda count: display.advance(task, count),
         )
 
 
-def _for_cpu(proto: onnx.ModelProto, layers: Sequence[QuantisableLayer], ranges: TensorsData) -> onnx.ModelProto:
+def _for_cpu(proto: onnx.ModelProto, layers: Sequence[QuantisableLayer], ranges: Mapping[str, Range]) -> onnx.ModelProto:
     """Quantise in the pattern of ONNX Runtime's integer kernels."""
     import onnx
-    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     source = onnx.ModelProto()
     source.CopyFrom(proto)  # the quantiser works in place
     names = {layer.node for layer in layers}
+    ends = {name: tuple(np.asarray(end, dtype=np.float32) for end in found) for name, found in ranges.items()}
     quantiser = QDQQuantizer(
         source,
         True,  # weights by channel
         False,
         QuantType.QInt8,
         QuantType.QUInt8,
-        ranges,
+        TensorsData(CalibrationMethod.MinMax, ends),
         [*names, *_between(proto, names)],
         [],
         [*_LAYERS, *_BETWEEN],

@@ -1,9 +1,14 @@
-"""Int8 for OpenVINO by NNCF: ranges of the activations from calibration images, weights by channel."""
+"""Int8 for OpenVINO: a graph prepared as for every runtime, then quantised by NNCF with ranges from calibration images.
+
+NNCF's own remedies are off unless asked for: SmoothQuant takes the prepared weights off the grid that they were rounded to, and
+biases are corrected for errors that are no longer there.
+"""
 
 from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -18,17 +23,23 @@ from hat.config import config_dataclass, config_from_dict, config_to_dict
 from hat.errors import MissingExtraError, UsageError, WorkError
 
 from .calibration import calibration_details
+from .int8_preparation import WeightRounding, equalised, rounded
 from .openvino_graph import ATTENTION, PRODUCTS, around_network
+from .qdq_insertion import find_layers
 from .request import Calibration, ExportRequest
 
 if TYPE_CHECKING:
     import nncf
+    import onnx
     import openvino
 
-__all__ = ["OpenVINOQuantisation", "check_quantisation", "quantise_openvino"]
+__all__ = ["OpenVINOQuantisation", "check_quantisation", "prepared_for_openvino", "quantise_openvino"]
 
 _SMOOTHING = {"MatMul": 0.95, "Convolution": 0.5}
 """SmoothQuant's exponents. NNCF leaves convolutions alone unless told; a mobile network gains from a half."""
+
+_OVERFLOW_FIXES = {"none": "disable", "first": "first_layer_only", "all": "enable"}
+"""NNCF's words for `OpenVINOQuantisation.seven_bits`."""
 
 _MOVING = ("MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit")
 
@@ -43,16 +54,25 @@ class OpenVINOQuantisation:
     model_type: Literal["transformer", "cnn"] = "transformer"
     """``"transformer"`` leaves sums, norms and gates in floats and quantises products alone; ``"cnn"`` quantises sums too."""
 
-    fast_bias_correction: bool = True
-    """Correct every bias from statistics of one pass; False corrects them one after the other, each with those before it
-    corrected. That takes up to twice as long for a mobile network, longer for a large one, and costs less accuracy."""
+    equalise: bool = True
+    """Give the channels between two convolutions more alike ranges first, which computes the same."""
 
-    ranges: Literal["mean", "minmax"] = "minmax"
+    rounding: WeightRounding = "outputs"
+    """How weights are rounded: ``outputs``, so that what each layer gives changes least, or each to the ``nearest``."""
+
+    ranges: Literal["mean", "minmax"] = "mean"
     """``"mean"``: ranges of activations are the mean of every image's extremes, which suits the usual image and clips the
-    unusual one; ``"minmax"``: the extremes of all images, so that no image is far off."""
+    unusual one; ``"minmax"``: the extremes of all images."""
 
-    smooth_quant: bool = True
-    """Move the spread of activations into the weights of linear layers and convolutions, by SmoothQuant."""
+    bias_correction: Literal["none", "fast", "layerwise"] = "none"
+    """NNCF's: from statistics of one pass, or one layer after the other, each with those before it corrected."""
+
+    smooth_quant: bool = False
+    """NNCF's: move the spread of activations into the weights of linear layers and convolutions."""
+
+    seven_bits: Literal["none", "first", "all"] = "none"
+    """Which layers have weights of seven bits: sums of eight can overflow on processors without VNNI instructions, which most
+    have since about 2019 (Intel) and 2022 (AMD)."""
 
     subset_size: int | None = Field(default=None, ge=1)
     """Calibration images to take ranges from; None takes all."""
@@ -74,15 +94,41 @@ class OpenVINOQuantisation:
     back to floats until it is met. Takes a pass over the images for every layer; None does without."""
 
 
-def quantise_openvino(model: openvino.Model, request: ExportRequest) -> tuple[openvino.Model, dict[str, Any]]:
+def prepared_for_openvino(proto: onnx.ModelProto, request: ExportRequest) -> onnx.ModelProto:
+    """The ONNX graph from which the one is converted that is quantised.
+
+    Args:
+        proto: The float32 graph; it is left as it is.
+        request: Its calibration images and its options, those of `OpenVINOQuantisation`.
+
+    Raises:
+        UsageError: There are no calibration images, or an option is unknown.
+        WorkError: The graph cannot be run.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    options, calibration = check_quantisation(request)
+    if options.equalise:
+        proto = equalised(proto, calibration.images)
+    if options.rounding == "outputs":
+        patterns = [*map(re.escape, options.ignored_names), *options.ignored_patterns]
+        layers = find_layers(proto, attention=False)
+        kept = [layer for layer in layers if not any(re.fullmatch(pattern, layer.node) for pattern in patterns)]
+        proto = rounded(proto, kept, calibration.images)
+    return proto
+
+
+def quantise_openvino(
+    model: openvino.Model, request: ExportRequest, reference: openvino.Model
+) -> tuple[openvino.Model, dict[str, Any]]:
     """Quantise a float32 graph.
 
     Pixels stay in floats up to the first convolution, and so does everything after the last join of features: necks and L2
     norm decide the angles between embeddings, and cost nothing.
 
     Args:
-        model: The graph in float32; it is left as it is.
+        model: The graph in float32, converted from `prepared_for_openvino`; it is left as it is.
         request: Its calibration images and its options, those of `OpenVINOQuantisation`.
+        reference: The graph as it was before, which `OpenVINOQuantisation.max_drop` is measured against.
 
     Returns:
         The quantised graph and what is to be recorded of how it was made.
@@ -106,7 +152,7 @@ def quantise_openvino(model: openvino.Model, request: ExportRequest) -> tuple[op
         "preset": nncf.QuantizationPreset(options.preset),
         "model_type": nncf.ModelType.TRANSFORMER if options.model_type == "transformer" else None,
         "subset_size": len(images),
-        "fast_bias_correction": options.fast_bias_correction,
+        "fast_bias_correction": options.bias_correction != "layerwise",
         "ignored_scope": _ignored(model, options),
     }
     advanced = _advanced(options)
@@ -118,7 +164,7 @@ def quantise_openvino(model: openvino.Model, request: ExportRequest) -> tuple[op
                 quantised = nncf.quantize_with_accuracy_control(
                     model,
                     nncf.Dataset(images),
-                    _validation_dataset(model, images),
+                    _validation_dataset(reference, images),
                     _mean_cosine,
                     max_drop=options.max_drop,
                     advanced_quantization_parameters=advanced,
@@ -158,7 +204,11 @@ def _advanced(options: OpenVINOQuantisation) -> nncf.AdvancedQuantizationParamet
         matmul=_SMOOTHING["MatMul"] if options.smooth_quant else -1.0,  # a negative exponent switches it off
         convolution=_SMOOTHING["Convolution"] if options.smooth_quant else -1.0,
     )
-    parameters = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing)
+    parameters = nncf.AdvancedQuantizationParameters(
+        overflow_fix=nncf.OverflowFix(_OVERFLOW_FIXES[options.seven_bits]),
+        disable_bias_correction=options.bias_correction == "none",
+        smooth_quant_alphas=smoothing,
+    )
     if options.ranges == "minmax":
         parameters.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX
     return parameters

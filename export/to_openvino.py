@@ -20,6 +20,7 @@ from .request import ExportRequest
 from .to_onnx import build_onnx, describe, save_onnx
 
 if TYPE_CHECKING:
+    import onnx
     import openvino
 
 __all__ = ["export_openvino"]
@@ -66,11 +67,12 @@ def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportReq
         raise MissingExtraError("openvino", "openvino", "exporting to OpenVINO") from None
     with atomic_output(path, overwrite=request.overwrite) as temporary:
         info = describe(model, request, name=path.stem)
-        graph = _convert(model, request, info)
+        proto = build_onnx(model, replace(request, precision="fp32", calibration=None, options={})).proto
+        graph = _convert(proto, info)
         if request.precision == "int8":
-            from .openvino_int8 import quantise_openvino
+            from .openvino_int8 import prepared_for_openvino, quantise_openvino
 
-            graph, details = quantise_openvino(graph, request)
+            graph, details = quantise_openvino(_convert(prepared_for_openvino(proto, request), info), request, graph)
             info = replace(info, details=info.details | details)
         info = _save(graph, info, temporary)
         _check_saved(openvino.Core(), temporary, request)
@@ -92,12 +94,10 @@ def _check_request(path: Path, request: ExportRequest) -> None:
         raise UsageError(f"an OpenVINO file in {request.precision} has no option {', '.join(sorted(request.options))}")
 
 
-def _convert(model: HAT, request: ExportRequest, info: ArtefactInfo) -> openvino.Model:
-    """The float32 graph of a trained model in OpenVINO's operations, by way of an ONNX file that is not kept."""
+def _convert(proto: onnx.ModelProto, info: ArtefactInfo) -> openvino.Model:
+    """A float32 graph in OpenVINO's operations, by way of an ONNX file that is not kept."""
     import openvino
 
-    as_onnx = replace(request, precision="fp32", calibration=None, options={})
-    proto = build_onnx(model, as_onnx).proto
     with tempfile.TemporaryDirectory(prefix="hat-openvino-") as folder:
         file = Path(folder) / "model.onnx"
         save_onnx(proto, info, file)

@@ -1,0 +1,129 @@
+"""Rounded weights lie on the grid, and change what a layer gives less than rounding each to the nearest does."""
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from convolution_graphs import convolution, graph, pictures, run, weights_of
+from onnx import TensorProto, helper, numpy_helper
+
+from hat.export import weight_rounding
+from hat.export.qdq_insertion import find_layers
+from hat.export.weight_rounding import round_to_steps, round_weights
+
+
+def nearest(rows):
+    scale = np.abs(rows).max(axis=1, keepdims=True) / 127
+    return np.rint(rows / scale) * scale
+
+
+def rounded_by(rows, moments):
+    """`round_to_steps` for one group, its steps a 127th of each row's largest value."""
+    scale = np.abs(rows).max(axis=1, keepdims=True) / 127
+    arrays = (rows, np.where(scale > 0, scale, 1), moments)
+    return round_to_steps(*(torch.from_numpy(array)[None] for array in arrays))[0].numpy()
+
+
+def error(rows, rounded, inputs):
+    return ((inputs @ (rows - rounded).T) ** 2).sum(axis=0)
+
+
+def test_independent_inputs_leave_nothing_better_than_the_nearest_step():
+    rows = np.random.default_rng(0).normal(size=(5, 300))
+    moments = np.diag(np.random.default_rng(1).uniform(0.1, 3, 300))
+    rounded = rounded_by(rows, moments)
+    np.testing.assert_allclose(rounded, nearest(rows), atol=1e-12)
+
+
+def test_it_comes_near_the_best_of_all_roundings_where_these_can_be_tried():
+    generator = np.random.default_rng(2)
+    errors = []
+    for _ in range(30):
+        rows = generator.normal(size=(1, 6))
+        inputs = generator.normal(size=(200, 2)) @ generator.normal(size=(2, 6)) + 0.05 * generator.normal(size=(200, 6))
+        scale = np.abs(rows).max() / 127
+        tried = [(np.floor(rows / scale) + np.array(up)) * scale for up in itertools.product((0, 1), repeat=6)]
+        best = min(error(rows, row, inputs)[0] for row in tried if np.abs(row).max() < 127.5 * scale)
+        rounded = rounded_by(rows, inputs.T @ inputs)
+        errors.append((best, error(rows, rounded, inputs)[0], error(rows, nearest(rows), inputs)[0]))
+    best, got, at_nearest = np.sum(errors, axis=0)
+    assert best < got < best + 0.25 * (at_nearest - best), (best, got, at_nearest)
+
+
+def test_every_value_is_a_step_and_the_largest_of_a_row_stays():
+    generator = np.random.default_rng(3)
+    rows = generator.normal(size=(7, 200)) * generator.uniform(0.01, 10, (7, 1))
+    rows[3] = 0
+    inputs = np.maximum(generator.normal(size=(500, 200)) + 1, 0)
+    inputs[:, 5] = 0  # an input that is never active
+    rounded = rounded_by(rows, inputs.T @ inputs)
+    scale = np.abs(rows).max(axis=1, keepdims=True) / 127
+    steps = rounded / np.where(scale > 0, scale, 1)
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-9)
+    np.testing.assert_allclose(np.abs(steps).max(axis=1), [127, 127, 127, 0, 127, 127, 127])
+    for row, largest in enumerate(np.abs(rows).argmax(axis=1)):
+        assert rounded[row, largest] == pytest.approx(rows[row, largest])
+    sound = [0, 1, 2, 4, 5, 6]
+    np.testing.assert_allclose(nearest(rounded[sound]), rounded[sound], rtol=1e-9)
+    before = error(rows[sound], nearest(rows[sound]), inputs)
+    assert error(rows, rounded, inputs).sum() < 0.3 * before.sum()
+
+
+def test_inputs_that_were_never_active_are_rounded_to_the_nearest():
+    rows = np.random.default_rng(4).normal(size=(2, 9))
+    rounded = rounded_by(rows, np.zeros((9, 9)))
+    np.testing.assert_allclose(rounded, nearest(rows), atol=1e-12)
+
+
+def every_kind_of_layer(element):
+    """Convolutions that are strided, padded unevenly, dilated, depthwise and grouped, then a product and a Gemm."""
+    generator = np.random.default_rng(5)
+    shapes = {"stem": (8, 3, 3, 3), "depth": (8, 1, 3, 3), "grouped": (12, 4, 3, 1)}
+    constants = {f"{name}.weight": generator.normal(size=shape) for name, shape in shapes.items()}
+    constants |= {f"{name}.bias": generator.normal(size=shape[0]) for name, shape in shapes.items()}
+    constants |= {"product.weight": generator.normal(size=(12, 10)), "gemm.weight": generator.normal(size=(6, 10))}
+    nodes = [
+        convolution("stem", "x", "a", strides=[2, 1], pads=[0, 2, 1, 0]),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        convolution("depth", "b", "c", group=8, dilations=[2, 1], pads=[2, 1, 2, 1]),
+        convolution("grouped", "c", "d", group=2, strides=[1, 2]),
+        helper.make_node("GlobalAveragePool", ["d"], ["e"], name="mean"),
+        helper.make_node("Flatten", ["e"], ["f"], name="flat"),
+        helper.make_node("MatMul", ["f", "product.weight"], ["g"], name="product/MatMul"),
+        helper.make_node("Gemm", ["g", "gemm.weight"], ["y"], name="gemm/Gemm", transB=1),
+    ]
+    return graph(nodes, constants, rank=2, element=element)
+
+
+@pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_layers_of_every_kind_are_rounded_by_their_own_inputs(element, monkeypatch):
+    monkeypatch.setattr(weight_rounding, "_MOST_MOMENTS", 27**2 + 8 * 9**2)  # the images are run several times
+    proto, images = every_kind_of_layer(element), pictures()
+    layers = find_layers(proto, attention=False)
+    assert [layer.name for layer in layers] == ["stem", "depth", "grouped", "product", "gemm"]
+    before, after = weights_of(proto), weights_of(round_weights(proto, layers, images))
+    expected = run(proto, images).astype(np.float64)
+    for layer in layers:
+        assert after[layer.weight].dtype == before[layer.weight].dtype
+        rows = np.moveaxis(before[layer.weight].astype(np.float64), layer.channel_axis, 0)
+        got = np.moveaxis(after[layer.weight].astype(np.float64), layer.channel_axis, 0).reshape(len(rows), -1)
+        steps = got / (np.abs(got).max(axis=1, keepdims=True) / 127)
+        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4 if element == TensorProto.FLOAT else 0.13)
+        plain = np.moveaxis(nearest(rows.reshape(len(rows), -1)).reshape(rows.shape), 0, layer.channel_axis)
+        errors = [
+            ((run(with_weight(proto, layer.weight, weight), images) - expected) ** 2).sum()
+            for weight in (after[layer.weight], plain.astype(before[layer.weight].dtype))
+        ]
+        assert errors[0] < errors[1], layer.name
+    untouched = set(before) - {layer.weight for layer in layers}
+    assert all(np.array_equal(before[name], after[name]) for name in untouched)
+
+
+def with_weight(proto, name, value):
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    (tensor,) = [tensor for tensor in changed.graph.initializer if tensor.name == name]
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
+    return changed
