@@ -26,8 +26,9 @@ from hat.errors import HatError, UsageError
 from hat.evaluation import evaluate
 from hat.model.complexity import count_complexity
 from hat.runtime import Runtime, TorchRuntime
+from hat.runtime.protocol import runtime_device
 
-from .candidate import candidate_metrics, open_candidate, parse_candidate, runtime_config, runtime_device, runtime_precision
+from .candidate import candidate_metrics, open_candidate, parse_candidate, runtime_config, runtime_precision
 from .matrix_peak import matrix_rate
 from .retrieval_parity import some_identities
 
@@ -116,7 +117,8 @@ class Worker:
         while True:
             paths = list(islice(cycle(self.paths), runs * batch))
             times = [time.perf_counter()]
-            for images in iterate_batches(paths, runtime.preprocessing, batch):
+            in_turns = runtime_device(runtime) == "cpu"
+            for images in iterate_batches(paths, runtime.preprocessing, batch, in_turns=in_turns):
                 runtime.run(images.numpy())
                 times.append(time.perf_counter())
             total = times[-1] - times[0]

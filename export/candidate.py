@@ -24,7 +24,6 @@ __all__ = [
     "open_candidate",
     "parse_candidate",
     "runtime_config",
-    "runtime_device",
     "runtime_precision",
 ]
 
@@ -132,12 +131,6 @@ def runtime_fingerprint(runtime: Runtime) -> str | None:
     """What a gallery of its embeddings is bound to; None where the runtime does not say which model it runs."""
     info = getattr(runtime, "info", None)
     return None if info is None else str(info.fingerprint)
-
-
-def runtime_device(runtime: Runtime) -> str | None:
-    """``"cpu"`` or ``"cuda"``, with which the name of a runtime ends; None for other devices."""
-    kind = runtime.name.split()[-1].partition(":")[0]
-    return kind if kind in ("cpu", "cuda") else None
 
 
 def runtime_config(runtime: Runtime) -> ModelConfig | None:

@@ -16,6 +16,7 @@ from hat.data.loading import iterate_batches
 from hat.errors import UsageError
 from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime, open_runtime
+from hat.runtime.protocol import runtime_device
 from hat.runtime.torch_runtime import Precision
 
 __all__ = ["Embedder", "ImageLike"]
@@ -30,7 +31,7 @@ class Embedder:
     Args:
         runtime: What runs the model.
         batch_size: Images per run of the model; lowered to what the runtime takes.
-        num_workers: Threads that decode and resize files.
+        num_workers: Threads that decode and resize files; None is one for each core.
 
     Attributes:
         runtime: What runs the model.
@@ -38,7 +39,7 @@ class Embedder:
         embed_dim: Width of an embedding.
     """
 
-    def __init__(self, runtime: Runtime, *, batch_size: int = 32, num_workers: int = 2) -> None:
+    def __init__(self, runtime: Runtime, *, batch_size: int = 32, num_workers: int | None = None) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size is at least 1, got {batch_size}")
         self.runtime = runtime
@@ -55,7 +56,7 @@ class Embedder:
         device: str | None = None,
         precision: Precision = "fp32",
         batch_size: int = 32,
-        num_workers: int = 2,
+        num_workers: int | None = None,
     ) -> Embedder:
         """Open a trained model by its path.
 
@@ -64,7 +65,7 @@ class Embedder:
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None takes a CUDA device where there is one.
             precision: Of a checkpoint: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
             batch_size: Images per run of the model.
-            num_workers: Threads that decode and resize files.
+            num_workers: Threads that decode and resize files; None is one for each core.
 
         Raises:
             CheckpointError: There is nothing at the path that can be opened.
@@ -94,7 +95,7 @@ class Embedder:
     def embed_paths(
         self, paths: Sequence[str], *, flip: bool = False, advance: Callable[[int], None] | None = None
     ) -> npt.NDArray[np.float32]:
-        """Embed files, decoded by threads ahead of the model.
+        """Embed files, decoded by threads: ahead of a model on a GPU, in turns with one on the CPU, which needs all cores.
 
         Args:
             paths: Files, or members of zip files as ``archive.zip!member.jpg``.
@@ -107,7 +108,8 @@ class Embedder:
         Raises:
             ImageError: A file is no image that can be used.
         """
-        batches = iterate_batches(paths, self.preprocessing, self.batch_size, num_workers=self.num_workers)
+        in_turns = runtime_device(self.runtime) == "cpu"
+        batches = iterate_batches(paths, self.preprocessing, self.batch_size, num_workers=self.num_workers, in_turns=in_turns)
         return self._run((batch.numpy() for batch in batches), len(paths), flip, advance)
 
     def _run(

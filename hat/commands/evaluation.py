@@ -33,7 +33,9 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per run of the model.")] = 32,
-    num_workers: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
+    num_workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode images; by default one for each core.")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")] = False,
     record: Annotated[Path | None, typer.Option(help="Append the figures to this Markdown file.")] = None,
     rank_list: Annotated[Path | None, typer.Option(help="Picture of ranked lists, right and wrong framed.")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hat.data.images import read_image
+from hat.data.images import decode_image, read_encoded
 from hat.data.ordered_pool import default_num_workers, map_in_order
 from hat.errors import ImageError, UsageError
 
@@ -81,6 +82,7 @@ def iterate_batches(
     *,
     num_workers: int | None = None,
     on_bad: OnBad | None = None,
+    in_turns: bool = False,
 ) -> Iterator[Tensor]:
     """Read images batch after batch while the caller works on the one before; at most four batches are in memory.
 
@@ -91,6 +93,9 @@ def iterate_batches(
         num_workers: Number of threads; None is one for each core, 0 is none.
         on_bad: Called for an image that cannot be used, whose row is left black, before its batch is given. None raises
             instead.
+        in_turns: Decode and resize only while the caller waits for a batch, and merely read files while it works on one: for a
+            caller that computes on all cores of this machine. A thread that decodes beside it takes one of them from it, and
+            the others wait for what that one was to compute.
 
     Yields:
         (b, 3, H, W) uint8 RGB, rows in the order of ``paths``. Each batch is a tensor of its own. Threads end when the iterator
@@ -117,35 +122,62 @@ def iterate_batches(
             for place in range(0, length, size):
                 yield _Chunk(array[place : place + size], start + place, batch if place + size >= length else None)
 
+    turn = threading.Event() if in_turns else None
     results = map_in_order(
-        _filler(paths, preprocessing), chunks(), num_workers=num_workers, window=_BATCHES_AHEAD * chunks_in_batch
+        _filler(paths, preprocessing, turn), chunks(), num_workers=num_workers, window=_BATCHES_AHEAD * chunks_in_batch
     )
-    return _whole_batches(results, on_bad)
+    return _whole_batches(results, on_bad, turn or threading.Event())
 
 
 _Filled = tuple[_Chunk, list[tuple[int, ImageError]]]
 
 
-def _whole_batches(results: Generator[_Filled, None, None], on_bad: OnBad | None) -> Iterator[Tensor]:
+def _whole_batches(results: Generator[_Filled, None, None], on_bad: OnBad | None, turn: threading.Event) -> Iterator[Tensor]:
     with closing(results):
-        for chunk, bad in results:
-            _report(bad, on_bad)
-            if chunk.batch is not None:
-                yield chunk.batch
+        try:
+            turn.set()
+            for chunk, bad in results:
+                _report(bad, on_bad)
+                if chunk.batch is not None:
+                    turn.clear()
+                    yield chunk.batch
+                    turn.set()
+        finally:
+            turn.set()  # threads that wait for it could not end
 
 
-def _filler(paths: Sequence[str], preprocessing: Preprocessing) -> Callable[[_Chunk], _Filled]:
+def _filler(
+    paths: Sequence[str], preprocessing: Preprocessing, turn: threading.Event | None = None
+) -> Callable[[_Chunk], _Filled]:
     def fill(chunk: _Chunk) -> _Filled:
         bad: list[tuple[int, ImageError]] = []
+        # With turns a whole chunk is read first: while a disk or a network is waited for, the caller has all cores.
+        encoded = _read(paths[chunk.first : chunk.first + len(chunk.rows)]) if turn is not None else None
         for place, row in enumerate(chunk.rows):
+            path = paths[chunk.first + place]
             try:
-                row[...] = preprocessing.resize_image(read_image(paths[chunk.first + place])).transpose(2, 0, 1)
+                data = encoded[place] if encoded is not None else read_encoded(path)
+                if turn is not None:
+                    turn.wait()
+                if isinstance(data, ImageError):
+                    raise data
+                row[...] = preprocessing.resize_image(decode_image(data, path)).transpose(2, 0, 1)
             except ImageError as error:
                 row[...] = 0
                 bad.append((chunk.first + place, error))
         return chunk, bad
 
     return fill
+
+
+def _read(paths: Sequence[str]) -> list[bytes | ImageError]:
+    found: list[bytes | ImageError] = []
+    for path in paths:
+        try:
+            found.append(read_encoded(path))
+        except ImageError as error:
+            found.append(error)
+    return found
 
 
 def _report(bad: list[tuple[int, ImageError]], on_bad: OnBad | None) -> None:

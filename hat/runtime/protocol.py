@@ -11,7 +11,7 @@ from hat.artefact import ArtefactInfo
 from hat.errors import UsageError
 from hat.preprocessing import Preprocessing
 
-__all__ = ["Runtime", "runtime_info"]
+__all__ = ["Runtime", "runtime_device", "runtime_info"]
 
 
 @runtime_checkable
@@ -19,7 +19,7 @@ class Runtime(Protocol):
     """A model that is ready to run, whatever runs it.
 
     Attributes:
-        name: What it is, for tables: ``"torch fp32 cpu"``.
+        name: What it is, for tables, the device last: ``"torch fp32 cpu"``.
         embed_dim: Width of an embedding.
         preprocessing: How images become the input of `run`.
         max_batch: The largest batch that `run` takes; None where there is no limit. `hat.Embedder` splits larger ones.
@@ -40,6 +40,12 @@ class Runtime(Protocol):
             (B, embed_dim) float32, rows of unit length.
         """
         ...
+
+
+def runtime_device(runtime: Runtime) -> str | None:
+    """``"cpu"`` or ``"cuda"``, with which the name of a runtime ends; None for other devices and other machines."""
+    kind = runtime.name.rpartition(" ")[2].partition(":")[0]
+    return kind if kind in ("cpu", "cuda") else None
 
 
 def runtime_info(runtime: Runtime) -> ArtefactInfo:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hat.data import Sample, Split, check_images, iterate_batches, load_images, read_image
+from hat.data import Sample, Split, check_images, iterate_batches, load_images, loading, read_image
+from hat.data.images import decode_image, read_encoded
 from hat.data.ordered_pool import map_in_order
 from hat.errors import ImageError, UsageError
 from hat.preprocessing import Preprocessing
@@ -51,8 +52,9 @@ def test_no_images():
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 @pytest.mark.parametrize("batch_size", [1, 7, 40, 64])
-def test_batches_in_order(paths, num_workers, batch_size):
-    batches = list(iterate_batches(paths, SMALL, batch_size, num_workers=num_workers))
+@pytest.mark.parametrize("in_turns", [False, True])
+def test_batches_in_order(paths, num_workers, batch_size, in_turns):
+    batches = list(iterate_batches(paths, SMALL, batch_size, num_workers=num_workers, in_turns=in_turns))
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert torch.equal(torch.cat(batches), reference(paths))
     assert num_threads() == 0
@@ -98,6 +100,43 @@ def test_threads_end_when_the_reader_stops_early(paths, stop):
         batches.close()
     else:
         del batches
+    assert num_threads() == 0
+
+
+@pytest.mark.parametrize("in_turns", [False, True])
+def test_in_turns_nothing_is_decoded_while_the_caller_works(paths, monkeypatch, in_turns):
+    working, decoded_meanwhile, read = threading.Event(), [], []
+
+    def decode(data, name):
+        decoded_meanwhile.append(working.is_set())
+        return decode_image(data, name)
+
+    monkeypatch.setattr(loading, "decode_image", decode)
+    monkeypatch.setattr(loading, "read_encoded", lambda path: (read.append(path), read_encoded(path))[1])
+    batches = []
+    for batch in iterate_batches(paths, SMALL, 10, num_workers=2, in_turns=in_turns):
+        working.set()
+        time.sleep(0.2)  # long enough to decode all of these small images
+        assert len(read) > 10 * (len(batches) + 1) or len(batches) == 3, "files are read ahead in both"
+        batches.append(batch)
+        working.clear()
+    assert torch.equal(torch.cat(batches), reference(paths))
+    # A thread that is in the middle of an image when the turn ends may still begin the one it was let through for.
+    if in_turns:
+        assert sum(decoded_meanwhile) <= 2 * len(batches)
+    else:
+        assert sum(decoded_meanwhile) >= 20
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_threads_that_wait_for_their_turn_end_too(paths, at, tmp_path):
+    batches = iterate_batches([*paths, str(tmp_path / "missing.png")], SMALL, 10, num_workers=2, in_turns=True)
+    for _ in range(at + 1):
+        next(batches)
+    batches.close()
+    assert num_threads() == 0
+    with pytest.raises(ImageError, match=r"missing\.png"):
+        list(iterate_batches([*paths, str(tmp_path / "missing.png")], SMALL, 10, num_workers=2, in_turns=True))
     assert num_threads() == 0
 
 
