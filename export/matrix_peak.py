@@ -1,5 +1,8 @@
 """What a machine can do at best: the rate of a large matrix product, in each precision, timed beside the models.
 
+The best of several libraries and sizes: one library alone would tell what its authors wrote for this processor, and a runtime
+with better kernels would reach more than all of it.
+
 A share of the peak says how much of the machine a model uses, which a number of images in a second does not. Operations are
 counted as in `hat.model.complexity`: a multiplication and an addition are two.
 """
@@ -8,20 +11,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from hat.errors import UsageError
 
+from .matrix_products import has_float16, matrix_products
+
 __all__ = ["matrix_rate", "peak_of", "timed_precisions"]
 
 _SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 
 
 def timed_precisions(device: str) -> tuple[str, ...]:
-    """Precisions whose matrix product is timed: all that torch multiplies at full speed on the device."""
-    # Most processors have no float16 arithmetic: torch takes a hundred times as long for it, and runtimes compute in float32.
-    return ("fp32", "bf16", "int8") if device == "cpu" else ("fp32", "fp16", "bf16", "int8")
+    """Precisions whose matrix product is timed: all that the device computes in."""
+    # Most processors have no float16 arithmetic, and runtimes compute in float32 there.
+    return ("fp32", "bf16", "int8") if device == "cpu" and not has_float16() else ("fp32", "fp16", "bf16", "int8")
 
 
 def peak_of(precision: str, rates: Mapping[str, float]) -> float | None:
@@ -44,12 +49,12 @@ def peak_of(precision: str, rates: Mapping[str, float]) -> float | None:
 
 
 def matrix_rate(precision: str, device: str, seconds: float) -> float:
-    """Best rate of a square matrix product, over some sizes.
+    """Best rate of a square matrix product, over some sizes and the libraries that are installed.
 
     Args:
         precision: One of `timed_precisions`.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. On CUDA the tensor cores may round float32 to TF32, as convolutions do.
-        seconds: How long to measure, shared by the sizes.
+        seconds: How long to measure, shared by all. Making the products takes longer, at the first call.
 
     Returns:
         Operations in a second of the fastest product.
@@ -68,19 +73,19 @@ def matrix_rate(precision: str, device: str, seconds: float) -> float:
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
     best = 0.0
+    products = _products(precision, device, torch.get_num_threads())
     try:
         with torch.inference_mode():
-            for size in _SIZES[kind]:
-                product = _product(precision, size, device)
+            for operations, product in products:
                 product()
                 synchronise()
-                end = time.perf_counter() + seconds / len(_SIZES[kind])
+                end = time.perf_counter() + seconds / len(products)
                 while True:
                     start = time.perf_counter()
                     product()
                     synchronise()
                     now = time.perf_counter()
-                    best = max(best, 2 * size**3 / (now - start))
+                    best = max(best, operations / (now - start))
                     if now >= end:
                         break
     finally:
@@ -88,14 +93,11 @@ def matrix_rate(precision: str, device: str, seconds: float) -> float:
     return best
 
 
-def _product(precision: str, size: int, device: str) -> Callable[[], Any]:
-    import torch
-
-    if precision == "int8":
-        # On CUDA the second matrix has to lie column by column.
-        left = torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device)
-        right = torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device).t()
-        return lambda: torch._int_mm(left, right)
-    dtype = getattr(torch, _DTYPES[precision])
-    first, second = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return lambda: first @ second
+@cache
+def _products(precision: str, device: str, num_threads: int) -> list[tuple[int, Callable[[], Any]]]:
+    """Operations of a call, and the call: kept from round to round, since libraries compile them."""
+    return [
+        (2 * size**3 * count, product)
+        for size in _SIZES[device.partition(":")[0]]
+        for count, product in matrix_products(precision, size, device)
+    ]

@@ -15,12 +15,14 @@ from PIL import Image
 import hat
 from hat.cli import main
 from hat.errors import CheckpointError, UsageError, WorkError
+from hat.export import matrix_peak
 from hat.export.benchmark import benchmark
 from hat.export.benchmark_picture import draw_picture
 from hat.export.benchmark_process import WorkerProcess
 from hat.export.benchmark_report import BenchmarkReport, CandidateSpeed, Turn, summarise
 from hat.export.benchmark_worker import Worker, peak_memory_bytes
 from hat.export.matrix_peak import matrix_rate, peak_of, timed_precisions
+from hat.export.matrix_products import matrix_products
 from hat.model.complexity import count_complexity
 from hat.runtime import TorchRuntime
 
@@ -61,10 +63,37 @@ def test_the_peak_of_a_precision_is_never_below_that_of_float32():
 
 def test_a_matrix_product_has_a_rate_and_an_unknown_precision_none(monkeypatch):
     monkeypatch.setattr("hat.export.matrix_peak._SIZES", {"cpu": (64,)})
+    monkeypatch.setattr("hat.export.matrix_peak._products", matrix_peak._products.__wrapped__)
     for precision in timed_precisions("cpu"):
         assert matrix_rate(precision, "cpu", 0.001) > 1e6
+    monkeypatch.setattr("hat.export.matrix_peak.has_float16", lambda: False)
     with pytest.raises(UsageError, match="no matrix product of fp16"):
         matrix_rate("fp16", "cpu", 0.001)
+
+
+def test_the_peak_is_that_of_the_fastest_library(monkeypatch):
+    def products(precision, size, device):
+        for count, seconds in ((1, 0.004), (4, 0.004), (1, 0.02)):  # four products in one call are four times as fast
+            yield count, lambda seconds=seconds: time.sleep(seconds)
+
+    monkeypatch.setattr(matrix_peak, "matrix_products", products)
+    monkeypatch.setattr(matrix_peak, "_products", matrix_peak._products.__wrapped__)
+    monkeypatch.setattr(matrix_peak, "_SIZES", {"cpu": (100,)})
+    assert 0.2 * 4 * 2e6 / 0.004 < matrix_rate("fp32", "cpu", 0.05) <= 4 * 2e6 / 0.004
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_every_library_multiplies(precision):
+    """Each gives a matrix of the size; what it computes is its own affair."""
+    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    made = list(matrix_products(precision, 32, "cpu"))
+    assert len(made) >= 2
+    for count, product in made:
+        result = product()
+        first = (
+            result if isinstance(result, torch.Tensor) else next(iter(result.values() if hasattr(result, "values") else result))
+        )
+        assert count >= 1 and tuple(first.shape) == (32, 32)
 
 
 def test_a_turn_counts_its_images_and_lasts_as_long_as_it_should(place):
