@@ -41,7 +41,8 @@ class MilvusCollection:
     """A collection; calls may come from several threads, as a gRPC channel allows.
 
     Every answer knows everything that was written before it was asked for (strong consistency), which Milvus makes it wait for:
-    up to the server's ``proxy.timeTickInterval``, a fifth of a second unless changed.
+    up to the server's ``proxy.timeTickInterval``, a fifth of a second unless changed. Session consistency would not do even for
+    the only writer: pymilvus does not count removals among what a session wrote.
 
     Args:
         address: Where it is.
@@ -106,21 +107,15 @@ class MilvusCollection:
             )
         return int(answer[0]["count(*)"])
 
-    def query(self, expression: str, fields: Sequence[str], *, by_writer: bool = False) -> list[dict[str, Any]]:
-        """Rows that pass an expression which no more than `WINDOW` rows can pass.
-
-        Args:
-            expression: The expression.
-            fields: What is read of the rows.
-            by_writer: Nothing was written since this object's last write but by it, so that there is nothing newer to wait for.
-        """
+    def query(self, expression: str, fields: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows that pass an expression which no more than `WINDOW` rows can pass."""
         with self._talking():
             answer = self._client.query(
                 self._name,
                 filter=expression,
                 output_fields=list(fields),
                 limit=WINDOW,
-                consistency_level="Session" if by_writer else "Strong",
+                consistency_level="Strong",
                 timeout=self._timeout_s,
             )
         return list(answer)

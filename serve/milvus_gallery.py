@@ -246,8 +246,7 @@ class MilvusGallery(Gallery):
         wanted = sorted(set(content_hashes))
         found: dict[str, int] = {}
         for start in range(0, len(wanted), _HASHES_AT_ONCE):
-            expression = hash_expression(wanted[start : start + _HASHES_AT_ONCE])
-            rows = self._collection.query(expression, ("id", "content_hash"), by_writer=self._writer is not None)
+            rows = self._collection.query(hash_expression(wanted[start : start + _HASHES_AT_ONCE]), ("id", "content_hash"))
             found |= {row["content_hash"]: int(row["id"]) for row in rows}
         return found
 

@@ -49,8 +49,6 @@ class MilvusWriter:
         self._token = secrets.token_hex(16)
         collection.set_properties({_WRITER: self._token})
         self._last_id = self.check()
-        # A write, though of nothing: from here on what this process wrote last is also what anybody wrote last.
-        collection.delete([0])
         # Who was the writer before may have been overtaken in the moment of a reservation and have set the mark back.
         while rows := collection.query(range_expression(self._last_id, self._last_id + WINDOW), ("id",)):
             self._last_id = max(int(row["id"]) for row in rows)
