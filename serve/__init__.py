@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .binding import Binding, VerifiedSibling, binding_of
     from .enrolling import Enrolment, Item, enroll
     from .gallery import Gallery, StoredType
+    from .milvus_gallery import MilvusGallery
     from .records import Filter, GalleryCounts, Neighbours, NewRecord, Record
     from .searching import Match, person_embedding, search_gallery
     from .sqlite_gallery import SqliteGallery
@@ -24,6 +25,7 @@ __all__ = [
     "GalleryCounts",
     "Item",
     "Match",
+    "MilvusGallery",
     "Neighbours",
     "NewRecord",
     "Record",
@@ -46,6 +48,7 @@ _HOMES = {
     "GalleryCounts": "hat.serve.records",
     "Item": "hat.serve.enrolling",
     "Match": "hat.serve.searching",
+    "MilvusGallery": "hat.serve.milvus_gallery",
     "Neighbours": "hat.serve.records",
     "NewRecord": "hat.serve.records",
     "Record": "hat.serve.records",
