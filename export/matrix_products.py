@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 __all__ = ["has_float16", "matrix_products"]
 
@@ -63,6 +64,8 @@ def _by_onnx_runtime(precision: str, size: int) -> Iterator[tuple[int, Callable[
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
+    left: npt.NDArray[Any]
+    right: npt.NDArray[Any]
     if precision == "fp32":
         operator, given, made = "MatMul", TensorProto.FLOAT, TensorProto.FLOAT
         left, right = (rng.standard_normal((size, size), dtype=np.float32) for _ in range(2))

@@ -113,7 +113,7 @@ def serve(
     for text in gallery or ():
         name, place = parse_gallery(text)
         if name in places:
-            raise UsageError(f"two galleries are called {name!r}: {places[name]} and {place}; name them, NAME=PATH")
+            raise UsageError(f"two galleries are called {name!r}: name them, NAME=PLACE")
         places[name] = place
     log = AuditLog(audit) if audit is not None else None
     _log_to_stderr()

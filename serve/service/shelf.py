@@ -39,11 +39,11 @@ def parse_gallery(text: str) -> tuple[str, str]:
     name, equals, place = text.partition("=")
     if equals and is_gallery_name(name) and place:
         return name, place
-    name = text.rstrip("/").rpartition("/")[2] if "://" in text else Path(text).stem
+    name = text.partition("?")[0].rstrip("/").rpartition("/")[2] if "://" in text else Path(text).stem
     if not is_gallery_name(name):
         raise UsageError(
-            f"{text}: {name!r} cannot be a gallery's name over HTTP (small letters, digits, - and _, at most 63): "
-            "give one, NAME=PLACE"
+            # Not the whole of the place, which may hold a password.
+            f"{name!r} cannot be a gallery's name over HTTP (small letters, digits, - and _, at most 63): give one, NAME=PLACE"
         )
     return name, text
 
@@ -98,7 +98,7 @@ class Shelf:
             for path in sorted(root.glob(f"*{_ENDING}")):
                 if is_gallery_name(path.stem):
                     if path.stem in places:
-                        raise UsageError(f"two galleries are called {path.stem!r}: {places[path.stem]} and {path}")
+                        raise UsageError(f"two galleries are called {path.stem!r}: {path} and another; name them, NAME=PLACE")
                     places[path.stem] = str(path)
         if len(places) > max_galleries:
             raise UsageError(f"{len(places)} galleries are more than the {max_galleries} that a service may have")

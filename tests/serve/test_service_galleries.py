@@ -271,6 +271,14 @@ def test_a_client_that_leaves_while_it_enrols_is_still_on_record(tmp_path):
     assert (line["action"], line["gallery"], line["status"]) == ("enrol", "people", 499)
 
 
+def test_a_place_names_its_gallery_and_its_password_is_not_repeated():
+    assert parse_gallery("milvus://u:hidden@host/people?db=shop") == ("people", "milvus://u:hidden@host/people?db=shop")
+    assert parse_gallery("crowd=milvus://u:hidden@host/People") == ("crowd", "milvus://u:hidden@host/People")
+    with pytest.raises(UsageError, match="'People' cannot be a gallery's name") as caught:
+        parse_gallery("milvus://u:hidden@host/People")
+    assert "hidden" not in str(caught.value)
+
+
 def test_a_shelf_opens_what_lies_in_its_folder_and_refuses_what_does_not_belong(tmp_path):
     binding = binding_of(ColourRuntime().info)
     for name in ("one", "two", "Not a name"):
