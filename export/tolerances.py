@@ -88,9 +88,13 @@ _FP16 = Tolerance(
 )
 
 _BF16 = Tolerance(
-    worst_cosine=Limit(0.99, "8 bits of significand: rounding eight times that of float16 and its square in the cosine"),
-    max_abs=Limit(2e-2, "four times that of float16; sums are kept in float32 and take the rest away"),
-    relative_shift=Limit(0.2, "a fifth of the way to another image"),
+    worst_cosine=Limit(
+        0.97,
+        "8 bits of significand: of thousands of photographs through three trained models 999 in 1,000 stayed above 0.991 and the "
+        "worst at 0.977; a wrong layer moves them all",
+    ),
+    max_abs=Limit(3e-2, "the worst of the same photographs moved a value by 0.023"),
+    relative_shift=Limit(0.2, "a fifth of the way to another image; the worst of the same photographs went 0.16 of it"),
     batch_max_abs=Limit(2e-2, "as between reference and candidate: other kernels round elsewhere"),
     top1=Limit(0.97, "three flips in a hundred queries among images that are nearly as near"),
     top_k=Limit(0.97, "the same at the edge of the list"),
