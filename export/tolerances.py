@@ -90,8 +90,8 @@ _FP16 = Tolerance(
 _BF16 = Tolerance(
     worst_cosine=Limit(
         0.97,
-        "8 bits of significand: of thousands of photographs through three trained models 999 in 1,000 stayed above 0.991 and the "
-        "worst at 0.977; a wrong layer moves them all",
+        "8 bits of significand: of thousands of photographs through three trained models 999 in 1,000 stayed above 0.991 and "
+        "the worst at 0.977; a wrong layer moves them all",
     ),
     max_abs=Limit(3e-2, "the worst of the same photographs moved a value by 0.023"),
     relative_shift=Limit(0.2, "a fifth of the way to another image; the worst of the same photographs went 0.16 of it"),
