@@ -85,10 +85,16 @@ def assert_neighbours(found, expected):
 
 
 def run_as_somebody(code, *arguments):
-    """Run Python in a process that permissions apply to: root gives itself up when everything has been imported."""
+    """Run Python in a process that permissions apply to: root gives itself up when everything has been imported.
+
+    What libraries import at their first use only is called for by a search beforehand: the packages may lie where root alone reads.
+    """
     prelude = (
         "import mmap, os, sys, tempfile\n"
         "from gallery_cases import *\n"
+        "with tempfile.TemporaryDirectory() as scratch, open_small(scratch + '/g', map_above_bytes=0) as gallery:\n"
+        "    gallery.add(unit_rows(3), new_records(range(3)))\n"
+        "    gallery.search(gallery.embeddings([2]), 1)\n"
         "if os.geteuid() == 0:\n"
         "    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
     )
