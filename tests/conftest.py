@@ -1,12 +1,16 @@
 """Shared by all tests: quiet threads, the real data set where it is, and small models."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # Several threads on small tensors cost more than they give, and tests must not depend on the number of cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell without job control starts what it puts into the background deaf to Ctrl-C, and so would be all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
