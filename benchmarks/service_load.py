@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,12 @@ class Load:
         report = {**json.loads(line.removeprefix("RESULT ")), "connections": connections}
         good = report["requests"] - report["refused"]
         report["images_per_s"] = good * self.args.images_per_request / report["seconds"]
-        report["statuses"] = {
-            name.split('status="')[1].split('"')[0]: int(value - before.get(name, 0))
-            for name, value in after.items()
-            if name.startswith('hat_requests_total{action="embed"') and value > before.get(name, 0)
-        }
+        statuses: Counter[str] = Counter()
+        for name, value in after.items():
+            # What is refused at the door never came as far as a route and counts as "other".
+            if name.startswith(('hat_requests_total{action="embed"', 'hat_requests_total{action="other"')):
+                statuses[name.split('status="')[1].split('"')[0]] += int(value - before.get(name, 0))
+        report["statuses"] = dict(+statuses)
         runs = after["hat_batch_images_count"] - before["hat_batch_images_count"]
         report["images_per_run"] = (after["hat_batch_images_sum"] - before["hat_batch_images_sum"]) / max(1, runs)
         return report
