@@ -1,14 +1,14 @@
-"""A CSV file that is read row by row, whatever its length, with every mistake named by its line."""
+"""The rows of a CSV file as enrolment reads them: labels, moments, boxes, attributes, every mistake named by its line."""
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from hat.data.csv_rows import csv_rows
 from hat.data.records import JUNK_PID
 from hat.errors import DataError
 
@@ -122,40 +122,8 @@ def read_rows(path: Path, *, required: Collection[str]) -> Iterator[TableRow]:
     Raises:
         DataError: The file cannot be read, is not CSV, a column is missing or named twice, or a row is too short or too long.
     """
-    try:
-        # utf-8-sig: spreadsheets write a byte-order mark, which would become part of the first column's name.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = _check_header(path, next(reader, []), required)
-            for fields in reader:
-                if not any(field.strip() for field in fields):
-                    continue
-                where = f"{path}, line {reader.line_num}"
-                if len(fields) != len(header):
-                    raise DataError(f"{where}: expected {len(header)} fields, got {len(fields)}")
-                yield TableRow(where, {name: field.strip() for name, field in zip(header, fields, strict=True)})
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
-
-
-def _check_header(path: Path, names: list[str], required: Collection[str]) -> list[str]:
-    header = [name.strip().lower() for name in names]
-    repeated = (
-        sorted({name for name in header if header.count(name) > 1}) if len(header) <= 1000 else ["more than 1,000 columns"]
-    )
-    if repeated:
-        raise DataError(f"{path}, line 1: expected every column once, got {', '.join(repeated)} more than once")
-    boxed = [name for name in BOX_COLUMNS if name in header]
-    missing = [name for name in (*required, *(BOX_COLUMNS if boxed else ())) if name not in header]
-    if missing:
-        raise DataError(f"{path}, line 1: expected the columns {', '.join(required)}; {', '.join(missing)} missing")
-    return header
+    for line, fields in csv_rows(path, required=required, all_or_none=BOX_COLUMNS):
+        yield TableRow(f"{path}, line {line}", fields)
 
 
 def _pixels(text: str) -> int:

@@ -7,12 +7,12 @@ ignored.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hat.data.archives import list_members, split_location
+from hat.data.csv_rows import csv_rows
 from hat.data.labels import number_labels
 from hat.data.published_counts import assemble
 from hat.data.records import JUNK_PID, ReIDDataset, Sample, Split
@@ -70,31 +70,8 @@ def is_csv_table(path: Path) -> bool:
 
 def _read_rows(path: Path) -> Iterator[_Row]:
     exists = _Existence()
-    try:
-        # utf-8-sig: spreadsheets write a byte-order mark, which would become part of the first column's name.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [column.strip().lower() for column in next(reader, [])]
-            missing = [column for column in COLUMNS if column not in header]
-            if missing:
-                raise DataError(f"{path}, line 1: expected the columns {', '.join(COLUMNS)}; {', '.join(missing)} missing")
-            places = [header.index(column) for column in COLUMNS]
-            for fields in reader:
-                where = f"{path}, line {reader.line_num}"
-                if not any(field.strip() for field in fields):
-                    continue
-                if len(fields) != len(header):
-                    raise DataError(f"{where}: expected {len(header)} fields, got {len(fields)}")
-                row = _Row(reader.line_num, *(fields[place].strip() for place in places))
-                yield _check_row(row, path, where, exists)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+    for line, fields in csv_rows(path, required=COLUMNS):
+        yield _check_row(_Row(line, *(fields[column] for column in COLUMNS)), path, f"{path}, line {line}", exists)
 
 
 def _check_row(row: _Row, table: Path, where: str, exists: _Existence) -> _Row:

@@ -87,7 +87,8 @@ def assert_neighbours(found, expected):
 def run_as_somebody(code, *arguments):
     """Run Python in a process that permissions apply to: root gives itself up when everything has been imported.
 
-    What libraries import at their first use only is called for by a search beforehand: the packages may lie where root alone reads.
+    What libraries import at their first use only is called for by a search beforehand: the packages may lie where root
+    alone reads.
     """
     prelude = (
         "import mmap, os, sys, tempfile\n"
