@@ -25,12 +25,6 @@ def hat_data():
 @pytest.fixture
 def tiny_model():
     """A HAT with every part of the large one and a hundredth of its size, in evaluation mode; 64 x 32 images."""
-    import torch
-    from tiny_hat import batch_norms, tiny_hat
+    from tiny_hat import lively_hat
 
-    model = tiny_hat()
-    for module in batch_norms(model):
-        torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-        module.running_mean.uniform_(-0.2, 0.2)
-        module.running_var.uniform_(0.5, 1.5)
-    return model.eval()
+    return lively_hat()

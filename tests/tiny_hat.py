@@ -23,3 +23,13 @@ def tiny_hat(seed=0):
 def batch_norms(model):
     """Its batch norms: fresh ones are the identity, which hides mistakes in how they are stored, folded or exported."""
     return [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d)]
+
+
+def lively_hat(seed=0):
+    """A tiny HAT in evaluation mode whose batch norms do something; without them an untrained model finds all people alike."""
+    model = tiny_hat(seed)
+    for module in batch_norms(model):
+        torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+        module.running_mean.uniform_(-0.2, 0.2)
+        module.running_var.uniform_(0.5, 1.5)
+    return model.eval()

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
-from tiny_hat import batch_norms, tiny_hat
+from tiny_hat import lively_hat
 
 import hat
 from hat.cli import main
@@ -50,14 +50,7 @@ def make_world(folder):
 
 
 def save_model(folder, *, seed):
-    import torch
-
-    model = tiny_hat(seed)
-    for module in batch_norms(model):
-        torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-        module.running_mean.uniform_(-0.2, 0.2)
-        module.running_var.uniform_(0.5, 1.5)
-    hat.save_checkpoint(model.eval(), folder)
+    hat.save_checkpoint(lively_hat(seed), folder)
     return folder
 
 
