@@ -151,34 +151,20 @@ def enroll(
             _add(gallery, embedder, batch, tally)
             if advance is not None:
                 advance(len(batch))
-    return tally.result(gallery)
+    return tally.result()
 
 
 @dataclass
 class _Tally:
-    """What was done so far; the ids of known images are looked up at the end, all at once."""
+    """What was done so far."""
 
-    ids: list[int | bytes] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
     num_added: int = 0
     num_known: int = 0
     bad: list[tuple[str, str]] = field(default_factory=list)
 
-    def result(self, gallery: Gallery) -> Enrolment:
-        wanted = {one for one in self.ids if isinstance(one, bytes)}
-        found: dict[bytes, int] = {}
-        for record in gallery.records() if wanted else ():
-            if (key := bytes.fromhex(record.content_hash)) in wanted:
-                found[key] = record.id
-                if len(found) == len(wanted):
-                    break
-        # A record that was removed meanwhile has no id any more.
-        ids = (one if isinstance(one, int) else found.get(one) for one in self.ids)
-        return Enrolment(
-            ids=tuple(one for one in ids if one is not None),
-            num_added=self.num_added,
-            num_known=self.num_known,
-            bad=tuple(self.bad),
-        )
+    def result(self) -> Enrolment:
+        return Enrolment(ids=tuple(self.ids), num_added=self.num_added, num_known=self.num_known, bad=tuple(self.bad))
 
 
 def _units(items: Iterable[Item]) -> Iterator[list[Item]]:
@@ -203,7 +189,7 @@ def _prepare(
         if held < _UNIT_BYTES and place + 1 < len(unit):
             continue
         hashes = [content_hash(data, item.box) if isinstance(data, bytes) else "" for item, data in read]
-        known = gallery.known_hashes({one for one in hashes if one})
+        known = gallery.ids_by_hash({one for one in hashes if one})
         for (one, data), digest in zip(read, hashes, strict=True):
             if isinstance(data, ImageError):
                 yield _Prepared(one, reason=_reason(one, data))
@@ -252,22 +238,21 @@ def _batches(units: Iterable[list[_Prepared]], batch_size: int) -> Iterator[list
 
 def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], tally: _Tally) -> None:
     # Asked again: the same image may have been read twice before it was written once.
-    known = gallery.known_hashes({one.content_hash for one in batch if one.image is not None})
+    ids = gallery.ids_by_hash({one.content_hash for one in batch if one.reason is None})
     new: dict[str, _Prepared] = {}
     for one in batch:
-        if one.image is not None and one.content_hash not in known:
+        if one.image is not None and one.content_hash not in ids:
             new.setdefault(one.content_hash, one)
-    ids: dict[str, int] = {}
     if new:
         embeddings = embedder.embed([one.image for one in new.values() if one.image is not None])
         added = gallery.add(embeddings, [one.record for one in new.values() if one.record is not None])
-        ids = dict(zip(new, added, strict=True))
+        ids |= zip(new, added, strict=True)
     tally.num_added += len(new)
     for one in batch:
         if one.reason is not None:
             tally.bad.append((_printable(one.item.source), _printable(one.reason)))
-        else:
-            tally.ids.append(ids[one.content_hash] if one.content_hash in ids else bytes.fromhex(one.content_hash))
+        elif one.content_hash in ids:  # a known image that was removed meanwhile has no id any more
+            tally.ids.append(ids[one.content_hash])
     tally.num_known += sum(one.reason is None for one in batch) - len(new)
 
 

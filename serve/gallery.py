@@ -136,8 +136,8 @@ class Gallery(ABC):
         """Ids of the records that pass a filter, ascending."""
 
     @abstractmethod
-    def known_hashes(self, content_hashes: Collection[str]) -> set[str]:
-        """Which of these images are enrolled already."""
+    def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
+        """Ids of those of these images that are enrolled, by content hash."""
 
     @abstractmethod
     def counts(self) -> GalleryCounts:

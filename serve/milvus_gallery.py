@@ -181,9 +181,9 @@ class MilvusGallery(Gallery):
         rows = self._collection.scan(filter_expression(checked_filter(where)), ["id"], last_id(self._collection))
         return np.array(sorted(int(row["id"]) for row in rows), dtype=np.int64)
 
-    def known_hashes(self, content_hashes: Collection[str]) -> set[str]:
-        """Which of these images are enrolled already."""
-        return set(self._ids_by_hash(checked_hashes(content_hashes)))
+    def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
+        """Ids of those of these images that are enrolled, by content hash."""
+        return self._ids_by_hash(checked_hashes(content_hashes))
 
     def counts(self) -> GalleryCounts:
         """How much it holds; the numbers of every record are read for it."""

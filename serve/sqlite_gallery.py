@@ -193,11 +193,11 @@ class SqliteGallery(Gallery):
                 found = read_records(sqlite, ids[start : start + chunk], thumbnails=False)
             yield from (found[id_] for id_ in sorted(found))
 
-    def known_hashes(self, content_hashes: Collection[str]) -> set[str]:
-        """Which of these images are enrolled already."""
+    def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
+        """Ids of those of these images that are enrolled, by content hash."""
         wanted = checked_hashes(content_hashes)
         with self._reader.reading() as sqlite:
-            return set(known_ids(sqlite, wanted))
+            return known_ids(sqlite, wanted)
 
     def counts(self) -> GalleryCounts:
         """How much it holds."""

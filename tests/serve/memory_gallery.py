@@ -63,8 +63,8 @@ class MemoryGallery(Gallery):
     def ids(self, where=None):
         return np.array([one for one in sorted(self.rows) if where is None or passes(self.rows[one], where)], dtype=np.int64)
 
-    def known_hashes(self, content_hashes):
-        return {record.content_hash for record in self.rows.values()} & set(content_hashes)
+    def ids_by_hash(self, content_hashes):
+        return {record.content_hash: one for one, record in self.rows.items() if record.content_hash in content_hashes}
 
     def counts(self):
         rows = list(self.rows.values())

@@ -137,8 +137,8 @@ class Histories(RuleBasedStateMachine):
         gone = self.last_id + 1
         with pytest.raises(UsageError, match=f"no record with id {gone}"):
             self.writer.get([gone])
-        assert self.writer.known_hashes([sha256(name) for name in range(41)]) == {
-            record.content_hash for record in self.records.values()
+        assert self.writer.ids_by_hash([sha256(name) for name in range(41)]) == {
+            record.content_hash: id_ for id_, record in self.records.items()
         }
 
     @invariant()

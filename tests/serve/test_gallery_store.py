@@ -59,7 +59,7 @@ def test_an_image_that_is_there_keeps_its_id_and_its_record(gallery):
     assert gallery.add(rows, again) == [2, 3, 3, 1]
     assert [record.pid for record in gallery.get([1, 2, 3])] == [1, 2, None]
     assert len(gallery) == 3 and gallery.search(rows[1:2], 2).ids.tolist() == [[2, 3]]  # equal embeddings, by their ids
-    assert gallery.known_hashes([sha256("a"), sha256("z"), sha256("c")]) == {sha256("a"), sha256("c")}
+    assert gallery.ids_by_hash([sha256("a"), sha256("z"), sha256("c")]) == {sha256("a"): 1, sha256("c"): 3}
 
 
 def test_removed_records_are_gone_and_their_ids_are_never_given_again(gallery):

@@ -137,8 +137,8 @@ def test_counts_and_hashes_are_those_of_brute_force(pair):
     assert gallery.counts() == local.counts()
     assert len(gallery) == len(local)
     hashes = {record.content_hash for record in records(320)}
-    assert gallery.known_hashes(hashes) == local.known_hashes(hashes)
-    assert gallery.known_hashes(set()) == set()
+    assert gallery.ids_by_hash(hashes) == local.ids_by_hash(hashes)
+    assert gallery.ids_by_hash(set()) == {}
 
 
 def test_queries_and_embeddings_that_are_none_are_refused(pair):
@@ -154,7 +154,7 @@ def test_queries_and_embeddings_that_are_none_are_refused(pair):
     with pytest.raises(UsageError, match="hexadecimal"):
         gallery.add(good[:1], [replace(records(1)[0], content_hash='x" or "')])
     with pytest.raises(UsageError, match="hexadecimal"):
-        gallery.known_hashes({'x" or "'})
+        gallery.ids_by_hash({'x" or "'})
     with pytest.raises(UsageError, match="make it smaller"):
         gallery.add(good, [*records(1, start=900), new_record("b", thumbnail=bytes(60_000))])
     with pytest.raises(UsageError, match="at least 1"):
@@ -164,7 +164,7 @@ def test_queries_and_embeddings_that_are_none_are_refused(pair):
     for conditions in ({}, {"ids": [1], "pid": 1}):
         with pytest.raises(UsageError, match="exactly one"):
             gallery.remove(**conditions)
-    assert gallery.known_hashes({record.content_hash for record in records(2, start=900)}) == set()
+    assert gallery.ids_by_hash({record.content_hash for record in records(2, start=900)}) == {}
 
 
 def test_an_image_is_enrolled_once_and_an_id_is_given_once(location):
@@ -335,7 +335,7 @@ def test_a_write_that_fails_leaves_nothing(location, monkeypatch):
         monkeypatch.setattr(client, "upsert", fail_at_second)
         with pytest.raises(WorkError, match=r"could not do it: disk full$"):
             gallery.add(vectors, given)
-        assert (len(sent), len(gallery), gallery.known_hashes({one.content_hash for one in given})) == (2, 0, set())
+        assert (len(sent), len(gallery), gallery.ids_by_hash({one.content_hash for one in given})) == (2, 0, {})
         assert gallery.add(vectors[:2], given[:2]) == [41, 42]
 
         def fail(*args, **kwargs):
@@ -345,7 +345,7 @@ def test_a_write_that_fails_leaves_nothing(location, monkeypatch):
         monkeypatch.setattr(client, "delete", fail)
         with pytest.raises(WorkError, match="some of the 38 records may have been written; writing them again is safe"):
             gallery.add(vectors[2:], given[2:])
-        known = gallery.known_hashes({one.content_hash for one in given})
+        known = gallery.ids_by_hash({one.content_hash for one in given})
         assert 2 < len(known) < 40
         monkeypatch.undo()
         ids = gallery.add(vectors, given)
