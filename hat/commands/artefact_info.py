@@ -1,4 +1,4 @@
-"""What ``hat info`` tells of an exported file: what it says of itself, and what its graph really computes in."""
+"""What ``hat info`` tells of an exported file, here or on a server: what it says of itself, and what it really computes in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hat.errors import CheckpointError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["artefact_result", "artefact_table"]
+__all__ = ["artefact_result", "artefact_table", "served_result"]
 
 _LONG = 8
 """Lists and mappings with more entries are counted in the table; the JSON holds them whole."""
@@ -44,6 +44,24 @@ def artefact_result(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, **found, "artefact": config_to_dict(info)}
 
 
+def served_result(address: str) -> dict[str, Any]:
+    """Ask a Triton server what the file is that it runs.
+
+    Args:
+        address: ``triton://host:port/model``.
+
+    Raises:
+        UsageError: The address is none.
+        CheckpointError: There is no such model, or it was not made by this package.
+        WorkError: The server cannot be reached.
+        MissingExtraError: tritonclient is not installed.
+    """
+    from hat.runtime.triton_runtime import TritonRuntime
+
+    runtime = TritonRuntime(address)
+    return {"max_batch": runtime.max_batch, "artefact": config_to_dict(runtime.info)}
+
+
 def _read_onnx(path: Path) -> tuple[ArtefactInfo, dict[str, Any]]:
     from hat.onnx_file import compute_types, graph_precision, onnx_opset, read_onnx
 
@@ -67,7 +85,10 @@ def artefact_table(result: dict[str, Any]) -> RenderableType:
     info = result["artefact"]
     preprocessing, model = info["preprocessing"], info["model"]
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_row("file", f"{result['target']}, {result['bytes'] / 1e6:,.1f} MB")
+    if "bytes" in result:
+        table.add_row("file", f"{result['target']}, {result['bytes'] / 1e6:,.1f} MB")
+    else:
+        table.add_row("served", f"{result['target']}, at most {result['max_batch']} images at once")
     table.add_row("model", f"{info['name']}: {model['backbone']['name']}, depths {list(model['depths'])}")
     size = f"{preprocessing['height']} x {preprocessing['width']}"
     table.add_row("input", f"{size} (height x width), RGB, {info['input_type']}; normalisation is inside the file")

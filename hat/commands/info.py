@@ -13,7 +13,10 @@ __all__ = ["info"]
 
 
 def info(
-    target: Annotated[str, typer.Argument(help="A model's name, a checkpoint folder, a .pth file, or an exported file.")],
+    target: Annotated[
+        str,
+        typer.Argument(help="A model's name, a checkpoint folder, a .pth file, an exported file, or triton://host:port/model."),
+    ],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field of a named model: depths=[3,3,3,3].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -30,6 +33,8 @@ def info(
       hat info runs/market
 
       hat info hat.onnx
+
+      hat info triton://farm:8000/market
     """
     from hat.checkpoint import load_released_weights, read_checkpoint_info
     from hat.config import apply_overrides, config_to_dict, parse_overrides
@@ -37,6 +42,7 @@ def info(
     from hat.model import list_models, model_config
     from hat.model.complexity import count_complexity
     from hat.runtime.opening import ARTEFACT_ENDINGS
+    from hat.runtime.triton_runtime import is_triton_address
 
     result: dict[str, Any] = {"target": target}
     path = Path(target).expanduser()
@@ -47,10 +53,10 @@ def info(
     elif path.is_file() and path.suffix in (".pth", ".pt"):
         model, result["loaded"] = load_released_weights(path)
         config, result["num_classes"] = model.config, model.num_classes
-    elif path.suffix.lower() in ARTEFACT_ENDINGS and not path.is_dir():
-        from hat.commands.artefact_info import artefact_result, artefact_table
+    elif (is_served := is_triton_address(target)) or (path.suffix.lower() in ARTEFACT_ENDINGS and not path.is_dir()):
+        from hat.commands.artefact_info import artefact_result, artefact_table, served_result
 
-        result |= artefact_result(path)
+        result |= served_result(target) if is_served else artefact_result(path)
         emit(result, artefact_table(result), as_json)
         return
     elif path.exists():

@@ -15,6 +15,7 @@ import pytest
 
 import hat
 from hat.artefact import ArtefactInfo, info_to_json
+from hat.commands.info import info
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.export.candidate import open_candidate, parse_candidate
 from hat.model import ModelConfig
@@ -128,6 +129,14 @@ def test_it_can_be_verified_and_measured_like_a_file(server):
     candidate = parse_candidate(server.address)
     assert not candidate.is_missing and not candidate.is_checkpoint
     np.testing.assert_allclose(open_candidate(candidate, "cpu").run(pixels(3)), expected(pixels(3)), atol=1e-6)
+
+
+def test_info_tells_what_the_server_runs(server, capsys):
+    info(server.address, None, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["artefact"]["fingerprint"] == FACTS.fingerprint and told["max_batch"] == 4
+    info(server.address, None, as_json=False)
+    assert "at most 4 images at once" in " ".join(capsys.readouterr().out.split())
 
 
 def test_more_images_than_the_server_takes_are_split(server):
