@@ -66,6 +66,7 @@ class Item:
         camid: Camera, where it is known.
         time_s: When the person was seen, in seconds since 1970 (UTC), where it is known.
         attributes: Anything else, by name.
+        enrolled_s: When it was enrolled before, in seconds since 1970 (UTC); None is now.
     """
 
     source: str
@@ -75,6 +76,7 @@ class Item:
     camid: int | None = None
     time_s: float | None = None
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    enrolled_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +268,7 @@ def _new_record(item: Item, digest: str, thumbnail: bytes | None) -> NewRecord:
         time_s=item.time_s,
         attributes={**item.attributes, **box},
         thumbnail=thumbnail,
+        enrolled_s=item.enrolled_s,
     )
 
 

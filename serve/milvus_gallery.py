@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -134,11 +133,10 @@ class MilvusGallery(Gallery):
         checked = checked_records(records, len(vectors))
         with self._changing() as writer:
             ids = self._ids_by_hash([record.content_hash for record in checked])
-            now = time.time()
             new: dict[str, dict[str, Any]] = {}
             for vector, record in zip(vectors, checked, strict=True):
                 if record.content_hash not in ids and record.content_hash not in new:
-                    new[record.content_hash] = row_of(record, len(new), now, vector)
+                    new[record.content_hash] = row_of(record, len(new), vector)
             if new:
                 first = writer.reserve(len(new))
                 for content_hash, row in new.items():

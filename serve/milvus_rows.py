@@ -74,7 +74,7 @@ def schema(embed_dim: int) -> CollectionSchema:
     return made
 
 
-def row_of(record: NewRecord, number: int, enrolled_s: float, embedding: npt.NDArray[np.float32]) -> dict[str, Any]:
+def row_of(record: NewRecord, number: int, embedding: npt.NDArray[np.float32]) -> dict[str, Any]:
     """A checked record as Milvus is given it.
 
     Raises:
@@ -97,7 +97,7 @@ def row_of(record: NewRecord, number: int, enrolled_s: float, embedding: npt.NDA
         "pid": _UNKNOWN if record.pid is None else record.pid,
         "camid": _UNKNOWN if record.camid is None else record.camid,
         "time_s": _UNKNOWN_TIME if record.time_s is None else record.time_s,
-        "enrolled_s": enrolled_s,
+        "enrolled_s": record.enrolled_s,
         "attributes": sorted(_attribute_key(name, value) for name, value in record.attributes.items()),
         "facts": facts,
         "thumbnail": base64.b64encode(thumbnail).decode(),

@@ -6,6 +6,7 @@ import contextlib
 import math
 import operator
 import re
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -90,14 +91,15 @@ def checked_top(top: int, num_queries: int) -> int:
 
 
 def checked_records(records: Sequence[NewRecord], count: int) -> list[NewRecord]:
-    """Records that belong to ``count`` embeddings, their values as plain Python numbers and text.
+    """Records that belong to ``count`` embeddings, their values plain Python, each with its time of enrolment.
 
     Raises:
         UsageError: There are more or fewer, or a value is of the wrong type or size; the record's source is named.
     """
     if len(records) != count:
         raise UsageError(f"expected a record for each embedding, got {len(records)} records and {count} embeddings")
-    return [_checked_record(record) for record in records]
+    now_s = time.time()
+    return [_checked_record(record, now_s) for record in records]
 
 
 def checked_hashes(content_hashes: Iterable[str]) -> list[str]:
@@ -150,7 +152,7 @@ def checked_removal(ids: Collection[int] | None, pid: int | None, enrolled_befor
         _seconds(enrolled_before_s, "enrolled_before_s")
 
 
-def _checked_record(record: NewRecord) -> NewRecord:
+def _checked_record(record: NewRecord, now_s: float) -> NewRecord:
     source = _checked_text(record.source, "source", "a record")
     thumbnail: object = record.thumbnail
     if thumbnail is not None and (not isinstance(thumbnail, bytes) or not 0 < len(thumbnail) <= MAX_THUMBNAIL_BYTES):
@@ -163,6 +165,7 @@ def _checked_record(record: NewRecord) -> NewRecord:
         time_s=None if record.time_s is None else _seconds(record.time_s, f"{source}: time_s", is_finite=True),
         attributes=_checked_attributes(record.attributes, source),
         thumbnail=thumbnail,
+        enrolled_s=now_s if record.enrolled_s is None else min(now_s, _seconds(record.enrolled_s, f"{source}: enrolled_s")),
     )
 
 

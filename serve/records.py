@@ -26,6 +26,8 @@ class NewRecord:
         time_s: When the person was seen, in seconds since 1970 (UTC), where it is known.
         attributes: Anything else, by name.
         thumbnail: JPEG bytes of a small picture; None unless it was asked for.
+        enrolled_s: When it was enrolled, in seconds since 1970 (UTC); None is now, and so is what lies in the future. Given
+            where a record moves from another gallery, so that it is not kept for longer by it.
     """
 
     content_hash: str
@@ -35,6 +37,7 @@ class NewRecord:
     time_s: float | None = None
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     thumbnail: bytes | None = None
+    enrolled_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,7 @@ class Record(NewRecord):
     """
 
     id: int
-    enrolled_s: float
+    enrolled_s: float = field()
 
 
 @dataclass(frozen=True, kw_only=True)

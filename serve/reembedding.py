@@ -37,8 +37,9 @@ def reembed(
 ) -> Enrolment:
     """Enrol everything of one gallery in another.
 
-    An image is taken from its source, if that is still the same by its content hash. Thumbnails are made again, of the height
-    that the first ones in the old gallery have; a gallery without thumbnails gets none.
+    An image is taken from its source, if that is still the same by its content hash. It keeps the time of its enrolment, so
+    that it is removed no later than it would have been. Thumbnails are made again, of the height that the first ones in the old
+    gallery have; a gallery without thumbnails gets none.
 
     Args:
         old: Where from; it is only read.
@@ -128,7 +129,7 @@ def _video_run(video: Path, records: Iterable[Record]) -> Iterator[Item]:
 
 
 def _labelled(item: Item, record: Record) -> Item:
-    return replace(item, pid=record.pid, camid=record.camid, time_s=record.time_s)
+    return replace(item, pid=record.pid, camid=record.camid, time_s=record.time_s, enrolled_s=record.enrolled_s)
 
 
 def _same(read: Callable[[], bytes], record: Record) -> bytes:

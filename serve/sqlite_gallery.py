@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -141,7 +140,7 @@ class SqliteGallery(Gallery):
         vectors = checked_embeddings(embeddings, self._embed_dim).astype(self._dtype, copy=False)
         checked = checked_records(records, len(vectors))
         with self._writing() as sqlite:
-            return insert_records(sqlite, vectors, checked, time.time())
+            return insert_records(sqlite, vectors, checked)
 
     def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbours:
         """The nearest records of each query, exactly, by the inner product with the vectors as they are stored."""

@@ -35,16 +35,13 @@ def known_ids(sqlite: sqlite3.Connection, content_hashes: Collection[str]) -> di
     return dict(sqlite.execute(query, (json.dumps(list(content_hashes)),)))
 
 
-def insert_records(
-    sqlite: sqlite3.Connection, vectors: npt.NDArray[Any], records: Sequence[NewRecord], enrolled_s: float
-) -> list[int]:
+def insert_records(sqlite: sqlite3.Connection, vectors: npt.NDArray[Any], records: Sequence[NewRecord]) -> list[int]:
     """Add the records whose content is new, within a write transaction.
 
     Args:
         sqlite: In a write transaction.
         vectors: (n, embed_dim) in the type in which the gallery keeps them.
         records: n checked records.
-        enrolled_s: Now, in seconds since 1970.
 
     Returns:
         n ids: the new ones, and those that known images have already.
@@ -61,7 +58,7 @@ def insert_records(
     if new:
         sqlite.executemany(
             "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
-            ((id_, r.content_hash, r.source, r.pid, r.camid, r.time_s, enrolled_s) for id_, r in _picked(new, records)),
+            ((id_, r.content_hash, r.source, r.pid, r.camid, r.time_s, r.enrolled_s) for id_, r in _picked(new, records)),
         )
         sqlite.executemany("INSERT INTO embeddings VALUES (?, ?)", ((id_, memoryview(vectors[at])) for id_, at in new))
         sqlite.executemany(

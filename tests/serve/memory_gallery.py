@@ -31,7 +31,8 @@ class MemoryGallery(Gallery):
         ids = []
         for vector, new in zip(embeddings, records, strict=True):
             if new.content_hash not in by_hash:
-                self.rows[self.next_id] = Record(**vars(new), id=self.next_id, enrolled_s=time.time())
+                known = vars(new) | {"enrolled_s": new.enrolled_s or time.time()}
+                self.rows[self.next_id] = Record(**known, id=self.next_id)
                 self.vectors[self.next_id] = np.array(vector, dtype=np.float32)
                 by_hash[new.content_hash] = self.next_id
                 self.next_id += 1

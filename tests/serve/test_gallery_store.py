@@ -1,5 +1,8 @@
 """What a gallery in a file keeps: records, embeddings, ids; what it refuses; how it is read by others."""
 
+import math
+import time
+
 import numpy as np
 import pytest
 from gallery_cases import BINDING, EMBED_DIM, brute_force, new_record, new_records, open_small, sha256, unit_rows
@@ -29,7 +32,9 @@ def test_what_was_enrolled_is_there_after_it_was_opened_again(tmp_path):
         enrolled_s = [record.enrolled_s for record in gallery.get([1, 2, 3])]
     with Gallery.open(str(path)) as gallery:
         assert (len(gallery), gallery.binding, gallery.stored_type, gallery.location) == (3, BINDING, "float32", str(path))
-        expected = [Record(**vars(r), id=i, enrolled_s=s) for i, (r, s) in enumerate(zip(records, enrolled_s, strict=True), 1)]
+        expected = [
+            Record(**vars(r) | {"id": i, "enrolled_s": s}) for i, (r, s) in enumerate(zip(records, enrolled_s, strict=True), 1)
+        ]
         assert gallery.get([2, 1, 2, 3], thumbnails=True) == [expected[1], expected[0], expected[1], expected[2]]
         assert type(gallery.get([1])[0].attributes["hat"]) is bool and type(gallery.get([3])[0].attributes["hat"]) is int
         assert gallery.get([2])[0].thumbnail is None
@@ -60,6 +65,16 @@ def test_an_image_that_is_there_keeps_its_id_and_its_record(gallery):
     assert [record.pid for record in gallery.get([1, 2, 3])] == [1, 2, None]
     assert len(gallery) == 3 and gallery.search(rows[1:2], 2).ids.tolist() == [[2, 3]]  # equal embeddings, by their ids
     assert gallery.ids_by_hash([sha256("a"), sha256("z"), sha256("c")]) == {sha256("a"): 1, sha256("c"): 3}
+
+
+def test_a_record_may_have_been_enrolled_before_and_never_later(gallery):
+    now = time.time()
+    given = [new_record("a", enrolled_s=1000.0), new_record("b", enrolled_s=now + 1e6), new_record("c")]
+    old, *rest = gallery.get(gallery.add(unit_rows(3), given))
+    assert old.enrolled_s == 1000.0 and all(now <= record.enrolled_s <= time.time() for record in rest)
+    with pytest.raises(UsageError, match="enrolled_s: expected seconds since 1970"):
+        gallery.add(unit_rows(1), [new_record("d", enrolled_s=math.nan)])
+    assert gallery.remove(enrolled_before_s=now - 1) == 1 and gallery.ids().tolist() == [2, 3]
 
 
 def test_removed_records_are_gone_and_their_ids_are_never_given_again(gallery):

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ FEW = settings(max_examples=40, deadline=None)
 
 def row(**facts):
     (record,) = checked_records([new_record("a", **facts)], 1)
-    return row_of(record, 1, 2.5, VECTOR)
+    return row_of(replace(record, enrolled_s=2.5), 1, VECTOR)
 
 
 @FEW
@@ -51,7 +52,7 @@ def test_an_attribute_is_found_by_its_name_and_value_alone(name, value, other_na
     """By what stands in the expression and in the row: Milvus then compares two texts."""
     kept = row(attributes={name: value})["attributes"]
     (asked,) = re.findall("[0-9a-f]{32}", filter_expression(Filter(attributes={other_name: other})))
-    record = Record(**vars(new_record("a", attributes={name: value})), id=1, enrolled_s=0.0)
+    record = Record(**vars(new_record("a", attributes={name: value})) | {"id": 1, "enrolled_s": 0.0})
     assert (asked in kept) == passes(record, Filter(attributes={other_name: other}))
 
 
@@ -82,7 +83,7 @@ def test_a_record_comes_back_as_it_was(source, number, time_s, attributes, thumb
         "thumbnail": thumbnail,
     }
     back = record_of(row(**facts))
-    assert back == Record(**vars(new_record("a", **facts)), id=1, enrolled_s=2.5)
+    assert back == Record(**vars(new_record("a", **facts)) | {"id": 1, "enrolled_s": 2.5})
     assert [type(value) for value in back.attributes.values()] == [type(value) for value in attributes.values()]
 
 
