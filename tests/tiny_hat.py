@@ -25,6 +25,16 @@ def batch_norms(model):
     return [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d)]
 
 
+def calmed(model):
+    """An untrained model in evaluation mode whose values do not grow from layer to layer beyond what float16 holds.
+
+    Training sees to that by the statistics of the batch norms, which are still those of nothing.
+    """
+    for module in batch_norms(model):
+        torch.nn.init.constant_(module.weight, 0.5)
+    return model.eval()
+
+
 def lively_hat(seed=0):
     """A tiny HAT in evaluation mode whose batch norms do something; without them an untrained model finds all people alike."""
     model = tiny_hat(seed)

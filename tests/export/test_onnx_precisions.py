@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from tiny_hat import calmed
 
 from hat.artefact import METADATA_KEY, info_from_json
 from hat.errors import CheckpointError, UsageError, WorkError
@@ -229,7 +230,7 @@ def test_every_preset_in_every_precision(name, precision, tmp_path):
     from hat.export.request import Calibration
 
     torch.manual_seed(1)
-    model = hat.create_model(name, num_classes=2).eval()
+    model = calmed(hat.create_model(name, num_classes=2))
     height, width = model.config.image_size
     noise = np.random.default_rng(0).integers(0, 256, (4, 3, height, width), dtype=np.uint8)
     calibration = Calibration(images=noise, paths=("a", "b", "c", "d"), dataset="noise", seed=0)

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from tensorrt_stand_in import SURFACES, small_info, small_onnx
+from tiny_hat import calmed
 
 import hat
 from hat.artefact import ArtefactInfo, BatchProfile
@@ -240,7 +241,7 @@ def test_retrained_models_name_their_weights_alike(tiny_model):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("name", list_models())
 def test_every_preset_is_built_in_every_precision(name, precision, tmp_path):
-    model = hat.create_model(name, num_classes=2).eval()
+    model = calmed(hat.create_model(name, num_classes=2))
     request = ExportRequest(
         name=name,
         precision=precision,
