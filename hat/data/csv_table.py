@@ -70,7 +70,7 @@ def is_csv_table(path: Path) -> bool:
 
 def _read_rows(path: Path) -> Iterator[_Row]:
     exists = _Existence()
-    for line, fields in csv_rows(path, required=COLUMNS):
+    for line, fields in csv_rows(path, required=COLUMNS, with_others=False):
         yield _check_row(_Row(line, *(fields[column] for column in COLUMNS)), path, f"{path}, line {line}", exists)
 
 

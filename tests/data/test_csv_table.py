@@ -50,6 +50,11 @@ def test_numbers_stay_columns_may_be_in_any_order_and_others_are_ignored(write):
     assert rows(dataset.train) == [("1.jpg", 42, 7), ("2.jpg", 5, 0)]
 
 
+def test_columns_without_a_name_as_spreadsheets_leave_them_are_ignored(write):
+    text = "path,pid,camid,split,,\na/1.jpg,1,1,train,,\na/2.jpg,2,1,train,x,\n"
+    assert rows(load_dataset("csv", write(text)).train) == [("1.jpg", 1, 1), ("2.jpg", 2, 1)]
+
+
 def test_absolute_climbing_quoted_and_archived_paths(write, tmp_path, picture, encode):
     table = write("")
     data = encode(picture())
