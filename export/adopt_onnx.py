@@ -14,20 +14,8 @@ from hat.io.artifact import METADATA_KEY, ArtifactInfo
 from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
 from hat.runtime.protocol import run_in_pieces
 
-from .adoption import (
-    ForeignModel,
-    Layout,
-    Run,
-    Surrounded,
-    affine,
-    has_own_rows,
-    input_of,
-    is_same,
-    output_of,
-    probe_images,
-    refuse_own,
-    why_fixed,
-)
+from .adoption import Run, Surrounded, has_own_rows, is_same, probe_images, why_fixed
+from .foreign_model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
 from .to_onnx import save_onnx
 
 if TYPE_CHECKING:

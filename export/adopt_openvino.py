@@ -13,19 +13,8 @@ from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo
 from hat.io.openvino_file import file_sha256, read_openvino_xml, stored_as, weights_path
 
-from .adoption import (
-    ForeignModel,
-    Layout,
-    Run,
-    Surrounded,
-    affine,
-    has_own_rows,
-    input_of,
-    output_of,
-    probe_images,
-    refuse_own,
-    why_fixed,
-)
+from .adoption import Run, Surrounded, has_own_rows, probe_images, why_fixed
+from .foreign_model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
 from .openvino.to_openvino import save_openvino
 
 if TYPE_CHECKING:

@@ -88,6 +88,7 @@ def export(
 
     source = Path(checkpoint).expanduser()
     adopted = adopted_info(source, to)
+    model: HAT | None
     if adopted is None:
         model, metrics = _load(checkpoint)
         preprocessing = model.preprocessing
