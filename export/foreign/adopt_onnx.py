@@ -14,9 +14,9 @@ from hat.io.artifact import METADATA_KEY, ArtifactInfo
 from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
 from hat.runtime.protocol import run_in_pieces
 
+from ..to_onnx import save_onnx
 from .adoption import Run, Surrounded, has_own_rows, is_same, probe_images, why_fixed
-from .foreign_model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
-from .to_onnx import save_onnx
+from .model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
 
 if TYPE_CHECKING:
     import onnx
@@ -30,7 +30,7 @@ _OURS = ("images", "embeddings")
 
 
 def surround(path: Path, declared: ForeignModel) -> Surrounded:
-    """Make a graph that takes uint8 RGB images and gives unit vectors; see `hat.export.adoption.adopt`.
+    """Make a graph that takes uint8 RGB images and gives unit vectors; see `hat.export.foreign.adoption.adopt`.
 
     Raises:
         UsageError: What was declared does not fit the file.

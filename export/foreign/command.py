@@ -46,7 +46,7 @@ def adopt(
     from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
     from .adoption import adopt as adopt_model
-    from .foreign_model import FAMILIES
+    from .model import FAMILIES
 
     scale = value_range or FAMILIES.get(like or "", {}).get("value_range", 1)
     stderr.print(f"adopting {foreign} ...")

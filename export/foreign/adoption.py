@@ -26,7 +26,7 @@ from hat.preprocessing import Preprocessing
 from hat.runtime.opening import open_runtime
 from hat.runtime.protocol import run_in_pieces
 
-from .foreign_model import ForeignModel, Layout, affine, declared_model
+from .model import ForeignModel, Layout, affine, declared_model
 
 __all__ = ["AdoptWarning", "Surrounded", "adopt", "has_own_rows", "is_same", "probe_images", "why_fixed"]
 
@@ -98,7 +98,7 @@ def adopt(
     Args:
         foreign: Its ``.onnx`` file, or its ``.xml`` file with the ``.bin`` beside it.
         path: The file to write, with the same ending.
-        like: A family of `hat.export.foreign_model.FAMILIES`, which says how the model wants its images.
+        like: A family of `hat.export.foreign.model.FAMILIES`, which says how the model wants its images.
         name: What to call the model; by default the foreign file's name.
         overwrite: Replace a file that is there.
         **declared: Fields of `ForeignModel`: what no family says, or what differs from it. None leaves a field as it is.
