@@ -40,7 +40,7 @@ def stage_widths(config: ModelConfig, channels: tuple[int, ...], mfe_dim: int) -
 
     Returns:
         Level (1 to 4) -> (channels that enter the stage, width of its tokens). By default a stage is as wide as what enters it,
-        and the last one as wide as the MFE feature; rounded up to a multiple of the number of heads where these share it.
+        and the last one as wide as the MFE feature; rounded up so that heads share it evenly.
     """
     widths: dict[int, tuple[int, int]] = {}
     carried = 0
@@ -50,8 +50,7 @@ def stage_widths(config: ModelConfig, channels: tuple[int, ...], mfe_dim: int) -
             width = config.widths[level - 1]
         else:
             width = mfe_dim if level == config.levels[-1] else entering
-            if config.transformer.head_dim is None:
-                width += -width % config.transformer.num_heads
+            width += -width % config.transformer.width_unit
         widths[level] = (entering, width)
         carried = width
     return widths

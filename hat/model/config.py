@@ -42,11 +42,12 @@ class TransformerConfig:
     norm_order: Literal["post", "pre"] = "post"
     """Layer norm after the residual sum (paper Eq. 2-3) or before each sub-layer (released code)."""
 
-    num_heads: PositiveInt = 16
-    """Number of attention heads in every stage."""
+    num_heads: PositiveInt | None = 16
+    """Number of attention heads in every stage; None divides the stage's width by `head_dim`."""
 
     head_dim: PositiveInt | None = None
-    """Width of a head; None divides the stage's width by the number of heads (paper). Released code: 64 everywhere."""
+    """Width of a head; None divides the stage's width by the number of heads (paper). Released code: 64 everywhere.
+    GPU kernels of attention begin at 16."""
 
     attention_scale: Literal["head_dim", "model_dim"] = "head_dim"
     """Logits of attention are divided by the square root of this width: the head's (paper) or the stage's (released code)."""
@@ -59,6 +60,22 @@ class TransformerConfig:
 
     dropout: Rate = 0.1
     """Dropout of position-embedded tokens, of attention's output and inside the feed-forward network."""
+
+    def __post_init__(self) -> None:
+        if self.num_heads is None and self.head_dim is None:
+            raise ValueError("num_heads and head_dim cannot both be null: one of them decides the other")
+
+    @property
+    def width_unit(self) -> int:
+        """Number of which the width of a stage is a multiple, so that heads share it evenly."""
+        if self.num_heads is None:
+            return self.head_dim or 1
+        return self.num_heads if self.head_dim is None else 1
+
+    def head_shape(self, width: int) -> tuple[int, int]:
+        """Return the number of heads of a stage and the width of each, for tokens of a width."""
+        num_heads = width // (self.head_dim or 1) if self.num_heads is None else self.num_heads
+        return num_heads, width // num_heads if self.head_dim is None else self.head_dim
 
 
 @config_dataclass
@@ -114,11 +131,11 @@ class ModelConfig:
         if any(side % unit for side in self.image_size):
             height, width = self.image_size
             raise ValueError(f"image_size {height} x {width} is no multiple of {unit} in both directions")
-        if self.transformer.head_dim is None and self.widths is not None:
-            heads = self.transformer.num_heads
-            for width, depth in zip(self.widths, self.depths, strict=True):
-                if depth and width % heads:
-                    raise ValueError(f"width {width} is no multiple of num_heads {heads}; set transformer.head_dim")
+        heads = self.transformer
+        for width, depth in zip(self.widths or (), self.depths if self.widths else (), strict=True):
+            if depth and width % heads.width_unit:
+                fixed, other = ("head_dim", "num_heads") if heads.num_heads is None else ("num_heads", "head_dim")
+                raise ValueError(f"width {width} is no multiple of {fixed} {heads.width_unit}; set transformer.{other}")
 
     @property
     def levels(self) -> tuple[int, ...]:

@@ -20,16 +20,16 @@ class Attention(nn.Module):
     Args:
         width: Width of the tokens, C.
         num_heads: Number of heads, N_h.
-        head_dim: Width of a head; None for C / N_h.
+        head_dim: Width of a head, C / N_h in the paper.
         scale_by: ``"head_dim"`` divides the logits by sqrt(head dim), as the paper; ``"model_dim"`` by sqrt(C), as the released
             code.
         dropout: Dropout of the output.
     """
 
-    def __init__(self, width: int, num_heads: int, head_dim: int | None, scale_by: str, dropout: float) -> None:
+    def __init__(self, width: int, num_heads: int, head_dim: int, scale_by: str, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.head_dim = width // num_heads if head_dim is None else head_dim
+        self.head_dim = head_dim
         self.scale = (self.head_dim if scale_by == "head_dim" else width) ** -0.5
         inner = self.num_heads * self.head_dim
         self.to_qkv = nn.Linear(width, 3 * inner, bias=False)
@@ -105,7 +105,7 @@ class TransformerBlock(nn.Module):
         ffn_dim = round(config.ffn_ratio * width) if config.ffn_dim is None else config.ffn_dim
         self.pre_norm = config.norm_order == "pre"
         self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, config.num_heads, config.head_dim, config.attention_scale, config.dropout)
+        self.attention = Attention(width, *config.head_shape(width), config.attention_scale, config.dropout)
         self.norm2 = nn.LayerNorm(width)
         self.ffn = FeedForward(width, ffn_dim, config.dropout)
 
