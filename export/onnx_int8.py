@@ -27,7 +27,7 @@ from hat.model import HAT
 from .activation_ranges import CalibrationName, Range, tensor_ranges
 from .calibration import calibration_details
 from .int8_preparation import WeightRounding, equalised, rounded, with_weights_of
-from .onnx_float16 import HalfInferenceModel
+from .onnx_float16 import half_inference_model
 from .onnx_trace import trace_onnx
 from .qdq_insertion import FLOAT16_SCALE_OPSET, QuantisableLayer, find_layers, insert_pairs
 from .request import ExportRequest
@@ -173,7 +173,7 @@ def _floating_point(model: HAT, request: ExportRequest, options: QuantisationOpt
             raise UsageError("rest=fp16 belongs to scheme=tensorrt: a CPU computes the rest in fp32")
         if request.opset < FLOAT16_SCALE_OPSET:
             raise UsageError(f"int8 inside fp16 needs opset {FLOAT16_SCALE_OPSET}, got {request.opset}: ask for that one")
-        graph = HalfInferenceModel(model, torch.float16)
+        graph = half_inference_model(model, torch.float16)
         return trace_onnx(graph, opset=request.opset, input_type=request.input_type)
     return trace_onnx(inference_module(model, "fp32"), opset=request.opset, input_type=request.input_type)
 

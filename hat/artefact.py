@@ -102,9 +102,13 @@ class ArtefactInfo:
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Hash of everything of a model that an embedding depends on: names, shapes, types and values; classifiers are left out."""
+    """Hash everything of a model that an embedding depends on: names, shapes, types and values; classifiers are left out.
+
+    Names are those of the first release, so that a renamed layer changes no hash.
+    """
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    state = {name.replace(".patch_embed.", ".to_tokens."): value for name, value in module.state_dict().items()}
+    for name, value in sorted(state.items()):
         if name.startswith("classifiers.") or name.endswith("num_batches_tracked"):
             continue
         dense: Tensor = value.detach().cpu().contiguous()

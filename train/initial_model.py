@@ -65,7 +65,7 @@ def _continue_from(model: HAT, folder: str) -> str:
     for level, stage in source.dsa.items():
         own_stage = own_stages.get(level)
         if isinstance(stage, TFC) and isinstance(own_stage, TFC):
-            state[f"dsa.{level}.position_embedding"] = stage.positions(*own_stage.grid).detach()
+            state[f"dsa.{level}.position_embedding"] = stage.interpolate_pos_embed(*own_stage.grid).detach()
     other_people = source.num_classes != model.num_classes
     if other_people:
         state.update({name: value for name, value in own.items() if name.startswith("classifiers.")})

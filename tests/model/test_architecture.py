@@ -21,6 +21,7 @@ TABLE_2 = [
     (3, 4, 5, 0),
     (3, 3, 6, 0),
     (0, 0, 6, 0),
+    (0, 0, 0, 0),
 ]
 NARROW = {"num_heads": 4, "ffn_dim": 32, "dropout": 0.0}
 
@@ -47,7 +48,8 @@ def test_every_row_of_table_2_builds_trains_and_embeds(depths):
     total_of(branches).backward()
     without = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().any())]
     assert without == []
-    assert model.eval()(torch.randn(2, 3, 64, 32)).shape == (2, 576 + model.config.widths[levels[-1] - 1])
+    width = model.config.widths[levels[-1] - 1] if levels else 0
+    assert model.eval()(torch.randn(2, 3, 64, 32)).shape == (2, 576 + width)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +152,8 @@ def test_wrong_requests_name_what_is_wrong():
         hat.create_model("hat_resnet5", 5)
     with pytest.raises(ConfigError, match=r"unknown key transformer\.head_dims \(did you mean head_dim\?\)"):
         hat.create_model("hat_resnet50", 5, transformer={"head_dims": 64})
-    with pytest.raises(ConfigError, match="at least one level needs a depth above 0"):
-        tiny(depths=(0, 0, 0, 0))
+    with pytest.raises(ConfigError, match="without mfe_supervision nothing is left"):
+        tiny(depths=(0, 0, 0, 0), mfe_supervision=False)
     with pytest.raises(ConfigError, match="width 20 is no multiple of num_heads 16"):
         hat.create_model("hat_resnet50", 5, widths=(20, 32, 32, 32))
     with pytest.raises(ConfigError, match="width 20 is no multiple of head_dim 32"):
