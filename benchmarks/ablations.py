@@ -20,9 +20,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hat.checkpoint import read_checkpoint_info, write_atomically
 from hat.console import percent
 from hat.errors import HatError
+from hat.io.checkpoint import read_checkpoint_info, write_atomically
 from hat.model.complexity import count_complexity
 from hat.record import append_record, markdown_table
 
@@ -50,7 +50,7 @@ ROWS: dict[str, tuple[str, str, list[str]]] = {
     },
     "norm-before": ("", "layer norm before the sub-layers, as released", ["model.transformer.norm_order=pre"]),
 }
-"""Name -> (table of the paper, description, what is set); the base is {3,3,6,0} with lambda 0.5, the full rows of its tables."""
+"""Name -> (table of the paper, description, what is set). The base has depths {3,3,6,0} and lambda 0.5."""
 
 DEFAULT_ROWS = [name for name in ROWS if not name.startswith("depths") or name in ("depths-0-0-12-0", "depths-4-4-4-0")]
 MILESTONES, WARM_UP, LENGTH = (50, 70, 90, 110, 130), 10, 150

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hat.errors import MissingExtraError, UsageError, WorkError
 
 if TYPE_CHECKING:
-    from .workbench import Workbench
+    from .app_state import Workbench
 
 __all__ = ["Address", "interruptible", "private_environment", "serve_page"]
 
@@ -129,8 +129,8 @@ def serve_page(bench: Workbench, address: Address, *, opens_browser: bool = Fals
         import gradio  # noqa: F401 - what is checked is that it is there
     except ImportError:
         raise MissingExtraError("gradio", "demo", "the demo") from None
-    from .page import build_page
-    from .page_style import PAGE_HEAD, STYLE_SHEET, page_theme
+    from .pages.page import build_page
+    from .view.page_style import PAGE_HEAD, STYLE_SHEET, page_theme
 
     for library in _QUIET_LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)

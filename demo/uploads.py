@@ -17,7 +17,7 @@ from hat.data.image_headers import read_header
 from hat.data.images import MAX_FILE_BYTES
 from hat.data.market_layout import parse_market_name
 from hat.errors import ImageError, UsageError
-from hat.serve.enrolling import Item
+from hat.serve.enroll.enrolling import Item
 
 __all__ = [
     "IMAGE_ENDINGS",
@@ -46,7 +46,7 @@ class UploadLimits:
         query_images: Images of one person to search with.
         query_pixels: To which a query is reduced where it has more.
         photo_pixels: To which a picture that is to be cropped is reduced where it has more.
-        enroll_images: Images of one enrolment, those inside zip files included.
+        enroll_images: Images of one enrollment, those inside zip files included.
         enroll_bytes: Of all these images together, unpacked.
     """
 
@@ -137,7 +137,7 @@ def upload_items(
 
 @dataclass
 class _Budget:
-    """Bytes that one enrolment may unpack."""
+    """Bytes that one enrollment may unpack."""
 
     limit: int
     spent: int = field(default=0)

@@ -23,15 +23,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("hat.train.command:train", "Train a HAT on one or several data sets."),
     "eval": ("hat.commands.evaluation:evaluate", "mAP, Rank-1 and mINP of a model on one or several data sets."),
     "export": ("hat.export.command:export", "Write a model as ONNX, TensorRT, OpenVINO, Triton or DeepStream files."),
-    "verify": ("hat.export.verify_command:verify", "Does an exported file rank people as the model does?"),
-    "bench": ("hat.export.bench_command:bench", "Speed, latency and memory of models and files, side by side."),
-    "enroll": ("hat.serve.enroll_command:enroll", "Add images, folders or video frames to a gallery."),
-    "search": ("hat.serve.search_command:search", "Rank a gallery by similarity to one or several images."),
-    "gallery": ("hat.serve.gallery_command:gallery", "Look into a gallery, remove people from it, rebuild it."),
-    "serve": ("hat.serve.service.command:serve", "Embed and search over HTTP."),
-    "keys": ("hat.serve.service.keys_command:keys", "API keys of the service: made, listed, removed."),
+    "verify": ("hat.export.verify.command:verify", "Does an exported file rank people as the model does?"),
+    "bench": ("hat.export.bench.command:bench", "Speed, latency and memory of models and files, side by side."),
+    "enroll": ("hat.serve.commands.enroll:enroll", "Add images, folders or video frames to a gallery."),
+    "search": ("hat.serve.commands.search:search", "Rank a gallery by similarity to one or several images."),
+    "gallery": ("hat.serve.commands.gallery:gallery", "Look into a gallery, remove people from it, rebuild it."),
+    "serve": ("hat.serve.commands.serve:serve", "Embed and search over HTTP."),
+    "keys": ("hat.serve.commands.keys:keys", "API keys of the service: made, listed, removed."),
     "demo": ("hat.demo.command:demo", "Search, compare and look inside, in the browser."),
-    "quickstart": ("hat.demo.quickstart:quickstart", "From nothing to a searched gallery, in a few minutes."),
+    "quickstart": ("hat.demo.quickstart.command:quickstart", "From nothing to a searched gallery, in a few minutes."),
 }
 """Name -> ("module:function", one line of help), in the order of the help page; a group's function is its `typer.Typer`."""
 

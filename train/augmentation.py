@@ -11,12 +11,12 @@ from torch import Tensor
 from .config import AugmentationConfig
 from .randomness import uniforms
 
-__all__ = ["Augmentation", "Changes", "draw_changes", "erase", "jitter_colours", "pad_crop_flip", "to_grayscale"]
+__all__ = ["Augmentation", "Changes", "draw_changes", "erase", "jitter_colors", "pad_crop_flip", "to_grayscale"]
 
 _NUM_TRIES = 10
 """Rectangles drawn until one fits; about every third does not, so that none does once in 50,000 images."""
 
-_GREY = (0.299, 0.587, 0.114)
+_GRAY = (0.299, 0.587, 0.114)
 """Weights of R, G and B in luma (ITU-R BT.601), as Pillow's conversion to "L" has them."""
 
 
@@ -47,7 +47,7 @@ class Augmentation:
 
     Args:
         config: Probabilities and sizes.
-        mean: Mean colour of the preprocessing, RGB in [0, 1], which fills erased rectangles.
+        mean: Mean color of the preprocessing, RGB in [0, 1], which fills erased rectangles.
         seed: The run's seed.
     """
 
@@ -73,7 +73,7 @@ class Augmentation:
         changes = draw_changes(config, numbers, height, width)
         images = pad_crop_flip(images, changes.top, changes.left, changes.flip, config.pad)
         if config.brightness or config.contrast or config.saturation:
-            images = jitter_colours(images, changes.factors)
+            images = jitter_colors(images, changes.factors)
         if config.grayscale:
             images = to_grayscale(images, changes.grayscale)
         if config.erasing:
@@ -147,7 +147,7 @@ def pad_crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, pad: 
 
 
 def erase(images: Tensor, box: Tensor, fill: tuple[int, ...]) -> Tensor:
-    """Fill rectangles with one colour.
+    """Fill rectangles with one color.
 
     Args:
         images: (B, 3, H, W) uint8.
@@ -164,12 +164,12 @@ def erase(images: Tensor, box: Tensor, fill: tuple[int, ...]) -> Tensor:
     in_rows = (rows >= top) & (rows < top + box_height)  # (B, H)
     in_columns = (columns >= left) & (columns < left + box_width)  # (B, W)
     inside = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]  # (B, 1, H, W)
-    colour = torch.tensor(fill, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
-    return torch.where(inside, colour, images)
+    color = torch.tensor(fill, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
+    return torch.where(inside, color, images)
 
 
 def to_grayscale(images: Tensor, chosen: Tensor) -> Tensor:
-    """Take the colours away from chosen images.
+    """Take the colors away from chosen images.
 
     Args:
         images: (B, 3, H, W) uint8 RGB.
@@ -178,11 +178,11 @@ def to_grayscale(images: Tensor, chosen: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) uint8.
     """
-    grey = _luma(images.float()).round().to(images.dtype)  # (B, 1, H, W)
-    return torch.where(chosen[:, None, None, None], grey, images)
+    gray = _luma(images.float()).round().to(images.dtype)  # (B, 1, H, W)
+    return torch.where(chosen[:, None, None, None], gray, images)
 
 
-def jitter_colours(images: Tensor, factors: Tensor) -> Tensor:
+def jitter_colors(images: Tensor, factors: Tensor) -> Tensor:
     """Change brightness, contrast and saturation, in this order.
 
     Args:
@@ -194,15 +194,15 @@ def jitter_colours(images: Tensor, factors: Tensor) -> Tensor:
     """
     brightness, contrast, saturation = (factor[:, None, None, None] for factor in factors.unbind(dim=1))  # each (B, 1, 1, 1)
     pixels = (images.float() * brightness).clamp_(0, 255)
-    mean_grey = _luma(pixels).mean(dim=(2, 3), keepdim=True)  # (B, 1, 1, 1)
-    pixels = torch.lerp(mean_grey, pixels, contrast).clamp_(0, 255)
+    mean_gray = _luma(pixels).mean(dim=(2, 3), keepdim=True)  # (B, 1, 1, 1)
+    pixels = torch.lerp(mean_gray, pixels, contrast).clamp_(0, 255)
     pixels = torch.lerp(_luma(pixels), pixels, saturation).clamp_(0, 255)
     return pixels.round_().to(images.dtype)
 
 
 def _luma(pixels: Tensor) -> Tensor:
     red, green, blue = pixels.unbind(dim=1)
-    return (_GREY[0] * red + _GREY[1] * green + _GREY[2] * blue)[:, None]  # (B, 1, H, W)
+    return (_GRAY[0] * red + _GRAY[1] * green + _GRAY[2] * blue)[:, None]  # (B, 1, H, W)
 
 
 def _between(numbers: Tensor, low: float, high: float) -> Tensor:

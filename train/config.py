@@ -56,7 +56,7 @@ class AugmentationConfig:
     """Probability of a left-right mirror image."""
 
     erasing: Probability = 0.5
-    """Probability that one rectangle is filled with the mean colour of the preprocessing."""
+    """Probability that one rectangle is filled with the mean color of the preprocessing."""
 
     erasing_area: tuple[PositiveFloat, PositiveFloat] = (0.02, 0.4)
     """Smallest and largest area of that rectangle, as a part of the image's."""
@@ -65,16 +65,16 @@ class AugmentationConfig:
     """Smallest and largest ratio of that rectangle's height to its width."""
 
     grayscale: Probability = 0.0
-    """Probability that the colours are taken away."""
+    """Probability that the colors are taken away."""
 
     brightness: BelowOne = 0.0
     """Pixels are multiplied by a factor from [1 - brightness, 1 + brightness]."""
 
     contrast: BelowOne = 0.0
-    """Distances from the image's mean grey are multiplied by a factor from [1 - contrast, 1 + contrast]."""
+    """Distances from the image's mean gray are multiplied by a factor from [1 - contrast, 1 + contrast]."""
 
     saturation: BelowOne = 0.0
-    """Distances from a pixel's own grey are multiplied by a factor from [1 - saturation, 1 + saturation]."""
+    """Distances from a pixel's own gray are multiplied by a factor from [1 - saturation, 1 + saturation]."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in (("erasing_area", self.erasing_area), ("erasing_ratio", self.erasing_ratio)):
@@ -243,7 +243,7 @@ class DistributedConfig:
 
     global_triplets: bool = True
     """Hardest positives and negatives are looked for in the global batch instead of each process's part; so are the pairs of
-    which a teacher's similarities are learnt."""
+    which a teacher's similarities are learned."""
 
 
 @config_dataclass
@@ -281,7 +281,7 @@ class TrainConfig:
     """A trained model to learn from."""
 
     optim: OptimConfig = OptimConfig()
-    """Optimiser."""
+    """Optimizer."""
 
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rate over time."""

@@ -141,8 +141,8 @@ def _embed(embedder: Embedder, dataset: ReIDDataset, flip: bool) -> tuple[Embedd
 
 def _draw_maps(embedder: Embedder, dataset: ReIDDataset, baseline: str | None, cam: Path | None, tfc_maps: Path | None) -> None:
     from hat import visual
-    from hat.checkpoint import load_checkpoint
     from hat.data import read_image
+    from hat.io.checkpoint import load_checkpoint
     from hat.runtime import TorchRuntime
 
     assert isinstance(embedder.runtime, TorchRuntime)

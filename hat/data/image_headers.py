@@ -2,7 +2,7 @@
 
 Data sets and uploads come from strangers. A decoder is given only what was checked here: one of four formats, told by content
 and not by the file's name; a size known before memory is taken for it; and, for JPEG and PNG, the parts that make pixels alone.
-Comments, colour profiles, thumbnails, animation and EXIF never reach it, so that they can neither expand nor make it warn.
+Comments, color profiles, thumbnails, animation and EXIF never reach it, so that they can neither expand nor make it warn.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXEL_CHUNKS = frozenset({b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _MAX_PNG_CHUNKS = 100_000
 
-# Frame headers, tables, restart interval, arithmetic coding, and the two application segments that decide the colour space.
+# Frame headers, tables, restart interval, arithmetic coding, and the two application segments that decide the color space.
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _JPEG_PIXEL_SEGMENTS = _JPEG_FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a segment

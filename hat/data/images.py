@@ -1,8 +1,8 @@
 """From a path to a decoded RGB image, with everything that a stranger's file can get wrong named in one error.
 
 Files are bounded in bytes and in pixels before anything is decoded. Of an animated file the first picture is taken. The EXIF
-orientation is applied. Transparent pixels are composited on white, as a browser shows them. Sixteen-bit grey keeps its upper
-eight bits. Colour profiles are ignored: pixels are taken as sRGB, as every published re-ID result does.
+orientation is applied. Transparent pixels are composited on white, as a browser shows them. Sixteen-bit gray keeps its upper
+eight bits. Color profiles are ignored: pixels are taken as sRGB, as every published re-ID result does.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def merge_training(datasets: Iterable[ReIDDataset]) -> Split:
     training part has no distractors.
 
     Args:
-        datasets: The data sets, in the order of their labels. One alone is relabelled too.
+        datasets: The data sets, in the order of their labels. One alone is relabeled too.
 
     Returns:
         The joined split, junk left out; ``max(pids) + 1 == num_pids``.

@@ -147,7 +147,7 @@ class HAT(FeatureExtractor):
             ModelError: The input has another shape.
         """
         self.check_shape(images)
-        return self.extract(images if images.is_floating_point() else self.preprocessing.normalise(images))
+        return self.extract(images if images.is_floating_point() else self.preprocessing.normalize(images))
 
     def forward(self, images: Tensor) -> dict[str, Branch] | Tensor:
         """Run the network.

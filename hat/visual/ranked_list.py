@@ -125,13 +125,13 @@ def _draw_query(canvas: Canvas, sample: Sample, row: RankedRow, top: int) -> Non
 
 
 def _draw_tile(
-    canvas: Canvas, sample: Sample, corner: tuple[int, int], colour: tuple[int, int, int]
+    canvas: Canvas, sample: Sample, corner: tuple[int, int], color: tuple[int, int, int]
 ) -> tuple[int, int, int, int]:
     """Draw a framed crop with the frame's corner here; return the crop's (left, top, right, bottom)."""
     left, top = corner[0] + _FRAME, corner[1] + _FRAME
     box = (left, top, left + _TILE[0], top + _TILE[1])
     canvas.paste(fit_image(read_image(sample.path), _TILE), (left, top))
-    canvas.frame(box, colour, _FRAME)
+    canvas.frame(box, color, _FRAME)
     return box
 
 

@@ -24,7 +24,7 @@ def num_threads():
 
 @pytest.fixture
 def paths(tmp_path, picture, encode):
-    """Forty images, each of a colour of its own."""
+    """Forty images, each of a color of its own."""
     result = []
     for i in range(40):
         path = tmp_path / f"{i:02d}.png"

@@ -202,7 +202,7 @@ def test_a_copy_of_the_published_size_is_told_as_such_and_one_image_less_is_not(
     )
 
 
-@pytest.mark.parametrize(("boxes", "folder"), [("labeled", "labelled"), ("labeled", "labeled"), ("detected", "detected")])
+@pytest.mark.parametrize(("boxes", "folder"), [("labeled", "labeled"), ("labeled", "labeled"), ("detected", "detected")])
 @pytest.mark.parametrize("parent", ["", "cuhk03-np", "data/../CUHK03_NP"])
 def test_converted_cuhk03(boxes, folder, parent, touch, tmp_path):
     names = ["bounding_box_train/0001_c1_1.png", "query/0768_c2_7.png", "bounding_box_test/0768_c1_2.png"]

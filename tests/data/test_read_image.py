@@ -69,7 +69,7 @@ def test_other_opaque_modes_become_rgb(mode, picture, encode):
     assert image.tobytes() == expected.tobytes()
 
 
-def test_sixteen_bit_grey_keeps_its_upper_byte(encode):
+def test_sixteen_bit_gray_keeps_its_upper_byte(encode):
     values = np.array([[0, 255, 256, 0x1234], [0x7FFF, 0x8000, 0xFFFF, 0x00FF]], dtype=np.uint16)
     image = decode_image(encode(Image.fromarray(values), "PNG"), "x")
     assert np.array_equal(np.asarray(image)[..., 0], values >> 8)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from hat.preprocessing import IMAGENET_MEAN
-from hat.train.augmentation import Augmentation, draw_changes, erase, jitter_colours, pad_crop_flip, to_grayscale
+from hat.train.augmentation import Augmentation, draw_changes, erase, jitter_colors, pad_crop_flip, to_grayscale
 from hat.train.config import AugmentationConfig
 from hat.train.randomness import derive_seed, uniforms
 
@@ -84,8 +84,8 @@ def test_erase_fills_the_rectangle_and_nothing_else() -> None:
 def test_mean_fill_is_the_preprocessing_mean() -> None:
     images = torch.zeros(32, 3, 32, 16, dtype=torch.uint8)
     augmented = Augmentation(AugmentationConfig(pad=0, flip=0, erasing=1.0), IMAGENET_MEAN, 0)(images, 0, torch.arange(32))
-    colours = augmented.permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0).tolist()
-    assert colours == [[0, 0, 0], [124, 116, 104]]
+    colors = augmented.permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0).tolist()
+    assert colors == [[0, 0, 0], [124, 116, 104]]
 
 
 def test_grayscale_agrees_with_pillow() -> None:
@@ -94,21 +94,21 @@ def test_grayscale_agrees_with_pillow() -> None:
     found = to_grayscale(images, chosen)
     for i in range(4):
         if chosen[i]:
-            grey = np.asarray(Image.fromarray(images[i].permute(1, 2, 0).numpy()).convert("L")).astype(int)
-            assert np.abs(found[i].numpy().astype(int) - grey).max() <= 1
+            gray = np.asarray(Image.fromarray(images[i].permute(1, 2, 0).numpy()).convert("L")).astype(int)
+            assert np.abs(found[i].numpy().astype(int) - gray).max() <= 1
         else:
             assert (found[i] == images[i]).all()
 
 
-def test_colour_jitter_by_hand_and_neutral() -> None:
+def test_color_jitter_by_hand_and_neutral() -> None:
     images = some_images(2, 4, 4)
-    assert (jitter_colours(images, torch.ones(2, 3)) == images).all()
-    brighter = jitter_colours(images, torch.tensor([[1.5, 1, 1], [0.5, 1, 1]]))
+    assert (jitter_colors(images, torch.ones(2, 3)) == images).all()
+    brighter = jitter_colors(images, torch.tensor([[1.5, 1, 1], [0.5, 1, 1]]))
     expected = torch.stack([images[0].float() * 1.5, images[1].float() * 0.5]).clamp(0, 255).round()
     assert (brighter.float() - expected).abs().max() <= 1
-    without_colour = jitter_colours(images, torch.tensor([[1.0, 1, 0], [1, 1, 0]]))
-    assert (without_colour == without_colour[:, :1]).all()
-    without_contrast = jitter_colours(images, torch.tensor([[1.0, 0, 1], [1, 0, 1]]))
+    without_color = jitter_colors(images, torch.tensor([[1.0, 1, 0], [1, 1, 0]]))
+    assert (without_color == without_color[:, :1]).all()
+    without_contrast = jitter_colors(images, torch.tensor([[1.0, 0, 1], [1, 0, 1]]))
     assert all(image.unique().numel() == 1 for image in without_contrast)
 
 
