@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "synth": ("hat.commands.synth:synth", "Draw a multi-camera data set of generated pedestrians."),
     "train": ("hat.train.command:train", "Train a HAT on one or several data sets."),
     "eval": ("hat.commands.evaluation:evaluate", "mAP, Rank-1 and mINP of a model on one or several data sets."),
+    "convert": ("hat.commands.convert:convert", "Make a checkpoint of a .pth file that HAT's released code wrote."),
     "export": ("hat.export.command:export", "Write a model as ONNX, TensorRT, OpenVINO, Triton or DeepStream files."),
     "verify": ("hat.export.verify.command:verify", "Does an exported file rank people as the model does?"),
     "bench": ("hat.export.bench.command:bench", "Speed, latency and memory of models and files, side by side."),

@@ -178,7 +178,7 @@ def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, place: Pl
         # OpenVINO does not run on CUDA devices; the others run where the student is, or say why not.
         runtime = open_runtime(path, None if path.suffix.lower() == ".xml" else str(place.device))
     else:
-        runtime = open_runtime(path, str(place.device), precision, exact_graph=config.distill.cache)
+        runtime = open_runtime(path, str(place.device), precision, inference_graph=config.distill.cache)
     if not config.distill.cache:
         return BesideStudent(runtime, precision)
     num_workers = config.data.num_workers or default_num_workers()

@@ -26,7 +26,7 @@ _NUM_PICTURED = 8
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A checkpoint folder, or a .pth file of HAT's released code.")],
+    model: Annotated[str, typer.Argument(help="A checkpoint folder, or an exported file.")],
     data: Annotated[list[str], typer.Option("--data", help="A data set: DIR, or NAME=DIR. Repeat for a table of several.")],
     rerank: Annotated[bool, typer.Option("--rerank", help="Rank by k-reciprocal re-ranked distances.")] = False,
     flip: Annotated[bool, typer.Option("--flip", help="Embed each image together with its mirror image.")] = False,
