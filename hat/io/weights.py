@@ -162,14 +162,12 @@ def load_backbone_weights(model: HAT, source: str) -> str:
     own = backbone.state_dict()
     state, outside = _inside_common_prefix(state, backbone.weight_prefix, own)
     renamed = {_own_name(name, backbone.weight_prefix, own): value for name, value in state.items()}
-    # Layers above the last level and heads may be left over. What belongs to a layer that is here, a ResNet-101's further
-    # blocks for example, shows that the file is another model's.
-    library = {_own_name(name, backbone.weight_prefix, own) for name in _library_names(model.config.backbone.name)} - set(own)
-    layers = {name.split(".")[0] for name in own}
-    heads = [name for name in renamed if name not in own and name not in library and name.split(".")[0] not in layers]
+    # Heads and layers above the last level may be left over. What belongs to a layer that is here, a ResNet-101's blocks
+    # for example, shows that the file is another model's.
+    layers = {_layer(name) for name in own}
+    heads = [name for name in renamed if name not in own and _layer(name) not in layers]
     # Counters of batches say nothing about the weights, and converted files hold them in several shapes.
-    left_out = {*library, *heads}
-    kept = {name: value for name, value in renamed.items() if name not in left_out and not name.endswith("num_batches_tracked")}
+    kept = {name: value for name, value in renamed.items() if name not in heads and not name.endswith("num_batches_tracked")}
     load_state(backbone, kept, f"{described} for the backbone {model.config.backbone.name}")
     left = _some("; left out", [*outside, *heads])
     return f"backbone starts from {described}: {len(kept)} tensors{left}"
@@ -187,8 +185,8 @@ def _inside_common_prefix(
         parts = name.split(".")
         prefixes.update({".".join(parts[:count]) + ".": 0 for count in range(1, min(4, len(parts)))})
     for prefix in prefixes:
-        inside = (name.removeprefix(prefix) for name in state if name.startswith(prefix))
-        prefixes[prefix] = sum(_own_name(name, weight_prefix, own) in own for name in inside)
+        names = (name.removeprefix(prefix) for name in state if name.startswith(prefix))
+        prefixes[prefix] = sum(_own_name(name, weight_prefix, own) in own for name in names)
     best = max(prefixes, key=lambda prefix: prefixes[prefix])
     inside = {name.removeprefix(best): value for name, value in state.items() if name.startswith(best)}
     return inside, [name for name in state if not name.startswith(best)]
@@ -202,18 +200,8 @@ def _own_name(name: str, prefix: str, own: Mapping[str, Tensor]) -> str:
     return name
 
 
-def _library_names(backbone: str) -> set[str]:
-    """Return the names of all tensors of the whole model in its library."""
-    models = import_torchvision("models")
-    with torch.device("meta"):
-        if backbone.startswith("timm/"):
-            import timm
-
-            whole = timm.create_model(backbone.removeprefix("timm/"), pretrained=False)
-        else:
-            options = {"init_weights": False} if backbone == "googlenet" else {}
-            whole = getattr(models, backbone)(weights=None, **options)
-    return set(whole.state_dict())
+def _layer(name: str) -> str:
+    return name.removeprefix("features.").partition(".")[0]
 
 
 def _torchvision_state(name: str) -> dict[str, Tensor]:

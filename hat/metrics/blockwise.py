@@ -76,7 +76,7 @@ def evaluate_embeddings(
 def _distances(
     queries: EmbeddingRows, rows: slice, gallery: EmbeddingRows, gallery_squares: torch.Tensor, metric: Metric
 ) -> torch.Tensor:
-    """Distances of one block of queries to the whole gallery, (block, num_gallery)."""
+    """Compute the distances of one block of queries to the whole gallery, (block, num_gallery)."""
     dtype = gallery_squares.dtype
     measure = cosine_distances if metric == "cosine" else squared_distances
     left, left_squares = queries.read(rows.start, rows.stop, dtype), _squares(queries, rows, metric, dtype)
@@ -88,7 +88,7 @@ def _distances(
 
 
 def _squares(embeddings: EmbeddingRows, rows: slice, metric: Metric, dtype: torch.dtype) -> torch.Tensor:
-    """Squared lengths of some rows, none of them 0 where rows are to be scaled to unit length."""
+    """Compute the squared lengths of rows, none of them 0 where rows are to be scaled to unit length."""
     squares = embeddings.squared_lengths(rows.start, rows.stop, dtype)
     if metric == "cosine" and not bool(squares.all()):
         row = rows.start + int((squares == 0).nonzero()[0, 0])
@@ -104,7 +104,7 @@ def slices(total: int, step: int) -> list[slice]:
 def cosine_distances(
     left: torch.Tensor, left_squares: torch.Tensor, right: torch.Tensor, right_squares: torch.Tensor
 ) -> torch.Tensor:
-    """1 - the product of rows scaled to unit length.
+    """Compute 1 - the product of rows scaled to unit length.
 
     Args:
         left: (m, embed_dim) float32 or float64 on the CPU.
@@ -121,7 +121,7 @@ def cosine_distances(
 def squared_distances(
     left: torch.Tensor, left_squares: torch.Tensor, right: torch.Tensor, right_squares: torch.Tensor
 ) -> torch.Tensor:
-    """Squared Euclidean distances, by |a|² + |b|² - 2ab; what rounding leaves under 0 is raised to 0.
+    """Compute squared Euclidean distances, by |a|² + |b|² - 2ab; what rounding leaves under 0 is raised to 0.
 
     Args:
         left: (m, embed_dim) float32 or float64 on the CPU.

@@ -118,8 +118,8 @@ class RankingResult:
         }
 
     def _rank_or_none(self, k: int) -> float | None:
-        known = k <= len(self.cmc) or len(self.cmc) >= self.num_gallery
-        return self.rank(k) if known else None
+        is_evaluated = k <= len(self.cmc) or len(self.cmc) >= self.num_gallery
+        return self.rank(k) if is_evaluated else None
 
     def __str__(self) -> str:
         parts = [f"mAP {100 * self.mAP:.2f} %"]
@@ -288,8 +288,8 @@ def ranks_of_matches(row: npt.NDArray[Any], matches: npt.NDArray[np.int64]) -> n
         # NaN sorts to the end, where it shifts no rank.
         return np.flatnonzero(is_match[np.argsort(row, kind="stable")]) + 1
     ranks = np.empty(len(matches), dtype=np.int64)
-    for place, (index, distance) in enumerate(zip(matches.tolist(), row[matches], strict=True)):
+    for number, (index, distance) in enumerate(zip(matches.tolist(), row[matches], strict=True)):
         # An image before this one in the gallery precedes it also at the same distance; one after it only when it is nearer.
-        ranks[place] = 1 + np.count_nonzero(row[:index] <= distance) + np.count_nonzero(row[index + 1 :] < distance)
+        ranks[number] = 1 + np.count_nonzero(row[:index] <= distance) + np.count_nonzero(row[index + 1 :] < distance)
     ranks.sort()
     return ranks

@@ -106,13 +106,13 @@ def _stack(query_embeddings: Matrix, gallery_embeddings: Matrix) -> tuple[int, t
     queries, gallery = check_embedding_pair(query_embeddings, gallery_embeddings)
     stacked = torch.empty(queries.num_rows + gallery.num_rows, queries.embed_dim)
     squares = torch.empty(len(stacked))
-    place = 0
+    offset = 0
     for side in (queries, gallery):
         for start in range(0, side.num_rows, _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, side.num_rows)
-            squares[place : place + stop - start] = side.squared_lengths(start, stop, torch.float32)
-            stacked[place : place + stop - start] = side.read(start, stop, torch.float32)
-            place += stop - start
+            squares[offset : offset + stop - start] = side.squared_lengths(start, stop, torch.float32)
+            stacked[offset : offset + stop - start] = side.read(start, stop, torch.float32)
+            offset += stop - start
     return queries.num_rows, stacked, squares
 
 
@@ -137,11 +137,11 @@ def _encode(
     rows, columns = _reciprocal_sets(neighbors, k1)
     weights = np.empty(len(rows))
     for part in slices(len(rows), max(1, _BLOCK_ENTRIES // (neighbors.shape[1] + 1))):
-        found = neighbors[rows[part]] == columns[part, None]
-        known = found.any(axis=1)
-        squared = neighbor_distances[rows[part], found.argmax(axis=1)].astype(np.float64)
+        is_column = neighbors[rows[part]] == columns[part, None]
+        is_near = is_column.any(axis=1)
+        squared = neighbor_distances[rows[part], is_column.argmax(axis=1)].astype(np.float64)
         # A set grows by neighbors of neighbors, some of which were not among the item's nearest.
-        squared[~known] = _pair_distances(embeddings, rows[part][~known], columns[part][~known])
+        squared[~is_near] = _pair_distances(embeddings, rows[part][~is_near], columns[part][~is_near])
         weights[part] = np.exp(-squared / scales[rows[part]])
     weights /= np.bincount(rows, weights=weights, minlength=num_items)[rows]
     offsets = np.append(0, np.cumsum(np.bincount(rows, minlength=num_items)))
@@ -160,7 +160,7 @@ def _pair_distances(embeddings: torch.Tensor, left: Indices, right: Indices) -> 
 
 
 def _reciprocal_sets(neighbors: Indices, k1: int) -> tuple[Indices, Indices]:
-    """Expanded k-reciprocal sets R*(i, k1) of all items (Eq. 3-5).
+    """Return the expanded k-reciprocal sets R*(i, k1) of all items (Eq. 3-5).
 
     Returns:
         (items, members): one entry for each member of each set, sorted by item and then by member.
@@ -175,15 +175,15 @@ def _reciprocal_sets(neighbors: Indices, k1: int) -> tuple[Indices, Indices]:
 
     items, members = [], []
     for part in slices(num_items, max(1, _BLOCK_ENTRIES // max(num_items, near.shape[1] * half.shape[1]))):
-        local, place = np.nonzero(is_reciprocal[part])
-        candidates = near[part][local, place]
+        local, rank = np.nonzero(is_reciprocal[part])
+        candidates = near[part][local, rank]
         in_set = np.zeros((part.stop - part.start, num_items), dtype=bool)
         in_set[local, candidates] = True
         overlaps = (in_set[local[:, None], half[candidates]] & is_half_reciprocal[candidates]).sum(axis=1)
         accepted = 3 * overlaps > 2 * half_sizes[candidates]
-        taken = candidates[accepted]
-        owner, member_place = np.nonzero(is_half_reciprocal[taken])
-        in_set[local[accepted][owner], half[taken][owner, member_place]] = True
+        joined = candidates[accepted]
+        owner, member_rank = np.nonzero(is_half_reciprocal[joined])
+        in_set[local[accepted][owner], half[joined][owner, member_rank]] = True
         item, member = np.nonzero(in_set)
         items.append(item + part.start)
         members.append(member)
@@ -191,7 +191,7 @@ def _reciprocal_sets(neighbors: Indices, k1: int) -> tuple[Indices, Indices]:
 
 
 def _reciprocal(near: Indices) -> npt.NDArray[np.bool_]:
-    """Whether each neighbor has the item among its own neighbors, the shape of ``near`` (Eq. 2)."""
+    """Tell whether each neighbor has the item among its own neighbors, the shape of ``near`` (Eq. 2)."""
     result = np.empty(near.shape, dtype=bool)
     for part in slices(len(near), max(1, _BLOCK_ENTRIES // near.shape[1] ** 2)):
         items = np.arange(part.start, part.stop)[:, None, None]
@@ -203,8 +203,10 @@ def _expand_queries(encodings: sparse.csr_array, neighbors: Indices) -> sparse.c
     """Local query expansion: average each item's encoding over its nearest items, itself included (Eq. 11)."""
     num_items, num_averaged = neighbors.shape
     offsets = np.arange(0, neighbors.size + 1, num_averaged)
-    weights = np.full(neighbors.size, 1 / num_averaged)
-    return sparse.csr_array((weights, neighbors.ravel(), offsets), shape=(num_items, num_items)) @ encodings
+    averaging = sparse.csr_array((np.ones(neighbors.size), neighbors.ravel(), offsets), shape=(num_items, num_items))
+    averaged = averaging @ encodings
+    averaged.data /= num_averaged  # after the sum, so that equal encodings stay what they are to the last bit
+    return averaged
 
 
 def _blend_jaccard(encodings: sparse.csr_array, distances: npt.NDArray[np.float32], lambda_value: float) -> None:
@@ -272,23 +274,23 @@ class NearestNeighbors:
             columns: The items that may be neighbors.
             block: (rows, columns) float32 distances, contiguous.
         """
-        num_kept = self._keys.shape[1]
+        k = self._keys.shape[1]
         # One more than is kept tells whether the last place is shared; torch picks among equal values as it likes.
-        values, places = torch.topk(block, min(num_kept + 1, block.shape[1]), dim=1, largest=False)
-        keys = _make_keys(values, places + columns.start)[:, :num_kept]
-        if values.shape[1] > num_kept:
-            for row in (values[:, num_kept - 1] == values[:, num_kept]).nonzero()[:, 0].tolist():
+        values, indices = torch.topk(block, min(k + 1, block.shape[1]), dim=1, largest=False)
+        keys = _make_keys(values, indices + columns.start)[:, :k]
+        if values.shape[1] > k:
+            for row in (values[:, k - 1] == values[:, k]).nonzero()[:, 0].tolist():
                 all_keys = _make_keys(block[row], torch.arange(columns.start, columns.stop))
-                keys[row] = torch.topk(all_keys, num_kept, largest=False, sorted=False).values
+                keys[row] = torch.topk(all_keys, k, largest=False, sorted=False).values
         merged = torch.cat([self._keys[rows], keys], dim=1)
-        self._keys[rows] = merged.sort(dim=1).values[:, :num_kept]
+        self._keys[rows] = merged.sort(dim=1).values[:, :k]
 
     def indices(self) -> torch.Tensor:
-        """Indices of the neighbors, nearest first, (num_items, num_neighbors) int64."""
+        """Return the indices of the neighbors, nearest first, (num_items, num_neighbors) int64."""
         return self._keys & 0xFFFFFFFF
 
     def distances(self) -> torch.Tensor:
-        """Distances of the neighbors in the same places, (num_items, num_neighbors) float32."""
+        """Return the distances of the neighbors in the same places, (num_items, num_neighbors) float32."""
         return (self._keys >> 32).to(torch.int32).view(torch.float32).clamp(min=0)
 
 

@@ -137,10 +137,10 @@ class ModelConfig:
         if any(side % unit for side in self.image_size):
             height, width = self.image_size
             raise ValueError(f"image_size {height} x {width} is no multiple of {unit} in both directions")
-        unit = self.transformer.width_unit
+        heads = self.transformer.width_unit
         for width, depth in zip(self.widths or (), self.depths if self.widths else (), strict=True):
-            if depth and width % unit:
-                raise ValueError(f"width {width} is no multiple of num_heads {unit}; set transformer.head_dim")
+            if depth and width % heads:
+                raise ValueError(f"width {width} is no multiple of num_heads {heads}; set transformer.head_dim")
 
     @property
     def levels(self) -> tuple[int, ...]:

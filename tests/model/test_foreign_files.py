@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import json
 import pickle
 import sys
 
@@ -10,12 +11,16 @@ import torch
 from torch import nn
 
 import hat
-from hat.errors import WeightsError
+from hat.commands.convert import convert
+from hat.config import config_from_dict, config_to_dict
+from hat.errors import UsageError, WeightsError
 from hat.io.checkpoint import load_released_weights
 from hat.io.weights import load_backbone_weights, read_state_file
 from hat.model import HAT, model_config
 from hat.model.released import released_config, translate_released_state
 from hat.torchvision_import import import_torchvision
+from hat.train.config import TrainConfig
+from hat.train.initial_model import initial_model
 
 STAGE = {"patch_embed": "patch_to_embedding", "cls_token": "cls_token", "position_embedding": "pos_embedding"}
 BLOCK = {
@@ -111,7 +116,7 @@ def test_load_released_weights_of_a_whole_pickled_model(released, legacy, tmp_pa
 def test_load_released_weights_asks_for_the_stride_of_a_state_dict(released, tmp_path):
     model, state = released
     torch.save({"state_dict": state, "epoch": 120}, tmp_path / "state.pth")
-    with pytest.raises(WeightsError, match=r"does not tell the stride .* hat convert"):
+    with pytest.raises(WeightsError, match=r"does not tell the stride .*hat convert"):
         load_released_weights(tmp_path / "state.pth")
     for stride in (1, 2):
         loaded, _ = load_released_weights(tmp_path / "state.pth", last_stride=stride)
@@ -163,7 +168,7 @@ def test_read_state_file_runs_nothing_of_a_hostile_pickle(legacy, tmp_path):
     attacks = [
         Hostile(open, str(victim), "w"),
         Hostile(exec, f"open({str(victim)!r}, 'w')"),
-        Hostile(getattr, torch, "ones"),
+        Hostile(getattr, "text", "upper"),
         Hostile(reached),
         Hostile(torch.load, str(victim)),
     ]
@@ -193,7 +198,7 @@ def test_read_state_file_refuses_a_bare_pickle(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer .* git lfs pull"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer .*git lfs pull"),
         (b"<!DOCTYPE html><html><body>Quota exceeded</body></html>", "is a web page and not weights"),
         (b"\n  <html lang='en'>", "is a web page"),
     ],
@@ -234,3 +239,31 @@ def test_load_backbone_weights_takes_the_backbone_of_a_pickled_model_of_the_rele
         torch.equal(value, own.mfe.state_dict()[name]) for name, value in model.mfe.state_dict().items() if "num_" not in name
     )
     assert "left out" in note
+
+
+def test_initial_model_begins_with_a_file_of_the_released_code(released, tmp_path):
+    model, state = released
+    torch.save(state, tmp_path / "released.pth")
+    changes = {"model": config_to_dict(model.config), "initial_checkpoint": str(tmp_path / "released.pth")}
+    started, note = initial_model(config_from_dict(TrainConfig, changes, where="test"), 7)
+    own = model.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in started.state_dict().items() if "classifiers" not in name)
+    assert "new classifiers" in note
+
+
+def test_convert_makes_a_checkpoint_folder(released, tmp_path, capsys):
+    model, state = released
+    torch.save(state, tmp_path / "released.pth")
+    with pytest.raises(WeightsError, match="does not tell the stride"):
+        convert(tmp_path / "released.pth", tmp_path / "out")
+    convert(tmp_path / "released.pth", tmp_path / "out", last_stride=1, as_json=True)
+    assert json.loads(capsys.readouterr().out)["depths"] == [1, 2, 1, 0]
+    loaded = hat.load_checkpoint(tmp_path / "out")
+    images = torch.randn(2, 3, 64, 32)
+    assert loaded.config == model.config and torch.equal(loaded(images), model(images))
+    with pytest.raises(UsageError, match="holds a checkpoint already"):
+        convert(tmp_path / "released.pth", tmp_path / "out", last_stride=1)
+    with pytest.raises(WeightsError, match="say the size that it was trained at"):
+        convert(tmp_path / "released.pth", tmp_path / "other", last_stride=1, image_size="128x64")
+    with pytest.raises(UsageError, match="expected height x width"):
+        convert(tmp_path / "released.pth", tmp_path / "other", last_stride=1, image_size="wide")
