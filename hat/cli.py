@@ -7,13 +7,15 @@ function with typer's annotations; its docstring is its help.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from hat.errors import HatError, UsageError
+from hat.errors import HatError, UsageError, describe_failure
+from hat.host_tuning import wait_passively
 
 __all__ = ["COMMANDS", "NEEDS_NO_ARGUMENTS", "app", "main"]
 
@@ -24,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("hat.commands.evaluation:evaluate", "mAP, Rank-1 and mINP of a model on one or several data sets."),
     "convert": ("hat.commands.convert:convert", "Make a checkpoint of a .pth file that HAT's released code wrote."),
     "export": ("hat.export.command:export", "Write a model as ONNX, TensorRT, OpenVINO, Triton or DeepStream files."),
+    "adopt": ("hat.export.adopt_command:adopt", "Another project's ONNX or OpenVINO model as one of our files."),
     "verify": ("hat.export.verify.command:verify", "Does an exported file rank people as the model does?"),
     "bench": ("hat.export.bench.command:bench", "Speed, latency and memory of models and files, side by side."),
     "enroll": ("hat.serve.commands.enroll:enroll", "Add images, folders or video frames to a gallery."),
@@ -36,12 +39,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Name -> ("module:function", one line of help), in the order of the help page; a group's function is its `typer.Typer`."""
 
+_LONG_COMPUTATIONS = ("train", "eval", "quickstart")
+"""Commands that keep all cores busy for minutes and longer."""
+
 NEEDS_NO_ARGUMENTS = ("demo", "quickstart")
 """Commands that do something useful when they are called bare; every other one shows its help."""
 
 
 def load_command(name: str) -> Any:
     """Import a subcommand and make typer's command of it."""
+    if name in _LONG_COMPUTATIONS:
+        wait_passively()
     module, _, function = COMMANDS[name][0].partition(":")
     target = getattr(importlib.import_module(module), function)
     if not isinstance(target, typer.Typer):  # a command with subcommands of its own brings its table ready made
@@ -103,12 +111,33 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 
 def main() -> None:
-    """Run the command line; an error of ours becomes one sentence on stderr and its exit code, never a traceback."""
+    """Run the command line; whatever goes wrong becomes one sentence on stderr and an exit code, never a traceback.
+
+    With ``HAT_DEBUG=1`` in the environment an error that is not ours is raised with its traceback.
+    """
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a full disk behind a redirection can still be told
     except HatError as error:
         label = "usage" if isinstance(error, UsageError) else "failed"
         sys.stderr.write(f"hat: {label}: {error}\n")
         sys.exit(error.exit_code)
     except BrokenPipeError:
+        _abandon_stdout()
         sys.exit(1)
+    except Exception as error:
+        if os.environ.get("HAT_DEBUG") == "1":
+            raise
+        _abandon_stdout()
+        sys.stderr.write(f"hat: failed: {describe_failure(error)}\n")
+        sys.exit(1)
+
+
+def _abandon_stdout() -> None:
+    """Let the interpreter's own last flush go nowhere, or it would complain again and change the exit code."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # stdout is no file here, or closed
+        return
