@@ -116,7 +116,7 @@ class Workbench:
     def inspectable(self) -> TorchRuntime | None:
         """The model as a network that can be looked into; None where an exported file runs."""
         runtime = self.embedder.runtime
-        return runtime if isinstance(runtime, TorchRuntime) and not runtime.exact_graph and not runtime.compiled else None
+        return runtime if isinstance(runtime, TorchRuntime) and not runtime.inference_graph and not runtime.compiled else None
 
     def query(self, name: str, image: Image.Image, decode_s: float) -> QueryImage:
         """Embed an image of the person who is looked for; one of many pixels is reduced first."""

@@ -270,7 +270,8 @@ class TrainConfig:
     """Where the CNN's weights come from: "torchvision", "timm", a file, or "none" for random ones. It has to be said."""
 
     initial_checkpoint: str | None = None
-    """Begin with this trained model instead: a checkpoint folder of the same architecture, at any image size, of any people."""
+    """Begin with this trained model instead: a checkpoint folder of the same architecture, at any image size, of any people; or
+    a .pth file of HAT's released code, read with the stride of `model.backbone`."""
 
     num_epochs: PositiveInt = 150
     """Length of the run."""

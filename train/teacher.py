@@ -180,7 +180,7 @@ def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, place: Pl
         options: dict[str, Any] = {"num_threads": torch.get_num_threads()} if place.device.type == "cpu" else {}
         runtime = open_runtime(path, None if path.suffix.lower() == ".xml" else str(place.device), **options)
     else:
-        runtime = open_runtime(path, str(place.device), precision, exact_graph=config.distill.cache)
+        runtime = open_runtime(path, str(place.device), precision, inference_graph=config.distill.cache)
     if not config.distill.cache:
         return BesideStudent(runtime, precision)
     num_workers = config.data.num_workers or default_num_workers()

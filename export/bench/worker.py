@@ -56,7 +56,7 @@ class Worker:
         info = getattr(runtime, "info", None)
         metrics = dict(info.metrics) if info is not None else candidate_metrics(candidate)
         config = runtime_config(runtime)
-        exact = not isinstance(runtime, TorchRuntime) or runtime.exact_graph
+        exact = not isinstance(runtime, TorchRuntime) or runtime.inference_graph
         return {
             "runtime": runtime.name,
             "precision": runtime_precision(runtime),

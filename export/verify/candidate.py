@@ -38,14 +38,14 @@ class Candidate:
         spec: As it was typed.
         path: The checkpoint or file.
         precision: Of a checkpoint: in which it computes.
-        exact_graph: Of a checkpoint: run the exact inference graph instead of the training module.
+        inference_graph: Of a checkpoint: run the exact inference graph instead of the training module.
         compiled: Of a checkpoint: run through torch.compile.
     """
 
     spec: str
     path: Path
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    exact_graph: bool = False
+    inference_graph: bool = False
     compiled: bool = False
 
     @property
@@ -88,7 +88,7 @@ def parse_candidate(spec: str | os.PathLike[str]) -> Candidate:
         text,
         Path(place).expanduser(),
         precision=precisions[0] if precisions else "fp32",
-        exact_graph="graph" in words,
+        inference_graph="graph" in words,
         compiled="compile" in words,
     )
     if candidate.path.exists() and not candidate.is_checkpoint:
@@ -115,7 +115,7 @@ def open_candidate(candidate: Candidate, device: str | None = None, *, num_threa
 
     options: dict[str, Any] = {} if num_threads is None else {"num_threads": num_threads}
     if candidate.is_checkpoint:
-        options |= {"exact_graph": candidate.exact_graph, "compiled": candidate.compiled}
+        options |= {"inference_graph": candidate.inference_graph, "compiled": candidate.compiled}
     if candidate.is_remote:  # a server computes where it will: the device is said of what computes here
         return open_runtime(candidate.spec)
     return open_runtime(candidate.path, device, candidate.precision, **options)

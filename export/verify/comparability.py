@@ -48,7 +48,7 @@ def source_hash(runtime: Runtime) -> str | None:
     info = getattr(runtime, "info", None)
     if info is not None:
         return str(info.source_sha256)
-    if isinstance(runtime, TorchRuntime) and not runtime.exact_graph:
+    if isinstance(runtime, TorchRuntime) and not runtime.inference_graph:
         return weights_sha256(runtime.model)
     return None
 

@@ -28,9 +28,7 @@ _NUM_PICTURED = 8
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(
-            help="A checkpoint folder, a .pth file of HAT's released code, or an exported file (.onnx, .xml, .engine)."
-        ),
+        typer.Argument(help="A checkpoint folder, or an exported file (.onnx, .xml, .engine)."),
     ],
     data: Annotated[
         list[str],

@@ -34,7 +34,7 @@ class TorchRuntime:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None takes a CUDA device where there is one.
         precision: ``"fp32"``, or ``"bf16"`` and ``"fp16"`` by autocast.
         channels_last: Lay images and convolutions out by pixel, which convolutions on CPUs and tensor cores prefer.
-        exact_graph: Run the exact inference graph (`hat.model.inference.InferenceModel`, the one that is exported) instead of
+        inference_graph: Run the exact inference graph (`hat.model.inference.InferenceModel`, which is exported too) instead of
             the training module: the same embeddings with fewer operations. The model's weights are copied and the model itself
             is not kept.
         compiled: Run through ``torch.compile``. The first calls with new batch sizes compile, which takes seconds to minutes.
@@ -54,7 +54,7 @@ class TorchRuntime:
         precision: Precision = "fp32",
         *,
         channels_last: bool = True,
-        exact_graph: bool = False,
+        inference_graph: bool = False,
         compiled: bool = False,
         model_name: str = "model",
         metrics: Mapping[str, Any] | None = None,
@@ -65,16 +65,16 @@ class TorchRuntime:
         self.config = model.config
         self.embed_dim = model.embed_dim
         self.preprocessing = model.preprocessing
-        self.exact_graph, self.compiled = exact_graph, compiled
+        self.inference_graph, self.compiled = inference_graph, compiled
         self.model_name, self.metrics = model_name, dict(metrics or {})
         # What stays behind cannot be hashed later; otherwise only who asks for the facts waits for the hash.
-        self._source_sha256 = weights_sha256(model) if exact_graph else None
-        self._model = None if exact_graph else model
-        network = _exact_graph(model) if exact_graph else model
+        self._source_sha256 = weights_sha256(model) if inference_graph else None
+        self._model = None if inference_graph else model
+        network = _inference_graph(model) if inference_graph else model
         network = network.to(self.device).to(memory_format=self.memory_format).eval()  # type: ignore[call-overload]
         self._network: nn.Module = cast(nn.Module, torch.compile(network)) if compiled else network
         self._turn: AbstractContextManager[Any] = threading.Lock() if compiled else nullcontext()
-        variant = f"{' exact graph' if exact_graph else ''}{' compiled' if compiled else ''}"
+        variant = f"{' inference graph' if inference_graph else ''}{' compiled' if compiled else ''}"
         self.name = f"torch {precision}{variant} {self.device.type}"
 
     @property
@@ -116,7 +116,7 @@ class TorchRuntime:
         if not len(images):
             return np.empty((0, self.embed_dim), dtype=np.float32)
         batch = torch.from_numpy(images).to(self.device)
-        if not self.exact_graph:  # the graph has the normalization inside
+        if not self.inference_graph:  # the graph has the normalization inside
             batch = self.preprocessing.normalize(batch)
         batch = batch.contiguous(memory_format=self.memory_format)
         with self._turn, torch.autocast(self.device.type, dtype=_DTYPES.get(self.precision), enabled=self.precision in _DTYPES):
@@ -137,7 +137,7 @@ class TorchRuntime:
             ) from error
 
 
-def _exact_graph(model: HAT) -> nn.Module:
+def _inference_graph(model: HAT) -> nn.Module:
     from hat.model.inference import InferenceModel
 
     return InferenceModel(model)

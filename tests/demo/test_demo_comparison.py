@@ -89,7 +89,7 @@ def test_the_models_own_file_ranks_as_the_search_does(bench):
 
 def test_only_a_whole_network_can_be_looked_into(bench, tmp_path):
     assert bench.inspectable() is bench.embedder.runtime
-    exact = SharedEmbedder(Embedder(TorchRuntime(copy.deepcopy(bench.embedder.runtime.model), "cpu", exact_graph=True)))
+    exact = SharedEmbedder(Embedder(TorchRuntime(copy.deepcopy(bench.embedder.runtime.model), "cpu", inference_graph=True)))
     assert Workbench("exact", exact, tmp_path).inspectable() is None
 
 

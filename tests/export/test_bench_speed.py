@@ -218,18 +218,18 @@ def test_a_picture_needs_an_accuracy_and_names_those_without(tmp_path):
         draw_picture(BenchmarkReport((entry("b", {}),), {}), tmp_path / "none.png")
 
 
-def test_the_torch_runtime_runs_the_exact_graph(place):
+def test_the_torch_runtime_runs_the_inference_graph(place):
     model = small_model(0)
-    plain, graph = TorchRuntime(model, "cpu"), TorchRuntime(model, "cpu", exact_graph=True)
+    plain, graph = TorchRuntime(model, "cpu"), TorchRuntime(model, "cpu", inference_graph=True)
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 64, 32), dtype=np.uint8)
     expected = plain.run(images)
     got = graph.run(images)
     assert 0 < np.abs(got - expected).max() < 1e-5 and got.shape == (3, graph.embed_dim)
-    assert graph.name == "torch fp32 exact graph cpu" and plain.model is model
+    assert graph.name == "torch fp32 inference graph cpu" and plain.model is model
     assert graph.run(images[:0]).shape == plain.run(images[:0]).shape == (0, graph.embed_dim)
     with pytest.raises(UsageError, match="no training module to look into"):
         _ = graph.model
-    coarse = TorchRuntime(model, "cpu", "bf16", exact_graph=True).run(images)
+    coarse = TorchRuntime(model, "cpu", "bf16", inference_graph=True).run(images)
     assert coarse.dtype == np.float32 and 1e-5 < np.abs(coarse - expected).max() < 0.1
 
 
@@ -239,8 +239,8 @@ def test_the_torch_runtime_runs_the_exact_graph(place):
 def test_the_compiled_graph_gives_the_same_embeddings_at_every_batch_size():
     model = small_model(0)
     images = np.random.default_rng(0).integers(0, 256, (9, 3, 64, 32), dtype=np.uint8)
-    expected = TorchRuntime(model, "cpu", exact_graph=True).run(images)
-    compiled = TorchRuntime(model, "cpu", exact_graph=True, compiled=True)
-    assert compiled.name == "torch fp32 exact graph compiled cpu"
+    expected = TorchRuntime(model, "cpu", inference_graph=True).run(images)
+    compiled = TorchRuntime(model, "cpu", inference_graph=True, compiled=True)
+    assert compiled.name == "torch fp32 inference graph compiled cpu"
     for batch in (4, 9, 1):
         np.testing.assert_allclose(compiled.run(images[:batch]), expected[:batch], atol=1e-5)

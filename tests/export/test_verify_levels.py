@@ -245,9 +245,9 @@ def test_images_are_found_in_every_folder_once(tmp_path):
 
 def test_variants_are_read_behind_an_at_sign(tmp_path):
     plain = parse_candidate(tmp_path)
-    assert plain.is_checkpoint and not plain.exact_graph and plain.precision == "fp32"
+    assert plain.is_checkpoint and not plain.inference_graph and plain.precision == "fp32"
     full = parse_candidate(f"{tmp_path}@graph+compile+bf16")
-    assert (full.path, full.exact_graph, full.compiled, full.precision) == (tmp_path, True, True, "bf16")
+    assert (full.path, full.inference_graph, full.compiled, full.precision) == (tmp_path, True, True, "bf16")
     (tmp_path / "run@graph").mkdir()
     assert parse_candidate(tmp_path / "run@graph").path == tmp_path / "run@graph"
     (tmp_path / "hat.onnx").write_bytes(b"x")
