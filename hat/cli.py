@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from hat.errors import HatError, UsageError
+from hat.host_tuning import wait_passively
 
 __all__ = ["COMMANDS", "NEEDS_NO_ARGUMENTS", "app", "main"]
 
@@ -35,12 +36,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Name -> ("module:function", one line of help), in the order of the help page; a group's function is its `typer.Typer`."""
 
+_LONG_COMPUTATIONS = ("train", "eval", "quickstart")
+"""Commands that keep all cores busy for minutes and longer."""
+
 NEEDS_NO_ARGUMENTS = ("demo", "quickstart")
 """Commands that do something useful when they are called bare; every other one shows its help."""
 
 
 def load_command(name: str) -> Any:
     """Import a subcommand and make typer's command of it."""
+    if name in _LONG_COMPUTATIONS:
+        wait_passively()
     module, _, function = COMMANDS[name][0].partition(":")
     target = getattr(importlib.import_module(module), function)
     if not isinstance(target, typer.Typer):  # a command with subcommands of its own brings its table ready made

@@ -38,8 +38,11 @@ class GeneralizedMean(nn.Module):
         """Map (B, C, h, w) to (B, C)."""
         # A cube leaves the range of float16 at 40, and most of bfloat16's digits are gone after two powers.
         values = feature_map.float() if feature_map.dtype in (torch.float16, torch.bfloat16) else feature_map
-        powers: Tensor = values.clamp(min=self.floor).pow(self.p).mean(dim=(2, 3))
-        return powers.pow(1 / self.p)
+        values = values.clamp(min=self.floor)
+        # With gradients a power by a learnt p costs three of its kind; the same as an exponential, half of that.
+        powers = (values.log() * self.p).exp() if self.training else values.pow(self.p)
+        pooled: Tensor = powers.mean(dim=(2, 3)).pow(1 / self.p)
+        return pooled
 
 
 def build_pooling(kind: Literal["avg", "gem"]) -> nn.Module:
