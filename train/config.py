@@ -56,7 +56,7 @@ class AugmentationConfig:
     """Probability of a left-right mirror image."""
 
     erasing: Probability = 0.5
-    """Probability that one rectangle is filled with the mean colour of the preprocessing."""
+    """Probability that one rectangle is filled with the mean color of the preprocessing."""
 
     erasing_area: tuple[PositiveFloat, PositiveFloat] = (0.02, 0.4)
     """Smallest and largest area of that rectangle, as a part of the image's."""
@@ -65,19 +65,29 @@ class AugmentationConfig:
     """Smallest and largest ratio of that rectangle's height to its width."""
 
     grayscale: Probability = 0.0
-    """Probability that the colours are taken away."""
+    """Probability that the colors are taken away."""
 
     brightness: BelowOne = 0.0
     """Pixels are multiplied by a factor from [1 - brightness, 1 + brightness]."""
 
     contrast: BelowOne = 0.0
-    """Distances from the image's mean grey are multiplied by a factor from [1 - contrast, 1 + contrast]."""
+    """Distances from the image's mean gray are multiplied by a factor from [1 - contrast, 1 + contrast]."""
 
     saturation: BelowOne = 0.0
-    """Distances from a pixel's own grey are multiplied by a factor from [1 - saturation, 1 + saturation]."""
+    """Distances from a pixel's own gray are multiplied by a factor from [1 - saturation, 1 + saturation]."""
+
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Hues are turned by a part of the whole circle from [-hue, hue]."""
+
+    blur: Probability = 0.0
+    """Probability of a Gaussian blur."""
+
+    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+    """Smallest and largest standard deviation of the blur, in pixels."""
 
     def __post_init__(self) -> None:
-        for name, (low, high) in (("erasing_area", self.erasing_area), ("erasing_ratio", self.erasing_ratio)):
+        for name in ("erasing_area", "erasing_ratio", "blur_sigma"):
+            low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} is (smallest, largest), got ({low}, {high})")
         if self.erasing_area[1] > 1:
