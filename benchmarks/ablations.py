@@ -20,9 +20,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hat.checkpoint import read_checkpoint_info, write_atomically
 from hat.console import percent
 from hat.errors import HatError
+from hat.io.checkpoint import read_checkpoint_info, write_atomically
 from hat.model.complexity import count_complexity
 from hat.record import append_record, markdown_table
 

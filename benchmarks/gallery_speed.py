@@ -3,7 +3,7 @@
 python benchmarks/gallery_speed.py [--json] [--stored-type float16]
 python benchmarks/gallery_speed.py --num-gallery 1000000 --embed-dim 4096 --stored-type float16 --no-peer
 
-Three processes: one enrols, one opens the file and answers its first query, one searches. Searches of the gallery and of FAISS
+Three processes: one enrolls, one opens the file and answers its first query, one searches. Searches of the gallery and of FAISS
 take turns in the same process. The larger size needs 20 GB of disk.
 """
 
@@ -26,24 +26,24 @@ CHUNK = 4096
 
 
 def made_chunks(args: argparse.Namespace) -> Iterator[tuple[int, np.ndarray]]:
-    """First row and rows of the gallery, a piece at a time: unit rows around one centre for each identity."""
-    centres = np.random.default_rng(args.seed).standard_normal((args.num_pids, args.embed_dim), dtype=np.float32)
+    """First row and rows of the gallery, a piece at a time: unit rows around one center for each identity."""
+    centers = np.random.default_rng(args.seed).standard_normal((args.num_pids, args.embed_dim), dtype=np.float32)
     for first in range(0, args.num_gallery, CHUNK):
         rows = np.arange(first, min(first + CHUNK, args.num_gallery))
         noise = np.random.default_rng([args.seed, first]).standard_normal((len(rows), args.embed_dim), dtype=np.float32)
-        vectors = centres[rows % args.num_pids] + 2 * noise
+        vectors = centers[rows % args.num_pids] + 2 * noise
         yield first, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def made_queries(args: argparse.Namespace) -> np.ndarray:
-    centres = np.random.default_rng(args.seed).standard_normal((args.num_pids, args.embed_dim), dtype=np.float32)
+    centers = np.random.default_rng(args.seed).standard_normal((args.num_pids, args.embed_dim), dtype=np.float32)
     rng = np.random.default_rng(args.seed + 1)
-    queries = centres[rng.integers(0, args.num_pids, args.num_query)]
+    queries = centers[rng.integers(0, args.num_pids, args.num_query)]
     queries = queries + 2 * rng.standard_normal(queries.shape, dtype=np.float32)
     return queries / np.linalg.norm(queries, axis=1, keepdims=True)
 
 
-def enrol(args: argparse.Namespace, path: Path) -> dict:
+def enroll(args: argparse.Namespace, path: Path) -> dict:
     from hat.preprocessing import Preprocessing
     from hat.serve import Binding, Gallery, NewRecord
 
@@ -132,7 +132,7 @@ def search(args: argparse.Namespace, path: Path) -> dict:
             singles["1 query, FAISS"] = lambda at: index.search(queries[at : at + 1], args.top)
             similarities, rows = index.search(queries, args.top)
             found = gallery.search(queries, args.top)
-            report["same_neighbours"] = float((found.ids == rows + 1).mean())
+            report["same_neighbors"] = float((found.ids == rows + 1).mean())
             report["largest_difference"] = float(np.abs(found.similarities - similarities).max())
         walls: dict[str, list[float]] = {name: [] for name in (*jobs, *singles)}
         for job in jobs.values():
@@ -156,8 +156,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_size_arguments(parser, query=100, gallery=100_000, pids=5000, cameras=6, dim=2048)
     parser.add_argument("--stored-type", choices=["float32", "float16"], default="float32")
-    parser.add_argument("--batch", type=int, default=256, help="records of one call that enrols (default %(default)s)")
-    parser.add_argument("--top", type=int, default=10, help="neighbours of a query (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=256, help="records of one call that enrolls (default %(default)s)")
+    parser.add_argument("--top", type=int, default=10, help="neighbors of a query (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="runs of all queries (default %(default)s)")
     parser.add_argument("--num-single", type=int, default=50, help="runs of one query (default %(default)s)")
     parser.add_argument("--folder", type=Path, help="where the gallery is made (default: a temporary folder)")
@@ -169,31 +169,31 @@ def main() -> None:
     args = parser.parse_args()
 
     if args.job:
-        jobs = {"enrol": enrol, "open": open_and_search_once, "search": search}
+        jobs = {"enroll": enroll, "open": open_and_search_once, "search": search}
         print(json.dumps(jobs[args.job](args, args.folder / "people.gallery")))
         return
 
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        enrolled, opened, searched = (run_job(job, ["--folder", folder]) for job in ("enrol", "open", "search"))
+        enrolled, opened, searched = (run_job(job, ["--folder", folder]) for job in ("enroll", "open", "search"))
     p50, p95 = searched["p50_s"], searched["p95_s"]
     result = {
         "num_gallery": args.num_gallery,
         "embed_dim": args.embed_dim,
         "stored_type": args.stored_type,
         "num_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "enrol": enrolled,
+        "enroll": enrolled,
         "open": opened,
         "search": searched,
     }
     passed = {
-        "enrol": enrolled["records_per_s"] >= args.min_records_per_second,
+        "enroll": enrolled["records_per_s"] >= args.min_records_per_second,
         "open": opened["first_answer_s"] <= args.max_open_seconds,
         "1 query": p50["1 query"] <= args.max_query_seconds,
     }
     lines = [
         f"{args.num_gallery} x {args.embed_dim} {args.stored_type}, {result['num_cores']} cores",
         f"{args.num_query} queries of the {args.top} nearest; enrolled {args.batch} at a time",
-        f"enrol                  {enrolled['records_per_s']:8.0f} records/s, file {enrolled['file_bytes'] / MEBIBYTE:.0f} MiB",
+        f"enroll                  {enrolled['records_per_s']:8.0f} records/s, file {enrolled['file_bytes'] / MEBIBYTE:.0f} MiB",
         f"open, ready, answer    {opened['open_s']:.2f} s, {opened['ready_s']:.2f} s, {opened['first_answer_s']:.2f} s; "
         f"peak {opened['peak_bytes'] / MEBIBYTE:.0f} MiB (before: {opened['peak_bytes_before'] / MEBIBYTE:.0f} MiB)"
         + (", mapped file" if opened["mapped"] else ""),
@@ -202,11 +202,11 @@ def main() -> None:
     if args.peer:
         result["ratio"] = p50["all queries"] / p50["all queries, FAISS"]
         passed["all queries"] = result["ratio"] <= args.max_ratio
-        passed["same neighbours"] = searched["same_neighbours"] > 0.999 and searched["largest_difference"] < 1e-4
-        agreement, difference = searched["same_neighbours"], searched["largest_difference"]
+        passed["same neighbors"] = searched["same_neighbors"] > 0.999 and searched["largest_difference"] < 1e-4
+        agreement, difference = searched["same_neighbors"], searched["largest_difference"]
         lines.append(
             f"{args.num_query} queries take {result['ratio']:.2f} times FAISS's time; {100 * agreement:.3f} % of the "
-            f"neighbours are the same, largest difference of similarities {difference:.1e}"
+            f"neighbors are the same, largest difference of similarities {difference:.1e}"
         )
     result |= {"bars": passed, "passed": all(passed.values())}
     finish(result, [*lines, *(f"bar missed: {name}" for name, met in passed.items() if not met)], args.json)

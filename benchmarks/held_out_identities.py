@@ -1,6 +1,6 @@
 """Divide a data set's training identities in two, so that something can be chosen without looking at its test split.
 
-Defaults of a quantiser, for example, are chosen by what they cost on identities that are not the test's, nor the model's where
+Defaults of a quantizer, for example, are chosen by what they cost on identities that are not the test's, nor the model's where
 it was trained on the same table. Of those that are held out, one image from each camera becomes a query and all others the
 gallery; the rest is the table's training split.
 

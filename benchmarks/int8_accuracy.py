@@ -20,12 +20,12 @@ import numpy as np
 import hat
 from hat.config import parse_overrides
 from hat.data import open_dataset
-from hat.export.calibration import calibration_from
+from hat.export.int8.calibration import calibration_from
 from hat.export.request import ExportRequest
 from hat.export.targets import export_function
 from hat.metrics import evaluate_embeddings
 
-_VARIANTS = ("onnx:equalise=false,rounding=nearest", "onnx", "openvino:equalise=false,rounding=nearest", "openvino")
+_VARIANTS = ("onnx:equalize=false,rounding=nearest", "onnx", "openvino:equalize=false,rounding=nearest", "openvino")
 _ENDINGS = {"onnx": ".onnx", "openvino": ".xml"}
 
 

@@ -47,10 +47,10 @@ def make_labels(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.nd
 def make_embeddings(
     args: argparse.Namespace, query_pids: np.ndarray, gallery_pids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Unit float32 rows around one centre for each identity; distractors have no centre."""
+    """Unit float32 rows around one center for each identity; distractors have no center."""
     rng = np.random.default_rng(args.seed + 1)
-    centres = rng.standard_normal((args.num_pids + 1, args.embed_dim), dtype=np.float32)
-    centres[0] = 0
+    centers = rng.standard_normal((args.num_pids + 1, args.embed_dim), dtype=np.float32)
+    centers[0] = 0
     sides = []
     for pids in (query_pids, gallery_pids):
         rows = np.empty((len(pids), args.embed_dim), dtype=np.float32)
@@ -58,7 +58,7 @@ def make_embeddings(
         for start in range(0, len(pids), 4096):
             part = slice(start, start + 4096)
             noise = rng.standard_normal((len(pids[part]), args.embed_dim), dtype=np.float32)
-            rows[part] = centres[pids[part]] + 2 * noise
+            rows[part] = centers[pids[part]] + 2 * noise
             rows[part] /= np.linalg.norm(rows[part], axis=1, keepdims=True)
         sides.append(rows)
     return sides[0], sides[1]

@@ -18,9 +18,9 @@ from typing import Any
 
 from hat.console import percent
 from hat.errors import HatError
-from hat.export.benchmark import benchmark
-from hat.export.benchmark_report import BenchmarkReport, CandidateSpeed
-from hat.export.candidate import parse_candidate
+from hat.export.bench.benchmark import benchmark
+from hat.export.bench.report import BenchmarkReport, CandidateSpeed
+from hat.export.verify.candidate import parse_candidate
 from hat.record import append_record, markdown_table
 
 

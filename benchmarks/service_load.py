@@ -31,7 +31,7 @@ from typing import Any
 from measuring import MEBIBYTE, finish
 from serving import BOUNDARY, MemoryWatch, busy, form_body, read_metrics, resident_bytes, served, wait_until_idle
 
-from hat.export.image_folder import choose_images, list_images
+from hat.export.verify.image_folder import choose_images, list_images
 from hat.record import describe_machine
 
 NUM_BODIES = 64
@@ -111,7 +111,7 @@ class Load:
 
 def bench(args: argparse.Namespace) -> float:
     """Images in a second from files to embeddings in the library: the best of two batch sizes."""
-    command = [sys.executable, "-m", "hat", "bench", args.artefact, "--end-to-end", "--images", args.images, "--json"]
+    command = [sys.executable, "-m", "hat", "bench", args.artifact, "--end-to-end", "--images", args.images, "--json"]
     command += ["--batch", f"8,{args.batch}", "--rounds", "1", "--seconds", str(args.seconds)]
     command += ["--threads", str(args.threads)] if args.threads else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -123,7 +123,7 @@ def bench(args: argparse.Namespace) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact", help="a checkpoint or an exported file")
+    parser.add_argument("artifact", help="a checkpoint or an exported file")
     parser.add_argument("--images", required=True, help="folder or zip file of crops")
     parser.add_argument("--images-per-request", type=int, default=1, help="(default %(default)s)")
     parser.add_argument("--npy", action="store_true", help="ask for NumPy files instead of JSON")
@@ -147,7 +147,7 @@ def main() -> None:
         write_bodies(folder, paths, args.images_per_request)
         options = ["--batch", str(args.batch), "--queue", str(queue), "--max-images", str(args.images_per_request)]
         options += ["--threads", str(args.threads)] if args.threads else []
-        with served(args.artefact, *options) as service:
+        with served(args.artifact, *options) as service:
             load = Load(folder, service["address"], args)
             load.run(saturating, min(3.0, args.seconds))
             rounds = []

@@ -27,7 +27,7 @@ from hat.data import ReIDDataset, Split, open_dataset
 from hat.data.archives import read_member, split_location
 from hat.embedder import Embedder
 from hat.evaluation import evaluate
-from hat.export.retrieval_parity import some_identities
+from hat.export.verify.retrieval_parity import some_identities
 from hat.metrics import evaluate_ranking
 from hat.record import describe_machine
 
@@ -42,8 +42,8 @@ def encoded(path: str) -> bytes:
     return Path(path).read_bytes() if member is None else read_member(*member, max_bytes=2**26)
 
 
-def enrol(client: httpx.Client, gallery: Split) -> np.ndarray:
-    """Enrol a gallery; the record of each image. Images of the same bytes share one."""
+def enroll(client: httpx.Client, gallery: Split) -> np.ndarray:
+    """Enroll a gallery; the record of each image. Images of the same bytes share one."""
     ids = np.empty(len(gallery), dtype=np.int64)
     for start in range(0, len(gallery), ENROLLED_AT_ONCE):
         samples = gallery.samples[start : start + ENROLLED_AT_ONCE]
@@ -76,10 +76,10 @@ def over_http(args: argparse.Namespace, dataset: ReIDDataset) -> tuple[dict[str,
     with tempfile.TemporaryDirectory() as folder:
         options = ["--gallery-root", folder, "--max-top", str(len(dataset.gallery)), "--timeout-s", "600"]
         options += ["--threads", str(args.threads)] if args.threads else []
-        with served(args.artefact, *options) as service, httpx.Client(base_url=service["address"], timeout=600) as client:
+        with served(args.artifact, *options) as service, httpx.Client(base_url=service["address"], timeout=600) as client:
             client.post("/v1/galleries", json={"name": GALLERY}).raise_for_status()
             start = time.perf_counter()
-            ids = enrol(client, dataset.gallery)
+            ids = enroll(client, dataset.gallery)
             enrolled = time.perf_counter()
             with ThreadPoolExecutor(CLIENTS) as clients:
                 paths = dataset.query.paths
@@ -99,7 +99,7 @@ def over_http(args: argparse.Namespace, dataset: ReIDDataset) -> tuple[dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact", help="a checkpoint or an exported file")
+    parser.add_argument("artifact", help="a checkpoint or an exported file")
     parser.add_argument("--data", required=True, help="a data set: DIR, or NAME=DIR")
     parser.add_argument("--num-ids", type=int, help="rank so many identities only")
     parser.add_argument(
@@ -113,7 +113,7 @@ def main() -> None:
     if args.rerank and len(dataset.gallery) > 2000:
         parser.error(f"the service re-ranks at most 2,000 records and the gallery has {len(dataset.gallery)}: give --num-ids")
     service, times = over_http(args, dataset)
-    library = evaluate(Embedder.open(args.artefact), dataset, rerank=args.rerank).to_dict()
+    library = evaluate(Embedder.open(args.artifact), dataset, rerank=args.rerank).to_dict()
     differences = {name: abs(service[name] - library[name]) for name in FIGURES}
     result = {
         "machine": describe_machine(),

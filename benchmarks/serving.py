@@ -19,9 +19,9 @@ BOUNDARY = "hat-benchmark"
 
 
 @contextmanager
-def served(artefact: str, *options: str) -> Iterator[dict[str, Any]]:
+def served(artifact: str, *options: str) -> Iterator[dict[str, Any]]:
     """A service on a free port of loopback: what it says of itself, and its process id."""
-    command = [sys.executable, "-m", "hat", "serve", artefact, "--port", "0", "--json", *options]
+    command = [sys.executable, "-m", "hat", "serve", artifact, "--port", "0", "--json", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         text = ""

@@ -75,7 +75,7 @@ def estimate(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]
     states = 4 + (1 if config.ema.enabled else 0)  # weights, gradients, Adam's two means, the moving average
     height, width = config.model.image_size
     memory = {
-        "weights, gradients, optimiser": 4 * states * num_params,
+        "weights, gradients, optimizer": 4 * states * num_params,
         "activations": activation_bytes(model, config, batch),
         "training images": 3 * height * width * options.images_per_epoch,
     }

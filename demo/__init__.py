@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from hat.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from .app_state import SharedEmbedder, Workbench
     from .launching import Address, private_environment, serve_page
-    from .page import build_page
-    from .workbench import SharedEmbedder, Workbench
+    from .pages.page import build_page
 
 __all__ = ["Address", "SharedEmbedder", "Workbench", "build_page", "private_environment", "serve_page"]
 
 _HOMES = {
     "Address": "hat.demo.launching",
-    "SharedEmbedder": "hat.demo.workbench",
-    "Workbench": "hat.demo.workbench",
-    "build_page": "hat.demo.page",
+    "SharedEmbedder": "hat.demo.app_state",
+    "Workbench": "hat.demo.app_state",
+    "build_page": "hat.demo.pages.page",
     "private_environment": "hat.demo.launching",
     "serve_page": "hat.demo.launching",
 }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hat.data import ReIDDataset
 
-    from .workbench import Workbench
+    from .app_state import Workbench
 
 __all__ = ["demo"]
 
@@ -124,13 +124,13 @@ def _workbench(
     from hat.data import open_dataset
     from hat.embedder import Embedder
 
-    from .comparison import Artefact
+    from .app_state import SharedEmbedder, Workbench
+    from .comparison import Artifact
     from .people import draw_people, sample_queries
-    from .workbench import SharedEmbedder, Workbench
 
     stderr.print(f"opening {model}", markup=False)
     embedder = SharedEmbedder(Embedder.open(model, device=device))
-    others = [Artefact(_short_name(path, compare), Embedder.open(path, device=device)) for path in compare]
+    others = [Artifact(_short_name(path, compare), Embedder.open(path, device=device)) for path in compare]
     bench = Workbench(model, embedder, folder, others=tuple(others), read_only=read_only)
     try:
         dataset = open_dataset(data) if data is not None else None
@@ -157,7 +157,7 @@ def _workbench(
 def _open_gallery(bench: Workbench, location: str) -> None:
     from hat.serve import Gallery
 
-    from .workbench import last_part
+    from .app_state import last_part
 
     is_new = "://" not in location and not Path(location).expanduser().exists()
     place = location if "://" in location else Path(location).expanduser()
@@ -169,7 +169,7 @@ def _open_gallery(bench: Workbench, location: str) -> None:
 
 
 def _fill_gallery(bench: Workbench, name: str, dataset: ReIDDataset, max_images: int, display: Progress) -> None:
-    """Enrol a data set in a gallery that lasts as long as the demo."""
+    """Enroll a data set in a gallery that lasts as long as the demo."""
     from hat.serve import Gallery
 
     from .people import enroll_dataset, gallery_sample
@@ -187,6 +187,6 @@ def _fill_gallery(bench: Workbench, name: str, dataset: ReIDDataset, max_images:
 
 def _short_name(path: str, among: list[str]) -> str:
     """The last part of a path, or all of it where two end alike."""
-    from .workbench import last_part
+    from .app_state import last_part
 
     return last_part(path) if [last_part(one) for one in among].count(last_part(path)) == 1 else path

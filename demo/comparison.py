@@ -14,10 +14,10 @@ from PIL import Image
 
 from hat.errors import UsageError
 from hat.runtime import runtime_info
-from hat.serve.enrolling import ImageEmbedder
-from hat.serve.searching import person_embedding
+from hat.serve.enroll.enrolling import ImageEmbedder
+from hat.serve.search.searching import person_embedding
 
-__all__ = ["Artefact", "ComparedList", "ComparedMatch", "compare_artefacts"]
+__all__ = ["Artifact", "ComparedList", "ComparedMatch", "compare_artifacts"]
 
 Embeddings = npt.NDArray[np.float32]
 
@@ -25,7 +25,7 @@ _TIMED_RUNS = 5
 
 
 @dataclass(eq=False)
-class Artefact:
+class Artifact:
     """A model or an exported file, with the embeddings of gallery images that it has made so far.
 
     Attributes:
@@ -140,8 +140,8 @@ class ComparedList:
     num_shared: int
 
 
-def compare_artefacts(
-    artefacts: Sequence[Artefact],
+def compare_artifacts(
+    artifacts: Sequence[Artifact],
     query_images: Sequence[Image.Image],
     keys: Sequence[tuple[str, int]],
     images: Callable[[int], Image.Image],
@@ -152,7 +152,7 @@ def compare_artefacts(
     """Rank the same images for the same query with several files.
 
     Args:
-        artefacts: The files; the first is what the others are compared with.
+        artifacts: The files; the first is what the others are compared with.
         query_images: Images of one person.
         keys: Gallery and record of each gallery image.
         images: Place among ``keys`` -> image.
@@ -169,9 +169,9 @@ def compare_artefacts(
     lists: list[ComparedList] = []
     first_person: Embeddings | None = None
     first_ranks: dict[int, int] = {}
-    for artefact in artefacts:
-        rows = artefact.gallery_embeddings(keys, images, None if advance is None else partial(advance, artefact.name))
-        query_rows, query_s = artefact.query_embedding(query_images)
+    for artifact in artifacts:
+        rows = artifact.gallery_embeddings(keys, images, None if advance is None else partial(advance, artifact.name))
+        query_rows, query_s = artifact.query_embedding(query_images)
         person = person_embedding(query_rows)
         similarities = rows @ person
         order = np.argsort(-similarities, kind="stable")
@@ -182,15 +182,15 @@ def compare_artefacts(
             ComparedMatch(keys[place][1], float(similarities[place]), first_ranks[keys[place][1]])
             for place in order[:top].tolist()
         )
-        comparable = artefact.weights == artefacts[0].weights and person.shape == first_person.shape
+        comparable = artifact.weights == artifacts[0].weights and person.shape == first_person.shape
         lists.append(
             ComparedList(
-                name=artefact.name,
-                precision=artefact.precision,
+                name=artifact.name,
+                precision=artifact.precision,
                 matches=matches,
                 cosine=float(person @ first_person) if comparable else None,
                 query_s=query_s,
-                images_per_s=artefact.images_per_s,
+                images_per_s=artifact.images_per_s,
                 num_shared=sum(match.reference_rank <= top for match in matches),
             )
         )

@@ -10,8 +10,8 @@ import gradio as gr
 
 from hat.errors import HatError, UsageError
 
-from .markup import escaped
 from .session import Session
+from .view.markup import escaped
 
 __all__ = ["CLICKS", "clicked", "event_data", "listen", "whole_number"]
 
@@ -127,7 +127,7 @@ def _in_sentences(handler: Handler, *values: Any) -> Sequence[Any]:
         raise gr.Error(escaped(str(error)), title="That did not work", print_exception=False) from None
     except gr.Error:
         raise
-    except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it was, a visitor reads a sentence
+    except Exception as error:  # noqa: BLE001 - the last line of defense: whatever it was, a visitor reads a sentence
         place = error.__traceback__
         while place is not None and place.tb_next is not None:
             place = place.tb_next

@@ -12,15 +12,15 @@ import numpy.typing as npt
 
 from hat.errors import UsageError
 from hat.serve import Filter, Gallery
-from hat.serve.enrolling import Enrolment, enroll
+from hat.serve.enroll.enrolling import Enrollment, enroll
 
-from .cards import person_name, record_cards
+from .app_state import Workbench
 from .events import clicked, event_data, whole_number
-from .gallery_overview import gallery_overview
-from .markup import empty_state, escaped, notice, plural
 from .session import Session
 from .uploads import files_at_hand, forget_files, upload_items
-from .workbench import Workbench
+from .view.cards import person_name, record_cards
+from .view.gallery_overview import gallery_overview
+from .view.markup import empty_state, escaped, notice, plural
 
 __all__ = ["PAGE_SIZE", "GalleryActions"]
 
@@ -78,13 +78,13 @@ class GalleryActions:
         return ()
 
     def add(self, state: Session, progress: Any, paths: list[str] | None, pid: Any, camid: Any, names_tell: bool) -> Values:
-        """Enrol uploaded images and delete the files."""
+        """Enroll uploaded images and delete the files."""
         at_hand = files_at_hand(paths)
         try:
             done = self._enroll(state, progress, at_hand, pid, camid, names_tell)
         finally:
             forget_files(at_hand)
-        return (_enrolment_notice(done), *self.shown(state))
+        return (_enrollment_notice(done), *self.shown(state))
 
     def ask_marked(self, state: Session) -> Values:
         """Ask whether the marked records are to be removed."""
@@ -140,7 +140,7 @@ class GalleryActions:
         if self._bench.read_only:
             raise UsageError("this demo is read-only: nothing can be changed")
 
-    def _enroll(self, state: Session, progress: Any, paths: list[str], pid: Any, camid: Any, names_tell: bool) -> Enrolment:
+    def _enroll(self, state: Session, progress: Any, paths: list[str], pid: Any, camid: Any, names_tell: bool) -> Enrollment:
         self._check_writable()
         if not paths:
             raise UsageError("there is no image yet: choose some, or a zip file of them")
@@ -198,7 +198,7 @@ def _chosen_number(choice: Any) -> int | None:
     return int(choice) if isinstance(choice, str) and choice.isascii() and choice.isdigit() else None
 
 
-def _enrolment_notice(done: Enrolment) -> str:
+def _enrollment_notice(done: Enrollment) -> str:
     parts = [f"{plural(done.num_added, 'image')} added"]
     if done.num_known:
         parts.append(f"{done.num_known:,} known already")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from hat.model import HAT
-from hat.visual import branch_activations, cls_attention, colourise, overlay, scale_to_unit, token_maps
+from hat.visual import branch_activations, cls_attention, colorize, overlay, scale_to_unit, token_maps
 
 __all__ = ["MapColumn", "look_inside"]
 
@@ -20,7 +20,7 @@ class MapColumn:
     """One kind of map, of every image.
 
     Attributes:
-        group: What it has in common with its neighbours.
+        group: What it has in common with its neighbors.
         name: What is over it.
         tiles: One picture for each image.
     """
@@ -54,6 +54,6 @@ def look_inside(model: HAT, images: Sequence[Image.Image]) -> list[MapColumn]:
         tiles = tuple(overlay(image, values, size) for image, values in zip(images, scale_to_unit(maps), strict=True))
         columns.append(MapColumn("attention of CLS", name.upper(), tiles))
     for name, maps in token_maps(model, images).items():
-        tiles = tuple(colourise(values, size) for values in scale_to_unit(maps))
+        tiles = tuple(colorize(values, size) for values in scale_to_unit(maps))
         columns.append(MapColumn("averaged map", name.upper(), tiles))
     return columns

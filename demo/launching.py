@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hat.errors import MissingExtraError, UsageError, WorkError
 
 if TYPE_CHECKING:
-    from .workbench import Workbench
+    from .app_state import Workbench
 
 __all__ = ["Address", "interruptible", "private_environment", "serve_page"]
 
@@ -87,14 +87,12 @@ def private_environment() -> Iterator[Path]:
         # Gradio asks itself whether it is up, which must not go through a proxy.
         no_proxy = ",".join(part for part in (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), local) if part)
         settings = {
-            "GRADIO_ANALYTICS_ENABLED": "False",
             "GRADIO_SHARE": "False",
             "GRADIO_ALLOWED_PATHS": "",
             "GRADIO_MCP_SERVER": "False",
             "GRADIO_SSR_MODE": "False",
             "GRADIO_TEMP_DIR": str(uploads),
             "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": no_proxy,
             "no_proxy": no_proxy,
         }
@@ -129,8 +127,8 @@ def serve_page(bench: Workbench, address: Address, *, opens_browser: bool = Fals
         import gradio  # noqa: F401 - what is checked is that it is there
     except ImportError:
         raise MissingExtraError("gradio", "demo", "the demo") from None
-    from .page import build_page
-    from .page_style import PAGE_HEAD, STYLE_SHEET, page_theme
+    from .pages.page import build_page
+    from .view.page_style import PAGE_HEAD, STYLE_SHEET, page_theme
 
     for library in _QUIET_LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)

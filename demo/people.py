@@ -13,9 +13,9 @@ import numpy as np
 from hat.data import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, load_dataset, read_image
 from hat.errors import DataError
 from hat.serve import Gallery
-from hat.serve.enrolling import ImageEmbedder, Item, enroll
+from hat.serve.enroll.enrolling import ImageEmbedder, Item, enroll
 
-from .markup import jpeg_bytes
+from .view.markup import jpeg_bytes
 
 __all__ = ["SampleQuery", "draw_people", "enroll_dataset", "sample_queries"]
 
@@ -79,7 +79,7 @@ def enroll_dataset(
     thumbnail_height: int = 256,
     advance: Callable[[int], None] | None = None,
 ) -> int:
-    """Enrol a data set's gallery, or whole identities of it up to a number of images.
+    """Enroll a data set's gallery, or whole identities of it up to a number of images.
 
     Returns:
         How many images were enrolled.

@@ -11,7 +11,7 @@ import numpy as np
 
 from hat.errors import UsageError
 from hat.serve import Filter, Gallery
-from hat.serve.searching import person_embedding, search_gallery
+from hat.serve.search.searching import person_embedding, search_gallery
 
 from .session import Outcome, QueryImage, Timings
 
@@ -27,7 +27,7 @@ class SearchOptions:
 
     Attributes:
         top: Length of the list.
-        rerank: Re-rank by k-reciprocal neighbours.
+        rerank: Re-rank by k-reciprocal neighbors.
         leave_out_camera: Leave out what the query's own camera saw, where that camera is known.
         camids: Only these cameras; empty for all.
         since_s: Seen at this time or later.

@@ -10,14 +10,14 @@ import gradio as gr
 from hat.data import read_image
 from hat.errors import UsageError
 
-from .cards import match_cards, match_details, outcome_summary, query_tiles, timing_line
-from .crop import crop_box_html, cropped
+from .app_state import Workbench
 from .events import clicked, event_data, whole_number
-from .markup import empty_state
 from .ranking import SearchOptions, format_time, parse_time, rank
 from .session import Session
 from .uploads import files_at_hand, forget_files, reduce_image, uploaded_image
-from .workbench import Workbench
+from .view.cards import match_cards, match_details, outcome_summary, query_tiles, timing_line
+from .view.crop import crop_box_html, cropped
+from .view.markup import empty_state
 
 __all__ = ["WELCOME", "SearchActions"]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from hat.serve import Filter
-from hat.serve.searching import Match
+from hat.serve.search.searching import Match
 
 __all__ = ["Outcome", "QueryImage", "Session", "Timings"]
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from hat.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from .calibration import calibration_from
+    from .int8.calibration import calibration_from
     from .request import Calibration, ExportRequest
     from .targets import export_function, list_targets
-    from .tensorrt_builder import build_engine, rebuild_engine
-    from .tensorrt_options import EngineOptions
-    from .tensorrt_refit import refit_engine
+    from .tensorrt.builder import build_engine, rebuild_engine
+    from .tensorrt.options import EngineOptions
+    from .tensorrt.refit import refit_engine
     from .to_onnx import export_onnx
-    from .verification import verify
+    from .verify.verification import verify
 
 __all__ = [
     "Calibration",
@@ -35,16 +35,16 @@ __all__ = [
 
 _HOMES = {
     "Calibration": ".request",
-    "EngineOptions": ".tensorrt_options",
+    "EngineOptions": ".tensorrt.options",
     "ExportRequest": ".request",
-    "build_engine": ".tensorrt_builder",
-    "calibration_from": ".calibration",
+    "build_engine": ".tensorrt.builder",
+    "calibration_from": ".int8.calibration",
     "export_function": ".targets",
     "export_onnx": ".to_onnx",
     "list_targets": ".targets",
-    "rebuild_engine": ".tensorrt_builder",
-    "refit_engine": ".tensorrt_refit",
-    "verify": ".verification",
+    "rebuild_engine": ".tensorrt.builder",
+    "refit_engine": ".tensorrt.refit",
+    "verify": ".verify.verification",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, globals(), _HOMES)

@@ -12,7 +12,7 @@ from hat.console import emit, progress, stderr
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from hat.artefact import ArtefactInfo, BatchProfile
+    from hat.io.artifact import ArtifactInfo, BatchProfile
     from hat.model import HAT
     from hat.preprocessing import Preprocessing
 
@@ -58,25 +58,25 @@ def export(
 
       hat export runs/market --to tensorrt --precision fp16 --batch 1,16,64 --out market.engine
     """
-    from hat.artefact import checked_artefact_precision
     from hat.config import parse_overrides
     from hat.errors import UsageError
+    from hat.io.artifact import checked_artifact_precision
 
     from .request import ExportRequest
     from .targets import export_function
 
     write = export_function(to)
-    chosen = checked_artefact_precision(precision)
+    chosen = checked_artifact_precision(precision)
     if input_ not in ("uint8", "float32"):
         raise UsageError(f"unknown input type {input_!r}: expected uint8 or float32")
     profile = _batch_profile(batch)
     options = dict(parse_overrides(option or []))
-    quantises = chosen in ("int8", "fp8")
+    quantizes = chosen in ("int8", "fp8")
     if max_drop is not None:
         options["max_drop"] = max_drop
-    if quantises and calibration_data is None:
+    if quantizes and calibration_data is None:
         raise UsageError(f"{chosen} needs calibration images: name a data set with --calibration-data [NAME=]DIR")
-    if not quantises and (calibration_data is not None or max_drop is not None):
+    if not quantizes and (calibration_data is not None or max_drop is not None):
         raise UsageError(f"--calibration-data and --max-drop belong to int8 and fp8, and {chosen} was asked for")
     out = out.expanduser()
     if out.is_file() and not force:  # what a folder that is there means is the target's own matter
@@ -102,7 +102,7 @@ def export(
 
 
 def _load(checkpoint: str) -> tuple[HAT, dict[str, Any]]:
-    from hat.checkpoint import load_checkpoint, load_released_weights, read_checkpoint_info
+    from hat.io.checkpoint import load_checkpoint, load_released_weights, read_checkpoint_info
 
     path = Path(checkpoint).expanduser()
     stderr.print(f"loading {path}")
@@ -116,7 +116,7 @@ def _load(checkpoint: str) -> tuple[HAT, dict[str, Any]]:
 def _calibration(spec: str, preprocessing: Preprocessing, num_images: int, seed: int) -> Calibration:
     from hat.data import open_dataset
 
-    from .calibration import calibration_from
+    from .int8.calibration import calibration_from
 
     dataset = open_dataset(spec)
     total = min(num_images, len(dataset.train))
@@ -134,15 +134,15 @@ def _opset(asked: int | None, precision: str, target: str) -> int:
     if asked is not None:
         return asked
     if precision == "fp8" or (precision == "int8" and target.startswith("tensorrt")):
-        from .qdq_insertion import FLOAT16_SCALE_OPSET
+        from .int8.qdq_insertion import FLOAT16_SCALE_OPSET
 
         return FLOAT16_SCALE_OPSET
     return BFLOAT16_OPSET if precision == "bf16" and target != "openvino" else DEFAULT_OPSET
 
 
 def _batch_profile(text: str) -> BatchProfile:
-    from hat.artefact import BatchProfile
     from hat.errors import UsageError
+    from hat.io.artifact import BatchProfile
 
     try:
         sizes = [int(part) for part in text.split(",")]
@@ -153,7 +153,7 @@ def _batch_profile(text: str) -> BatchProfile:
         raise UsageError(f"--batch is MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX, such as 1,8,32; got {text!r}") from None
 
 
-def _result(target: str, out: Path, info: ArtefactInfo) -> dict[str, Any]:
+def _result(target: str, out: Path, info: ArtifactInfo) -> dict[str, Any]:
     from hat.config import config_to_dict
 
     written = [out] if out.is_file() else sorted(path for path in out.rglob("*") if path.is_file())
@@ -163,7 +163,7 @@ def _result(target: str, out: Path, info: ArtefactInfo) -> dict[str, Any]:
         "file": str(out),
         "target": target,
         "files": {path.name if out.is_file() else str(path.relative_to(out)): path.stat().st_size for path in written},
-        "artefact": config_to_dict(info),
+        "artifact": config_to_dict(info),
     }
 
 
@@ -171,13 +171,13 @@ def _table(result: dict[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
 
-    info = result["artefact"]
+    info = result["artifact"]
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     facts.add_row("file", result["file"])
     for name, size in result["files"].items():
         facts.add_row("", f"{name}: {size / 1e6:,.1f} MB")
     facts.add_row("precision built", info["precision"])
-    for key in ("opset", "num_quantised_layers"):
+    for key in ("opset", "num_quantized_layers"):
         if key in info["details"]:
             facts.add_row(key.removeprefix("num_").replace("_", " "), str(info["details"][key]))
     left_out = info["details"].get("layers_left_out", {})
@@ -187,7 +187,7 @@ def _table(result: dict[str, Any]) -> RenderableType:
     sensitivity = info["details"].get("sensitivity")
     if not isinstance(sensitivity, dict) or "layers" not in sensitivity:
         return facts
-    from .sensitivity import sensitivity_table
+    from .int8.sensitivity import sensitivity_table
 
     return Group(
         facts, "", f"where int8 costs most, on {sensitivity['num_images']} calibration images:", sensitivity_table(sensitivity)

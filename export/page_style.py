@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["CONTENT_POLICY", "STYLE"]
 
 CONTENT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""A browser that honours it cannot be made to ask anybody for anything, whatever a file name smuggles into the page."""
+"""A browser that honors it cannot be made to ask anybody for anything, whatever a file name smuggles into the page."""
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #f6f7f9; --card: #ffffff; --ink: #1b2130; --soft: #626b7d; --line: #dfe3ea;

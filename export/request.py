@@ -8,18 +8,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hat.artefact import ArtefactPrecision, BatchProfile
+from hat.io.artifact import ArtifactPrecision, BatchProfile
 
 __all__ = ["Calibration", "ExportRequest"]
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Images that a quantiser looks at to choose its ranges.
+    """Images that a quantizer looks at to choose its ranges.
 
     Attributes:
         images: (n, 3, H, W) uint8 RGB, already resized by the model's preprocessing.
-        paths: Where each came from, in order: recorded in the artefact.
+        paths: Where each came from, in order: recorded in the artifact.
         dataset: Name of the data set; the images are of its training split alone.
         seed: Seed of the choice.
     """
@@ -35,7 +35,7 @@ class ExportRequest:
     """One export.
 
     Attributes:
-        name: What to call the model in the artefact's facts.
+        name: What to call the model in the artifact's facts.
         precision: In which it is to compute.
         input_type: Type of its input; floats are in the range 0-255 too.
         opset: ONNX operator set of the graph that it is made from.
@@ -47,7 +47,7 @@ class ExportRequest:
     """
 
     name: str
-    precision: ArtefactPrecision = "fp32"
+    precision: ArtifactPrecision = "fp32"
     input_type: Literal["uint8", "float32"] = "uint8"
     opset: int = 18
     batch: BatchProfile = field(default_factory=BatchProfile)

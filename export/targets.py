@@ -8,24 +8,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from hat.artefact import ArtefactInfo
 from hat.errors import UsageError
+from hat.io.artifact import ArtifactInfo
 from hat.model import HAT
 
 from .request import ExportRequest
 
 __all__ = ["TARGETS", "ExportFunction", "export_function", "list_targets"]
 
-ExportFunction: TypeAlias = Callable[[HAT, Path, ExportRequest], ArtefactInfo]
+ExportFunction: TypeAlias = Callable[[HAT, Path, ExportRequest], ArtifactInfo]
 """Writes a trained model to a path as requested, whole or not at all."""
 
 TARGETS: dict[str, str] = {
     "onnx": "hat.export.to_onnx:export_onnx",
-    "tensorrt": "hat.export.to_tensorrt:export_tensorrt",
-    "tensorrt-rtx": "hat.export.to_tensorrt:export_tensorrt_rtx",
-    "openvino": "hat.export.to_openvino:export_openvino",
-    "triton": "hat.export.to_triton:export_triton",
-    "deepstream": "hat.export.to_deepstream:export_deepstream",
+    "tensorrt": "hat.export.tensorrt.to_tensorrt:export_tensorrt",
+    "tensorrt-rtx": "hat.export.tensorrt.to_tensorrt:export_tensorrt_rtx",
+    "openvino": "hat.export.openvino.to_openvino:export_openvino",
+    "triton": "hat.export.deploy.to_triton:export_triton",
+    "deepstream": "hat.export.deploy.to_deepstream:export_deepstream",
 }
 """Target -> "module:function", in the order of the help page."""
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from hat.artefact import METADATA_KEY, ArtefactInfo, ArtefactPrecision, fingerprint, info_to_json, weights_sha256
 from hat.errors import UsageError, WorkError
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, ArtifactPrecision, fingerprint, info_to_json, weights_sha256
+from hat.io.atomic_output import atomic_output
+from hat.io.onnx_file import graph_precision, onnx_opset
 from hat.model import HAT
 from hat.model.inference import InferenceModel
-from hat.onnx_file import graph_precision, onnx_opset
 
-from .atomic_output import atomic_output
-from .onnx_float16 import HalfInferenceModel
-from .onnx_trace import trace_onnx
+from .graph.onnx_float16 import HalfInferenceModel
+from .graph.onnx_trace import trace_onnx
 from .request import Calibration, ExportRequest
 
 if TYPE_CHECKING:
@@ -39,21 +39,21 @@ class BuiltGraph:
 
     Attributes:
         proto: The model, checked; its precision was read back.
-        details: For `ArtefactInfo.details`: opset, calibration images, layers left out of quantisation.
+        details: For `ArtifactInfo.details`: opset, calibration images, layers left out of quantization.
     """
 
     proto: onnx.ModelProto
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def export_onnx(model: HAT, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtefactInfo:
+def export_onnx(model: HAT, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
     """Write a trained model as an ONNX file.
 
     Args:
         model: The trained model; it is left as it is.
         path: The file to write; one file with its weights inside, unless these are above 2 GB.
         request: Precision, input type, opset, calibration images; by default float32 with uint8 images. For int8 its
-            ``options`` are those of `hat.export.onnx_int8.QuantisationOptions`.
+            ``options`` are those of `hat.export.int8.onnx_int8.QuantizationOptions`.
 
     Returns:
         The facts that the file holds about itself.
@@ -76,7 +76,7 @@ def export_onnx(model: HAT, path: str | os.PathLike[str], request: ExportRequest
 
 def onnx_model(
     model: HAT,
-    precision: ArtefactPrecision = "fp32",
+    precision: ArtifactPrecision = "fp32",
     input_type: Literal["uint8", "float32"] = "uint8",
     opset: int = DEFAULT_OPSET,
     calibration: Calibration | None = None,
@@ -108,9 +108,9 @@ def build_onnx(model: HAT, request: ExportRequest) -> BuiltGraph:
     """
     details: dict[str, Any] = {}
     if request.precision in ("int8", "fp8"):
-        from .onnx_int8 import quantised_graph
+        from .int8.onnx_int8 import quantized_graph
 
-        proto, details = quantised_graph(model, request)
+        proto, details = quantized_graph(model, request)
     else:
         if request.options:
             raise UsageError(f"an ONNX file in {request.precision} has no option {', '.join(sorted(request.options))}")
@@ -123,7 +123,7 @@ def build_onnx(model: HAT, request: ExportRequest) -> BuiltGraph:
     return BuiltGraph(proto, details)
 
 
-def inference_module(model: HAT, precision: ArtefactPrecision) -> InferenceModel | HalfInferenceModel:
+def inference_module(model: HAT, precision: ArtifactPrecision) -> InferenceModel | HalfInferenceModel:
     """The module that is traced for a floating-point precision."""
     if precision == "fp16":
         return HalfInferenceModel(model, torch.float16)
@@ -153,7 +153,7 @@ def check_built(proto: onnx.ModelProto, request: ExportRequest) -> None:
         raise WorkError(f"the exported graph does not pass ONNX's checker: {error}") from error
 
 
-def describe(model: HAT, request: ExportRequest, *, name: str, details: dict[str, Any] | None = None) -> ArtefactInfo:
+def describe(model: HAT, request: ExportRequest, *, name: str, details: dict[str, Any] | None = None) -> ArtifactInfo:
     """The facts about a file that is being made from a trained model.
 
     Args:
@@ -165,7 +165,7 @@ def describe(model: HAT, request: ExportRequest, *, name: str, details: dict[str
     from importlib.metadata import version
 
     source = weights_sha256(model)
-    return ArtefactInfo(
+    return ArtifactInfo(
         name=request.name or name,
         model=model.config,
         preprocessing=model.preprocessing,
@@ -180,7 +180,7 @@ def describe(model: HAT, request: ExportRequest, *, name: str, details: dict[str
     )
 
 
-def save_onnx(proto: onnx.ModelProto, info: ArtefactInfo, path: Path) -> None:
+def save_onnx(proto: onnx.ModelProto, info: ArtifactInfo, path: Path) -> None:
     """Write a model with the facts about itself; weights above protobuf's 2 GB go into ``NAME.data`` beside it.
 
     Raises:

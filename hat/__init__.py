@@ -8,13 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hat.lazy_names import lazy_names
+from hat.telemetry import disable_telemetry
+
+disable_telemetry()
 
 if TYPE_CHECKING:
-    from hat.checkpoint import load_checkpoint, save_checkpoint
     from hat.data import load_dataset
     from hat.embedder import Embedder
     from hat.errors import HatError
     from hat.evaluation import evaluate
+    from hat.io.checkpoint import load_checkpoint, save_checkpoint
     from hat.metrics import RankingResult, evaluate_embeddings, evaluate_ranking, rerank
     from hat.model import HAT, ModelConfig, create_model, list_models
     from hat.preprocessing import Preprocessing
@@ -49,10 +52,10 @@ _HOMES = {
     "evaluate_embeddings": "hat.metrics",
     "evaluate_ranking": "hat.metrics",
     "list_models": "hat.model",
-    "load_checkpoint": "hat.checkpoint",
+    "load_checkpoint": "hat.io.checkpoint",
     "load_dataset": "hat.data",
     "rerank": "hat.metrics",
-    "save_checkpoint": "hat.checkpoint",
+    "save_checkpoint": "hat.io.checkpoint",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, globals(), _HOMES)

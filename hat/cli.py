@@ -7,13 +7,14 @@ function with typer's annotations; its docstring is its help.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from hat.errors import HatError, UsageError
+from hat.errors import HatError, UsageError, describe_failure
 from hat.host_tuning import wait_passively
 
 __all__ = ["COMMANDS", "NEEDS_NO_ARGUMENTS", "app", "main"]
@@ -24,15 +25,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("hat.train.command:train", "Train a HAT on one or several data sets."),
     "eval": ("hat.commands.evaluation:evaluate", "mAP, Rank-1 and mINP of a model on one or several data sets."),
     "export": ("hat.export.command:export", "Write a model as ONNX, TensorRT, OpenVINO, Triton or DeepStream files."),
-    "verify": ("hat.export.verify_command:verify", "Does an exported file rank people as the model does?"),
-    "bench": ("hat.export.bench_command:bench", "Speed, latency and memory of models and files, side by side."),
-    "enroll": ("hat.serve.enroll_command:enroll", "Add images, folders or video frames to a gallery."),
-    "search": ("hat.serve.search_command:search", "Rank a gallery by similarity to one or several images."),
-    "gallery": ("hat.serve.gallery_command:gallery", "Look into a gallery, remove people from it, rebuild it."),
-    "serve": ("hat.serve.service.command:serve", "Embed and search over HTTP."),
-    "keys": ("hat.serve.service.keys_command:keys", "API keys of the service: made, listed, removed."),
+    "verify": ("hat.export.verify.command:verify", "Does an exported file rank people as the model does?"),
+    "bench": ("hat.export.bench.command:bench", "Speed, latency and memory of models and files, side by side."),
+    "enroll": ("hat.serve.commands.enroll:enroll", "Add images, folders or video frames to a gallery."),
+    "search": ("hat.serve.commands.search:search", "Rank a gallery by similarity to one or several images."),
+    "gallery": ("hat.serve.commands.gallery:gallery", "Look into a gallery, remove people from it, rebuild it."),
+    "serve": ("hat.serve.commands.serve:serve", "Embed and search over HTTP."),
+    "keys": ("hat.serve.commands.keys:keys", "API keys of the service: made, listed, removed."),
     "demo": ("hat.demo.command:demo", "Search, compare and look inside, in the browser."),
-    "quickstart": ("hat.demo.quickstart:quickstart", "From nothing to a searched gallery, in a few minutes."),
+    "quickstart": ("hat.demo.quickstart.command:quickstart", "From nothing to a searched gallery, in a few minutes."),
 }
 """Name -> ("module:function", one line of help), in the order of the help page; a group's function is its `typer.Typer`."""
 
@@ -108,12 +109,33 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 
 def main() -> None:
-    """Run the command line; an error of ours becomes one sentence on stderr and its exit code, never a traceback."""
+    """Run the command line; whatever goes wrong becomes one sentence on stderr and an exit code, never a traceback.
+
+    With ``HAT_DEBUG=1`` in the environment an error that is not ours is raised with its traceback.
+    """
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a full disk behind a redirection can still be told
     except HatError as error:
         label = "usage" if isinstance(error, UsageError) else "failed"
         sys.stderr.write(f"hat: {label}: {error}\n")
         sys.exit(error.exit_code)
     except BrokenPipeError:
+        _abandon_stdout()
         sys.exit(1)
+    except Exception as error:
+        if os.environ.get("HAT_DEBUG") == "1":
+            raise
+        _abandon_stdout()
+        sys.stderr.write(f"hat: failed: {describe_failure(error)}\n")
+        sys.exit(1)
+
+
+def _abandon_stdout() -> None:
+    """Let the interpreter's own last flush go nowhere, or it would complain again and change the exit code."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # stdout is no file here, or closed
+        return

@@ -1,7 +1,7 @@
 """How an image becomes the input of a model: one class, stored with the weights, used by everything that feeds a model.
 
 The host's part is small on purpose: decode, convert to RGB, resize to (height, width), and keep uint8. Conversion to float,
-normalisation and everything after it belong to the model's graph, so that two runtimes cannot disagree about them.
+normalization and everything after it belong to the model's graph, so that two runtimes cannot disagree about them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Preprocessing:
 
         return torch.from_numpy(self.resize_image(image)).permute(2, 0, 1).contiguous()
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """Scale to [0, 1], subtract the mean and divide by the standard deviation.
 
         Args:

@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING
 from hat.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from .binding import Binding, VerifiedSibling, binding_of
-    from .enrolling import Enrolment, Item, enroll
-    from .gallery import Gallery, StoredType
-    from .milvus_gallery import MilvusGallery
-    from .records import Filter, GalleryCounts, Neighbours, NewRecord, Record
-    from .searching import Match, person_embedding, search_gallery
-    from .sqlite_gallery import SqliteGallery
-    from .thresholds import Calibration, calibrate
+    from .calibrate.thresholds import Calibration, calibrate
+    from .enroll.enrolling import Enrollment, Item, enroll
+    from .gallery.binding import Binding, VerifiedSibling, binding_of
+    from .gallery.gallery import Gallery, StoredType
+    from .gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record
+    from .milvus.gallery import MilvusGallery
+    from .search.searching import Match, person_embedding, search_gallery
+    from .sqlite.gallery import SqliteGallery
 
 __all__ = [
     "Binding",
     "Calibration",
-    "Enrolment",
+    "Enrollment",
     "Filter",
     "Gallery",
     "GalleryCounts",
     "Item",
     "Match",
     "MilvusGallery",
-    "Neighbours",
+    "Neighbors",
     "NewRecord",
     "Record",
     "SqliteGallery",
@@ -40,26 +40,26 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Binding": "hat.serve.binding",
-    "Calibration": "hat.serve.thresholds",
-    "Enrolment": "hat.serve.enrolling",
-    "Filter": "hat.serve.records",
-    "Gallery": "hat.serve.gallery",
-    "GalleryCounts": "hat.serve.records",
-    "Item": "hat.serve.enrolling",
-    "Match": "hat.serve.searching",
-    "MilvusGallery": "hat.serve.milvus_gallery",
-    "Neighbours": "hat.serve.records",
-    "NewRecord": "hat.serve.records",
-    "Record": "hat.serve.records",
-    "SqliteGallery": "hat.serve.sqlite_gallery",
-    "StoredType": "hat.serve.gallery",
-    "VerifiedSibling": "hat.serve.binding",
-    "binding_of": "hat.serve.binding",
-    "calibrate": "hat.serve.thresholds",
-    "enroll": "hat.serve.enrolling",
-    "person_embedding": "hat.serve.searching",
-    "search_gallery": "hat.serve.searching",
+    "Binding": "hat.serve.gallery.binding",
+    "Calibration": "hat.serve.calibrate.thresholds",
+    "Enrollment": "hat.serve.enroll.enrolling",
+    "Filter": "hat.serve.gallery.records",
+    "Gallery": "hat.serve.gallery.gallery",
+    "GalleryCounts": "hat.serve.gallery.records",
+    "Item": "hat.serve.enroll.enrolling",
+    "Match": "hat.serve.search.searching",
+    "MilvusGallery": "hat.serve.milvus.gallery",
+    "Neighbors": "hat.serve.gallery.records",
+    "NewRecord": "hat.serve.gallery.records",
+    "Record": "hat.serve.gallery.records",
+    "SqliteGallery": "hat.serve.sqlite.gallery",
+    "StoredType": "hat.serve.gallery.gallery",
+    "VerifiedSibling": "hat.serve.gallery.binding",
+    "binding_of": "hat.serve.gallery.binding",
+    "calibrate": "hat.serve.calibrate.thresholds",
+    "enroll": "hat.serve.enroll.enrolling",
+    "person_embedding": "hat.serve.search.searching",
+    "search_gallery": "hat.serve.search.searching",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, globals(), _HOMES)

@@ -18,10 +18,10 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from hat.artefact import METADATA_KEY, ArtefactInfo, info_to_json
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_to_json
 from hat.model import ModelConfig
 from hat.preprocessing import Preprocessing
-from hat.runtime.tensorrt_module import Gpu, TensorRT
+from hat.runtime.tensorrt.library import Gpu, TensorRT
 
 SURFACES = json.loads(Path(__file__).with_name("tensorrt_surfaces.json").read_text())
 VERSIONS = {"10.3.0": "10.3.0", "10.16": "10.16.1.11", "11.4": "11.4.0.106", "rtx": "rtx 1.7.1.116"}
@@ -56,8 +56,8 @@ def stand_in(version, gpu=L4):
         pause_s=0,
     )
     library = _library(VERSIONS[version], script)
-    flavour = "tensorrt-rtx" if version == "rtx" else "tensorrt"
-    return StandInTensorRT(library, flavour, lambda index: gpu), script
+    flavor = "tensorrt-rtx" if version == "rtx" else "tensorrt"
+    return StandInTensorRT(library, flavor, lambda index: gpu), script
 
 
 def small_info(precision="fp32", **changes):
@@ -71,7 +71,7 @@ def small_info(precision="fp32", **changes):
         "fingerprint": "1" * 64,
         "versions": {"hat-reid": "0"},
     }
-    return ArtefactInfo(**(facts | changes))
+    return ArtifactInfo(**(facts | changes))
 
 
 def small_onnx(precision="fp32", *, computes=None, info=None, seed=0, operator="Conv"):
@@ -99,7 +99,7 @@ def small_onnx(precision="fp32", *, computes=None, info=None, seed=0, operator="
             nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_scale", f"{name}_zero"], [name]))
         initializers.append(tensor)
 
-    def quantised(name):
+    def quantized(name):
         if computes != "int8":
             return name
         initializers.append(numpy_helper.from_array(np.float32(1), f"{name}_scale"))
@@ -109,9 +109,9 @@ def small_onnx(precision="fp32", *, computes=None, info=None, seed=0, operator="
         return f"{name}_dq"
 
     initializers.append(numpy_helper.from_array(np.array([0, -1], dtype=np.int64), "flat"))
-    nodes.append(helper.make_node(operator, [quantised("pixels"), "kernel"], ["maps"], strides=[16, 16], name="conv"))
+    nodes.append(helper.make_node(operator, [quantized("pixels"), "kernel"], ["maps"], strides=[16, 16], name="conv"))
     nodes.append(helper.make_node("Reshape", ["maps", "flat"], ["vector"]))
-    nodes.append(helper.make_node("MatMul", [quantised("vector"), "matrix"], ["product"], name="matmul"))
+    nodes.append(helper.make_node("MatMul", [quantized("vector"), "matrix"], ["product"], name="matmul"))
     nodes.append(helper.make_node("Cast", ["product"], ["single"], to=TensorProto.FLOAT))
     nodes.append(helper.make_node("LpNormalization", ["single"], ["embeddings"], axis=1, p=2))
     graph = helper.make_graph(

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import hat
-from hat.checkpoint import read_checkpoint_info
 from hat.errors import CheckpointError, WorkError
+from hat.io.checkpoint import read_checkpoint_info
 
 
 def test_saving_and_loading_is_bit_equal(tiny_model, tmp_path):
@@ -75,7 +75,7 @@ def test_what_is_no_checkpoint_is_refused_with_a_reason(tiny_model, tmp_path):
         ("num_classes", 6, r"of another shape: classifiers\.mfe\.weight"),
         ("format_version", 99, "format 99, this version reads up to 1: update hat-reid"),
         ("surprise", 1, "unknown key surprise"),
-        ("preprocessing", {"height": 64, "width": 32, "mean": "grey"}, r"preprocessing\.mean"),
+        ("preprocessing", {"height": 64, "width": 32, "mean": "gray"}, r"preprocessing\.mean"),
     ]:
         hat.save_checkpoint(tiny_model, folder)
         damage(folder, key, value)

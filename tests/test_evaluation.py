@@ -19,11 +19,11 @@ def market_folder(tmp_path):
     root = tmp_path / "Market-1501-v15.09.15"
     for split in ("bounding_box_train", "query", "bounding_box_test"):
         (root / split).mkdir(parents=True)
-    colours = {pid: rng.integers(0, 256, (8, 4, 3)) for pid in range(1, 7)}
-    colours |= {0: rng.integers(0, 256, (8, 4, 3)), -1: rng.integers(0, 256, (8, 4, 3))}
+    colors = {pid: rng.integers(0, 256, (8, 4, 3)) for pid in range(1, 7)}
+    colors |= {0: rng.integers(0, 256, (8, 4, 3)), -1: rng.integers(0, 256, (8, 4, 3))}
 
     def draw(split, pid, camera, frame):
-        pattern = np.kron(colours[pid], np.ones((8, 8, 1))) + rng.normal(0, 40, (64, 32, 3))
+        pattern = np.kron(colors[pid], np.ones((8, 8, 1))) + rng.normal(0, 40, (64, 32, 3))
         name = f"{pid:04d}" if pid >= 0 else "-1"
         Image.fromarray(pattern.clip(0, 255).astype(np.uint8)).save(
             root / split / f"{name}_c{camera}s1_{frame:06d}_01.jpg", quality=95

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "train": {"hat"},
     "export": {"hat"},
     "serve": {"hat"},
-    "demo": {"hat", "serve"},
+    "demo": {"hat", "serve", "export"},
 }
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
@@ -75,7 +75,7 @@ def test_a_breach_would_be_seen(folder, line, tmp_path):
 def test_files_are_of_a_readable_size_and_named_for_what_they_hold():
     forbidden = {"utils", "util", "common", "misc", "helpers", "numpy", "torch", "onnx", "PIL", "typer", "timm", "yaml"}
     forbidden |= set(sys.stdlib_module_names)
-    long = [f"{path.name}: {count}" for path in SOURCES if (count := len(path.read_text().splitlines())) > 350]
+    long = [f"{path.name}: {count}" for path in SOURCES if (count := len(path.read_text().splitlines())) > 450]
     badly_named = [str(path) for path in SOURCES if path.stem in forbidden and path.stem != "__init__"]
     assert (long, badly_named) == ([], [])
 

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .distributed import sum_over_processes
 
-__all__ = ["GlobalBatchNorm", "synchronise_batch_norms"]
+__all__ = ["GlobalBatchNorm", "synchronize_batch_norms"]
 
 
 class GlobalBatchNorm(_BatchNorm):
@@ -22,7 +22,7 @@ class GlobalBatchNorm(_BatchNorm):
         return
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
-        """Normalise (B, C, ...) over all axes but the second and over all processes; with running statistics in evaluation."""
+        """Normalize (B, C, ...) over all axes but the second and over all processes; with running statistics in evaluation."""
         if not self.training or self.running_mean is None or self.running_var is None:
             return super().forward(input)
         # Under autocast maps come as bfloat16; their statistics need float32, as torch's own batch norm has it.
@@ -33,13 +33,13 @@ class GlobalBatchNorm(_BatchNorm):
         totals = sum_over_processes(torch.cat([values.sum(dim=axes), ones]))  # (C + 1,)
         count = totals[-1].detach()
         mean = totals[:-1] / count
-        centred = values - mean.view(shape)
-        variance = sum_over_processes(centred.square().sum(dim=axes)) / count
+        centered = values - mean.view(shape)
+        variance = sum_over_processes(centered.square().sum(dim=axes)) / count
         self._remember(mean.detach(), variance.detach(), count)
-        normalised = centred * torch.rsqrt(variance + self.eps).view(shape)
+        normalized = centered * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
-            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        return normalised.to(input.dtype)
+            normalized = normalized * self.weight.view(shape) + self.bias.view(shape)
+        return normalized.to(input.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
@@ -52,7 +52,7 @@ class GlobalBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
 
 
-def synchronise_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
+def synchronize_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
     """Replace all batch norms by ones over the global batch; parameters, buffers and their names stay the same.
 
     Args:

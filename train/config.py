@@ -253,7 +253,7 @@ class DistributedConfig:
 
     global_triplets: bool = True
     """Hardest positives and negatives are looked for in the global batch instead of each process's part; so are the pairs of
-    which a teacher's similarities are learnt."""
+    which a teacher's similarities are learned."""
 
 
 @config_dataclass
@@ -291,7 +291,7 @@ class TrainConfig:
     """A trained model to learn from."""
 
     optim: OptimConfig = OptimConfig()
-    """Optimiser."""
+    """Optimizer."""
 
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rate over time."""

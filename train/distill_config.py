@@ -20,7 +20,7 @@ class DistillConfig:
     `cache`. It has its own image size and need not know the same people; null learns from none."""
 
     embedding_weight: NonNegativeFloat = 1.0
-    """Weight of 1 - cosine between the teacher's embedding and a linear projection of the student's. The projection is learnt
+    """Weight of 1 - cosine between the teacher's embedding and a linear projection of the student's. The projection is learned
     beside the student and is no part of the product."""
 
     similarity_weight: NonNegativeFloat = 1.0
@@ -28,7 +28,7 @@ class DistillConfig:
     and it is the similarities that rank a gallery."""
 
     similarity: Literal["kl", "mse"] = "kl"
-    """How similarities are compared: divergence of the distributions over an image's neighbours (Passalis and Tefas, ECCV
+    """How similarities are compared: divergence of the distributions over an image's neighbors (Passalis and Tefas, ECCV
     2018), or squared differences of cosines (near Tung and Mori, ICCV 2019)."""
 
     temperature: PositiveFloat = 0.2
@@ -44,4 +44,4 @@ class DistillConfig:
         if self.teacher is None and self.cache:
             raise ValueError("cache is set and there is no teacher")
         if self.teacher is not None and not self.embedding_weight and not self.similarity_weight:
-            raise ValueError("a teacher is named and nothing is learnt from it: both weights are 0")
+            raise ValueError("a teacher is named and nothing is learned from it: both weights are 0")

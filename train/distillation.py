@@ -23,7 +23,7 @@ _INITIAL_PROJECTION = 2  # tells this seed from those of dropout
 
 
 class Distillation:
-    """A teacher, what of it is learnt, and the projection that is learnt beside the student.
+    """A teacher, what of it is learned, and the projection that is learned beside the student.
 
     Args:
         config: The run.
@@ -32,9 +32,9 @@ class Distillation:
         place: This process among all.
 
     Attributes:
-        projection: From the student's embedding to the teacher's width; None where embeddings are not learnt. Its bias takes up
-            what all of the teacher's embeddings share, since BN necks leave the student's without a common part. It belongs to
-            the state of a run and to no product.
+        projection: From the student's embedding to the teacher's width; None where embeddings are not learned. Its bias takes
+            up what all of the teacher's embeddings share, since BN necks leave the student's without a common part. It
+            belongs to the state of a run and to no product.
     """
 
     def __init__(self, config: TrainConfig, teacher: Teacher, student: HAT, place: Place) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from hat.checkpoint import load_checkpoint
 from hat.errors import ConfigError, WeightsError
+from hat.io.checkpoint import load_checkpoint
+from hat.io.weights import load_backbone_weights, load_state
 from hat.model import HAT
 from hat.model.tfc import TFC
-from hat.weights import load_backbone_weights, load_state
 
 from .config import TrainConfig
 from .randomness import derive_seed

@@ -14,13 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hat.checkpoint import save_checkpoint
 from hat.config import config_to_dict
-from hat.data.ordered_pool import default_num_workers
-from hat.data.records import ReIDDataset, Split
+from hat.data.datasets import ReIDDataset, Split
+from hat.data.loading import default_num_workers
 from hat.embedder import Embedder
 from hat.errors import ConfigError, DataError, WorkError
 from hat.evaluation import evaluate
+from hat.io.checkpoint import save_checkpoint
 from hat.model import HAT
 from hat.runtime import TorchRuntime
 
@@ -70,7 +70,7 @@ class Trainer:
 
     Args:
         config: The run.
-        train: Training images, identities labelled 0 to n - 1.
+        train: Training images, identities labeled 0 to n - 1.
         folder: The run's folder; `RunFolder.begin` makes it ready before `run`.
         place: This process among all.
         resume: Go on from the folder's state; from the beginning where a run was killed before it wrote one.

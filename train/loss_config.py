@@ -1,4 +1,4 @@
-"""What a run minimises for identities; what it learns from a teacher is in `distill_config`."""
+"""What a run minimizes for identities; what it learns from a teacher is in `distill_config`."""
 
 from __future__ import annotations
 

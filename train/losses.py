@@ -40,7 +40,7 @@ class LossParts(NamedTuple):
     """A loss and what it is made of."""
 
     total: Tensor
-    """Scalar, float32 or wider to be minimised: L of Eq. 9."""
+    """Scalar, float32 or wider to be minimized: L of Eq. 9."""
 
     parts: dict[str, Tensor]
     """Unweighted scalars without gradient: ``"BRANCH_ce"``, ``"BRANCH_triplet"``, ``"BRANCH_circle"``, those that are used."""
@@ -74,7 +74,7 @@ def batch_hard_triplet(
     differences: no cancellation where two features are close, and a backward pass in O(B C) instead of O(B^2 C).
 
     Args:
-        features: (B, C) anchors, floating point, not normalised.
+        features: (B, C) anchors, floating point, not normalized.
         pids: (B,) int64.
         margin: Hinge at this margin; None is the soft margin, log(1 + exp(positive - negative)).
         pool_features: (N, C) where positives and negatives are looked for, the anchors among them; the anchors if None.
@@ -87,9 +87,9 @@ def batch_hard_triplet(
     pool = anchors if pool_features is None else at_least_float32(pool_features)
     labels = pids if pool_pids is None else pool_pids
     with torch.no_grad():
-        # Centred, the squares are small beside the distances, and their difference keeps its digits.
-        centre = pool.mean(dim=0)
-        distances = torch.cdist(anchors - centre, pool - centre, compute_mode="use_mm_for_euclid_dist")  # (B, N)
+        # Centered, the squares are small beside the distances, and their difference keeps its digits.
+        center = pool.mean(dim=0)
+        distances = torch.cdist(anchors - center, pool - center, compute_mode="use_mm_for_euclid_dist")  # (B, N)
         same = pids[:, None] == labels[None, :]  # (B, N)
         farthest_positive = distances.masked_fill(~same, -1.0).argmax(dim=1)
         nearest_negative = distances.masked_fill(same, float("inf")).argmin(dim=1)

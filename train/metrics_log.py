@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hat.checkpoint import write_atomically
 from hat.errors import MissingExtraError, WorkError
+from hat.io.checkpoint import write_atomically
 
 __all__ = ["METRICS_FILE", "MetricsLog", "RunningMeans"]
 

@@ -27,8 +27,8 @@ _EDGE: dict[str, Any] = {
 }
 
 # What public baselines found to help a ResNet-50 on Market-1501 beyond the paper's recipe, each as cheap as what it replaces:
-# the strong baselines of FastReID (MODEL_ZOO.md: 86.1 mAP without, 88.2 with) pool by a generalised mean, anneal the rate along
-# a cosine and let the CNN begin later; grey images are Gong et al., "Eliminate Deviation with Deviation" (2021).
+# the strong baselines of FastReID (MODEL_ZOO.md: 86.1 mAP without, 88.2 with) pool by a generalized mean, anneal the rate along
+# a cosine and let the CNN begin later; gray images are Gong et al., "Eliminate Deviation with Deviation" (2021).
 _PLUS: dict[str, Any] = {
     "model": {"pooling": "gem"},
     "num_epochs": 120,

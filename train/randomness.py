@@ -2,7 +2,7 @@
 
 A generator hands out its numbers in order, so what an image gets would depend on how many processes share a batch and on where
 a run was resumed. Here every number is a hash of what it is for: (seed, epoch, position in the epoch, number of the draw). The
-hash is the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), whole-number arithmetic and hence the same on every
+hash is the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), whole-number arithmetic and hence the same on every
 device.
 """
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from hat.checkpoint import CONFIG_FILE, WEIGHTS_FILE, write_atomically
 from hat.config import config_to_yaml
 from hat.errors import UsageError, WorkError
+from hat.io.checkpoint import CONFIG_FILE, WEIGHTS_FILE, write_atomically
 
 from .config import TrainConfig
 from .metrics_log import METRICS_FILE

@@ -12,10 +12,10 @@ from typing import Any, TypedDict, cast
 import torch
 from torch import Tensor
 
-from hat.checkpoint import write_atomically
 from hat.config import config_from_dict, config_to_dict
-from hat.data.records import Split
+from hat.data.datasets import Split
 from hat.errors import CheckpointError, ConfigError, WorkError
+from hat.io.checkpoint import write_atomically
 
 from .config import TrainConfig
 
@@ -37,7 +37,7 @@ class StepState(TypedDict):
     """What a `TrainingStep` needs to go on."""
 
     model: dict[str, Tensor]
-    optimiser: dict[str, Any]
+    optimizer: dict[str, Any]
     scaler: dict[str, Any]
     average: dict[str, Tensor] | None
     """Weights of the moving average."""
@@ -146,7 +146,7 @@ def check_same_run(state: RunState, config: Mapping[str, Any], data: str, teache
     if state["data"] != data:
         raise ConfigError(f"the run to be resumed was trained on other images: {state['data']}; got {data}")
     if state["teacher"] != teacher:
-        raise ConfigError("the run to be resumed learnt from another teacher than the one that is there now")
+        raise ConfigError("the run to be resumed learned from another teacher than the one that is there now")
 
 
 def _differences(before: Any, now: Any, path: str) -> list[str]:

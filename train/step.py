@@ -15,7 +15,7 @@ from hat.model import HAT
 from hat.preprocessing import Preprocessing
 
 from .augmentation import Augmentation
-from .batch_norm import synchronise_batch_norms
+from .batch_norm import synchronize_batch_norms
 from .config import TrainConfig
 from .cpu_kernels import CpuKernels
 from .distillation import Distillation
@@ -23,7 +23,7 @@ from .distributed import Place
 from .ema import MovingAverage
 from .freezing import freeze_levels, training_mode
 from .losses import LossParts, hat_loss
-from .optimisation import build_optimiser, set_learning_rate
+from .optimization import build_optimizer, set_learning_rate
 from .randomness import derive_seed
 from .state import StepState
 
@@ -54,11 +54,11 @@ class TrainingStep:
 
     Args:
         model: A HAT, or any module that gives its branches in training mode. It is moved to the device and stays reachable as
-            `model`; batch norms are replaced where they are synchronised.
-        preprocessing: Normalises images.
+            `model`; batch norms are replaced where they are synchronized.
+        preprocessing: Normalizes images.
         config: The run's configuration.
         place: This process among all.
-        distillation: What is learnt from a teacher, if anything; only a HAT can.
+        distillation: What is learned from a teacher, if anything; only a HAT can.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class TrainingStep:
         if config.compute.channels_last:
             self.model = cast(nn.Module, self.model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         if place.world_size > 1 and config.distributed.sync_batch_norm:
-            self.model = synchronise_batch_norms(self.model, place.device)
+            self.model = synchronize_batch_norms(self.model, place.device)
         if isinstance(self.model, HAT):
             # Of the last stage's map nothing but CLS is read: the same losses and gradients for a tenth fewer operations.
             self.model.dsa.cls_only = True
         freeze_levels(self.model, config.optim.frozen_levels)
         self.train_mode()
-        self.optimiser = build_optimiser(self.model, config.optim)
+        self.optimizer = build_optimizer(self.model, config.optim)
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=config.compute.precision == "fp16")
         self.average = MovingAverage(self.model, config.ema) if config.ema.enabled else None
         self.augmentation = Augmentation(config.augmentation, preprocessing.mean, config.seed)
@@ -92,11 +92,11 @@ class TrainingStep:
         self._projection = [] if projection is None else list(projection.parameters())
         if self._projection:
             self._parameters += self._projection
-            self.optimiser.add_param_group({"name": "projection", "params": self._projection, "rate_factor": 1.0})
+            self.optimizer.add_param_group({"name": "projection", "params": self._projection, "rate_factor": 1.0})
         self._forward = self._wrap()
 
     def __call__(self, batches: Sequence[Batch], epoch: int, step: int, lr: float) -> dict[str, Tensor]:
-        """Take one step of the optimiser.
+        """Take one step of the optimizer.
 
         Args:
             batches: Batches whose gradients are averaged.
@@ -106,13 +106,13 @@ class TrainingStep:
 
         Returns:
             Scalars on the device, means over the batches and processes: ``"loss"``, ``"BRANCH_ce"``, ``"BRANCH_triplet"``,
-            ``"distill_embedding"`` and ``"distill_similarity"`` where these are learnt, and ``"grad_norm"`` where gradients are
-            clipped.
+            ``"distill_embedding"`` and ``"distill_similarity"`` where these are learned, and ``"grad_norm"`` where gradients
+            are clipped.
         """
         # Seeded anew for every step, so that a resumed run needs no state of any generator.
         torch.manual_seed(derive_seed(self.config.seed, epoch, step, self.place.rank, _DROPOUT))
-        set_learning_rate(self.optimiser, lr, epoch)
-        self.optimiser.zero_grad(set_to_none=True)
+        set_learning_rate(self.optimizer, lr, epoch)
+        self.optimizer.zero_grad(set_to_none=True)
         figures: dict[str, Tensor] = {}
         for index, batch in enumerate(batches):
             for name, value in self._accumulate(batch, epoch, len(batches), last=index == len(batches) - 1).items():
@@ -120,9 +120,9 @@ class TrainingStep:
         figures = self._mean_over_processes(figures)
         self._share_projection_gradient()
         if self.config.optim.clip_grad_norm is not None:
-            self.scaler.unscale_(self.optimiser)
+            self.scaler.unscale_(self.optimizer)
             figures["grad_norm"] = nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip_grad_norm).detach()
-        self.scaler.step(self.optimiser)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update(self.model)
@@ -134,7 +134,7 @@ class TrainingStep:
         projection = None if self.distillation is None else self.distillation.projection
         return {
             "model": dict(self.model.state_dict()),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": None if average is None else dict(average.model.state_dict()),
             "num_average_updates": 0 if average is None else average.num_updates,
@@ -144,7 +144,7 @@ class TrainingStep:
     def restore(self, state: StepState) -> None:
         """Take up a state of the same run."""
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None and state["average"] is not None:
@@ -158,8 +158,8 @@ class TrainingStep:
         training_mode(self.model, self.config.optim.frozen_levels)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Normalise: (B, 3, H, W) uint8 to float32 in the model's memory layout."""
-        images = self.preprocessing.normalise(images)
+        """Normalize: (B, 3, H, W) uint8 to float32 in the model's memory layout."""
+        images = self.preprocessing.normalize(images)
         layout = torch.channels_last if self.config.compute.channels_last else torch.contiguous_format
         return images.contiguous(memory_format=layout)
 

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hat.console import progress
-from hat.data.ordered_pool import default_num_workers
+from hat.data.loading import default_num_workers
 from hat.embedder import Embedder
 from hat.errors import ConfigError
 from hat.model.inference import InferenceModel
 from hat.runtime import Runtime, TorchRuntime, open_runtime
-from hat.runtime.opening import ARTEFACT_ENDINGS
+from hat.runtime.opening import ARTIFACT_ENDINGS
 from hat.runtime.protocol import runtime_info
 
 from .config import TrainConfig
@@ -173,7 +173,7 @@ def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, place: Pl
     if path.suffix == ".safetensors" and not path.is_dir():
         return AskedOnce(None, paths, data, place, read_rows(path, data, len(paths)))
     precision = config.compute.precision
-    exported = path.suffix.lower() in ARTEFACT_ENDINGS and not path.is_dir()
+    exported = path.suffix.lower() in ARTIFACT_ENDINGS and not path.is_dir()
     if exported:
         # OpenVINO does not run on CUDA devices; the others run where the student is, or say why not.
         runtime = open_runtime(path, None if path.suffix.lower() == ".xml" else str(place.device))

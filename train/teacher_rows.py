@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hat.checkpoint import write_atomically
 from hat.errors import CheckpointError, ConfigError, WorkError
+from hat.io.checkpoint import write_atomically
 
 __all__ = ["TEACHER_FILE", "TeacherRows", "read_rows", "write_rows"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from hat.data.records import ReIDDataset
+    from hat.data.datasets import ReIDDataset
     from hat.embedder import Embedder
 
     Embeddings = npt.NDArray[np.float32]
@@ -125,8 +125,8 @@ def _embed(embedder: Embedder, dataset: ReIDDataset, flip: bool) -> tuple[Embedd
 
 def _draw_maps(embedder: Embedder, dataset: ReIDDataset, baseline: str | None, cam: Path | None, tfc_maps: Path | None) -> None:
     from hat import visual
-    from hat.checkpoint import load_checkpoint
     from hat.data import read_image
+    from hat.io.checkpoint import load_checkpoint
     from hat.runtime import TorchRuntime
 
     assert isinstance(embedder.runtime, TorchRuntime)

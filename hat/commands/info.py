@@ -36,12 +36,12 @@ def info(
 
       hat info triton://farm:8000/market
     """
-    from hat.checkpoint import load_released_weights, read_checkpoint_info
     from hat.config import apply_overrides, config_to_dict, parse_overrides
     from hat.errors import UsageError
+    from hat.io.checkpoint import load_released_weights, read_checkpoint_info
     from hat.model import list_models, model_config
     from hat.model.complexity import count_complexity
-    from hat.runtime.opening import ARTEFACT_ENDINGS
+    from hat.runtime.opening import ARTIFACT_ENDINGS
     from hat.runtime.triton_runtime import is_triton_address
 
     result: dict[str, Any] = {"target": target}
@@ -53,11 +53,11 @@ def info(
     elif path.is_file() and path.suffix in (".pth", ".pt"):
         model, result["loaded"] = load_released_weights(path)
         config, result["num_classes"] = model.config, model.num_classes
-    elif (is_served := is_triton_address(target)) or (path.suffix.lower() in ARTEFACT_ENDINGS and not path.is_dir()):
-        from hat.commands.artefact_info import artefact_result, artefact_table, served_result
+    elif (is_served := is_triton_address(target)) or (path.suffix.lower() in ARTIFACT_ENDINGS and not path.is_dir()):
+        from hat.commands.artifact_info import artifact_result, artifact_table, served_result
 
-        result |= served_result(target) if is_served else artefact_result(path)
-        emit(result, artefact_table(result), as_json)
+        result |= served_result(target) if is_served else artifact_result(path)
+        emit(result, artifact_table(result), as_json)
         return
     elif path.exists():
         checkpoint = read_checkpoint_info(path)

@@ -27,7 +27,7 @@ def synth(
             help="Identities for training; the rest is query and gallery. Half of them if not given.", show_default=False
         ),
     ] = None,
-    distractors: Annotated[int, typer.Option(help="False detections in the gallery, labelled 0000.")] = 0,
+    distractors: Annotated[int, typer.Option(help="False detections in the gallery, labeled 0000.")] = 0,
     size: Annotated[str, typer.Option(help="Height x width of the images in pixels.")] = "256x128",
     workers: Annotated[
         int | None, typer.Option(help="Processes that draw. As many as there are cores if not given.", show_default=False)

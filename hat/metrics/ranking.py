@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hat.data.records import JUNK_PID
+from hat.data.datasets import JUNK_PID
 from hat.errors import DataError, UsageError
 from hat.metrics.inputs import Labels, Matrix, check_count, check_distances, check_label_pairs
 from hat.metrics.result import RankingResult
@@ -133,7 +133,7 @@ class RankingAccumulator:
                 column = int(np.flatnonzero(np.isnan(row))[0])
                 raise UsageError(
                     f"the distance of query {query} and gallery image {column} is NaN, so it has no rank; "
-                    "look for NaN in the embeddings or for a row of zeros that was normalised"
+                    "look for NaN in the embeddings or for a row of zeros that was normalized"
                 )
             same_pid = self._by_pid[self._group_starts[query] : self._group_ends[query]]
             same_camera = self._gallery_camids[same_pid] == self._query_camids[query]

@@ -17,7 +17,7 @@ import torch
 
 from hat.errors import UsageError
 from hat.metrics.inputs import Matrix, check_count, check_embedding_pair
-from hat.metrics.neighbours import NearestNeighbours, distance_blocks
+from hat.metrics.neighbors import NearestNeighbors, distance_blocks
 from hat.metrics.sparse_rows import SparseRows
 
 __all__ = ["rerank"]
@@ -28,7 +28,7 @@ _BLOCK_ROWS = 4096
 """Height and width of a block of distances: 64 MiB, large enough for a matrix product at full speed."""
 
 _BLOCK_ENTRIES = 2**22
-"""How many integers or floats a vectorised step works on at once."""
+"""How many integers or floats a vectorized step works on at once."""
 
 
 def rerank(
@@ -38,7 +38,7 @@ def rerank(
     k2: int = 6,
     lambda_value: float = 0.3,
 ) -> npt.NDArray[np.float32]:
-    """Re-rank with k-reciprocal encoding: the Jaccard distance of neighbourhoods, blended with the original distance.
+    """Re-rank with k-reciprocal encoding: the Jaccard distance of neighborhoods, blended with the original distance.
 
     The original distance is the squared Euclidean one of the embeddings as they are given (pass unit rows, as an embedder makes
     them), divided by the largest distance of its query to any item. The rest follows Zhong et al.: k-reciprocal sets and their
@@ -52,7 +52,7 @@ def rerank(
     Args:
         query_embeddings: (num_query, embed_dim) float16, bfloat16, float32 or float64; NumPy (memory-mapped too) or torch.
         gallery_embeddings: (num_gallery, embed_dim), likewise. Both are computed with in float32.
-        k1: Size of the neighbourhoods, the item itself not counted. More than there are items is as many as there are.
+        k1: Size of the neighborhoods, the item itself not counted. More than there are items is as many as there are.
         k2: How many nearest items, itself included, an item's encoding is averaged over; 1 switches the expansion off.
         lambda_value: Weight of the original distance, in [0, 1]: at 1 the ranking is the original one.
 
@@ -69,7 +69,7 @@ def rerank(
     # No set is larger than all items, so a larger k1, of which half is taken too, says nothing more than twice their number.
     k1 = min(k1, 2 * num_items)
 
-    nearest = NearestNeighbours(num_items, min(num_items, max(k1 + 1, k2)))
+    nearest = NearestNeighbors(num_items, min(num_items, max(k1 + 1, k2)))
     farthest = torch.zeros(num_items)
     distances = np.empty((num_query, num_items - num_query), dtype=np.float32)
     for rows, columns, block in distance_blocks(embeddings, squares, _BLOCK_ROWS):
@@ -79,14 +79,14 @@ def rerank(
             nearest.update(columns, rows, block.T.contiguous())
             farthest[columns] = torch.maximum(farthest[columns], block.amax(dim=0))
         _copy_query_to_gallery(block, rows, columns, distances)
-    # Where an item is at distance 0 from all others there is nothing to normalise.
+    # Where an item is at distance 0 from all others there is nothing to normalize.
     scales = torch.where(farthest > 0, farthest, 1.0).numpy()
     distances /= scales[:num_query, None]
 
-    neighbours = nearest.indices().numpy()
-    encodings = _encode(neighbours, nearest.distances().numpy(), embeddings, scales, k1)
+    neighbors = nearest.indices().numpy()
+    encodings = _encode(neighbors, nearest.distances().numpy(), embeddings, scales, k1)
     if k2 > 1:
-        encodings = _expand_queries(encodings, neighbours[:, :k2])
+        encodings = _expand_queries(encodings, neighbors[:, :k2])
     _blend_jaccard(encodings, distances, lambda_value)
     return distances
 
@@ -122,21 +122,21 @@ def _copy_query_to_gallery(block: torch.Tensor, rows: slice, columns: slice, dis
 
 
 def _encode(
-    neighbours: Indices,
-    neighbour_distances: npt.NDArray[np.float32],
+    neighbors: Indices,
+    neighbor_distances: npt.NDArray[np.float32],
     embeddings: torch.Tensor,
     scales: npt.NDArray[np.float32],
     k1: int,
 ) -> SparseRows:
     """Gaussian-weighted k-reciprocal encodings of all items, each of sum 1 (Eq. 7)."""
-    num_items = len(neighbours)
-    rows, columns = _reciprocal_sets(neighbours, k1)
+    num_items = len(neighbors)
+    rows, columns = _reciprocal_sets(neighbors, k1)
     weights = np.empty(len(rows))
-    for part in _parts(np.ones(len(rows), dtype=np.int64), _BLOCK_ENTRIES // (neighbours.shape[1] + 1)):
-        found = neighbours[rows[part]] == columns[part, None]
+    for part in _parts(np.ones(len(rows), dtype=np.int64), _BLOCK_ENTRIES // (neighbors.shape[1] + 1)):
+        found = neighbors[rows[part]] == columns[part, None]
         known = found.any(axis=1)
-        squared = neighbour_distances[rows[part], found.argmax(axis=1)].astype(np.float64)
-        # A set grows by neighbours of neighbours, some of which were not among the item's nearest.
+        squared = neighbor_distances[rows[part], found.argmax(axis=1)].astype(np.float64)
+        # A set grows by neighbors of neighbors, some of which were not among the item's nearest.
         squared[~known] = _pair_distances(embeddings, rows[part][~known], columns[part][~known])
         weights[part] = np.exp(-squared / scales[rows[part]])
     weights /= np.bincount(rows, weights=weights, minlength=num_items)[rows]
@@ -154,14 +154,14 @@ def _pair_distances(embeddings: torch.Tensor, left: Indices, right: Indices) -> 
     return squared
 
 
-def _reciprocal_sets(neighbours: Indices, k1: int) -> tuple[Indices, Indices]:
+def _reciprocal_sets(neighbors: Indices, k1: int) -> tuple[Indices, Indices]:
     """Expanded k-reciprocal sets R*(i, k1) of all items (Eq. 3-5).
 
     Returns:
         (items, members): one entry for each member of each set, sorted by item and then by member.
     """
-    num_items = len(neighbours)
-    near = np.ascontiguousarray(neighbours[:, : k1 + 1])
+    num_items = len(neighbors)
+    near = np.ascontiguousarray(neighbors[:, : k1 + 1])
     # Half of an odd k1 is rounded to the even side, as the authors' code does.
     half = np.ascontiguousarray(near[:, : round(k1 / 2) + 1])
     is_reciprocal = _reciprocal(near)
@@ -187,7 +187,7 @@ def _reciprocal_sets(neighbours: Indices, k1: int) -> tuple[Indices, Indices]:
 
 
 def _reciprocal(near: Indices) -> npt.NDArray[np.bool_]:
-    """Whether each neighbour has the item among its own neighbours, the shape of ``near`` (Eq. 2)."""
+    """Whether each neighbor has the item among its own neighbors, the shape of ``near`` (Eq. 2)."""
     result = np.empty(near.shape, dtype=bool)
     for part in _parts(np.full(len(near), near.shape[1] ** 2), _BLOCK_ENTRIES):
         items = np.arange(part.start, part.stop)[:, None, None]
@@ -195,12 +195,12 @@ def _reciprocal(near: Indices) -> npt.NDArray[np.bool_]:
     return result
 
 
-def _expand_queries(encodings: SparseRows, neighbours: Indices) -> SparseRows:
+def _expand_queries(encodings: SparseRows, neighbors: Indices) -> SparseRows:
     """Local query expansion: average each item's encoding over its nearest items, itself included (Eq. 11)."""
-    num_items, num_averaged = neighbours.shape
+    num_items, num_averaged = neighbors.shape
     rows, columns, values = [], [], []
-    for part in _parts(encodings.lengths[neighbours].sum(axis=1), _BLOCK_ENTRIES):
-        owners, positions = encodings.entries_of(neighbours[part].ravel())
+    for part in _parts(encodings.lengths[neighbors].sum(axis=1), _BLOCK_ENTRIES):
+        owners, positions = encodings.entries_of(neighbors[part].ravel())
         keys = (owners // num_averaged + part.start) * num_items + encodings.columns[positions]
         unique, inverse = np.unique(keys, return_inverse=True)
         rows.append(unique // num_items)

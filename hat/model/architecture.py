@@ -40,7 +40,7 @@ class HAT(nn.Module):
     Args:
         config: The architecture.
         num_classes: Number of identities to tell apart in training.
-        preprocessing: How images become input; by default ImageNet's normalisation at the configuration's image size.
+        preprocessing: How images become input; by default ImageNet's normalization at the configuration's image size.
 
     Attributes:
         config: The architecture.
@@ -51,7 +51,7 @@ class HAT(nn.Module):
         pooling: From its last map to the MFE feature, where the MFE is supervised.
         bottlenecks: Stage name -> residual blocks on its level (Sec. 3.2).
         dsa: Stage name -> TFC (Sec. 3.2-3.3).
-        necks: Branch name -> batch norm without a learnt bias (BNNeck, Sec. 3.4).
+        necks: Branch name -> batch norm without a learned bias (BNNeck, Sec. 3.4).
         classifiers: Branch name -> linear classifier without bias (Sec. 3.4).
 
     Raises:
@@ -91,7 +91,7 @@ class HAT(nn.Module):
         """Features of all branches before their necks, whether supervised or not.
 
         Args:
-            images: (B, 3, H, W): floating point and normalised, or uint8 RGB; H and W multiples of 16.
+            images: (B, 3, H, W): floating point and normalized, or uint8 RGB; H and W multiples of 16.
 
         Returns:
             Branch name -> (B, C): ``"mfe"`` where the MFE is supervised, and every stage.
@@ -113,7 +113,7 @@ class HAT(nn.Module):
         """Run the network.
 
         Args:
-            images: (B, 3, H, W): floating point and normalised, or uint8 RGB, which is normalised here; H and W multiples of
+            images: (B, 3, H, W): floating point and normalized, or uint8 RGB, which is normalized here; H and W multiples of
                 16.
 
         Returns:
@@ -141,7 +141,7 @@ class HAT(nn.Module):
             raise ModelError(
                 f"expected images whose height and width are multiples of {unit}, got {images.shape[2]} x {images.shape[3]}"
             )
-        return images if images.is_floating_point() else self.preprocessing.normalise(images)
+        return images if images.is_floating_point() else self.preprocessing.normalize(images)
 
 
 def _bottlenecks(channels: int, config: ModelConfig) -> nn.Sequential:

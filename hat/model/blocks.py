@@ -12,7 +12,7 @@ class ResidualBlock(nn.Module):
     """ResNet's bottleneck with as many channels out as in: 1x1 down, 3x3, 1x1 up, each with batch norm, added to the input.
 
     Used on each level of the CNN before scaling ("bottleneck", Sec. 3.2) and, after a stage's transformer blocks, as the
-    neighbourhood-enhanced aggregation NeA (Eq. 5).
+    neighborhood-enhanced aggregation NeA (Eq. 5).
 
     Args:
         channels: Channels in and out.

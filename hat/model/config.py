@@ -91,7 +91,7 @@ class ModelConfig:
     """A residual block is this many times narrower inside."""
 
     pooling: Literal["avg", "gem"] = "avg"
-    """How the CNN's last map becomes the MFE feature: by its mean (paper), or by a generalised mean with a learnt power, which
+    """How the CNN's last map becomes the MFE feature: by its mean (paper), or by a generalized mean with a learned power, which
     looks more at what stands out."""
 
     mfe_supervision: bool = True
@@ -102,7 +102,7 @@ class ModelConfig:
     """Supervise the TFC stages before the last one too (deep supervision; Table 3)."""
 
     nea: bool = True
-    """Neighbourhood-enhanced aggregation: convolutions over a stage's token map before the next stage (Eq. 5; Table 3)."""
+    """Neighborhood-enhanced aggregation: convolutions over a stage's token map before the next stage (Eq. 5; Table 3)."""
 
     last_nea: bool = False
     """Build the NeA of the last stage too. Nothing reads its output, so it is frozen; the released checkpoints hold one."""

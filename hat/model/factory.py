@@ -17,7 +17,7 @@ def create_model(name: str, num_classes: int, *, preprocessing: Preprocessing | 
     Args:
         name: One of `hat.list_models`, such as ``"hat_resnet50"``.
         num_classes: Number of identities in the training set.
-        preprocessing: How images become input; by default ImageNet's normalisation at the model's image size.
+        preprocessing: How images become input; by default ImageNet's normalization at the model's image size.
         **overrides: Fields of `hat.ModelConfig` to change; nested ones as dictionaries: ``backbone={"last_stride": 2}``.
 
     Returns:

@@ -4,7 +4,7 @@ What differs from the training module, none of which changes the result:
 - batch norms are folded into the convolutions before them, and the BN necks into one scale and shift of the embedding;
 - of the last stage only CLS is computed: its last block has queries, projection and feed-forward network for CLS alone, and
   its NeA, which nothing reads, is gone;
-- conversion to float, normalisation and the L2 norm are part of the graph, so that no host can get them wrong.
+- conversion to float, normalization and the L2 norm are part of the graph, so that no host can get them wrong.
 """
 
 from __future__ import annotations

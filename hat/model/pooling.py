@@ -1,4 +1,4 @@
-"""From the CNN's last map to the MFE feature (paper Sec. 3.1): the mean over all places, or a generalised one."""
+"""From the CNN's last map to the MFE feature (paper Sec. 3.1): the mean over all places, or a generalized one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Mean(nn.Module):
 class GeneralizedMean(nn.Module):
     """GeM: the p-th root of the mean of p-th powers (Radenovic et al., TPAMI 2019), computed in float32 at least.
 
-    p = 1 is the mean and a large p the maximum; it is learnt, one for all channels. Values below `floor` count as `floor`, so
+    p = 1 is the mean and a large p the maximum; it is learned, one for all channels. Values below `floor` count as `floor`, so
     that the map should be one that a ReLU has left.
 
     Args:

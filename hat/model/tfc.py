@@ -22,7 +22,7 @@ class TFC(nn.Module):
         depth: Number of transformer blocks, L_s.
         grid: (rows, columns) of the map for which the position embedding is made.
         transformer: Configuration of the blocks.
-        nea: Pass the outgoing map through neighbourhood-enhanced aggregation (Eq. 5).
+        nea: Pass the outgoing map through neighborhood-enhanced aggregation (Eq. 5).
         reduction: How many times narrower NeA is inside.
     """
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hat.artefact import METADATA_KEY, ArtefactInfo, info_from_json
 from hat.errors import CheckpointError, MissingExtraError, UsageError
-from hat.onnx_file import read_onnx
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
+from hat.io.onnx_file import read_onnx
 from hat.runtime.torch_runtime import choose_device
 
 __all__ = ["OnnxRuntime", "read_onnx_info"]
@@ -45,7 +45,7 @@ class OnnxRuntime:
         except ImportError:
             raise MissingExtraError("onnxruntime", "onnxruntime", "running ONNX files") from None
         path = Path(path)
-        self.info: ArtefactInfo = read_onnx_info(path)
+        self.info: ArtifactInfo = read_onnx_info(path)
         chosen = _choose(device, onnxruntime.get_available_providers())
         provider = _PROVIDERS[chosen.type]
         options = onnxruntime.SessionOptions()
@@ -90,11 +90,11 @@ class OnnxRuntime:
             )
 
 
-def read_onnx_info(path: str | os.PathLike[str]) -> ArtefactInfo:
+def read_onnx_info(path: str | os.PathLike[str]) -> ArtifactInfo:
     """Read the facts that an ONNX file holds about itself.
 
     Raises:
-        CheckpointError: The file cannot be read or is refused, see `hat.onnx_file.read_onnx`, or was not made by this package.
+        CheckpointError: The file cannot be read or is refused by `hat.io.onnx_file.read_onnx`, or is not of this package.
         MissingExtraError: onnx is not installed.
     """
     facts = next((entry.value for entry in read_onnx(path).metadata_props if entry.key == METADATA_KEY), None)

@@ -6,15 +6,15 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-from hat.checkpoint import load_checkpoint, load_released_weights, read_checkpoint_info
 from hat.errors import CheckpointError, UsageError
+from hat.io.checkpoint import load_checkpoint, load_released_weights, read_checkpoint_info
 from hat.runtime.protocol import Runtime
 from hat.runtime.torch_runtime import Precision, TorchRuntime, choose_device
 from hat.runtime.triton_runtime import TritonRuntime, is_triton_address
 
-__all__ = ["ARTEFACT_ENDINGS", "open_runtime"]
+__all__ = ["ARTIFACT_ENDINGS", "open_runtime"]
 
-ARTEFACT_ENDINGS = (".onnx", ".engine", ".plan", ".xml")
+ARTIFACT_ENDINGS = (".onnx", ".engine", ".plan", ".xml")
 """Endings of exported files."""
 
 
@@ -41,10 +41,10 @@ def open_runtime(
         return _open_remote(address, device, precision, options)
     path = Path(path).expanduser()
     ending = path.suffix.lower()
-    if ending in ARTEFACT_ENDINGS and not path.is_dir():
+    if ending in ARTIFACT_ENDINGS and not path.is_dir():
         if precision != "fp32":
             raise UsageError(f"{path} computes in the precision that it was exported in: leave out the precision {precision}")
-        return _open_artefact(path, ending, device, options)
+        return _open_artifact(path, ending, device, options)
     choose_device(device)
     if (num_threads := options.pop("num_threads", None)) is not None:
         import torch
@@ -62,7 +62,7 @@ def open_runtime(
         raise CheckpointError(f"{path}: there is no such checkpoint or file")
     raise CheckpointError(
         f"{path} cannot be opened: expected a checkpoint folder, a .pth file of HAT's released code, or an exported file "
-        f"({', '.join(ARTEFACT_ENDINGS)})"
+        f"({', '.join(ARTIFACT_ENDINGS)})"
     )
 
 
@@ -73,7 +73,7 @@ def _open_remote(address: str, device: str | None, precision: Precision, options
     return TritonRuntime(address, **options)
 
 
-def _open_artefact(path: Path, ending: str, device: str | None, options: dict[str, Any]) -> Runtime:
+def _open_artifact(path: Path, ending: str, device: str | None, options: dict[str, Any]) -> Runtime:
     if ending == ".onnx":
         from hat.runtime.onnxruntime_runtime import OnnxRuntime
 
@@ -82,7 +82,7 @@ def _open_artefact(path: Path, ending: str, device: str | None, options: dict[st
         from hat.runtime.openvino_runtime import OpenVINORuntime
 
         return OpenVINORuntime(path, device, **options)
-    from hat.runtime.tensorrt_runtime import TensorRTRuntime
+    from hat.runtime.tensorrt.runtime import TensorRTRuntime
 
     options.pop("num_threads", None)  # an engine leaves the CPU nothing to compute
     return cast(Runtime, TensorRTRuntime(path, device, **options))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hat.artefact import ArtefactInfo
 from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
-from hat.openvino_file import file_sha256, read_openvino_info, stored_as, weights_path
+from hat.io.artifact import ArtifactInfo
+from hat.io.openvino_file import file_sha256, read_openvino_info, stored_as, weights_path
 
 if TYPE_CHECKING:
     import openvino
@@ -74,7 +74,7 @@ class OpenVINORuntime:
         except ImportError:
             raise MissingExtraError("openvino", "openvino", "running OpenVINO files") from None
         path = Path(path)
-        self.info: ArtefactInfo = read_openvino_info(path)
+        self.info: ArtifactInfo = read_openvino_info(path)
         core = openvino.Core()
         self.device = _choose_device(device, core)
         hint = _choose_hint(self.info, self.device, core)
@@ -163,7 +163,7 @@ def _choose_device(device: str | None, core: openvino.Core) -> str:
     return name if name in available else f"{name}.0"
 
 
-def _choose_hint(info: ArtefactInfo, device: str, core: openvino.Core) -> str:
+def _choose_hint(info: ArtifactInfo, device: str, core: openvino.Core) -> str:
     capabilities = list(core.get_property(device, "OPTIMIZATION_CAPABILITIES"))
     precision = info.details.get("float_precision", "fp32") if info.precision == "int8" else info.precision
     hint = _HINTS.get(precision) if isinstance(precision, str) else None
@@ -179,7 +179,7 @@ def _choose_hint(info: ArtefactInfo, device: str, core: openvino.Core) -> str:
     )
 
 
-def _read_model(path: Path, info: ArtefactInfo, core: openvino.Core) -> openvino.Model:
+def _read_model(path: Path, info: ArtifactInfo, core: openvino.Core) -> openvino.Model:
     """Read the graph and hold it against what it says of itself."""
     weights = weights_path(path)
     if not weights.is_file():

@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from hat.artefact import ArtefactInfo
 from hat.errors import UsageError
+from hat.io.artifact import ArtifactInfo
 from hat.preprocessing import Preprocessing
 
 __all__ = ["Runtime", "runtime_device", "runtime_info"]
@@ -48,7 +48,7 @@ def runtime_device(runtime: Runtime) -> str | None:
     return kind if kind in ("cpu", "cuda") else None
 
 
-def runtime_info(runtime: Runtime) -> ArtefactInfo:
+def runtime_info(runtime: Runtime) -> ArtifactInfo:
     """What a runtime runs: architecture, preprocessing, precision and the fingerprint that a gallery is bound to.
 
     The first call on a checkpoint hashes its weights, which takes up to a second.
@@ -57,6 +57,6 @@ def runtime_info(runtime: Runtime) -> ArtefactInfo:
         UsageError: The runtime does not say; those of this package all do.
     """
     info = getattr(runtime, "info", None)
-    if not isinstance(info, ArtefactInfo):
+    if not isinstance(info, ArtifactInfo):
         raise UsageError(f"{runtime.name} does not say which model it runs: a runtime of hat.runtime is needed here")
     return info

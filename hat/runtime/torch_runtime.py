@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hat.artefact import ArtefactInfo, fingerprint, weights_sha256
 from hat.errors import UsageError, WorkError
+from hat.io.artifact import ArtifactInfo, fingerprint, weights_sha256
 from hat.model import HAT
 
 __all__ = ["Precision", "TorchRuntime", "checked_precision", "choose_device"]
@@ -89,12 +89,12 @@ class TorchRuntime:
         return self._model
 
     @cached_property
-    def info(self) -> ArtefactInfo:
+    def info(self) -> ArtifactInfo:
         """The facts that an exported file holds about itself, of the model that runs here."""
         from importlib.metadata import version
 
         source = self._source_sha256 or weights_sha256(self.model)
-        return ArtefactInfo(
+        return ArtifactInfo(
             name=self.model_name,
             model=self.config,
             preprocessing=self.preprocessing,
@@ -116,8 +116,8 @@ class TorchRuntime:
         if not len(images):
             return np.empty((0, self.embed_dim), dtype=np.float32)
         batch = torch.from_numpy(images).to(self.device)
-        if not self.exact_graph:  # the graph has the normalisation inside
-            batch = self.preprocessing.normalise(batch)
+        if not self.exact_graph:  # the graph has the normalization inside
+            batch = self.preprocessing.normalize(batch)
         batch = batch.contiguous(memory_format=self.memory_format)
         with self._turn, torch.autocast(self.device.type, dtype=_DTYPES.get(self.precision), enabled=self.precision in _DTYPES):
             embeddings = self._compiled_call(batch) if self.compiled else self._network(batch)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hat.artefact import METADATA_KEY, ArtefactInfo, info_from_json
 from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
 
 __all__ = ["TritonAddress", "TritonRuntime", "is_triton_address", "parse_triton_address"]
 
@@ -84,7 +84,7 @@ class TritonRuntime:
         self._place, self._address, self._timeout_s = parse_triton_address(address), address, timeout_s
         self._of_thread = threading.local()
         config = self._ask("get_model_config")
-        self.info: ArtefactInfo = self._facts(config)
+        self.info: ArtifactInfo = self._facts(config)
         self._check(config)
         if not self._ask("is_model_ready"):
             raise WorkError(f"{address}: the server has the model, and it is not ready: its log says why")
@@ -154,7 +154,7 @@ class TritonRuntime:
             )
         return client
 
-    def _facts(self, config: Any) -> ArtefactInfo:
+    def _facts(self, config: Any) -> ArtifactInfo:
         try:
             facts = config["parameters"][METADATA_KEY]["string_value"]
         except (KeyError, TypeError):

@@ -1,7 +1,7 @@
 """Pictures of what a model does: ranked lists, class activation maps, and the maps of its stages."""
 
 from hat.visual.activation_maps import activation_maps, branch_activations
-from hat.visual.colour_map import colourise, overlay, scale_to_unit
+from hat.visual.color_map import colorize, overlay, scale_to_unit
 from hat.visual.ranked_list import ranked_list
 from hat.visual.ranking_rows import RankedImage, RankedRow, rank_rows
 from hat.visual.tfc_maps import cls_attention, tfc_maps, token_maps
@@ -12,7 +12,7 @@ __all__ = [
     "activation_maps",
     "branch_activations",
     "cls_attention",
-    "colourise",
+    "colorize",
     "overlay",
     "rank_rows",
     "ranked_list",

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from hat.errors import UsageError
 from hat.model import HAT
-from hat.visual.colour_map import overlay, scale_to_unit
+from hat.visual.color_map import overlay, scale_to_unit
 from hat.visual.inspection import check_images, input_batches, inspected
 from hat.visual.map_table import Column, draw_map_table, tile_size
 

@@ -1,4 +1,4 @@
-"""What the pictures share: ink, type, a header, tiles that keep a person's proportions, and marks that need no colour."""
+"""What the pictures share: ink, type, a header, tiles that keep a person's proportions, and marks that need no color."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from hat.errors import UsageError
 
 __all__ = ["EDGE", "INK", "MARGIN", "MUTED", "PAPER", "RIGHT", "WRONG", "Canvas", "fit_image", "text_width"]
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-PAPER: Colour = (255, 255, 255)
-INK: Colour = (28, 32, 38)
-MUTED: Colour = (96, 104, 114)
-EDGE: Colour = (208, 213, 219)
-MAT: Colour = (236, 239, 242)
-RIGHT: Colour = (12, 138, 84)
-WRONG: Colour = (204, 44, 36)
+PAPER: Color = (255, 255, 255)
+INK: Color = (28, 32, 38)
+MUTED: Color = (96, 104, 114)
+EDGE: Color = (208, 213, 219)
+MAT: Color = (236, 239, 242)
+RIGHT: Color = (12, 138, 84)
+WRONG: Color = (204, 44, 36)
 
 MARGIN = 32
 """Empty border of every picture in pixels."""
@@ -67,7 +67,7 @@ class Canvas:
         text: str,
         *,
         size: int = CAPTION_SIZE,
-        fill: Colour = INK,
+        fill: Color = INK,
         anchor: str = "la",
         max_width: float | None = None,
     ) -> None:
@@ -79,7 +79,7 @@ class Canvas:
             line = line.rstrip() + "…"
         self._draw.text(position, line, fill=fill, font=_font(size), anchor=anchor)
 
-    def line(self, start: tuple[float, float], end: tuple[float, float], fill: Colour = EDGE) -> None:
+    def line(self, start: tuple[float, float], end: tuple[float, float], fill: Color = EDGE) -> None:
         """Draw a hairline."""
         self._draw.line([start, end], fill=fill, width=1)
 
@@ -87,12 +87,12 @@ class Canvas:
         """Put a tile's upper left corner somewhere."""
         self.image.paste(tile, position)
 
-    def frame(self, box: tuple[int, int, int, int], fill: Colour, width: int) -> None:
+    def frame(self, box: tuple[int, int, int, int], fill: Color, width: int) -> None:
         """Draw a frame of some width around a (left, top, right, bottom) box, outside it."""
         left, top, right, bottom = box
         self._draw.rectangle((left - width, top - width, right + width - 1, bottom + width - 1), outline=fill, width=width)
 
-    def mark(self, centre: tuple[float, float], *, is_right: bool, radius: int = 12) -> None:
+    def mark(self, center: tuple[float, float], *, is_right: bool, radius: int = 12) -> None:
         """Draw a round badge: a tick on green where right, a cross on red where wrong."""
         # Pillow's shapes have stairs for edges, so the badge is drawn four times as large and shrunk.
         zoom = 4
@@ -113,11 +113,11 @@ class Canvas:
             for x, y in (points[0], points[-1]):
                 pen.ellipse((x - thickness / 2, y - thickness / 2, x + thickness / 2, y + thickness / 2), fill=(*PAPER, 255))
         badge = badge.resize((side // zoom, side // zoom), Image.Resampling.LANCZOS)
-        self.image.paste(badge, (round(centre[0]) - radius - 2, round(centre[1]) - radius - 2), badge)
+        self.image.paste(badge, (round(center[0]) - radius - 2, round(center[1]) - radius - 2), badge)
 
 
 def fit_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Fit a whole image into a tile of (width, height), proportions kept; what it leaves free is light grey."""
+    """Fit a whole image into a tile of (width, height), proportions kept; what it leaves free is light gray."""
     scale = min(size[0] / image.width, size[1] / image.height)
     fitted = (min(size[0], max(1, round(image.width * scale))), min(size[1], max(1, round(image.height * scale))))
     # A crop that is a pixel or two off the tile's proportions looks better filled than with a sliver of border.

@@ -10,7 +10,7 @@ from itertools import pairwise
 from PIL import Image
 
 from hat.visual.canvas import CAPTION_SIZE, EDGE, INK, MARGIN, MUTED, Canvas, text_width
-from hat.visual.colour_map import colour_table
+from hat.visual.color_map import color_table
 
 __all__ = ["Column", "draw_map_table"]
 
@@ -49,7 +49,7 @@ def draw_map_table(columns: Sequence[Column], title: str, subtitle: tuple[str, .
         columns: The columns, all with tiles of one size and equally many of them, at least one.
         title: One line in large type.
         subtitle: Smaller lines under it.
-        legend: What the dark and the light end of the colours mean.
+        legend: What the dark and the light end of the colors mean.
 
     Returns:
         An RGB picture.
@@ -117,5 +117,5 @@ def _draw_legend(canvas: Canvas, legend: tuple[str, str]) -> None:
     y = canvas.image.height - MARGIN - _BAR[1]
     canvas.text((MARGIN, y + _BAR[1] / 2), low, fill=MUTED, anchor="lm")
     x = MARGIN + math.ceil(text_width(low, CAPTION_SIZE)) + 10
-    canvas.paste(Image.fromarray(colour_table()[None]).resize(_BAR, Image.Resampling.BILINEAR), (x, y))
+    canvas.paste(Image.fromarray(color_table()[None]).resize(_BAR, Image.Resampling.BILINEAR), (x, y))
     canvas.text((x + _BAR[0] + 10, y + _BAR[1] / 2), high, fill=INK, anchor="lm")

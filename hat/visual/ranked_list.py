@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from PIL import Image
 
+from hat.data.datasets import ReIDDataset, Sample
 from hat.data.images import read_image
-from hat.data.records import ReIDDataset, Sample
 from hat.metrics.result import RankingResult
 from hat.visual.canvas import CAPTION_SIZE, INK, MARGIN, MUTED, RIGHT, WRONG, Canvas, fit_image, text_width
 from hat.visual.ranking_rows import Choice, Matrix, RankedRow, rank_rows
@@ -125,13 +125,13 @@ def _draw_query(canvas: Canvas, sample: Sample, row: RankedRow, top: int) -> Non
 
 
 def _draw_tile(
-    canvas: Canvas, sample: Sample, corner: tuple[int, int], colour: tuple[int, int, int]
+    canvas: Canvas, sample: Sample, corner: tuple[int, int], color: tuple[int, int, int]
 ) -> tuple[int, int, int, int]:
     """Draw a framed crop with the frame's corner here; return the crop's (left, top, right, bottom)."""
     left, top = corner[0] + _FRAME, corner[1] + _FRAME
     box = (left, top, left + _TILE[0], top + _TILE[1])
     canvas.paste(fit_image(read_image(sample.path), _TILE), (left, top))
-    canvas.frame(box, colour, _FRAME)
+    canvas.frame(box, color, _FRAME)
     return box
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hat.model import HAT
-from hat.visual.colour_map import colourise, overlay, scale_to_unit
+from hat.visual.color_map import colorize, overlay, scale_to_unit
 from hat.visual.inspection import check_images, input_batches, inspected
 from hat.visual.map_table import Column, draw_map_table, tile_size
 
@@ -81,7 +81,7 @@ def tfc_maps(
         title: One line in large type; empty for none.
 
     Returns:
-        An RGB picture. Every map is scaled to its own range; averaged maps are painted alone, attention over the image in grey.
+        An RGB picture. Every map is scaled to its own range; averaged maps are painted alone, attention over the image in gray.
 
     Raises:
         UsageError: There is no image, an item is none, or the picture would be enormous.
@@ -90,7 +90,7 @@ def tfc_maps(
     size = tile_size(model.preprocessing.size)
     columns = [Column("Image", [image.convert("RGB").resize(size, Image.Resampling.LANCZOS) for image in images])]
     for name, maps in token_maps(model, images).items():
-        tiles = [colourise(values, size) for values in scale_to_unit(maps)]
+        tiles = [colorize(values, size) for values in scale_to_unit(maps)]
         columns.append(Column(name.upper(), tiles, group="mean of channels"))
     if attention:
         for name, maps in cls_attention(model, images).items():

@@ -13,10 +13,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from . import embed_route, gallery_routes, health_routes, record_routes, search_route
 from .exchange import ExchangeMiddleware, exchange_of
 from .forms import described
 from .refusal import RefusalError, problem
+from .routes import embed as embed_route
+from .routes import galleries as gallery_routes
+from .routes import health as health_routes
+from .routes import records as record_routes
+from .routes import search as search_route
 from .schemas import Problem
 from .service import Service
 from .store_threads import StoreError

@@ -27,7 +27,7 @@ from hat.errors import ConfigError, UsageError, WorkError
 __all__ = ["ApiKey", "KeyFile", "KeyRing", "Role"]
 
 Role = Literal["read", "write"]
-"""``"read"`` embeds, searches and lists; ``"write"`` also enrols, removes and makes galleries."""
+"""``"read"`` embeds, searches and lists; ``"write"`` also enrolls, removes and makes galleries."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")
 _TOKEN = re.compile(r"hat_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, StringConstraints, field_validator
 
-from ..records import AttributeValue, Filter, Record
+from ..gallery.records import AttributeValue, Filter, Record
 from .shelf import GALLERY_NAME
 
 __all__ = [
     "EmbedAnswer",
-    "EnrolAnswer",
-    "EnrolForm",
+    "EnrollAnswer",
+    "EnrollForm",
     "GalleryAnswer",
     "GalleryList",
     "ItemLabels",
@@ -166,7 +166,7 @@ class ItemLabels(_Form):
         return source
 
 
-class EnrolForm(_Form):
+class EnrollForm(_Form):
     """What is known of images that are enrolled: of all of them alike, or of each."""
 
     pid: Annotated[Label | None, Once] = Field(default=None, description="Identity in all images.", examples=[17])
@@ -297,8 +297,8 @@ class BadImage(BaseModel):
     reason: str
 
 
-class EnrolAnswer(BaseModel):
-    """What came of an enrolment."""
+class EnrollAnswer(BaseModel):
+    """What came of an enrollment."""
 
     ids: list[int] = Field(description="Of the images that were added or known already, in order.")
     num_added: int

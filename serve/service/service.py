@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from starlette.requests import Request
 
-from hat.artefact import ArtefactInfo
+from hat.io.artifact import ArtifactInfo
 from hat.runtime import Runtime, runtime_info
 
-from ..gallery import Gallery
+from ..gallery.gallery import Gallery
 from .access import Access, Caller
 from .admission import Admission, Place
 from .audit import AuditLog
@@ -56,7 +56,7 @@ class Service:
         audit: AuditLog | None = None,
     ) -> None:
         self.settings = settings
-        self.info: ArtefactInfo = runtime_info(runtime)
+        self.info: ArtifactInfo = runtime_info(runtime)
         self.shelf = shelf
         self.access = Access(keys, settings.rate_per_s)
         self.audit = audit

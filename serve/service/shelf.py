@@ -12,8 +12,8 @@ from pathlib import Path
 
 from hat.errors import HatError, UsageError
 
-from ..binding import Binding
-from ..gallery import Gallery
+from ..gallery.binding import Binding
+from ..gallery.gallery import Gallery
 from .refusal import RefusalError
 
 __all__ = ["GALLERY_NAME", "Shelf", "is_gallery_name", "parse_gallery"]

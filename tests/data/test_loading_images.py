@@ -11,7 +11,7 @@ import torch
 
 from hat.data import Sample, Split, check_images, iterate_batches, load_images, loading, read_image
 from hat.data.images import decode_image, read_encoded
-from hat.data.ordered_pool import map_in_order
+from hat.data.loading import map_in_order
 from hat.errors import ImageError, UsageError
 from hat.preprocessing import Preprocessing
 
@@ -24,7 +24,7 @@ def num_threads():
 
 @pytest.fixture
 def paths(tmp_path, picture, encode):
-    """Forty images, each of a colour of its own."""
+    """Forty images, each of a color of its own."""
     result = []
     for i in range(40):
         path = tmp_path / f"{i:02d}.png"

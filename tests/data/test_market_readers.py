@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hat.data import load_dataset
-from hat.data.dukemtmc import DUKEMTMC_COUNTS
-from hat.data.market_layout import parse_market_name, read_market_layout
+from hat.data.market import DUKEMTMC_COUNTS, parse_market_name, read_market_layout
 from hat.errors import DataError
 
 TRAIN = ["bounding_box_train/0002_c1s1_000451_03.jpg", "bounding_box_train/0007_c3s3_077419_01.JPG"]
@@ -202,7 +201,7 @@ def test_a_copy_of_the_published_size_is_told_as_such_and_one_image_less_is_not(
     )
 
 
-@pytest.mark.parametrize(("boxes", "folder"), [("labeled", "labelled"), ("labeled", "labeled"), ("detected", "detected")])
+@pytest.mark.parametrize(("boxes", "folder"), [("labeled", "labeled"), ("labeled", "labeled"), ("detected", "detected")])
 @pytest.mark.parametrize("parent", ["", "cuhk03-np", "data/../CUHK03_NP"])
 def test_converted_cuhk03(boxes, folder, parent, touch, tmp_path):
     names = ["bounding_box_train/0001_c1_1.png", "query/0768_c2_7.png", "bounding_box_test/0768_c1_2.png"]

@@ -15,12 +15,12 @@ from hat.data.synth.view import View
 from hat.errors import UsageError
 
 
-def nearest_tone(colour: tuple[float, float, float]) -> int:
-    return int(np.abs(np.array(SKIN_TONES) - colour).sum(1).argmin())
+def nearest_tone(color: tuple[float, float, float]) -> int:
+    return int(np.abs(np.array(SKIN_TONES) - color).sum(1).argmin())
 
 
-def colour_histogram(pixels: np.ndarray) -> np.ndarray:
-    """Square roots of 8 x 8 x 8 RGB histograms of six stripes, so that a dot product compares the shares of colours."""
+def color_histogram(pixels: np.ndarray) -> np.ndarray:
+    """Square roots of 8 x 8 x 8 RGB histograms of six stripes, so that a dot product compares the shares of colors."""
     stripes = []
     for stripe in np.array_split(pixels.astype(int) // 32, 6, axis=0):
         codes = stripe.reshape(-1, 3) @ (64, 8, 1)
@@ -31,7 +31,7 @@ def colour_histogram(pixels: np.ndarray) -> np.ndarray:
 def test_people_of_a_seed_differ_and_share_single_attributes() -> None:
     people = [make_person(3, index) for index in range(1000)]
     assert len({(p.description, nearest_tone(p.skin)) for p in people}) == 1000
-    # Anyone's top is worn by many others too: its colour alone tells nobody.
+    # Anyone's top is worn by many others too: its color alone tells nobody.
     tops = Counter(p.description.split(",")[0].split(" ")[0] for p in people)
     assert min(tops.values()) > 20
     assert NUM_PEOPLE > MAX_IDENTITIES
@@ -118,13 +118,13 @@ def test_numbers_out_of_range_are_refused(numbers: tuple[int, int, int, int]) ->
         draw_person(identity, camera, shot, seed=seed)
 
 
-def test_colour_tells_something_about_identity_but_not_all() -> None:
+def test_color_tells_something_about_identity_but_not_all() -> None:
     num_ids, cameras, shots = 24, 4, 2
     rows, pids, camids = [], [], []
     for identity in range(num_ids):
         for camera in range(cameras):
             for shot in range(shots):
-                rows.append(colour_histogram(np.asarray(draw_person(identity, camera, shot, seed=0, size=(64, 32)))))
+                rows.append(color_histogram(np.asarray(draw_person(identity, camera, shot, seed=0, size=(64, 32)))))
                 pids.append(identity)
                 camids.append(camera)
     features, pid, cam = np.array(rows), np.array(pids), np.array(camids)
@@ -134,5 +134,5 @@ def test_colour_tells_something_about_identity_but_not_all() -> None:
     assert similarity[other_camera & same].mean() > similarity[other_camera & ~same].mean() + 0.2
     best = np.where(other_camera, similarity, -1.0).argmax(1)
     rank1 = float((pid[best] == pid).mean())
-    # Chance is 1 in 24. A model that looks at more than colour has the rest to gain.
+    # Chance is 1 in 24. A model that looks at more than color has the rest to gain.
     assert 5 / num_ids < rank1 < 0.9, rank1

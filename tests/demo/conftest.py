@@ -39,7 +39,7 @@ def people(tmp_path_factory):
 @pytest.fixture(scope="session")
 def embedder(tiny_checkpoint):
     """The tiny model, open, for several users."""
-    from hat.demo.workbench import SharedEmbedder
+    from hat.demo.app_state import SharedEmbedder
     from hat.embedder import Embedder
 
     return SharedEmbedder(Embedder.open(tiny_checkpoint, device="cpu"))
@@ -62,8 +62,8 @@ def make_image():
 @pytest.fixture(scope="session")
 def make_bench(tiny_checkpoint, embedder, people):
     """Makes workbenches with the generated people's gallery, in a folder."""
+    from hat.demo.app_state import Workbench
     from hat.demo.people import enroll_dataset, sample_queries
-    from hat.demo.workbench import Workbench
     from hat.serve import Gallery
 
     def make(folder, **options):

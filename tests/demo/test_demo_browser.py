@@ -21,7 +21,7 @@ def test_a_search_its_filters_and_its_re_ranking(browser, served, sample):
         page.wait_for_selector(".hat-summary >> text=of 32")
         page.wait_for_selector(f"#hat-results >> text=camera {sample.camid}")
 
-        page.get_by_label("Re-rank by common neighbours").check()
+        page.get_by_label("Re-rank by common neighbors").check()
         page.wait_for_selector(".hat-timings >> text=re-rank")
         assert "re-ranking" in page.locator(".hat-summary").first.inner_text()
 
@@ -57,7 +57,7 @@ def test_two_visitors_do_not_see_each_other(browser, served):
             ranked(page)
             names.append(page.locator("#hat-query .hat-name").all_inner_texts())
         assert names[0] != names[1] and [len(name) for name in names] == [1, 1]
-        one.get_by_label("Re-rank by common neighbours").check()
+        one.get_by_label("Re-rank by common neighbors").check()
         one.wait_for_selector(".hat-timings >> text=re-rank")
         assert one.locator("#hat-query .hat-name").all_inner_texts() == names[0]
         assert other.locator("#hat-query .hat-name").all_inner_texts() == names[1]

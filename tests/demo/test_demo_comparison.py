@@ -5,18 +5,18 @@ import copy
 import numpy as np
 import pytest
 
-from hat.demo.compare_page import compared_html, pictures_of
-from hat.demo.comparison import Artefact, compare_artefacts
+from hat.demo.app_state import SharedEmbedder, Workbench
+from hat.demo.comparison import Artifact, compare_artifacts
 from hat.demo.inside import look_inside
-from hat.demo.inside_page import maps_html
-from hat.demo.workbench import SharedEmbedder, Workbench
+from hat.demo.pages.compare import compared_html, pictures_of
+from hat.demo.pages.inside import maps_html
 from hat.embedder import Embedder
 from hat.errors import UsageError
 from hat.runtime import TorchRuntime
 
 
 class Stand:
-    """An embedder whose embeddings are the mean colours of images, turned by an angle."""
+    """An embedder whose embeddings are the mean colors of images, turned by an angle."""
 
     def __init__(self, like, turn=0.0):
         self.runtime, self.preprocessing = like.runtime, like.preprocessing
@@ -24,10 +24,10 @@ class Stand:
 
     def embed(self, images):
         self.num_images += len(images)
-        colours = np.stack([np.asarray(image, dtype=np.float32).mean(axis=(0, 1)) for image in images])
-        colours -= 127.5
+        colors = np.stack([np.asarray(image, dtype=np.float32).mean(axis=(0, 1)) for image in images])
+        colors -= 127.5
         cos, sin = np.cos(self.turn), np.sin(self.turn)
-        turned = colours @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 0.1 if self.turn else 1]], dtype=np.float32)
+        turned = colors @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 0.1 if self.turn else 1]], dtype=np.float32)
         return turned / np.linalg.norm(turned, axis=1, keepdims=True)
 
 
@@ -37,14 +37,14 @@ def gallery_images(make_image):
 
 
 def test_ranks_shared_matches_and_cosines_are_those_of_brute_force(embedder, gallery_images, make_image):
-    first, second = Artefact("first", Stand(embedder)), Artefact("second", Stand(embedder, 0.7))
+    first, second = Artifact("first", Stand(embedder)), Artifact("second", Stand(embedder, 0.7))
     keys = [("people", number + 100) for number in range(20)]
     query = [make_image(size=(8, 16), seed=99)]
-    lists = compare_artefacts([first, second], query, keys, gallery_images.__getitem__, top=5)
+    lists = compare_artifacts([first, second], query, keys, gallery_images.__getitem__, top=5)
 
     orders, persons = [], []
-    for artefact in (first, second):
-        rows, person = artefact.embedder.embed(gallery_images), artefact.embedder.embed(query)[0]
+    for artifact in (first, second):
+        rows, person = artifact.embedder.embed(gallery_images), artifact.embedder.embed(query)[0]
         orders.append(np.argsort(-(rows @ person), kind="stable").tolist())
         persons.append(person)
     assert [[match.id - 100 for match in one.matches] for one in lists] == [order[:5] for order in orders]
@@ -56,30 +56,30 @@ def test_ranks_shared_matches_and_cosines_are_those_of_brute_force(embedder, gal
 
 def test_gallery_images_are_embedded_once_and_forgotten_when_asked(embedder, gallery_images):
     stand = Stand(embedder)
-    artefact = Artefact("one", stand)
+    artifact = Artifact("one", stand)
     keys = [("people", number) for number in range(20)]
     told = []
-    first = artefact.gallery_embeddings(keys, gallery_images.__getitem__, told.append)
+    first = artifact.gallery_embeddings(keys, gallery_images.__getitem__, told.append)
     assert stand.num_images == 20 == sum(told)
-    again = artefact.gallery_embeddings([*keys[5:], ("other", 1)], lambda place: gallery_images[0], told.append)
+    again = artifact.gallery_embeddings([*keys[5:], ("other", 1)], lambda place: gallery_images[0], told.append)
     assert stand.num_images == 21 and np.array_equal(again[:15], first[5:])
-    artefact.forget("people")
-    assert artefact.missing([*keys, ("other", 1)]) == list(range(20))
+    artifact.forget("people")
+    assert artifact.missing([*keys, ("other", 1)]) == list(range(20))
 
 
 def test_nothing_to_compare_is_refused(embedder, gallery_images):
-    artefact = Artefact("one", Stand(embedder))
+    artifact = Artifact("one", Stand(embedder))
     with pytest.raises(UsageError, match="no query"):
-        compare_artefacts([artefact], [], [("people", 1)], gallery_images.__getitem__)
+        compare_artifacts([artifact], [], [("people", 1)], gallery_images.__getitem__)
     with pytest.raises(UsageError, match="no pictures"):
-        compare_artefacts([artefact], gallery_images[:1], [], gallery_images.__getitem__)
+        compare_artifacts([artifact], gallery_images[:1], [], gallery_images.__getitem__)
 
 
 def test_the_models_own_file_ranks_as_the_search_does(bench):
     pictures = pictures_of(bench.gallery(""), None)
     keys = [("people", one) for one in pictures.ids]
     query = bench.query("first", pictures.image(0), 0.0)
-    lists = compare_artefacts([bench.artefacts[0], Artefact("<twin>", bench.embedder)], [query.image], keys, pictures.image)
+    lists = compare_artifacts([bench.artifacts[0], Artifact("<twin>", bench.embedder)], [query.image], keys, pictures.image)
     assert lists[0].matches[0].id == pictures.ids[0] and lists[0].matches[0].similarity == pytest.approx(1, abs=1e-5)
     assert lists[1].cosine == pytest.approx(1, abs=1e-5) and lists[1].num_shared == len(lists[1].matches)
     page = compared_html(pictures, lists, query_pid=2)

@@ -9,10 +9,10 @@ import gradio as gr
 import pytest
 
 import hat
+from hat.demo.app_state import NEW_GALLERY_LIMIT
 from hat.demo.gallery_actions import PAGE_SIZE, GalleryActions
 from hat.demo.people import gallery_sample
 from hat.demo.session import Session
-from hat.demo.workbench import NEW_GALLERY_LIMIT
 from hat.embedder import Embedder
 from hat.errors import UsageError
 from hat.runtime import runtime_info

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 import hat.demo
 from hat.cli import app
-from hat.demo.about_page import LIMITS_OF_USE, card_text
 from hat.demo.events import GENERAL, clicked, listen, whole_number
 from hat.demo.launching import Address, interruptible, private_environment
+from hat.demo.pages.about import LIMITS_OF_USE, card_text
 from hat.errors import DataError, UsageError, WorkError
 from hat.shipped_model import shipped_model
 

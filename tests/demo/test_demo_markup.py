@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hat.demo.cards import (
+from hat.demo.session import Outcome, QueryImage, Timings
+from hat.demo.view.cards import (
     match_cards,
     match_details,
     outcome_summary,
@@ -18,11 +19,10 @@ from hat.demo.cards import (
     short_source,
     timing_line,
 )
-from hat.demo.gallery_overview import count_bars
-from hat.demo.markup import MAX_TEXT, data_uri, escaped, jpeg_bytes, plural, table
-from hat.demo.session import Outcome, QueryImage, Timings
+from hat.demo.view.gallery_overview import count_bars
+from hat.demo.view.markup import MAX_TEXT, data_uri, escaped, jpeg_bytes, plural, table
 from hat.serve import Record
-from hat.serve.searching import Match
+from hat.serve.search.searching import Match
 
 HOSTILE = [
     "<script>alert(1)</script>.jpg",

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hat.demo.crop import crop_box_html, cropped
 from hat.demo.uploads import UPLOAD_LIMITS, forget_files, reduce_image, upload_items, uploaded_image
+from hat.demo.view.crop import crop_box_html, cropped
 from hat.errors import DataError, ImageError, UsageError
 
 
@@ -108,7 +108,7 @@ def test_hostile_member_names_lead_nowhere(tmp_path):
     assert item.read() == jpeg()
 
 
-def test_bounds_of_an_enrolment(tmp_path):
+def test_bounds_of_an_enrollment(tmp_path):
     archive = zipped(tmp_path / "a.zip", {f"{n}.jpg": jpeg(n) for n in range(6)})
     with pytest.raises(UsageError, match="more than the 5 images"):
         upload_items([archive], limits=replace(UPLOAD_LIMITS, enroll_images=5))

@@ -10,9 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import hat.demo.quickstart as command_module
-from hat.demo.quickstart import quickstart
-from hat.demo.quickstart_steps import Step, demo_command, quickstart_steps
+import hat.demo.quickstart.command as command_module
+from hat.demo.quickstart.command import quickstart
+from hat.demo.quickstart.steps import Step, demo_command, quickstart_steps
 from hat.errors import UsageError, WorkError
 
 APP = typer.Typer()

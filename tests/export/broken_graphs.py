@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from tiny_hat import batch_norms, tiny_hat
 
-from hat.artefact import METADATA_KEY, info_from_json, info_to_json
+from hat.io.artifact import METADATA_KEY, info_from_json, info_to_json
 
 
 def small_model(seed):
@@ -22,12 +22,12 @@ def small_model(seed):
         torch.nn.init.uniform_(module.weight, 0.5, 1.5)
         module.momentum = 1.0
     with torch.no_grad():
-        model.train()(model.preprocessing.normalise(images))
+        model.train()(model.preprocessing.normalize(images))
     return model.eval()
 
 
 def people(seed, size=(64, 32)):
-    """An image of coloured blocks, (H, W, 3) uint8, that looks nothing like that of another seed."""
+    """An image of colored blocks, (H, W, 3) uint8, that looks nothing like that of another seed."""
     blocks = np.random.default_rng(seed).integers(0, 256, (8, 4, 3))
     return np.kron(blocks, np.ones((size[0] // 8, size[1] // 4, 1))).astype(np.uint8)
 
@@ -58,7 +58,7 @@ def bgr_for_rgb(model):
     graph.node.insert(0, helper.make_node("Gather", ["images", constant(graph, "bgr", [2, 1, 0])], ["swapped"], axis=1))
 
 
-def missing_normalisation(model):
+def missing_normalization(model):
     """Pixels in [0, 1], neither mean nor standard deviation: what a host feeds that believes the graph does the rest."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     scale = next(tensor for name, tensor in weights.items() if "pixel_scale" in name)
@@ -138,7 +138,7 @@ def one_constant(model):
 
 
 def other_mean(model):
-    """The file says that it normalises otherwise than the reference does."""
+    """The file says that it normalizes otherwise than the reference does."""
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
             info = info_from_json(entry.value, "")
@@ -147,7 +147,7 @@ def other_mean(model):
 
 BREAKAGES = {
     "BGR for RGB": bgr_for_rgb,
-    "missing normalisation": missing_normalisation,
+    "missing normalization": missing_normalization,
     "missing L2 norm": missing_l2_norm,
     "one corrupted layer": one_corrupted_layer,
     "off by one in the batch": off_by_one_batch,

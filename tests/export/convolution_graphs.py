@@ -33,7 +33,7 @@ def convolution(name, source, target, **attributes):
 
 
 def pictures(count=8, seed=1):
-    """(n, 3, 16, 8) uint8: neighbouring pixels are alike, as in photographs."""
+    """(n, 3, 16, 8) uint8: neighboring pixels are alike, as in photographs."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (count, 3, 4, 2)).repeat(4, axis=2).repeat(4, axis=3)
     return np.clip(coarse + generator.normal(0, 20, coarse.shape), 0, 255).astype(np.uint8)

@@ -15,14 +15,14 @@ from PIL import Image
 import hat
 from hat.cli import main
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.export import matrix_peak
-from hat.export.benchmark import benchmark
-from hat.export.benchmark_picture import draw_picture
-from hat.export.benchmark_process import WorkerProcess
-from hat.export.benchmark_report import BenchmarkReport, CandidateSpeed, Turn, summarise
-from hat.export.benchmark_worker import Worker, peak_memory_bytes
-from hat.export.matrix_peak import matrix_rate, peak_of, timed_precisions
-from hat.export.matrix_products import matrix_products
+from hat.export.bench import matrix_peak
+from hat.export.bench.benchmark import benchmark
+from hat.export.bench.matrix_peak import matrix_rate, peak_of, timed_precisions
+from hat.export.bench.picture import draw_picture
+from hat.export.bench.process import WorkerProcess
+from hat.export.bench.report import BenchmarkReport, CandidateSpeed, Turn, summarize
+from hat.export.bench.worker import Worker, peak_memory_bytes
+from hat.export.graph.matrix_products import matrix_products
 from hat.model.complexity import count_complexity
 from hat.runtime import TorchRuntime
 
@@ -42,14 +42,14 @@ def turns(*rates, batch=4, runs=10):
 
 def test_rates_are_medians_ratios_are_taken_within_rounds_and_the_share_is_of_the_peak():
     first, second = turns(10, 20, 100), turns(30, 40, 50)
-    speed = summarise(second, first, mode="embedding", batch=4, num_operations=2_000, peak=160_000)
+    speed = summarize(second, first, mode="embedding", batch=4, num_operations=2_000, peak=160_000)
     assert speed.images_per_s == pytest.approx(40) and speed.rounds == pytest.approx((30, 40, 50))
     assert speed.ratio == pytest.approx(2)  # of 3, 2 and 0.5; the ratio of the medians is 2 too, that of the means is not
     assert speed.share_of_peak == pytest.approx(0.5)
     assert speed.p50_s == pytest.approx(0.1) and speed.num_runs == 30
     assert speed.p95_s == pytest.approx(4 / 30) and speed.p99_s == pytest.approx(4 / 30)
-    assert summarise(first, first, mode="embedding", batch=4, num_operations=None, peak=1.0).share_of_peak is None
-    uneven = summarise(turns(10, 10, 40), turns(5, 20, 40), mode="embedding", batch=4, num_operations=None, peak=None)
+    assert summarize(first, first, mode="embedding", batch=4, num_operations=None, peak=1.0).share_of_peak is None
+    uneven = summarize(turns(10, 10, 40), turns(5, 20, 40), mode="embedding", batch=4, num_operations=None, peak=None)
     assert uneven.ratio == pytest.approx(1)  # of 2, 0.5 and 1, where the medians would give 0.5
 
 
@@ -62,11 +62,11 @@ def test_the_peak_of_a_precision_is_never_below_that_of_float32():
 
 
 def test_a_matrix_product_has_a_rate_and_an_unknown_precision_none(monkeypatch):
-    monkeypatch.setattr("hat.export.matrix_peak._SIZES", {"cpu": (64,)})
-    monkeypatch.setattr("hat.export.matrix_peak._products", matrix_peak._products.__wrapped__)
+    monkeypatch.setattr("hat.export.bench.matrix_peak._SIZES", {"cpu": (64,)})
+    monkeypatch.setattr("hat.export.bench.matrix_peak._products", matrix_peak._products.__wrapped__)
     for precision in timed_precisions("cpu"):
         assert matrix_rate(precision, "cpu", 0.001) > 1e6
-    monkeypatch.setattr("hat.export.matrix_peak.has_float16", lambda: False)
+    monkeypatch.setattr("hat.export.bench.matrix_peak.has_float16", lambda: False)
     with pytest.raises(UsageError, match="no matrix product of fp16"):
         matrix_rate("fp16", "cpu", 0.001)
 
@@ -191,7 +191,7 @@ def test_the_command_measures_all_candidates_in_one_run(monkeypatch, capsys, pla
 )
 def test_a_wrong_request_is_refused_before_anything_runs(monkeypatch, capsys, place, arguments, sentence):
     (place / "empty").mkdir(exist_ok=True)
-    monkeypatch.setattr("hat.export.benchmark.WorkerProcess", None)
+    monkeypatch.setattr("hat.export.bench.benchmark.WorkerProcess", None)
     code, out, err = run(monkeypatch, capsys, place, *arguments)
     assert code == 2 and sentence in err and err.count("\n") == 1 and out == ""
 
@@ -205,7 +205,7 @@ def test_paths_are_checked_by_the_function_too(place):
 
 def test_a_picture_needs_an_accuracy_and_names_those_without(tmp_path):
     def entry(name, accuracy):
-        speed = summarise(turns(10, 12), turns(10, 12), mode="embedding", batch=4, num_operations=None, peak=None)
+        speed = summarize(turns(10, 12), turns(10, 12), mode="embedding", batch=4, num_operations=None, peak=None)
         return CandidateSpeed(name, "torch fp32 cpu", "fp32", None, 1, 1, 0, accuracy, "", (speed,))
 
     report = BenchmarkReport((entry("a", {"mAP": 0.8}), entry("b", {})), {})

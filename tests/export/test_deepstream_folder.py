@@ -8,14 +8,14 @@ import pytest
 import yaml
 from traced_once import traced_once
 
-from hat.artefact import BatchProfile, info_from_json
 from hat.errors import ConfigError, UsageError
 from hat.export.request import ExportRequest
+from hat.io.artifact import BatchProfile, info_from_json
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 
-from hat.export.atomic_folder import FACTS_FILE  # noqa: E402
-from hat.export.to_deepstream import NVINFER_FILE, ONNX_FILE, TRACKER_FILE, export_deepstream  # noqa: E402
+from hat.export.deploy.to_deepstream import NVINFER_FILE, ONNX_FILE, TRACKER_FILE, export_deepstream  # noqa: E402
+from hat.io.atomic_folder import FACTS_FILE  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)

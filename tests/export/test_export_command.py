@@ -12,9 +12,9 @@ import pytest
 import hat
 from hat.errors import UsageError, WorkError
 from hat.export import to_onnx
-from hat.export.atomic_output import atomic_output
 from hat.export.request import ExportRequest
 from hat.export.targets import TARGETS, export_function
+from hat.io.atomic_output import atomic_output
 
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 
@@ -54,13 +54,13 @@ def test_an_int8_export_from_a_real_process_runs_and_tells_what_it_is(checkpoint
     result = run(*arguments, "--num-calibration", "4", "--seed", "3", "--max-drop", "0.2", "--out", out, "--json")
     assert result.returncode == 0, result.stderr
     content = json.loads(result.stdout)
-    details = content["artefact"]["details"]
-    assert content["files"] == {"market.int8.onnx": out.stat().st_size} and content["artefact"]["precision"] == "int8"
-    assert content["artefact"]["name"] == "market" and content["artefact"]["metrics"] == {"mAP": 0.25}
+    details = content["artifact"]["details"]
+    assert content["files"] == {"market.int8.onnx": out.stat().st_size} and content["artifact"]["precision"] == "int8"
+    assert content["artifact"]["name"] == "market" and content["artifact"]["metrics"] == {"mAP": 0.25}
     calibration = details["calibration"]
     assert (calibration["num_images"], calibration["seed"], calibration["split"]) == (4, 3, "train")
     assert len(calibration["images"]) == 4 and all(name.startswith("bounding_box_train/") for name in calibration["images"])
-    assert details["num_quantised_layers"] > 20 and details["sensitivity"]["layers"]
+    assert details["num_quantized_layers"] > 20 and details["sensitivity"]["layers"]
     assert "exporting to onnx in int8" in result.stderr
     rows = hat.Embedder.open(out).runtime.run(pixels)
     assert (rows * reference).sum(axis=1).min() > 0.9
@@ -73,19 +73,19 @@ def test_an_int8_export_from_a_real_process_runs_and_tells_what_it_is(checkpoint
     table = run("info", out)
     assert table.returncode == 0, table.stderr
     assert (
-        "int8" in table.stdout and "LayerNormalization" in table.stdout and content["artefact"]["fingerprint"] in table.stdout
+        "int8" in table.stdout and "LayerNormalization" in table.stdout and content["artifact"]["fingerprint"] in table.stdout
     )
     facts = json.loads(run("info", out, "--json").stdout)
-    assert facts["built_precision"] == "int8" and facts["opset"] == 18 and facts["artefact"] == content["artefact"]
+    assert facts["built_precision"] == "int8" and facts["opset"] == 18 and facts["artifact"] == content["artifact"]
     assert facts["compute_types"]["Softmax"] == {"float": 3}
 
 
 def test_info_of_every_precision(onnx_files):
-    from hat.commands.artefact_info import artefact_result
+    from hat.commands.artifact_info import artifact_result
 
     for precision, made in onnx_files.items():
-        result = artefact_result(made.path)
-        assert result["built_precision"] == result["artefact"]["precision"] == precision
+        result = artifact_result(made.path)
+        assert result["built_precision"] == result["artifact"]["precision"] == precision
         assert result["bytes"] == made.path.stat().st_size
 
 

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hat import onnx_file
 from hat.errors import CheckpointError
-from hat.onnx_file import read_onnx
+from hat.io import onnx_file
+from hat.io.onnx_file import read_onnx
 from hat.runtime import open_runtime
 from hat.runtime.onnxruntime_runtime import read_onnx_info
 

@@ -1,4 +1,4 @@
-"""Which layers are quantised, what each costs, and that the costly ones are left out."""
+"""Which layers are quantized, what each costs, and that the costly ones are left out."""
 
 import json
 
@@ -9,14 +9,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hat.data import ReIDDataset, Sample, Split
 from hat.errors import DataError, ImageError, UsageError, WorkError
-from hat.export import onnx_int8
-from hat.export.activation_ranges import tensor_ranges
-from hat.export.calibration import calibration_details, calibration_from
-from hat.export.qdq_insertion import SWITCHES, find_layers, insert_pairs
+from hat.export.int8 import onnx_int8
+from hat.export.int8.activation_ranges import tensor_ranges
+from hat.export.int8.calibration import calibration_details, calibration_from
+from hat.export.int8.qdq_insertion import SWITCHES, find_layers, insert_pairs
+from hat.export.int8.sensitivity import measure_sensitivity
 from hat.export.request import ExportRequest
-from hat.export.sensitivity import measure_sensitivity
 from hat.export.to_onnx import build_onnx
-from hat.onnx_file import compute_types
+from hat.io.onnx_file import compute_types
 from hat.preprocessing import Preprocessing
 
 ort = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
@@ -104,9 +104,9 @@ def test_inserted_pairs_compute_what_rounding_by_hand_gives(kind):
     ranges = ranges_of(proto)
     if kind == "fp8":
         proto.opset_import[0].version = 19
-    quantised = insert_pairs(proto, layers[1:2], ranges, kind=kind)
-    onnx.checker.check_model(quantised, full_check=True)
-    assert compute_types(quantised)["MatMul"] == {"float": 2, {"int8": "int8", "fp8": "float8e4m3fn"}[kind]: 1}
+    quantized = insert_pairs(proto, layers[1:2], ranges, kind=kind)
+    onnx.checker.check_model(quantized, full_check=True)
+    assert compute_types(quantized)["MatMul"] == {"float": 2, {"int8": "int8", "fp8": "float8e4m3fn"}[kind]: 1}
 
     largest = {"int8": 127, "fp8": 448}[kind]
     stored = {"int8": np.int8, "fp8": onnx.helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)}[kind]
@@ -122,10 +122,10 @@ def test_inserted_pairs_compute_what_rounding_by_hand_gives(kind):
         rounded(x1, np.float32(max(map(abs, ranges["x1"])) / largest)) @ rounded(w1, np.abs(w1).max(0) / largest), 0
     )
     y = x2 @ weights["layer2.weight"]
-    np.testing.assert_allclose(run(quantised, images), y / np.linalg.norm(y, axis=1, keepdims=True), atol=2e-3)
+    np.testing.assert_allclose(run(quantized, images), y / np.linalg.norm(y, axis=1, keepdims=True), atol=2e-3)
 
 
-def test_switches_choose_the_layers_that_are_quantised():
+def test_switches_choose_the_layers_that_are_quantized():
     proto, images = three_layers(1), noise()
     layers, ranges = find_layers(proto, attention=False), ranges_of(three_layers(1))
     switched = insert_pairs(proto, layers, ranges, switches=True)
@@ -178,7 +178,7 @@ def test_an_export_leaves_out_what_costs_too_much_and_records_it(small_model, ca
     (node,) = [node for node in built.proto.graph.node if node.name == "dsa.tfc3.blocks.0.ffn.down/MatMul"]
     producers = {output: producer.op_type for producer in built.proto.graph.node for output in producer.output}
     assert producers.get(node.input[1]) is None, "its weight is a float constant"
-    assert built.details["num_quantised_layers"] == len(losses) - len(left_out)
+    assert built.details["num_quantized_layers"] == len(losses) - len(left_out)
     assert built.details["calibration"]["images"] == list(calibration.paths)
 
 

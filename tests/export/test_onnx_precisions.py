@@ -9,13 +9,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from tiny_hat import calmed
 
-from hat.artefact import METADATA_KEY, info_from_json
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.export.onnx_float16 import HalfInferenceModel
-from hat.export.onnx_folding import fold_weights
+from hat.export.graph.onnx_float16 import HalfInferenceModel
+from hat.export.graph.onnx_folding import fold_weights
 from hat.export.request import ExportRequest
 from hat.export.to_onnx import BuiltGraph, build_onnx, check_built, export_onnx, save_onnx
-from hat.onnx_file import compute_types, graph_precision, onnx_opset, read_onnx
+from hat.io.artifact import METADATA_KEY, info_from_json
+from hat.io.onnx_file import compute_types, graph_precision, onnx_opset, read_onnx
 from hat.runtime.onnxruntime_runtime import OnnxRuntime
 
 WORST_COSINE = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}
@@ -165,26 +165,26 @@ def test_another_opset_or_precision_than_asked_for_is_an_error(onnx_files):
 
 
 def test_precision_of_hand_made_graphs():
-    def graph(element, *, quantised=False):
+    def graph(element, *, quantized=False):
         value = helper.make_tensor_value_info
         nodes = [helper.make_node("MatMul", ["a", "b"], ["y"])]
-        if quantised:
+        if quantized:
             nodes = [
                 helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
                 helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["a"]),
                 helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["b"]),
                 *nodes,
             ]
-        names = ["x"] if quantised else ["a", "b"]
+        names = ["x"] if quantized else ["a", "b"]
         made = helper.make_graph(nodes, "g", [value(name, element, [2, 2]) for name in names], [value("y", element, [2, 2])])
-        if quantised:
+        if quantized:
             for array, name in ((np.float32(1), "scale"), (np.int8(0), "zero"), (np.ones((2, 2), np.int8), "w")):
                 made.initializer.append(numpy_helper.from_array(np.asarray(array), name))
         return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)])
 
     assert graph_precision(graph(TensorProto.FLOAT)) == "fp32"
     assert graph_precision(graph(TensorProto.FLOAT16)) == "fp16"
-    assert graph_precision(graph(TensorProto.FLOAT, quantised=True)) == "int8"
+    assert graph_precision(graph(TensorProto.FLOAT, quantized=True)) == "int8"
     with pytest.raises(CheckpointError, match="no known precision"):
         graph_precision(graph(TensorProto.DOUBLE))
 

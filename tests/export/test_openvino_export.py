@@ -9,19 +9,20 @@ from onnx import numpy_helper
 from traced_once import traced_once
 
 from hat.errors import ConfigError, UsageError, WorkError
-from hat.export.calibration import calibration_details
+from hat.export.int8.calibration import calibration_details
 from hat.export.request import ExportRequest
 
 openvino = pytest.importorskip("openvino", reason="the extra export is not installed")
 pytest.importorskip("nncf", reason="the extra export is not installed")
 
-from hat.export import openvino_int8, to_openvino  # noqa: E402
-from hat.export.to_openvino import export_openvino  # noqa: E402
-from hat.openvino_file import read_openvino_info, stored_as, stored_elements  # noqa: E402
+from hat.export.openvino import int8 as openvino_int8  # noqa: E402
+from hat.export.openvino import to_openvino  # noqa: E402
+from hat.export.openvino.to_openvino import export_openvino  # noqa: E402
+from hat.io.openvino_file import read_openvino_info, stored_as, stored_elements  # noqa: E402
 from hat.runtime.openvino_runtime import OpenVINORuntime  # noqa: E402
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-PLAIN = {"equalise": False, "rounding": "nearest"}  # without the seconds that preparing takes
+PLAIN = {"equalize": False, "rounding": "nearest"}  # without the seconds that preparing takes
 CAPABILITIES = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 HAS_BF16, HAS_FP16 = "BF16" in CAPABILITIES, "FP16" in CAPABILITIES
 
@@ -136,7 +137,7 @@ def test_int8_records_how_it_was_made(files, calibration):
     details = files["int8"].info.details
     assert details["calibration"] == calibration_details(calibration)
     assert details["calibration"]["images"] == list(calibration.paths)
-    assert (details["float_precision"], details["quantisation"]["preset"]) == ("fp32", "mixed")
+    assert (details["float_precision"], details["quantization"]["preset"]) == ("fp32", "mixed")
     assert details["num_products"] > 30
     assert details["float_products"] == []
 
@@ -161,7 +162,7 @@ def test_layers_go_back_to_floats_until_the_stated_drop_is_met(small_model, cali
     request = ExportRequest(name="control", precision="int8", calibration=calibration, options=options)
     try:
         info = export_openvino(small_model, tmp_path / "control.xml", request)
-    except WorkError as error:  # all of them went back: nothing is quantised, which is no int8 file
+    except WorkError as error:  # all of them went back: nothing is quantized, which is no int8 file
         assert "int8 was asked for" in str(error)
     else:
         assert info.details["float_products"]
@@ -222,8 +223,8 @@ def test_a_file_of_another_precision_is_caught_before_it_appears(small_model, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_quantiser_that_does_nothing_is_caught(small_model, calibration, tmp_path, monkeypatch):
-    monkeypatch.setattr(openvino_int8, "quantise_openvino", lambda graph, request, reference: (graph, {}))
+def test_a_quantizer_that_does_nothing_is_caught(small_model, calibration, tmp_path, monkeypatch):
+    monkeypatch.setattr(openvino_int8, "quantize_openvino", lambda graph, request, reference: (graph, {}))
     with pytest.raises(WorkError, match="int8 was asked for and the weights are stored in fp32"):
         request = ExportRequest(name="x", precision="int8", calibration=calibration, options=PLAIN)
         export_openvino(small_model, tmp_path / "model.xml", request)

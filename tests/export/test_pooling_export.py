@@ -1,4 +1,4 @@
-"""A model that pools by a generalised mean keeps its embeddings in every precision."""
+"""A model that pools by a generalized mean keeps its embeddings in every precision."""
 
 import numpy as np
 import pytest

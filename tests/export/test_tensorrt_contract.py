@@ -12,13 +12,13 @@ import pytest
 import tensorrt_stand_in
 from tensorrt_stand_in import L4, small_info, small_onnx, stand_in
 
-from hat.artefact import BatchProfile
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.export.tensorrt_builder import build_engine, rebuild_engine
-from hat.export.tensorrt_options import EngineOptions
-from hat.export.tensorrt_refit import refit_engine
-from hat.runtime.tensorrt_engine import engine_facts, read_engine_info
-from hat.runtime.tensorrt_module import Gpu
+from hat.export.tensorrt.builder import build_engine, rebuild_engine
+from hat.export.tensorrt.options import EngineOptions
+from hat.export.tensorrt.refit import refit_engine
+from hat.io.artifact import BatchProfile
+from hat.runtime.tensorrt.engine import engine_facts, read_engine_info
+from hat.runtime.tensorrt.library import Gpu
 
 ALL = ["10.3.0", "10.16", "11.4", "rtx"]
 WITH_GPU = ["10.3.0", "10.16", "11.4"]
@@ -28,7 +28,7 @@ def build(version, path, onnx=None, *, gpu=L4, change=None, **arguments):
     trt, script = stand_in(version, gpu)
     for name, value in (change or {}).items():
         setattr(script, name, value)
-    info = build_engine(onnx or small_onnx(), path, module=trt, flavour=trt.flavour, **arguments)
+    info = build_engine(onnx or small_onnx(), path, module=trt, flavor=trt.flavor, **arguments)
     return info, script
 
 

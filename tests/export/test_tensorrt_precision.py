@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hat.errors import WorkError
-from hat.export.tensorrt_precision import ReadBack, check_precision, inspector_types
+from hat.export.tensorrt.precision import ReadBack, check_precision, inspector_types
 
 
 def report(*tensors, key="Format/Datatype", outside=None):

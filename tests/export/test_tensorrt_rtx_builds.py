@@ -14,17 +14,17 @@ from tensorrt_stand_in import SURFACES, small_info, small_onnx
 from tiny_hat import calmed
 
 import hat
-from hat.artefact import ArtefactInfo, BatchProfile
 from hat.errors import MissingExtraError, UsageError, WorkError
 from hat.export.request import Calibration, ExportRequest
-from hat.export.tensorrt_builder import build_engine
-from hat.export.tensorrt_options import COMPUTE_CAPABILITIES, EngineOptions
-from hat.export.tensorrt_precision import network_types
+from hat.export.tensorrt.builder import build_engine
+from hat.export.tensorrt.options import COMPUTE_CAPABILITIES, EngineOptions
+from hat.export.tensorrt.precision import network_types
+from hat.export.tensorrt.to_tensorrt import export_tensorrt, export_tensorrt_rtx
 from hat.export.to_onnx import onnx_model
-from hat.export.to_tensorrt import export_tensorrt, export_tensorrt_rtx
+from hat.io.artifact import ArtifactInfo, BatchProfile
 from hat.model import list_models
-from hat.runtime.tensorrt_engine import engine_facts, onnx_beside, read_engine_info, side_file
-from hat.runtime.tensorrt_module import current_gpu, load_tensorrt
+from hat.runtime.tensorrt.engine import engine_facts, onnx_beside, read_engine_info, side_file
+from hat.runtime.tensorrt.library import current_gpu, load_tensorrt
 
 try:
     TRT = load_tensorrt("tensorrt-rtx")
@@ -37,7 +37,7 @@ PRODUCTS = {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8", "fp8": "FP8"}
 
 
 def build(onnx_bytes, path, **arguments):
-    return build_engine(onnx_bytes, path, flavour="tensorrt-rtx", **arguments)
+    return build_engine(onnx_bytes, path, flavor="tensorrt-rtx", **arguments)
 
 
 def calibration(size, num_images=4):
@@ -62,7 +62,7 @@ def test_a_whole_model_is_built_in_every_precision(precision, tiny_model, tmp_pa
     )
     info = export_tensorrt_rtx(tiny_model, path, request)
     facts = engine_facts(info, "it")
-    assert isinstance(info, ArtefactInfo) and read_engine_info(path) == info
+    assert isinstance(info, ArtifactInfo) and read_engine_info(path) == info
     assert (info.precision, info.name, info.batch.max) == (precision, "tiny", 16)
     assert info.versions["tensorrt-rtx"] == facts.version == TRT.version
     assert facts.precision_source == "parsed network"
@@ -166,14 +166,14 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from tensorrt_stand_in import small_onnx
-from hat.export.tensorrt_builder import build_engine
+from hat.export.tensorrt.builder import build_engine
 
 write = Path.write_bytes
 def half(self, data):
     write(self, data[: len(data) // 2])
     os.kill(os.getpid(), signal.SIGKILL)
 Path.write_bytes = half
-build_engine(small_onnx(), sys.argv[1], flavour="tensorrt-rtx")
+build_engine(small_onnx(), sys.argv[1], flavor="tensorrt-rtx")
 """
 
 

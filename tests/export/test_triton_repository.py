@@ -10,17 +10,18 @@ import pytest
 from protobuf_text import parse
 from traced_once import traced_once
 
-from hat.artefact import BatchProfile, info_from_json
 from hat.errors import ConfigError, UsageError, WorkError
-from hat.export import to_tensorrt, to_triton
-from hat.export.atomic_folder import FACTS_FILE
+from hat.export.deploy import to_triton
+from hat.export.deploy.to_triton import export_triton
+from hat.export.deploy.triton_config import check_tensors
+from hat.export.deploy.triton_model import TritonPythonModel
 from hat.export.request import ExportRequest
+from hat.export.tensorrt import to_tensorrt
 from hat.export.to_onnx import export_onnx
-from hat.export.to_triton import export_triton
-from hat.export.triton_config import check_tensors
-from hat.export.triton_model import TritonPythonModel
-from hat.onnx_file import read_onnx
-from hat.openvino_file import read_openvino_info
+from hat.io.artifact import BatchProfile, info_from_json
+from hat.io.atomic_folder import FACTS_FILE
+from hat.io.onnx_file import read_onnx
+from hat.io.openvino_file import read_openvino_info
 from hat.runtime.onnxruntime_runtime import OnnxRuntime
 
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")

@@ -24,10 +24,10 @@ import pytest
 from PIL import Image
 from traced_once import traced_once
 
-from hat.artefact import BatchProfile, info_from_json
 from hat.export import verify
+from hat.export.deploy.to_triton import export_triton
 from hat.export.request import ExportRequest
-from hat.export.to_triton import export_triton
+from hat.io.artifact import BatchProfile, info_from_json
 from hat.runtime import open_runtime, runtime_info
 
 pytestmark = pytest.mark.slow

@@ -50,7 +50,7 @@ def test_a_faithful_file_passes_every_level(bench):
 
 EXPECTED = {
     "BGR for RGB": ({"worst cosine", "max abs"}, "it takes its images as BGR"),
-    "missing normalisation": ({"worst cosine", "max abs"}, None),
+    "missing normalization": ({"worst cosine", "max abs"}, None),
     "missing L2 norm": ({"length off 1", "max abs"}, "the L2 norm at the end is missing"),
     "one corrupted layer": ({"max abs", "relative shift"}, None),
     "off by one in the batch": ({"worst cosine", "batch max abs"}, "depends on the batch"),

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from hat.artefact import ArtefactPrecision
 from hat.data import ReIDDataset, Sample, Split
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.export.batch_parity import batch_sizes
-from hat.export.candidate import parse_candidate
-from hat.export.embedding_parity import compare_embeddings, inspect_rows, spread
-from hat.export.image_folder import choose_images, list_images
-from hat.export.ranking_parity import Similarities, agreement, compare_rankings, similarities, spearman, worst_pairs
-from hat.export.retrieval_parity import compare_retrieval, some_identities
-from hat.export.tolerances import TOLERANCES, tolerance_for
-from hat.export.verification import verify
-from hat.export.verification_report import CandidateResult, Check, VerificationReport
+from hat.export.verify.batch_parity import batch_sizes
+from hat.export.verify.candidate import parse_candidate
+from hat.export.verify.embedding_parity import compare_embeddings, inspect_rows, spread
+from hat.export.verify.image_folder import choose_images, list_images
+from hat.export.verify.ranking_parity import Similarities, agreement, compare_rankings, similarities, spearman, worst_pairs
+from hat.export.verify.retrieval_parity import compare_retrieval, some_identities
+from hat.export.verify.tolerances import TOLERANCES, tolerance_for
+from hat.export.verify.verification import verify
+from hat.export.verify.verification_report import CandidateResult, Check, VerificationReport
+from hat.io.artifact import ArtifactPrecision
 from hat.metrics import RankingResult
 from hat.preprocessing import Preprocessing
 
@@ -44,8 +44,8 @@ def test_the_cosine_is_that_of_the_worst_row_and_the_difference_that_of_the_wors
 
 
 def test_embeddings_that_lie_close_together_are_judged_by_the_distance_between_them():
-    centre = rows(1)
-    reference = centre + 1e-3 * rows(12, seed=1)
+    center = rows(1)
+    reference = center + 1e-3 * rows(12, seed=1)
     candidate = reference + 2e-5 * rows(12, seed=2)
     checks = {check.name: check.passed for check in compare_embeddings(reference, candidate, TOLERANCES["fp32"])}
     assert checks == {"worst cosine": True, "max abs": True, "relative shift": False}
@@ -129,7 +129,7 @@ def test_retrieval_may_change_by_what_the_precision_allows(precision, change, ex
 
 
 def test_every_precision_has_limits_with_reasons_and_the_coarser_one_decides():
-    assert set(TOLERANCES) == set(get_args(ArtefactPrecision))
+    assert set(TOLERANCES) == set(get_args(ArtifactPrecision))
     for tolerance in TOLERANCES.values():
         assert all(len(limit.reason) > 10 for limit in tolerance)
     assert (TOLERANCES["fp32"].max_abs.value, TOLERANCES["fp32"].worst_cosine.value) == (1e-4, 0.99999)
@@ -168,7 +168,7 @@ def test_a_report_passes_only_when_something_was_compared_and_all_of_it_is_right
 
 
 class Blocks:
-    """A runtime whose embedding is the mean colour of eight by four blocks."""
+    """A runtime whose embedding is the mean color of eight by four blocks."""
 
     name, embed_dim, max_batch, info = "blocks fp32 cpu", 96, None, None
     preprocessing = Preprocessing(height=64, width=32)

@@ -9,9 +9,9 @@ import torch
 from convolution_graphs import convolution, graph, pictures, run, weights_of
 from onnx import TensorProto, helper, numpy_helper
 
-from hat.export import weight_rounding
-from hat.export.qdq_insertion import find_layers
-from hat.export.weight_rounding import round_to_steps, round_weights
+from hat.export.int8 import gptq as weight_rounding
+from hat.export.int8.gptq import round_to_steps, round_weights
+from hat.export.int8.qdq_insertion import find_layers
 
 
 def nearest(rows):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from hat.errors import UsageError
 from hat.metrics import evaluate_ranking, rerank, reranking
-from hat.metrics import neighbours as neighbours_module
+from hat.metrics import neighbors as neighbors_module
 from hat.metrics.distances import squared_distances
-from hat.metrics.neighbours import NearestNeighbours
+from hat.metrics.neighbors import NearestNeighbors
 from hat.metrics.sparse_rows import SparseRows
 
 
@@ -54,8 +54,8 @@ def reference(queries, gallery, k1=20, k2=6, lambda_value=0.3):
 
 def clustered(seed, num_query, num_gallery, embed_dim=16, num_pids=6, spread=0.8, unit=True):
     rng = np.random.default_rng(seed)
-    centres = rng.standard_normal((num_pids, embed_dim))
-    rows = centres[rng.integers(0, num_pids, num_query + num_gallery)]
+    centers = rng.standard_normal((num_pids, embed_dim))
+    rows = centers[rng.integers(0, num_pids, num_query + num_gallery)]
     rows = rows + spread * rng.standard_normal(rows.shape)
     if unit:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -120,7 +120,7 @@ def test_blocks_do_not_matter(monkeypatch, block_rows, block_entries):
     np.testing.assert_allclose(rerank(*sides), reference(*sides), rtol=0, atol=1e-5)
 
 
-def test_more_exact_duplicates_than_neighbours():
+def test_more_exact_duplicates_than_neighbors():
     # Thirty images of one picture: each has 29 others at distance 0, more than k1 holds.
     queries, gallery = clustered(6, 5, 40)
     gallery[5:35] = gallery[5]
@@ -212,19 +212,18 @@ def test_wrong_embeddings_are_refused():
     block_rows=st.integers(1, 30),
     data=st.data(),
 )
-def test_nearest_neighbours_equal_a_sort_with_many_ties(seed, num_items, block_rows, data):
-    num_neighbours = data.draw(st.integers(1, num_items))
+def test_nearest_neighbors_equal_a_sort_with_many_ties(seed, num_items, block_rows, data):
+    num_neighbors = data.draw(st.integers(1, num_items))
     items = torch.from_numpy(np.random.default_rng(seed).integers(-1, 2, (num_items, 2)).astype(np.float32))
-    nearest = NearestNeighbours(num_items, num_neighbours)
-    blocks = list(neighbours_module.distance_blocks(items, items.square().sum(1), block_rows))
+    nearest = NearestNeighbors(num_items, num_neighbors)
+    blocks = list(neighbors_module.distance_blocks(items, items.square().sum(1), block_rows))
     for rows, columns, block in data.draw(st.permutations(blocks)):
         nearest.update(rows, columns, block)
         if rows != columns:
             nearest.update(columns, rows, block.T.contiguous())
     squared = (items[:, None] - items[None]).square().sum(-1)
     expected = [
-        sorted(range(num_items), key=lambda j, i=i: (j != i, float(squared[i, j]), j))[:num_neighbours]
-        for i in range(num_items)
+        sorted(range(num_items), key=lambda j, i=i: (j != i, float(squared[i, j]), j))[:num_neighbors] for i in range(num_items)
     ]
     assert nearest.indices().tolist() == expected
     np.testing.assert_allclose(nearest.distances(), np.take_along_axis(squared.numpy(), np.array(expected), 1), atol=1e-5)

@@ -118,7 +118,7 @@ def test_the_embedding_joins_necked_mfe_and_last_cls():
     assert tiny(mfe_supervision=False).embed_dim == 32
 
 
-def test_uint8_images_are_normalised_by_the_model():
+def test_uint8_images_are_normalized_by_the_model():
     model = tiny().eval()
     pixels = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

@@ -5,9 +5,9 @@ import torch
 
 import hat
 from hat.errors import ModelError, WeightsError
+from hat.io.weights import load_backbone_weights, read_state_file
 from hat.model import BackboneConfig, build_backbone, list_backbones
 from hat.torchvision_import import import_torchvision
-from hat.weights import load_backbone_weights, read_state_file
 
 CAN_HOLD = [name for name in list_backbones() if not name.startswith("convnext")]
 

@@ -1,4 +1,4 @@
-"""Generalised mean pooling: by hand, at its ends, in half precision, and inside a model."""
+"""Generalized mean pooling: by hand, at its ends, in half precision, and inside a model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import hat
-from hat.artefact import fingerprint
 from hat.config import config_to_dict
+from hat.io.artifact import fingerprint
 from hat.model import ModelConfig
 from hat.model.complexity import count_complexity
 from hat.model.inference import InferenceModel
@@ -70,16 +70,16 @@ def test_half_precision_maps_are_pooled_in_float32(dtype):
 
 
 def test_a_model_pools_its_mfe_feature_with_it():
-    mean, generalised = small(), small(pooling="gem")
-    assert set(generalised.state_dict()) - set(mean.state_dict()) == {"pooling.p"}
+    mean, generalized = small(), small(pooling="gem")
+    assert set(generalized.state_dict()) - set(mean.state_dict()) == {"pooling.p"}
     images = torch.randn(2, 3, 64, 32)
-    last = generalised.mfe(images)[-1]
-    assert generalised.training
+    last = generalized.mfe(images)[-1]
+    assert generalized.training
     expected = np.maximum(last.detach().double().numpy(), 1e-6)
     expected = np.mean(expected**3, axis=(2, 3)) ** (1 / 3)
-    np.testing.assert_allclose(generalised.features(images)["mfe"].detach().numpy(), expected, rtol=1e-4, atol=1e-6)
-    generalised(images)["mfe"].feature.sum().backward()
-    assert generalised.pooling.p.grad is not None and generalised.pooling.p.grad.abs() > 0
+    np.testing.assert_allclose(generalized.features(images)["mfe"].detach().numpy(), expected, rtol=1e-4, atol=1e-6)
+    generalized(images)["mfe"].feature.sum().backward()
+    assert generalized.pooling.p.grad is not None and generalized.pooling.p.grad.abs() > 0
     assert not hasattr(small(pooling="gem", mfe_supervision=False), "pooling"), "nothing would read it"
 
 
@@ -93,9 +93,9 @@ def test_the_exact_inference_graph_pools_alike():
 
 
 def test_counts_know_the_one_parameter():
-    mean, generalised = (count_complexity(small(pooling=kind).config) for kind in ("avg", "gem"))
-    assert generalised.total_params == mean.total_params + 1
-    assert generalised.total_operations == mean.total_operations
+    mean, generalized = (count_complexity(small(pooling=kind).config) for kind in ("avg", "gem"))
+    assert generalized.total_params == mean.total_params + 1
+    assert generalized.total_operations == mean.total_operations
 
 
 def test_models_from_before_keep_their_fingerprint():

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hat.checkpoint import load_released_weights
 from hat.errors import WeightsError
+from hat.io.checkpoint import load_released_weights
 from hat.model.released import is_released_state, translate_released_state
 from hat.torchvision_import import import_torchvision
 

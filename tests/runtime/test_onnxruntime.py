@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import hat
-from hat.artefact import METADATA_KEY, ArtefactInfo, info_to_json
 from hat.errors import CheckpointError, UsageError
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_to_json
 from hat.model import ModelConfig
 from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime, open_runtime
@@ -31,7 +31,7 @@ def info(**changes):
         "fingerprint": "1" * 64,
         "versions": {},
     }
-    return ArtefactInfo(**(facts | changes))
+    return ArtifactInfo(**(facts | changes))
 
 
 def write(path, facts, element=TensorProto.UINT8):
@@ -125,7 +125,7 @@ def test_the_device_that_was_asked_for_runs_or_an_error_says_why_not(tmp_path):
         open_runtime(path, "gpu")
 
 
-def test_an_artefacts_precision_is_its_own(tmp_path):
+def test_an_artifacts_precision_is_its_own(tmp_path):
     with pytest.raises(UsageError, match="leave out the precision fp16"):
         open_runtime(write(tmp_path / "hand.onnx", info()), precision="fp16")
 

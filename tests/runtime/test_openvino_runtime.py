@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 import hat
-from hat.artefact import METADATA_KEY, info_to_json
 from hat.errors import CheckpointError, UsageError
 from hat.export.request import ExportRequest
+from hat.io.artifact import METADATA_KEY, info_to_json
 from hat.runtime import Runtime
 
 openvino = pytest.importorskip("openvino", reason="the extra openvino is not installed")
 
-from hat import openvino_file  # noqa: E402
-from hat.export.to_openvino import export_openvino  # noqa: E402
+from hat.export.openvino.to_openvino import export_openvino  # noqa: E402
+from hat.io import openvino_file  # noqa: E402
 from hat.runtime import openvino_runtime  # noqa: E402
 from hat.runtime.openvino_runtime import OpenVINORuntime  # noqa: E402
 
@@ -41,7 +41,7 @@ def exported(tmp_path_factory):
     export_openvino(model, path, ExportRequest(name="small"))
     pixels = np.random.default_rng(0).integers(0, 256, (13, 3, 32, 16), dtype=np.uint8)
     with torch.inference_mode():
-        embeddings = model(model.preprocessing.normalise(torch.from_numpy(pixels))).numpy()
+        embeddings = model(model.preprocessing.normalize(torch.from_numpy(pixels))).numpy()
     return path, pixels, embeddings
 
 

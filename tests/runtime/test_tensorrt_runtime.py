@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from tensorrt_stand_in import EMBED_DIM, L4, SIZE, embed_like_the_stand_in, small_info, small_onnx, stand_in
 
-from hat.artefact import BatchProfile, info_to_json
 from hat.errors import CheckpointError, HatError, MissingExtraError, UsageError, WorkError
-from hat.export.tensorrt_builder import build_engine, rebuild_engine
-from hat.export.tensorrt_options import EngineOptions
+from hat.export.tensorrt.builder import build_engine, rebuild_engine
+from hat.export.tensorrt.options import EngineOptions
+from hat.io.artifact import BatchProfile, info_to_json
 from hat.runtime import Runtime
-from hat.runtime.tensorrt_engine import file_sha256, read_engine_info, side_file
-from hat.runtime.tensorrt_module import Gpu, TensorRT, checked_flavour, load_tensorrt
-from hat.runtime.tensorrt_runtime import TensorRTRuntime
+from hat.runtime.tensorrt.engine import file_sha256, read_engine_info, side_file
+from hat.runtime.tensorrt.library import Gpu, TensorRT, checked_flavor, load_tensorrt
+from hat.runtime.tensorrt.runtime import TensorRTRuntime
 
 ALL = ["10.3.0", "10.16", "11.4", "rtx"]
 
@@ -251,12 +251,12 @@ def test_rtx_captures_graphs_by_itself(tmp_path):
     np.testing.assert_allclose(runtime.run(images(5)), embed_like_the_stand_in(images(5)), atol=1e-6)
 
 
-@pytest.mark.parametrize(("version", "flavour"), [("9.3.0", "tensorrt"), ("8.6.1", "tensorrt"), ("0.9", "tensorrt-rtx")])
-def test_old_libraries_are_refused(version, flavour):
+@pytest.mark.parametrize(("version", "flavor"), [("9.3.0", "tensorrt"), ("8.6.1", "tensorrt"), ("0.9", "tensorrt-rtx")])
+def test_old_libraries_are_refused(version, flavor):
     library = stand_in("10.16")[0].library
     library.__version__ = version
     with pytest.raises(UsageError, match="or newer is needed"):
-        TensorRT(library, flavour)
+        TensorRT(library, flavor)
 
 
 def test_a_cpu_is_no_device_for_an_engine():
@@ -265,23 +265,23 @@ def test_a_cpu_is_no_device_for_an_engine():
         trt.device("cpu")
 
 
-def test_an_unknown_flavour_is_refused():
-    assert checked_flavour("tensorrt-rtx") == "tensorrt-rtx"
+def test_an_unknown_flavor_is_refused():
+    assert checked_flavor("tensorrt-rtx") == "tensorrt-rtx"
     with pytest.raises(UsageError, match="expected tensorrt or tensorrt-rtx"):
-        checked_flavour("tensorrt11")
+        checked_flavor("tensorrt11")
 
 
 @pytest.mark.parametrize(
-    ("flavour", "advice"),
+    ("flavor", "advice"),
     [
         ("tensorrt", r"pip install 'hat-reid\[tensorrt\]' --extra-index-url https://pypi.nvidia.com"),
         ("tensorrt-rtx", r"pip install 'hat-reid\[tensorrt-rtx\]'$"),
     ],
 )
-def test_a_missing_library_is_named_with_what_installs_it(flavour, advice, monkeypatch):
-    monkeypatch.setitem(sys.modules, flavour.replace("-", "_"), None)
+def test_a_missing_library_is_named_with_what_installs_it(flavor, advice, monkeypatch):
+    monkeypatch.setitem(sys.modules, flavor.replace("-", "_"), None)
     with pytest.raises(MissingExtraError, match=advice):
-        load_tensorrt.__wrapped__(flavour)
+        load_tensorrt.__wrapped__(flavor)
 
 
 @pytest.mark.parametrize("body", ["import no_such_part", "raise OSError('libnvinfer.so.11: cannot open shared object file')"])
@@ -296,6 +296,6 @@ def test_a_library_that_cannot_be_loaded_is_told_apart_from_a_missing_one(body, 
 
 
 def test_the_runtime_is_imported_without_tensorrt():
-    code = "import sys, hat.runtime.tensorrt_runtime; print([name for name in sys.modules if name.startswith('tensorrt')])"
+    code = "import sys, hat.runtime.tensorrt.runtime; print([name for name in sys.modules if name.startswith('tensorrt')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.replace("'", '"')) == []

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import hat
-from hat.artefact import ArtefactInfo, info_to_json
 from hat.commands.info import info
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.export.candidate import open_candidate, parse_candidate
+from hat.export.verify.candidate import open_candidate, parse_candidate
+from hat.io.artifact import ArtifactInfo, info_to_json
 from hat.model import ModelConfig
 from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime, open_runtime, runtime_info
@@ -27,7 +27,7 @@ pytest.importorskip("tritonclient.http", reason="the extra triton is not install
 
 DIM, SIZE = 6, (32, 16)
 MATRIX = np.random.default_rng(0).normal(size=(3 * 32 * 16, DIM)).astype(np.float32)
-FACTS = ArtefactInfo(
+FACTS = ArtifactInfo(
     name="hand-made",
     model=ModelConfig(image_size=SIZE),
     preprocessing=Preprocessing(height=32, width=16),
@@ -134,7 +134,7 @@ def test_it_can_be_verified_and_measured_like_a_file(server):
 def test_info_tells_what_the_server_runs(server, capsys):
     info(server.address, None, as_json=True)
     told = json.loads(capsys.readouterr().out)
-    assert told["artefact"]["fingerprint"] == FACTS.fingerprint and told["max_batch"] == 4
+    assert told["artifact"]["fingerprint"] == FACTS.fingerprint and told["max_batch"] == 4
     info(server.address, None, as_json=False)
     assert "at most 4 images at once" in " ".join(capsys.readouterr().out.split())
 

@@ -1,4 +1,4 @@
-"""A process that enrols until it is killed: after each commit it writes down the last name that it was promised for good."""
+"""A process that enrolls until it is killed: after each commit it writes down the last name that it was promised for good."""
 
 import sys
 
@@ -20,7 +20,7 @@ def row_of(name):
 
 
 def main():
-    """Enrol from a name on, searching now and then, with a vacuum and removals between."""
+    """Enroll from a name on, searching now and then, with a vacuum and removals between."""
     path, first = sys.argv[1], int(sys.argv[2])
     with open_small(path, binding=None, create=False, map_above_bytes=100_000) as gallery:
         for start in range(first, first + 100_000, BATCH):

@@ -10,7 +10,7 @@ import numpy as np
 
 from hat.preprocessing import Preprocessing
 from hat.serve import Binding, NewRecord
-from hat.serve.sqlite_gallery import SqliteGallery
+from hat.serve.sqlite.gallery import SqliteGallery
 
 EMBED_DIM = 8
 
@@ -79,7 +79,7 @@ def brute_force(vectors_by_id, queries, top):
     return ids, similarities
 
 
-def assert_neighbours(found, expected):
+def assert_neighbors(found, expected):
     np.testing.assert_array_equal(found.ids, expected[0])
     np.testing.assert_array_equal(found.similarities, expected[1])
 

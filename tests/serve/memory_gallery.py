@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from hat.errors import UsageError
-from hat.serve import Gallery, GalleryCounts, Neighbours, Record
+from hat.serve import Gallery, GalleryCounts, Neighbors, Record
 
 
 class MemoryGallery(Gallery):
@@ -48,7 +48,7 @@ class MemoryGallery(Gallery):
             ranked = sorted((-float(np.dot(query, self.vectors[one])), one) for one in ids)[:width]
             found[row] = [one for _, one in ranked]
             values[row] = [-value for value, _ in ranked]
-        return Neighbours(found, values)
+        return Neighbors(found, values)
 
     def get(self, ids, *, thumbnails=False):
         missing = [one for one in ids if one not in self.rows]

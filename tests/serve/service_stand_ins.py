@@ -14,7 +14,7 @@ import uvicorn
 from memory_gallery import MemoryGallery
 from PIL import Image
 
-from hat.artefact import ArtefactInfo
+from hat.io.artifact import ArtifactInfo
 from hat.model import model_config
 from hat.preprocessing import Preprocessing
 from hat.serve import Gallery, binding_of
@@ -24,8 +24,8 @@ PREPROCESSING = Preprocessing(height=32, width=16)
 EMBED_DIM = 24
 
 
-class ColourRuntime:
-    """Embeds an image by the mean colours of eight of its tiles: unlike colours are unlike people.
+class ColorRuntime:
+    """Embeds an image by the mean colors of eight of its tiles: unlike colors are unlike people.
 
     Attributes:
         batches: Sizes of its runs.
@@ -34,14 +34,14 @@ class ColourRuntime:
         failure: Raised by every run, where there is one.
     """
 
-    name = "colours"
+    name = "colors"
     embed_dim = EMBED_DIM
     preprocessing = PREPROCESSING
     max_batch = None
 
-    def __init__(self, seconds_an_image=0.0, fingerprint="colours"):
-        self.info = ArtefactInfo(
-            name="colours",
+    def __init__(self, seconds_an_image=0.0, fingerprint="colors"):
+        self.info = ArtifactInfo(
+            name="colors",
             model=model_config("hat_mobilenet_v3_small"),
             preprocessing=PREPROCESSING,
             embed_dim=EMBED_DIM,
@@ -65,10 +65,10 @@ class ColourRuntime:
         time.sleep(self.seconds_an_image * len(images))
         if self.failure is not None:
             raise self.failure
-        return colours(images)
+        return colors(images)
 
 
-def colours(images):
+def colors(images):
     tiles = images.reshape(len(images), 3, 4, 8, 2, 8).mean(axis=(3, 5)).reshape(len(images), -1)
     rows = tiles.astype(np.float32) - 127.5 + 1e-3
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -85,7 +85,7 @@ def picture(seed, *, size=(20, 50), kind="PNG"):
 def embedding_of(data):
     """What the model says of an encoded image, by another way than the service's."""
     pixels = PREPROCESSING.resize_image(Image.open(io.BytesIO(data)).convert("RGB"))
-    return colours(pixels.transpose(2, 0, 1)[None])[0]
+    return colors(pixels.transpose(2, 0, 1)[None])[0]
 
 
 def files(*pictures):
@@ -100,7 +100,7 @@ def running(runtime=None, *, galleries=(), root=None, keys=None, audit=None, **s
 
     Its galleries are files in `root` where there is one, which galleries can then be made in too; else they are in memory.
     """
-    runtime = runtime or ColourRuntime()
+    runtime = runtime or ColorRuntime()
     binding = binding_of(runtime.info)
     opened = {
         name: MemoryGallery(binding) if root is None else Gallery.open(root / f"{name}.gallery", binding=binding, create=True)

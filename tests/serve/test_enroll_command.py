@@ -85,14 +85,14 @@ def test_options_for_all_images(run, world, gallery, tmp_path):
 def test_tables_and_zip_files(run, world, gallery, tmp_path):
     picture = noise(tmp_path / "scene.png", size=(100, 200))
     table = tmp_path / "people.csv"
-    table.write_text("path,pid,left,top,right,bottom,colour\nscene.png,1,10,10,50,90,red\nscene.png,2,100,10,140,90,blue\n")
+    table.write_text("path,pid,left,top,right,bottom,color\nscene.png,1,10,10,50,90,red\nscene.png,2,100,10,140,90,blue\n")
     with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
         archive.write(picture, "sub/scene.png")
     answer = run("enroll", gallery, table, tmp_path / "more.zip", "--model", world / "model", "--json")
     assert answer.code == 0 and answer.json["num_added"] == 3
     with Gallery.open(gallery, read_only=True) as opened:
         left, right, whole = opened.records()
-        assert (left.attributes["box"], right.attributes["colour"], whole.source) == (
+        assert (left.attributes["box"], right.attributes["color"], whole.source) == (
             "10,10,50,90",
             "blue",
             f"{tmp_path}/more.zip!sub/scene.png",
@@ -171,7 +171,7 @@ def test_a_zip_bomb_is_one_bad_image(run, world, gallery, tmp_path, monkeypatch)
     ("arguments", "sentence"),
     [
         (["nowhere.jpg"], "nowhere.jpg: there is no such file or folder"),
-        (["EMPTY"], "there is no image to enrol in"),
+        (["EMPTY"], "there is no image to enroll in"),
         (["PEOPLE", "--time", "noon"], "--time: 'noon' is no time"),
         (["PEOPLE", "--attribute", "red"], "--attribute is NAME=VALUE"),
         (["PEOPLE", "--attribute", "7=x"], "'7' is no name for an attribute"),

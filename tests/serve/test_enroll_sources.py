@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from hat.errors import DataError, ImageError, UsageError
-from hat.serve.attribute_values import attribute_value, parse_attributes, parse_moment, show_moment
-from hat.serve.image_sources import ImageSources, Labels, read_name
-from hat.serve.person_crops import box_from_text, box_text, content_hash, crop_person, make_thumbnail
+from hat.serve.enroll.image_sources import ImageSources, Labels, read_name
+from hat.serve.enroll.person_crops import box_from_text, box_text, content_hash, crop_person, make_thumbnail
+from hat.serve.gallery.attribute_values import attribute_value, parse_attributes, parse_moment, show_moment
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_table_says_everything(tmp_path, picture):
     (tmp_path / "a.png").write_bytes(picture)
     table = tmp_path / "people.csv"
     table.write_text(
-        "\ufeffPath,pid,camid,time,left,top,right,bottom,colour,bag\n"
+        "\ufeffPath,pid,camid,time,left,top,right,bottom,color,bag\n"
         "a.png,4,2,2026-11-25T08:30:00Z,1,2,11.6,30,red,true\n"
         f"\n{tmp_path}/a.png,,,,,,,,,\n"
         "gone.png,-1,,,,,,,,\n"
@@ -111,10 +111,10 @@ def test_a_table_says_everything(tmp_path, picture):
     first, second, third = items
     assert (first.pid, first.camid, first.box) == (4, 2, (1, 2, 12, 30))
     assert first.time_s == datetime(2026, 11, 25, 8, 30, tzinfo=timezone.utc).timestamp()
-    assert dict(first.attributes) == {"colour": "red", "bag": True}
+    assert dict(first.attributes) == {"color": "red", "bag": True}
     assert (second.pid, second.camid, second.time_s, second.box, dict(second.attributes)) == (None, None, None, None, {})
     assert second.read() == picture and second.source == first.source == str(tmp_path / "a.png")
-    assert (third.pid, third.time_s, dict(third.attributes)) == (5, 12.5, {"colour": "007", "bag": 3})
+    assert (third.pid, third.time_s, dict(third.attributes)) == (5, 12.5, {"color": "007", "bag": 3})
     with pytest.raises(ImageError, match="no such file"):
         third.read()
     assert left_out == {"junk, pid -1": 1}

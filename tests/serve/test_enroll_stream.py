@@ -1,4 +1,4 @@
-"""Enrolment as a stream: what is written when, what is asked of the model, and what is left when it stops."""
+"""Enrollment as a stream: what is written when, what is asked of the model, and what is left when it stops."""
 
 import io
 import itertools
@@ -14,7 +14,7 @@ from hat.errors import ImageError, UsageError, WorkError
 from hat.preprocessing import Preprocessing
 from hat.runtime import TorchRuntime, runtime_info
 from hat.serve import Item, binding_of, enroll
-from hat.serve.person_crops import content_hash
+from hat.serve.enroll.person_crops import content_hash
 
 
 def png(seed, size=(80, 40)):
@@ -164,7 +164,7 @@ def test_advance_counts_every_item_once(gallery, embedder):
 
 
 def test_many_known_images_need_no_batch_of_new_ones(gallery, embedder, monkeypatch):
-    monkeypatch.setattr("hat.serve.enrolling._MAX_IDLE", 16)
+    monkeypatch.setattr("hat.serve.enroll.enrolling._MAX_IDLE", 16)
     enroll(gallery, embedder, [item(0)])
     counts = []
     enroll(gallery, embedder, [item(0)] * 100, batch_size=4, advance=counts.append)

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from hat.errors import DataError, ImageError, MissingExtraError, UsageError
-from hat.serve.image_sources import ImageSources, Labels
-from hat.serve.person_crops import content_hash
-from hat.serve.video_boxes import read_boxes, video_items
-from hat.serve.video_frames import read_frames
+from hat.serve.enroll.image_sources import ImageSources, Labels
+from hat.serve.enroll.person_crops import content_hash
+from hat.serve.enroll.video_boxes import read_boxes, video_items
+from hat.serve.enroll.video_frames import read_frames
 
 av = pytest.importorskip("av")
 
@@ -127,7 +127,7 @@ def test_decoding_stops_after_the_last_row(video, tmp_path, monkeypatch):
             seen.append(frame.number)
             yield frame
 
-    monkeypatch.setattr("hat.serve.video_boxes.read_frames", counted)
+    monkeypatch.setattr("hat.serve.enroll.video_boxes.read_frames", counted)
     boxes = table(tmp_path, "frame,left,top,right,bottom\n2,0,0,20,40\n")
     assert len(list(video_items(video, read_boxes(boxes)))) == 1
     assert max(seen) <= 3
@@ -184,7 +184,7 @@ def test_what_is_no_video_of_its_ending_is_refused(tmp_path):
 
 
 def test_frames_larger_than_the_limit_are_refused(video, monkeypatch):
-    monkeypatch.setattr("hat.serve.video_frames.MAX_PIXELS", WIDTH * HEIGHT - 1)
+    monkeypatch.setattr("hat.serve.enroll.video_frames.MAX_PIXELS", WIDTH * HEIGHT - 1)
     with pytest.raises(DataError, match="128 x 96 pixels are more than the limit"):
         list(read_frames(video))
 

@@ -15,7 +15,7 @@ from PIL import Image
 from hat.embedder import Embedder
 from hat.runtime import open_runtime, runtime_info
 from hat.serve import Gallery, Item, binding_of, calibrate, enroll
-from hat.serve.image_sources import ImageSources
+from hat.serve.enroll.image_sources import ImageSources
 
 
 @pytest.fixture(scope="module")

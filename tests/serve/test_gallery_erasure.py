@@ -5,7 +5,7 @@ import pytest
 from gallery_cases import EMBED_DIM, new_record, new_records, open_small, sha256, unit_rows
 
 from hat.errors import UsageError, WorkError
-from hat.serve.sqlite_gallery import SqliteGallery
+from hat.serve.sqlite.gallery import SqliteGallery
 
 ROWS = unit_rows(300)
 SECRET = {

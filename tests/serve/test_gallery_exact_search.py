@@ -6,8 +6,8 @@ from gallery_cases import unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hat.serve import candidates, exact_search, half_scan
-from hat.serve.exact_search import nearest_rows
+from hat.serve.search import candidates, exact_search, half_scan
+from hat.serve.search.exact_search import nearest_rows
 
 
 def sorted_rows(matrix, queries, top, passing=None):

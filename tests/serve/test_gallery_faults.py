@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gallery_cases import BINDING, assert_neighbours, brute_force, new_records, open_small, run_as_somebody, unit_rows
+from gallery_cases import BINDING, assert_neighbors, brute_force, new_records, open_small, run_as_somebody, unit_rows
 
 from hat.errors import UsageError, WorkError
 from hat.serve import Gallery
-from hat.serve.sqlite_gallery import SqliteGallery
+from hat.serve.sqlite.gallery import SqliteGallery
 
 ROWS = unit_rows(50)
 
@@ -32,7 +32,7 @@ def assert_intact(path, count=50):
     with SqliteGallery.open(path) as gallery:
         assert gallery.ids().tolist() == list(range(1, count + 1))
         np.testing.assert_array_equal(gallery.embeddings(range(1, count + 1)), rows)
-        assert_neighbours(gallery.search(ROWS[:2], 3), brute_force(dict(enumerate(rows, 1)), ROWS[:2], 3))
+        assert_neighbors(gallery.search(ROWS[:2], 3), brute_force(dict(enumerate(rows, 1)), ROWS[:2], 3))
         with gallery._reader.reading() as sqlite:
             assert sqlite.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 

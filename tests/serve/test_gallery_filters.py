@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gallery_cases import assert_neighbours, brute_force, new_record, open_small, passes, unit_rows
+from gallery_cases import assert_neighbors, brute_force, new_record, open_small, passes, unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +23,7 @@ filters = st.builds(
     since_s=st.none() | times,
     until_s=st.none() | times,
     exclude_ids=st.frozensets(st.integers(-2, NUM_RECORDS + 5) | st.just(2**80)),
-    attributes=st.dictionaries(st.sampled_from(["hat", "colour"]), values, max_size=2),
+    attributes=st.dictionaries(st.sampled_from(["hat", "color"]), values, max_size=2),
 )
 
 
@@ -43,7 +43,7 @@ def filled(request, tmp_path_factory):
             time_s=some(float(rng.integers(0, 11))),
             attributes={
                 name: [True, False, 0, 1, 1.0, 0.5, "1", "red", ""][rng.integers(0, 9)]
-                for name in ("hat", "colour")
+                for name in ("hat", "color")
                 if rng.random() < 0.8
             },
         )
@@ -64,7 +64,7 @@ def test_the_nearest_of_those_that_pass(filled, where, seed, top):
     assert [record.id for record in gallery.records(where)] == passing
     queries = unit_rows(2, seed)
     expected = brute_force({id_: vectors[id_ - 1] for id_ in passing}, queries, top)
-    assert_neighbours(gallery.search(queries, top, where), expected)
+    assert_neighbors(gallery.search(queries, top, where), expected)
 
 
 def test_the_filters_of_this_file_pass_some_and_not_all(filled):
@@ -79,7 +79,7 @@ def test_the_filters_of_this_file_pass_some_and_not_all(filled):
         Filter(exclude_ids=frozenset([1])),
         Filter(attributes={"hat": True}),
         Filter(attributes={"hat": 1}),
-        Filter(attributes={"colour": "red"}),
+        Filter(attributes={"color": "red"}),
     ):
         assert 0 < len(gallery.ids(where)) < len(gallery)
     assert set(gallery.ids(Filter(attributes={"hat": 1}))).isdisjoint(gallery.ids(Filter(attributes={"hat": True})))

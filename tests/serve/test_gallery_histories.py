@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gallery_cases import BINDING, EMBED_DIM, assert_neighbours, brute_force, new_record, passes, sha256, unit_rows
+from gallery_cases import BINDING, EMBED_DIM, assert_neighbors, brute_force, new_record, passes, sha256, unit_rows
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hat.errors import UsageError
 from hat.serve import Filter
-from hat.serve.sqlite_gallery import SqliteGallery
+from hat.serve.sqlite.gallery import SqliteGallery
 
 VECTORS = unit_rows(7)  # few, so that many records are equally near
 
@@ -125,7 +125,7 @@ class Histories(RuleBasedStateMachine):
         queries = np.vstack([VECTORS, unit_rows(5, seed)])[:num_queries]
         passing = {id_: self.vectors[id_] for id_, record in self.records.items() if passes(record, where)}
         gallery = self.reader if by_reader else self.writer
-        assert_neighbours(gallery.search(queries, top, where), brute_force(passing, queries, top))
+        assert_neighbors(gallery.search(queries, top, where), brute_force(passing, queries, top))
 
     @rule()
     def read(self):

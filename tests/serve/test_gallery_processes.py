@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from enrolling_process import BATCH, record_of, row_of
-from gallery_cases import BINDING, assert_neighbours, brute_force, new_records, open_small, unit_rows
+from gallery_cases import BINDING, assert_neighbors, brute_force, new_records, open_small, unit_rows
 
 from hat.errors import WorkError
-from hat.serve.sqlite_gallery import SqliteGallery
+from hat.serve.sqlite.gallery import SqliteGallery
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
 
@@ -70,7 +70,7 @@ def kill_while_enrolling(path, times):
     assert first >= times * BATCH
 
 
-def test_killed_while_it_enrols_it_keeps_what_it_promised(tmp_path):
+def test_killed_while_it_enrolls_it_keeps_what_it_promised(tmp_path):
     kill_while_enrolling(tmp_path / "g", 4)
 
 
@@ -115,8 +115,8 @@ def test_a_second_writer_waits_for_the_first(tmp_path):
     second.close()
 
 
-def test_searching_goes_on_while_an_enrolment_waits(tmp_path):
-    """In the same gallery object, as in a service that enrols and searches."""
+def test_searching_goes_on_while_an_enrollment_waits(tmp_path):
+    """In the same gallery object, as in a service that enrolls and searches."""
     other, gallery = open_small(tmp_path / "g"), open_small(tmp_path / "g", busy_timeout_s=60)
     gallery.add(unit_rows(1), new_records("a"))
     with ThreadPoolExecutor(1) as pool:
@@ -143,7 +143,7 @@ def test_a_writer_that_waited_in_vain_says_so(tmp_path):
         assert second.add(unit_rows(1), new_records("b")) == [1]
 
 
-def test_readers_follow_a_process_that_enrols(tmp_path):
+def test_readers_follow_a_process_that_enrolls(tmp_path):
     """Each search finds whole calls only, never less than the one before, and all of it in the end."""
     path = tmp_path / "g"
     open_small(path, binding=dataclasses.replace(BINDING, embed_dim=64)).close()
@@ -169,7 +169,7 @@ def test_many_threads_use_one_gallery(tmp_path):
     failures = []
     with open_small(tmp_path / "g", map_above_bytes=3000) as gallery:
 
-        def enrol(first):
+        def enroll(first):
             for at in range(first, first + 100, 10):
                 gallery.add(rows[at : at + 10], new_records(range(at, at + 10)))
 
@@ -184,7 +184,7 @@ def test_many_threads_use_one_gallery(tmp_path):
         done = threading.Event()
         with ThreadPoolExecutor(6) as pool:
             searching = [pool.submit(search) for _ in range(2)]
-            for writing in [pool.submit(enrol, first) for first in range(0, 400, 100)]:
+            for writing in [pool.submit(enroll, first) for first in range(0, 400, 100)]:
                 writing.result()
             done.set()
             for task in searching:
@@ -192,4 +192,4 @@ def test_many_threads_use_one_gallery(tmp_path):
         assert not failures and len(gallery) == 400
         at = {int(record.source.removesuffix(".jpg")): record.id for record in gallery.records()}
         expected = brute_force({at[name]: rows[name] for name in range(400)}, rows[:5], 8)
-        assert_neighbours(gallery.search(rows[:5], 8), expected)
+        assert_neighbors(gallery.search(rows[:5], 8), expected)

@@ -94,7 +94,7 @@ def test_removed_records_are_gone_and_their_ids_are_never_given_again(gallery):
     assert gallery.get([7])[0].pid is None and gallery.search(rows[:1], 1).ids.item() in (7, 9)
 
 
-def test_removal_by_the_time_of_enrolment(gallery):
+def test_removal_by_the_time_of_enrollment(gallery):
     rows = unit_rows(3)
     gallery.add(rows[:2], new_records("ab"))
     (cut,) = {record.enrolled_s for record in gallery.get([1, 2])}
@@ -201,7 +201,7 @@ def test_numbers_of_numpy_are_numbers(gallery):
 
 
 @pytest.mark.parametrize("top", [0, -1, 2**40])
-def test_a_number_of_neighbours_that_cannot_be_is_refused(gallery, top):
+def test_a_number_of_neighbors_that_cannot_be_is_refused(gallery, top):
     with pytest.raises(UsageError, match="top"):
         gallery.search(unit_rows(1), top)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gallery_cases import EMBED_DIM, assert_neighbours, brute_force, new_records, open_small, run_as_somebody, unit_rows
+from gallery_cases import EMBED_DIM, assert_neighbors, brute_force, new_records, open_small, run_as_somebody, unit_rows
 
 from hat.errors import WorkError
-from hat.serve import memory_index, vector_map
-from hat.serve.vector_map import remove_maps
+from hat.serve.search import memory_index
+from hat.serve.sqlite import vector_map
+from hat.serve.sqlite.vector_map import remove_maps
 
 ROW_BYTES = EMBED_DIM * 4
 ROWS = unit_rows(60)
@@ -27,7 +28,7 @@ def filled(folder, count=20, **options):
 
 def assert_finds(gallery, ids):
     expected = brute_force({id_: ROWS[id_ - 1] for id_ in ids}, ROWS[:3], 7)
-    assert_neighbours(gallery.search(ROWS[:3], 7), expected)
+    assert_neighbors(gallery.search(ROWS[:3], 7), expected)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from hat.errors import MissingExtraError, UsageError
-from hat.serve.milvus_address import parse_address
-from hat.serve.milvus_gallery import MilvusGallery
+from hat.serve.milvus.address import parse_address
+from hat.serve.milvus.gallery import MilvusGallery
 
 
 def test_an_address_is_read():

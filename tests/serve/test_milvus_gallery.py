@@ -13,8 +13,8 @@ from milvus_server import milvus_server
 
 from hat.errors import HatError, UsageError, WorkError
 from hat.serve import Filter, Gallery, VerifiedSibling
-from hat.serve.milvus_collection import MilvusCollection
-from hat.serve.milvus_gallery import MilvusGallery
+from hat.serve.milvus.collection import MilvusCollection
+from hat.serve.milvus.gallery import MilvusGallery
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def records(count, start=0):
     """Records of every kind: known and unknown numbers, hostile texts, thumbnails here and there."""
     made = []
     for n in range(start, start + count):
-        attributes = {"colour": ["red", "blue"][n % 2], HOSTILE[n % 8]: HOSTILE[(n + 3) % 8], "n": n % 4, "old": n % 3 == 0}
+        attributes = {"color": ["red", "blue"][n % 2], HOSTILE[n % 8]: HOSTILE[(n + 3) % 8], "n": n % 4, "old": n % 3 == 0}
         made.append(
             new_record(
                 n,
@@ -84,12 +84,12 @@ FILTERS = [
     Filter(until_s=1.7e9 + 20.25),
     Filter(since_s=1.7e9 + 10, until_s=1.7e9 + 30, camids=frozenset({1})),
     Filter(exclude_ids=frozenset(range(1, 250))),
-    Filter(attributes={"colour": "red", "n": 2}),
+    Filter(attributes={"color": "red", "n": 2}),
     Filter(attributes={"old": True}),
     Filter(attributes={"old": False, "n": 3.0}),
     Filter(attributes={"old": 1}),
     Filter(attributes={"n": "2"}),
-    Filter(attributes={'colour") or (id > 0': "red"}),
+    Filter(attributes={'color") or (id > 0': "red"}),
     *(Filter(attributes={HOSTILE[n]: HOSTILE[(n + 3) % 8]}) for n in range(8)),
 ]
 
@@ -331,7 +331,7 @@ def test_a_write_that_fails_leaves_nothing(location, monkeypatch):
                 raise MilvusException(message="disk\nfull")
             return upsert(*args, **kwargs)
 
-        monkeypatch.setattr("hat.serve.milvus_collection.MESSAGE_BYTES", 2**20)
+        monkeypatch.setattr("hat.serve.milvus.collection.MESSAGE_BYTES", 2**20)
         monkeypatch.setattr(client, "upsert", fail_at_second)
         with pytest.raises(WorkError, match=r"could not do it: disk full$"):
             gallery.add(vectors, given)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hat.errors import UsageError
 from hat.serve import Filter, Record
-from hat.serve.milvus_rows import (
+from hat.serve.gallery.record_checks import checked_filter, checked_records
+from hat.serve.milvus.rows import (
     MAX_THUMBNAIL_BYTES,
     batches,
     filter_expression,
@@ -23,7 +24,6 @@ from hat.serve.milvus_rows import (
     record_of,
     row_of,
 )
-from hat.serve.record_checks import checked_filter, checked_records
 
 VECTOR = np.ones(4, np.float32) / 2
 HOSTILE = ['"', "\\", "' or id > 0 or '", '") or (id > 0', "\x00", "é🙂", "a" * 4000, "%", "{x}", "\n"]

@@ -22,7 +22,7 @@ import hat
 from hat.errors import HatError
 from hat.runtime import runtime_info
 from hat.serve import Gallery, binding_of, search_gallery
-from hat.serve.ray_deployment import ReplicaPlan, application, deploy
+from hat.serve.ray.deployment import ReplicaPlan, application, deploy
 from hat.serve.service import KeyFile
 
 # Ray's own code warns: of older spellings in pydantic, of files that are left to be closed by the end of a process.
@@ -70,7 +70,7 @@ def services(ray, world):
     writing = ReplicaPlan(model=str(folder / "model"), galleries=places, write=True, audit=str(folder / "audit.jsonl"))
     with (
         deploy(plan, replicas=2, num_cpus=0.4, port=port) as readers,
-        deploy(writing, num_cpus=0.4, port=port, name="enrolment", prefix="/enrol") as writer,
+        deploy(writing, num_cpus=0.4, port=port, name="enrollment", prefix="/enroll") as writer,
     ):
         yield readers, writer
 
@@ -118,7 +118,7 @@ def test_one_writes_and_the_others_find_it_at_once(services, world):
     readers, writer = services
     refused = post(readers, "/v1/galleries/people/records", images[:1])
     assert 400 <= refused.status_code < 500 and "read only" in refused.json()["detail"]
-    assert writer.address == f"{readers.address}/enrol"
+    assert writer.address == f"{readers.address}/enroll"
     for number, image in enumerate(images):
         post(writer, "/v1/galleries/people/records", [image], pid=number).raise_for_status()
         answer = post(readers, "/v1/search", [image], gallery="people", top=1).raise_for_status().json()

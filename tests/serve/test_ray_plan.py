@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hat.errors import ConfigError, MissingExtraError, UsageError
-from hat.serve import ray_replica
-from hat.serve.ray_deployment import ReplicaPlan, application, deploy
-from hat.serve.ray_replica import Doorway
+from hat.serve.ray import replica as ray_replica
+from hat.serve.ray.deployment import ReplicaPlan, application, deploy
+from hat.serve.ray.replica import Doorway
 
 PLAN = ReplicaPlan(model="nowhere.onnx", galleries={"people": "people.gallery"})
 
@@ -22,7 +22,7 @@ PLAN = ReplicaPlan(model="nowhere.onnx", galleries={"people": "people.gallery"})
         (PLAN, {"replicas": 0}, "1 or more replicas"),
         (PLAN, {"replicas": (3, 2)}, "least before most"),
         (PLAN, {"requests_each": 0}, "1 or more requests"),
-        (PLAN, {"prefix": "enrol"}, "expected a prefix like"),
+        (PLAN, {"prefix": "enroll"}, "expected a prefix like"),
         (PLAN, {"prefix": "/{any}"}, "expected a prefix like"),
         (PLAN, {"port": 0}, "a port is 1 to 65535"),
         (PLAN, {"host": "0.0.0.0"}, "can be reached by others: give the keys"),
@@ -71,7 +71,7 @@ def test_a_request_is_answered_by_its_path_below_the_prefix(root, path, below, m
 
 
 def test_paths_are_the_same_to_every_process(monkeypatch, tmp_path):
-    from hat.serve.ray_deployment import _completed
+    from hat.serve.ray.deployment import _completed
 
     monkeypatch.chdir(tmp_path)
     plan = _completed(

@@ -17,7 +17,7 @@ from hat.serve import Gallery, calibrate, person_embedding
 def world(tmp_path_factory):
     from hat.runtime import runtime_info
     from hat.serve import binding_of, enroll
-    from hat.serve.image_sources import ImageSources
+    from hat.serve.enroll.image_sources import ImageSources
 
     whole, folder = shared_world(tmp_path_factory), tmp_path_factory.mktemp("world")
     shutil.copytree(whole / "people", folder / "people")  # one test moves it away
@@ -164,7 +164,7 @@ def test_a_picture_of_the_matches(run, world, model, queries, tmp_path, monkeypa
     with Image.open(path) as picture:
         assert picture.width > 600 and picture.height > 800
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
-    green, red = ((pixels == colour).all(axis=1).sum() for colour in ((12, 138, 84), (204, 44, 36)))
+    green, red = ((pixels == color).all(axis=1).sum() for color in ((12, 138, 84), (204, 44, 36)))
     same = sum(
         match["pid"] == query["pid"]
         for query in run(queries[0], queries[1], "--id", 3, *model, "--top", 4, "--json").json["queries"]

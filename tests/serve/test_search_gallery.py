@@ -17,9 +17,9 @@ def unit(rows):
 @pytest.fixture(params=["memory", "sqlite"])
 def gallery(request, tmp_path):
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(12, 24))
+    centers = rng.normal(size=(12, 24))
     pids = np.arange(90) % 12
-    vectors = unit(centres[pids] + 0.9 * rng.normal(size=(90, 24)))
+    vectors = unit(centers[pids] + 0.9 * rng.normal(size=(90, 24)))
     vectors[40] = vectors[3]  # exact duplicates: ties are broken by id
     binding = Binding(
         fingerprint="f", name="n", model={}, preprocessing=Preprocessing(), source_sha256="s", precision="fp32", embed_dim=24

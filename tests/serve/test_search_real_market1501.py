@@ -7,11 +7,11 @@ from tiny_hat import batch_norms
 
 import hat
 from hat.data import load_images
-from hat.data.records import ReIDDataset, Split
+from hat.data.datasets import ReIDDataset, Split
 from hat.preprocessing import Preprocessing
 from hat.runtime import TorchRuntime, runtime_info
 from hat.serve import Gallery, binding_of, enroll, search_gallery
-from hat.serve.image_sources import ImageSources, read_name
+from hat.serve.enroll.image_sources import ImageSources, read_name
 
 pytestmark = pytest.mark.slow
 
@@ -57,8 +57,8 @@ def test_the_mean_average_precision_of_searches_is_that_of_the_evaluation(subset
     expected = hat.evaluate(embedder, subset)
     binding = binding_of(runtime_info(embedder.runtime))
     with Gallery.open(tmp_path / "market.gallery", binding=binding, create=True) as gallery:
-        enrolment = enroll(gallery, embedder, ImageSources(subset.gallery.paths).items())
-        assert (enrolment.num_added, enrolment.bad) == (len(subset.gallery), ())
+        enrollment = enroll(gallery, embedder, ImageSources(subset.gallery.paths).items())
+        assert (enrollment.num_added, enrollment.bad) == (len(subset.gallery), ())
         found = search_gallery(gallery, embedder.embed_paths(subset.query.paths), top=len(gallery))
     precisions = []
     for path, matches in zip(subset.query.paths, found, strict=True):

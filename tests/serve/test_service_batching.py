@@ -4,7 +4,7 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
-from service_stand_ins import ColourRuntime, colours, until
+from service_stand_ins import ColorRuntime, colors, until
 
 from hat.errors import UsageError, WorkError
 from hat.runtime import TorchRuntime
@@ -17,7 +17,7 @@ def pixels(count, seed=0):
 
 @pytest.fixture
 def runtime():
-    return ColourRuntime()
+    return ColorRuntime()
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_what_arrives_while_the_model_runs_shares_the_next_run(make, runtime):
     results = [future.result(10) for future in (first, *others)]
     assert runtime.batches == [1, 6]
     for rows, count in zip(results[1:], (2, 1, 3), strict=True):
-        np.testing.assert_array_equal(rows, colours(pixels(count, seed=count)))
+        np.testing.assert_array_equal(rows, colors(pixels(count, seed=count)))
     assert batcher.num_waiting == 0
 
 
@@ -53,7 +53,7 @@ def test_a_group_that_is_larger_than_a_run_is_split_and_put_together_again(make,
     batcher = make(max_batch=4)
     rows = batcher.submit(pixels(11)).result(10)
     assert runtime.batches == [4, 4, 3]
-    np.testing.assert_array_equal(rows, colours(pixels(11)))
+    np.testing.assert_array_equal(rows, colors(pixels(11)))
 
 
 def test_the_runtimes_own_limit_holds(runtime):
@@ -108,7 +108,7 @@ def test_a_failure_belongs_to_its_run_alone(make, runtime):
         split.result(10)
     until(lambda: batcher.num_waiting == 0)
     runtime.failure = None
-    np.testing.assert_array_equal(batcher.submit(pixels(3)).result(10), colours(pixels(3)))
+    np.testing.assert_array_equal(batcher.submit(pixels(3)).result(10), colors(pixels(3)))
 
 
 def test_closing_runs_what_waits_and_takes_no_more(runtime):

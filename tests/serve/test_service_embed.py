@@ -6,7 +6,7 @@ import io
 import httpx
 import numpy as np
 import pytest
-from service_stand_ins import EMBED_DIM, ColourRuntime, embedding_of, files, picture, running, serving, until
+from service_stand_ins import EMBED_DIM, ColorRuntime, embedding_of, files, picture, running, serving, until
 
 from hat.runtime import TorchRuntime
 from hat.serve.service import Service, ServiceSettings, Shelf, create_app
@@ -36,12 +36,12 @@ def test_images_come_back_in_order_with_the_model_that_made_them(client):
     assert answer.status_code == 200 and answer.headers["content-type"] == "application/json"
     content = answer.json()
     np.testing.assert_allclose(content["embeddings"], [embedding_of(one) for one in pictures], atol=1e-6)
-    assert content["embed_dim"] == EMBED_DIM and content["fingerprint"] == "colours"
+    assert content["embed_dim"] == EMBED_DIM and content["fingerprint"] == "colors"
     assert client.get("/v1/model").json() == {
-        "name": "colours",
+        "name": "colors",
         "precision": "fp32",
         "embed_dim": EMBED_DIM,
-        "fingerprint": "colours",
+        "fingerprint": "colors",
         "image_size": [32, 16],
     }
 
@@ -94,7 +94,7 @@ def test_a_wrong_body_is_refused_with_its_reason(client, request_, status, sente
 
 
 def test_requests_that_arrive_together_share_a_run_and_answer_as_alone():
-    runtime = ColourRuntime()
+    runtime = ColorRuntime()
     pictures = [picture(seed) for seed in range(12)]
 
     async def ask(address):
@@ -154,7 +154,7 @@ def test_a_client_that_goes_away_takes_its_images_along(served):
 
 
 def test_what_takes_too_long_is_dropped_with_504():
-    runtime = ColourRuntime()
+    runtime = ColorRuntime()
     with running(runtime, timeout_s=0.2) as (client, service):
         runtime.held.clear()
         answer = client.post("/v1/embed", files=files(picture(1)))
@@ -166,7 +166,7 @@ def test_what_takes_too_long_is_dropped_with_504():
 
 
 def test_a_model_that_fails_gives_500_with_a_number_and_no_reason(caplog):
-    runtime = ColourRuntime()
+    runtime = ColorRuntime()
     with running(runtime) as (client, _):
         runtime.failure = RuntimeError("CUDA out of memory in /opt/model.bin while embedding secret.png")
         answer = client.post("/v1/embed", files=files(("secret.png", picture(1))))

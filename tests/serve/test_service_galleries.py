@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from service_stand_ins import ColourRuntime, embedding_of, files, picture, running, until
+from service_stand_ins import ColorRuntime, embedding_of, files, picture, running, until
 
 from hat.errors import UsageError
 from hat.serve import Gallery, binding_of
@@ -111,8 +111,8 @@ def test_counts_tell_how_much_a_gallery_holds(client, people):
         "first_seen_s": 40,
         "last_seen_s": 50,
         "read_only": False,
-        "model": "colours",
-        "fingerprint": "colours",
+        "model": "colors",
+        "fingerprint": "colors",
     }
 
 
@@ -179,7 +179,7 @@ def test_a_thumbnail_is_kept_where_the_service_keeps_them(served, people):
         ({"records": '[{"name": 1}]'}, "records.0.name"),
         ({"records": '[{"source": "a\\u0000b"}]'}, "records.0"),
         ({"records": '[{"box": [0, 0, 1e9, 5]}]'}, "records.0"),
-        ({"colour": "red"}, "colour: "),
+        ({"color": "red"}, "color: "),
     ],
 )
 def test_what_is_said_of_images_is_checked(client, people, fields, sentence):
@@ -189,7 +189,7 @@ def test_what_is_said_of_images_is_checked(client, people, fields, sentence):
 
 
 @pytest.mark.parametrize(
-    "path", ["/0", "/-1", "/x", f"/{2**63}", "/1%00", "?limit=0", "?limit=1e9", "?colour=red", "?since_s=nan"]
+    "path", ["/0", "/-1", "/x", f"/{2**63}", "/1%00", "?limit=0", "?limit=1e9", "?color=red", "?since_s=nan"]
 )
 def test_a_wrong_question_about_records_is_refused(client, people, path):
     assert client.get(f"{people}/records{path}").status_code == 422
@@ -198,7 +198,7 @@ def test_a_wrong_question_about_records_is_refused(client, people, path):
 def test_a_gallery_is_made_where_a_folder_was_set_aside(tmp_path):
     with running(root=tmp_path) as (client, _):
         answer = client.post("/v1/galleries", json={"name": "hall-2"})
-        assert (answer.status_code, answer.json()["num_records"], answer.json()["fingerprint"]) == (201, 0, "colours")
+        assert (answer.status_code, answer.json()["num_records"], answer.json()["fingerprint"]) == (201, 0, "colors")
         assert (tmp_path / "hall-2.gallery").exists()
         assert client.post("/v1/galleries", json={"name": "hall-2"}).status_code == 409
         assert client.post("/v1/galleries/hall-2/records", files=files(picture(1))).json()["num_added"] == 1
@@ -216,7 +216,7 @@ def test_a_gallery_may_not_be_called_anything(served, name):
 
 
 def test_the_shelf_itself_takes_no_other_name(tmp_path):
-    shelf = Shelf({}, binding_of(ColourRuntime().info), root=tmp_path / "inside")
+    shelf = Shelf({}, binding_of(ColorRuntime().info), root=tmp_path / "inside")
     for name in ("../x", "a/b", "", "A", "x" * 64, "a\n"):
         with pytest.raises(RefusalError) as refused:
             shelf.make(name)
@@ -232,7 +232,7 @@ def test_no_gallery_is_made_without_a_folder_for_it_or_beyond_their_number(tmp_p
 
 
 def test_work_on_galleries_is_bounded_and_recovers():
-    runtime = ColourRuntime()
+    runtime = ColorRuntime()
     path = "/v1/galleries/people/records"
     with running(runtime, galleries=("people",), num_store_threads=1, max_store_requests=1) as (client, _):
         runtime.held.clear()
@@ -258,8 +258,8 @@ def test_what_is_removed_is_gone_from_disk_after_a_vacuum(served, people):
     assert not [path for path in file.parent.glob(f"{file.name}*") if b"quite-unmistakable-text" in path.read_bytes()]
 
 
-def test_a_client_that_leaves_while_it_enrols_is_still_on_record(tmp_path):
-    runtime = ColourRuntime()
+def test_a_client_that_leaves_while_it_enrolls_is_still_on_record(tmp_path):
+    runtime = ColorRuntime()
     log = AuditLog(tmp_path / "audit.jsonl")
     with running(runtime, galleries=("people",), root=tmp_path, audit=log) as (client, service):
         runtime.held.clear()
@@ -268,7 +268,7 @@ def test_a_client_that_leaves_while_it_enrols_is_still_on_record(tmp_path):
         runtime.held.set()
         until(lambda: len(service.shelf.get("people")) == 1 and log.path.stat().st_size > 0)
     (line,) = [json.loads(line) for line in log.path.read_text().splitlines()]
-    assert (line["action"], line["gallery"], line["status"]) == ("enrol", "people", 499)
+    assert (line["action"], line["gallery"], line["status"]) == ("enroll", "people", 499)
 
 
 def test_a_place_names_its_gallery_and_its_password_is_not_repeated():
@@ -280,7 +280,7 @@ def test_a_place_names_its_gallery_and_its_password_is_not_repeated():
 
 
 def test_a_shelf_opens_what_lies_in_its_folder_and_refuses_what_does_not_belong(tmp_path):
-    binding = binding_of(ColourRuntime().info)
+    binding = binding_of(ColorRuntime().info)
     for name in ("one", "two", "Not a name"):
         Gallery.open(tmp_path / f"{name}.gallery", binding=binding, create=True).close()
     shelf = Shelf.open({}, binding, root=tmp_path)
@@ -291,7 +291,7 @@ def test_a_shelf_opens_what_lies_in_its_folder_and_refuses_what_does_not_belong(
     with pytest.raises(UsageError, match="expected a folder"):
         Shelf.open({}, binding, root=tmp_path / "missing")
     with pytest.raises(UsageError, match="another model"):
-        Shelf.open({"one": str(tmp_path / "one.gallery")}, binding_of(ColourRuntime(fingerprint="other").info))
+        Shelf.open({"one": str(tmp_path / "one.gallery")}, binding_of(ColorRuntime(fingerprint="other").info))
     with pytest.raises(UsageError):
         Shelf.open({"three": str(tmp_path / "three.gallery")}, binding)
     reading = Shelf.open({"one": str(tmp_path / "one.gallery")}, binding, read_only=True)

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from service_stand_ins import ColourRuntime, embedding_of, files, picture, running, until
+from service_stand_ins import ColorRuntime, embedding_of, files, picture, running, until
 
 BODY_LIMIT = 200_000
 
@@ -181,7 +181,7 @@ class Crowd:
 
 
 def test_ten_times_too_much_is_answered_with_503_and_then_all_is_well():
-    runtime = ColourRuntime()
+    runtime = ColorRuntime()
     with running(runtime, max_queue=4, max_batch=2) as (client, service):
         runtime.held.clear()
         crowd = Crowd(client, 40)
@@ -198,7 +198,7 @@ def test_ten_times_too_much_is_answered_with_503_and_then_all_is_well():
 
 
 def test_bodies_are_held_within_a_bound_however_many_come():
-    runtime = ColourRuntime()
+    runtime = ColorRuntime()
     size = len(picture(1, kind="BMP"))
     with running(runtime, max_inflight_bytes=int(3.5 * (size + 300)), max_queue=1000) as (client, service):
         runtime.held.clear()

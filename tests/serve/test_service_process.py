@@ -10,7 +10,7 @@ import sys
 import httpx
 import numpy as np
 import pytest
-from service_stand_ins import ColourRuntime, files, picture, until
+from service_stand_ins import ColorRuntime, files, picture, until
 
 import hat
 from hat.cli import main
@@ -18,8 +18,8 @@ from hat.data import decode_image
 from hat.errors import HatError, UsageError, WorkError
 from hat.runtime import open_runtime
 from hat.serve import Gallery, binding_of
+from hat.serve.commands.serve import serve
 from hat.serve.service import KeyFile
-from hat.serve.service.command import serve
 from hat.serve.service.server import bind, is_loopback
 
 
@@ -123,7 +123,7 @@ def test_a_file_without_keys_lets_nobody_in_and_is_refused(checkpoint, tmp_path)
 def test_models_galleries_and_files_that_do_not_belong_are_refused(checkpoint, tmp_path):
     (tmp_path / "text.onnx").write_text("no model")
     (tmp_path / "text.gallery").write_text("no gallery")
-    other = binding_of(ColourRuntime().info)
+    other = binding_of(ColorRuntime().info)
     Gallery.open(tmp_path / "others.gallery", binding=other, create=True).close()
     model = str(checkpoint)
     for arguments, sentence in [

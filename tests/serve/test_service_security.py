@@ -6,7 +6,7 @@ import socket
 
 import pytest
 from memory_gallery import MemoryGallery
-from service_stand_ins import ColourRuntime, files, picture, running, serving
+from service_stand_ins import ColorRuntime, files, picture, running, serving
 
 from hat.errors import UsageError, WorkError
 from hat.serve import binding_of
@@ -107,7 +107,7 @@ FAILURES = [
 
 @pytest.mark.parametrize(("error", "status"), FAILURES)
 def test_a_gallery_that_fails_is_an_answer_without_its_place_and_the_service_goes_on(error, status, caplog):
-    runtime = ColourRuntime()
+    runtime = ColorRuntime()
     binding = binding_of(runtime.info)
     shelf = Shelf({"people": UnluckyGallery(binding, error), "others": MemoryGallery(binding)}, binding)
     import httpx
@@ -185,7 +185,7 @@ def test_the_audit_log_tells_who_did_what_and_nothing_of_whom_it_was_done_to(tmp
     assert (tmp_path / "audit.jsonl").stat().st_mode & 0o077 == 0
     lines = [json.loads(line) for line in text.splitlines()]
     assert [(line["action"], line["status"], line["gallery"], line["key"]) for line in lines] == [
-        ("enrol", 200, "people", key.id),
+        ("enroll", 200, "people", key.id),
         ("search", 200, "people", key.id),
         ("embed", 200, None, key.id),
         ("remove_person", 200, "people", key.id),

@@ -9,9 +9,9 @@ from scipy.stats import beta, binom
 
 from hat.errors import UsageError
 from hat.serve import Binding, NewRecord
-from hat.serve.binomial_bound import chance_of_at_most, most_allowed, upper_bound
-from hat.serve.image_pairs import PairSet
-from hat.serve.thresholds import calibrate, chance_of_any
+from hat.serve.calibrate.binomial_bound import chance_of_at_most, most_allowed, upper_bound
+from hat.serve.calibrate.image_pairs import PairSet
+from hat.serve.calibrate.thresholds import calibrate, chance_of_any
 
 
 def unit(rows):
@@ -49,8 +49,8 @@ def people(make_gallery):
     rng = np.random.default_rng(3)
     pids = [1, 1, 1, 2, 2, 3, 3, 3, 3, 4, 5, 5, 6, None, None]
     camids = [1, 1, 2, 1, 3, None, None, 1, 2, 2, 3, 3, 1, 1, 2]
-    centres = rng.normal(size=(7, 16))
-    vectors = unit(np.stack([centres[pid or 0] + rng.normal(size=16) for pid in pids]))
+    centers = rng.normal(size=(7, 16))
+    vectors = unit(np.stack([centers[pid or 0] + rng.normal(size=16) for pid in pids]))
     return make_gallery(vectors, pids, camids), vectors, pids, camids
 
 
@@ -94,7 +94,9 @@ def test_a_threshold_is_the_lowest_whose_bound_keeps_to_the_rate(people, rate):
 def test_a_rate_that_so_few_pairs_cannot_show_is_refused(people):
     found = calibrate(people[0])
     assert found.lowest_rate == pytest.approx(1 - 0.05 ** (1 / found.num_pairs))
-    with pytest.raises(UsageError, match=rf"cannot be shown by {found.num_pairs} pairs .* it takes 2,995, .*enrol more people"):
+    with pytest.raises(
+        UsageError, match=rf"cannot be shown by {found.num_pairs} pairs .* it takes 2,995, .*enroll more people"
+    ):
         found.threshold_at(0.001)
     for rate in (0, 1, -0.1, float("nan")):
         with pytest.raises(UsageError, match="between 0 and 1"):
@@ -131,8 +133,8 @@ def test_a_sample_finds_the_rate_of_all_pairs_and_its_bound_holds(make_gallery):
 def test_a_gallery_too_large_to_be_held_gives_the_same(people, monkeypatch):
     gallery = people[0]
     held = calibrate(gallery, num_pairs=20)
-    monkeypatch.setattr("hat.serve.thresholds._ROWS_BYTES", 100)
-    monkeypatch.setattr("hat.serve.thresholds._BLOCK_BYTES", 3 * 2 * 64)
+    monkeypatch.setattr("hat.serve.calibrate.thresholds._ROWS_BYTES", 100)
+    monkeypatch.setattr("hat.serve.calibrate.thresholds._BLOCK_BYTES", 3 * 2 * 64)
     read = calibrate(gallery, num_pairs=20)
     np.testing.assert_array_equal(held.impostor, read.impostor)
     np.testing.assert_array_equal(held.genuine, read.genuine)
@@ -141,7 +143,7 @@ def test_a_gallery_too_large_to_be_held_gives_the_same(people, monkeypatch):
 def test_galleries_that_know_too_little_are_refused(make_gallery):
     vectors = unit(np.random.default_rng(0).normal(size=(3, 4)))
     for pids in ([None, None, None], [7, 7, 7], [7, None, None]):
-        with pytest.raises(UsageError, match="pairs of different people: enrol images"):
+        with pytest.raises(UsageError, match="pairs of different people: enroll images"):
             calibrate(make_gallery(vectors, pids, [1, 2, 3]))
     with pytest.raises(UsageError, match="number of pairs"):
         calibrate(make_gallery(vectors, [1, 2, 3], [1, 2, 3]), num_pairs=0)

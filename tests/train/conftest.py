@@ -18,16 +18,16 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def market_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six identities, each of its own colour, four images of each from two cameras, in train, query and gallery."""
+    """Six identities, each of its own color, four images of each from two cameras, in train, query and gallery."""
     root = tmp_path_factory.mktemp("data") / "tiny"
     generator = np.random.default_rng(0)
-    colours = generator.integers(0, 256, (NUM_PIDS, 2, 3))
+    colors = generator.integers(0, 256, (NUM_PIDS, 2, 3))
     for folder, first in (("bounding_box_train", 0), ("query", 100), ("bounding_box_test", 100)):
         (root / folder).mkdir(parents=True)
         for person in range(NUM_PIDS):
             for shot in range(1 if folder == "query" else 4):
                 camera = 1 + (shot % 2 if folder != "query" else 0)
-                pixels = np.repeat(colours[person], 24, axis=0)[:, None] + generator.integers(-20, 21, (48, 24, 3))
+                pixels = np.repeat(colors[person], 24, axis=0)[:, None] + generator.integers(-20, 21, (48, 24, 3))
                 name = f"{first + person + 1:04d}_c{camera}s1_{shot:06d}_{folder != 'query':02d}.png"
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / folder / name)
     return root

@@ -18,7 +18,7 @@ from whole_runs import InterruptionError, Stopping, assert_same_weights, run, ru
 import hat
 from hat.config import merge
 from hat.data import load_images, merge_training, open_dataset
-from hat.data.records import ReIDDataset
+from hat.data.datasets import ReIDDataset
 from hat.errors import CheckpointError, ConfigError
 from hat.model import HAT
 from hat.train import TrainConfig, Trainer, compose_config
@@ -179,7 +179,7 @@ def test_a_student_becomes_like_its_teacher(dataset: ReIDDataset, teacher: Path,
     identities = last["mfe_ce"] + last["mfe_triplet"] + last["tfc3_ce"] + last["tfc3_triplet"]
     identities += 0.5 * (last["tfc1_ce"] + last["tfc1_triplet"])
     assert last["loss"] == pytest.approx(identities + 5 * last["distill_embedding"] + 20 * last["distill_similarity"], rel=1e-5)
-    # The projection is learnt beside the student and is no part of it.
+    # The projection is learned beside the student and is no part of it.
     product = hat.load_checkpoint(result.folder).state_dict()
     assert list(product) == list(HAT(config.model, 6).state_dict())
     state = torch.load(result.folder / "last" / "state.pt", weights_only=True)
@@ -263,7 +263,7 @@ def test_another_teacher_at_the_same_path_does_not_go_on_with_a_run(
     changed = hat.load_checkpoint(teacher)
     changed.necks["tfc3"].weight.data.mul_(1.5)
     hat.save_checkpoint(changed, path)
-    with pytest.raises(ConfigError, match="learnt from another teacher"):
+    with pytest.raises(ConfigError, match="learned from another teacher"):
         run(config, dataset, tmp_path / "run", resume=True)
 
 
@@ -271,7 +271,7 @@ def test_another_teacher_at_the_same_path_does_not_go_on_with_a_run(
     ("distill", "message"),
     [
         ({"cache": True}, "cache is set and there is no teacher"),
-        ({"teacher": "t", "embedding_weight": 0, "similarity_weight": 0}, "nothing is learnt from it: both weights are 0"),
+        ({"teacher": "t", "embedding_weight": 0, "similarity_weight": 0}, "nothing is learned from it: both weights are 0"),
         ({"temperature": 0}, r"distill\.temperature: .*greater than 0"),
     ],
 )

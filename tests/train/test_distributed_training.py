@@ -25,7 +25,7 @@ from hat.config import merge
 from hat.errors import UsageError
 from hat.model import HAT
 from hat.runtime import choose_device
-from hat.train.batch_norm import GlobalBatchNorm, synchronise_batch_norms
+from hat.train.batch_norm import GlobalBatchNorm, synchronize_batch_norms
 from hat.train.distillation import Distillation
 from hat.train.distributed import Place, gather_with_gradient, gather_without_gradient, process_group
 from hat.train.presets import compose_config
@@ -190,7 +190,7 @@ def test_replacing_batch_norms_changes_no_name_and_no_value() -> None:
     images = torch.randn(4, 3, 32, 16)
     expected = model.eval()(images)
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    synchronise_batch_norms(model, torch.device("cpu"))
+    synchronize_batch_norms(model, torch.device("cpu"))
     assert not any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) for module in model.modules())
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == trainable
     after = model.state_dict()

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from tiny_run import TINY_RUN
 
-from hat.checkpoint import load_checkpoint, save_checkpoint
 from hat.config import config_from_dict, merge
 from hat.errors import ConfigError, WeightsError
+from hat.io.checkpoint import load_checkpoint, save_checkpoint
 from hat.model import HAT
 from hat.train.config import TrainConfig
 from hat.train.initial_model import initial_model

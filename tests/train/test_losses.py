@@ -37,8 +37,8 @@ def slow_triplet(features: Tensor, pids: list[int], margin: float | None) -> flo
 
 def test_smoothed_cross_entropy_by_hand() -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
-    normaliser = math.log(math.exp(2) + 1 + math.exp(-1))
-    logs = [2 - normaliser, -normaliser, -1 - normaliser]
+    normalizer = math.log(math.exp(2) + 1 + math.exp(-1))
+    logs = [2 - normalizer, -normalizer, -1 - normalizer]
     # e = 0.3 over K = 3: the true identity has 0.8, the others 0.1.
     expected = (-(0.8 * logs[0] + 0.1 * logs[1] + 0.1 * logs[2]) + math.log(3)) / 2
     assert smoothed_cross_entropy(logits, torch.tensor([0, 2]), 0.3).item() == pytest.approx(expected, rel=1e-6)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hat.config import config_to_dict
-from hat.data.records import Sample, Split
+from hat.data.datasets import Sample, Split
 from hat.errors import CheckpointError, ConfigError, MissingExtraError, UsageError, WorkError
 from hat.train import TrainConfig, compose_config, metrics_log
 from hat.train.metrics_log import MetricsLog, RunningMeans
@@ -27,7 +27,7 @@ def some_state(**changes: Any) -> RunState:
         "step": 2,
         "global_step": 9,
         "model": {"weight": torch.arange(3.0)},
-        "optimiser": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1.0, "params": [0]}]},
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1.0, "params": [0]}]},
         "scaler": {},
         "average": None,
         "num_average_updates": 0,
@@ -45,8 +45,8 @@ def test_state_comes_back(tmp_path: Path) -> None:
     write_state(some_state(), tmp_path / "last")
     found = read_state(tmp_path / "last")
     assert torch.equal(found["model"]["weight"], torch.arange(3.0))
-    assert {key: value for key, value in found.items() if key not in ("model", "optimiser")} == {
-        key: value for key, value in some_state().items() if key not in ("model", "optimiser")
+    assert {key: value for key, value in found.items() if key not in ("model", "optimizer")} == {
+        key: value for key, value in some_state().items() if key not in ("model", "optimizer")
     }
     assert [path.name for path in (tmp_path / "last").iterdir()] == ["state.pt"]
 

@@ -16,7 +16,7 @@ from whole_runs import CPU, InterruptionError, Stopping, assert_same_weights, ru
 
 import hat
 from hat.data import merge_training, open_dataset
-from hat.data.records import ReIDDataset, Sample, Split
+from hat.data.datasets import ReIDDataset, Sample, Split
 from hat.errors import ConfigError, DataError, WorkError
 from hat.train import TrainConfig, Trainer, compose_config
 from hat.train.distributed import Place
@@ -32,7 +32,7 @@ def configure(**changes: Any) -> TrainConfig:
     return compose_config([("", TINY_RUN), ("", changes)])
 
 
-def test_a_tiny_problem_is_learnt(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_a_tiny_problem_is_learned(dataset: ReIDDataset, tmp_path: Path) -> None:
     no_changes = {"pad": 0, "flip": 0, "erasing": 0}
     config = configure(
         num_epochs=8,
@@ -87,8 +87,8 @@ def test_resuming_after_any_step_ends_in_the_same_weights(dataset: ReIDDataset, 
         assert run_lines(out) == run_lines(whole)
         assert result.best == best
         states = [torch.load(folder / "last" / "state.pt", weights_only=True) for folder in (whole, out)]
-        for slot, values in states[0]["optimiser"]["state"].items():
-            assert all(torch.equal(value, states[1]["optimiser"]["state"][slot][name]) for name, value in values.items())
+        for slot, values in states[0]["optimizer"]["state"].items():
+            assert all(torch.equal(value, states[1]["optimizer"]["state"][slot][name]) for name, value in values.items())
 
 
 def test_a_finished_run_can_be_made_longer(dataset: ReIDDataset, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def unit(maps):
 
 def entering_map(model, batch):
     """What enters the last stage, by the recursion of Eq. 6."""
-    levels, carried = model.mfe(model.preprocessing.normalise(batch)), None
+    levels, carried = model.mfe(model.preprocessing.normalize(batch)), None
     for level in model.config.levels:
         name = f"tfc{level}"
         entering = scale_map(model.bottlenecks[name](levels[level - 1]), model.config.token_grid)
@@ -34,7 +34,7 @@ def batch(make_model, images):
 def test_the_mfe_map_of_the_embedding_has_a_closed_form(make_model, images, batch):
     model = make_model().eval()
     with torch.no_grad():
-        last = model.mfe(model.preprocessing.normalise(batch))[-1]
+        last = model.mfe(model.preprocessing.normalize(batch))[-1]
         neck = model.necks["mfe"]
         gain = neck.weight / (neck.running_var + neck.eps).sqrt()
         # y = |n|^2 / 2, n = gain * (mean of A - running mean): the gradient is n_c gain_c / hw at every position of channel c.
@@ -47,7 +47,7 @@ def test_the_mfe_map_of_a_class_is_its_row_of_the_classifier(make_model, images,
     model = make_model().eval()
     with torch.no_grad():
         torch.nn.init.normal_(model.classifiers["mfe"].weight)
-        last = model.mfe(model.preprocessing.normalise(batch))[-1]
+        last = model.mfe(model.preprocessing.normalize(batch))[-1]
         neck = model.necks["mfe"]
         gain = neck.weight / (neck.running_var + neck.eps).sqrt()
         winner = model.classifiers["mfe"](neck(last.mean(dim=(2, 3)))).argmax(dim=1)

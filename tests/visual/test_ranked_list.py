@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hat.data.records import ReIDDataset, Sample, Split
+from hat.data.datasets import ReIDDataset, Sample, Split
 from hat.errors import ImageError, UsageError
 from hat.visual import rank_rows, ranked_list
 from hat.visual.canvas import INK, RIGHT, WRONG
@@ -12,14 +12,14 @@ from hat.visual.canvas import INK, RIGHT, WRONG
 
 @pytest.fixture
 def case(tmp_path):
-    """Embeddings and a data set whose images are each of one colour of their own, in a person's proportions."""
+    """Embeddings and a data set whose images are each of one color of their own, in a person's proportions."""
     rng = np.random.default_rng(0)
 
     def split(name, count):
         samples = []
         for index in range(count):
             path = tmp_path / f"{name}{index}.png"
-            Image.new("RGB", (32, 64), colour_of(name, index)).save(path)
+            Image.new("RGB", (32, 64), color_of(name, index)).save(path)
             samples.append(Sample(str(path), int(rng.integers(0, 4)), int(rng.integers(1, 3))))
         return Split(name, samples)
 
@@ -27,16 +27,16 @@ def case(tmp_path):
     return rng.standard_normal((6, 5)), rng.standard_normal((30, 5)), dataset
 
 
-def colour_of(name, index):
+def color_of(name, index):
     return (20 + 7 * index, 90, 200) if name == "gallery" else (200, 20 + 30 * index, 90)
 
 
 def framed_rows(picture):
-    """For each row of tiles, the (frame colour, colour of the tile's middle) from left to right."""
+    """For each row of tiles, the (frame color, color of the tile's middle) from left to right."""
     pixels, rows, y = np.asarray(picture).astype(int), [], 0
     while y < len(pixels):
-        # Nothing but the upper edge of a frame is a line of one of these colours over 50 pixels long; a badge covers its end.
-        codes = sum(code * (pixels[y] == colour).all(axis=1) for code, colour in enumerate((INK, RIGHT, WRONG), start=1))
+        # Nothing but the upper edge of a frame is a line of one of these colors over 50 pixels long; a badge covers its end.
+        codes = sum(code * (pixels[y] == color).all(axis=1) for code, color in enumerate((INK, RIGHT, WRONG), start=1))
         starts = np.flatnonzero(np.diff(codes, prepend=-1))
         ends = np.append(starts[1:], len(codes))
         edges = [(start, codes[start]) for start, end in zip(starts, ends, strict=True) if codes[start] and end - start > 50]
@@ -52,12 +52,12 @@ def test_every_crop_stands_in_its_place_with_the_right_frame(case):
     picture = ranked_list(query, gallery, dataset, num_queries=3, top_k=6, seed=1, title="model")
     expected = []
     for row in rank_rows(query, gallery, dataset, num_queries=3, top_k=6, seed=1):
-        tiles = [(INK, colour_of("query", row.query))]
-        tiles += [(RIGHT if item.is_match else WRONG, colour_of("gallery", item.index)) for item in row.top]
+        tiles = [(INK, color_of("query", row.query))]
+        tiles += [(RIGHT if item.is_match else WRONG, color_of("gallery", item.index)) for item in row.top]
         expected.append(tiles)
     assert framed_rows(picture) == expected
-    colours = {frame for tiles in expected for frame, _ in tiles}
-    assert colours == {INK, RIGHT, WRONG}, "the case must show both kinds"
+    colors = {frame for tiles in expected for frame, _ in tiles}
+    assert colors == {INK, RIGHT, WRONG}, "the case must show both kinds"
 
 
 def test_ranking_by_given_distances_shows_in_the_picture(case):
@@ -65,7 +65,7 @@ def test_ranking_by_given_distances_shows_in_the_picture(case):
     distances = np.tile(np.arange(len(gallery), dtype=np.float32), (len(query), 1))
     (tiles,) = framed_rows(ranked_list(query, gallery, dataset, num_queries=1, top_k=4, distances=distances))
     shown = [middle[0] for _, middle in tiles[1:]]
-    assert shown == sorted(shown), "gallery colours grow with the index, as the distances do"
+    assert shown == sorted(shown), "gallery colors grow with the index, as the distances do"
 
 
 def test_more_columns_than_ranked_images_and_a_long_title_are_fine(case):

@@ -16,7 +16,7 @@ def test_maps_and_attention_equal_the_recursion_by_hand(make_model, images, orde
     assert list(found) == list(attended) == ["tfc1", "tfc2", "tfc3"]
     batch = torch.stack([model.preprocessing(image) for image in images])
     with torch.no_grad():
-        levels, carried = model.mfe(model.preprocessing.normalise(batch)), None
+        levels, carried = model.mfe(model.preprocessing.normalize(batch)), None
         for level, name in enumerate(found):
             stage = model.dsa[name]
             entering = scale_map(model.bottlenecks[name](levels[level]), (4, 2))

@@ -50,7 +50,7 @@ def _backpack(canvas: Canvas, person: Person, posture: Posture, view: View, *, a
     x, y, scale, _ = view.point(0.0, 0.70 * tall + posture.rise, back)
     half = _extent(view, 0.078 * tall, 0.052 * tall) * scale
     high = 0.112 * tall * scale
-    canvas.block(x, y, half, high, 0.045 * tall * scale, person.bag_colour, bulge=0.75, fade=0.3)
+    canvas.block(x, y, half, high, 0.045 * tall * scale, person.bag_color, bulge=0.75, fade=0.3)
     if not away:
         return
     # Seen from behind: a pocket on the front of the pack, its seams, a handle.
@@ -62,7 +62,7 @@ def _backpack(canvas: Canvas, person: Person, posture: Posture, view: View, *, a
         0.058 * tall * at * squeeze,
         0.052 * tall * at,
         0.02 * tall * at,
-        mix(person.bag_colour, (1, 1, 1), 0.06),
+        mix(person.bag_color, (1, 1, 1), 0.06),
         bulge=0.6,
         fade=0.12,
     )
@@ -74,7 +74,7 @@ def _backpack(canvas: Canvas, person: Person, posture: Posture, view: View, *, a
             (zx + 0.052 * tall * at * squeeze, zy + 0.004 * tall * at),
         ]
     )
-    canvas.limb(line, np.full(3, 0.0028 * tall * at), cloth.plain(darken(person.bag_colour, 0.6)), fade=0.0)
+    canvas.limb(line, np.full(3, 0.0028 * tall * at), cloth.plain(darken(person.bag_color, 0.6)), fade=0.0)
 
 
 def _hip_bag(canvas: Canvas, person: Person, posture: Posture, view: View) -> None:
@@ -82,7 +82,7 @@ def _hip_bag(canvas: Canvas, person: Person, posture: Posture, view: View) -> No
     hip = (0.1 + 0.09 * (person.girth - 1) + (0.014 if person.upper in ("coat", "hoodie", "jacket") else 0.006)) * tall
     x, y, scale, _ = view.point(person.bag_side * (hip + 0.012 * tall), 0.515 * tall + posture.rise, -0.01 * tall)
     half = _extent(view, 0.024 * tall, 0.078 * tall) * scale
-    canvas.block(x, y, half, 0.06 * tall * scale, 0.016 * tall * scale, person.bag_colour, bulge=0.5)
+    canvas.block(x, y, half, 0.06 * tall * scale, 0.016 * tall * scale, person.bag_color, bulge=0.5)
     # The flap and its clasp are on the outside.
     show = max(0.0, -math.sin(view.yaw) * person.bag_side)
     if show > 0.25:
@@ -92,7 +92,7 @@ def _hip_bag(canvas: Canvas, person: Person, posture: Posture, view: View) -> No
             half * 0.98,
             0.04 * tall * scale,
             0.014 * tall * scale,
-            darken(person.bag_colour, 0.9),
+            darken(person.bag_color, 0.9),
             bulge=0.4,
             fade=0.12,
         )
@@ -113,15 +113,15 @@ def _handbag(canvas: Canvas, person: Person, posture: Posture, view: View) -> No
             (x + half * 0.6, y - 0.04 * tall * scale),
         ]
     )
-    canvas.limb(strap, np.full(4, 0.0045 * tall * scale), cloth.plain(darken(person.bag_colour, 0.75)), fade=0.0)
-    canvas.block(x, y, half, 0.05 * tall * scale, 0.012 * tall * scale, person.bag_colour, bulge=0.45)
+    canvas.limb(strap, np.full(4, 0.0045 * tall * scale), cloth.plain(darken(person.bag_color, 0.75)), fade=0.0)
+    canvas.block(x, y, half, 0.05 * tall * scale, 0.012 * tall * scale, person.bag_color, bulge=0.45)
     canvas.block(
         x,
         y - 0.037 * tall * scale,
         half * 0.97,
         0.011 * tall * scale,
         0.006 * tall * scale,
-        darken(person.bag_colour, 0.75),
+        darken(person.bag_color, 0.75),
         bulge=0.2,
         fade=0.0,
     )
@@ -143,7 +143,7 @@ def _suitcase(canvas: Canvas, person: Person, posture: Posture, view: View) -> N
         canvas.ball(
             x + offset * half, y + high + 0.008 * tall * scale, 0.013 * tall * scale, 0.015 * tall * scale, (0.13, 0.13, 0.14)
         )
-    canvas.block(x, y, half, high, 0.028 * tall * scale, person.bag_colour, bulge=0.45)
+    canvas.block(x, y, half, high, 0.028 * tall * scale, person.bag_color, bulge=0.45)
     for offset in (-0.5, 0.0, 0.5):
         canvas.block(
             x + offset * half,
@@ -151,7 +151,7 @@ def _suitcase(canvas: Canvas, person: Person, posture: Posture, view: View) -> N
             0.006 * tall * scale,
             high * 0.86,
             0.004 * tall * scale,
-            darken(person.bag_colour, 0.82),
+            darken(person.bag_color, 0.82),
             bulge=0.0,
             fade=0.0,
         )

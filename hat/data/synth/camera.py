@@ -25,16 +25,16 @@ class Camera:
     Attributes:
         index: Number of the camera, counted from 0.
         place: Kind of place it looks at, a key of `PLACES`.
-        height: Height of the camera in metres.
-        distance: From the camera to where people walk, in metres.
+        height: Height of the camera in meters.
+        distance: From the camera to where people walk, in meters.
         pitch: How far it looks down, in radians.
         yaw: Turn of most people who pass, in radians.
         light: The light on people.
         sun: Strength of cast shadows, 0 to 1.
-        colour: (3, 3) matrix and (3,) offset of exposure, temperature, contrast and saturation, for rows of sRGB in [0, 1].
+        color: (3, 3) matrix and (3,) offset of exposure, temperature, contrast and saturation, for rows of sRGB in [0, 1].
         sharpness: Rows that a person covers on the sensor, as a share of the output's rows.
         blur: Blur of the optics as a share of the sensor's rows.
-        noise: Standard deviation of the sensor's noise in grey levels.
+        noise: Standard deviation of the sensor's noise in gray levels.
         quality: JPEG quality.
         occlusion: How often something stands in front of people.
         clumsiness: How badly the detector's boxes fit, about 0.5 to 1.5.
@@ -49,7 +49,7 @@ class Camera:
     yaw: float
     light: Light
     sun: float
-    colour: tuple[Array, Array]
+    color: tuple[Array, Array]
     sharpness: float
     blur: float
     noise: float
@@ -103,7 +103,7 @@ def make_camera(seed: int, index: int) -> Camera:
         yaw=math.radians(_YAWS[int(turns[index % 4])] * float(rng.choice((-1, 1)))),
         light=light,
         sun=sun,
-        colour=_colour(rng),
+        color=_color(rng),
         sharpness=float(rng.uniform(0.5, 0.95)),
         blur=float(rng.uniform(0.0005, 0.0038)),
         noise=float(rng.uniform(0.6, 3.4)),
@@ -115,12 +115,12 @@ def make_camera(seed: int, index: int) -> Camera:
     )
 
 
-def _colour(rng: np.random.Generator) -> tuple[Array, Array]:
-    """Exposure, colour temperature, tint, contrast and saturation as one matrix and offset."""
+def _color(rng: np.random.Generator) -> tuple[Array, Array]:
+    """Exposure, color temperature, tint, contrast and saturation as one matrix and offset."""
     warmth, tint = rng.uniform(-1, 1), rng.normal(0, 0.02)
     gains = np.array([1 + 0.11 * warmth, 1 + tint, 1 - 0.13 * warmth]) * rng.uniform(0.84, 1.12)
     saturation, contrast = rng.uniform(0.62, 1.1), rng.uniform(0.8, 1.12)
-    grey = np.array([0.299, 0.587, 0.114])[:, None] @ np.ones((1, 3))
-    matrix = np.diag(gains) @ (saturation * np.eye(3) + (1 - saturation) * grey) * contrast
+    gray = np.array([0.299, 0.587, 0.114])[:, None] @ np.ones((1, 3))
+    matrix = np.diag(gains) @ (saturation * np.eye(3) + (1 - saturation) * gray) * contrast
     offset = 0.46 * (1 - contrast) + rng.uniform(-0.01, 0.045)
     return matrix.astype(np.float32), np.full(3, offset, np.float32)

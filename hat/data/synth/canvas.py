@@ -1,7 +1,7 @@
 """A small painter of shaded solids: tubes, limbs, balls and boxes drawn by distance fields, anti-aliased at their edges.
 
 Every solid knows its surface normal, so one light shades all of them alike; where a solid is painted over another it darkens it
-a little around its edge, which is what makes limbs stand out from the trunk. Colours are premultiplied by coverage.
+a little around its edge, which is what makes limbs stand out from the trunk. Colors are premultiplied by coverage.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .palette import Colour
+from .palette import Color
 from .sheet import Array, Box, Light, Material, Rings, Sheet, Surface, solid
 
 __all__ = ["Array", "Canvas", "Light", "Material", "Rings", "Surface", "solid"]
@@ -25,7 +25,7 @@ class Canvas(Sheet):
 
         Args:
             rings: Its cross-sections.
-            material: Colour of its surface.
+            material: Color of its surface.
             folds: Change of brightness of its surface, about -0.2 to 0.2.
             flat_top: Cut the top along the first ring; otherwise the first ring's own roundness closes it.
             fade: Share of contact shadow around it.
@@ -44,8 +44,8 @@ class Canvas(Sheet):
         def by_row(values: npt.NDArray[np.float64]) -> Array:
             return np.interp(rows, rings.y, values).astype(np.float32)[:, None]
 
-        radius, centre = by_row(rings.radius), by_row(rings.x)
-        offset = xs - centre
+        radius, center = by_row(rings.radius), by_row(rings.x)
+        offset = xs - center
         across = np.clip(offset / np.maximum(radius, 0.5), -1.0, 1.0)
         square = across * across
         facing = np.sqrt(1 - square)
@@ -60,7 +60,7 @@ class Canvas(Sheet):
         if fade:
             self.dim(box, np.clip(1 + edge / np.float32(reach), 0.0, 1.0) ** 2 * np.float32(fade))
         pace = by_row(np.gradient(rings.along, rings.y))
-        # Below the last centre the near half of its ring still shows, and the pattern goes on there.
+        # Below the last center the near half of its ring still shows, and the pattern goes on there.
         along = by_row(rings.along) + pace * (lowered - np.minimum(ys, np.float32(rings.y[-1])))
         surface = Surface(across, facing, along, by_row(rings.turn))
         brightness = self.brightness(across, -0.15 * slope, facing)
@@ -86,7 +86,7 @@ class Canvas(Sheet):
         Args:
             points: (n, 2) joints as (x, y) in pixels.
             radii: (n,) radius at each joint in pixels.
-            material: Colour of its surface; ``along`` runs from 0 at the first joint to 1 at the last.
+            material: Color of its surface; ``along`` runs from 0 at the first joint to 1 at the last.
             turn: Azimuth of the middle of the visible side in radians.
             folds: Change of brightness of its surface.
             flat_end: Cut the far end square, as a sleeve is, where it would be round.
@@ -166,20 +166,20 @@ class Canvas(Sheet):
         y: float,
         radius_x: float,
         radius_y: float,
-        colour: Colour,
+        color: Color,
         *,
         gloss: float = 1.0,
         cover: float = 1.0,
         fade: float = 0.0,
     ) -> None:
-        """Paint an ellipsoid of one colour.
+        """Paint an ellipsoid of one color.
 
         Args:
-            x: Column of its centre.
-            y: Row of its centre.
+            x: Column of its center.
+            y: Row of its center.
             radius_x: Half its width in pixels.
             radius_y: Half its height in pixels.
-            colour: Its colour.
+            color: Its color.
             gloss: How round it looks: 0 is flat, 1 a ball.
             cover: Its opacity.
             fade: Share of contact shadow around it.
@@ -198,7 +198,7 @@ class Canvas(Sheet):
         brightness = self.brightness(
             nx * np.float32(gloss), ny * np.float32(gloss), nz * np.float32(gloss) + np.float32(1 - gloss)
         )
-        self.blend(box, np.clip(edge + 0.5, 0.0, 1.0) * np.float32(cover), solid(colour), brightness)
+        self.blend(box, np.clip(edge + 0.5, 0.0, 1.0) * np.float32(cover), solid(color), brightness)
 
     def block(
         self,
@@ -207,21 +207,21 @@ class Canvas(Sheet):
         half_width: float,
         half_height: float,
         corner: float,
-        colour: Colour,
+        color: Color,
         *,
         bulge: float = 0.5,
         fade: float = 0.25,
         shift: float = 0.0,
     ) -> None:
-        """Paint a rounded box of one colour: bags and their pockets.
+        """Paint a rounded box of one color: bags and their pockets.
 
         Args:
-            x: Column of its centre.
-            y: Row of its centre.
+            x: Column of its center.
+            y: Row of its center.
             half_width: Half its width in pixels.
             half_height: Half its height in pixels.
             corner: Radius of its corners in pixels.
-            colour: Its colour.
+            color: Its color.
             bulge: How much its front is rounded: 0 is flat.
             fade: Share of contact shadow around it.
             shift: Added to its brightness.
@@ -244,6 +244,6 @@ class Canvas(Sheet):
         self.blend(
             box,
             np.clip(0.5 - distance, 0.0, 1.0),
-            solid(colour),
+            solid(color),
             np.clip(self.brightness(nx, ny, nz) + np.float32(shift), 0, 1),
         )

@@ -1,4 +1,4 @@
-"""What garments look like: colours, patterns, seams, collars and folds as functions of the place on the body.
+"""What garments look like: colors, patterns, seams, collars and folds as functions of the place on the body.
 
 Places are measured in shares of body height: ``around`` runs around the trunk from 0 in the middle of the chest, ``level`` is
 the height above the ground. A pattern therefore turns with the body, and a logo on the chest is gone from behind.
@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from .canvas import Array, Material, Surface, solid
-from .palette import Colour, darken, mix
+from .palette import Color, darken, mix
 from .person import Person
 
 __all__ = [
@@ -28,16 +28,16 @@ __all__ = [
 _TRUNK_RADIUS = 0.092
 
 
-def plain(colour: Colour) -> Material:
-    """A material of one colour."""
-    block = solid(colour)
+def plain(color: Color) -> Material:
+    """A material of one color."""
+    block = solid(color)
     return lambda surface: block
 
 
-def _over(colour: Array, mask: Array, top: Colour | Array) -> Array:
-    """Lay a second colour over the first where the mask (in [0, 1]) is."""
+def _over(color: Array, mask: Array, top: Color | Array) -> Array:
+    """Lay a second color over the first where the mask (in [0, 1]) is."""
     layer = top if isinstance(top, np.ndarray) else solid(top)
-    return np.asarray(colour * (1 - mask) + layer * mask, dtype=np.float32)
+    return np.asarray(color * (1 - mask) + layer * mask, dtype=np.float32)
 
 
 def _line(distance: Array, half_width: float, soft: float = 0.0015) -> Array:
@@ -47,7 +47,7 @@ def _line(distance: Array, half_width: float, soft: float = 0.0015) -> Array:
 
 def _patterned(person: Person, around: Array, level: Array) -> Array:
     """The cloth of the upper garment."""
-    base, accent = solid(person.upper_colour), solid(person.upper_accent)
+    base, accent = solid(person.upper_color), solid(person.upper_accent)
     kind = person.pattern
     width = 0.02 + 0.012 * (person.texture % 1)
     if kind == "stripes" and person.texture % 3 < 2:
@@ -76,7 +76,7 @@ def _step(value: Array) -> Array:
 def trunk_material(person: Person) -> Material:
     """The upper garment on the trunk, with neckline, fastening, pocket, logo and the straps of a bag."""
     kind, skin = person.upper, person.neck
-    edge = darken(person.upper_colour, 0.62)
+    edge = darken(person.upper_color, 0.62)
 
     def material(surface: Surface) -> Array:
         level = surface.along
@@ -85,16 +85,16 @@ def trunk_material(person: Person) -> Material:
         around = (azimuth - np.float32(math.pi / 2)) * np.float32(_TRUNK_RADIUS)
         ahead = np.asarray(front > 0, dtype=np.float32)
         x = lateral * np.float32(0.1)
-        colour = _patterned(person, around, level)
+        color = _patterned(person, around, level)
         if person.pattern == "logo":
-            colour = _over(colour, ahead * _logo(person, x, level), person.upper_accent)
+            color = _over(color, ahead * _logo(person, x, level), person.upper_accent)
         if kind == "open jacket":
             # The opening widens downwards; the shirt under it has its own round neck.
             gap = np.float32(0.016) + np.float32(0.11) * np.clip(np.float32(0.845) - level, 0.0, 0.4)
             inside = ahead * np.clip((gap - np.abs(x)) / np.float32(0.002) + 1, 0.0, 1.0)
             rim = ahead * _line(np.abs(x) - gap - np.float32(0.003), 0.003)
-            colour = _over(_over(colour, rim, edge), inside, person.upper_accent)
-            colour = _over(colour, inside * _step((level - np.float32(0.828)) * 200), skin)
+            color = _over(_over(color, rim, edge), inside, person.upper_accent)
+            color = _over(color, inside * _step((level - np.float32(0.828)) * 200), skin)
         elif kind == "coat":
             lapel = np.clip((level - np.float32(0.70)) * np.float32(0.36), 0.0, 0.05)
             opening = ahead * np.clip((lapel - np.abs(x)) / np.float32(0.002), 0.0, 1.0)
@@ -105,11 +105,11 @@ def trunk_material(person: Person) -> Material:
                 * _line(x + np.float32(0.006), 0.004)
                 * _line((level / np.float32(0.06)) % 1 - np.float32(0.5), 0.07, 0.02)
             )
-            colour = _over(_over(colour, 0.7 * np.maximum(fold, seam), edge), 0.8 * buttons * (level < 0.7), edge)
-            colour = _over(colour, opening, person.upper_accent)
+            color = _over(_over(color, 0.7 * np.maximum(fold, seam), edge), 0.8 * buttons * (level < 0.7), edge)
+            color = _over(color, opening, person.upper_accent)
         elif kind in ("jacket", "shirt"):
-            colour = _over(
-                colour, 0.8 * ahead * _line(x, 0.002), edge if kind == "jacket" else mix(person.upper_colour, (1, 1, 1), 0.4)
+            color = _over(
+                color, 0.8 * ahead * _line(x, 0.002), edge if kind == "jacket" else mix(person.upper_color, (1, 1, 1), 0.4)
             )
             if kind == "jacket":
                 pockets = (
@@ -117,18 +117,18 @@ def trunk_material(person: Person) -> Material:
                     * _line(np.abs(x) - np.float32(0.055) + (level - np.float32(0.56)) * np.float32(0.4), 0.0015)
                     * _line(level - np.float32(0.56), 0.03)
                 )
-                colour = _over(colour, 0.6 * pockets, edge)
+                color = _over(color, 0.6 * pockets, edge)
         elif kind == "hoodie":
             pouch = _line(
                 np.abs(x) - np.float32(0.062) + np.clip(level - np.float32(0.54), 0, 1) * np.float32(0.45), 0.0015
             ) * _line(level - np.float32(0.555), 0.035)
             pouch = np.maximum(pouch, _line(level - np.float32(0.592), 0.0015) * (np.abs(x) < 0.04))
             cords = _line(np.abs(x) - np.float32(0.017), 0.0022) * _line(level - np.float32(0.795), 0.028)
-            colour = _over(_over(colour, 0.55 * ahead * pouch, edge), ahead * cords, mix(person.upper_colour, (1, 1, 1), 0.65))
-        colour = _neckline(person, colour, x, front, level)
+            color = _over(_over(color, 0.55 * ahead * pouch, edge), ahead * cords, mix(person.upper_color, (1, 1, 1), 0.65))
+        color = _neckline(person, color, x, front, level)
         if kind == "dress":
-            colour = _over(colour, 0.8 * _line(level - np.float32(0.625), 0.008), edge)
-        return _straps(person, colour, x, front, level)
+            color = _over(color, 0.8 * _line(level - np.float32(0.625), 0.008), edge)
+        return _straps(person, color, x, front, level)
 
     return material
 
@@ -143,40 +143,38 @@ def _logo(person: Person, x: Array, level: Array) -> Array:
     return _line(np.abs(y) - np.float32(0.6) * (np.float32(0.035) - np.abs(x)), 0.009) * (np.abs(x) < 0.04)
 
 
-def _neckline(person: Person, colour: Array, x: Array, front: Array, level: Array) -> Array:
+def _neckline(person: Person, color: Array, x: Array, front: Array, level: Array) -> Array:
     """Skin above the collar, or the collar itself."""
     ahead = np.maximum(front, 0.0)
     kind = person.upper
     if kind in ("t-shirt", "long sleeve"):
         border = np.float32(0.8545) - np.float32(0.026) * ahead * ahead
-        colour = _over(colour, _line(level - border + np.float32(0.003), 0.003), darken(person.upper_colour, 0.8))
-        return _over(colour, _step((level - border) * 250), person.neck)
+        color = _over(color, _line(level - border + np.float32(0.003), 0.003), darken(person.upper_color, 0.8))
+        return _over(color, _step((level - border) * 250), person.neck)
     if kind == "dress":
         border = np.float32(0.85) - np.clip(np.float32(0.05) * ahead - np.abs(x), 0.0, 0.05) * (front > 0)
-        return _over(colour, _step((level - border) * 250), person.neck)
+        return _over(color, _step((level - border) * 250), person.neck)
     if kind == "shirt":
         border = np.float32(0.856) - np.clip(np.float32(0.03) * ahead - np.abs(x), 0.0, 0.03) * np.float32(1.2)
         collar = _step((level - border + np.float32(0.018)) * 200)
-        return _over(
-            _over(colour, collar, mix(person.upper_colour, (1, 1, 1), 0.25)), _step((level - border) * 250), person.neck
-        )
+        return _over(_over(color, collar, mix(person.upper_color, (1, 1, 1), 0.25)), _step((level - border) * 250), person.neck)
     if kind == "jacket":
-        return _over(colour, _step((level - np.float32(0.842)) * 200), darken(person.upper_colour, 0.75))
-    return colour
+        return _over(color, _step((level - np.float32(0.842)) * 200), darken(person.upper_color, 0.75))
+    return color
 
 
-def _straps(person: Person, colour: Array, x: Array, front: Array, level: Array) -> Array:
+def _straps(person: Person, color: Array, x: Array, front: Array, level: Array) -> Array:
     if person.bag == "backpack":
         # Straps keep their distance from each other where the trunk narrows towards the neck.
         width = np.interp(level, (0.7, 0.8, 0.82, 0.834, 0.846), (0.1, 0.108, 0.096, 0.08, 0.066)).astype(np.float32)
         strap = (
             _line(x * width * 10 - np.sign(x) * np.float32(0.053), 0.0085) * (front > 0) * _line(level - np.float32(0.75), 0.09)
         )
-        return _over(colour, strap, darken(person.bag_colour, 0.8))
+        return _over(color, strap, darken(person.bag_color, 0.8))
     if person.bag == "shoulder bag":
         drop = np.float32(0.685) - np.float32(1.32 * person.bag_side) * x
-        return _over(colour, _line(level - drop, 0.0095), darken(person.bag_colour, 0.8))
-    return colour
+        return _over(color, _line(level - drop, 0.0095), darken(person.bag_color, 0.8))
+    return color
 
 
 def trunk_folds(person: Person, phase: float) -> Material:
@@ -197,7 +195,7 @@ def trunk_folds(person: Person, phase: float) -> Material:
 
 def sleeve_material(person: Person) -> Material:
     """The upper garment on an arm, with cuffs."""
-    base = person.upper_accent if person.contrast_sleeves else person.upper_colour
+    base = person.upper_accent if person.contrast_sleeves else person.upper_color
     if person.pattern in ("stripes", "checks", "dots") and not person.contrast_sleeves:
 
         def material(surface: Surface) -> Array:
@@ -227,10 +225,10 @@ def sleeve_folds(person: Person) -> Material:
 
 def trouser_material(person: Person, side: int) -> Material:
     """Trousers on one leg (1 left, -1 right); jeans are paler on the thigh."""
-    colour = person.lower_colour
+    color = person.lower_color
     if person.side_stripe:
-        stripe = (0.92, 0.91, 0.88) if sum(colour) < 1.8 else darken(colour, 0.5)
-        base = solid(colour)
+        stripe = (0.92, 0.91, 0.88) if sum(color) < 1.8 else darken(color, 0.5)
+        base = solid(color)
         middle = 0.0 if side > 0 else math.pi
 
         def striped(surface: Surface) -> Array:
@@ -239,14 +237,14 @@ def trouser_material(person: Person, side: int) -> Material:
 
         return striped
     if person.lower == "jeans":
-        cloth, worn, hem = solid(colour), mix(colour, (1, 1, 1), 0.16), darken(colour, 0.8)
+        cloth, worn, hem = solid(color), mix(color, (1, 1, 1), 0.16), darken(color, 0.8)
 
         def denim(surface: Surface) -> Array:
             fade = np.exp(-(((surface.along - np.float32(0.3)) / np.float32(0.2)) ** 2)) * surface.facing
             return _over(_over(cloth, fade * np.float32(0.7), worn), _step((surface.along - np.float32(0.975)) * 150), hem)
 
         return denim
-    return plain(colour)
+    return plain(color)
 
 
 def leg_folds(person: Person) -> Material:

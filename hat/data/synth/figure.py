@@ -111,10 +111,10 @@ def _tube(
     tall = person.height
     level = sections[:, 0]
     twist = np.interp(level, (0.5, 0.8), (-0.4 * posture.twist, posture.twist))
-    centres = np.zeros((len(level), 3))
-    centres[:, 1] = level * tall + posture.rise
-    centres[:, 2] = (sections[:, 3] + np.maximum(level - 0.52, 0) * posture.lean) * tall
-    rings = view.rings(centres, sections[:, 1] * tall, sections[:, 2] * tall, level, twist)
+    centers = np.zeros((len(level), 3))
+    centers[:, 1] = level * tall + posture.rise
+    centers[:, 2] = (sections[:, 3] + np.maximum(level - 0.52, 0) * posture.lean) * tall
+    rings = view.rings(centers, sections[:, 1] * tall, sections[:, 2] * tall, level, twist)
     canvas.tube(rings, material, folds=folds, fade=fade, flat_top=flat_top)
 
 
@@ -168,12 +168,12 @@ def _hips(canvas: Canvas, person: Person, posture: Posture, view: View) -> None:
         body = sections[:-1]
         spread = _spread(person, posture, person.lower_length)
         sections = np.vstack([body, _flare(body[-1], person.lower_length, spread, 0.012 + 0.01 * (person.texture % 1))])
-        _tube(canvas, person, posture, view, sections, cloth.plain(person.lower_colour), folds=cloth.pleats(person))
+        _tube(canvas, person, posture, view, sections, cloth.plain(person.lower_color), folds=cloth.pleats(person))
         return
     sections = sections[sections[:, 0] > 0.49]
     low = sections[-1].copy()
     low[0], low[1], low[2] = 0.462, low[1] * 0.9, low[2] * 0.8
-    _tube(canvas, person, posture, view, np.vstack([sections, low]), cloth.plain(person.lower_colour), fade=0.0)
+    _tube(canvas, person, posture, view, np.vstack([sections, low]), cloth.plain(person.lower_color), fade=0.0)
 
 
 def _collar(canvas: Canvas, person: Person, posture: Posture, view: View) -> None:
@@ -198,8 +198,8 @@ def _leg(canvas: Canvas, person: Person, leg: Floats, view: View, side: int, dar
     bare = lower in ("shorts", "bare legs") or (lower == "skirt" and person.lower_length > 0.2)
     tight = lower == "tights"
     if bare or tight or lower == "skirt":
-        colour = darken(person.lower_colour, 0.6) if tight else person.skin
-        canvas.limb(points[:3], flesh, cloth.plain(colour), turn=view.yaw, fade=0.18, dark=dark)
+        color = darken(person.lower_color, 0.6) if tight else person.skin
+        canvas.limb(points[:3], flesh, cloth.plain(color), turn=view.yaw, fade=0.18, dark=dark)
     _shoe(canvas, person, leg, view, dark, bare=bare)
     if lower == "shorts":
         hem = _cut(leg[:3], person.lower_length * tall)
@@ -247,7 +247,7 @@ def _shoe(canvas: Canvas, person: Person, leg: Floats, view: View, dark: float, 
         canvas.limb(
             points,
             np.array((0.029, 0.027, 0.026)) * tall * scale,
-            cloth.plain(person.shoe_colour),
+            cloth.plain(person.shoe_color),
             turn=view.yaw,
             fade=0.0,
             dark=dark,
@@ -259,7 +259,7 @@ def _shoe(canvas: Canvas, person: Person, leg: Floats, view: View, dark: float, 
     points, scale = view.line(np.stack([heel, toe]) + lift * 0.15)
     canvas.limb(points, np.array((0.0190, 0.0185)) * tall * scale, cloth.plain(person.sole), fade=0.3, dark=dark + 0.08)
     points, scale = view.line(np.stack([heel + lift, (heel + toe) / 2 + lift * 1.25, toe + lift * 0.7]))
-    canvas.limb(points, np.array((0.0208, 0.0212, 0.0172)) * tall * scale, cloth.plain(person.shoe_colour), fade=0.0, dark=dark)
+    canvas.limb(points, np.array((0.0208, 0.0212, 0.0172)) * tall * scale, cloth.plain(person.shoe_color), fade=0.0, dark=dark)
 
 
 def _arm(canvas: Canvas, person: Person, arm: Floats, view: View, dark: float) -> None:

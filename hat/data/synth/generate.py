@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hat.data.market_style import MANIFEST
+from hat.data.market import MANIFEST
 from hat.errors import UsageError, WorkError
 
 from .camera import make_camera
@@ -50,7 +50,7 @@ class SynthSummary:
         num_train_images: Images in ``bounding_box_train``.
         num_query_images: Images in ``query``.
         num_gallery_images: Images in ``bounding_box_test``, distractors among them.
-        num_distractors: Images without a person of the data set, labelled 0000.
+        num_distractors: Images without a person of the data set, labeled 0000.
         num_workers: Processes that drew.
         seconds: Time it took.
     """
@@ -120,7 +120,7 @@ def generate_dataset(
         num_cameras: Number of cameras, 2 to 99. Many programs read one digit from Market's names: stay below 10 for them.
         images_per_camera: Images of each identity from each camera, 2 to 100.
         num_train_ids: Identities in the training part, 1 to ``num_ids`` - 1; None takes half of them, rounded down.
-        num_distractors: False detections in the gallery, labelled 0000, up to 30,000.
+        num_distractors: False detections in the gallery, labeled 0000, up to 30,000.
         size: (height, width) of the images in pixels, 32 x 16 to 1024 x 512.
         seed: Seed of the world, 0 to 2**32 - 1.
         num_workers: Processes that draw, 1 to 256; None takes as many as the machine has cores.

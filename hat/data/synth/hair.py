@@ -9,7 +9,7 @@ import numpy as np
 from . import cloth
 from .canvas import Array, Canvas, Material, Surface
 from .head import Globe, Region, dome, draw_face
-from .palette import Colour, darken, mix
+from .palette import Color, darken, mix
 from .person import Person
 from .posture import Posture
 from .view import View
@@ -67,24 +67,24 @@ def draw_head(canvas: Canvas, person: Person, posture: Posture, view: View) -> N
 def draw_hanging_hair(canvas: Canvas, person: Person, posture: Posture, view: View) -> None:
     """Paint what hangs down the back: long hair, a ponytail, the fall of a headscarf, a hood."""
     globe = Globe(person, posture, view)
-    tall, (x, y, z) = person.height, globe.centre
+    tall, (x, y, z) = person.height, globe.center
     style = person.hair_style
     if person.upper == "hoodie" and globe.ahead < 0.3:
         hood = view.point(0.0, 0.836 * tall + posture.rise, (posture.lean * 0.32 - 0.042) * tall)
         wide = 0.045 + 0.017 * abs(globe.ahead)
-        canvas.ball(hood[0], hood[1], wide * tall * hood[2], 0.04 * tall * hood[2], person.upper_colour, fade=0.2)
+        canvas.ball(hood[0], hood[1], wide * tall * hood[2], 0.04 * tall * hood[2], person.upper_color, fade=0.2)
     if style in ("long", "headscarf"):
-        colour = person.hair if style == "long" else person.hat
+        color = person.hair if style == "long" else person.hat
         long = style == "long"
         # The upper rings follow the crown, so that the fall grows out of the hair on the head without a seam.
         down = np.array((0.074, 0.066, 0.05, 0.02, -0.02, -0.06, -0.1, -0.15 if long else -0.13))
         width = np.array((0.012, 0.029, 0.045, 0.056, 0.061, 0.064, 0.062, 0.046)) * (1.0 if long else 1.07)
         depth = np.array((0.012, 0.03, 0.046, 0.05, 0.044, 0.034, 0.028, 0.02))
         back = np.array((0.0, 0.0, -0.006, -0.014, -0.026, -0.04, -0.05, -0.058))
-        centres = np.stack([np.full(8, x), y + down * tall, z + back * tall], axis=1)
+        centers = np.stack([np.full(8, x), y + down * tall, z + back * tall], axis=1)
         canvas.tube(
-            view.rings(centres, width * tall, depth * tall, np.linspace(0, 1, 8)),
-            cloth.plain(colour),
+            view.rings(centers, width * tall, depth * tall, np.linspace(0, 1, 8)),
+            cloth.plain(color),
             folds=_strands(person),
             fade=0.2,
         )
@@ -138,11 +138,11 @@ def _cropped(forehead: float, nape: float, burns: float) -> Region:
 
 def _hair(canvas: Canvas, globe: Globe) -> None:
     person = globe.person
-    style, colour, part = person.hair_style, person.hair, 0.4 if person.texture % 2 < 1 else -0.4
+    style, color, part = person.hair_style, person.hair, 0.4 if person.texture % 2 < 1 else -0.4
     if style in ("bald", "headscarf"):
         return
     if style in ("cap", "beanie", "sun hat"):
-        dome(canvas, globe, 1.03, colour, _cropped(0.6, 0.55, -0.05), jaw=0.1)
+        dome(canvas, globe, 1.03, color, _cropped(0.6, 0.55, -0.05), jaw=0.1)
     elif style == "side parted":
         crop = _cropped(0.44, 0.5, 0.12)
 
@@ -150,7 +150,7 @@ def _hair(canvas: Canvas, globe: Globe) -> None:
             sweep = up - 0.36 - 0.22 * np.abs(side - np.float32(part))
             return np.asarray(np.maximum(crop(side, up, front), np.where(front > 0, sweep, -1)), dtype=np.float32)
 
-        dome(canvas, globe, _VOLUME[style], colour, parted, jaw=0.1, strands=0.06)
+        dome(canvas, globe, _VOLUME[style], color, parted, jaw=0.1, strands=0.06)
     elif style in ("bob", "long"):
 
         def falling(side: Array, up: Array, front: Array) -> Array:
@@ -158,16 +158,16 @@ def _hair(canvas: Canvas, globe: Globe) -> None:
             curtain = np.minimum(0.42 - front, up + 1.0)
             return np.asarray(np.maximum(crown, curtain), dtype=np.float32)
 
-        dome(canvas, globe, _VOLUME[style], colour, falling, strands=0.06)
+        dome(canvas, globe, _VOLUME[style], color, falling, strands=0.06)
         if style == "bob":
             _curtains(canvas, globe)
     elif style == "afro":
-        dome(canvas, globe, 1.1, colour, _cropped(0.4, 0.7, 0.25), strands=0.03)
+        dome(canvas, globe, 1.1, color, _cropped(0.4, 0.7, 0.25), strands=0.03)
     elif style == "curly":
-        dome(canvas, globe, _VOLUME[style], colour, _cropped(0.36, 0.6, -0.02), bumps=0.03, strands=0.09)
+        dome(canvas, globe, _VOLUME[style], color, _cropped(0.36, 0.6, -0.02), bumps=0.03, strands=0.09)
     else:
         tied = style in ("ponytail", "bun")
-        shade = mix(colour, person.skin, 0.3) if style == "buzz cut" else colour
+        shade = mix(color, person.skin, 0.3) if style == "buzz cut" else color
         region = _cropped(0.46, 0.42, -0.02) if tied else _cropped(0.5 if style == "short" else 0.54, 0.5, 0.1)
         dome(canvas, globe, _VOLUME[style], shade, region, jaw=0.12, strands=0.0 if style == "buzz cut" else 0.05)
 
@@ -204,36 +204,36 @@ def _curtains(canvas: Canvas, globe: Globe) -> None:
 
 
 def _hat(canvas: Canvas, globe: Globe) -> None:
-    style, colour, unit = globe.person.hair_style, globe.person.hat, globe.unit
+    style, color, unit = globe.person.hair_style, globe.person.hat, globe.unit
     if style == "headscarf":
 
         def wrapped(side: Array, up: Array, front: Array) -> Array:
             oval = np.hypot(side / np.float32(0.68), (up + np.float32(0.14)) / np.float32(0.72)) - 1
             return np.asarray(np.where(front > 0, np.maximum(oval, 0.45 - front), 1.0), dtype=np.float32)
 
-        dome(canvas, globe, 1.13, colour, wrapped, strands=0.045)
+        dome(canvas, globe, 1.13, color, wrapped, strands=0.045)
     elif style == "beanie":
-        dome(canvas, globe, 1.13, colour, lambda side, up, front: up - 0.1 * front - 0.24, strands=0.04)
+        dome(canvas, globe, 1.13, color, lambda side, up, front: up - 0.1 * front - 0.24, strands=0.04)
         dome(
             canvas,
             globe,
             1.16,
-            darken(colour, 0.82),
+            darken(color, 0.82),
             lambda side, up, front: np.minimum(up - 0.1 * front - 0.22, 0.5 - up + 0.1 * front),
             strands=0.07,
         )
     elif style == "cap":
-        dome(canvas, globe, 1.1, colour, lambda side, up, front: up - 0.08 * front - 0.3)
+        dome(canvas, globe, 1.1, color, lambda side, up, front: up - 0.08 * front - 0.3)
         if globe.ahead >= 0:
             _brim(canvas, globe)
     elif style == "sun hat":
         y = globe.y - 0.03 * unit
-        canvas.ball(globe.x, y, 0.1 * unit, 0.1 * (0.1 + 0.8 * globe.tilt) * unit, darken(colour, 0.94), gloss=0.5, fade=0.35)
-        dome(canvas, globe, 1.12, colour, lambda side, up, front: up - 0.42)
-        _band(canvas, globe, darken(colour, 0.62))
+        canvas.ball(globe.x, y, 0.1 * unit, 0.1 * (0.1 + 0.8 * globe.tilt) * unit, darken(color, 0.94), gloss=0.5, fade=0.35)
+        dome(canvas, globe, 1.12, color, lambda side, up, front: up - 0.42)
+        _band(canvas, globe, darken(color, 0.62))
 
 
-def _band(canvas: Canvas, globe: Globe, colour: Colour) -> None:
+def _band(canvas: Canvas, globe: Globe, color: Color) -> None:
     """A ribbon around the foot of a hat's crown, as far as the camera sees it."""
     turns = np.radians(np.linspace(-86.0, 86.0, 9))
     # Straight at the camera is (-right, ahead) in the head's own (side, front).
@@ -243,7 +243,7 @@ def _band(canvas: Canvas, globe: Globe, colour: Colour) -> None:
         globe.place(0.88 * side, 0.47, 0.88 * front, 1.12)[:2]
         for side, front in zip(sides.tolist(), fronts.tolist(), strict=True)
     ]
-    canvas.limb(np.array(points), np.full(9, 0.005 * globe.unit), cloth.plain(colour), fade=0.0)
+    canvas.limb(np.array(points), np.full(9, 0.005 * globe.unit), cloth.plain(color), fade=0.0)
 
 
 def _brim(canvas: Canvas, globe: Globe) -> None:

@@ -9,19 +9,19 @@ import numpy as np
 
 from . import cloth
 from .canvas import Array, Canvas, solid
-from .palette import Colour, darken, mix
+from .palette import Color, darken, mix
 from .person import Person
 from .posture import Posture
 from .view import View
 
 __all__ = ["Globe", "Region", "dome", "draw_face", "draw_neck"]
 
-# Half axes of the head in shares of body height (side, height, depth), and where its centre is.
+# Half axes of the head in shares of body height (side, height, depth), and where its center is.
 _SIDE, _UP, _DEPTH = 0.0515, 0.0725, 0.0605
 _LEVEL, _FORWARD = 0.9285, 0.012
 
 Region = Callable[[Array, Array, Array], Array]
-"""Positive where a patch of the head is covered, given (side, up, front) of the direction from its centre, each in [-1, 1]."""
+"""Positive where a patch of the head is covered, given (side, up, front) of the direction from its center, each in [-1, 1]."""
 
 
 class Globe:
@@ -33,20 +33,20 @@ class Globe:
         view: Where it is seen from.
 
     Attributes:
-        x: Column of the centre.
-        y: Row of the centre.
+        x: Column of the center.
+        y: Row of the center.
         unit: Pixels of one body height.
         ahead: Cosine of the view's yaw: 1 where the face looks at the camera.
         right: Sine of the view's yaw: 1 where the face looks to the right.
         tilt: Sine of the view's pitch.
-        centre: The centre in metres.
+        center: The center in meters.
     """
 
     def __init__(self, person: Person, posture: Posture, view: View) -> None:
         self.person = person
         tall = person.height
-        self.centre = (0.0, _LEVEL * tall + posture.rise, (_FORWARD + posture.lean * 0.36) * tall)
-        self.x, self.y, scale, _ = view.point(*self.centre)
+        self.center = (0.0, _LEVEL * tall + posture.rise, (_FORWARD + posture.lean * 0.36) * tall)
+        self.x, self.y, scale, _ = view.point(*self.center)
         self.unit = scale * tall
         self.ahead, self.right = math.cos(view.yaw), math.sin(view.yaw)
         self.upright, self.tilt = math.cos(view.pitch), math.sin(view.pitch)
@@ -76,7 +76,7 @@ def dome(
     canvas: Canvas,
     globe: Globe,
     grow: float,
-    colour: Colour,
+    color: Color,
     region: Region | None,
     *,
     jaw: float = 0.0,
@@ -90,7 +90,7 @@ def dome(
         canvas: What is painted on.
         globe: The head.
         grow: Size of the ball relative to the head.
-        colour: Its colour.
+        color: Its color.
         region: Which patch; None paints the whole ball.
         jaw: How much narrower the ball is at its lower end.
         bumps: Waviness of its outline, for curls.
@@ -127,13 +127,13 @@ def dome(
         brightness = brightness + np.float32(strands) * np.sin(
             side * 15 + up * 4 + front * 9 + np.float32(globe.person.texture)
         )
-    canvas.blend(box, np.asarray(cover, np.float32), solid(colour), np.asarray(np.clip(brightness, 0, 1), np.float32))
+    canvas.blend(box, np.asarray(cover, np.float32), solid(color), np.asarray(np.clip(brightness, 0, 1), np.float32))
 
 
 def draw_neck(canvas: Canvas, person: Person, posture: Posture, view: View) -> None:
     """Paint the neck, from the collar to inside the head, and what of a hood shows beside it."""
     tall = person.height
-    x, y, z = Globe(person, posture, view).centre
+    x, y, z = Globe(person, posture, view).center
     ends = np.array(
         [(x, y - 0.03 * tall, z - 0.008 * tall), (x, 0.82 * tall + posture.rise, posture.lean * 0.3 * tall - 0.006 * tall)]
     )
@@ -147,7 +147,7 @@ def draw_neck(canvas: Canvas, person: Person, posture: Posture, view: View) -> N
         canvas.ball(fold[0], fold[1], 0.05 * tall * fold[2], 0.028 * tall * fold[2], person.hat)
     if person.upper == "hoodie":
         hood = view.point(0.0, 0.85 * tall + posture.rise, (posture.lean * 0.32 - 0.028) * tall)
-        canvas.ball(hood[0], hood[1], 0.06 * tall * hood[2], 0.032 * tall * hood[2], darken(person.upper_colour, 0.85))
+        canvas.ball(hood[0], hood[1], 0.06 * tall * hood[2], 0.032 * tall * hood[2], darken(person.upper_color, 0.85))
 
 
 def draw_face(canvas: Canvas, globe: Globe) -> None:
@@ -156,14 +156,14 @@ def draw_face(canvas: Canvas, globe: Globe) -> None:
     dome(canvas, globe, 1.0, person.skin, None, jaw=0.28, fade=0.28)
     _nose(canvas, globe)
     if person.beard:
-        colour = mix(person.hair, person.skin, 0.12)
+        color = mix(person.hair, person.skin, 0.12)
 
         def chin(side: Array, up: Array, front: Array) -> Array:
             mouth = 0.17 - np.hypot(side * np.float32(0.8), (up + np.float32(0.5)) * np.float32(1.6)) * (front > 0)
             cheeks = np.minimum(-0.36 - up + 0.35 * np.abs(side), front - 0.08)
             return np.asarray(np.minimum(cheeks, -mouth + 0.06), dtype=np.float32)
 
-        dome(canvas, globe, 1.015, colour, chin, jaw=0.26)
+        dome(canvas, globe, 1.015, color, chin, jaw=0.26)
     _eyes(canvas, globe)
     unit, (x, y, near) = globe.unit, globe.place(0.0, -0.5, 0.88)
     if near > 0.08:

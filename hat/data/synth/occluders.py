@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .palette import Colour, darken, mix, vary
+from .palette import Color, darken, mix, vary
 
 __all__ = ["INDOOR", "OUTDOOR", "SHOP", "draw_occluder"]
 
@@ -19,7 +19,7 @@ _FINE = 2
 
 
 class _Pen:
-    """Draws in metres: x from the person's axis to the right, height above the ground."""
+    """Draws in meters: x from the person's axis to the right, height above the ground."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, ground: float, axis: float, scale: float) -> None:
         self.draw, self.ground, self.axis, self.scale = draw, ground, axis, scale
@@ -27,35 +27,35 @@ class _Pen:
     def at(self, x: float, height: float) -> tuple[float, float]:
         return self.axis + x * self.scale, self.ground - height * self.scale
 
-    def rect(self, left: float, right: float, low: float, high: float, colour: Colour, corner: float = 0.0) -> None:
+    def rect(self, left: float, right: float, low: float, high: float, color: Color, corner: float = 0.0) -> None:
         (x0, y1), (x1, y0) = self.at(left, low), self.at(right, high)
         if x1 - x0 >= 1 and y1 - y0 >= 1:
-            self.draw.rounded_rectangle((x0, y0, x1, y1), radius=corner * self.scale, fill=_bytes(colour))
+            self.draw.rounded_rectangle((x0, y0, x1, y1), radius=corner * self.scale, fill=_bytes(color))
 
-    def shape(self, points: list[tuple[float, float]], colour: Colour) -> None:
-        self.draw.polygon([self.at(*point) for point in points], fill=_bytes(colour))
+    def shape(self, points: list[tuple[float, float]], color: Color) -> None:
+        self.draw.polygon([self.at(*point) for point in points], fill=_bytes(color))
 
-    def disc(self, x: float, height: float, radius: float, colour: Colour) -> None:
+    def disc(self, x: float, height: float, radius: float, color: Color) -> None:
         (cx, cy), size = self.at(x, height), radius * self.scale
-        self.draw.ellipse((cx - size, cy - size, cx + size, cy + size), fill=_bytes(colour))
+        self.draw.ellipse((cx - size, cy - size, cx + size, cy + size), fill=_bytes(color))
 
-    def ring(self, x: float, height: float, radius: float, width: float, colour: Colour) -> None:
+    def ring(self, x: float, height: float, radius: float, width: float, color: Color) -> None:
         (cx, cy), size = self.at(x, height), radius * self.scale
         self.draw.ellipse(
-            (cx - size, cy - size, cx + size, cy + size), outline=_bytes(colour), width=max(1, round(width * self.scale))
+            (cx - size, cy - size, cx + size, cy + size), outline=_bytes(color), width=max(1, round(width * self.scale))
         )
 
-    def line(self, points: list[tuple[float, float]], width: float, colour: Colour) -> None:
+    def line(self, points: list[tuple[float, float]], width: float, color: Color) -> None:
         self.draw.line(
-            [self.at(*point) for point in points], fill=_bytes(colour), width=max(1, round(width * self.scale)), joint="curve"
+            [self.at(*point) for point in points], fill=_bytes(color), width=max(1, round(width * self.scale)), joint="curve"
         )
 
-    def bar(self, left: float, right: float, low: float, high: float, colour: Colour) -> None:
+    def bar(self, left: float, right: float, low: float, high: float, color: Color) -> None:
         """An upright round bar: strips from light to dark."""
         strips = 7
         for index in range(strips):
             a, b = left + (right - left) * index / strips, left + (right - left) * (index + 1) / strips
-            self.rect(a, b + 0.004, low, high, darken(colour, 1.18 - 0.11 * abs(index - 1.6)))
+            self.rect(a, b + 0.004, low, high, darken(color, 1.18 - 0.11 * abs(index - 1.6)))
 
 
 def draw_occluder(
@@ -70,10 +70,10 @@ def draw_occluder(
         height: Height of the picture in pixels.
         ground: Row of the ground under the person.
         axis: Column of the person.
-        scale: Pixels per metre.
+        scale: Pixels per meter.
 
     Returns:
-        An RGBA picture with premultiplied colour.
+        An RGBA picture with premultiplied color.
     """
     image = Image.new("RGBA", (width * _FINE, height * _FINE), (0, 0, 0, 0))
     # It stands nearer to the camera than the person, so lower in the picture and larger.
@@ -85,9 +85,9 @@ def draw_occluder(
 
 def _post(pen: _Pen, side: float, rng: np.random.Generator) -> None:
     x, half = side * float(rng.uniform(0.08, 0.32)), float(rng.uniform(0.035, 0.07))
-    colour = vary(((0.42, 0.44, 0.47), (0.28, 0.33, 0.3), (0.55, 0.5, 0.44))[int(rng.integers(3))], rng)
-    pen.bar(x - half, x + half, -0.5, 3.0, colour)
-    pen.bar(x - half * 1.6, x + half * 1.6, -0.5, 0.25, darken(colour, 0.8))
+    color = vary(((0.42, 0.44, 0.47), (0.28, 0.33, 0.3), (0.55, 0.5, 0.44))[int(rng.integers(3))], rng)
+    pen.bar(x - half, x + half, -0.5, 3.0, color)
+    pen.bar(x - half * 1.6, x + half * 1.6, -0.5, 0.25, darken(color, 0.8))
 
 
 def _bush(pen: _Pen, side: float, rng: np.random.Generator) -> None:
@@ -139,7 +139,7 @@ def _bicycle(pen: _Pen, side: float, rng: np.random.Generator) -> None:
 
 
 def _car(pen: _Pen, side: float, rng: np.random.Generator) -> None:
-    colour = vary(
+    color = vary(
         ((0.7, 0.71, 0.73), (0.2, 0.23, 0.28), (0.6, 0.18, 0.17), (0.22, 0.36, 0.55), (0.86, 0.86, 0.85))[int(rng.integers(5))],
         rng,
     )
@@ -148,9 +148,9 @@ def _car(pen: _Pen, side: float, rng: np.random.Generator) -> None:
     def at(x: float, height: float) -> tuple[float, float]:
         return side * (edge + x), height
 
-    pen.shape([at(0, -0.5), at(0.0, 0.42), at(0.08, 0.56), at(0.7, 0.68), at(3, 0.72), at(3, -0.5)], colour)
-    pen.shape([at(0.08, 0.56), at(0.7, 0.68), at(3, 0.72), at(3, 0.62), at(0.5, 0.56)], mix(colour, (1, 1, 1), 0.3))
-    pen.shape([at(0, -0.5), at(0.0, 0.3), at(3, 0.3), at(3, -0.5)], darken(colour, 0.72))
+    pen.shape([at(0, -0.5), at(0.0, 0.42), at(0.08, 0.56), at(0.7, 0.68), at(3, 0.72), at(3, -0.5)], color)
+    pen.shape([at(0.08, 0.56), at(0.7, 0.68), at(3, 0.72), at(3, 0.62), at(0.5, 0.56)], mix(color, (1, 1, 1), 0.3))
+    pen.shape([at(0, -0.5), at(0.0, 0.3), at(3, 0.3), at(3, -0.5)], darken(color, 0.72))
     pen.shape(
         [at(0.02, 0.36), at(0.02, 0.48), at(0.3, 0.5), at(0.34, 0.4)],
         (0.95, 0.93, 0.82) if rng.random() < 0.5 else (0.75, 0.2, 0.18),
@@ -158,10 +158,10 @@ def _car(pen: _Pen, side: float, rng: np.random.Generator) -> None:
 
 
 def _bin(pen: _Pen, side: float, rng: np.random.Generator) -> None:
-    colour = vary(((0.25, 0.4, 0.32), (0.35, 0.37, 0.4), (0.25, 0.33, 0.48))[int(rng.integers(3))], rng)
+    color = vary(((0.25, 0.4, 0.32), (0.35, 0.37, 0.4), (0.25, 0.33, 0.48))[int(rng.integers(3))], rng)
     x, half, top = side * float(rng.uniform(0.2, 0.42)), float(rng.uniform(0.16, 0.23)), float(rng.uniform(0.55, 0.85))
-    pen.bar(x - half, x + half, -0.15, top, colour)
-    pen.rect(x - half - 0.03, x + half + 0.03, top, top + 0.07, darken(colour, 0.75), 0.03)
+    pen.bar(x - half, x + half, -0.15, top, color)
+    pen.rect(x - half - 0.03, x + half + 0.03, top, top + 0.07, darken(color, 0.75), 0.03)
     pen.rect(x - half * 0.55, x + half * 0.55, top - 0.2, top - 0.08, (0.12, 0.12, 0.13), 0.02)
 
 
@@ -201,13 +201,13 @@ def _trolley(pen: _Pen, side: float, rng: np.random.Generator) -> None:
 
 
 def _display(pen: _Pen, side: float, rng: np.random.Generator) -> None:
-    colour = vary(((0.8, 0.74, 0.62), (0.45, 0.55, 0.56), (0.75, 0.45, 0.35))[int(rng.integers(3))], rng)
+    color = vary(((0.8, 0.74, 0.62), (0.45, 0.55, 0.56), (0.75, 0.45, 0.35))[int(rng.integers(3))], rng)
     left = float(rng.uniform(0.12, 0.36))
     edges = (left, 2.0) if side > 0 else (-2.0, -left)
     top = float(rng.uniform(0.5, 0.8))
-    pen.rect(*edges, -0.4, top, colour)
-    pen.rect(*edges, top, top + 0.05, mix(colour, (1, 1, 1), 0.4))
-    pen.rect(*edges, -0.4, 0.08, darken(colour, 0.6))
+    pen.rect(*edges, -0.4, top, color)
+    pen.rect(*edges, top, top + 0.05, mix(color, (1, 1, 1), 0.4))
+    pen.rect(*edges, -0.4, 0.08, darken(color, 0.6))
     for index in range(8):
         x = edges[0] + 0.03 + 0.16 * index if side > 0 else edges[1] - 0.15 - 0.16 * index
         pen.rect(x, x + 0.12, top + 0.05, top + 0.16 + 0.08 * float(rng.random()), vary((0.7, 0.5, 0.4), rng, 4.0), 0.015)
@@ -226,6 +226,6 @@ _DRAWERS = {
 }
 
 
-def _bytes(colour: Colour) -> tuple[int, int, int, int]:
-    red, green, blue = (min(255, max(0, round(255 * channel))) for channel in colour)
+def _bytes(color: Color) -> tuple[int, int, int, int]:
+    red, green, blue = (min(255, max(0, round(255 * channel))) for channel in color)
     return red, green, blue, 255

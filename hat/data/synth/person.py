@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .palette import (
-    BAG_COLOURS,
-    HAIR_COLOURS,
-    LOWER_COLOURS,
-    SHOE_COLOURS,
+    BAG_COLORS,
+    HAIR_COLORS,
+    LOWER_COLORS,
+    SHOE_COLORS,
     SKIN_TONES,
-    UPPER_COLOURS,
-    Colour,
+    UPPER_COLORS,
+    Color,
     darken,
     mix,
     vary,
@@ -36,41 +36,41 @@ _PATTERNS = {"plain": 0.46, "stripes": 0.13, "checks": 0.1, "logo": 0.13, "two-t
 _BAGS = {"none": 0.34, "backpack": 0.24, "shoulder bag": 0.16, "handbag": 0.14, "suitcase": 0.12}
 _SHOES = {"trainers": 0.6, "leather shoes": 0.2, "boots": 0.2}
 
-NUM_PEOPLE = len(UPPER_COLOURS) * len(LOWER_COLOURS) * len(SKIN_TONES) * len(HAIR_STYLES)
-"""How many people of one seed are sure to differ: each has its own upper colour, lower colour, skin tone and hair style."""
+NUM_PEOPLE = len(UPPER_COLORS) * len(LOWER_COLORS) * len(SKIN_TONES) * len(HAIR_STYLES)
+"""How many people of one seed are sure to differ: each has its own upper color, lower color, skin tone and hair style."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """One identity. Lengths are in metres, colours sRGB in [0, 1].
+    """One identity. Lengths are in meters, colors sRGB in [0, 1].
 
     Attributes:
         index: Number of the person, counted from 0.
         height: Height without shoes and hat.
         girth: Width of body and limbs relative to an average one.
         curved: Whether shoulders are narrow and hips wide (True) or the other way round.
-        skin: Skin colour.
+        skin: Skin color.
         hair_style: One of `HAIR_STYLES`.
-        hair: Hair colour.
-        hat: Colour of the hat or scarf; unused where the style has none.
+        hair: Hair color.
+        hat: Color of the hat or scarf; unused where the style has none.
         beard: Whether there is one.
         glasses: Whether there are any.
         upper: Garment of the upper body, or ``"dress"``.
-        upper_colour: Its first colour.
-        upper_accent: Its second colour: of the pattern, of the sleeves, of the shirt under an open jacket.
+        upper_color: Its first color.
+        upper_accent: Its second color: of the pattern, of the sleeves, of the shirt under an open jacket.
         pattern: Pattern of the upper garment.
-        contrast_sleeves: Whether the sleeves have the second colour.
+        contrast_sleeves: Whether the sleeves have the second color.
         lower: Garment of the legs; ``"bare legs"`` or ``"tights"`` under a dress.
-        lower_colour: Its colour.
+        lower_color: Its color.
         lower_length: Height of the hem of skirt or shorts as a share of body height.
         side_stripe: Whether trousers have a stripe along the seam.
         shoes: Kind of shoes.
-        shoe_colour: Colour of their uppers.
-        sole: Colour of their soles.
+        shoe_color: Color of their uppers.
+        sole: Color of their soles.
         bag: Kind of bag, or ``"none"``.
-        bag_colour: Its colour.
+        bag_color: Its color.
         bag_side: 1 where it is carried on the person's left, -1 on the right.
-        scarf: Colour of a scarf, or None.
+        scarf: Color of a scarf, or None.
         gait: Length of step and swing of arms relative to an average one.
         texture: Seed of folds and other small things.
         description: The attributes in words, such as ``"red hoodie, navy jeans, white trainers, bob ginger hair"``.
@@ -80,28 +80,28 @@ class Person:
     height: float
     girth: float
     curved: bool
-    skin: Colour
+    skin: Color
     hair_style: str
-    hair: Colour
-    hat: Colour
+    hair: Color
+    hat: Color
     beard: bool
     glasses: bool
     upper: str
-    upper_colour: Colour
-    upper_accent: Colour
+    upper_color: Color
+    upper_accent: Color
     pattern: str
     contrast_sleeves: bool
     lower: str
-    lower_colour: Colour
+    lower_color: Color
     lower_length: float
     side_stripe: bool
     shoes: str
-    shoe_colour: Colour
-    sole: Colour
+    shoe_color: Color
+    sole: Color
     bag: str
-    bag_colour: Colour
+    bag_color: Color
     bag_side: int
-    scarf: Colour | None
+    scarf: Color | None
     gait: float
     texture: float
     description: str
@@ -112,7 +112,7 @@ class Person:
         return self.hair_style in _HATS
 
     @property
-    def neck(self) -> Colour:
+    def neck(self) -> Color:
         """What shows at the neck: skin, or the headscarf."""
         return self.hat if self.hair_style == "headscarf" else self.skin
 
@@ -137,8 +137,8 @@ def make_person(seed: int, index: int) -> Person:
         The identity.
     """
     code = int(_order(seed)[index])
-    code, upper_id = divmod(code, len(UPPER_COLOURS))
-    code, lower_id = divmod(code, len(LOWER_COLOURS))
+    code, upper_id = divmod(code, len(UPPER_COLORS))
+    code, lower_id = divmod(code, len(LOWER_COLORS))
     style_id, skin_id = divmod(code, len(SKIN_TONES))
     style = HAIR_STYLES[style_id]
     rng = np.random.default_rng([seed, 2, index])
@@ -149,19 +149,19 @@ def make_person(seed: int, index: int) -> Person:
     pattern = _pick(rng, _PATTERNS)
     if upper in ("jacket", "open jacket", "coat") and pattern in ("dots", "logo"):
         pattern = "plain"
-    upper_name, upper_colour = UPPER_COLOURS[upper_id]
-    lower_name, lower_colour = LOWER_COLOURS[lower_id]
-    upper_colour = vary(upper_colour, rng)
-    # Blond or ginger hair on dark skin and the like is rare, not excluded; grey comes with any tone.
+    upper_name, upper_color = UPPER_COLORS[upper_id]
+    lower_name, lower_color = LOWER_COLORS[lower_id]
+    upper_color = vary(upper_color, rng)
+    # Blond or ginger hair on dark skin and the like is rare, not excluded; gray comes with any tone.
     hair_weights = (
         np.array([3.0, 3, 2, 1.2, 1.2, 0.7, 1.2, 0.5]) if skin_id < 4 else np.array([6.0, 3, 0.6, 0.2, 0.15, 0.05, 1.2, 0.5])
     )
-    hair_name, hair = HAIR_COLOURS[int(rng.choice(len(HAIR_COLOURS), p=hair_weights / hair_weights.sum()))]
+    hair_name, hair = HAIR_COLORS[int(rng.choice(len(HAIR_COLORS), p=hair_weights / hair_weights.sum()))]
     bag = _pick(rng, _BAGS)
-    bag_name, bag_colour = BAG_COLOURS[int(rng.integers(len(BAG_COLOURS)))]
+    bag_name, bag_color = BAG_COLORS[int(rng.integers(len(BAG_COLORS)))]
     shoes = _pick(rng, _SHOES)
-    shoe_name, shoe_colour = SHOE_COLOURS[
-        int(rng.integers(len(SHOE_COLOURS))) if shoes == "trainers" else int(rng.choice((0, 0, 3, 4)))
+    shoe_name, shoe_color = SHOE_COLORS[
+        int(rng.integers(len(SHOE_COLORS))) if shoes == "trainers" else int(rng.choice((0, 0, 3, 4)))
     ]
     accent_name, accent = _accent(rng, upper_id)
     height = float(np.clip(rng.normal(1.67 if curved else 1.75, 0.075), 1.50, 1.95))
@@ -178,29 +178,29 @@ def make_person(seed: int, index: int) -> Person:
         skin=vary(SKIN_TONES[skin_id], rng, 0.3),
         hair_style=style,
         hair=vary(hair, rng, 0.4),
-        hat=vary(UPPER_COLOURS[int(rng.integers(len(UPPER_COLOURS)))][1], rng),
+        hat=vary(UPPER_COLORS[int(rng.integers(len(UPPER_COLORS)))][1], rng),
         beard=bool(not curved and rng.random() < 0.3),
         glasses=bool(rng.random() < 0.18),
         upper=upper,
-        upper_colour=upper_colour,
+        upper_color=upper_color,
         upper_accent=vary(accent, rng),
         pattern=pattern,
         contrast_sleeves=bool(
             upper in ("t-shirt", "hoodie", "jacket") and pattern in ("plain", "logo") and rng.random() < 0.18
         ),
         lower=lower,
-        lower_colour=vary(lower_colour, rng),
+        lower_color=vary(lower_color, rng),
         lower_length=_hem(rng, lower, upper, covered),
         side_stripe=bool(lower in ("trousers", "shorts") and rng.random() < 0.22),
         shoes=shoes,
-        shoe_colour=vary(shoe_colour, rng, 0.5),
+        shoe_color=vary(shoe_color, rng, 0.5),
         sole=(0.9, 0.89, 0.86)
         if shoes == "trainers" and rng.random() < 0.7
-        else darken(mix(shoe_colour, (0.12, 0.1, 0.1), 0.6), 0.9),
+        else darken(mix(shoe_color, (0.12, 0.1, 0.1), 0.6), 0.9),
         bag=bag,
-        bag_colour=vary(bag_colour, rng),
+        bag_color=vary(bag_color, rng),
         bag_side=int(rng.choice((-1, 1))),
-        scarf=vary(UPPER_COLOURS[int(rng.integers(len(UPPER_COLOURS)))][1], rng)
+        scarf=vary(UPPER_COLORS[int(rng.integers(len(UPPER_COLORS)))][1], rng)
         if upper in ("coat", "jacket") and rng.random() < 0.3
         else None,
         gait=float(rng.uniform(0.8, 1.15)),
@@ -233,10 +233,10 @@ def _hem(rng: np.random.Generator, lower: str, upper: str, covered: bool) -> flo
     return float(rng.uniform(0.3, 0.36))
 
 
-def _accent(rng: np.random.Generator, upper_id: int) -> tuple[str, Colour]:
-    """A second colour that can be told from the first."""
-    base = np.array(UPPER_COLOURS[upper_id][1])
-    far = [entry for entry in UPPER_COLOURS if float(np.abs(np.array(entry[1]) - base).sum()) > 0.6]
+def _accent(rng: np.random.Generator, upper_id: int) -> tuple[str, Color]:
+    """A second color that can be told from the first."""
+    base = np.array(UPPER_COLORS[upper_id][1])
+    far = [entry for entry in UPPER_COLORS if float(np.abs(np.array(entry[1]) - base).sum()) > 0.6]
     return far[int(rng.integers(len(far)))]
 
 

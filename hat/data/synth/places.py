@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .furniture import choose, paint_bench, paint_car, paint_lamp, paint_shop_window, paint_slabs, paint_tree
-from .palette import Colour, darken, mix
+from .palette import Color, darken, mix
 from .scene import Brush
 
 __all__ = ["PLACES", "Place"]
@@ -20,14 +20,14 @@ class Place:
 
     Attributes:
         paint: Paints it.
-        haze: Colour of its distance.
-        haze_length: Metres over which haze covers two thirds of a colour.
+        haze: Color of its distance.
+        haze_length: Meters over which haze covers two thirds of a color.
         outdoor: Whether the sky lights it.
-        camera_heights: Least and greatest height of a camera there, in metres.
+        camera_heights: Least and greatest height of a camera there, in meters.
     """
 
     paint: Callable[[Brush], None]
-    haze: Colour
+    haze: Color
     haze_length: float
     outdoor: bool
     camera_heights: tuple[float, float]
@@ -36,7 +36,7 @@ class Place:
 def _street(brush: Brush) -> None:
     rng = brush.rng
     brush.shade((0.62, 0.74, 0.86), (0.86, 0.9, 0.93), 0.0, 0.6)
-    fronts: list[Colour] = [
+    fronts: list[Color] = [
         (0.72, 0.58, 0.48),
         (0.78, 0.73, 0.65),
         (0.62, 0.4, 0.34),
@@ -105,7 +105,7 @@ def _park(brush: Brush) -> None:
     grass = choose(rng, [(0.45, 0.58, 0.3), (0.52, 0.6, 0.33), (0.4, 0.54, 0.33)])
     for share, tone in ((40.0, 0.92), (26.0, 0.86), (17.0, 0.96), (11.0, 1.02), (7.0, 1.0), (4.0, 1.05)):
         brush.ground(-80, 80, -3, share, darken(grass, tone))
-    leaves: list[Colour] = [(0.33, 0.49, 0.27), (0.4, 0.53, 0.26), (0.27, 0.43, 0.29), (0.62, 0.5, 0.24)]
+    leaves: list[Color] = [(0.33, 0.49, 0.27), (0.4, 0.53, 0.26), (0.27, 0.43, 0.29), (0.62, 0.5, 0.24)]
     for height, tone in ((3.2, 0.9), (2.2, 0.8), (1.2, 0.7), (0.4, 0.62)):
         for x in np.arange(-brush.reach(24), brush.reach(24), 1.1).tolist():
             leaf = darken(choose(rng, leaves), tone)
@@ -141,7 +141,7 @@ def _shop(brush: Brush) -> None:
     paint_slabs(brush, -2.5, 3.2, 0.6, 0.6, (0.72, 0.7, 0.66), (0.62, 0.6, 0.57))
     z = 2.6
     brush.ground(-40, 40, z - 0.5, z, (0, 0, 0), 0.15)
-    tones: list[Colour] = [
+    tones: list[Color] = [
         (0.75, 0.28, 0.25), (0.88, 0.7, 0.3), (0.3, 0.5, 0.4), (0.28, 0.42, 0.62),
         (0.86, 0.84, 0.78), (0.55, 0.35, 0.5), (0.9, 0.5, 0.25), (0.4, 0.62, 0.7),
     ]  # fmt: skip

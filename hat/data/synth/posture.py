@@ -1,4 +1,4 @@
-"""Where a walking body's joints are: a small skeleton posed by the phase of the step, in metres, y up, facing +z."""
+"""Where a walking body's joints are: a small skeleton posed by the phase of the step, in meters, y up, facing +z."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def pose_person(person: Person, phase: float, stride: float) -> Posture:
         stride: Length of the step, 0 (standing) to about 1.2 (striding).
 
     Returns:
-        The joints in metres.
+        The joints in meters.
     """
     tall = person.height
     swing = math.radians(24) * stride * person.gait

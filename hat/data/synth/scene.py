@@ -1,6 +1,6 @@
 """Backgrounds: each camera looks at a place of its own, painted once in perspective and cropped for every shot.
 
-A scene is painted as a wide picture around the spot where people walk. Coordinates are metres: x to the right, height above the
+A scene is painted as a wide picture around the spot where people walk. Coordinates are meters: x to the right, height above the
 ground, z away from the camera, with people at z = 0. Ground, walls and furniture are polygons in these coordinates, so the
 vanishing point and the horizon come out right for each camera's height and distance.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .palette import Colour, mix
+from .palette import Color, mix
 
 __all__ = ["BELOW", "PIXELS_PER_METRE", "SPAN", "TOP", "Brush", "Scene", "paint_scene"]
 
@@ -22,7 +22,7 @@ PIXELS_PER_METRE = 110
 """Resolution of a scene at the distance where people walk."""
 
 SPAN, TOP, BELOW = 8.0, 2.75, 0.75
-"""Width of a scene in metres; how far it reaches above and below the walkers' ground line."""
+"""Width of a scene in meters; how far it reaches above and below the walkers' ground line."""
 
 _FINE = 2
 
@@ -41,18 +41,18 @@ class Scene:
 
 
 class Brush:
-    """Paints polygons given in metres.
+    """Paints polygons given in meters.
 
     Args:
-        camera_height: Height of the camera in metres.
-        distance: From the camera to where people walk, in metres.
-        haze: Colour that far things fade to.
+        camera_height: Height of the camera in meters.
+        distance: From the camera to where people walk, in meters.
+        haze: Color that far things fade to.
         rng: Source of all variation.
-        haze_length: Distance over which haze covers two thirds of a colour.
+        haze_length: Distance over which haze covers two thirds of a color.
     """
 
     def __init__(
-        self, camera_height: float, distance: float, haze: Colour, rng: np.random.Generator, haze_length: float = 60.0
+        self, camera_height: float, distance: float, haze: Color, rng: np.random.Generator, haze_length: float = 60.0
     ) -> None:
         self.camera_height, self.distance, self.haze, self.haze_length, self.rng = (
             camera_height,
@@ -73,55 +73,53 @@ class Brush:
         return self.width / 2 + x * share * self.scale, (TOP - up) * self.scale
 
     def size(self, z: float) -> float:
-        """Pixels per metre at a distance."""
+        """Pixels per meter at a distance."""
         return self.scale * self.distance / max(self.distance + z, 0.4)
 
     def reach(self, z: float) -> float:
-        """Half the width of the picture in metres at a distance."""
+        """Half the width of the picture in meters at a distance."""
         return 0.5 * SPAN * max(self.distance + z, 0.4) / self.distance
 
-    def hazed(self, colour: Colour, z: float) -> Colour:
-        """A colour as it looks from afar."""
-        return mix(colour, self.haze, 1 - float(np.exp(-max(z, 0.0) / self.haze_length)))
+    def hazed(self, color: Color, z: float) -> Color:
+        """A color as it looks from afar."""
+        return mix(color, self.haze, 1 - float(np.exp(-max(z, 0.0) / self.haze_length)))
 
-    def quad(self, points: Sequence[tuple[float, float, float]], colour: Colour, alpha: float = 1.0) -> None:
+    def quad(self, points: Sequence[tuple[float, float, float]], color: Color, alpha: float = 1.0) -> None:
         """Fill a polygon of points (x, height, z)."""
         z = sum(point[2] for point in points) / len(points)
-        self.draw.polygon([self.at(*point) for point in points], fill=(*_bytes(self.hazed(colour, z)), round(255 * alpha)))
+        self.draw.polygon([self.at(*point) for point in points], fill=(*_bytes(self.hazed(color, z)), round(255 * alpha)))
 
-    def ground(self, left: float, right: float, near: float, far: float, colour: Colour, alpha: float = 1.0) -> None:
+    def ground(self, left: float, right: float, near: float, far: float, color: Color, alpha: float = 1.0) -> None:
         """Fill a rectangle on the ground."""
-        self.quad([(left, 0, near), (right, 0, near), (right, 0, far), (left, 0, far)], colour, alpha)
+        self.quad([(left, 0, near), (right, 0, near), (right, 0, far), (left, 0, far)], color, alpha)
 
-    def wall(self, left: float, right: float, low: float, high: float, z: float, colour: Colour, alpha: float = 1.0) -> None:
+    def wall(self, left: float, right: float, low: float, high: float, z: float, color: Color, alpha: float = 1.0) -> None:
         """Fill an upright rectangle that faces the camera."""
-        self.quad([(left, low, z), (right, low, z), (right, high, z), (left, high, z)], colour, alpha)
+        self.quad([(left, low, z), (right, low, z), (right, high, z), (left, high, z)], color, alpha)
 
-    def side(self, x: float, near: float, far: float, low: float, high: float, colour: Colour, alpha: float = 1.0) -> None:
+    def side(self, x: float, near: float, far: float, low: float, high: float, color: Color, alpha: float = 1.0) -> None:
         """Fill an upright rectangle that runs away from the camera."""
-        self.quad([(x, low, near), (x, low, far), (x, high, far), (x, high, near)], colour, alpha)
+        self.quad([(x, low, near), (x, low, far), (x, high, far), (x, high, near)], color, alpha)
 
-    def box(self, left: float, right: float, near: float, far: float, high: float, colour: Colour, low: float = 0.0) -> None:
+    def box(self, left: float, right: float, near: float, far: float, high: float, color: Color, low: float = 0.0) -> None:
         """Fill a box: top, the side that shows, front, with a soft shadow under it."""
         if low == 0.0:
             self.ground(left - 0.12, right + 0.18, near - 0.1, far, (0.0, 0.0, 0.0), 0.18)
         if left > 0:
-            self.side(left, near, far, low, high, mix(colour, (0, 0, 0), 0.3))
+            self.side(left, near, far, low, high, mix(color, (0, 0, 0), 0.3))
         elif right < 0:
-            self.side(right, near, far, low, high, mix(colour, (0, 0, 0), 0.2))
-        self.quad(
-            [(left, high, near), (right, high, near), (right, high, far), (left, high, far)], mix(colour, (1, 1, 1), 0.16)
-        )
-        self.wall(left, right, low, high, near, colour)
+            self.side(right, near, far, low, high, mix(color, (0, 0, 0), 0.2))
+        self.quad([(left, high, near), (right, high, near), (right, high, far), (left, high, far)], mix(color, (1, 1, 1), 0.16))
+        self.wall(left, right, low, high, near, color)
 
-    def disc(self, x: float, height: float, z: float, radius: float, colour: Colour, alpha: float = 1.0) -> None:
+    def disc(self, x: float, height: float, z: float, radius: float, color: Color, alpha: float = 1.0) -> None:
         """Fill a circle that faces the camera."""
         (column, row), size = self.at(x, height, z), self.size(z) * radius
         self.draw.ellipse(
-            (column - size, row - size, column + size, row + size), fill=(*_bytes(self.hazed(colour, z)), round(255 * alpha))
+            (column - size, row - size, column + size, row + size), fill=(*_bytes(self.hazed(color, z)), round(255 * alpha))
         )
 
-    def shade(self, top: Colour, bottom: Colour, first: float, last: float) -> None:
+    def shade(self, top: Color, bottom: Color, first: float, last: float) -> None:
         """Fill rows between two shares of the picture's height with a gradient."""
         for row in range(round(first * self.height), round(last * self.height)):
             share = (row / self.height - first) / max(last - first, 1e-6)
@@ -132,8 +130,8 @@ class Brush:
         return (TOP - self.camera_height) / (TOP + BELOW)
 
 
-def _bytes(colour: Colour) -> tuple[int, int, int]:
-    red, green, blue = (min(255, max(0, round(255 * channel))) for channel in colour)
+def _bytes(color: Color) -> tuple[int, int, int]:
+    red, green, blue = (min(255, max(0, round(255 * channel))) for channel in color)
     return red, green, blue
 
 
@@ -145,8 +143,8 @@ def paint_scene(kind: str, seed: int, camera: int, camera_height: float, distanc
         kind: One of `PLACES`.
         seed: Seed of the world.
         camera: Number of the camera.
-        camera_height: Its height in metres.
-        distance: From it to where people walk, in metres.
+        camera_height: Its height in meters.
+        distance: From it to where people walk, in meters.
 
     Returns:
         The background.

@@ -1,4 +1,4 @@
-"""The ground that solids are painted on: light, the picture with its coverage, and how a shaded colour is laid over it."""
+"""The ground that solids are painted on: light, the picture with its coverage, and how a shaded color is laid over it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .palette import Colour
+from .palette import Color
 
 __all__ = ["Array", "Box", "Light", "Material", "Rings", "Sheet", "Surface", "solid"]
 
@@ -31,16 +31,16 @@ class Light:
         y: Vertical part; negative is from above.
         z: Part towards the viewer.
         softness: Share of light that comes from everywhere, 0 to 1.
-        shade: Colour that a surface in full shade is multiplied by.
-        bright: Colour that a surface in full light is multiplied by.
+        shade: Color that a surface in full shade is multiplied by.
+        bright: Color that a surface in full light is multiplied by.
     """
 
     x: float = -0.45
     y: float = -0.6
     z: float = 0.66
     softness: float = 0.35
-    shade: Colour = (0.54, 0.55, 0.64)
-    bright: Colour = (1.1, 1.08, 1.04)
+    shade: Color = (0.54, 0.55, 0.64)
+    bright: Color = (1.1, 1.08, 1.04)
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Surface:
 
 
 Material = Callable[[Surface], Array]
-"""Gives the colour of a surface: (3, h, w) or (3, 1, 1) float32."""
+"""Gives the color of a surface: (3, h, w) or (3, 1, 1) float32."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class Rings:
     """Cross-sections of an upright tube as the picture shows them, from top to bottom; all arrays are (n,).
 
     Attributes:
-        x: Column of the centre.
-        y: Row of the centre; increasing.
+        x: Column of the center.
+        y: Row of the center; increasing.
         radius: Half the width of the silhouette in pixels.
         turn: Azimuth of the middle of the visible side in radians.
-        sag: How far the near edge of the ring lies below its centre, in pixels.
+        sag: How far the near edge of the ring lies below its center, in pixels.
         along: Position along the body.
     """
 
@@ -94,9 +94,9 @@ class Rings:
     along: npt.NDArray[np.float64]
 
 
-def solid(colour: Colour) -> Array:
-    """A colour as a (3, 1, 1) array."""
-    return np.array(colour, dtype=np.float32).reshape(3, 1, 1)
+def solid(color: Color) -> Array:
+    """A color as a (3, 1, 1) array."""
+    return np.array(color, dtype=np.float32).reshape(3, 1, 1)
 
 
 class Sheet:
@@ -139,8 +139,8 @@ class Sheet:
         direct = np.asarray(direct, dtype=np.float32) + np.float32(light.softness)
         return np.asarray(np.minimum(np.maximum(direct, 0, out=direct), 1, out=direct))
 
-    def blend(self, box: Box, cover: Array, colour: Array, brightness: Array) -> None:
-        """Paint a colour, shaded, over a region where it covers."""
+    def blend(self, box: Box, cover: Array, color: Array, brightness: Array) -> None:
+        """Paint a color, shaded, over a region where it covers."""
         y0, y1, x0, x1 = box
         light = self.light
         keep = 1 - cover
@@ -150,7 +150,7 @@ class Sheet:
             low, high = light.shade[channel], light.bright[channel]
             tint = brightness * np.float32(high - low)
             tint += np.float32(low)
-            tint *= colour[channel]
+            tint *= color[channel]
             painted = tint
             painted += sheen
             painted *= cover

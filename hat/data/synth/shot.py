@@ -30,7 +30,7 @@ _SUPERSAMPLING = 2
 
 @dataclass(frozen=True)
 class _Frame:
-    """The detector's box around a person and what it shows: lengths in metres at the person's distance."""
+    """The detector's box around a person and what it shows: lengths in meters at the person's distance."""
 
     person: Person
     posture: Posture
@@ -123,12 +123,12 @@ def _frame(camera: Camera, person: Person, track: np.random.Generator, rng: np.r
         above, below = rng.uniform(0.06, 0.17, 2)
     high = tall * (1 + float(above) + float(below))
     wide = max(0.5 * high * float(rng.uniform(0.86, 1.06)), min((right - left) * 0.88, 0.6 * high))
-    centre = 0.5 * (left + right) + float(rng.normal(0, 0.022 * wild)) * high
-    return _Frame(person, posture, phase, view, centre - wide / 2, top - float(above) * tall, wide, high, where, depth)
+    center = 0.5 * (left + right) + float(rng.normal(0, 0.022 * wild)) * high
+    return _Frame(person, posture, phase, view, center - wide / 2, top - float(above) * tall, wide, high, where, depth)
 
 
 def _bounds(person: Person, posture: Posture, view: View) -> tuple[float, float, float, float]:
-    """What a perfect detector would box: left, top, right, bottom in metres of the picture's plane."""
+    """What a perfect detector would box: left, top, right, bottom in meters of the picture's plane."""
     tall = person.height
     arms, legs = np.vstack(posture.arms), np.vstack(posture.legs)
     trunk = np.array([(x, y * tall + posture.rise, 0.0) for x in (-0.11 * tall, 0.11 * tall) for y in (0.5, 0.75)])
@@ -274,7 +274,7 @@ def _occlude(
 def _develop(camera: Camera, rng: np.random.Generator, pixels: Array, size: tuple[int, int]) -> Image.Image:
     """Light, optics and sensor: from a painted (3, h, w) picture to an RGB image of the output's size."""
     rows, columns = pixels.shape[1:]
-    matrix, offset = camera.colour
+    matrix, offset = camera.color
     if camera.sun and rng.random() < 0.3:
         pixels *= _cloud(rng, rows, columns)
     flat = pixels.reshape(3, -1)

@@ -1,0 +1,206 @@
+"""What all visitors of the demo share: the model, the galleries, the people to try, the files to compare. No page in here."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from hat.embedder import Embedder
+from hat.errors import HatError, UsageError
+from hat.runtime import TorchRuntime, runtime_info
+from hat.serve import Binding, Gallery, binding_of
+from hat.serve.calibrate.thresholds import Calibration, calibrate
+
+from .comparison import Artifact
+from .people import SampleQuery
+from .session import QueryImage
+from .uploads import UPLOAD_LIMITS, UploadLimits, reduce_image
+from .view.markup import jpeg_bytes
+
+__all__ = ["NEW_GALLERY_LIMIT", "SharedEmbedder", "Workbench", "last_part"]
+
+NEW_GALLERY_LIMIT = 8
+"""Galleries that visitors may make or hand in while the demo runs."""
+
+
+def last_part(location: str) -> str:
+    """The last part of a path or an address."""
+    return location.replace("\\", "/").rstrip("/").rpartition("/")[2] or location
+
+
+class SharedEmbedder:
+    """A model that several visitors use, one after the other.
+
+    Args:
+        embedder: The model.
+
+    Attributes:
+        turn: To be held by whatever else runs the model: looking inside hangs hooks into it, and nothing may run it meanwhile.
+        runtime: What runs it.
+        preprocessing: How images become its input.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.turn = threading.RLock()
+        self.runtime, self.preprocessing = embedder.runtime, embedder.preprocessing
+        self._embedder = embedder
+
+    def embed(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
+        """(n, embed_dim) float32 unit rows."""
+        with self.turn:
+            return self._embedder.embed(images)
+
+
+@dataclass(eq=False)
+class Workbench:
+    """The state that visitors share. Calls may come from several threads.
+
+    Attributes:
+        model: Path or address of the model that the demo was opened with.
+        embedder: The same, open.
+        folder: A private folder for galleries that are made while the demo runs; it goes when the demo ends.
+        samples: Queries to try.
+        others: Files to compare the model with.
+        report_paths: Files and folders with reports.
+        read_only: Whether enrolling and removing are refused.
+        limits: What a visitor may hand in.
+        galleries: Name -> gallery; the first is the one that every visitor begins with.
+        artifacts: The model and the files to compare it with, the model first.
+    """
+
+    model: str
+    embedder: SharedEmbedder
+    folder: Path
+    samples: tuple[SampleQuery, ...] = ()
+    others: tuple[Artifact, ...] = ()
+    report_paths: tuple[Path, ...] = ()
+    read_only: bool = False
+    limits: UploadLimits = UPLOAD_LIMITS
+    galleries: dict[str, Gallery] = field(default_factory=dict)
+    artifacts: tuple[Artifact, ...] = field(init=False)
+    _shelf_turn: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _calibrations: dict[str, tuple[int, Calibration | None]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.artifacts = (Artifact(last_part(self.model), self.embedder), *self.others)
+
+    @property
+    def binding(self) -> Binding:
+        """The model, as galleries are bound to it."""
+        return binding_of(runtime_info(self.embedder.runtime))
+
+    @property
+    def first_gallery(self) -> str:
+        """Name of the gallery that every visitor begins with."""
+        return next(iter(self.galleries))
+
+    def gallery(self, name: str) -> Gallery:
+        """A gallery by its name.
+
+        Raises:
+            UsageError: There is none of that name.
+        """
+        found = self.galleries.get(name or self.first_gallery)
+        if found is None:
+            raise UsageError("this gallery is not here any more: choose another one")
+        return found
+
+    def inspectable(self) -> TorchRuntime | None:
+        """The model as a network that can be looked into; None where an exported file runs."""
+        runtime = self.embedder.runtime
+        return runtime if isinstance(runtime, TorchRuntime) and not runtime.exact_graph and not runtime.compiled else None
+
+    def query(self, name: str, image: Image.Image, decode_s: float) -> QueryImage:
+        """Embed an image of the person who is looked for; one of many pixels is reduced first."""
+        kept = reduce_image(image, self.limits.query_pixels)
+        started = time.perf_counter()
+        (embedding,) = self.embedder.embed([kept])
+        return QueryImage(name, kept, jpeg_bytes(kept), embedding, decode_s, time.perf_counter() - started)
+
+    def is_kept(self, name: str) -> bool:
+        """Whether a gallery outlasts the demo."""
+        return Path(self.gallery(name).location).parent != self.folder
+
+    def forget_embeddings(self, name: str) -> None:
+        """Forget what was worked out of a gallery's images: some of them were removed."""
+        name = name or self.first_gallery
+        with self._shelf_turn:
+            self._calibrations.pop(name, None)
+        for artifact in self.artifacts:
+            artifact.forget(name)
+
+    def new_gallery(self, name: str) -> str:
+        """Make an empty gallery in the private folder; visitors see it until the demo ends.
+
+        Returns:
+            Its name.
+
+        Raises:
+            UsageError: The name is empty, too long or taken, or there are enough galleries.
+        """
+        name = " ".join(name.split())
+        with self._shelf_turn:
+            self._check_place(name)
+            path = self.folder / f"made-{len(self.galleries)}.gallery"
+            self.galleries[name] = Gallery.open(path, binding=self.binding, create=True)
+        return name
+
+    def take_gallery(self, path: Path) -> str:
+        """Take in a gallery file that was handed in, where it is of this model.
+
+        Returns:
+            Its name.
+
+        Raises:
+            UsageError: It is no gallery, one of another model (the differences are spelled out), or there are enough of them.
+        """
+        with self._shelf_turn:
+            name = path.stem if path.stem not in self.galleries else f"{path.stem} ({len(self.galleries)})"
+            self._check_place(name)
+            kept = self.folder / f"taken-{len(self.galleries)}.gallery"
+            shutil.copyfile(path, kept)
+            try:
+                self.galleries[name] = Gallery.open(kept, binding=self.binding)
+            except HatError as error:
+                for file in self.folder.glob(f"{kept.name}*"):
+                    file.unlink()
+                # People know the file by the name that it came with.
+                raise type(error)(str(error).replace(str(kept), path.name)) from None
+        return name
+
+    def calibration(self, name: str) -> Calibration | None:
+        """What similarities mean in a gallery; None where it knows too few identities. Worked out anew when it has grown."""
+        name = name or self.first_gallery
+        gallery = self.gallery(name)
+        num_records = len(gallery)
+        with self._shelf_turn:
+            if self._calibrations.get(name, (-1, None))[0] != num_records:
+                try:
+                    found = calibrate(gallery, num_pairs=50_000)
+                except UsageError:
+                    found = None
+                self._calibrations[name] = (num_records, found)
+            return self._calibrations[name][1]
+
+    def close(self) -> None:
+        """Close the galleries."""
+        for gallery in self.galleries.values():
+            gallery.close()
+
+    def _check_place(self, name: str) -> None:
+        if not 1 <= len(name) <= 60:
+            raise UsageError("a gallery's name has 1 to 60 characters")
+        if name in self.galleries:
+            raise UsageError(f"there is a gallery {name} already: take another name")
+        if self.read_only:
+            raise UsageError("this demo is read-only: nothing can be added")
+        if len(self.galleries) > NEW_GALLERY_LIMIT:
+            raise UsageError(f"there are {NEW_GALLERY_LIMIT} galleries besides the first one already: no more are taken")

@@ -1,0 +1,104 @@
+"""The Look inside page: where the model looks in the query and in the chosen match."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import gradio as gr
+
+from hat.data import decode_image
+from hat.errors import UsageError
+from hat.visual.color_map import color_table
+
+from ..app_state import Workbench
+from ..events import listen
+from ..inside import MapColumn, look_inside
+from ..session import Session
+from ..view.cards import person_name
+from ..view.markup import data_uri, empty_state, jpeg_bytes, notice
+
+__all__ = ["inside_page", "maps_html"]
+
+Values = tuple[Any, ...]
+
+_NO_CHECKPOINT = empty_state(
+    "This is an exported file",
+    "It holds the computation alone, without names for its stages, so nothing can be looked into. Start the demo with the "
+    "checkpoint folder it was exported from.",
+)
+
+_NOTHING_YET = empty_state("Nothing to look at yet", "Search for a person on the Search page first.")
+
+_LEGEND = (
+    '<p class="hat-hint">Bright is high; every map is scaled to its own range. <strong>Class activation</strong>: which '
+    "places make this branch's part of the embedding long. <strong>Attention of CLS</strong>: what each stage of the "
+    "transformer gathers its feature from. <strong>Averaged map</strong>: how strong the calibrated map is at each place. A "
+    "map shows where a model looks, and not why.</p>"
+)
+
+
+def inside_page(bench: Workbench, session: gr.State, tab: Any) -> None:
+    """Build the page; opening it looks into the match that was chosen on the Search page."""
+    if bench.inspectable() is None:
+        gr.HTML(_NO_CHECKPOINT, apply_default_css=False)
+        return
+    with gr.Row(elem_classes="hat-controls"):
+        match = gr.Dropdown(label="Match", choices=[], value=None, scale=0, min_width=340, elem_id="hat-match")
+    maps = gr.HTML(_NOTHING_YET, apply_default_css=False, elem_id="hat-maps")
+
+    def look(state: Session, chosen: Any) -> Values:
+        outcome = state.outcome
+        if outcome is None or not state.queries or not outcome.matches:
+            raise UsageError("there is no query and match yet: search on the Search page first")
+        place = chosen if isinstance(chosen, int) and 0 <= chosen < len(outcome.matches) else 0
+        record = outcome.matches[place].record
+        images = [state.queries[0].image]
+        labels = ["Query"]
+        if record.thumbnail is not None:
+            images.append(decode_image(record.thumbnail, "the match's picture"))
+            labels.append(f"Rank {place + 1}, {person_name(record.pid)}")
+        runtime = bench.inspectable()
+        if runtime is None:
+            raise UsageError("an exported file cannot be looked into")
+        with bench.embedder.turn:
+            columns = look_inside(runtime.model, images)
+        missing = "" if record.thumbnail is not None else notice("The gallery keeps no picture of this match.")
+        return (missing + maps_html(columns, labels),)
+
+    def begin(state: Session) -> Values:
+        outcome = state.outcome
+        if outcome is None or not outcome.matches:
+            return (gr.update(choices=[], value=None), _NOTHING_YET)
+        choices = [
+            (f"rank {rank}: {person_name(match.record.pid)}, similarity {match.similarity:.3f}", rank - 1)
+            for rank, match in enumerate(outcome.matches, start=1)
+        ]
+        place = min(state.chosen, len(choices) - 1)
+        return (gr.update(choices=choices, value=place), *look(state, place))
+
+    listen(tab.select, begin, session, [], [match, maps])
+    listen(match.input, look, session, [match], [maps])
+
+
+def maps_html(columns: Sequence[MapColumn], labels: Sequence[str]) -> str:
+    """The maps as a table: a row for each image, columns in groups."""
+    groups = [(name, len(list(members))) for name, members in groupby(columns, key=lambda column: column.group)]
+    over = "".join(f'<th scope="colgroup" colspan="{count}">{name}</th>' if name else "<td></td>" for name, count in groups)
+    names = "".join(f'<th scope="col">{column.name}</th>' for column in columns)
+    rows = ""
+    for place, label in enumerate(labels):
+        tiles = "".join(
+            f'<td><img src="{data_uri(jpeg_bytes(column.tiles[place], quality=90))}" '
+            f'alt="{label}: {column.group} {column.name}"></td>'
+            for column in columns
+        )
+        rows += f'<tr><th scope="row">{label}</th>{tiles}</tr>'
+    stops = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in color_table()[::32].tolist())
+    return (
+        '<div class="hat-scroll" tabindex="0" role="region" aria-label="Where the model looks"><table class="hat-maps">'
+        f"<thead><tr><td></td>{over}</tr><tr><td></td>{names}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<div class="hat-scale" aria-hidden="true"><span>low</span><i style="background: linear-gradient(90deg, {stops})"></i>'
+        f"<span>high</span></div>{_LEGEND}"
+    )

@@ -1,0 +1,1 @@
+"""From nothing to a searched gallery, in a few minutes."""

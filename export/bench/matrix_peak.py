@@ -1,0 +1,103 @@
+"""What a machine can do at best: the rate of a large matrix product, in each precision, timed beside the models.
+
+The best of several libraries and sizes: one library alone would tell what its authors wrote for this processor, and a runtime
+with better kernels would reach more than all of it.
+
+A share of the peak says how much of the machine a model uses, which a number of images in a second does not. Operations are
+counted as in `hat.model.complexity`: a multiplication and an addition are two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from hat.errors import UsageError
+
+from ..graph.matrix_products import has_float16, matrix_products
+
+__all__ = ["matrix_rate", "peak_of", "timed_precisions"]
+
+_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
+
+
+def timed_precisions(device: str) -> tuple[str, ...]:
+    """Precisions whose matrix product is timed: all that the device computes in."""
+    # Most processors have no float16 arithmetic, and runtimes compute in float32 there.
+    return ("fp32", "bf16", "int8") if device == "cpu" and not has_float16() else ("fp32", "fp16", "bf16", "int8")
+
+
+def peak_of(precision: str, rates: Mapping[str, float]) -> float | None:
+    """The rate that a model of a precision is held against.
+
+    A coarser precision may always be computed in float32, so it is the faster of the two.
+
+    Args:
+        precision: Of the model.
+        rates: Precision -> operations in a second, as measured.
+
+    Returns:
+        Operations in a second; None where the precision was not timed.
+    """
+    if precision == "fp16" and "fp16" not in rates:  # a processor computes it in float32
+        return rates.get("fp32")
+    if precision not in rates:
+        return None
+    return max(rates[precision], rates.get("fp32", 0.0))
+
+
+def matrix_rate(precision: str, device: str, seconds: float) -> float:
+    """Best rate of a square matrix product, over some sizes and the libraries that are installed.
+
+    Args:
+        precision: One of `timed_precisions`.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. On CUDA the tensor cores may round float32 to TF32, as convolutions do.
+        seconds: How long to measure, shared by all. Making the products takes longer, at the first call.
+
+    Returns:
+        Operations in a second of the fastest product.
+
+    Raises:
+        UsageError: The precision is not timed on the device.
+    """
+    import torch
+
+    kind = device.partition(":")[0]
+    if precision not in timed_precisions(kind):
+        raise UsageError(
+            f"no matrix product of {precision} is timed on {device}: known are {', '.join(timed_precisions(kind))}"
+        )
+    synchronize: Callable[[], Any] = torch.cuda.synchronize if kind == "cuda" else lambda: None
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    best = 0.0
+    products = _products(precision, device, torch.get_num_threads())
+    try:
+        with torch.inference_mode():
+            for operations, product in products:
+                product()
+                synchronize()
+                end = time.perf_counter() + seconds / len(products)
+                while True:
+                    start = time.perf_counter()
+                    product()
+                    synchronize()
+                    now = time.perf_counter()
+                    best = max(best, operations / (now - start))
+                    if now >= end:
+                        break
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+    return best
+
+
+@cache
+def _products(precision: str, device: str, num_threads: int) -> list[tuple[int, Callable[[], Any]]]:
+    """Operations of a call, and the call: kept from round to round, since libraries compile them."""
+    return [
+        (2 * size**3 * count, product)
+        for size in _SIZES[device.partition(":")[0]]
+        for count, product in matrix_products(precision, size, device)
+    ]

@@ -1,0 +1,194 @@
+"""The process in which one candidate of a benchmark lives: it opens it once, and runs it whenever it is its turn.
+
+A process for each, because thread pools of two runtimes in one process disturb each other, and because the peak of resident
+memory is then the candidate's own. It is started by `hat.export.bench.process` and speaks JSON, one object a line.
+
+Runtimes give arrays on the host, so that a run has ended, on a GPU too, when its call returns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice, pairwise
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hat.data import ReIDDataset, iterate_batches, open_dataset
+from hat.embedder import Embedder
+from hat.errors import HatError, UsageError
+from hat.evaluation import evaluate
+from hat.model.complexity import count_complexity
+from hat.runtime import Runtime, TorchRuntime
+from hat.runtime.protocol import runtime_device
+
+from ..verify.candidate import candidate_metrics, open_candidate, parse_candidate, runtime_config, runtime_precision
+from ..verify.retrieval_parity import some_identities
+from .matrix_peak import matrix_rate
+
+__all__ = ["Worker", "main", "peak_memory_bytes"]
+
+_LEAST_RUNS = 3
+
+
+class Worker:
+    """Answers the requests of one benchmark."""
+
+    def __init__(self) -> None:
+        self.runtime: Runtime | None = None
+        self.paths: list[str] = []
+        self.runs: dict[int, int] = {}
+        self.device_bytes = 0
+
+    def open(self, *, spec: str, device: str | None, num_threads: int | None, paths: list[str]) -> dict[str, Any]:
+        """Open a candidate and tell what it is."""
+        before, used = peak_memory_bytes(), _device_bytes_in_use(device)
+        candidate = parse_candidate(spec)
+        runtime = open_candidate(candidate, device, num_threads=num_threads)
+        self.runtime, self.paths = runtime, paths
+        self.device_bytes += _device_bytes_in_use(device) - used
+        info = getattr(runtime, "info", None)
+        metrics = dict(info.metrics) if info is not None else candidate_metrics(candidate)
+        config = runtime_config(runtime)
+        exact = not isinstance(runtime, TorchRuntime) or runtime.exact_graph
+        return {
+            "runtime": runtime.name,
+            "precision": runtime_precision(runtime),
+            "device": runtime_device(runtime),
+            "num_operations": count_complexity(config, cls_only=exact).total_operations if config is not None else None,
+            "metrics": metrics,
+            "process_bytes": before,
+        }
+
+    def warm(self, *, mode: str, batch: int, seconds: float) -> dict[str, Any]:
+        """Run without counting until everything that happens only once has happened."""
+        self._turn(mode, batch, seconds, least=_LEAST_RUNS)
+        return {}
+
+    def measure(self, *, mode: str, batch: int, seconds: float, device: str | None) -> dict[str, Any]:
+        """One turn: how many images in how many seconds, and how long each run took."""
+        used = _device_bytes_in_use(device)
+        self._turn(mode, batch, 0, least=1)  # what the other candidates pushed out of the caches comes back
+        latencies = self._turn(mode, batch, seconds, least=_LEAST_RUNS)
+        self.device_bytes += _device_bytes_in_use(device) - used
+        return {"num_images": batch * len(latencies), "seconds": sum(latencies), "latencies_s": latencies}
+
+    def memory(self) -> dict[str, Any]:
+        """Peak of resident memory of this process, and what it took of the GPU's."""
+        return {"peak_bytes": peak_memory_bytes(), "device_bytes": self.device_bytes}
+
+    def accuracy(self, *, data: str, num_ids: int | None, seed: int, batch: int) -> dict[str, Any]:
+        """Figures on a data set."""
+        dataset: ReIDDataset = some_identities(open_dataset(data), num_ids, seed)
+        return evaluate(Embedder(self._open_runtime(), batch_size=batch), dataset).to_dict()
+
+    def peak(self, *, precision: str, device: str, seconds: float, num_threads: int | None) -> dict[str, Any]:
+        """Rate of a matrix product."""
+        if num_threads is not None:
+            import torch
+
+            torch.set_num_threads(num_threads)
+        return {"rate": matrix_rate(precision, device, seconds)}
+
+    def _open_runtime(self) -> Runtime:
+        if self.runtime is None:
+            raise UsageError("no candidate is open")
+        return self.runtime
+
+    def _turn(self, mode: str, batch: int, seconds: float, *, least: int) -> list[float]:
+        runtime = self._open_runtime()
+        if mode == "end-to-end":
+            return self._end_to_end(runtime, batch, seconds, least)
+        images = self._images(runtime, batch)
+        return _timed(lambda: runtime.run(images), seconds, least)
+
+    def _end_to_end(self, runtime: Runtime, batch: int, seconds: float, least: int) -> list[float]:
+        """Times between the embeddings of one batch and those of the next, decoding and resizing included.
+
+        A whole number of batches from start to end: stopping early would leave images decoded that nobody pays for.
+        """
+        runs = max(least, self.runs.get(batch, 0) if seconds > 0 else 0)
+        while True:
+            paths = list(islice(cycle(self.paths), runs * batch))
+            times = [time.perf_counter()]
+            in_turns = runtime_device(runtime) == "cpu"
+            for images in iterate_batches(paths, runtime.preprocessing, batch, in_turns=in_turns):
+                runtime.run(images.numpy())
+                times.append(time.perf_counter())
+            total = times[-1] - times[0]
+            if total >= 0.7 * seconds:
+                self.runs[batch] = max(runs, self.runs.get(batch, 0))
+                return [after - before for before, after in pairwise(times)]
+            runs = max(runs + 1, min(8 * runs, int(1.1 * runs * seconds / total)))
+
+    def _images(self, runtime: Runtime, batch: int) -> npt.NDArray[np.uint8]:
+        if self.paths:
+            chosen = list(islice(cycle(self.paths), batch))
+            return next(iter(iterate_batches(chosen, runtime.preprocessing, batch))).numpy()
+        rng = np.random.default_rng(0)
+        return rng.integers(0, 256, (batch, 3, *runtime.preprocessing.size), dtype=np.uint8)
+
+
+def _timed(run: Callable[[], Any], seconds: float, least: int) -> list[float]:
+    """Seconds of each run, for so long and at least so many."""
+    latencies: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(latencies) < least or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        latencies.append(time.perf_counter() - start)
+    return latencies
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process so far."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not ru_maxrss where this can be had: that one begins with the size of the process that started this one.
+        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _device_bytes_in_use(device: str | None) -> int:
+    """Memory of the GPU that is taken, by whomever: only one candidate has its turn, so a difference is its own."""
+    import torch
+
+    chosen = "cuda" if device is None or device == "auto" else device
+    if not torch.cuda.is_available() or not chosen.startswith("cuda"):
+        return 0
+    free, total = torch.cuda.mem_get_info(chosen)
+    return total - free
+
+
+def _requests(stream: IO[str]) -> Iterator[dict[str, Any]]:
+    for line in stream:
+        yield json.loads(line)
+
+
+def main() -> None:
+    """Answer requests until the input ends; an error of ours is an answer too."""
+    # Libraries print what they like: only this copy of the real output is the line to the benchmark.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    worker = Worker()
+    actions = {name: getattr(worker, name) for name in ("open", "warm", "measure", "memory", "accuracy", "peak")}
+    for request in _requests(sys.stdin):
+        try:
+            answer = actions[request.pop("do")](**request)
+        except HatError as error:
+            answer = {"error": str(error), "exit_code": error.exit_code}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

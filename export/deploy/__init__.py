@@ -1,0 +1,1 @@
+"""Folders for servers: Triton and DeepStream."""

@@ -1,0 +1,1 @@
+"""The ONNX graph: tracing, folding, half precision, and what its operations are."""

@@ -1,0 +1,272 @@
+"""Int8 for OpenVINO: a graph prepared as for every runtime, then quantized by NNCF with ranges from calibration images.
+
+NNCF's own remedies are off unless asked for: SmoothQuant takes the prepared weights off the grid that they were rounded to, and
+biases are corrected for errors that are no longer there.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from hat.config import config_dataclass, config_from_dict, config_to_dict
+from hat.errors import MissingExtraError, UsageError, WorkError
+
+from ..int8.calibration import calibration_details
+from ..int8.preparation import WeightRounding, equalized, rounded
+from ..int8.qdq_insertion import find_layers
+from ..request import Calibration, ExportRequest
+from .shapes import ATTENTION, PRODUCTS, around_network
+
+if TYPE_CHECKING:
+    import nncf
+    import onnx
+    import openvino
+
+__all__ = ["OpenVINOQuantization", "check_quantization", "prepared_for_openvino", "quantize_openvino"]
+
+_SMOOTHING = {"MatMul": 0.95, "Convolution": 0.5}
+"""SmoothQuant's exponents. NNCF leaves convolutions alone unless told; a mobile network gains from a half."""
+
+_OVERFLOW_FIXES = {"none": "disable", "first": "first_layer_only", "all": "enable"}
+"""NNCF's words for `OpenVINOQuantization.seven_bits`."""
+
+_MOVING = ("MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit")
+
+
+@config_dataclass
+class OpenVINOQuantization:
+    """Options of an int8 export to OpenVINO."""
+
+    preset: Literal["mixed", "performance"] = "mixed"
+    """``"mixed"``: asymmetric ranges for activations, which GELU and hard swish need; ``"performance"``: symmetric ones."""
+
+    model_type: Literal["transformer", "cnn"] = "transformer"
+    """``"transformer"`` leaves sums, norms and gates in floats and quantizes products alone; ``"cnn"`` quantizes sums too."""
+
+    equalize: bool = True
+    """Give the channels between two convolutions more alike ranges first, which computes the same."""
+
+    rounding: WeightRounding = "outputs"
+    """How weights are rounded: ``outputs``, so that what each layer gives changes least, or each to the ``nearest``."""
+
+    ranges: Literal["mean", "minmax"] = "mean"
+    """``"mean"``: ranges of activations are the mean of every image's extremes, which suits the usual image and clips the
+    unusual one; ``"minmax"``: the extremes of all images."""
+
+    bias_correction: Literal["none", "fast", "layerwise"] = "none"
+    """NNCF's: from statistics of one pass, or one layer after the other, each with those before it corrected."""
+
+    smooth_quant: bool = False
+    """NNCF's: move the spread of activations into the weights of linear layers and convolutions."""
+
+    seven_bits: Literal["none", "first", "all"] = "none"
+    """Which layers have weights of seven bits: sums of eight can overflow on processors without VNNI instructions, which most
+    have since about 2019 (Intel) and 2022 (AMD)."""
+
+    subset_size: int | None = Field(default=None, ge=1)
+    """Calibration images to take ranges from; None takes all."""
+
+    attention: Literal["float", "int8"] = "float"
+    """In what softmax(QK)V is computed; linear layers around it are int8 in both."""
+
+    float_precision: Literal["fp32", "bf16"] = "fp32"
+    """In what the layers compute that are not quantized. bf16 is faster, and the file is refused where there is none."""
+
+    ignored_names: list[str] = Field(default_factory=list)
+    """Layers that stay in floats, by their names in the graph."""
+
+    ignored_patterns: list[str] = Field(default_factory=list)
+    """Layers that stay in floats, by regular expressions over their names."""
+
+    max_drop: float | None = Field(default=None, gt=0, lt=1)
+    """Largest fall of the mean cosine between int8 and float embeddings of the calibration images: the layers that cost most go
+    back to floats until it is met. Takes a pass over the images for every layer; None does without."""
+
+
+def prepared_for_openvino(proto: onnx.ModelProto, request: ExportRequest) -> onnx.ModelProto:
+    """The ONNX graph from which the one is converted that is quantized.
+
+    Args:
+        proto: The float32 graph; it is left as it is.
+        request: Its calibration images and its options, those of `OpenVINOQuantization`.
+
+    Raises:
+        UsageError: There are no calibration images, or an option is unknown.
+        WorkError: The graph cannot be run.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    options, calibration = check_quantization(request)
+    if options.equalize:
+        proto = equalized(proto, calibration.images)
+    if options.rounding == "outputs":
+        patterns = [*map(re.escape, options.ignored_names), *options.ignored_patterns]
+        layers = find_layers(proto, attention=False)
+        kept = [layer for layer in layers if not any(re.fullmatch(pattern, layer.node) for pattern in patterns)]
+        proto = rounded(proto, kept, calibration.images)
+    return proto
+
+
+def quantize_openvino(
+    model: openvino.Model, request: ExportRequest, reference: openvino.Model
+) -> tuple[openvino.Model, dict[str, Any]]:
+    """Quantize a float32 graph.
+
+    Pixels stay in floats up to the first convolution, and so does everything after the last join of features: necks and L2
+    norm decide the angles between embeddings, and cost nothing.
+
+    Args:
+        model: The graph in float32, converted from `prepared_for_openvino`; it is left as it is.
+        request: Its calibration images and its options, those of `OpenVINOQuantization`.
+        reference: The graph as it was before, which `OpenVINOQuantization.max_drop` is measured against.
+
+    Returns:
+        The quantized graph and what is to be recorded of how it was made.
+
+    Raises:
+        UsageError: There are no calibration images, or an option is unknown or names layers that are not there.
+        WorkError: NNCF failed.
+        MissingExtraError: nncf is not installed.
+    """
+    try:
+        import nncf
+    except ImportError:
+        raise MissingExtraError("nncf", "openvino", "quantizing for OpenVINO") from None
+    options, calibration = check_quantization(request)
+    used = replace(
+        calibration, images=calibration.images[: options.subset_size], paths=calibration.paths[: options.subset_size]
+    )
+    element = np.uint8 if request.input_type == "uint8" else np.float32
+    images = [image[None].astype(element) for image in used.images]
+    arguments: dict[str, Any] = {
+        "preset": nncf.QuantizationPreset(options.preset),
+        "model_type": nncf.ModelType.TRANSFORMER if options.model_type == "transformer" else None,
+        "subset_size": len(images),
+        "fast_bias_correction": options.bias_correction != "layerwise",
+        "ignored_scope": _ignored(model, options),
+    }
+    advanced = _advanced(options)
+    try:
+        with _quiet():
+            if options.max_drop is None:
+                quantized = nncf.quantize(model, nncf.Dataset(images), advanced_parameters=advanced, **arguments)
+            else:
+                quantized = nncf.quantize_with_accuracy_control(
+                    model,
+                    nncf.Dataset(images),
+                    _validation_dataset(reference, images),
+                    _mean_cosine,
+                    max_drop=options.max_drop,
+                    advanced_quantization_parameters=advanced,
+                    **arguments,
+                )
+    except nncf.ValidationError as error:
+        raise UsageError(f"openvino int8: {' '.join(str(error).split())}") from None
+    except RuntimeError as error:  # NNCF's own errors and OpenVINO's are all RuntimeErrors
+        raise WorkError(f"NNCF cannot quantize the graph: {error}") from error
+    total, left = _float_products(quantized)
+    return quantized, {
+        "float_precision": options.float_precision,
+        "quantization": config_to_dict(options),
+        "calibration": calibration_details(used),
+        "num_products": total,
+        "float_products": left,
+    }
+
+
+def check_quantization(request: ExportRequest) -> tuple[OpenVINOQuantization, Calibration]:
+    """Options and images of an int8 export; to be refused before the minutes that tracing takes.
+
+    Raises:
+        UsageError: There are no calibration images, or an option is unknown.
+    """
+    options = config_from_dict(OpenVINOQuantization, request.options, where="openvino int8")
+    if request.calibration is None or not len(request.calibration.images):
+        raise UsageError("int8 needs calibration images of the training split, and got none: name a data set to take them from")
+    return options, request.calibration
+
+
+def _advanced(options: OpenVINOQuantization) -> nncf.AdvancedQuantizationParameters:
+    import nncf
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    smoothing = nncf.AdvancedSmoothQuantParameters(
+        matmul=_SMOOTHING["MatMul"] if options.smooth_quant else -1.0,  # a negative exponent switches it off
+        convolution=_SMOOTHING["Convolution"] if options.smooth_quant else -1.0,
+    )
+    parameters = nncf.AdvancedQuantizationParameters(
+        overflow_fix=nncf.OverflowFix(_OVERFLOW_FIXES[options.seven_bits]),
+        disable_bias_correction=options.bias_correction == "none",
+        smooth_quant_alphas=smoothing,
+    )
+    if options.ranges == "minmax":
+        parameters.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX
+    return parameters
+
+
+def _ignored(model: openvino.Model, options: OpenVINOQuantization) -> nncf.IgnoredScope:
+    import nncf
+
+    names = {operation.get_friendly_name() for operation in model.get_ops()}
+    if unknown := sorted(set(options.ignored_names) - names):
+        raise UsageError(f"openvino int8: ignored_names has layers that the graph has not: {', '.join(unknown)}")
+    has_attention = any(operation.get_type_name() == ATTENTION for operation in model.get_ops())
+    return nncf.IgnoredScope(
+        names=sorted({*options.ignored_names, *around_network(model)}),
+        patterns=list(options.ignored_patterns),
+        types=[ATTENTION] if options.attention == "float" and has_attention else [],
+    )
+
+
+def _validation_dataset(model: openvino.Model, images: list[npt.NDArray[Any]]) -> nncf.Dataset:
+    """Every image together with the embedding that the float model gives it."""
+    import nncf
+    import openvino
+
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    pairs = [(image, np.array(compiled(image)[0])) for image in images]
+    return nncf.Dataset(pairs, lambda pair: pair[0])
+
+
+def _mean_cosine(compiled: Any, pairs: Iterable[Any]) -> tuple[float, list[float]]:
+    cosines = [float((np.asarray(compiled(image)[0]) * reference).sum()) for image, reference in pairs]
+    return float(np.mean(cosines)), cosines
+
+
+def _float_products(model: openvino.Model) -> tuple[int, list[str]]:
+    """How many convolutions and matrix products a graph has, and the names of those whose activations are not quantized."""
+    products = [operation for operation in model.get_ordered_ops() if operation.get_type_name() in PRODUCTS]
+    return len(products), [op.get_friendly_name() for op in products if not _is_quantized(op.input_value(0).get_node())]
+
+
+def _is_quantized(node: Any) -> bool:
+    """Whether what a node gives was quantized, there or before it was merely moved about."""
+    if node.get_type_name() == "FakeQuantize":
+        return True
+    if node.get_type_name() == "Concat":
+        return all(_is_quantized(value.get_node()) for value in node.input_values())
+    return node.get_type_name() in _MOVING and _is_quantized(node.input_value(0).get_node())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """NNCF draws progress bars on stdout, which belongs to a command's result, and logs every ignored layer."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,149 @@
+"""OpenVINO: a graph (``.xml``) and its weights (``.bin``), with the facts about itself in the graph's ``rt_info``."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_to_json
+from hat.io.atomic_output import atomic_output
+from hat.io.openvino_file import file_sha256, stored_as, weights_path
+from hat.model import HAT
+
+from ..request import ExportRequest
+from ..to_onnx import build_onnx, describe, save_onnx
+from .shapes import keep_in_float32
+
+if TYPE_CHECKING:
+    import onnx
+    import openvino
+
+__all__ = ["export_openvino"]
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+
+
+def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
+    """Write a trained model as an OpenVINO file.
+
+    It is made from the ONNX graph, not from PyTorch: so it is the very graph that all other targets have and that ONNX's
+    checker passed, its layers have names that a list of exceptions can use, and height and width are fixed. (Converted from
+    PyTorch, OpenVINO forgets the name of the output and takes height and width for unknown.)
+
+    What a precision is:
+
+    - ``"fp32"``: weights and computation in float32;
+    - ``"bf16"``: weights in float16, which is finer than bfloat16; the file asks its runtime to compute in bfloat16;
+    - ``"fp16"``: weights in float16. Most processors compute it in float32 all the same: it halves the file, not the time. What
+      can, computes the layers in float16, and pixels, necks and L2 norm in float32;
+    - ``"int8"``: convolutions and linear layers in int8 with the ranges of the calibration images; see
+      `hat.export.openvino.int8.OpenVINOQuantization` for the options.
+
+    Args:
+        model: The trained model; it is left as it is.
+        path: The ``.xml`` file to write; the weights go into a ``.bin`` of the same name beside it.
+        request: Precision, input type, opset, calibration images and options; by default float32 with uint8 images. Its batch
+            profile has no effect: the batch is dynamic, and every size runs.
+
+    Returns:
+        The facts that the file holds about itself.
+
+    Raises:
+        UsageError: A file is there and is not to be replaced, or what was asked for cannot be had.
+        WorkError: The graph cannot be exported, or is not what was asked for.
+        MissingExtraError: openvino, or nncf for int8, is not installed.
+    """
+    path = Path(path).expanduser()
+    request = request or ExportRequest(name=path.stem)
+    _check_request(path, request)
+    try:
+        import openvino
+    except ImportError:
+        raise MissingExtraError("openvino", "openvino", "exporting to OpenVINO") from None
+    with atomic_output(path, overwrite=request.overwrite) as temporary:
+        info = describe(model, request, name=path.stem)
+        proto = build_onnx(model, replace(request, precision="fp32", calibration=None, options={})).proto
+        graph = _convert(proto, info)
+        if request.precision == "int8":
+            from .int8 import prepared_for_openvino, quantize_openvino
+
+            graph, details = quantize_openvino(_convert(prepared_for_openvino(proto, request), info), request, graph)
+            info = replace(info, details=info.details | details)
+        info = _save(graph, info, temporary)
+        _check_saved(openvino.Core(), temporary, request)
+    return info
+
+
+def _check_request(path: Path, request: ExportRequest) -> None:
+    if request.precision not in PRECISIONS:
+        raise UsageError(f"OpenVINO has no {request.precision}: expected {', '.join(PRECISIONS)}")
+    if path.suffix != ".xml":
+        raise UsageError(f"{path}: an OpenVINO file ends in .xml; its weights go into a .bin beside it")
+    if weights_path(path).exists() and not request.overwrite:
+        raise UsageError(f"{weights_path(path)} is there already: give another name, or --force to replace it")
+    if request.precision == "int8":
+        from .int8 import check_quantization
+
+        check_quantization(request)
+    elif request.options:
+        raise UsageError(f"an OpenVINO file in {request.precision} has no option {', '.join(sorted(request.options))}")
+
+
+def _convert(proto: onnx.ModelProto, info: ArtifactInfo) -> openvino.Model:
+    """A float32 graph in OpenVINO's operations, by way of an ONNX file that is not kept."""
+    import openvino
+
+    with tempfile.TemporaryDirectory(prefix="hat-openvino-") as folder:
+        file = Path(folder) / "model.onnx"
+        save_onnx(proto, info, file)
+        try:
+            return openvino.convert_model(file)
+        except (RuntimeError, ValueError) as error:
+            raise WorkError(f"OpenVINO cannot convert the graph: {error}") from error
+
+
+def _save(graph: openvino.Model, info: ArtifactInfo, path: Path) -> ArtifactInfo:
+    """Write a graph with the facts about itself, among them the hash of its weights, which exist once they are written.
+
+    A word of the hash's length stands in the ``.xml`` for it until then: so the weights, up to a gigabyte, are written once.
+    """
+    import openvino
+
+    versions = info.versions | {"openvino": str(openvino.get_version())}
+    if info.precision == "int8":
+        from importlib.metadata import version
+
+        versions["nncf"] = version("nncf")
+    if info.precision == "fp16":
+        keep_in_float32(graph)
+    awaited = secrets.token_hex(32)
+    info = replace(info, versions=versions, details=info.details | {"weights_file_sha256": awaited})
+    graph.set_rt_info(info_to_json(info), [METADATA_KEY])
+    try:
+        openvino.save_model(graph, path, compress_to_fp16=info.precision in ("fp16", "bf16"))
+    except RuntimeError as error:
+        raise WorkError(f"OpenVINO cannot write {path.name}: {str(error).strip().splitlines()[-1]}") from error
+    found = file_sha256(weights_path(path))
+    content = path.read_bytes()
+    if content.count(awaited.encode()) != 1:
+        raise WorkError(f"OpenVINO did not write the facts about the file into {path.name}")
+    path.write_bytes(content.replace(awaited.encode(), found.encode()))
+    return replace(info, details=info.details | {"weights_file_sha256": found})
+
+
+def _check_saved(core: openvino.Core, path: Path, request: ExportRequest) -> None:
+    """Read the file back and compare its types and its batch with what was asked for."""
+    written = core.read_model(path, weights_path(path))
+    try:
+        built = stored_as(written)
+    except CheckpointError as error:
+        raise WorkError(f"{request.precision} was asked for: {error}") from None
+    if built != ("fp16" if request.precision == "bf16" else request.precision):
+        raise WorkError(f"{request.precision} was asked for and the weights are stored in {built}")
+    if not written.inputs[0].get_partial_shape()[0].is_dynamic:
+        raise WorkError("the graph has lost its dynamic batch")

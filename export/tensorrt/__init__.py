@@ -1,0 +1,1 @@
+"""TensorRT engines, from a checkpoint or an ONNX file."""

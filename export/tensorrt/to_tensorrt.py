@@ -1,0 +1,97 @@
+"""`hat export --to tensorrt` and `--to tensorrt-rtx`: a trained model as an engine with its side file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+
+from hat.config import config_from_dict
+from hat.errors import UsageError, WorkError
+from hat.io.artifact import ArtifactInfo
+from hat.model import HAT
+from hat.runtime.tensorrt.library import Flavor, TensorRT, load_tensorrt
+
+from ..request import ExportRequest
+from ..to_onnx import build_onnx, describe, save_onnx
+from .builder import build_engine
+from .options import EngineOptions, check_options
+
+__all__ = ["export_tensorrt", "export_tensorrt_rtx"]
+
+
+def export_tensorrt(
+    model: HAT, path: str | os.PathLike[str], request: ExportRequest, *, module: TensorRT | None = None
+) -> ArtifactInfo:
+    """Build an engine of TensorRT 10 or 11 for the GPU of this machine.
+
+    Args:
+        model: The trained model; it is left as it is.
+        path: The engine to write; ``NAME.json`` beside it says what it is.
+        request: Precision, batch profile, calibration images. Its ``options`` are those of `EngineOptions`, and for int8 and
+            fp8 those of the quantizer.
+        module: The TensorRT library; None imports it.
+
+    Returns:
+        The facts about the engine.
+
+    Raises:
+        UsageError: The engine is there and is not to be replaced, an option is unknown or not for this product, or there is no
+            GPU.
+        WorkError: The graph cannot be exported, parsed or built, or another precision was built than asked for.
+        MissingExtraError: TensorRT or a library for exporting is not installed.
+    """
+    return _export(model, path, request, "tensorrt", module)
+
+
+def export_tensorrt_rtx(
+    model: HAT, path: str | os.PathLike[str], request: ExportRequest, *, module: TensorRT | None = None
+) -> ArtifactInfo:
+    """Build an engine of TensorRT for RTX, ahead of time and without a GPU; the arguments are those of `export_tensorrt`.
+
+    Which GPUs it runs on is the option ``compute_capability``; the machine that runs it finishes the build when it loads it.
+
+    Raises:
+        UsageError: The engine is there and is not to be replaced, or an option is unknown or not for this product.
+        WorkError: The graph cannot be exported, parsed or built, or another precision was built than asked for.
+        MissingExtraError: TensorRT for RTX or a library for exporting is not installed.
+    """
+    return _export(model, path, request, "tensorrt-rtx", module)
+
+
+def _export(
+    model: HAT, path: str | os.PathLike[str], request: ExportRequest, flavor: Flavor, module: TensorRT | None
+) -> ArtifactInfo:
+    path = Path(path).expanduser()
+    names = {field.name for field in dataclasses.fields(EngineOptions)}
+    options = config_from_dict(
+        EngineOptions, {name: value for name, value in request.options.items() if name in names}, where=f"options of {flavor}"
+    )
+    graph_options = {name: value for name, value in request.options.items() if name not in names}
+    if graph_options and request.precision not in ("int8", "fp8"):
+        raise UsageError(f"{flavor} has no option {', '.join(sorted(graph_options))}; it has {', '.join(sorted(names))}")
+    # What can be refused is refused before the minutes that tracing and calibration take.
+    trt = module if module is not None else load_tensorrt(flavor)
+    check_options(options, trt)
+    if path.exists() and not request.overwrite:
+        raise UsageError(f"{path} is there already: give another name, or --force to replace it")
+
+    built = build_onnx(model, dataclasses.replace(request, options=graph_options))
+    info = describe(model, request, name=path.stem, details=built.details)
+    try:
+        with tempfile.TemporaryDirectory(prefix="hat-onnx-") as folder:
+            onnx_path = Path(folder) / f"{path.name}.onnx"
+            save_onnx(built.proto, info, onnx_path)
+            del built  # the parser and the builder are about to need the memory
+            return build_engine(
+                onnx_path,
+                path,
+                profile=request.batch,
+                flavor=flavor,
+                options=options,
+                overwrite=request.overwrite,
+                module=trt,
+            )
+    except OSError as error:
+        raise WorkError(f"{path}: its ONNX cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,1 @@
+"""The proof that an exported file ranks as the trained model does."""

@@ -1,0 +1,147 @@
+"""A model as it is named on the command line of ``hat verify`` and ``hat bench``: a path, and how to run what is there.
+
+``runs/market`` is a checkpoint as trained. ``runs/market@graph`` is its exact inference graph, ``@compile`` goes through
+torch.compile, ``@bf16`` or ``@fp16`` computes under autocast; they combine: ``runs/market@graph+compile+bf16``. A file that was
+exported runs as its precision says and takes no variant, and so does a model on a server, ``triton://host:port/model``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hat.errors import UsageError
+
+if TYPE_CHECKING:
+    from hat.model import ModelConfig
+    from hat.runtime import Runtime
+
+__all__ = [
+    "Candidate",
+    "candidate_metrics",
+    "open_candidate",
+    "parse_candidate",
+    "runtime_config",
+    "runtime_precision",
+]
+
+_PRECISIONS: tuple[Literal["fp32", "bf16", "fp16"], ...] = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What to open and how to run it.
+
+    Attributes:
+        spec: As it was typed.
+        path: The checkpoint or file.
+        precision: Of a checkpoint: in which it computes.
+        exact_graph: Of a checkpoint: run the exact inference graph instead of the training module.
+        compiled: Of a checkpoint: run through torch.compile.
+    """
+
+    spec: str
+    path: Path
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    exact_graph: bool = False
+    compiled: bool = False
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a server runs it."""
+        return self.spec.startswith(("triton://", "tritons://"))
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is nothing at its path; of a server only opening it can tell."""
+        return not self.is_remote and not self.path.exists()
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether PyTorch runs it: a checkpoint folder, or a ``.pth`` file of the released code."""
+        return self.path.is_dir() or self.path.suffix in (".pth", ".pt")
+
+
+def parse_candidate(spec: str | os.PathLike[str]) -> Candidate:
+    """Read ``PATH`` or ``PATH@VARIANT+VARIANT``; a path that is there as it stands may hold an ``@`` of its own.
+
+    Raises:
+        UsageError: A variant is unknown, is given twice, or stands behind a file that has none.
+    """
+    text = os.fspath(spec)
+    whole = Path(text).expanduser()
+    place, at, variants = text.rpartition("@")
+    plain = Candidate(text, whole)
+    if not at or plain.is_remote or whole.exists():
+        return plain
+    words = variants.split("+")
+    precisions = [known for known in _PRECISIONS for word in words if word == known]
+    unknown = [word for word in words if word not in (*_PRECISIONS, "graph", "compile")]
+    if unknown or len(precisions) > 1 or len(set(words)) < len(words):
+        raise UsageError(
+            f"{text}: cannot read {variants!r} behind the @; expected graph, compile and one of {', '.join(_PRECISIONS)}, "
+            "joined by +: runs/market@graph+bf16"
+        )
+    candidate = Candidate(
+        text,
+        Path(place).expanduser(),
+        precision=precisions[0] if precisions else "fp32",
+        exact_graph="graph" in words,
+        compiled="compile" in words,
+    )
+    if candidate.path.exists() and not candidate.is_checkpoint:
+        raise UsageError(
+            f"{text}: {candidate.path.name} is an exported file and runs as it was made: only a checkpoint has variants"
+        )
+    return candidate
+
+
+def open_candidate(candidate: Candidate, device: str | None = None, *, num_threads: int | None = None) -> Runtime:
+    """Open what a candidate names.
+
+    Args:
+        candidate: What to open.
+        device: As `hat.runtime.open_runtime` takes it; of no concern to a model on a server.
+        num_threads: Threads of the CPU; None leaves the choice to the runtime.
+
+    Raises:
+        CheckpointError: There is nothing at the path that can be opened.
+        UsageError: The device is not there.
+        WorkError: A server cannot be reached.
+    """
+    from hat.runtime import open_runtime
+
+    options: dict[str, Any] = {} if num_threads is None else {"num_threads": num_threads}
+    if candidate.is_checkpoint:
+        options |= {"exact_graph": candidate.exact_graph, "compiled": candidate.compiled}
+    if candidate.is_remote:  # a server computes where it will: the device is said of what computes here
+        return open_runtime(candidate.spec)
+    return open_runtime(candidate.path, device, candidate.precision, **options)
+
+
+def runtime_precision(runtime: Runtime) -> str:
+    """In which precision a runtime computes, as it says of itself."""
+    info = getattr(runtime, "info", None)
+    return str(info.precision if info is not None else getattr(runtime, "precision", "fp32"))
+
+
+def runtime_fingerprint(runtime: Runtime) -> str | None:
+    """What a gallery of its embeddings is bound to; None where the runtime does not say which model it runs."""
+    info = getattr(runtime, "info", None)
+    return None if info is None else str(info.fingerprint)
+
+
+def runtime_config(runtime: Runtime) -> ModelConfig | None:
+    """The architecture that a runtime runs; None where it does not say."""
+    info = getattr(runtime, "info", None)
+    config: ModelConfig | None = info.model if info is not None else getattr(runtime, "config", None)
+    return config
+
+
+def candidate_metrics(candidate: Candidate) -> dict[str, Any]:
+    """Figures that a checkpoint or a file holds about itself; for a file that is open, ask its ``info``."""
+    from hat.io.checkpoint import read_checkpoint_info
+
+    return dict(read_checkpoint_info(candidate.path).metrics) if candidate.path.is_dir() else {}

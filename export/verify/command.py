@@ -1,0 +1,156 @@
+"""``hat verify``: does an exported file rank people as the model does?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hat.console import emit, progress
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from .verification_report import CandidateResult, Check, VerificationReport
+
+__all__ = ["verify"]
+
+
+def verify(
+    reference: Annotated[str, typer.Argument(help="What is right: a checkpoint, usually.")],
+    candidates: Annotated[list[str], typer.Argument(help="Files that have to agree with it.")],
+    images: Annotated[Path, typer.Option("--images", help="A folder or zip file of images to compare on.")],
+    data: Annotated[str | None, typer.Option("--data", help="A data set for mAP, Rank-1 and mINP: DIR, or NAME=DIR.")] = None,
+    num_images: Annotated[int, typer.Option(min=4, help="Images to compare, chosen by the seed.")] = 256,
+    num_ids: Annotated[int | None, typer.Option(min=2, help="Rank so many identities of the data set only.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per run on the data set.")] = 32,
+    report: Annotated[Path | None, typer.Option(help="Write a page with pictures; it shows the images.")] = None,
+    report_json: Annotated[Path | None, typer.Option(help="Write the figures as JSON; it holds no image.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace reports that are there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Does an exported file rank people as the model does?
+
+    Three levels: embeddings (worst cosine, largest difference of a value, largest shift in units of the distance between two
+    images, and the same image in batches of 1, opt, max and max + 1), ranking (nearest, ten nearest, correlation of the whole
+    order) and, with --data, retrieval (change of mAP, Rank-1 and mINP). Limits follow from the precision. Exit code 1
+    when a limit is missed, when files cannot be compared, or when nothing was.
+
+    A checkpoint may be followed by a variant: runs/market@graph (the exact inference graph), @compile, @bf16, @fp16.
+
+    Examples:
+
+      hat verify runs/market hat.onnx hat-int8.xml --images ~/crops
+
+      hat verify runs/market hat-fp16.onnx --images ~/crops --data market1501=~/data --num-ids 100
+
+      hat verify runs/market hat.onnx --images ~/crops --report report.html --report-json report.json
+    """
+    from hat.data import open_dataset
+    from hat.errors import UsageError, WorkError
+
+    from .verification import verify as run
+    from .verification_page import render_page
+
+    if num_ids is not None and data is None:
+        raise UsageError("--num-ids chooses identities of a data set: give one with --data")
+    for path in (report, report_json):
+        _check_place(path, force)
+    dataset = open_dataset(data) if data is not None else None
+    with progress() as display:
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = display.add_task(what, total=total, info="")
+            display.update(tasks[what], completed=done)
+
+        found = run(
+            reference,
+            candidates,
+            images,
+            dataset,
+            num_images=num_images,
+            num_ids=num_ids,
+            seed=seed,
+            device=device,
+            batch_size=batch_size,
+            progress=tell,
+        )
+    if report_json is not None:
+        _write(report_json, json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n", force)
+    if report is not None:
+        _write(report, render_page(found), force)
+    emit(found.to_dict(), _table(found), as_json)
+    if not found.passed:
+        bad = [f"{result.name} ({'; '.join(result.failures)})" for result in found.candidates if not result.passed]
+        raise WorkError(f"{len(bad)} of {len(found.candidates)} candidates disagree with {reference}: {', '.join(bad)}")
+
+
+def _check_place(path: Path | None, force: bool) -> None:
+    """Refuse before the work what would be refused after it."""
+    from hat.errors import UsageError
+
+    if path is not None and path.exists() and not force:
+        raise UsageError(f"{path} is there already: give another name, or --force to replace it")
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"{path.parent} is no folder: make it first")
+
+
+def _write(path: Path, text: str, force: bool) -> None:
+    from hat.io.atomic_output import atomic_output
+
+    with atomic_output(path, overwrite=force) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _table(report: VerificationReport) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from .verification_report import SHORT_NAMES
+
+    columns = report.summary_names
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("candidate", overflow="fold", min_width=20)
+    table.add_column("verdict", no_wrap=True)
+    for column in columns:
+        table.add_column(SHORT_NAMES.get(column, column), justify="right", overflow="fold")
+    for result in report.candidates:
+        by_name = {check.name: check for check in result.checks}
+        cells = [_cell(by_name.get(column)) for column in columns]
+        verdict = Text("pass", "bold green") if result.passed else Text("FAIL", "bold red")
+        name = Text.assemble(result.name, "\n", (f"{result.runtime}, limits of {result.tolerance}", "dim"))
+        table.add_row(name, verdict, *cells)
+    gallery = len(report.paths) - report.num_queries
+    head = f"reference {report.reference} ({report.reference_runtime}); {report.num_queries} queries, {gallery} gallery images"
+    if report.dataset is not None:
+        figures = report.dataset["reference"]
+        head += f"; {report.dataset['name']}, {figures['num_queries']} queries, {figures['num_gallery']} gallery images"
+    # Text and not strings: a path in square brackets would be taken for markup.
+    lines: list[RenderableType] = [Text(head)]
+    if report.left_out:
+        lines.append(Text(f"{len(report.left_out)} images cannot be read and were left out, the first: {report.left_out[0]}"))
+    lines += ["", table]
+    for result in report.candidates:
+        lines += [Text(f"{result.name}: {sentence}", "red") for sentence in result.problems]
+        lines += [Text(f"{result.name}: {hint}", "yellow") for hint in _hints(result)]
+    return Group(*lines)
+
+
+def _hints(result: CandidateResult) -> tuple[str, ...]:
+    return () if result.passed else result.hints
+
+
+def _cell(check: Check | None) -> Any:
+    from rich.text import Text
+
+    if check is None:
+        return Text("-", "dim")
+    value = Text(check.value_text, "" if check.passed else "bold red")
+    return Text.assemble(value, "\n", (f"{check.sense} {check.limit_text}", "dim"))

@@ -1,0 +1,157 @@
+"""What an exported file is, readable from the file itself: the same facts for ONNX, engines, OpenVINO and their side files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal, cast, get_args
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hat.config import config_dataclass, config_to_dict
+from hat.errors import CheckpointError, ConfigError
+from hat.io.format_version import facts_from_dict
+from hat.model import ModelConfig
+from hat.preprocessing import Preprocessing
+
+__all__ = [
+    "METADATA_KEY",
+    "ArtifactInfo",
+    "ArtifactPrecision",
+    "BatchProfile",
+    "checked_artifact_precision",
+    "fingerprint",
+    "info_from_json",
+    "info_to_json",
+    "weights_sha256",
+]
+
+METADATA_KEY = "hat_reid"
+"""Under this name a file's metadata holds an `ArtifactInfo` as JSON."""
+
+FORMAT_VERSION = 1
+
+ArtifactPrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+
+
+@config_dataclass
+class BatchProfile:
+    """Batch sizes that a file was built for."""
+
+    min: int = 1
+    """The smallest."""
+
+    opt: int = 8
+    """The one that it is tuned for."""
+
+    max: int = 32
+    """The largest."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise ValueError(f"a batch profile needs 1 <= min <= opt <= max, got {self.min}, {self.opt}, {self.max}")
+
+
+@config_dataclass
+class ArtifactInfo:
+    """What an exported file says of itself."""
+
+    format_version: int = FORMAT_VERSION
+    """Version of these fields; a newer one than this package knows is refused."""
+
+    name: str
+    """What the model was called when it was exported: its checkpoint's folder."""
+
+    model: ModelConfig
+    """The architecture."""
+
+    preprocessing: Preprocessing
+    """How images become input: what the host does of it is RGB and the resize, the rest is inside the file."""
+
+    embed_dim: int
+    """Width of an embedding."""
+
+    precision: ArtifactPrecision
+    """In which the file computes; norms, softmax and the L2 norm stay in float32 in every one."""
+
+    input_type: Literal["uint8", "float32"] = "uint8"
+    """Type of the input; floats are in the range 0-255 too."""
+
+    batch: BatchProfile | None = None
+    """Batch sizes that the file takes; None where any size runs."""
+
+    source_sha256: str
+    """Hash of the trained weights, `weights_sha256`: two files of the same weights share it, whatever their precision."""
+
+    fingerprint: str
+    """Hash of architecture, weights, preprocessing and precision: what a gallery is bound to."""
+
+    versions: dict[str, str]
+    """Versions of the libraries that made the file."""
+
+    device: str | None = None
+    """The GPU or compute capability that an engine was built for; None where the file runs anywhere."""
+
+    details: dict[str, Any] = Field(default_factory=dict)
+    """What is particular to a target: opset, calibration images, layers left in higher precision, hash of the ONNX."""
+
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    """Figures that were measured with the checkpoint."""
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Hash of everything of a model that an embedding depends on: names, shapes, types and values; classifiers are left out."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        if name.startswith("classifiers.") or name.endswith("num_batches_tracked"):
+            continue
+        dense: Tensor = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(dense.shape)} {dense.dtype};".encode())
+        digest.update(dense.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint(model: ModelConfig, preprocessing: Preprocessing, source_sha256: str, precision: ArtifactPrecision) -> str:
+    """Hash of all that decides what an embedding means; embeddings of different fingerprints must not be compared unproven."""
+    architecture = config_to_dict(model)
+    if model.pooling == "avg":
+        del architecture["pooling"]  # a field that came later: what was made before it keeps its fingerprint
+    facts = [architecture, config_to_dict(preprocessing), source_sha256, precision]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def info_to_json(info: ArtifactInfo) -> str:
+    """An artifact's facts as one line of JSON."""
+    return json.dumps(config_to_dict(info), sort_keys=True)
+
+
+def info_from_json(text: str, source: str) -> ArtifactInfo:
+    """Read an artifact's facts.
+
+    Args:
+        text: JSON, as `info_to_json` writes it.
+        source: What it was read from, for the error message.
+
+    Raises:
+        CheckpointError: It is no such JSON, or of a newer version.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{source}: its metadata cannot be read: expected a JSON object")
+    return facts_from_dict(ArtifactInfo, content, newest=FORMAT_VERSION, source=source)
+
+
+def checked_artifact_precision(precision: str) -> ArtifactPrecision:
+    """A precision as typed by a user.
+
+    Raises:
+        ConfigError: It is none that is known.
+    """
+    if precision not in get_args(ArtifactPrecision):
+        raise ConfigError(f"unknown precision {precision!r}: expected {', '.join(get_args(ArtifactPrecision))}")
+    return cast(ArtifactPrecision, precision)

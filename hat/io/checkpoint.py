@@ -1,0 +1,210 @@
+"""Checkpoints: a folder with ``model.safetensors`` and ``config.json``, from which the same model comes back bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from hat.config import config_dataclass, config_to_dict
+from hat.errors import CheckpointError, WeightsError, WorkError
+from hat.io.format_version import facts_from_dict
+from hat.io.weights import load_state, read_state_file
+from hat.model import HAT, ModelConfig, create_model
+from hat.model.released import is_released_state, translate_released_state
+from hat.preprocessing import Preprocessing
+
+__all__ = [
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "CheckpointInfo",
+    "load_checkpoint",
+    "load_released_weights",
+    "read_checkpoint_info",
+    "save_checkpoint",
+    "write_atomically",
+]
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+FORMAT_VERSION = 1
+
+
+@config_dataclass
+class CheckpointInfo:
+    """What ``config.json`` says of a checkpoint."""
+
+    format_version: int
+    """Version of this layout; a newer one than this package knows is refused."""
+
+    model: ModelConfig
+    """The architecture."""
+
+    num_classes: int
+    """Number of identities that the classifiers tell apart."""
+
+    preprocessing: Preprocessing
+    """How images become input."""
+
+    training: dict[str, Any]
+    """The training configuration, as plain data; empty where it is unknown."""
+
+    metrics: dict[str, Any]
+    """Figures measured with these weights, as plain data."""
+
+    versions: dict[str, str]
+    """Versions of the libraries that wrote the checkpoint."""
+
+
+def save_checkpoint(
+    model: HAT,
+    folder: str | os.PathLike[str],
+    *,
+    training: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    half: bool = False,
+) -> Path:
+    """Write a checkpoint.
+
+    Each of the two files is replaced atomically, the weights first: whatever ends the process, a folder that could be read
+    before can be read afterwards.
+
+    Args:
+        model: The model.
+        folder: Where to; made if it is not there.
+        training: The training configuration, as plain data.
+        metrics: Figures measured with these weights, as plain data.
+        half: Keep matrices and filters as float16, half the size; norms and biases, whose variances may be tiny, stay float32.
+
+    Returns:
+        The folder.
+
+    Raises:
+        WorkError: The files cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    info = CheckpointInfo(
+        format_version=FORMAT_VERSION,
+        model=model.config,
+        num_classes=model.num_classes,
+        preprocessing=model.preprocessing,
+        training=dict(training or {}),
+        metrics=dict(metrics or {}),
+        versions=_versions(),
+    )
+    # Clones are laid out densely: safetensors refuses shared storage, and channels_last strides would not be kept anyway.
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    if half:
+        state = {name: value.half() if value.dim() > 1 else value for name, value in state.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / WEIGHTS_FILE, save(state, metadata={"format": "pt"}))
+        write_atomically(folder / CONFIG_FILE, (json.dumps(config_to_dict(info), indent=2) + "\n").encode())
+    except OSError as error:
+        raise WorkError(f"{folder}: the checkpoint cannot be written: {error.strerror or error}") from None
+    return folder
+
+
+def read_checkpoint_info(folder: str | os.PathLike[str]) -> CheckpointInfo:
+    """Read what a checkpoint says of itself, without its weights.
+
+    Raises:
+        CheckpointError: The folder is no checkpoint, or of a newer version, or its configuration cannot be read.
+    """
+    folder = Path(folder).expanduser()
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is no checkpoint: expected a folder with {WEIGHTS_FILE} and {CONFIG_FILE}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is no configuration: expected an object, got {type(content).__name__}")
+    return facts_from_dict(CheckpointInfo, content, newest=FORMAT_VERSION, source=str(path))
+
+
+def load_checkpoint(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> HAT:
+    """Load the model of a checkpoint.
+
+    Args:
+        folder: The checkpoint's folder.
+        device: Where to put the model.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        CheckpointError: The folder is no checkpoint, or its weights do not belong to its configuration.
+    """
+    folder = Path(folder).expanduser()
+    info = read_checkpoint_info(folder)
+    model = HAT(info.model, info.num_classes, info.preprocessing)
+    try:
+        load_state(model, read_state_file(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from None
+    return model.to(device).eval()
+
+
+def load_released_weights(path: str | os.PathLike[str]) -> tuple[HAT, str]:
+    """Load a checkpoint of HAT's released code (ResNet-50).
+
+    Args:
+        path: A file that holds its state dict.
+
+    Returns:
+        ``hat_resnet50_released`` with these weights, in evaluation mode, and one sentence that says what was dropped.
+
+    Raises:
+        WeightsError: The file cannot be read, or does not fit.
+    """
+    state = read_state_file(Path(path))
+    if not is_released_state(state):
+        raise WeightsError(f"{path} has not the names of HAT's released code: expected base.* and HAT.TFC_S*")
+    translation = translate_released_state(state)
+    if translation.unknown:
+        raise WeightsError(f"{path} holds {len(translation.unknown)} unknown tensors, such as {translation.unknown[0]}")
+    model = create_model("hat_resnet50_released", num_classes=_num_classes(translation.state, str(path)))
+    load_state(model, translation.state, str(path))
+    dropped = f"{len(translation.dropped)} tensors with {translation.num_dropped_params / 1e6:.1f} M values that nothing reads"
+    return model.eval(), f"loaded {len(translation.state)} tensors of the released code, dropped {dropped}"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name in its folder, make sure that it is on the disk, and give it its name.
+
+    Raises:
+        OSError: It cannot be written; nothing is left behind, and a file that was there before is as it was.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _num_classes(state: Mapping[str, Tensor], source: str) -> int:
+    classifier = state.get("classifiers.mfe.weight")
+    if classifier is None or classifier.dim() != 2:
+        raise WeightsError(f"{source} holds no classifier_b.weight, which tells the number of identities")
+    return int(classifier.shape[0])
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("hat-reid", "torch", "torchvision", "safetensors")}

@@ -1,0 +1,104 @@
+"""Reading OpenVINO files that a stranger may have made, and telling in which types their weights are stored.
+
+OpenVINO tries every format that it knows on a file that is no IR, so a file is looked at here before OpenVINO sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import xml.etree.ElementTree as ET
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hat.errors import CheckpointError
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, ArtifactPrecision, info_from_json
+
+if TYPE_CHECKING:
+    import openvino
+
+__all__ = ["MAX_XML_BYTES", "file_sha256", "read_openvino_info", "stored_as", "stored_elements", "weights_path"]
+
+MAX_XML_BYTES = 256 * 2**20
+"""The largest graph that is read; that of ResNet-152 in int8 has 5 MB."""
+
+
+def read_openvino_info(path: str | os.PathLike[str]) -> ArtifactInfo:
+    """Read the facts that an OpenVINO file holds about itself; OpenVINO is not needed for it.
+
+    Args:
+        path: The ``.xml`` file.
+
+    Raises:
+        CheckpointError: It is missing, too large, no OpenVINO file, or was not made by this package.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no such file")
+        if path.stat().st_size > MAX_XML_BYTES:
+            raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes, a graph has at most {MAX_XML_BYTES:,}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        raise CheckpointError(f"{path}: refused, since it declares entities, which no OpenVINO file does")
+    try:
+        root = ET.fromstring(content)
+    except (ET.ParseError, ValueError, LookupError) as error:
+        raise CheckpointError(f"{path}: damaged or no OpenVINO file: {error}") from None
+    if root.tag != "net":
+        raise CheckpointError(f"{path}: no OpenVINO file: expected a <net>, got a <{root.tag}>")
+    facts = root.find(f"rt_info/{METADATA_KEY}")
+    if facts is None or "value" not in facts.attrib:
+        raise CheckpointError(f"{path} was not made by hat export: its rt_info has no {METADATA_KEY!r}")
+    return info_from_json(facts.attrib["value"], str(path))
+
+
+def weights_path(path: Path) -> Path:
+    """Where the weights of an OpenVINO file are: beside it."""
+    return path.with_suffix(".bin")
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def stored_elements(model: openvino.Model) -> Counter[str]:
+    """How many numbers of each type (``"f32"``, ``"f16"``, ``"i8"``, ...) the constants of a graph hold."""
+    elements: Counter[str] = Counter()
+    for operation in model.get_ops():
+        if operation.get_type_name() == "Constant":
+            shape = operation.get_output_shape(0)
+            count = 1
+            for size in shape:
+                count *= size
+            elements[operation.get_output_element_type(0).get_type_name()] += count
+    return elements
+
+
+def stored_as(model: openvino.Model) -> ArtifactPrecision:
+    """The precision of a graph, read off its weights: that of most of its numbers, or int8 where layers are quantized.
+
+    A graph of ``"bf16"`` has its weights in float16, which is finer, and says ``"fp16"`` here: OpenVINO knows bfloat16 as a way
+    to compute and not as a way to store.
+
+    Raises:
+        CheckpointError: Most of its numbers are of another type, or the integers have no ranges to be read with.
+    """
+    elements = stored_elements(model)
+    integers = elements["i8"] + elements["u8"]
+    quantized = any(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
+    if quantized and integers:
+        return "int8"
+    most = elements.most_common(1)[0][0] if elements.total() else "nothing"
+    if not quantized and not integers and most in ("f16", "f32"):
+        return "fp16" if most == "f16" else "fp32"
+    ranges = "with" if quantized else "without"
+    raise CheckpointError(f"the graph is of no known precision: most of its weights are {most}, {ranges} quantized activations")

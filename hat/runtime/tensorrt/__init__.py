@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT for RTX: the library, engine files, and running them."""

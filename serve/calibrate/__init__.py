@@ -1,0 +1,1 @@
+"""Thresholds with a false match rate."""

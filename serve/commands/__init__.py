@@ -1,0 +1,1 @@
+"""Commands of galleries and of the service."""

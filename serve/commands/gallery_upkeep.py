@@ -1,0 +1,187 @@
+"""What changes a gallery besides enrollment: ``hat gallery remove``, ``vacuum``, ``re-embed`` and ``accept``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hat.console import emit, progress, stderr
+
+if TYPE_CHECKING:
+    from ..enroll.enrolling import Enrollment
+
+__all__ = ["accept", "re_embed", "remove", "vacuum"]
+
+Location = Annotated[str, typer.Argument(metavar="GALLERY", help="A gallery's file, or milvus://HOST:PORT/NAME.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_DAY_S = 86400
+_NUM_TOLD = 20
+
+
+def remove(
+    location: Location,
+    id_: Annotated[list[int] | None, typer.Option("--id", help="A record; repeat for several.")] = None,
+    pid: Annotated[int | None, typer.Option(help="All of a person.")] = None,
+    older_than: Annotated[float | None, typer.Option(min=0, help="All that were enrolled so many days ago, or longer.")] = None,
+    vacuum_: Annotated[bool, typer.Option("--vacuum", help="Take what was removed off the disk at once.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove records, all of a person, or all that are older than a retention period.
+
+    No search finds them once the command has ended. Their bytes leave the disk with --vacuum, or with hat gallery vacuum.
+
+    Examples:
+
+      hat gallery remove people.gallery --pid 17 --vacuum
+
+      hat gallery remove people.gallery --older-than 30
+    """
+    from hat.errors import UsageError
+
+    from ..gallery.gallery import Gallery
+
+    if sum(condition is not None for condition in (id_ or None, pid, older_than)) != 1:
+        raise UsageError("say what to remove with exactly one of --id, --pid and --older-than")
+    with Gallery.open(location) as opened:
+        if id_:
+            opened.get(id_)  # a number that was mistyped is to be told, and nothing removed
+        before_s = None if older_than is None else time.time() - older_than * _DAY_S
+        num_removed = opened.remove(ids=id_ or None, pid=pid, enrolled_before_s=before_s)
+        if vacuum_:
+            opened.vacuum()
+        result = {"gallery": location, "num_removed": num_removed, "num_records": len(opened), "vacuumed": vacuum_}
+    kept = "" if vacuum_ or not num_removed else "; hat gallery vacuum takes what was removed off the disk"
+    emit(result, f"removed {num_removed:,}, {result['num_records']:,} left{kept}", as_json)
+
+
+def vacuum(location: Location, as_json: AsJson = False) -> None:
+    """Rewrite a gallery so that nothing of removed records is left in its files.
+
+    Examples:
+
+      hat gallery vacuum people.gallery
+    """
+    from ..gallery.gallery import Gallery
+
+    with Gallery.open(location) as opened:
+        opened.vacuum()
+        result = {"gallery": location, "num_records": len(opened)}
+    emit(result, f"rewritten, {result['num_records']:,} images", as_json)
+
+
+def re_embed(
+    location: Location,
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The rebuilt gallery's file; it must not be there yet.")],
+    model: Annotated[str, typer.Option("--model", help="The model that is to make the embeddings.")],
+    float16: Annotated[bool, typer.Option("--float16", help="Keep embeddings in half the space.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that are embedded and written at once.")] = 32,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild a gallery with another model, from the images that it was made of.
+
+    Everything that is known of a record comes along; records get new ids and dates of enrollment. Images that are not there
+    any more, or have changed, are named and left out: the old gallery stays as it is. The new one appears when it is complete;
+    a run that was stopped goes on when it is called again.
+
+    Examples:
+
+      hat gallery re-embed people.gallery people-v2.gallery --model runs/market-v2
+    """
+    from hat.embedder import Embedder
+    from hat.errors import UsageError, WorkError
+    from hat.runtime import runtime_info
+
+    from ..gallery.binding import binding_of
+    from ..gallery.gallery import Gallery
+    from ..gallery.reembedding import reembed
+
+    if new.exists():
+        raise UsageError(f"{new} is there already: give another name")
+    if not new.parent.is_dir():
+        raise UsageError(f"{new.parent} is no folder: make it first")
+    partial = new.with_name(f"{new.name}.partial")
+    with Gallery.open(location, read_only=True) as old:
+        if not len(old):
+            raise UsageError(f"{location} is empty: there is nothing to rebuild")
+        embedder = Embedder.open(model, device=device, batch_size=batch_size)
+        binding = binding_of(runtime_info(embedder.runtime))
+        with Gallery.open(partial, binding=binding, create=True, stored_type="float16" if float16 else "float32") as rebuilt:
+            with progress() as display:
+                task = display.add_task("embedding", total=len(old), info="")
+                try:
+                    found = reembed(
+                        old, rebuilt, embedder, batch_size=batch_size, advance=lambda count: display.advance(task, count)
+                    )
+                except KeyboardInterrupt:
+                    raise WorkError(f"interrupted: the same command goes on from {len(rebuilt):,} images") from None
+            result = _rebuilt_result(location, new, found, len(rebuilt))
+    for source, reason in found.bad[:_NUM_TOLD]:
+        stderr.print(f"gone: {source}: {reason}", markup=False, soft_wrap=True)
+    if len(found.bad) > _NUM_TOLD:
+        stderr.print(f"gone: {len(found.bad) - _NUM_TOLD:,} more; --json names all of them")
+    if not found.ids:
+        partial.unlink()
+        source, reason = found.bad[0]
+        raise WorkError(
+            f"none of {len(found.bad):,} images is there any more, the first: {source}: {reason}; {new} was not made"
+        )
+    if _is_open_elsewhere(partial):
+        raise WorkError(f"{partial} is open in another process, so that it cannot get its name: close that and call again")
+    partial.rename(new)
+    emit(result, f"{new}: {result['num_records']:,} images rebuilt, {result['num_gone']:,} gone", as_json)
+
+
+def accept(
+    location: Location,
+    report: Annotated[Path, typer.Option("--report", help="What hat verify --report-json wrote.")],
+    model: Annotated[str, typer.Option("--model", help="The file that is to be accepted, a candidate of that report.")],
+    min_cosine: Annotated[
+        float, typer.Option(min=0, max=1, help="Least cosine between the two embeddings of any image of the report.")
+    ] = 0.98,
+    as_json: AsJson = False,
+) -> None:
+    """Allow another file of the gallery's own weights, once hat verify has shown that it ranks alike.
+
+    For an int8 or float16 file on a camera beside the checkpoint on a server. The report must be of the gallery's model as the
+    reference and of this very file as a candidate that passed, told by their fingerprints. Two embeddings whose cosine is 0.98
+    lie 11 degrees apart: thresholds that were calibrated with one hold about, and not exactly, for the other.
+
+    Examples:
+
+      hat verify runs/market market-int8.xml --images ~/crops --report-json verify.json
+
+      hat gallery accept people.gallery --report verify.json --model market-int8.xml
+    """
+    from hat.config import config_to_dict
+    from hat.runtime import open_runtime, runtime_info
+
+    from ..gallery.binding import binding_of
+    from ..gallery.compatible_models import read_sibling
+    from ..gallery.gallery import Gallery
+
+    with Gallery.open(location) as opened:
+        sibling = read_sibling(report, opened.binding, binding_of(runtime_info(open_runtime(model))), min_cosine=min_cosine)
+        opened.accept(sibling)
+    result = {"gallery": location, "model": model, **config_to_dict(sibling)}
+    emit(result, f"{model} may be used with {location}; worst cosine {sibling.worst_cosine:.6f}", as_json)
+
+
+def _is_open_elsewhere(path: Path) -> bool:
+    """Whether a closed gallery still has a log beside it: then not all of it is in its file yet."""
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def _rebuilt_result(location: str, new: Path, found: Enrollment, num_records: int) -> dict[str, Any]:
+    return {
+        "gallery": location,
+        "new": str(new),
+        "num_records": num_records,
+        "num_gone": len(found.bad),
+        "gone": [{"source": source, "reason": reason} for source, reason in found.bad],
+    }

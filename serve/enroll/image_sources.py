@@ -1,0 +1,246 @@
+"""Where images come from: files, folders, zip files, tables, and videos with a table of boxes; all as one stream of items."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from hat.data.archives import list_members, split_location
+from hat.data.datasets import DISTRACTOR_PID, JUNK_PID
+from hat.data.image_trees import FolderTree, is_image_name
+from hat.data.images import read_encoded
+from hat.data.market import parse_market_name
+from hat.errors import DataError, UsageError
+
+from ..gallery.records import AttributeValue
+from .enrolling import Item
+from .table_rows import BOX_COLUMNS, read_rows
+from .video_boxes import BoxRow, read_boxes, video_items
+from .video_frames import is_video_name
+
+__all__ = ["ImageSources", "Labels", "NameStyle", "read_name"]
+
+NameStyle = Literal["auto", "market", "none"]
+"""What file names say: Market-style ones where they look like it, always, or nothing."""
+
+_MARKET_MOMENT = re.compile(r"(?:-1|\d+)_c\d+s(\d{1,9})_(\d{1,9})", re.IGNORECASE)
+_JUNK = "junk, pid -1"
+_TABLE_COLUMNS = ("path", "pid", "camid", "time", *BOX_COLUMNS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What is known of all images of a call; what is None is left to names and tables.
+
+    Attributes:
+        pid: Identity.
+        camid: Camera.
+        time_s: When they were seen, in seconds since 1970 (UTC); of a video, when its first frame was.
+        attributes: Anything else, by name.
+    """
+
+    pid: int | None = None
+    camid: int | None = None
+    time_s: float | None = None
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+
+    def of(self, item: Item) -> Item:
+        """An item with these labels in place of its own."""
+        return replace(
+            item,
+            pid=item.pid if self.pid is None else self.pid,
+            camid=item.camid if self.camid is None else self.camid,
+            time_s=item.time_s if self.time_s is None else self.time_s,
+            attributes={**item.attributes, **self.attributes},
+        )
+
+
+class ImageSources:
+    """Everything that one call enrolls.
+
+    Args:
+        inputs: Images, folders (with all that is in them), zip files, tables (``.csv``) or one video.
+        labels: What is known of all of them.
+        names: What file names say.
+        boxes: Table of boxes of the video.
+
+    Attributes:
+        left_out: Why -> how many images were left out, of those that were listed last.
+
+    Raises:
+        UsageError: The inputs and options do not go together.
+        DataError: An input is not there.
+    """
+
+    def __init__(
+        self, inputs: Sequence[str], *, labels: Labels | None = None, names: NameStyle = "auto", boxes: Path | None = None
+    ) -> None:
+        if names not in get_args(NameStyle):
+            raise UsageError(f"names are read as {', '.join(get_args(NameStyle))}, got {names!r}")
+        self._inputs = [str(Path(text)) for text in inputs]
+        self._labels = labels or Labels()
+        self._names: NameStyle = names
+        self._boxes = boxes
+        self.left_out: Counter[str] = Counter()
+        self._check()
+
+    def count(self) -> int:
+        """How many items there are; every list and table is read for it, and no image.
+
+        Raises:
+            DataError: A folder, zip file or table cannot be read, or a table has a mistake.
+        """
+        self.left_out.clear()
+        if self._boxes is not None:
+            return sum(1 for _ in self._rows(self._boxes))
+        return sum(1 for _ in self._listed())
+
+    def items(self) -> Iterator[Item]:
+        """The items, in an order that is always the same.
+
+        Raises:
+            DataError: As `count`; or the video cannot be opened.
+            MissingExtraError: PyAV is needed for a video and is not installed.
+        """
+        self.left_out.clear()
+        if self._boxes is not None:
+            found = video_items(Path(self._inputs[0]), self._rows(self._boxes), self._labels.time_s)
+            labels = replace(self._labels, time_s=None)
+            yield from (labels.of(item) for item in found)
+        else:
+            yield from map(self._labels.of, self._listed())
+
+    def _rows(self, boxes: Path) -> Iterator[BoxRow]:
+        for row in read_boxes(boxes):
+            if row.pid == JUNK_PID:
+                self.left_out[_JUNK] += 1
+            else:
+                yield row
+
+    def _check(self) -> None:
+        videos = [text for text in self._inputs if is_video_name(text)]
+        if videos and self._boxes is None:
+            raise UsageError(
+                f"{videos[0]} is a video: give a table of the people in it with --boxes (columns frame or time, "
+                f"{', '.join(BOX_COLUMNS)}), as a detector or tracker finds them"
+            )
+        if self._boxes is not None and (len(self._inputs) != 1 or not videos):
+            raise UsageError("--boxes belongs to one video, given by itself")
+        for text in self._inputs:
+            try:
+                member = split_location(text)
+                found = Path(text).exists() if member is None else Path(member[0]).is_file()
+            except OSError as error:
+                raise DataError(f"{text:.200}: cannot be looked up ({error.strerror})") from None
+            if not found:
+                raise DataError(f"{text}: there is no such file or folder")
+
+    def _listed(self) -> Iterator[Item]:
+        for text in self._inputs:
+            path = Path(text)
+            if text.lower().endswith(".csv"):
+                yield from self._table(path)
+                continue
+            if path.is_dir():
+                locations = _folder_images(path)
+            elif path.is_file() and text.lower().endswith(".zip"):
+                locations = _archive_images(path)
+            else:
+                locations = iter([(path.name if split_location(text) is None else text.rpartition("/")[2], text)])
+            for name, location in locations:
+                item = self._named(name, location)
+                if item is not None:
+                    yield item
+
+    def _named(self, name: str, location: str) -> Item | None:
+        source = _absolute(location)
+        item = Item(source=source, read=functools.partial(read_encoded, source))
+        if self._names == "none":
+            return item
+        said = read_name(name)
+        if said is None:
+            if self._names == "auto":
+                return item
+            self.left_out["their names are not Market-style"] += 1
+            return None
+        if said.pid == JUNK_PID and self._labels.pid is None:
+            self.left_out[_JUNK] += 1
+            return None
+        return said.of(item)
+
+    def _table(self, path: Path) -> Iterator[Item]:
+        for row in read_rows(path, required=("path",)):
+            text = row.text("path")
+            if "\0" in text:
+                raise DataError(f"{row.where}: path is {text!r}, expected a file's path")
+            pid = row.label("pid")
+            if pid == JUNK_PID:
+                self.left_out[_JUNK] += 1
+                continue
+            source = _absolute(str(path.parent / text))  # joining keeps an absolute path as it is
+            yield Item(
+                source=source,
+                read=functools.partial(read_encoded, source),
+                box=row.box(),
+                pid=pid,
+                camid=row.label("camid"),
+                time_s=row.moment("time"),
+                attributes=row.attributes(_TABLE_COLUMNS),
+            )
+
+
+def read_name(name: str) -> Labels | None:
+    """What a Market-style file name says: ``0002_c1s1_000451_03.jpg`` is identity 2 seen by camera 1.
+
+    The sequence and the frame within it (``s1_000451``) become attributes and no time, for nothing says when a sequence began.
+    Identity 0 is Market-1501's label for background and passers-by, who are not one person: their identity is unknown.
+
+    Returns:
+        The labels, pid -1 for junk; None for a name of another kind.
+    """
+    labels = parse_market_name(name)
+    if labels is None:
+        return None
+    pid, camid = labels
+    moment = _MARKET_MOMENT.match(name)
+    attributes = {"sequence": int(moment[1]), "frame": int(moment[2])} if moment else {}
+    return Labels(pid=None if pid == DISTRACTOR_PID else pid, camid=camid, attributes=attributes)
+
+
+def _folder_images(root: Path) -> Iterator[tuple[str, str]]:
+    """(name, path) of all images in a folder and below, folder by folder in sorted order."""
+    waiting = [(FolderTree(root), frozenset({_identity(root)}))]
+    while waiting:
+        tree, above = waiting.pop()
+        yield from tree.images()
+        for name in reversed(tree.folders()):
+            child = tree.child(name)
+            identity = _identity(child.path)
+            if identity not in above:  # a link to a folder above would never end
+                waiting.append((child, above | {identity}))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be listed ({error.strerror})") from None
+    return status.st_dev, status.st_ino
+
+
+def _archive_images(archive: Path) -> Iterator[tuple[str, str]]:
+    for member in list_members(archive):
+        name = member.rpartition("/")[2]
+        if is_image_name(name):
+            yield name, f"{archive}!{member}"
+
+
+def _absolute(location: str) -> str:
+    """A location that means the same wherever a later command is called."""
+    member = split_location(location)
+    return str(Path(location).absolute()) if member is None else f"{Path(member[0]).absolute()}!{member[1]}"

@@ -1,0 +1,1 @@
+"""What a gallery is: records, their checks, and the model that it is bound to."""

@@ -1,0 +1,193 @@
+"""The gallery: a set of enrolled images that lasts, with one interface whatever stores it."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Self
+
+from .binding import Binding, VerifiedSibling
+from .records import Filter, GalleryCounts, Neighbors, NewRecord, Record
+
+__all__ = ["Gallery", "StoredType"]
+
+StoredType = Literal["float32", "float16"]
+"""In which a gallery keeps embeddings."""
+
+
+class Gallery(ABC):
+    """Enrolled images: their embeddings, what is known of them, and the search among them.
+
+    A gallery is bound to the model that made its embeddings: `check_model` before adding or searching with a model's
+    embeddings. Calls may come from several threads. Use it as a context manager, or call `close`.
+
+    Attributes:
+        location: Path or URI that it was opened by.
+        binding: The model that made its embeddings.
+        stored_type: In which embeddings are kept.
+        read_only: Whether changes are refused.
+    """
+
+    location: str
+    binding: Binding
+    stored_type: StoredType
+    read_only: bool
+
+    @staticmethod
+    def open(
+        location: str | os.PathLike[str],
+        *,
+        binding: Binding | None = None,
+        create: bool = False,
+        stored_type: StoredType = "float32",
+        read_only: bool = False,
+    ) -> Gallery:
+        """Open a gallery.
+
+        Args:
+            location: Path of a gallery's file, or ``milvus://host:port/name``.
+            binding: The model that embeddings will come from; a gallery of another model is refused. Needed to make a new one.
+            create: Make the gallery where there is none.
+            stored_type: In which a new gallery keeps embeddings; one that is there keeps its own.
+            read_only: Refuse changes; any number of readers may share a gallery with one writer.
+
+        Raises:
+            UsageError: There is no such gallery, the file is something else, it is of a newer format or another model, or
+                ``create`` comes without a binding.
+            WorkError: Another process is writing to it, or it cannot be reached or made.
+            MissingExtraError: What stores it is not installed.
+        """
+        from ..open_gallery import open_gallery
+
+        return open_gallery(location, binding=binding, create=create, stored_type=stored_type, read_only=read_only)
+
+    def check_model(self, binding: Binding) -> None:
+        """Make sure that a model's embeddings belong here.
+
+        Raises:
+            UsageError: It is another model; the differences are spelled out.
+        """
+        self.binding.check(binding, self.location)
+
+    def prepare(self) -> None:  # noqa: B027 - a store with nothing to read ahead leaves it as it is
+        """Read now what a search needs, which the first one would wait for otherwise.
+
+        Raises:
+            WorkError: It cannot be read.
+        """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of records."""
+
+    @abstractmethod
+    def add(self, embeddings: npt.NDArray[np.floating], records: Sequence[NewRecord]) -> list[int]:
+        """Enroll images. When the call returns they have been written for good; if it raises, none of them was.
+
+        Args:
+            embeddings: (n, embed_dim) unit rows.
+            records: n records.
+
+        Returns:
+            n ids; of an image that is there already (by its content hash), the id that it has.
+
+        Raises:
+            UsageError: Shapes do not agree, rows are not finite or not of unit length, or the gallery is read-only.
+            WorkError: It cannot be written: the disk is full, another process is writing.
+        """
+
+    @abstractmethod
+    def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbors:
+        """The nearest records of each query, exactly.
+
+        Args:
+            embeddings: (num_queries, embed_dim) unit rows.
+            top: Most records for each query, at least 1. More than there are is fine: the result has ``top`` columns.
+            where: Which records may be found; None is all.
+
+        Raises:
+            UsageError: Shapes do not agree, or a query is not finite or not of unit length.
+        """
+
+    @abstractmethod
+    def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
+        """Records by id, in the order of the ids; thumbnails are read only when asked for.
+
+        Raises:
+            UsageError: There is no record with one of the ids.
+        """
+
+    @abstractmethod
+    def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """(n, embed_dim) float32 unit rows of records, in the order of the ids.
+
+        Raises:
+            UsageError: There is no record with one of the ids.
+        """
+
+    @abstractmethod
+    def ids(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
+        """Ids of the records that pass a filter, ascending."""
+
+    @abstractmethod
+    def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
+        """Ids of those of these images that are enrolled, by content hash."""
+
+    @abstractmethod
+    def counts(self) -> GalleryCounts:
+        """How much it holds."""
+
+    @abstractmethod
+    def remove(
+        self, *, ids: Collection[int] | None = None, pid: int | None = None, enrolled_before_s: float | None = None
+    ) -> int:
+        """Remove records for good: by id, all of a person, or all that were enrolled before a time. Exactly one is given.
+
+        They are found by no search once the call returns; `vacuum` takes their bytes off the disk.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            UsageError: None or several of the conditions were given, or the gallery is read-only.
+            WorkError: It cannot be written.
+        """
+
+    @abstractmethod
+    def vacuum(self) -> None:
+        """Rewrite the store so that nothing of removed records is left in its files.
+
+        Raises:
+            UsageError: The gallery is read-only.
+            WorkError: It cannot be written.
+        """
+
+    @abstractmethod
+    def accept(self, sibling: VerifiedSibling) -> None:
+        """Allow another file of the same weights beside the one that made the gallery.
+
+        Raises:
+            UsageError: The gallery is read-only.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files and connections; twice is fine."""
+
+    def records(self, where: Filter | None = None, *, chunk: int = 1000) -> Iterator[Record]:
+        """Records that pass a filter, by ascending id, read a chunk at a time."""
+        ids = self.ids(where)
+        for start in range(0, len(ids), chunk):
+            yield from self.get([int(one) for one in ids[start : start + chunk]])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,227 @@
+"""What may enter a gallery: every array, record and filter is checked before anything is stored or searched."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+import re
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from hat.errors import UsageError
+
+from .records import AttributeValue, Filter, NewRecord
+
+__all__ = [
+    "MAX_ATTRIBUTES",
+    "MAX_TEXT_CHARACTERS",
+    "MAX_THUMBNAIL_BYTES",
+    "checked_embeddings",
+    "checked_filter",
+    "checked_hashes",
+    "checked_ids",
+    "checked_records",
+    "checked_removal",
+    "checked_top",
+]
+
+MAX_TEXT_CHARACTERS = 4096
+"""Longest name, source or text of an attribute."""
+
+MAX_ATTRIBUTES = 64
+"""Most free attributes of one record."""
+
+MAX_THUMBNAIL_BYTES = 2**20
+"""Largest thumbnail: it is a small picture, not the image."""
+
+MAX_RESULT_VALUES = 2**28
+"""Most neighbors of one search, over all its queries."""
+
+UNIT_TOLERANCE = 1e-3
+"""How far a row's length may be from 1: what float16 arithmetic leaves is well within it."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_INT64 = np.iinfo(np.int64)
+
+
+def checked_embeddings(embeddings: npt.ArrayLike, embed_dim: int, what: str = "embeddings") -> npt.NDArray[np.float32]:
+    """Embeddings as a contiguous float32 array.
+
+    Args:
+        embeddings: (n, embed_dim) unit rows.
+        embed_dim: Width that the gallery holds.
+        what: What they are called in the message.
+
+    Raises:
+        UsageError: The shape or type is another, or a row is not finite or not of unit length.
+    """
+    array = np.asarray(embeddings)
+    if array.ndim != 2 or array.shape[1] != embed_dim or array.dtype.kind != "f":
+        raise UsageError(
+            f"{what}: expected floating point of shape (n, {embed_dim}), as this gallery holds; got {array.dtype} {array.shape}"
+        )
+    rows = np.ascontiguousarray(array, dtype=np.float32)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    wrong = np.flatnonzero(~(np.abs(lengths - 1) <= UNIT_TOLERANCE))  # written so that NaN is wrong too
+    if len(wrong):
+        raise UsageError(
+            f"{what}: expected rows of length 1, got {lengths[wrong[0]]:.6g} in row {wrong[0]} ({len(wrong)} of {len(rows)} "
+            "rows are wrong): divide each row by its L2 norm"
+        )
+    return rows
+
+
+def checked_top(top: int, num_queries: int) -> int:
+    """Number of neighbors that were asked for.
+
+    Raises:
+        UsageError: It is below 1, or the result would be unreasonably large.
+    """
+    if top < 1:
+        raise UsageError(f"top is at least 1, got {top}")
+    if top * max(num_queries, 1) > MAX_RESULT_VALUES:
+        raise UsageError(
+            f"top {top} of {num_queries} queries is more than {MAX_RESULT_VALUES} neighbors: ask for fewer at a time"
+        )
+    return top
+
+
+def checked_records(records: Sequence[NewRecord], count: int) -> list[NewRecord]:
+    """Records that belong to ``count`` embeddings, their values plain Python, each with its time of enrollment.
+
+    Raises:
+        UsageError: There are more or fewer, or a value is of the wrong type or size; the record's source is named.
+    """
+    if len(records) != count:
+        raise UsageError(f"expected a record for each embedding, got {len(records)} records and {count} embeddings")
+    now_s = time.time()
+    return [_checked_record(record, now_s) for record in records]
+
+
+def checked_hashes(content_hashes: Iterable[str]) -> list[str]:
+    """Content hashes.
+
+    Raises:
+        UsageError: One is no SHA-256 in lower-case hexadecimal.
+    """
+    return [_checked_hash(one) for one in content_hashes]
+
+
+def checked_ids(ids: Iterable[int]) -> list[int]:
+    """Ids as plain Python numbers.
+
+    Raises:
+        UsageError: One is no whole number.
+    """
+    return [_whole(one, "an id") for one in ids]
+
+
+def checked_filter(where: Filter | None) -> Filter | None:
+    """A filter; None where every record passes it.
+
+    Raises:
+        UsageError: A value is of a type that no record can have.
+    """
+    if where is None or where.is_empty:
+        return None
+    for name in ("since_s", "until_s"):
+        if getattr(where, name) is not None:
+            _seconds(getattr(where, name), f"filter: {name}")
+    for name in ("camids", "exclude_camids", "pids", "exclude_ids"):
+        for value in getattr(where, name) or ():
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise UsageError(f"filter: {name}: expected whole numbers, got {value!r:.80}")
+    for name, value in where.attributes.items():
+        _checked_attribute(name, value, "filter")
+    return where
+
+
+def checked_removal(ids: Collection[int] | None, pid: int | None, enrolled_before_s: float | None) -> None:
+    """Make sure that a removal says exactly one thing.
+
+    Raises:
+        UsageError: None or several of the conditions were given, or the time is no number.
+    """
+    if sum(one is not None for one in (ids, pid, enrolled_before_s)) != 1:
+        raise UsageError("say what to remove by exactly one of ids, pid and enrolled_before_s")
+    if enrolled_before_s is not None:
+        _seconds(enrolled_before_s, "enrolled_before_s")
+
+
+def _checked_record(record: NewRecord, now_s: float) -> NewRecord:
+    source = _checked_text(record.source, "source", "a record")
+    thumbnail: object = record.thumbnail
+    if thumbnail is not None and (not isinstance(thumbnail, bytes) or not 0 < len(thumbnail) <= MAX_THUMBNAIL_BYTES):
+        raise UsageError(f"{source}: thumbnail: expected JPEG bytes, at most {MAX_THUMBNAIL_BYTES} of them")
+    return NewRecord(
+        content_hash=_checked_hash(record.content_hash),
+        source=source,
+        pid=None if record.pid is None else _whole(record.pid, f"{source}: pid"),
+        camid=None if record.camid is None else _whole(record.camid, f"{source}: camid"),
+        time_s=None if record.time_s is None else _seconds(record.time_s, f"{source}: time_s", is_finite=True),
+        attributes=_checked_attributes(record.attributes, source),
+        thumbnail=thumbnail,
+        enrolled_s=now_s if record.enrolled_s is None else min(now_s, _seconds(record.enrolled_s, f"{source}: enrolled_s")),
+    )
+
+
+def _checked_attributes(attributes: Mapping[str, AttributeValue], source: str) -> dict[str, AttributeValue]:
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise UsageError(f"{source}: at most {MAX_ATTRIBUTES} attributes, got {len(attributes)}")
+    return {name: _checked_attribute(name, value, source) for name, value in attributes.items()}
+
+
+def _checked_attribute(name: str, value: AttributeValue, source: str) -> AttributeValue:
+    _checked_text(name, "the name of an attribute", source)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int) and _INT64.min <= value <= _INT64.max:
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, str):
+        return _checked_text(value, f"attribute {name}", source)
+    raise UsageError(
+        f"{source}: attribute {name}: expected text, a number of at most 64 bits, or true or false; got {value!r:.80}"
+    )
+
+
+def _checked_text(text: object, what: str, source: str) -> str:
+    if not isinstance(text, str) or len(text) > MAX_TEXT_CHARACTERS:
+        raise UsageError(f"{source}: {what}: expected text of at most {MAX_TEXT_CHARACTERS} characters, got {text!r:.80}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # A file's name on disk may hold any bytes; such a name cannot be shown to anyone.
+        raise UsageError(f"{source}: {what}: {text!r:.80} is no valid Unicode: rename it") from None
+    return str(text)
+
+
+def _checked_hash(content_hash: object) -> str:
+    if not isinstance(content_hash, str) or not _SHA256.fullmatch(content_hash):
+        raise UsageError(f"content_hash: expected a SHA-256 of 64 lower-case hexadecimal digits, got {content_hash!r:.80}")
+    return content_hash
+
+
+def _seconds(value: object, what: str, *, is_finite: bool = False) -> float:
+    seconds = math.nan
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            seconds = float(value)
+    if math.isnan(seconds) or (is_finite and math.isinf(seconds)):
+        raise UsageError(f"{what}: expected seconds since 1970, got {value!r:.80}")
+    return seconds
+
+
+def _whole(value: int, what: str) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{what}: expected a whole number, got {value!r:.80}") from None
+    if not _INT64.min <= number <= _INT64.max:
+        raise UsageError(f"{what}: expected a number of at most 64 bits, got {number}")
+    return number

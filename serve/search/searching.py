@@ -1,0 +1,170 @@
+"""Ranking a gallery: by similarity, for several images of one person, and re-ranked by k-reciprocal neighbors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hat.errors import UsageError
+from hat.metrics import rerank as rerank_distances
+
+from ..gallery.gallery import Gallery
+from ..gallery.records import Filter, Record
+
+__all__ = ["Match", "person_embedding", "search_gallery"]
+
+_MAX_RERANK_POOL = 5000
+"""Re-ranking compares the pool with itself: its work grows with the square of this."""
+
+_SMALLEST_MEAN = 1e-3
+"""Length of a mean of unit rows below which they point everywhere and their mean means nothing."""
+
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """A record that was found.
+
+    Attributes:
+        record: The record.
+        similarity: Its cosine similarity to the query, in [-1, 1]; larger is closer.
+        distance: Its k-reciprocal re-ranked distance, smaller is closer, where re-ranking was asked for.
+        rank_before: Its rank, from 1, by similarity alone, where re-ranking was asked for.
+    """
+
+    record: Record
+    similarity: float
+    distance: float | None = None
+    rank_before: int | None = None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A row of a ranking before its record is read."""
+
+    id: int
+    similarity: float
+    distance: float | None = None
+    rank_before: int | None = None
+
+
+def person_embedding(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """One embedding for several images of one person: the mean of their unit rows, at unit length again.
+
+    Args:
+        embeddings: (n, embed_dim) unit rows, n of at least 1.
+
+    Returns:
+        (embed_dim,) float32 of unit length; a single row comes back as it is.
+
+    Raises:
+        UsageError: There is no row, or the rows point so far apart that their mean has no direction.
+    """
+    if embeddings.ndim != 2 or not len(embeddings):
+        raise UsageError(f"expected the embeddings of at least one image, (n, embed_dim), got {embeddings.shape}")
+    if len(embeddings) == 1:
+        return np.asarray(embeddings[0], dtype=np.float32)
+    mean = embeddings.mean(axis=0, dtype=np.float64)
+    length = float(np.linalg.norm(mean))
+    if not length > _SMALLEST_MEAN:
+        raise UsageError(f"the {len(embeddings)} images have nothing in common: they cannot be of one person")
+    return np.asarray(mean / length, dtype=np.float32)
+
+
+def search_gallery(
+    gallery: Gallery,
+    queries: npt.NDArray[np.floating],
+    *,
+    top: int = 10,
+    where: Filter | None = None,
+    rerank: bool = False,
+    rerank_pool: int = 200,
+    thumbnails: bool = False,
+) -> list[list[Match]]:
+    """Rank a gallery for each query.
+
+    Re-ranking (`hat.rerank`, its usual k1 20, k2 6, lambda 0.3) works within the pool of each query's nearest records. Each
+    query is re-ranked by itself, so that its result does not depend on what else was asked for in the same call; where the pool
+    is the whole gallery, the distances are those of ``hat.rerank(query[None], gallery)``.
+
+    Args:
+        gallery: The gallery; `Gallery.check_model` is the caller's duty.
+        queries: (num_queries, embed_dim) unit rows.
+        top: Most matches for each query, at least 1.
+        where: Which records may be found; None is all.
+        rerank: Order by re-ranked distance instead of by similarity.
+        rerank_pool: How many nearest records are re-ranked; raised to ``top`` where that is more.
+        thumbnails: Read the records' thumbnails too.
+
+    Returns:
+        The matches of each query, best first; fewer than ``top`` where fewer records pass the filter.
+
+    Raises:
+        UsageError: Shapes do not agree, a query is not finite or not of unit length, or a number is out of range.
+    """
+    if top < 1:
+        raise UsageError(f"top is at least 1, got {top}")
+    if rerank and not 1 <= max(top, rerank_pool) <= _MAX_RERANK_POOL:
+        raise UsageError(f"re-ranking works within 1 to {_MAX_RERANK_POOL:,} nearest records, got {max(top, rerank_pool):,}")
+    # A record that another thread removes between being found and being read is no error of this call: it looks again.
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(UsageError):
+            return _search_once(gallery, queries, top, where, max(top, rerank_pool) if rerank else None, thumbnails)
+    return _search_once(gallery, queries, top, where, max(top, rerank_pool) if rerank else None, thumbnails)
+
+
+def _search_once(
+    gallery: Gallery,
+    queries: npt.NDArray[np.floating],
+    top: int,
+    where: Filter | None,
+    rerank_pool: int | None,
+    thumbnails: bool,
+) -> list[list[Match]]:
+    neighbors = gallery.search(queries, rerank_pool or top, where)
+    rankings: list[list[_Place]] = []
+    for query, row, values in zip(queries, neighbors.ids, neighbors.similarities, strict=True):
+        ids, similarities = row[row >= 0], values[row >= 0]
+        if rerank_pool:
+            rankings.append(_reranked(gallery, query, ids, similarities)[:top])
+        else:
+            rankings.append([_Place(int(one), float(value)) for one, value in zip(ids, similarities, strict=True)])
+    return _with_records(gallery, rankings, thumbnails)
+
+
+def _reranked(
+    gallery: Gallery, query: npt.NDArray[np.floating], ids: npt.NDArray[np.int64], similarities: npt.NDArray[np.float32]
+) -> list[_Place]:
+    if not len(ids):
+        return []
+    # By id and not by similarity: re-ranking breaks ties by place, and a pool must break them as the whole gallery does.
+    by_id = np.argsort(ids)
+    pool = gallery.embeddings(ids[by_id].tolist())
+    distances = rerank_distances(query[None], pool)[0]
+    order = np.argsort(distances, kind="stable")
+    return [
+        _Place(int(ids[place]), float(similarities[place]), float(distances[one]), int(place) + 1)
+        for one, place in zip(order, by_id[order], strict=True)
+    ]
+
+
+def _with_records(gallery: Gallery, rankings: Sequence[Sequence[_Place]], thumbnails: bool) -> list[list[Match]]:
+    ids = sorted({place.id for ranking in rankings for place in ranking})
+    records = dict(zip(ids, gallery.get(ids, thumbnails=thumbnails), strict=True)) if ids else {}
+    return [
+        [
+            Match(
+                record=records[place.id],
+                similarity=place.similarity,
+                distance=place.distance,
+                rank_before=place.rank_before,
+            )
+            for place in ranking
+        ]
+        for ranking in rankings
+    ]

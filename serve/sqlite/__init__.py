@@ -1,0 +1,1 @@
+"""Galleries in a SQLite file."""

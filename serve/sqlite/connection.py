@@ -1,0 +1,150 @@
+"""One connection to a gallery's file: threads take turns, transactions are whole, and SQLite's errors become ours."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hat.errors import HatError, UsageError, WorkError
+
+__all__ = ["SqliteConnection", "sqlite_errors"]
+
+
+class SqliteConnection:
+    """A connection that several threads may use.
+
+    The file itself is opened by SQLite alone, never beside it: closing any other descriptor of it would drop the locks that
+    SQLite holds for this process (POSIX), and with them the protection from other processes.
+
+    Args:
+        path: The file, which is there.
+        read_only: Refuse changes.
+        busy_timeout_s: How long to wait for another process that is writing.
+
+    Raises:
+        UsageError: It is no SQLite database, or cannot be opened as asked.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool, busy_timeout_s: float) -> None:
+        self.path = path
+        self.read_only = read_only
+        self.busy_timeout_s = busy_timeout_s
+        self._lock = threading.RLock()
+        self._closed = False
+        with self._errors():
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?{_mode(path, read_only)}",
+                uri=True,
+                timeout=busy_timeout_s,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A read transaction: all that is read within it belongs to one moment."""
+        with self._transaction("BEGIN") as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction: all of it is written for good when the block ends, or nothing when it raises.
+
+        Raises:
+            WorkError: It cannot be written, or another process keeps writing.
+        """
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    @contextmanager
+    def alone(self) -> Iterator[sqlite3.Connection]:
+        """The connection without a transaction, for what SQLite does not do within one; other threads wait."""
+        with self._lock:
+            if self._closed:
+                raise UsageError(f"{self.path} was closed: open it again")
+            with self._errors():
+                yield self._connection
+
+    def close(self) -> None:
+        """Close the file; twice is fine."""
+        with self._lock, self._errors():
+            if not self._closed:
+                self._closed = True
+                self._connection.close()
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        with self.alone() as connection:
+            connection.execute(begin)
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # SQLite itself rolls back after some errors
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        with sqlite_errors(self.path, self.busy_timeout_s):
+            yield
+
+
+@contextmanager
+def sqlite_errors(path: Path, busy_timeout_s: float) -> Iterator[None]:
+    """Say what SQLite says in words that tell what to do.
+
+    Raises:
+        HatError: In place of any error of SQLite.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _in_our_words(path, busy_timeout_s, str(error)) from error
+
+
+_WORDS: dict[str, tuple[type[HatError], str]] = {
+    "file is not a database": (UsageError, "{path} is no gallery: expected a file that `hat enroll` made"),
+    "database is locked": (
+        WorkError,
+        "{path}: another process is writing to it and did not finish within {busy_timeout_s:g} s: nothing was changed; "
+        "wait for it and try again",
+    ),
+    "disk is full": (WorkError, "{path}: the disk is full: nothing was changed; make room and try again"),
+    "disk I/O error": (
+        WorkError,
+        "{path}: the system could not read or write it ({words}): nothing was changed; see to the disk and its limits",
+    ),
+    "malformed": (
+        WorkError,
+        "{path} is damaged ({words}): restore it from a backup, or enroll its images into a new gallery",
+    ),
+    "readonly database": (UsageError, "{path} cannot be written ({words}): change who may write to it and to its folder"),
+    "unable to open": (
+        UsageError,
+        "{path} cannot be opened ({words}): the file, and the folder in which SQLite keeps its log, must be readable, and "
+        "writable for changes",
+    ),
+}
+"""What SQLite says, whose words have been the same for decades (its codes reach Python from 3.11 on) -> what we say."""
+
+
+def _in_our_words(path: Path, busy_timeout_s: float, words: str) -> HatError:
+    for fragment, (kind, sentence) in _WORDS.items():
+        if fragment in words:
+            return kind(sentence.format(path=path, busy_timeout_s=busy_timeout_s, words=words))
+    return WorkError(f"{path}: SQLite: {words}")
+
+
+def _mode(path: Path, read_only: bool) -> str:
+    if not read_only:
+        return "mode=rw"
+    log = path.with_name(f"{path.name}-wal")
+    if os.access(path.parent, os.W_OK) or log.exists():
+        return "mode=ro"
+    # SQLite cannot put its log and locks beside a file in a folder that may not be written, so it is told that nobody writes.
+    return "mode=ro&immutable=1"

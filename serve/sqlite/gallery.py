@@ -1,0 +1,298 @@
+"""A gallery in one SQLite file, searched exactly in memory or through a mapped file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Self
+
+from hat.errors import UsageError, WorkError
+
+from ..gallery.binding import Binding, VerifiedSibling, binding_from_json, binding_to_json
+from ..gallery.gallery import Gallery, StoredType
+from ..gallery.record_checks import (
+    checked_embeddings,
+    checked_filter,
+    checked_hashes,
+    checked_ids,
+    checked_records,
+    checked_removal,
+    checked_top,
+)
+from ..gallery.record_columns import RecordColumns
+from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record
+from ..search.exact_search import nearest_rows
+from ..search.memory_index import MemoryIndex
+from .connection import SqliteConnection
+from .records import (
+    ids_with_attribute,
+    insert_records,
+    known_ids,
+    missing_ids,
+    read_records,
+    read_vectors,
+    remove_records,
+)
+from .schema import create_file, prepare_connection, read_facts, read_state
+from .vector_map import remove_maps
+
+__all__ = ["SqliteGallery"]
+
+BUSY_TIMEOUT_S = 30.0
+"""How long to wait for another process that is writing."""
+
+MAP_ABOVE_BYTES = 2**31
+"""Vectors beyond 2 GiB are read from a mapped file."""
+
+
+class SqliteGallery(Gallery):
+    """A gallery in one file; made by `Gallery.open`, or by `SqliteGallery.open` where its two limits are to be set.
+
+    Any number of processes may read while one writes. Beside the file lie SQLite's log (``-wal``, ``-shm``) while it is open,
+    and for a large gallery a cache of its vectors (``-vectors``), which may be removed at any time.
+    """
+
+    def __init__(self, reader: SqliteConnection, writer: SqliteConnection | None, map_above_bytes: int) -> None:
+        # Two connections, so that a search does not wait for the disk, or for another process, because an enrollment does.
+        self._reader = reader
+        self._writer = writer
+        self._path = reader.path
+        self.location = str(reader.path)
+        self.read_only = writer is None
+        with reader.reading() as sqlite:
+            facts = read_facts(sqlite, self._path)
+        self.binding = binding_from_json(facts.binding_json, self.location)
+        self.stored_type = facts.stored_type
+        self._embed_dim = facts.embed_dim
+        self._dtype = np.dtype(facts.stored_type)
+        self._index = MemoryIndex(self._path, facts, map_above_bytes)
+
+    @classmethod
+    def open(
+        cls,
+        location: str | os.PathLike[str],
+        *,
+        binding: Binding | None = None,
+        create: bool = False,
+        stored_type: StoredType = "float32",
+        read_only: bool = False,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        map_above_bytes: int = MAP_ABOVE_BYTES,
+    ) -> Self:
+        """Open a gallery's file; see `Gallery.open`.
+
+        Args:
+            location: Path of the file.
+            binding: The model that embeddings will come from.
+            create: Make the gallery where there is none.
+            stored_type: In which a new gallery keeps embeddings.
+            read_only: Refuse changes. Where the folder may not be written either, the file is taken to stay as it is while it
+                is open.
+            busy_timeout_s: How long a call waits for another process that is writing.
+            map_above_bytes: Of vectors, so many bytes are held in memory, and those of a larger gallery in a mapped file.
+
+        Raises:
+            UsageError: See `Gallery.open`.
+            WorkError: The file is damaged, or another process keeps writing.
+        """
+        path = _checked_path(location, create=create, read_only=read_only)
+        if not path.exists():
+            if binding is None:
+                raise UsageError(f"{path}: a new gallery must be told which model its embeddings come from: give a binding")
+            create_file(path, binding, stored_type)
+        with ExitStack() as undo:
+            connections = []
+            for _ in range(1 if read_only else 2):
+                connections.append(SqliteConnection(path, read_only=read_only, busy_timeout_s=busy_timeout_s))
+                undo.callback(connections[-1].close)
+                prepare_connection(connections[-1])
+            gallery = cls(connections[0], None if read_only else connections[1], map_above_bytes)
+            if binding is not None:
+                gallery.check_model(binding)
+            undo.pop_all()
+        return gallery
+
+    def check_model(self, binding: Binding) -> None:
+        """Make sure that a model's embeddings belong here; see `Gallery.check_model`."""
+        if self.binding.differences(binding):  # perhaps another process has accepted it meanwhile
+            with self._reader.reading() as sqlite:
+                self.binding = binding_from_json(read_facts(sqlite, self._path).binding_json, self.location)
+        super().check_model(binding)
+
+    def __len__(self) -> int:
+        with self._reader.reading() as sqlite:
+            return read_state(sqlite).num_records
+
+    def prepare(self) -> None:
+        """Read now what a search needs, which the first one would wait for otherwise."""
+        with self._reader.reading() as sqlite:
+            self._index.columns_and_chunks(sqlite)
+
+    def add(self, embeddings: npt.NDArray[np.floating], records: Sequence[NewRecord]) -> list[int]:
+        """Enroll images; see `Gallery.add`."""
+        vectors = checked_embeddings(embeddings, self._embed_dim).astype(self._dtype, copy=False)
+        checked = checked_records(records, len(vectors))
+        with self._writing() as sqlite:
+            return insert_records(sqlite, vectors, checked)
+
+    def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbors:
+        """The nearest records of each query, exactly, by the inner product with the vectors as they are stored."""
+        queries = checked_embeddings(embeddings, self._embed_dim, "queries")
+        top = checked_top(top, len(queries))
+        where = checked_filter(where)
+        with self._reader.reading() as sqlite:
+            columns, chunks = self._index.columns_and_chunks(sqlite)
+            passing = None if where is None and not columns.num_removed else self._passing(columns, where)
+        rows, similarities = nearest_rows(chunks, queries, top, passing)
+        found = rows >= 0
+        ids = np.full(rows.shape, -1, dtype=np.int64)
+        ids[found] = columns.ids[rows[found]]
+        return Neighbors(ids=ids, similarities=similarities)
+
+    def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
+        """Records by id; see `Gallery.get`."""
+        wanted = checked_ids(ids)
+        with self._reader.reading() as sqlite:
+            found = read_records(sqlite, wanted, thumbnails=thumbnails)
+        missing = sorted(set(wanted) - found.keys())
+        if missing:
+            raise missing_ids(missing)
+        return [found[id_] for id_ in wanted]
+
+    def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Embeddings of records; see `Gallery.embeddings`. Those that are stored in float16 are of unit length again."""
+        wanted = checked_ids(ids)
+        with self._reader.reading() as sqlite:
+            rows = read_vectors(sqlite, wanted, self._dtype, self._embed_dim)
+        if self._dtype == np.float32:
+            return rows
+        rows = rows.astype(np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
+
+    def ids(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
+        """Ids of the records that pass a filter, ascending."""
+        where = checked_filter(where)
+        with self._reader.reading() as sqlite:
+            columns = self._index.columns(sqlite)
+            return columns.ids[self._passing(columns, where)]
+
+    def records(self, where: Filter | None = None, *, chunk: int = 1000) -> Iterator[Record]:
+        """Records that pass a filter, by ascending id, a chunk at a time; those that are removed meanwhile are left out."""
+        ids = self.ids(where).tolist()
+        for start in range(0, len(ids), chunk):
+            with self._reader.reading() as sqlite:
+                found = read_records(sqlite, ids[start : start + chunk], thumbnails=False)
+            yield from (found[id_] for id_ in sorted(found))
+
+    def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
+        """Ids of those of these images that are enrolled, by content hash."""
+        wanted = checked_hashes(content_hashes)
+        with self._reader.reading() as sqlite:
+            return known_ids(sqlite, wanted)
+
+    def counts(self) -> GalleryCounts:
+        """How much it holds."""
+        with self._reader.reading() as sqlite:
+            return self._index.columns(sqlite).counts()
+
+    def remove(
+        self, *, ids: Collection[int] | None = None, pid: int | None = None, enrolled_before_s: float | None = None
+    ) -> int:
+        """Remove records for good; see `Gallery.remove`. Ids that no record has are passed over."""
+        checked_removal(ids, pid, enrolled_before_s)
+        ids = None if ids is None else checked_ids(ids)
+        pid = None if pid is None else checked_ids([pid])[0]
+        enrolled_before_s = None if enrolled_before_s is None else float(enrolled_before_s)
+        with self._writing() as sqlite:
+            return remove_records(sqlite, ids=ids, pid=pid, enrolled_before_s=enrolled_before_s)
+
+    def vacuum(self) -> None:
+        """Rewrite the store so that nothing of removed records is left in its files; see `Gallery.vacuum`.
+
+        SQLite writes a temporary copy of the file for it, in the folder that ``SQLITE_TMPDIR`` names or in ``/var/tmp``.
+        """
+        with self._writing() as sqlite:
+            sqlite.execute("UPDATE state SET generation = generation + 1, purges = purges + 1")
+        with self._reader.alone():
+            self._index.forget()
+        with self._changing.alone() as sqlite:
+            sqlite.execute("VACUUM")
+            (is_busy, *_) = sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if is_busy:
+                raise WorkError(
+                    f"{self.location}: the log still holds removed records, since another process has been reading it for over "
+                    f"{self._reader.busy_timeout_s:g} s: try again"
+                )
+            # Last, when nobody can be writing one from before the removal: whoever reads that far back holds up the log above.
+            try:
+                remove_maps(self._path)
+            except OSError as error:
+                raise WorkError(f"{self.location}: its file of vectors cannot be removed: {error.strerror or error}") from error
+
+    def accept(self, sibling: VerifiedSibling) -> None:
+        """Allow another file of the same weights; one that was accepted before takes its new figures."""
+        with self._writing() as sqlite:
+            binding = binding_from_json(read_facts(sqlite, self._path).binding_json, self.location)
+            others = tuple(one for one in binding.siblings if one.fingerprint != sibling.fingerprint)
+            binding = replace(binding, siblings=(*others, sibling))
+            sqlite.execute("UPDATE facts SET value = ? WHERE name = 'binding'", (binding_to_json(binding),))
+        self.binding = binding
+
+    def close(self) -> None:
+        """Close the file; twice is fine."""
+        self._reader.close()
+        if self._writer is not None:
+            self._writer.close()  # last, since the last one takes the log into the file
+        self._index.forget()
+
+    @property
+    def _changing(self) -> SqliteConnection:
+        if self._writer is None:
+            raise UsageError(f"{self.location} was opened to be read only and cannot be changed")
+        return self._writer
+
+    def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
+        return self._changing.writing()
+
+    def _passing(self, columns: RecordColumns, where: Filter | None) -> npt.NDArray[np.bool_]:
+        passing = columns.passing(where)
+        if where is not None and where.attributes:
+            with self._reader.alone() as sqlite:
+                for name, value in where.attributes.items():
+                    passing &= columns.rows_of(ids_with_attribute(sqlite, name, value))
+        return passing
+
+
+def _checked_path(location: str | os.PathLike[str], *, create: bool, read_only: bool) -> Path:
+    text: object = os.fspath(location)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise UsageError(f"expected the path of a gallery's file, got {location!r}")
+    path = Path(text)
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; a gallery is a file: name one within it")
+        if not path.exists():
+            if not create:
+                raise UsageError(f"there is no gallery at {path}: `hat enroll` makes one")
+            if read_only:
+                raise UsageError(f"there is no gallery at {path}, and one that is made cannot be read only")
+            if not path.parent.is_dir():
+                raise UsageError(f"{path} cannot be made: there is no folder {path.parent}: make it first")
+        elif not path.is_file():
+            raise UsageError(f"{path} is no gallery: expected a file")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be opened: {error.strerror or error}") from None
+    may_write = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+    if not read_only and not may_write:
+        raise UsageError(
+            f"{path} may not be written, or its folder may not: open it to be read only, or change who may write to them"
+        )
+    return path

@@ -1,0 +1,202 @@
+"""The tables of a gallery's file, how a new one comes into being, and how one is told from other files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from hat.errors import UsageError, WorkError
+
+from ..gallery.binding import Binding, binding_to_json
+from ..gallery.gallery import StoredType
+from .connection import SqliteConnection, sqlite_errors
+
+__all__ = ["GalleryFacts", "State", "create_file", "prepare_connection", "read_facts", "read_state"]
+
+APPLICATION_ID = 0x48415447
+"""Tells a gallery from the SQLite files of other programs: "HATG"."""
+
+FORMAT_VERSION = 1
+"""Version of the tables; a newer one than this package knows is refused."""
+
+PAGE_BYTES = 8192
+"""Embeddings are blobs of some kilobytes, which larger pages write faster; much larger ones waste space."""
+
+LOG_PAGES = 4096
+"""The log is taken into the file when it has grown to 32 MiB: each time the disk is waited for once more."""
+
+SCHEMA = f"""
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {FORMAT_VERSION};
+
+-- What the gallery is: its binding, the type of its embeddings.
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+-- What changed, so that a process that keeps the gallery in memory can follow at the price of reading one row.
+CREATE TABLE state (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    num_records INTEGER NOT NULL,
+    generation INTEGER NOT NULL,  -- grows with every change
+    removals INTEGER NOT NULL,  -- grows when records are removed
+    purges INTEGER NOT NULL  -- grows when the file is rewritten
+);
+INSERT INTO state VALUES (1, 0, 0, 0, 0);
+
+-- A random number for every commit that added records: by it a file of vectors shows that it belongs to this very history.
+CREATE TABLE additions (last_id INTEGER PRIMARY KEY, token INTEGER NOT NULL);
+
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- an id is never given again
+    content_hash TEXT NOT NULL UNIQUE,
+    source TEXT NOT NULL,
+    pid INTEGER,
+    camid INTEGER,
+    time_s REAL,
+    enrolled_s REAL NOT NULL
+);
+-- Blobs have tables of their own, so that reading cameras and times does not step over them.
+CREATE TABLE embeddings (id INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+CREATE TABLE thumbnails (id INTEGER PRIMARY KEY, jpeg BLOB NOT NULL);
+CREATE TABLE attributes (
+    id INTEGER NOT NULL, name TEXT NOT NULL, is_bool INTEGER NOT NULL, value NOT NULL, PRIMARY KEY (id, name)
+) WITHOUT ROWID;
+CREATE INDEX attributes_by_value ON attributes (name, value, is_bool);
+"""
+
+
+@dataclass(frozen=True)
+class GalleryFacts:
+    """What a gallery's file says of itself."""
+
+    gallery_id: str
+    binding_json: str
+    stored_type: StoredType
+    embed_dim: int
+
+
+@dataclass(frozen=True)
+class State:
+    """Counters that grow with changes, and the number of records."""
+
+    num_records: int
+    generation: int
+    removals: int
+    purges: int
+
+
+def create_file(path: Path, binding: Binding, stored_type: StoredType) -> None:
+    """Make an empty gallery; it appears at its path whole or not at all. One that is there already is left as it is.
+
+    Raises:
+        UsageError: There is no such folder, or it may not be written.
+        WorkError: It cannot be written.
+    """
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
+    facts = {
+        "gallery_id": secrets.token_hex(16),
+        "binding": binding_to_json(binding),
+        "stored_type": stored_type,
+        "embed_dim": str(binding.embed_dim),
+        "created_s": f"{time.time():.3f}",
+    }
+    try:
+        with sqlite_errors(path, 0), contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            (journal,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if journal != "wal":
+                raise WorkError(f"{path}: this file system does not let SQLite keep a write-ahead log; choose a local folder")
+            connection.executescript(f"BEGIN; {SCHEMA} COMMIT")
+            connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
+        _let_appear(unfinished, path)
+    except OSError as error:
+        raise WorkError(f"{path} cannot be made: {error.strerror or error}") from error
+    finally:
+        for ending in ("", "-wal", "-shm"):
+            unfinished.with_name(f"{unfinished.name}{ending}").unlink(missing_ok=True)
+
+
+def prepare_connection(connection: SqliteConnection) -> None:
+    """Make sure that an open file is a gallery that this version can read, and set how it is written.
+
+    Raises:
+        UsageError: It is something else, or of a newer format.
+        WorkError: It is damaged.
+    """
+    with connection.alone() as sqlite:
+        (application_id,) = sqlite.execute("PRAGMA application_id").fetchone()
+        (version,) = sqlite.execute("PRAGMA user_version").fetchone()
+        if application_id != APPLICATION_ID:
+            (num_tables,) = sqlite.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            kind = "the SQLite database of another program" if num_tables else "an empty file"
+            raise UsageError(f"{connection.path} is no gallery but {kind}: choose another path")
+        if version > FORMAT_VERSION:
+            raise UsageError(
+                f"{connection.path} is of format {version}, this version reads up to {FORMAT_VERSION}: update hat-reid"
+            )
+        _check_whole_pages(connection.path, *sqlite.execute("PRAGMA page_size").fetchone())
+        if connection.read_only:
+            sqlite.execute("PRAGMA query_only = ON")
+        else:
+            sqlite.execute("PRAGMA journal_mode = WAL")
+            sqlite.execute("PRAGMA synchronous = FULL")  # what was acknowledged outlives a loss of power
+            sqlite.execute("PRAGMA fullfsync = ON")  # the same on macOS, where a plain flush stops at the drive's cache
+            sqlite.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+            sqlite.execute("PRAGMA secure_delete = ON")  # what was removed is overwritten with zeros
+
+
+def read_facts(sqlite: sqlite3.Connection, path: Path) -> GalleryFacts:
+    """What a gallery is.
+
+    Raises:
+        WorkError: Facts are missing or make no sense.
+    """
+    facts = dict(sqlite.execute("SELECT name, value FROM facts"))
+    try:
+        stored_type, embed_dim = facts["stored_type"], int(facts["embed_dim"])
+        if stored_type not in get_args(StoredType) or embed_dim < 1:
+            raise ValueError
+        return GalleryFacts(facts["gallery_id"], facts["binding"], stored_type, embed_dim)
+    except (KeyError, ValueError):
+        raise WorkError(f"{path} is damaged: what the gallery holds cannot be read; restore it from a backup") from None
+
+
+def read_state(sqlite: sqlite3.Connection) -> State:
+    """The counters, as one row.
+
+    Raises:
+        WorkError: The row is missing.
+    """
+    row = sqlite.execute("SELECT num_records, generation, removals, purges FROM state").fetchone()
+    if row is None:
+        raise WorkError("the gallery is damaged: its state is missing; restore it from a backup")
+    return State(*row)
+
+
+def _check_whole_pages(path: Path, page_bytes: int) -> None:
+    """SQLite itself sees when whole pages are missing; a page that was cut off it would fill up with zeros."""
+    log = path.with_name(f"{path.name}-wal")
+    is_settled = not log.exists() or log.stat().st_size == 0  # else a page may be on its way from the log
+    if is_settled and path.stat().st_size % page_bytes:
+        raise WorkError(f"{path} is damaged: it was cut off within a page; restore it from a backup")
+
+
+def _let_appear(unfinished: Path, path: Path) -> None:
+    try:
+        os.link(unfinished, path)  # unlike a move it never replaces what another process has just made
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            unfinished.replace(path)
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
