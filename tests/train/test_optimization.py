@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hat.model import HAT
 from hat.preprocessing import Preprocessing
 from hat.train.config import EMAConfig, OptimConfig, TrainConfig
-from hat.train.cpu_kernels import CpuKernels
+from hat.train.cpu_kernels import CpuKernels, dropout
 from hat.train.distributed import DistributedContext
 from hat.train.ema import ModelEma
 from hat.train.losses import hat_loss
@@ -231,6 +231,58 @@ def test_dropout_follows_seed_epoch_step_and_rank(tiny: HAT) -> None:
     first = loss(0, 0)
     assert loss(0, 0) == first
     assert len({first, loss(1, 0), loss(0, 1), loss(0, 0, rank=1), loss(0, 0, seed=1)}) == 5
+
+
+def test_dropout_drops_as_many_and_keeps_the_expectation() -> None:
+    torch.manual_seed(0)
+    values = torch.full((1001, 1003), 2.0, requires_grad=True)
+    dropped = dropout(values, 0.1)
+    kept = dropped != 0
+    # A million draws: the share of zeros has a standard deviation of 0.0003.
+    assert abs(kept.double().mean().item() - 0.9) < 0.0015
+    torch.testing.assert_close(dropped[kept], torch.full_like(dropped[kept], 2 / 0.9), rtol=1e-4, atol=0)
+    dropped.sum().backward()
+    torch.testing.assert_close(values.grad, dropped.detach() / 2)
+    rows, columns = (1 - kept.double()).mean(dim=1), (1 - kept.double()).mean(dim=0)
+    assert rows.std() < 0.012 and columns.std() < 0.012, "elements that share a number are independent"
+    assert dropout(values, 0.1, False) is values and dropout(values, 0.0) is values and not dropout(values, 1.0).any()
+
+
+@pytest.mark.parametrize("channels", [(8, 24), (24, 8)])
+def test_pointwise_convolution_has_torchs_gradients(channels: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(3, channels[0], 6, 5).contiguous(memory_format=torch.channels_last)
+    kernels = CpuKernels()
+    kernels._pointwise_by_product = True
+    found = []
+    for context in (nullcontext(), kernels):
+        ours = images.clone().requires_grad_()
+        layer = nn.Conv2d(*channels, 1, bias=False)
+        nn.init.constant_(layer.weight, 0.5)
+        layer.weight.data += torch.arange(layer.weight.numel()).reshape(layer.weight.shape) / 100
+        with context:
+            result = layer(ours)
+        (result * torch.arange(5)).square().sum().backward()
+        assert ("Pointwise" in type(result.grad_fn).__name__) == (context is kernels)
+        found.append((result.detach(), ours.grad, layer.weight.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+def test_the_last_stage_is_trained_by_its_cls_alone(tiny: HAT) -> None:
+    config = configure(model={"transformer": {"dropout": 0.0}}, augmentation={"pad": 0, "flip": 0, "erasing": 0})
+    torch.manual_seed(0)
+    whole = HAT(config.model, 5)
+    step = TrainingStep(copy.deepcopy(whole), whole.preprocessing, config, CPU)
+    whole = whole.to(memory_format=torch.channels_last)
+    batch = some_batch(0)
+    expected = hat_loss(whole(step.prepare(batch.images)), batch.pids, config.loss)
+    expected.total.backward()
+    step._accumulate(batch, 0, 1, last=True)
+    assert step.model.dsa.cls_only and not whole.dsa.cls_only
+    for (name, ours), theirs in zip(step.model.named_parameters(), whole.parameters(), strict=True):
+        if ours.requires_grad:
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def test_slow_bfloat16_operations_run_in_float32() -> None:
