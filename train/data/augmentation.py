@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import AugmentationConfig
-from .randomness import uniforms
+from ..config import AugmentationConfig
+from ..randomness import uniforms
 
 __all__ = [
     "NUM_DRAWS",

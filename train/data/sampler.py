@@ -9,15 +9,15 @@ import numpy.typing as npt
 
 from hat.errors import ConfigError, DataError
 
-from .config import SamplerConfig
-from .randomness import derive_seed
+from ..config import SamplerConfig
+from ..randomness import derive_seed
 
-__all__ = ["IdentitySampler"]
+__all__ = ["RandomIdentitySampler"]
 
 Indices = npt.NDArray[np.int64]
 
 
-class IdentitySampler:
+class RandomIdentitySampler:
     """Plans epochs of P x L batches (paper Sec. 4.2: 16 x 4).
 
     In an epoch the images of each identity are shuffled and cut into groups of L; an identity with fewer than L repeats some,
@@ -46,16 +46,16 @@ class IdentitySampler:
             raise DataError(f"triplets need images of at least 2 identities, got {len(counts)}")
         order = np.argsort(inverse, kind="stable")
         self._members: list[Indices] = np.split(order.astype(np.int64), np.cumsum(counts)[:-1])
-        self._num_groups = np.maximum(1, counts // config.num_images).astype(np.int64)
+        self._num_groups = np.maximum(1, counts // config.num_instances).astype(np.int64)
         self.num_identities = config.num_identities
-        self.num_images = config.num_images
+        self.num_instances = config.num_instances
         self.seed = seed
         self.num_batches = self._count_batches()
 
     @property
     def batch_size(self) -> int:
         """P x L, images in a global batch."""
-        return self.num_identities * self.num_images
+        return self.num_identities * self.num_instances
 
     def plan(self, epoch: int) -> Indices:
         """Plan an epoch.
@@ -67,7 +67,7 @@ class IdentitySampler:
             (num_batches, P x L) int64, indices of images; the L images of an identity stand together.
         """
         generator = np.random.Generator(np.random.PCG64(derive_seed(self.seed, epoch)))
-        queues = [_Queue(members, self.num_images, generator) for members in self._members]
+        queues = [_Queue(members, self.num_instances, generator) for members in self._members]
         remaining = self._num_groups.copy()
         batches = np.empty((self.num_batches, self.batch_size), dtype=np.int64)
         for row in range(self.num_batches):
@@ -76,7 +76,7 @@ class IdentitySampler:
             batches[row] = np.concatenate([queues[identity].take() for identity in chosen])
         return batches
 
-    def share(self, plan: Indices, rank: int, world_size: int) -> Indices:
+    def shard(self, plan: Indices, rank: int, world_size: int) -> Indices:
         """The columns of a plan that belong to one process: whole identities, in the order of ranks.
 
         Raises:

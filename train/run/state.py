@@ -17,7 +17,7 @@ from hat.data.datasets import Split
 from hat.errors import CheckpointError, ConfigError, WorkError
 from hat.io.checkpoint import write_atomically
 
-from .config import TrainConfig
+from ..config import TrainConfig
 
 __all__ = ["STATE_FILE", "RunState", "StepState", "check_same_run", "describe_data", "read_state", "write_state"]
 
@@ -63,9 +63,9 @@ class RunState(StepState):
     teacher: str | None
     """The teacher's fingerprint."""
     interval: dict[str, list[float]]
-    """Sums of figures since the last line of `metrics.jsonl`."""
+    """Sums of metrics since the last line of `metrics.jsonl`."""
     whole_epoch: dict[str, list[float]]
-    """Sums of figures since the epoch began."""
+    """Sums of metrics since the epoch began."""
     best: dict[str, Any] | None
     """Metrics of the best evaluation so far."""
 
