@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -36,7 +36,8 @@ def export(
         int | None, typer.Option(help="ONNX operator set; by default the lowest that there is, or the .onnx file's.")
     ] = None,
     input_: Annotated[
-        str | None, typer.Option("--input", help="Type of the images: uint8, or float32 from 0 to 255, DeepStream's default.")
+        str | None,
+        typer.Option("--input", help="Images: uint8, float32 from 0 to 255 (DeepStream), normalized (trackers)."),
     ] = None,
     batch: Annotated[str, typer.Option(help="MIN,OPT,MAX batch sizes that an engine is built for.")] = "1,8,32",
     calibration_data: Annotated[
@@ -45,7 +46,8 @@ def export(
     num_calibration: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Seed of their choice.")] = 0,
     max_drop: Annotated[
-        float | None, typer.Option(help="Leave layers out of int8 that alone cost the embedding more cosine than this.")
+        float | None,
+        typer.Option(help="Leave layers out of int8 until the embedding's mean cosine falls by no more; 1: none."),
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="Particular to a target, KEY=VALUE: calibration=percentile.")
@@ -73,7 +75,7 @@ def export(
     """
     from hat.config import parse_overrides
     from hat.errors import UsageError
-    from hat.io.artifact import checked_artifact_precision
+    from hat.io.artifact import InputType, checked_artifact_precision
 
     from .request import ExportRequest
     from .targets import check_ending, export_function, written_files
@@ -83,8 +85,10 @@ def export(
     file = _open_file(source)
     chosen = checked_artifact_precision(precision or (file.info.precision if file else "fp32"))
     given = input_ or ("float32" if to == "deepstream" else file.info.input_type if file else "uint8")
-    if given not in ("uint8", "float32"):
-        raise UsageError(f"unknown input type {given!r}: expected uint8 or float32")
+    if given not in get_args(InputType):
+        raise UsageError(f"unknown input type {given!r}: expected {', '.join(get_args(InputType))}")
+    if given == "normalized" and to != "onnx":
+        raise UsageError(f"normalized images are for trackers that open ONNX files: {to} takes uint8 or float32")
     profile = _batch_profile(batch)
     options = dict(parse_overrides(option or []))
     quantizes = chosen in ("int8", "fp8") and not (file and file.is_quantized)
@@ -102,7 +106,7 @@ def export(
     request = ExportRequest(
         name=file.info.name if file else Path(source).expanduser().resolve().stem,
         precision=chosen,
-        input_type="uint8" if given == "uint8" else "float32",
+        input_type=cast(InputType, given),
         opset=opset or (file.opset if file else _lowest_opset(chosen, to)),
         batch=profile,
         calibration=calibration,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 
 from hat.errors import CheckpointError, UsageError
@@ -14,15 +15,17 @@ from hat.io.artifact import METADATA_KEY, ArtifactInfo, ArtifactPrecision, info_
 from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
 from hat.model import HAT
 from hat.model.inference import InferenceModel
+from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 from .graph.onnx_float16 import HalfInferenceModel
+from .graph.onnx_folding import drop_allowzero
 from .graph.onnx_trace import trace_onnx
 from .request import ExportRequest
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ExportSource", "OnnxSource", "float_graph", "open_onnx_source", "with_input_type"]
+__all__ = ["ExportSource", "OnnxSource", "float_graph", "open_onnx_source", "with_input_type", "with_normalized_input"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,10 @@ def float_graph(source: ExportSource, request: ExportRequest, precision: Artifac
         MissingExtraError: A library for exporting is not installed.
     """
     if isinstance(source, HAT):
-        return trace_onnx(_inference_module(source, precision), opset=request.opset, input_type=request.input_type)
+        kind: Literal["uint8", "float32"] = "uint8" if request.input_type == "uint8" else "float32"
+        proto = trace_onnx(_inference_module(source, precision), opset=request.opset, input_type=kind)
+        drop_allowzero(proto)
+        return proto
     if source.info.precision != precision:
         raise UsageError(
             f"{source.path} is in {source.info.precision} and a graph in {precision} is needed: "
@@ -133,11 +139,37 @@ def with_input_type(proto: onnx.ModelProto, input_type: str) -> onnx.ModelProto:
     if image.type.tensor_type.elem_type == element:
         return changed
     image.type.tensor_type.elem_type = element
-    readers = [node for node in changed.graph.node if image.name in node.input and node.op_type not in ("Cast", "Shape")]
-    if readers:
-        floats = f"{image.name}/float"
-        for node in readers:
-            node.input[:] = [floats if name == image.name else name for name in node.input]
-        cast = onnx.helper.make_node("Cast", [image.name], [floats], name=f"{image.name}/Cast", to=onnx.TensorProto.FLOAT)
+    if _redirect(changed, image.name, f"{image.name}/float", but=("Cast", "Shape")):
+        cast = onnx.helper.make_node("Cast", [image.name], [f"{image.name}/float"], name=f"{image.name}/Cast", to=1)
         changed.graph.node.insert(0, cast)
     return changed
+
+
+def with_normalized_input(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a graph for float32 pixels that takes what trackers feed: pixels in 0-1, normalized as for ImageNet.
+
+    Two nodes in front bring them back to 0-255, and the graph goes on as it was, with the model's own normalization.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    image = changed.graph.input[0].name
+    _redirect(changed, image, f"{image}/pixels", but=("Shape",))
+    for name, values in (("std", IMAGENET_STD), ("mean", IMAGENET_MEAN)):
+        constant = np.array(values, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
+        changed.graph.initializer.append(numpy_helper.from_array(constant, f"{image}/{name}"))
+    scaled = helper.make_node("Mul", [image, f"{image}/std"], [f"{image}/scaled"], name=f"{image}/Mul")
+    pixels = helper.make_node("Add", [f"{image}/scaled", f"{image}/mean"], [f"{image}/pixels"], name=f"{image}/Add")
+    changed.graph.node.insert(0, scaled)
+    changed.graph.node.insert(1, pixels)
+    return changed
+
+
+def _redirect(proto: onnx.ModelProto, tensor: str, other: str, *, but: tuple[str, ...]) -> bool:
+    """Let the nodes that read a tensor read another one, but for some operators; return whether there were any."""
+    readers = [node for node in proto.graph.node if tensor in node.input and node.op_type not in but]
+    for node in readers:
+        node.input[:] = [other if name == tensor else name for name in node.input]
+    return bool(readers)

@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hat.errors import UsageError, WorkError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, ArtifactPrecision, fingerprint, info_to_json, weights_sha256
+from hat.io.artifact import (
+    METADATA_KEY,
+    ArtifactInfo,
+    ArtifactPrecision,
+    fingerprint,
+    info_to_json,
+    tensor_contract,
+    weights_sha256,
+)
 from hat.io.atomic_output import atomic_output
 from hat.io.onnx_file import graph_precision, onnx_opset
 from hat.model import HAT
 
-from .onnx_source import ExportSource, OnnxSource, float_graph, with_input_type
+from .onnx_source import ExportSource, OnnxSource, float_graph, with_input_type, with_normalized_input
 from .request import Calibration, ExportRequest
 
 if TYPE_CHECKING:
@@ -106,6 +114,14 @@ def build_onnx(model: ExportSource, request: ExportRequest) -> BuiltGraph:
             checker.
         MissingExtraError: A library for exporting is not installed.
     """
+    own = model.info.input_type if isinstance(model, OnnxSource) else None
+    if own == "normalized" and request.input_type != own:
+        raise UsageError(f"{model.path} takes normalized images: export the checkpoint, or a file that takes pixels")
+    if request.input_type == "normalized" and own != "normalized":
+        built = build_onnx(model, dataclasses.replace(request, input_type="float32"))
+        proto = with_normalized_input(built.proto)
+        check_built(proto, request)
+        return BuiltGraph(proto, built.details)
     details: dict[str, Any] = {}
     if isinstance(model, OnnxSource) and model.opset != request.opset:
         raise UsageError(f"{model.path} has opset {model.opset} and {request.opset} was asked for: export the checkpoint in it")
@@ -219,6 +235,11 @@ def save_onnx(proto: onnx.ModelProto, info: ArtifactInfo, path: Path) -> None:
     import onnx
 
     onnx.helper.set_model_props(proto, {METADATA_KEY: info_to_json(info)})
+    contract = tensor_contract(info)
+    for tensor in (*proto.graph.input, *proto.graph.output):
+        tensor.doc_string = contract.get(tensor.name, "")
+    described = "; ".join(f"{name}: {text}" for name, text in contract.items())
+    proto.doc_string = f"Person re-identification, {info.name}, {info.precision}. {described}"
     proto.producer_name, proto.producer_version = "hat-reid", info.versions["hat-reid"]
     if proto.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
         path.write_bytes(proto.SerializeToString())

@@ -26,6 +26,7 @@ from hat.errors import ConfigError, UsageError, WorkError
 from hat.model import HAT
 
 from ..graph.onnx_activations import GraphRunner
+from ..graph.onnx_folding import fold_foreign_graph
 from ..onnx_source import ExportSource, float_graph
 from ..request import Calibration, ExportRequest
 from .activation_ranges import CalibrationName, Range, tensor_ranges
@@ -124,7 +125,7 @@ def quantized_graph(model: ExportSource, request: ExportRequest) -> tuple[onnx.M
     """
     options, calibration = check_quantization(request)
     images = calibration.images
-    proto = float_graph(model, request, _float_precision(model, request, options))
+    proto = fold_foreign_graph(float_graph(model, request, _float_precision(model, request, options)))
     if options.cross_layer_equalization:
         proto, _ = equalize_channels(proto, images[:_NUM_PREPARING])
     layers = find_layers(proto, attention=options.attention)

@@ -14,7 +14,7 @@ from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_to_json
 from hat.io.atomic_output import atomic_output
 from hat.io.openvino_file import file_sha256, stored_as, weights_path
 
-from ..onnx_source import ExportSource
+from ..onnx_source import ExportSource, OnnxSource
 from ..request import ExportRequest
 from ..to_onnx import build_onnx, default_request, describe, save_onnx
 from .shapes import keep_in_float32
@@ -60,6 +60,11 @@ def export_openvino(model: ExportSource, path: str | os.PathLike[str], request: 
     """
     path = Path(path).expanduser()
     request = request or default_request(model, path.stem)
+    if isinstance(model, OnnxSource) and model.is_quantized:
+        raise UsageError(
+            f"{model.path} is in {model.info.precision}: OpenVINO's int8 is made from a float32 file "
+            "(--precision int8 --calibration-data)"
+        )
     _check_request(path, request)
     try:
         import openvino

@@ -55,7 +55,20 @@ def people(tmp_path_factory):
 def test_an_int8_export_from_a_real_process_runs_and_tells_what_it_is(checkpoint, people, tmp_path, pixels, reference):
     out = tmp_path / "market.int8.onnx"
     arguments = ["export", checkpoint, "--to", "onnx", "--precision", "int8", "--calibration-data", f"market-style={people}"]
-    result = run(*arguments, "--num-calibration", "4", "--seed", "3", "--max-drop", "0.2", "--out", out, "--json")
+    result = run(
+        *arguments,
+        "--num-calibration",
+        "4",
+        "--seed",
+        "3",
+        "--max-drop",
+        "0.2",
+        "--option",
+        "report=true",
+        "--out",
+        out,
+        "--json",
+    )
     assert result.returncode == 0, result.stderr
     content = json.loads(result.stdout)
     details = content["artifact"]["details"]

@@ -1,5 +1,8 @@
 """Which layers are quantized, what each costs, and that the costly ones are left out."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -7,12 +10,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hat.data import ReIDDataset, Sample, Split
 from hat.errors import DataError, ImageError, UsageError, WorkError
+from hat.export.graph.onnx_folding import fold_foreign_graph
 from hat.export.int8 import onnx_int8
 from hat.export.int8.activation_ranges import tensor_ranges
 from hat.export.int8.calibration import calibration_details, calibration_from
 from hat.export.int8.qdq_insertion import SWITCHES, find_layers, insert_qdq
 from hat.export.int8.sensitivity import measure_sensitivity
-from hat.export.request import ExportRequest
+from hat.export.onnx_source import OnnxSource
+from hat.export.request import Calibration, ExportRequest
 from hat.export.to_onnx import build_onnx
 from hat.io.onnx_file import compute_types
 from hat.preprocessing import Preprocessing
@@ -261,3 +266,56 @@ def test_values_that_are_not_finite_stop_the_calibration():
     weight.CopyFrom(numpy_helper.from_array(np.full((SIZE, 16), np.inf, dtype=np.float32), weight.name))
     with pytest.raises(WorkError, match="calibration failed"):
         tensor_ranges(proto, ["MatMul"], noise())
+
+
+def foreign_graph():
+    """uint8 -> conv, batch norm, ReLU, conv, mean -> unit rows, as other exporters write it: without names."""
+    generator = np.random.default_rng(3)
+    constants = {"w1": generator.normal(size=(8, 3, 3, 3)) / 5, "w2": generator.normal(size=(12, 8, 1, 1)) / 3}
+    norms = {name: generator.uniform(0.5, 1.5, 8) for name in ("gain", "bias", "mean", "var")}
+    nodes = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value.astype(np.float32), name))
+        for name, value in constants.items()
+    ]
+    nodes += [
+        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["pixels", "scale"], ["x"]),
+        helper.make_node("Conv", ["x", "w1"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["a", *norms], ["b"]),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("Conv", ["c", "w2"], ["d"]),
+        helper.make_node("GlobalAveragePool", ["d"], ["e"]),
+        helper.make_node("Flatten", ["e"], ["f"]),
+        helper.make_node("ReduceL2", ["f", "axes"], ["length"], keepdims=1),
+        helper.make_node("Div", ["f", "length"], ["embeddings"]),
+    ]
+    held = norms | {"scale": np.float64(1 / 255)}
+    initializers = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in held.items()]
+    initializers.append(numpy_helper.from_array(np.array([1]), "axes"))
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("images", TensorProto.UINT8, ["batch", 3, 8, 8])],
+        [value("embeddings", TensorProto.FLOAT, ["batch", 12])],
+        initializers,
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def test_quantized_graph_folds_a_graph_of_another_project_first():
+    images, proto = noise(16), foreign_graph()
+    folded = fold_foreign_graph(proto)
+    assert [layer.weight is not None for layer in find_layers(folded, attention=False)] == [True, True]
+    assert not {"BatchNormalization", "Constant"} & {node.op_type for node in folded.graph.node}
+    np.testing.assert_allclose(run(folded, images), run(proto, images), atol=1e-5)
+    assert fold_foreign_graph(folded) is folded
+
+    source = OnnxSource(Path("osnet.onnx"), proto, SimpleNamespace(precision="fp32", input_type="uint8", details={}))
+    calibration = Calibration(images=images, paths=("x",) * 16, dataset="drawn", seed=0)
+    request = ExportRequest(name="x", precision="int8", calibration=calibration, options={"scheme": "cpu"})
+    built = build_onnx(source, request)
+    assert built.details["num_quantized_layers"] == 2 and compute_types(built.proto)["Conv"] == {"int8": 2}
+    assert worst_loss(run(proto, images), run(built.proto, images)) < 0.01
