@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hat.io.artifact import ArtifactPrecision, BatchProfile
+from hat.io.artifact import ArtifactPrecision, BatchProfile, InputType
 
 __all__ = ["Calibration", "ExportRequest"]
 
@@ -37,7 +37,7 @@ class ExportRequest:
     Attributes:
         name: What to call the model in the artifact's facts.
         precision: In which it is to compute.
-        input_type: Type of its input; floats are in the range 0-255 too.
+        input_type: What it takes, as `hat.io.artifact.ArtifactInfo.input_type` has it.
         opset: ONNX operator set of the graph that it is made from.
         batch: Batch sizes to build for, where a target fixes them.
         calibration: Images for int8 and fp8.
@@ -48,7 +48,7 @@ class ExportRequest:
 
     name: str
     precision: ArtifactPrecision = "fp32"
-    input_type: Literal["uint8", "float32"] = "uint8"
+    input_type: InputType = "uint8"
     opset: int = 18
     batch: BatchProfile = field(default_factory=BatchProfile)
     calibration: Calibration | None = None

@@ -99,6 +99,9 @@ def test_the_wheel_holds_one_top_level_name_and_every_folder_with_code(tmp_path)
     for path in SOURCES:
         folder, *rest = path.relative_to(ROOT).parts
         expected.add("/".join([*FOLDERS[folder].split("."), *rest]))
+    for path in ROOT.glob("*/**/templates/*"):
+        folder, *rest = path.relative_to(ROOT).parts
+        expected.add("/".join([*FOLDERS[folder].split("."), *rest]))
     assert expected <= set(names)
     assert "hat/py.typed" in names
 

@@ -19,6 +19,10 @@ _CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
+# fp32 is fp32; and no search among all of cuDNN's algorithms whenever the batch size changes.
+_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+
+
 class TritonPythonModel:
     """What Triton's Python backend looks for."""
 
@@ -50,7 +54,7 @@ class TritonPythonModel:
 def _open_onnx(path: Path, gpu: int | None) -> Any:
     import onnxruntime
 
-    provider: Any = "CPUExecutionProvider" if gpu is None else ("CUDAExecutionProvider", {"device_id": gpu})
+    provider: Any = "CPUExecutionProvider" if gpu is None else ("CUDAExecutionProvider", {"device_id": gpu, **_CUDA_OPTIONS})
     session = onnxruntime.InferenceSession(str(path), providers=[provider])
     name = provider if gpu is None else provider[0]
     if name not in session.get_providers():

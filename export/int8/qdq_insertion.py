@@ -17,7 +17,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["SWITCHES", "QuantizableLayer", "find_layers", "insert_pairs"]
+__all__ = ["SWITCHES", "QuantizableLayer", "find_layers", "insert_qdq"]
 
 SWITCHES = "quantized_layers"
 """Input of a graph with switches: (number of layers,) bool."""
@@ -50,7 +50,7 @@ class QuantizableLayer:
 
 
 def find_layers(proto: onnx.ModelProto, *, attention: bool) -> list[QuantizableLayer]:
-    """The layers of a graph that do most of its work, in order of computation.
+    """Return the layers of a graph that do most of its work, in order of computation.
 
     Args:
         proto: A floating-point model.
@@ -74,7 +74,7 @@ def find_layers(proto: onnx.ModelProto, *, attention: bool) -> list[QuantizableL
     return layers
 
 
-def insert_pairs(
+def insert_qdq(
     proto: onnx.ModelProto,
     layers: Sequence[QuantizableLayer],
     ranges: Mapping[str, tuple[float, float]],
@@ -82,7 +82,7 @@ def insert_pairs(
     kind: Literal["int8", "fp8"] = "int8",
     switches: bool = False,
 ) -> onnx.ModelProto:
-    """A copy of a model whose layers compute in eight bits.
+    """Return a copy of a model whose layers compute in eight bits.
 
     Args:
         proto: A floating-point model, float32 or float16.
@@ -95,7 +95,7 @@ def insert_pairs(
 
     quantized = onnx.ModelProto()
     quantized.CopyFrom(proto)
-    builder = _Builder(quantized, ranges, kind, switches)
+    builder = _Builder(quantized, layers, ranges, kind, switches)
     by_node = {layer.node: (index, layer) for index, layer in enumerate(layers)}
     nodes = []
     for node in proto.graph.node:
@@ -115,18 +115,23 @@ def insert_pairs(
 
 
 class _Builder:
-    """Makes the nodes and constants of the pairs, each once for every tensor that needs it."""
+    """Nodes and constants of the Q/DQ pairs, each made once for every tensor that needs it."""
 
     def __init__(
-        self, proto: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]], kind: Literal["int8", "fp8"], switches: bool
+        self,
+        proto: onnx.ModelProto,
+        layers: Sequence[QuantizableLayer],
+        ranges: Mapping[str, tuple[float, float]],
+        kind: Literal["int8", "fp8"],
+        switches: bool,
     ) -> None:
         import onnx
 
         self.proto, self.ranges, self.kind, self.switches = proto, ranges, kind, switches
         self.stored = onnx.TensorProto.INT8 if kind == "int8" else onnx.TensorProto.FLOAT8E4M3FN
         self.weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-        first = next(tensor for tensor in proto.graph.initializer if tensor.name.endswith(".weight"))
-        self.element = first.data_type
+        named = next((layer.weight for layer in layers if layer.weight is not None), None)
+        self.element = self.weights[named].data_type if named is not None else onnx.TensorProto.FLOAT
         self.scale_type: Any = onnx.helper.tensor_dtype_to_np_dtype(self.element)
         self.nodes: list[onnx.NodeProto] = []
         self.done: dict[tuple[str, int | None, int | None], str] = {}

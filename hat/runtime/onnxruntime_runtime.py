@@ -12,13 +12,14 @@ import numpy.typing as npt
 from hat.errors import CheckpointError, MissingExtraError, UsageError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
 from hat.io.onnx_file import read_onnx
+from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from hat.runtime.protocol import fixed_batch, run_in_pieces
 from hat.runtime.torch_runtime import choose_device
 
 __all__ = ["OnnxRuntime", "read_onnx_info"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_INPUT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
+_INPUT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)", "normalized": "tensor(float)"}
 
 
 class OnnxRuntime:
@@ -26,7 +27,8 @@ class OnnxRuntime:
 
     Args:
         path: The file. What its weights are read from is checked before ONNX Runtime sees it.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None is the CPU unless ONNX Runtime and torch both see a CUDA device.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None is the CPU unless ONNX Runtime and torch both see a CUDA device, and
+            always for int8 that was made for CPUs.
         num_threads: Threads of the CPU provider; None leaves the choice to ONNX Runtime.
 
     Attributes:
@@ -47,6 +49,8 @@ class OnnxRuntime:
             raise MissingExtraError("onnxruntime", "onnxruntime", "running ONNX files") from None
         path = Path(path)
         self.info: ArtifactInfo = read_onnx_info(path)
+        if device in (None, "auto") and self.info.precision == "int8" and _made_for_cpu(self.info):
+            device = "cpu"  # on a GPU its layers would go back and forth between the two
         chosen = _choose(device, onnxruntime.get_available_providers())
         provider = _PROVIDERS[chosen.type]
         options = onnxruntime.SessionOptions()
@@ -77,7 +81,10 @@ class OnnxRuntime:
             return np.empty((0, self.embed_dim), dtype=np.float32)
         if self._fixed_batch not in (None, len(images)):
             return run_in_pieces(self.run, images, self._fixed_batch)
-        batch = images if self.info.input_type == "uint8" else images.astype(np.float32)
+        batch: npt.NDArray[Any] = images if self.info.input_type == "uint8" else images.astype(np.float32)
+        if self.info.input_type == "normalized":
+            mean, std = (np.array(value, np.float32).reshape(3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
+            batch = (batch / np.float32(255) - mean) / std
         (embeddings,) = self.session.run(["embeddings"], {"images": np.ascontiguousarray(batch)})
         return np.asarray(embeddings, dtype=np.float32)
 
@@ -108,6 +115,11 @@ def read_onnx_info(path: str | os.PathLike[str]) -> ArtifactInfo:
             "a model of another project becomes one of ours by hat adopt"
         )
     return info_from_json(facts, str(path))
+
+
+def _made_for_cpu(info: ArtifactInfo) -> bool:
+    quantization = info.details.get("quantization")
+    return isinstance(quantization, dict) and quantization.get("scheme") == "cpu"
 
 
 def _choose(device: str | None, available: list[str]) -> Any:
