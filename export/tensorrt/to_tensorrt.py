@@ -1,4 +1,4 @@
-"""`hat export --to tensorrt` and `--to tensorrt-rtx`: a trained model as an engine with its side file."""
+"""`hat export --to tensorrt` and `--to tensorrt-rtx`: a trained model as an engine with its sidecar."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hat.config import config_from_dict
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import ArtifactInfo
 from hat.model import HAT
-from hat.runtime.tensorrt.library import Flavor, TensorRT, load_tensorrt
+from hat.runtime.tensorrt.library import TensorRT, Variant, load_tensorrt
 
 from ..request import ExportRequest
 from ..to_onnx import build_onnx, describe, save_onnx
-from .builder import build_engine
+from .builder import NEWEST_OPSET, build_engine, find_gpu
 from .options import EngineOptions, check_options
 
 __all__ = ["export_tensorrt", "export_tensorrt_rtx"]
@@ -34,11 +34,11 @@ def export_tensorrt(
         module: The TensorRT library; None imports it.
 
     Returns:
-        The facts about the engine.
+        The metadata of the engine.
 
     Raises:
         UsageError: The engine is there and is not to be replaced, an option is unknown or not for this product, or there is no
-            GPU.
+            GPU, or none that computes in this precision.
         WorkError: The graph cannot be exported, parsed or built, or another precision was built than asked for.
         MissingExtraError: TensorRT or a library for exporting is not installed.
     """
@@ -61,19 +61,21 @@ def export_tensorrt_rtx(
 
 
 def _export(
-    model: HAT, path: str | os.PathLike[str], request: ExportRequest, flavor: Flavor, module: TensorRT | None
+    model: HAT, path: str | os.PathLike[str], request: ExportRequest, variant: Variant, module: TensorRT | None
 ) -> ArtifactInfo:
     path = Path(path).expanduser()
     names = {field.name for field in dataclasses.fields(EngineOptions)}
     options = config_from_dict(
-        EngineOptions, {name: value for name, value in request.options.items() if name in names}, where=f"options of {flavor}"
+        EngineOptions, {name: value for name, value in request.options.items() if name in names}, where=f"options of {variant}"
     )
     graph_options = {name: value for name, value in request.options.items() if name not in names}
     if graph_options and request.precision not in ("int8", "fp8"):
-        raise UsageError(f"{flavor} has no option {', '.join(sorted(graph_options))}; it has {', '.join(sorted(names))}")
+        raise UsageError(f"{variant} has no option {', '.join(sorted(graph_options))}; it has {', '.join(sorted(names))}")
     # What can be refused is refused before the minutes that tracing and calibration take.
-    trt = module if module is not None else load_tensorrt(flavor)
-    check_options(options, trt)
+    trt = module if module is not None else load_tensorrt(variant)
+    check_options(options, request.precision, trt, find_gpu(trt, None))
+    if request.opset > NEWEST_OPSET:
+        raise UsageError(f"TensorRT's parsers know opset {NEWEST_OPSET} and older, got {request.opset}")
     if path.exists() and not request.overwrite:
         raise UsageError(f"{path} is there already: give another name, or --force to replace it")
 
@@ -88,7 +90,7 @@ def _export(
                 onnx_path,
                 path,
                 profile=request.batch,
-                flavor=flavor,
+                variant=variant,
                 options=options,
                 overwrite=request.overwrite,
                 module=trt,
