@@ -10,8 +10,8 @@ from hat.config import config_from_dict
 from hat.errors import UsageError
 from hat.io.artifact import ArtifactInfo, fingerprint, info_to_json
 from hat.io.atomic_folder import FACTS_FILE, atomic_folder
-from hat.model import HAT
 
+from ..onnx_source import ExportSource
 from ..request import ExportRequest
 from ..to_onnx import export_onnx
 from .deepstream_config import NVINFER_MODES, DeepStreamOptions, nvinfer_config, tracker_config
@@ -26,7 +26,7 @@ NVINFER_FILE = "nvinfer_reid.txt"
 TRACKER_FILE = "tracker_reid.yml"
 
 
-def export_deepstream(model: HAT, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
+def export_deepstream(model: ExportSource, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
     """Write a trained model as a folder for NVIDIA DeepStream.
 
     The model takes float pixels in 0-255, normalizes them and gives unit vectors, since nvinfer and the tracker have one scale
@@ -34,7 +34,7 @@ def export_deepstream(model: HAT, path: str | os.PathLike[str], request: ExportR
     configurations name: for ``"fp16"`` the file itself is in float32, and TensorRT chooses where it computes in halves.
 
     Args:
-        model: The trained model; it is left as it is.
+        model: The trained model, or an ONNX file of this package; it is left as it is.
         path: The folder to write: ``hat.onnx``, ``nvinfer_reid.txt``, ``tracker_reid.yml`` and the facts, ``hat_reid.json``.
         request: ``"fp32"`` or ``"fp16"``, with ``input_type="float32"``. The largest batch of its profile is DeepStream's
             batch. Its ``options`` are those of `hat.export.deploy.deepstream_config.DeepStreamOptions`. By default fp16.

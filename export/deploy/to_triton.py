@@ -13,9 +13,10 @@ from hat.config import config_from_dict
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import ArtifactInfo, info_to_json
 from hat.io.atomic_folder import FACTS_FILE, atomic_folder
-from hat.model import HAT
 
+from ..onnx_source import ExportSource
 from ..request import ExportRequest
+from ..to_onnx import default_request
 from . import triton_model
 from .triton_config import TritonOptions, check_tensors, config_pbtxt, preferred_batch_sizes, triton_name
 
@@ -31,11 +32,11 @@ _FILES = {
 """What Triton's backends look for in a version's folder."""
 
 
-def export_triton(model: HAT, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
+def export_triton(model: ExportSource, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
     """Put a trained model into a Triton model repository.
 
     Args:
-        model: The trained model; it is left as it is.
+        model: The trained model, or an ONNX file of this package; it is left as it is.
         path: The repository, a folder; it is made where it is missing, and may hold other models.
         request: As for the file inside. Its batch profile gives Triton's largest and preferred batches. Its ``options`` are
             those of `hat.export.deploy.triton_config.TritonOptions`, and any others those of the file inside.
@@ -49,7 +50,7 @@ def export_triton(model: HAT, path: str | os.PathLike[str], request: ExportReque
         MissingExtraError: A library for exporting is not installed.
     """
     path = Path(path).expanduser()
-    request = request or ExportRequest(name=path.stem)
+    request = request or default_request(model, path.stem)
     options, of_file = _split_options(request.options)
     if options.backend == "openvino":
         _check_openvino_precision(request)
@@ -101,7 +102,7 @@ def _check_openvino_precision(request: ExportRequest) -> None:
         )
 
 
-def _export_file(model: HAT, file: Path, request: ExportRequest, options: TritonOptions) -> ArtifactInfo:
+def _export_file(model: ExportSource, file: Path, request: ExportRequest, options: TritonOptions) -> ArtifactInfo:
     if file.suffix == ".onnx":
         from ..to_onnx import export_onnx
 

@@ -24,8 +24,7 @@ from hat.console import progress
 from hat.errors import ConfigError, UsageError, WorkError
 from hat.model import HAT
 
-from ..graph.onnx_float16 import HalfInferenceModel
-from ..graph.onnx_trace import trace_onnx
+from ..onnx_source import ExportSource, float_graph
 from ..request import ExportRequest
 from .activation_ranges import CalibrationName, Range, tensor_ranges
 from .calibration import calibration_details
@@ -88,11 +87,11 @@ class QuantizationOptions:
             raise ValueError(f"num_sensitivity is at least 1, got {self.num_sensitivity}")
 
 
-def quantized_graph(model: HAT, request: ExportRequest) -> tuple[onnx.ModelProto, dict[str, Any]]:
+def quantized_graph(model: ExportSource, request: ExportRequest) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Calibrate and quantize.
 
     Args:
-        model: The trained model.
+        model: The trained model, or an ONNX file of this package in floating point.
         request: Its precision is ``"int8"`` or ``"fp8"``.
 
     Returns:
@@ -114,7 +113,8 @@ def quantized_graph(model: HAT, request: ExportRequest) -> tuple[onnx.ModelProto
             raise UsageError("fp8 belongs to scheme=tensorrt: no CPU computes in it")
         if request.opset < FLOAT16_SCALE_OPSET:
             raise UsageError(f"ONNX has float8 from opset {FLOAT16_SCALE_OPSET} on, got {request.opset}: ask for that one")
-    proto, images = _floating_point(model, request, options), request.calibration.images
+    images = request.calibration.images
+    proto = float_graph(model, request, _float_precision(model, request, options))
     if options.equalize:
         proto = equalized(proto, images)
     layers = find_layers(proto, attention=options.attention)
@@ -159,23 +159,19 @@ def _kind(request: ExportRequest) -> Literal["int8", "fp8"]:
     return "fp8" if request.precision == "fp8" else "int8"
 
 
-def _floating_point(model: HAT, request: ExportRequest, options: QuantizationOptions) -> onnx.ModelProto:
-    """The graph that is quantized."""
-    import torch
-
-    from ..to_onnx import inference_module
-
-    rest = options.rest
-    if rest is None:
-        rest = "fp16" if options.scheme == "tensorrt" and request.opset >= FLOAT16_SCALE_OPSET else "fp32"
-    if rest == "fp16":
+def _float_precision(model: ExportSource, request: ExportRequest, options: QuantizationOptions) -> Literal["fp32", "fp16"]:
+    """Return the type of what is not quantized."""
+    chosen = options.rest
+    if chosen is None and not isinstance(model, HAT) and options.scheme == "tensorrt":
+        chosen = "fp16" if model.info.precision == "fp16" else "fp32"  # the file's own
+    if chosen is None:
+        chosen = "fp16" if options.scheme == "tensorrt" and request.opset >= FLOAT16_SCALE_OPSET else "fp32"
+    if chosen == "fp16":
         if options.scheme == "cpu":
             raise UsageError("rest=fp16 belongs to scheme=tensorrt: a CPU computes the rest in fp32")
         if request.opset < FLOAT16_SCALE_OPSET:
             raise UsageError(f"int8 inside fp16 needs opset {FLOAT16_SCALE_OPSET}, got {request.opset}: ask for that one")
-        graph = HalfInferenceModel(model, torch.float16)
-        return trace_onnx(graph, opset=request.opset, input_type=request.input_type)
-    return trace_onnx(inference_module(model, "fp32"), opset=request.opset, input_type=request.input_type)
+    return chosen
 
 
 def _ranges(proto: onnx.ModelProto, images: npt.NDArray[np.uint8], options: QuantizationOptions) -> dict[str, Range]:

@@ -13,10 +13,10 @@ from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_to_json
 from hat.io.atomic_output import atomic_output
 from hat.io.openvino_file import file_sha256, stored_as, weights_path
-from hat.model import HAT
 
+from ..onnx_source import ExportSource
 from ..request import ExportRequest
-from ..to_onnx import build_onnx, describe, save_onnx
+from ..to_onnx import build_onnx, default_request, describe, save_onnx
 from .shapes import keep_in_float32
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["export_openvino"]
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
-def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
+def export_openvino(model: ExportSource, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
     """Write a trained model as an OpenVINO file.
 
     It is made from the ONNX graph, not from PyTorch: so it is the very graph that all other targets have and that ONNX's
@@ -45,7 +45,7 @@ def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportReq
       `hat.export.openvino.int8.OpenVINOQuantization` for the options.
 
     Args:
-        model: The trained model; it is left as it is.
+        model: The trained model, or an ONNX file of this package; it is left as it is.
         path: The ``.xml`` file to write; the weights go into a ``.bin`` of the same name beside it.
         request: Precision, input type, opset, calibration images and options; by default float32 with uint8 images. Its batch
             profile has no effect: the batch is dynamic, and every size runs.
@@ -59,7 +59,7 @@ def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportReq
         MissingExtraError: openvino, or nncf for int8, is not installed.
     """
     path = Path(path).expanduser()
-    request = request or ExportRequest(name=path.stem)
+    request = request or default_request(model, path.stem)
     _check_request(path, request)
     try:
         import openvino
