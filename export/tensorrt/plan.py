@@ -22,7 +22,7 @@ _PRODUCTS = {"convolution", "correlation", "gemm", "runtime_fusion"}
 
 _LAYER = re.compile(
     r"^ ?Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*?)\], "
-    r"Outputs: \[(?P<outputs>.*?)\], TacticName: .*?, StreamId: .*?, Metadata: (?P<nodes>.*)$"
+    r"Outputs: \[(?P<outputs>.*?)\], TacticName: .*?, StreamId: .*?, Metadata: ?(?P<nodes>.*)$"
 )
 _TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[(.*?)\],.*?Datatype: (\w+), Format: (.*?) \}")
 

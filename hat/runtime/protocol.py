@@ -11,7 +11,7 @@ from hat.errors import UsageError
 from hat.io.artifact import ArtifactInfo
 from hat.preprocessing import Preprocessing
 
-__all__ = ["Runtime", "runtime_device", "runtime_info"]
+__all__ = ["Runtime", "runtime_device", "runtime_info", "warm_up"]
 
 
 @runtime_checkable
@@ -40,6 +40,16 @@ class Runtime(Protocol):
             (B, embed_dim) float32, rows of unit length.
         """
         ...
+
+
+def warm_up(runtime: Runtime) -> None:
+    """Have a runtime do now what it does once for each batch size: capture CUDA graphs, choose or compile kernels.
+
+    Raises:
+        WorkError: It fails.
+    """
+    if prepare := getattr(runtime, "warm_up", None):
+        prepare()
 
 
 def runtime_device(runtime: Runtime) -> str | None:
