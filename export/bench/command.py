@@ -102,7 +102,7 @@ def bench(
 
 
 def _row(entry: CandidateSpeed, speed: Speed) -> dict[str, str]:
-    share = "-" if speed.share_of_peak is None else f"{100 * speed.share_of_peak:.0f} %"
+    share = "-" if speed.utilization is None else f"{100 * speed.utilization:.0f} %"
     memory = f"{entry.peak_bytes / 2**20:,.0f}"
     if entry.device_bytes:
         memory += f" + {entry.device_bytes / 2**20:,.0f} GPU"
@@ -116,7 +116,7 @@ def _row(entry: CandidateSpeed, speed: Speed) -> dict[str, str]:
         "p50 ms": f"{1000 * speed.p50_s:,.1f}",
         "p95 ms": f"{1000 * speed.p95_s:,.1f}",
         "p99 ms": f"{1000 * speed.p99_s:,.1f}",
-        "of peak": share,
+        "utilization": share,
         "MiB": memory,
         "mAP": percent(entry.accuracy["mAP"]) if "mAP" in entry.accuracy else "-",
     }

@@ -34,7 +34,7 @@ from .matrix_peak import matrix_rate
 
 __all__ = ["Worker", "main", "peak_memory_bytes"]
 
-_LEAST_RUNS = 3
+_MIN_RUNS = 3
 
 
 class Worker:
@@ -68,14 +68,14 @@ class Worker:
 
     def warm(self, *, mode: str, batch: int, seconds: float) -> dict[str, Any]:
         """Run without counting until everything that happens only once has happened."""
-        self._turn(mode, batch, seconds, least=_LEAST_RUNS)
+        self._turn(mode, batch, seconds, min_runs=_MIN_RUNS)
         return {}
 
     def measure(self, *, mode: str, batch: int, seconds: float, device: str | None) -> dict[str, Any]:
         """One turn: how many images in how many seconds, and how long each run took."""
         used = _device_bytes_in_use(device)
-        self._turn(mode, batch, 0, least=1)  # what the other candidates pushed out of the caches comes back
-        latencies = self._turn(mode, batch, seconds, least=_LEAST_RUNS)
+        self._turn(mode, batch, 0, min_runs=1)  # what the other candidates pushed out of the caches comes back
+        latencies = self._turn(mode, batch, seconds, min_runs=_MIN_RUNS)
         self.device_bytes += _device_bytes_in_use(device) - used
         return {"num_images": batch * len(latencies), "seconds": sum(latencies), "latencies_s": latencies}
 
@@ -101,19 +101,19 @@ class Worker:
             raise UsageError("no candidate is open")
         return self.runtime
 
-    def _turn(self, mode: str, batch: int, seconds: float, *, least: int) -> list[float]:
+    def _turn(self, mode: str, batch: int, seconds: float, *, min_runs: int) -> list[float]:
         runtime = self._open_runtime()
         if mode == "end-to-end":
-            return self._end_to_end(runtime, batch, seconds, least)
+            return self._end_to_end(runtime, batch, seconds, min_runs)
         images = self._images(runtime, batch)
-        return _timed(lambda: runtime.run(images), seconds, least)
+        return _timed(lambda: runtime.run(images), seconds, min_runs)
 
-    def _end_to_end(self, runtime: Runtime, batch: int, seconds: float, least: int) -> list[float]:
+    def _end_to_end(self, runtime: Runtime, batch: int, seconds: float, min_runs: int) -> list[float]:
         """Times between the embeddings of one batch and those of the next, decoding and resizing included.
 
         A whole number of batches from start to end: stopping early would leave images decoded that nobody pays for.
         """
-        runs = max(least, self.runs.get(batch, 0) if seconds > 0 else 0)
+        runs = max(min_runs, self.runs.get(batch, 0) if seconds > 0 else 0)
         while True:
             paths = list(islice(cycle(self.paths), runs * batch))
             times = [time.perf_counter()]
@@ -135,11 +135,11 @@ class Worker:
         return rng.integers(0, 256, (batch, 3, *runtime.preprocessing.size), dtype=np.uint8)
 
 
-def _timed(run: Callable[[], Any], seconds: float, least: int) -> list[float]:
+def _timed(run: Callable[[], Any], seconds: float, min_runs: int) -> list[float]:
     """Seconds of each run, for so long and at least so many."""
     latencies: list[float] = []
     end = time.perf_counter() + seconds
-    while len(latencies) < least or time.perf_counter() < end:
+    while len(latencies) < min_runs or time.perf_counter() < end:
         start = time.perf_counter()
         run()
         latencies.append(time.perf_counter() - start)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["SWITCHES", "QuantizableLayer", "find_layers", "insert_pairs"]
+__all__ = ["SWITCHES", "QuantizableLayer", "find_layers", "insert_qdq"]
 
 SWITCHES = "quantized_layers"
 """Input of a graph with switches: (number of layers,) bool."""
@@ -74,7 +74,7 @@ def find_layers(proto: onnx.ModelProto, *, attention: bool) -> list[QuantizableL
     return layers
 
 
-def insert_pairs(
+def insert_qdq(
     proto: onnx.ModelProto,
     layers: Sequence[QuantizableLayer],
     ranges: Mapping[str, tuple[float, float]],

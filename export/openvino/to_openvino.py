@@ -69,10 +69,11 @@ def export_openvino(model: ExportSource, path: str | os.PathLike[str], request: 
         info = describe(model, request, name=path.stem)
         proto = build_onnx(model, replace(request, precision="fp32", calibration=None, options={})).proto
         graph = _convert(proto, info)
+        del proto
         if request.precision == "int8":
-            from .int8 import prepared_for_openvino, quantize_openvino
+            from .int8 import quantize_openvino
 
-            graph, details = quantize_openvino(_convert(prepared_for_openvino(proto, request), info), request, graph)
+            graph, details = quantize_openvino(graph, request)
             info = replace(info, details=info.details | details)
         info = _save(graph, info, temporary)
         _check_saved(openvino.Core(), temporary, request)
@@ -82,6 +83,8 @@ def export_openvino(model: ExportSource, path: str | os.PathLike[str], request: 
 def _check_request(path: Path, request: ExportRequest) -> None:
     if request.precision not in PRECISIONS:
         raise UsageError(f"OpenVINO has no {request.precision}: expected {', '.join(PRECISIONS)}")
+    if request.input_type == "normalized":
+        raise UsageError("normalized images are for trackers that open ONNX files: OpenVINO takes uint8 or float32")
     if path.suffix != ".xml":
         raise UsageError(f"{path}: an OpenVINO file ends in .xml; its weights go into a .bin beside it")
     if weights_path(path).exists() and not request.overwrite:

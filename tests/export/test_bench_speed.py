@@ -45,10 +45,10 @@ def test_rates_are_medians_ratios_are_taken_within_rounds_and_the_share_is_of_th
     speed = summarize(second, first, mode="embedding", batch=4, num_operations=2_000, peak=160_000)
     assert speed.images_per_s == pytest.approx(40) and speed.rounds == pytest.approx((30, 40, 50))
     assert speed.ratio == pytest.approx(2)  # of 3, 2 and 0.5; the ratio of the medians is 2 too, that of the means is not
-    assert speed.share_of_peak == pytest.approx(0.5)
+    assert speed.utilization == pytest.approx(0.5)
     assert speed.p50_s == pytest.approx(0.1) and speed.num_runs == 30
     assert speed.p95_s == pytest.approx(4 / 30) and speed.p99_s == pytest.approx(4 / 30)
-    assert summarize(first, first, mode="embedding", batch=4, num_operations=None, peak=1.0).share_of_peak is None
+    assert summarize(first, first, mode="embedding", batch=4, num_operations=None, peak=1.0).utilization is None
     uneven = summarize(turns(10, 10, 40), turns(5, 20, 40), mode="embedding", batch=4, num_operations=None, peak=None)
     assert uneven.ratio == pytest.approx(1)  # of 2, 0.5 and 1, where the medians would give 0.5
 
@@ -167,7 +167,7 @@ def test_the_command_measures_all_candidates_in_one_run(monkeypatch, capsys, pla
         assert entry["peak_bytes"] > entry["process_bytes"] > 0 and entry["accuracy"] == {"mAP": 0.5}
         for speed in entry["speeds"]:
             assert len(speed["rounds"]) == 2 and 0 < speed["p50_s"] <= speed["p95_s"] <= speed["p99_s"]
-            assert speed["share_of_peak"] > 0
+            assert speed["utilization"] > 0
     assert [speed["ratio"] for speed in content["candidates"][0]["speeds"]] == [1, 1, 1, 1]
     with Image.open(place / "speed.png") as picture:
         assert picture.width > 500
