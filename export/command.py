@@ -49,6 +49,7 @@ def export(
         float | None,
         typer.Option(help="Leave layers out of int8 until the embedding's mean cosine falls by no more; 1: none."),
     ] = None,
+    device: Annotated[str | None, typer.Option(help="GPU that a TensorRT engine is built on and for: cuda, cuda:1.")] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="Particular to a target, KEY=VALUE: calibration=percentile.")
     ] = None,
@@ -72,6 +73,8 @@ def export(
       hat export runs/market --to tensorrt --precision fp16 --batch 1,16,64 --out market.engine
 
       hat export market.int8.onnx --to triton --out models
+
+      hat export market.fp16.onnx --to tensorrt --device cuda:1 --out market.engine
     """
     from hat.config import parse_overrides
     from hat.errors import UsageError
@@ -115,6 +118,7 @@ def export(
         batch=profile,
         calibration=calibration,
         overwrite=force,
+        device=device,
         options=options,
         metrics=metrics,
     )
@@ -224,6 +228,8 @@ def _table(result: dict[str, Any]) -> RenderableType:
     left_out = info["details"].get("layers_left_out", {})
     if left_out:
         table.add_row("left out", "; ".join(f"{name} ({why})" for name, why in left_out.items()))
+    for key, value in info["details"].get("engine", {}).get("plan", {}).items():
+        table.add_row(key.replace("_", " "), str(value))
     table.add_row("fingerprint", info["fingerprint"])
     sensitivity = info["details"].get("sensitivity")
     if not isinstance(sensitivity, dict) or "layers" not in sensitivity:

@@ -42,6 +42,7 @@ class ExportRequest:
         batch: Batch sizes to build for, where a target fixes them.
         calibration: Images for int8 and fp8.
         overwrite: Replace a file that is there.
+        device: The GPU that an engine is built on, ``"cuda:1"``; None takes the current one.
         options: What is particular to a target, by name; an unknown name is refused.
         metrics: Figures measured with the checkpoint, to be carried along.
     """
@@ -53,5 +54,6 @@ class ExportRequest:
     batch: BatchProfile = field(default_factory=BatchProfile)
     calibration: Calibration | None = None
     overwrite: bool = False
+    device: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)

@@ -38,8 +38,8 @@ _ENDINGS: dict[str, tuple[str, ...]] = {
 }
 """By its ending a file is opened later. Triton and DeepStream get a folder."""
 
-_SIDECARS = ("{name}.data", "{name}.json", "{name}.onnx", "{stem}.bin")
-"""What may be written beside a file: ONNX's large weights, an engine's metadata and source, OpenVINO's weights."""
+_SIDECARS = ("{name}.data", "{name}.json", "{stem}.bin")
+"""What may be written beside a file: ONNX's large weights, an engine's metadata, OpenVINO's weights."""
 
 
 def list_targets() -> list[str]:

@@ -68,9 +68,26 @@ def trace_onnx(graph: nn.Module, *, opset: int, input_type: Literal["uint8", "fl
             raise WorkError(f"the graph cannot be exported to ONNX: {_innermost_reason(error)}") from error
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
+    _feed_cast_alone(proto)
     _name_by_layers(proto)
     fold_weights(proto)
     return proto
+
+
+def _feed_cast_alone(proto: onnx.ModelProto) -> None:
+    """Let the input be read by its Cast to float alone: TensorRT has no other layer that takes uint8.
+
+    The tracer reads the batch size off the input; off the float pixels it is the same.
+    """
+    casts = [node for node in proto.graph.node if node.op_type == "Cast" and node.input[0] == INPUT_NAME]
+    if not casts:
+        return  # floats come in
+    others = [node for node in proto.graph.node if node is not casts[0]]
+    for node in others:
+        node.input[:] = [casts[0].output[0] if name == INPUT_NAME else name for name in node.input]
+    nodes = [casts[0], *others]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
 
 
 def _name_by_layers(proto: onnx.ModelProto) -> None:

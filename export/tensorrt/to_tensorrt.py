@@ -1,4 +1,4 @@
-"""`hat export --to tensorrt` and `--to tensorrt-rtx`: a trained model as an engine with its side file."""
+"""`hat export --to tensorrt` and `--to tensorrt-rtx`: a trained model as an engine with its sidecar."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from pathlib import Path
 from hat.config import config_from_dict
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import ArtifactInfo
-from hat.model import HAT
-from hat.runtime.tensorrt.library import Flavor, TensorRT, load_tensorrt
+from hat.runtime.tensorrt.library import TensorRT, Variant, load_tensorrt
 
+from ..onnx_source import ExportSource
 from ..request import ExportRequest
 from ..to_onnx import build_onnx, describe, save_onnx
-from .builder import build_engine
+from .builder import NEWEST_OPSET, build_engine, find_gpu
 from .options import EngineOptions, check_options
 
 __all__ = ["export_tensorrt", "export_tensorrt_rtx"]
 
 
 def export_tensorrt(
-    model: HAT, path: str | os.PathLike[str], request: ExportRequest, *, module: TensorRT | None = None
+    model: ExportSource, path: str | os.PathLike[str], request: ExportRequest, *, module: TensorRT | None = None
 ) -> ArtifactInfo:
     """Build an engine of TensorRT 10 or 11 for the GPU of this machine.
 
     Args:
-        model: The trained model; it is left as it is.
+        model: The trained model, or an ONNX file of this package, which is taken as it is; it is left as it is.
         path: The engine to write; ``NAME.json`` beside it says what it is.
-        request: Precision, batch profile, calibration images. Its ``options`` are those of `EngineOptions`, and for int8 and
-            fp8 those of the quantizer.
+        request: Precision, batch profile, calibration images, device. Its ``options`` are those of `EngineOptions`, and for
+            int8 and fp8 those of the quantizer.
         module: The TensorRT library; None imports it.
 
     Returns:
-        The facts about the engine.
+        The metadata of the engine.
 
     Raises:
         UsageError: The engine is there and is not to be replaced, an option is unknown or not for this product, or there is no
-            GPU.
+            GPU, or none that computes in this precision.
         WorkError: The graph cannot be exported, parsed or built, or another precision was built than asked for.
         MissingExtraError: TensorRT or a library for exporting is not installed.
     """
@@ -46,7 +46,7 @@ def export_tensorrt(
 
 
 def export_tensorrt_rtx(
-    model: HAT, path: str | os.PathLike[str], request: ExportRequest, *, module: TensorRT | None = None
+    model: ExportSource, path: str | os.PathLike[str], request: ExportRequest, *, module: TensorRT | None = None
 ) -> ArtifactInfo:
     """Build an engine of TensorRT for RTX, ahead of time and without a GPU; the arguments are those of `export_tensorrt`.
 
@@ -61,19 +61,21 @@ def export_tensorrt_rtx(
 
 
 def _export(
-    model: HAT, path: str | os.PathLike[str], request: ExportRequest, flavor: Flavor, module: TensorRT | None
+    model: ExportSource, path: str | os.PathLike[str], request: ExportRequest, variant: Variant, module: TensorRT | None
 ) -> ArtifactInfo:
     path = Path(path).expanduser()
     names = {field.name for field in dataclasses.fields(EngineOptions)}
     options = config_from_dict(
-        EngineOptions, {name: value for name, value in request.options.items() if name in names}, where=f"options of {flavor}"
+        EngineOptions, {name: value for name, value in request.options.items() if name in names}, where=f"options of {variant}"
     )
     graph_options = {name: value for name, value in request.options.items() if name not in names}
     if graph_options and request.precision not in ("int8", "fp8"):
-        raise UsageError(f"{flavor} has no option {', '.join(sorted(graph_options))}; it has {', '.join(sorted(names))}")
+        raise UsageError(f"{variant} has no option {', '.join(sorted(graph_options))}; it has {', '.join(sorted(names))}")
     # What can be refused is refused before the minutes that tracing and calibration take.
-    trt = module if module is not None else load_tensorrt(flavor)
-    check_options(options, trt)
+    trt = module if module is not None else load_tensorrt(variant)
+    check_options(options, request.precision, trt, find_gpu(trt, request.device))
+    if request.opset > NEWEST_OPSET:
+        raise UsageError(f"TensorRT's parsers know opset {NEWEST_OPSET} and older, got {request.opset}")
     if path.exists() and not request.overwrite:
         raise UsageError(f"{path} is there already: give another name, or --force to replace it")
 
@@ -88,8 +90,9 @@ def _export(
                 onnx_path,
                 path,
                 profile=request.batch,
-                flavor=flavor,
+                variant=variant,
                 options=options,
+                device=request.device,
                 overwrite=request.overwrite,
                 module=trt,
             )

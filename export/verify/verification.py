@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -93,8 +92,7 @@ def verify(
     paths, pixels, left_out, source = _read(images, runtime, num_images, seed, tell)
     num_queries = max(1, len(paths) // 4)
     side = _Side(runtime, pixels, dataset if dataset is None else some_identities(dataset, num_ids, seed), batch_size)
-    with _full_float32():
-        side.embed(f"reference {name}", tell)
+    side.embed(f"reference {name}", tell)
     _check_reference(name, side.rows)
 
     results = []
@@ -183,8 +181,7 @@ def _compare(
                 "similarities": sample_pairs(both, _NUM_DRAWN_PAIRS),
             }
             if candidate.dataset is not None:
-                with _full_float32():
-                    before = reference.rank("reference", tell)
+                before = reference.rank("reference", tell)
                 after = candidate.rank(label, tell)
                 checks += compare_retrieval(before, after, tolerance)
                 facts["figures"] = {"retrieval": after.to_dict()}
@@ -245,21 +242,6 @@ def _check_reference(name: str, rows: npt.NDArray[np.float32]) -> None:
         raise WorkError(f"the reference {name} gives NaN or infinite values: nothing can be compared with it")
     if spread(rows) < 1e-8:
         raise WorkError(f"the reference {name} gives one embedding for all images: nothing can be compared with it")
-
-
-def _full_float32() -> AbstractContextManager[Any]:
-    """cuDNN would compute float32 convolutions with ten bits of significand, which is no reference for 1e-4."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return nullcontext()
-    flags: AbstractContextManager[Any] = torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled,
-        benchmark=torch.backends.cudnn.benchmark,
-        deterministic=torch.backends.cudnn.deterministic,
-        allow_tf32=False,
-    )
-    return flags
 
 
 def _versions() -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,31 @@ __all__ = ["OnnxRuntime", "read_onnx_info"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _INPUT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)", "normalized": "tensor(float)"}
+_CUDA_OPTIONS = {
+    "use_tf32": "0",  # fp32 means fp32
+    # Searching all algorithms takes seconds for each batch size that is new, in the middle of a service.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # Doubling the arena at each growth takes memory that others on the GPU need.
+    "arena_extend_strategy": "kSameAsRequested",
+}
+_SHAPE_OPERATORS = frozenset(
+    {
+        "Cast",
+        "Concat",
+        "ConstantOfShape",
+        "Expand",
+        "Gather",
+        "Mul",
+        "Range",
+        "Reshape",
+        "Shape",
+        "Slice",
+        "Squeeze",
+        "Unsqueeze",
+    }
+)
+"""Arithmetic on shapes, which ONNX Runtime leaves on the CPU on purpose."""
+_LOG = logging.getLogger(__name__)
 
 
 class OnnxRuntime:
@@ -28,11 +55,12 @@ class OnnxRuntime:
     Args:
         path: The file. What its weights are read from is checked before ONNX Runtime sees it.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None is the CPU unless ONNX Runtime and torch both see a CUDA device, and
-            always for int8 that was made for CPUs.
+            for an int8 file that was quantized for CPUs, which a GPU would compute in float32 between conversions.
         num_threads: Threads of the CPU provider; None leaves the choice to ONNX Runtime.
 
     Attributes:
         info: The facts that the file holds about itself.
+        on_cpu: How many nodes of which operator a CUDA session computes on the CPU, each with two copies; a warning names them.
 
     Raises:
         CheckpointError: The file cannot be read, was not made by this package, or is not what it says of itself.
@@ -49,8 +77,8 @@ class OnnxRuntime:
             raise MissingExtraError("onnxruntime", "onnxruntime", "running ONNX files") from None
         path = Path(path)
         self.info: ArtifactInfo = read_onnx_info(path)
-        if device in (None, "auto") and self.info.precision == "int8" and _made_for_cpu(self.info):
-            device = "cpu"  # on a GPU its layers would go back and forth between the two
+        if device in (None, "auto") and _is_for_cpus(self.info):
+            device = "cpu"
         chosen = _choose(device, onnxruntime.get_available_providers())
         provider = _PROVIDERS[chosen.type]
         options = onnxruntime.SessionOptions()
@@ -59,7 +87,10 @@ class OnnxRuntime:
             if num_threads < 1:
                 raise UsageError(f"num_threads is at least 1, got {num_threads}")
             options.intra_op_num_threads = num_threads
-        arguments: dict[str, Any] = {"device_id": chosen.index or 0} if chosen.type == "cuda" else {}
+        arguments: dict[str, Any] = {}
+        if chosen.type == "cuda":
+            arguments = {"device_id": chosen.index or 0} | _CUDA_OPTIONS
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=[(provider, arguments)])
         except Exception as error:  # noqa: BLE001 - its exceptions share no base below Exception
@@ -69,6 +100,10 @@ class OnnxRuntime:
                 f"{provider} was asked for and ONNX Runtime fell back to {', '.join(self.session.get_providers())}: "
                 "its CUDA libraries could not be loaded"
             )
+        self.on_cpu = _nodes_on_cpu(self.session) if chosen.type == "cuda" else {}
+        if self.on_cpu:
+            nodes = ", ".join(f"{count} {operator}" for operator, count in self.on_cpu.items())
+            _LOG.warning("%s: ONNX Runtime computes on the CPU what its CUDA provider lacks: %s", path, nodes)
         self._check_tensors(path)
         self.preprocessing = self.info.preprocessing
         self.embed_dim = self.info.embed_dim
@@ -101,6 +136,20 @@ class OnnxRuntime:
             )
 
 
+def _is_for_cpus(info: ArtifactInfo) -> bool:
+    """Whether a file was quantized in the pattern of a CPU's integer kernels."""
+    quantization = info.details.get("quantization")
+    return isinstance(quantization, dict) and quantization.get("scheme") == "cpu"
+
+
+def _nodes_on_cpu(session: Any) -> dict[str, int]:
+    """Count by operator the nodes that a session leaves to the CPU, shapes aside; an old ONNX Runtime does not say."""
+    parts = getattr(session, "get_provider_graph_assignment_info", list)()
+    on_cpu = [part for part in parts if part.ep_name == "CPUExecutionProvider"]
+    counts = Counter(node.op_type for part in on_cpu for node in part.get_nodes())
+    return {operator: count for operator, count in counts.items() if operator not in _SHAPE_OPERATORS}
+
+
 def read_onnx_info(path: str | os.PathLike[str]) -> ArtifactInfo:
     """Read the facts that an ONNX file holds about itself.
 
@@ -115,11 +164,6 @@ def read_onnx_info(path: str | os.PathLike[str]) -> ArtifactInfo:
             "a model of another project becomes one of ours by hat adopt"
         )
     return info_from_json(facts, str(path))
-
-
-def _made_for_cpu(info: ArtifactInfo) -> bool:
-    quantization = info.details.get("quantization")
-    return isinstance(quantization, dict) and quantization.get("scheme") == "cpu"
 
 
 def _choose(device: str | None, available: list[str]) -> Any:

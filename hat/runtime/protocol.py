@@ -12,7 +12,7 @@ from hat.errors import UsageError
 from hat.io.artifact import ArtifactInfo
 from hat.preprocessing import Preprocessing
 
-__all__ = ["Runtime", "fixed_batch", "run_in_pieces", "runtime_device", "runtime_info"]
+__all__ = ["Runtime", "fixed_batch", "run_in_pieces", "runtime_device", "runtime_info", "warm_up"]
 
 
 @runtime_checkable
@@ -64,6 +64,16 @@ def run_in_pieces(
         filled = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)])
         pieces.append(run(filled)[: len(piece)])
     return np.concatenate(pieces)
+
+
+def warm_up(runtime: Runtime) -> None:
+    """Have a runtime do now what it does once for each batch size: capture CUDA graphs, choose or compile kernels.
+
+    Raises:
+        WorkError: It fails.
+    """
+    if prepare := getattr(runtime, "warm_up", None):
+        prepare()
 
 
 def runtime_device(runtime: Runtime) -> str | None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import ArtifactInfo, fingerprint, weights_sha256
 from hat.model import HAT
+from hat.runtime.full_float32 import full_float32
 
 __all__ = ["Precision", "TorchRuntime", "checked_precision", "choose_device"]
 
@@ -119,7 +120,8 @@ class TorchRuntime:
         if not self.inference_graph:  # the graph has the normalization inside
             batch = self.preprocessing.normalize(batch)
         batch = batch.contiguous(memory_format=self.memory_format)
-        with self._turn, torch.autocast(self.device.type, dtype=_DTYPES.get(self.precision), enabled=self.precision in _DTYPES):
+        autocast = torch.autocast(self.device.type, dtype=_DTYPES.get(self.precision), enabled=self.precision in _DTYPES)
+        with self._turn, full_float32(), autocast:
             embeddings = self._compiled_call(batch) if self.compiled else self._network(batch)
         result: npt.NDArray[np.float32] = embeddings.float().cpu().numpy()
         return result

@@ -21,6 +21,7 @@ from hat.data.loading import default_num_workers
 from hat.errors import ImageError, WorkError
 from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime
+from hat.runtime.protocol import warm_up
 
 from .batching import Batcher, EmbeddingFuture
 from .metrics import ServiceMetrics
@@ -75,6 +76,7 @@ class Pipeline:
         Raises:
             WorkError: What came out are no embeddings.
         """
+        warm_up(self.runtime)
         for size in sorted({1, self.batcher.max_batch}):
             pixels = np.zeros((size, 3, *self.preprocessing.size), dtype=np.uint8)
             rows = self.batcher.submit(pixels).result()
