@@ -26,11 +26,11 @@ from ..gallery.record_checks import (
     checked_removal,
     checked_top,
 )
-from ..gallery.record_columns import RecordColumns
 from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record
 from ..search.exact_search import nearest_rows
-from ..search.memory_index import MemoryIndex
 from .connection import SqliteConnection
+from .memory_index import MemoryIndex
+from .record_columns import RecordColumns
 from .records import (
     ids_with_attribute,
     insert_records,
@@ -40,8 +40,8 @@ from .records import (
     read_vectors,
     remove_records,
 )
-from .schema import create_file, prepare_connection, read_facts, read_state
-from .vector_map import remove_maps
+from .schema import create_file, prepare_connection, read_metadata, read_state
+from .vector_map import remove_map
 
 __all__ = ["SqliteGallery"]
 
@@ -67,12 +67,12 @@ class SqliteGallery(Gallery):
         self.location = str(reader.path)
         self.read_only = writer is None
         with reader.reading() as sqlite:
-            facts = read_facts(sqlite, self._path)
-        self.binding = binding_from_json(facts.binding_json, self.location)
-        self.stored_type = facts.stored_type
-        self._embed_dim = facts.embed_dim
-        self._dtype = np.dtype(facts.stored_type)
-        self._index = MemoryIndex(self._path, facts, map_above_bytes)
+            metadata = read_metadata(sqlite, self._path)
+        self.binding = binding_from_json(metadata.binding_json, self.location)
+        self.stored_type = metadata.stored_type
+        self._embed_dim = metadata.embed_dim
+        self._dtype = np.dtype(metadata.stored_type)
+        self._index = MemoryIndex(self._path, metadata, map_above_bytes)
 
     @classmethod
     def open(
@@ -123,7 +123,7 @@ class SqliteGallery(Gallery):
         """Make sure that a model's embeddings belong here; see `Gallery.check_model`."""
         if self.binding.differences(binding):  # perhaps another process has accepted it meanwhile
             with self._reader.reading() as sqlite:
-                self.binding = binding_from_json(read_facts(sqlite, self._path).binding_json, self.location)
+                self.binding = binding_from_json(read_metadata(sqlite, self._path).binding_json, self.location)
         super().check_model(binding)
 
     def __len__(self) -> int:
@@ -149,8 +149,8 @@ class SqliteGallery(Gallery):
         where = checked_filter(where)
         with self._reader.reading() as sqlite:
             columns, chunks = self._index.columns_and_chunks(sqlite)
-            passing = None if where is None and not columns.num_removed else self._passing(columns, where)
-        rows, similarities = nearest_rows(chunks, queries, top, passing)
+            mask = None if where is None and not columns.num_removed else self._mask(columns, where)
+        rows, similarities = nearest_rows(chunks, queries, top, mask)
         found = rows >= 0
         ids = np.full(rows.shape, -1, dtype=np.int64)
         ids[found] = columns.ids[rows[found]]
@@ -182,7 +182,7 @@ class SqliteGallery(Gallery):
         where = checked_filter(where)
         with self._reader.reading() as sqlite:
             columns = self._index.columns(sqlite)
-            return columns.ids[self._passing(columns, where)]
+            return columns.ids[self._mask(columns, where)]
 
     def records(self, where: Filter | None = None, *, chunk: int = 1000) -> Iterator[Record]:
         """Records that pass a filter, by ascending id, a chunk at a time; those that are removed meanwhile are left out."""
@@ -221,9 +221,9 @@ class SqliteGallery(Gallery):
         """
         with self._writing() as sqlite:
             sqlite.execute("UPDATE state SET generation = generation + 1, purges = purges + 1")
-        with self._reader.alone():
+        with self._reader.exclusive():
             self._index.forget()
-        with self._changing.alone() as sqlite:
+        with self._changing.exclusive() as sqlite:
             sqlite.execute("VACUUM")
             (is_busy, *_) = sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if is_busy:
@@ -233,14 +233,14 @@ class SqliteGallery(Gallery):
                 )
             # Last, when nobody can be writing one from before the removal: whoever reads that far back holds up the log above.
             try:
-                remove_maps(self._path)
+                remove_map(self._path)
             except OSError as error:
                 raise WorkError(f"{self.location}: its file of vectors cannot be removed: {error.strerror or error}") from error
 
     def accept(self, sibling: VerifiedSibling) -> None:
         """Allow another file of the same weights; one that was accepted before takes its new figures."""
         with self._writing() as sqlite:
-            binding = binding_from_json(read_facts(sqlite, self._path).binding_json, self.location)
+            binding = binding_from_json(read_metadata(sqlite, self._path).binding_json, self.location)
             others = tuple(one for one in binding.siblings if one.fingerprint != sibling.fingerprint)
             binding = replace(binding, siblings=(*others, sibling))
             sqlite.execute("UPDATE facts SET value = ? WHERE name = 'binding'", (binding_to_json(binding),))
@@ -262,13 +262,13 @@ class SqliteGallery(Gallery):
     def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
         return self._changing.writing()
 
-    def _passing(self, columns: RecordColumns, where: Filter | None) -> npt.NDArray[np.bool_]:
-        passing = columns.passing(where)
+    def _mask(self, columns: RecordColumns, where: Filter | None) -> npt.NDArray[np.bool_]:
+        mask = columns.mask(where)
         if where is not None and where.attributes:
-            with self._reader.alone() as sqlite:
+            with self._reader.exclusive() as sqlite:
                 for name, value in where.attributes.items():
-                    passing &= columns.rows_of(ids_with_attribute(sqlite, name, value))
-        return passing
+                    mask &= columns.rows_of(ids_with_attribute(sqlite, name, value))
+        return mask
 
 
 def _checked_path(location: str | os.PathLike[str], *, create: bool, read_only: bool) -> Path:

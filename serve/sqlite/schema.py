@@ -17,7 +17,7 @@ from ..gallery.binding import Binding, binding_to_json
 from ..gallery.gallery import StoredType
 from .connection import SqliteConnection, sqlite_errors
 
-__all__ = ["GalleryFacts", "State", "create_file", "prepare_connection", "read_facts", "read_state"]
+__all__ = ["GalleryMetadata", "State", "create_file", "prepare_connection", "read_metadata", "read_state"]
 
 APPLICATION_ID = 0x48415447
 """Tells a gallery from the SQLite files of other programs: "HATG"."""
@@ -43,7 +43,7 @@ CREATE TABLE state (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     num_records INTEGER NOT NULL,
     generation INTEGER NOT NULL,  -- grows with every change
-    removals INTEGER NOT NULL,  -- grows when records are removed
+    removals INTEGER NOT NULL,  -- grows when records are removed or relabeled
     purges INTEGER NOT NULL  -- grows when the file is rewritten
 );
 INSERT INTO state VALUES (1, 0, 0, 0, 0);
@@ -71,7 +71,7 @@ CREATE INDEX attributes_by_value ON attributes (name, value, is_bool);
 
 
 @dataclass(frozen=True)
-class GalleryFacts:
+class GalleryMetadata:
     """What a gallery's file says of itself."""
 
     gallery_id: str
@@ -86,8 +86,8 @@ class State:
 
     num_records: int
     generation: int
-    removals: int
-    purges: int
+    edits: int
+    rewrites: int
 
 
 def create_file(path: Path, binding: Binding, stored_type: StoredType) -> None:
@@ -128,7 +128,7 @@ def prepare_connection(connection: SqliteConnection) -> None:
         UsageError: It is something else, or of a newer format.
         WorkError: It is damaged.
     """
-    with connection.alone() as sqlite:
+    with connection.exclusive() as sqlite:
         (application_id,) = sqlite.execute("PRAGMA application_id").fetchone()
         (version,) = sqlite.execute("PRAGMA user_version").fetchone()
         if application_id != APPLICATION_ID:
@@ -150,7 +150,7 @@ def prepare_connection(connection: SqliteConnection) -> None:
             sqlite.execute("PRAGMA secure_delete = ON")  # what was removed is overwritten with zeros
 
 
-def read_facts(sqlite: sqlite3.Connection, path: Path) -> GalleryFacts:
+def read_metadata(sqlite: sqlite3.Connection, path: Path) -> GalleryMetadata:
     """What a gallery is.
 
     Raises:
@@ -161,7 +161,7 @@ def read_facts(sqlite: sqlite3.Connection, path: Path) -> GalleryFacts:
         stored_type, embed_dim = facts["stored_type"], int(facts["embed_dim"])
         if stored_type not in get_args(StoredType) or embed_dim < 1:
             raise ValueError
-        return GalleryFacts(facts["gallery_id"], facts["binding"], stored_type, embed_dim)
+        return GalleryMetadata(facts["gallery_id"], facts["binding"], stored_type, embed_dim)
     except (KeyError, ValueError):
         raise WorkError(f"{path} is damaged: what the gallery holds cannot be read; restore it from a backup") from None
 
