@@ -87,14 +87,12 @@ def private_environment() -> Iterator[Path]:
         # Gradio asks itself whether it is up, which must not go through a proxy.
         no_proxy = ",".join(part for part in (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), local) if part)
         settings = {
-            "GRADIO_ANALYTICS_ENABLED": "False",
             "GRADIO_SHARE": "False",
             "GRADIO_ALLOWED_PATHS": "",
             "GRADIO_MCP_SERVER": "False",
             "GRADIO_SSR_MODE": "False",
             "GRADIO_TEMP_DIR": str(uploads),
             "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": no_proxy,
             "no_proxy": no_proxy,
         }

@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hat.lazy_names import lazy_names
+from hat.telemetry import disable_telemetry
+
+disable_telemetry()
 
 if TYPE_CHECKING:
     from hat.data import load_dataset

@@ -7,13 +7,14 @@ function with typer's annotations; its docstring is its help.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from hat.errors import HatError, UsageError
+from hat.errors import HatError, UsageError, describe_failure
 
 __all__ = ["COMMANDS", "NEEDS_NO_ARGUMENTS", "app", "main"]
 
@@ -102,12 +103,33 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 
 def main() -> None:
-    """Run the command line; an error of ours becomes one sentence on stderr and its exit code, never a traceback."""
+    """Run the command line; whatever goes wrong becomes one sentence on stderr and an exit code, never a traceback.
+
+    With ``HAT_DEBUG=1`` in the environment an error that is not ours is raised with its traceback.
+    """
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a full disk behind a redirection can still be told
     except HatError as error:
         label = "usage" if isinstance(error, UsageError) else "failed"
         sys.stderr.write(f"hat: {label}: {error}\n")
         sys.exit(error.exit_code)
     except BrokenPipeError:
+        _abandon_stdout()
         sys.exit(1)
+    except Exception as error:
+        if os.environ.get("HAT_DEBUG") == "1":
+            raise
+        _abandon_stdout()
+        sys.stderr.write(f"hat: failed: {describe_failure(error)}\n")
+        sys.exit(1)
+
+
+def _abandon_stdout() -> None:
+    """Let the interpreter's own last flush go nowhere, or it would complain again and change the exit code."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # stdout is no file here, or closed
+        return

@@ -19,6 +19,8 @@ __all__ = [
     "UsageError",
     "WeightsError",
     "WorkError",
+    "describe_failure",
+    "is_out_of_memory",
 ]
 
 
@@ -73,3 +75,31 @@ class MissingExtraError(UsageError):
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:
         super().__init__(f"{library} is needed for {purpose} and is not installed: pip install 'hat-reid[{extra}]'")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on the host or on a GPU, whichever library raised it."""
+    if (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    ):  # torch's, told by name: torch stays unloaded
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        words in text
+        for words in ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "failed to allocate")
+    )
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return one sentence about an error that nobody foresaw: what failed and what to do next.
+
+    Args:
+        error: Any exception; its message may have several lines, of which the first that says something is kept.
+    """
+    if is_out_of_memory(error):
+        return "memory ran out: lower the batch size, the image size or the number of workers, or close other programs"
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    return f"{type(error).__name__}: {first} (set HAT_DEBUG=1 to see where)"

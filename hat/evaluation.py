@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from hat.data.records import ReIDDataset
+from hat.data.datasets import ReIDDataset
 from hat.embedder import Embedder
 from hat.errors import DataError
 from hat.metrics import RankingResult, evaluate_embeddings, evaluate_ranking

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +85,33 @@ def test_a_wrong_request_is_one_sentence_and_exit_code_2(arguments, sentence, tm
     assert result.returncode == 2
     assert sentence in result.stderr and result.stderr.startswith("hat: usage: ") and result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_main_a_full_disk_behind_a_redirection_is_one_sentence():
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "hat", "info", "hat_mobilenet_v2", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (result.returncode, result.stderr) == (1, "hat: failed: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("MemoryError()", "memory ran out: lower the batch size"),
+        ("RuntimeError('[enforce fail] DefaultCPUAllocator: can\\'t allocate memory: you tried 99 bytes')", "memory ran out"),
+        ("FileNotFoundError(2, 'No usable temporary directory found in [/tmp]')", "No usable temporary directory found"),
+        ("PermissionError(13, 'Permission denied', '/etc/x')", "/etc/x: Permission denied"),
+        ("KeyError('weights')", "KeyError: 'weights' (set HAT_DEBUG=1 to see where)"),
+    ],
+)
+def test_main_what_nobody_foresaw_is_one_sentence(raised, said):
+    code = f"import hat.cli\ndef app():\n    raise {raised}\nhat.cli.app = app\nhat.cli.main()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and said in result.stderr
+    debug = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"HAT_DEBUG": "1"})
+    assert "Traceback" in debug.stderr

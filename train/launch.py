@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from hat.console import stderr
 from hat.data import check_images, merge_training
-from hat.data.records import ReIDDataset, Split
+from hat.data.datasets import ReIDDataset, Split
 from hat.errors import DataError, UsageError
 
 from .config import TrainConfig

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hat.console import progress
-from hat.data.ordered_pool import default_num_workers
+from hat.data.loading import default_num_workers
 from hat.embedder import Embedder
 from hat.errors import ConfigError
 from hat.model.inference import InferenceModel

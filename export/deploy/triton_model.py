@@ -7,10 +7,13 @@ openvino, and nothing else.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported, which happens below
 
 _CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from hat.data.records import ReIDDataset
+    from hat.data.datasets import ReIDDataset
     from hat.embedder import Embedder
 
     Embeddings = npt.NDArray[np.float32]

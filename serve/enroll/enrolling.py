@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from hat.data.images import decode_image
-from hat.data.ordered_pool import map_in_order
+from hat.data.loading import map_in_order
 from hat.errors import ImageError, UsageError
 from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime, runtime_info

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hat.data.market_style import MANIFEST
+from hat.data.market import MANIFEST
 from hat.errors import UsageError, WorkError
 
 from .camera import make_camera

@@ -9,8 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import Response
 
-from hat.data.image_headers import read_header
-from hat.errors import ImageError
+from hat.data.images import image_size
 
 from ...enroll.enrolling import Enrollment, Item, enroll
 from ...gallery.gallery import Gallery
@@ -121,9 +120,7 @@ def _items(images: Sequence[UploadedImage], labels: Sequence[ItemLabels], max_pi
 
 def _reader(image: UploadedImage, max_pixels: int) -> Callable[[], bytes]:
     def read() -> bytes:
-        header = read_header(image.data, image.name)
-        if header.width * header.height > max_pixels:
-            raise ImageError(f"{header.width} x {header.height} pixels are more than the limit of {max_pixels:,}")
+        image_size(image.data, image.name, max_pixels=max_pixels)
         return image.data
 
     return read

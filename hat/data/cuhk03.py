@@ -14,11 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hat.data.image_trees import FolderTree, ImageTree, find_trees, plain_name
-from hat.data.listed_files import ListedFiles
-from hat.data.market_layout import has_market_folders, read_market_layout
+from hat.data.datasets import ReIDDataset, Sample, Split
+from hat.data.image_trees import FolderTree, ImageTree, ListedFiles, find_trees, plain_name
+from hat.data.market import has_market_folders, read_market_layout
 from hat.data.published_counts import Count, Published, assemble
-from hat.data.records import ReIDDataset, Sample, Split
 from hat.errors import DataError, MissingExtraError
 
 __all__ = ["CUHK03_COUNTS", "Boxes", "is_cuhk03_np", "read_cuhk03_np"]
