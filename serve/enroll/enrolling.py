@@ -20,9 +20,9 @@ from hat.runtime import Runtime, runtime_info
 
 from ..gallery.binding import binding_of
 from ..gallery.gallery import Gallery
+from ..gallery.person_crops import BOX_ATTRIBUTE, Box, box_text, content_hash, crop_person, make_thumbnail
 from ..gallery.record_checks import checked_records
 from ..gallery.records import AttributeValue, NewRecord
-from .person_crops import BOX_ATTRIBUTE, Box, box_text, content_hash, crop_person, make_thumbnail
 
 __all__ = ["Enrollment", "ImageEmbedder", "Item", "enroll"]
 

@@ -13,8 +13,8 @@ from hat.data.datasets import JUNK_PID
 from hat.errors import DataError
 
 from ..gallery.attribute_values import parse_attributes, parse_moment
+from ..gallery.person_crops import Box
 from ..gallery.records import AttributeValue
-from .person_crops import Box
 
 __all__ = ["BOX_COLUMNS", "TableRow", "read_rows"]
 

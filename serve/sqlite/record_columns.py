@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from ..gallery.identities import Identity, numbers_of
 from ..gallery.records import Filter, GalleryCounts
 
 __all__ = ["RecordColumns", "read_columns"]
@@ -89,7 +90,7 @@ class RecordColumns:
         if where.exclude_camids:
             mask &= ~(self.table["has_camid"] & _is_among(self.table["camid"], where.exclude_camids))
         if where.pids is not None:
-            mask &= self.table["has_pid"] & _is_among(self.table["pid"], where.pids)
+            mask &= self.table["has_pid"] & _is_among(self.table["pid"], numbers_of(where.pids))
         if where.since_s is not None:
             mask &= self.table["has_time"] & (self.table["time_s"] >= where.since_s)
         if where.until_s is not None:
@@ -98,13 +99,13 @@ class RecordColumns:
             mask &= ~self.rows_of(_as_int64(where.exclude_ids))
         return mask
 
-    def counts(self) -> GalleryCounts:
-        """Return how many records there are, by identity and camera, and when they were seen."""
+    def counts(self, names: Mapping[int, str]) -> GalleryCounts:
+        """Return how many records there are, by identity (by name, of ``names``) and camera, and when they were seen."""
         table = self.table[self.live]
         times = table["time_s"][table["has_time"]]
         return GalleryCounts(
             num_records=len(table),
-            by_pid=_counted(table["pid"], table["has_pid"]),
+            by_pid=_with_names(_counted(table["pid"], table["has_pid"]), names),
             by_camid=_counted(table["camid"], table["has_camid"]),
             first_seen_s=float(times.min()) if len(times) else None,
             last_seen_s=float(times.max()) if len(times) else None,
@@ -137,3 +138,7 @@ def _counted(column: npt.NDArray[np.int64], known: BoolArray) -> dict[int | None
     found: dict[int | None, int] = dict(zip(values.tolist(), counts.tolist(), strict=True))
     num_unknown = len(known) - int(np.count_nonzero(known))
     return found | {None: num_unknown} if num_unknown else found
+
+
+def _with_names(counts: dict[int | None, int], names: Mapping[int, str]) -> dict[Identity | None, int]:
+    return {pid if pid is None else names.get(pid, pid): count for pid, count in counts.items()}

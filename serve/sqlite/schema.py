@@ -17,23 +17,35 @@ from ..gallery.binding import Binding, binding_to_json
 from ..gallery.gallery import StoredType
 from .connection import SqliteConnection, sqlite_errors
 
-__all__ = ["GalleryMetadata", "State", "create_file", "prepare_connection", "read_metadata", "read_state"]
+__all__ = [
+    "FORMAT_WITH_NAMES",
+    "GalleryMetadata",
+    "State",
+    "create_file",
+    "prepare_connection",
+    "prepare_names",
+    "read_metadata",
+    "read_state",
+]
 
 APPLICATION_ID = 0x48415447
 """Tells a gallery from the SQLite files of other programs: "HATG"."""
 
-FORMAT_VERSION = 1
-"""Version of the tables; a newer one than this package knows is refused."""
+FORMAT_VERSION = 2
+"""Newest version of the tables that is read; a file of a newer one is refused."""
+
+FORMAT_WITH_NAMES = 2
+"""Version in which identities may have names. A file becomes one with its first name, and is of version 1 until then."""
 
 PAGE_BYTES = 8192
 """Embeddings are blobs of some kilobytes, which larger pages write faster; much larger ones waste space."""
 
-LOG_PAGES = 4096
-"""The log is taken into the file when it has grown to 32 MiB: each time the disk is waited for once more."""
+LOG_PAGES = 512
+"""The log is taken into the file whenever it has grown to 4 MiB: each time the disk is waited for once more."""
 
 SCHEMA = f"""
 PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {FORMAT_VERSION};
+PRAGMA user_version = 1;
 
 -- What the gallery is: its binding, the type of its embeddings.
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -148,6 +160,14 @@ def prepare_connection(connection: SqliteConnection) -> None:
             sqlite.execute("PRAGMA fullfsync = ON")  # the same on macOS, where a plain flush stops at the drive's cache
             sqlite.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
             sqlite.execute("PRAGMA secure_delete = ON")  # what was removed is overwritten with zeros
+
+
+def prepare_names(sqlite: sqlite3.Connection) -> None:
+    """Make a file of version 1 one that has names of identities, within a write transaction."""
+    (version,) = sqlite.execute("PRAGMA user_version").fetchone()
+    if version < FORMAT_WITH_NAMES:
+        sqlite.execute("CREATE TABLE names (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
+        sqlite.execute(f"PRAGMA user_version = {FORMAT_WITH_NAMES}")
 
 
 def read_metadata(sqlite: sqlite3.Connection, path: Path) -> GalleryMetadata:

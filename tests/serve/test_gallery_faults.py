@@ -107,9 +107,9 @@ def test_the_database_of_another_program_is_refused_and_left_as_it_is(tmp_path):
 
 def test_a_newer_format_is_refused(filled):
     connection = sqlite3.connect(filled)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(UsageError, match="is of format 2, this version reads up to 1: update hat-reid"):
+    with pytest.raises(UsageError, match="is of format 3, this version reads up to 2: update hat-reid"):
         SqliteGallery.open(filled)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import Response
 
@@ -127,15 +126,11 @@ def _reader(image: UploadedImage, max_pixels: int) -> Callable[[], bytes]:
 
 
 def _page(gallery: Gallery, wanted: RecordFilter) -> dict[str, Any]:
-    ids = gallery.ids(wanted.where())
-    first = int(np.searchsorted(ids, wanted.after_id, side="right"))
-    chosen = [int(one) for one in ids[first : first + wanted.limit]]
-    records = gallery.get(chosen) if chosen else []
-    is_last = first + wanted.limit >= len(ids)
+    page = gallery.page(wanted.where(), after_id=wanted.after_id, limit=wanted.limit)
     return {
-        "records": [record_answer(record) for record in records],
-        "num_matching": len(ids),
-        "next_after_id": None if is_last else chosen[-1],
+        "records": [record_answer(record) for record in page.records],
+        "num_matching": page.num_matching,
+        "next_after_id": page.next_after_id,
     }
 
 

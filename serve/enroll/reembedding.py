@@ -14,13 +14,13 @@ from PIL import Image
 
 from hat.errors import DataError, ImageError
 
-from ..enroll.enrolling import Enrollment, ImageEmbedder, Item, enroll
-from ..enroll.person_crops import BOX_ATTRIBUTE, content_hash
-from ..enroll.video_boxes import BoxRow, video_items
-from ..enroll.video_frames import is_video_name
-from .gallery import Gallery
-from .record_images import box_of, read_source
-from .records import Record
+from ..gallery.gallery import Gallery
+from ..gallery.person_crops import BOX_ATTRIBUTE, content_hash
+from ..gallery.record_images import box_of, read_source
+from ..gallery.records import Record
+from .enrolling import Enrollment, ImageEmbedder, Item, enroll
+from .video_boxes import BoxRow, video_items
+from .video_frames import is_video_name
 
 __all__ = ["reembed"]
 
