@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from hat.data.images import image_size
 
-from ...enroll.enrolling import Enrollment, Item, enroll
+from ...enroll.enrolling import Enrollment, Item, enroll_images
 from ...gallery.gallery import Gallery
 from ...gallery.records import Record
 from ..forms import checked, request_body
@@ -52,7 +52,9 @@ async def enroll_records(visit: Annotated[Visit, Depends(writer)], name: Name) -
 
         def add() -> Enrollment:
             height = service.settings.thumbnail_height
-            return enroll(gallery, service.embedder, items, batch_size=service.settings.max_batch, thumbnail_height=height)
+            return enroll_images(
+                gallery, service.embedder, items, batch_size=service.settings.max_batch, thumbnail_height=height
+            )
 
         enrolled = await visit.in_store(name, gallery, add, finish=True)
     service.metrics.count_images("enrolled", enrolled.num_added)
