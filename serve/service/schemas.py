@@ -32,7 +32,7 @@ __all__ = [
 _LARGEST = 2**63 - 1
 _MAX_ATTRIBUTES = 32
 _YEAR_9999 = 253_402_300_800.0
-"""Seconds from 1970 to the year 10000: what lies beyond is no time."""
+"""Seconds from 1970 to the year 10000: what lies beyond is not a time."""
 
 GalleryName = Annotated[str, StringConstraints(pattern=f"^{GALLERY_NAME}$")]
 Label = Annotated[int, Field(ge=-1, le=_LARGEST)]

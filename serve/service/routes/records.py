@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import Response
 
 from hat.data.images import image_size
 
-from ...enroll.enrolling import Enrollment, Item, enroll
+from ...enroll.enrolling import Enrollment, Item, enroll_images
 from ...gallery.gallery import Gallery
 from ...gallery.records import Record
 from ..forms import checked, request_body
@@ -53,7 +52,9 @@ async def enroll_records(visit: Annotated[Visit, Depends(writer)], name: Name) -
 
         def add() -> Enrollment:
             height = service.settings.thumbnail_height
-            return enroll(gallery, service.embedder, items, batch_size=service.settings.max_batch, thumbnail_height=height)
+            return enroll_images(
+                gallery, service.embedder, items, batch_size=service.settings.max_batch, thumbnail_height=height
+            )
 
         enrolled = await visit.in_store(name, gallery, add, finish=True)
     service.metrics.count_images("enrolled", enrolled.num_added)
@@ -127,15 +128,11 @@ def _reader(image: UploadedImage, max_pixels: int) -> Callable[[], bytes]:
 
 
 def _page(gallery: Gallery, wanted: RecordFilter) -> dict[str, Any]:
-    ids = gallery.ids(wanted.where())
-    first = int(np.searchsorted(ids, wanted.after_id, side="right"))
-    chosen = [int(one) for one in ids[first : first + wanted.limit]]
-    records = gallery.get(chosen) if chosen else []
-    is_last = first + wanted.limit >= len(ids)
+    page = gallery.page(wanted.where(), after_id=wanted.after_id, limit=wanted.limit)
     return {
-        "records": [record_answer(record) for record in records],
-        "num_matching": len(ids),
-        "next_after_id": None if is_last else chosen[-1],
+        "records": [record_answer(record) for record in page.records],
+        "num_matching": page.num_matching,
+        "next_after_id": page.next_after_id,
     }
 
 

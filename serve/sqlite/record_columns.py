@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from .records import Filter, GalleryCounts
+from ..gallery.identities import Identity, numbers_of
+from ..gallery.records import Filter, GalleryCounts
 
 __all__ = ["RecordColumns", "read_columns"]
 
@@ -52,19 +53,17 @@ class RecordColumns:
         return len(self.live) - int(np.count_nonzero(self.live))
 
     def extended(self, newer: RecordColumns) -> RecordColumns:
-        """With newer records after these."""
+        """Return these columns with newer records after them."""
         return RecordColumns(np.concatenate([self.table, newer.table]), np.concatenate([self.live, newer.live]))
 
-    def without_all_but(self, ids: npt.NDArray[np.int64]) -> RecordColumns:
-        """With every record marked as removed that is not among these."""
-        return replace(self, live=self.live & self.rows_of(ids))
-
-    def without_removed(self) -> RecordColumns:
-        """With the rows alone whose records are still there."""
-        return RecordColumns(self.table[self.live], self.live[self.live]) if self.num_removed else self
+    def without_removed(self, after: int = 0) -> RecordColumns:
+        """Return these columns without the rows of removed records, from a row on."""
+        kept = self.live.copy()
+        kept[:after] = True
+        return RecordColumns(self.table[kept], self.live[kept])
 
     def spread_over(self, ids: npt.NDArray[np.int64]) -> RecordColumns:
-        """With the rows that these ascending ids have, which include all of its own; the others are removed records."""
+        """Return a row for each of these ascending ids, which include all of its own; the others are removed records."""
         table = np.zeros(len(ids), dtype=_ROW)
         table["id"] = ids
         live = np.zeros(len(ids), dtype=bool)
@@ -73,40 +72,40 @@ class RecordColumns:
         return RecordColumns(table, live)
 
     def rows_of(self, ids: npt.NDArray[np.int64]) -> BoolArray:
-        """(n,) which rows belong to these ids; ids without a row are passed over."""
-        chosen = np.zeros(len(self), dtype=bool)
+        """Return the mask (n,) of the rows that belong to these ids; ids without a row are passed over."""
+        mask = np.zeros(len(self), dtype=bool)
         at = np.searchsorted(self.ids, ids)
         known = at < len(self)
         at = at[known]
-        chosen[at[self.ids[at] == ids[known]]] = True
-        return chosen
+        mask[at[self.ids[at] == ids[known]]] = True
+        return mask
 
-    def passing(self, where: Filter | None) -> BoolArray:
-        """(n,) which records are there and pass a filter; its attributes are left to the caller."""
-        passing = self.live.copy()
+    def mask(self, where: Filter | None) -> BoolArray:
+        """Return the mask (n,) of the records that are there and pass a filter; its attributes are left to the caller."""
+        mask = self.live.copy()
         if where is None:
-            return passing
+            return mask
         if where.camids is not None:
-            passing &= self.table["has_camid"] & _is_among(self.table["camid"], where.camids)
+            mask &= self.table["has_camid"] & _is_among(self.table["camid"], where.camids)
         if where.exclude_camids:
-            passing &= ~(self.table["has_camid"] & _is_among(self.table["camid"], where.exclude_camids))
+            mask &= ~(self.table["has_camid"] & _is_among(self.table["camid"], where.exclude_camids))
         if where.pids is not None:
-            passing &= self.table["has_pid"] & _is_among(self.table["pid"], where.pids)
+            mask &= self.table["has_pid"] & _is_among(self.table["pid"], numbers_of(where.pids))
         if where.since_s is not None:
-            passing &= self.table["has_time"] & (self.table["time_s"] >= where.since_s)
+            mask &= self.table["has_time"] & (self.table["time_s"] >= where.since_s)
         if where.until_s is not None:
-            passing &= self.table["has_time"] & (self.table["time_s"] < where.until_s)
+            mask &= self.table["has_time"] & (self.table["time_s"] < where.until_s)
         if where.exclude_ids:
-            passing &= ~self.rows_of(_as_int64(where.exclude_ids))
-        return passing
+            mask &= ~self.rows_of(_as_int64(where.exclude_ids))
+        return mask
 
-    def counts(self) -> GalleryCounts:
-        """How many records there are, by identity and camera, and when they were seen."""
+    def counts(self, names: Mapping[int, str]) -> GalleryCounts:
+        """Return how many records there are, by identity (by name, of ``names``) and camera, and when they were seen."""
         table = self.table[self.live]
         times = table["time_s"][table["has_time"]]
         return GalleryCounts(
             num_records=len(table),
-            by_pid=_counted(table["pid"], table["has_pid"]),
+            by_pid=_with_names(_counted(table["pid"], table["has_pid"]), names),
             by_camid=_counted(table["camid"], table["has_camid"]),
             first_seen_s=float(times.min()) if len(times) else None,
             last_seen_s=float(times.max()) if len(times) else None,
@@ -114,7 +113,7 @@ class RecordColumns:
 
 
 def read_columns(sqlite: sqlite3.Connection, after_id: int = 0) -> RecordColumns:
-    """Columns of all records after an id."""
+    """Return the columns of all records after an id."""
     cursor = sqlite.execute(
         "SELECT id, pid IS NOT NULL, COALESCE(pid, 0), camid IS NOT NULL, COALESCE(camid, 0), "
         "time_s IS NOT NULL, COALESCE(time_s, 0) FROM records WHERE id > ? ORDER BY id",
@@ -139,3 +138,7 @@ def _counted(column: npt.NDArray[np.int64], known: BoolArray) -> dict[int | None
     found: dict[int | None, int] = dict(zip(values.tolist(), counts.tolist(), strict=True))
     num_unknown = len(known) - int(np.count_nonzero(known))
     return found | {None: num_unknown} if num_unknown else found
+
+
+def _with_names(counts: dict[int | None, int], names: Mapping[int, str]) -> dict[Identity | None, int]:
+    return {pid if pid is None else names.get(pid, pid): count for pid, count in counts.items()}
