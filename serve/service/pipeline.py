@@ -18,13 +18,12 @@ from PIL import Image
 
 from hat.data import decode_image
 from hat.data.ordered_pool import default_num_workers
-from hat.errors import ImageError, WorkError
+from hat.errors import ImageError, UsageError, WorkError
 from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime
 
 from .batching import Batcher, EmbeddingFuture
 from .metrics import ServiceMetrics
-from .refusal import RefusalError, without_paths
 from .settings import ServiceSettings
 from .uploads import UploadedImage
 
@@ -88,7 +87,7 @@ class Pipeline:
             (n, embed_dim) float32 unit rows, in the order of the images.
 
         Raises:
-            RefusalError: An image cannot be used.
+            ImageError: An image cannot be used.
         """
         tasks = [
             _Task(list(images[start : start + _IMAGES_A_TASK]), Future()) for start in range(0, len(images), _IMAGES_A_TASK)
@@ -98,9 +97,11 @@ class Pipeline:
                 self.batcher.announce(len(task.images))
                 self._decoders.submit(self._decode, task, len(task.images))
             parts = [await asyncio.wrap_future(task.future) for task in tasks]
-        except ImageError as error:
+        except ImageError:
             self._metrics.count_images("bad", 1)
-            raise RefusalError(422, without_paths(str(error))) from None
+            raise
+        except UsageError as error:  # nothing that a client could have sent differently
+            raise WorkError(str(error)) from error
         finally:
             for task in tasks:
                 task.drop()

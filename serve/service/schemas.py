@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, StringConstraints, field_validator
 
 from ..gallery.records import AttributeValue, Filter, Record
-from .shelf import GALLERY_NAME
+from .gallery_registry import GALLERY_NAME
 
 __all__ = [
-    "EmbedAnswer",
-    "EnrollAnswer",
+    "Embeddings",
     "EnrollForm",
-    "GalleryAnswer",
+    "EnrollResult",
+    "GalleryInfo",
     "GalleryList",
+    "Health",
     "ItemLabels",
+    "Label",
     "MakeGallery",
-    "ModelAnswer",
+    "ModelInfo",
+    "NumRemoved",
     "Problem",
-    "RecordAnswer",
     "RecordFilter",
+    "RecordInfo",
     "RecordPage",
-    "Removed",
-    "SearchAnswer",
     "SearchForm",
-    "record_answer",
+    "SearchResults",
+    "record_fields",
 ]
 
 _LARGEST = 2**63 - 1
@@ -101,7 +103,7 @@ class SearchForm(_Form):
     attributes: Annotated[FormAttributes, Once] = Field(default={}, description="Only records with these values.")
 
     def where(self, *, exclude_ids: frozenset[int] = frozenset()) -> Filter:
-        """The filter."""
+        """Return the filter."""
         return Filter(
             camids=None if self.camids is None else frozenset(self.camids),
             exclude_camids=frozenset(self.exclude_camids),
@@ -128,7 +130,7 @@ class RecordFilter(BaseModel):
     limit: int = Field(default=100, ge=1, le=1000, description="Most records on a page.")
 
     def where(self) -> Filter:
-        """The filter."""
+        """Return the filter."""
         return Filter(
             pids=None if self.pid is None else frozenset({self.pid}),
             camids=None if self.camid is None else frozenset({self.camid}),
@@ -152,7 +154,7 @@ class ItemLabels(_Form):
     )
 
     def region(self) -> tuple[int, int, int, int] | None:
-        """The box as `hat.serve.Item` takes it."""
+        """Return the box as `hat.serve.Item` takes it."""
         if self.box is None:
             return None
         left, top, right, bottom = self.box
@@ -178,7 +180,7 @@ class EnrollForm(_Form):
     )
 
     def labels(self, num_images: int) -> list[ItemLabels]:
-        """One for each image.
+        """Return one for each image.
 
         Raises:
             ValueError: The list has another length, or both ways are mixed.
@@ -191,6 +193,12 @@ class EnrollForm(_Form):
         if len(self.records) != num_images:
             raise ValueError(f"`records` has {len(self.records)} entries for {num_images} images")
         return self.records
+
+
+class Health(BaseModel):
+    """Whether the service answers."""
+
+    status: Literal["alive", "ready"]
 
 
 class MakeGallery(_Form):
@@ -206,7 +214,7 @@ class Problem(BaseModel):
     request_id: str = Field(description="Number under which the service's log knows the request.")
 
 
-class EmbedAnswer(BaseModel):
+class Embeddings(BaseModel):
     """Embeddings."""
 
     embeddings: list[list[float]] = Field(description="Unit vectors, one for each image, in order.", examples=[[[0.6, 0.8]]])
@@ -214,7 +222,7 @@ class EmbedAnswer(BaseModel):
     fingerprint: str = Field(description="The model: embeddings of different fingerprints must not be compared.")
 
 
-class RecordAnswer(BaseModel):
+class RecordInfo(BaseModel):
     """A record of a gallery."""
 
     id: int
@@ -227,7 +235,7 @@ class RecordAnswer(BaseModel):
     content_hash: str
 
 
-class MatchAnswer(RecordAnswer):
+class MatchInfo(RecordInfo):
     """A record that was found."""
 
     similarity: float = Field(description="Cosine similarity in [-1, 1], larger is closer.")
@@ -235,21 +243,21 @@ class MatchAnswer(RecordAnswer):
     rank_before: int | None = Field(default=None, description="Rank from 1 by similarity alone, where it was asked for.")
 
 
-class QueryAnswer(BaseModel):
+class QueryResult(BaseModel):
     """What was found for one query."""
 
     query: str = Field(description="Name of the image, or the record.", examples=["a.jpg"])
-    matches: list[MatchAnswer]
+    matches: list[MatchInfo]
 
 
-class SearchAnswer(BaseModel):
+class SearchResults(BaseModel):
     """What was found."""
 
     gallery: str
-    results: list[QueryAnswer]
+    results: list[QueryResult]
 
 
-class ModelAnswer(BaseModel):
+class ModelInfo(BaseModel):
     """The model of the service."""
 
     name: str
@@ -261,7 +269,7 @@ class ModelAnswer(BaseModel):
     fingerprint: str
 
 
-class GalleryAnswer(BaseModel):
+class GalleryInfo(BaseModel):
     """How much a gallery holds."""
 
     name: str
@@ -285,7 +293,7 @@ class GalleryList(BaseModel):
 class RecordPage(BaseModel):
     """Some of a gallery's records, by ascending id."""
 
-    records: list[RecordAnswer]
+    records: list[RecordInfo]
     num_matching: int = Field(description="How many records pass the filter in all.")
     next_after_id: int | None = Field(description="`after_id` of the next page; null on the last one.")
 
@@ -297,7 +305,7 @@ class BadImage(BaseModel):
     reason: str
 
 
-class EnrollAnswer(BaseModel):
+class EnrollResult(BaseModel):
     """What came of an enrollment."""
 
     ids: list[int] = Field(description="Of the images that were added or known already, in order.")
@@ -306,14 +314,14 @@ class EnrollAnswer(BaseModel):
     bad: list[BadImage]
 
 
-class Removed(BaseModel):
+class NumRemoved(BaseModel):
     """What was removed."""
 
     num_removed: int
 
 
-def record_answer(record: Record) -> dict[str, Any]:
-    """A record as plain data; its thumbnail is an answer of its own."""
+def record_fields(record: Record) -> dict[str, Any]:
+    """Return a record as plain data; its thumbnail is an answer of its own."""
     return {
         "id": record.id,
         "source": record.source,

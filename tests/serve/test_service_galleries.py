@@ -16,9 +16,9 @@ from service_stand_ins import ColorRuntime, embedding_of, files, picture, runnin
 
 from hat.errors import UsageError
 from hat.serve import Gallery, binding_of
-from hat.serve.service import AuditLog, Shelf
-from hat.serve.service.refusal import RefusalError
-from hat.serve.service.shelf import parse_gallery
+from hat.serve.service import AuditLog, GalleryRegistry
+from hat.serve.service.api_error import ApiError
+from hat.serve.service.gallery_registry import parse_gallery
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_each_image_may_have_its_own_record(served, people):
     file = io.BytesIO()
     Image.open(io.BytesIO(picture(1))).crop((0, 0, 10, 25)).save(file, "PNG")
     np.testing.assert_allclose(
-        service.shelf.get(people.rpartition("/")[2]).embeddings([2])[0], embedding_of(file.getvalue()), atol=1e-6
+        service.galleries.get(people.rpartition("/")[2]).embeddings([2])[0], embedding_of(file.getvalue()), atol=1e-6
     )
 
 
@@ -210,17 +210,17 @@ def test_a_gallery_is_made_where_a_folder_was_set_aside(tmp_path):
 )
 def test_a_gallery_may_not_be_called_anything(served, name):
     client, service = served
-    before = service.shelf.names()
+    before = service.galleries.names()
     answer = client.post("/v1/galleries", json={"name": name})
-    assert answer.status_code == 422 and service.shelf.names() == before
+    assert answer.status_code == 422 and service.galleries.names() == before
 
 
 def test_the_shelf_itself_takes_no_other_name(tmp_path):
-    shelf = Shelf({}, binding_of(ColorRuntime().info), root=tmp_path / "inside")
+    registry = GalleryRegistry({}, binding_of(ColorRuntime().info), root=tmp_path / "inside")
     for name in ("../x", "a/b", "", "A", "x" * 64, "a\n"):
-        with pytest.raises(RefusalError) as refused:
-            shelf.make(name)
-        assert refused.value.status == 422 and list(tmp_path.iterdir()) == []
+        with pytest.raises(ApiError) as refused:
+            registry.create(name)
+        assert refused.value.status_code == 422 and list(tmp_path.iterdir()) == []
 
 
 def test_no_gallery_is_made_without_a_folder_for_it_or_beyond_their_number(tmp_path):
@@ -252,7 +252,7 @@ def test_work_on_galleries_is_bounded_and_recovers():
 def test_what_is_removed_is_gone_from_disk_after_a_vacuum(served, people):
     client, service = served
     enrolled(client, people, 5, attributes='{"note": "quite-unmistakable-text"}')
-    file = Path(service.shelf.get(people.rpartition("/")[2]).location)
+    file = Path(service.galleries.get(people.rpartition("/")[2]).location)
     assert client.delete(f"{people}/records/1").json() == {"num_removed": 1}
     assert client.post(f"{people}/vacuum").status_code == 204
     assert not [path for path in file.parent.glob(f"{file.name}*") if b"quite-unmistakable-text" in path.read_bytes()]
@@ -266,7 +266,7 @@ def test_a_client_that_leaves_while_it_enrolls_is_still_on_record(tmp_path):
         with httpx.Client(base_url=client.base_url, timeout=0.5) as hasty, pytest.raises(httpx.ReadTimeout):
             hasty.post("/v1/galleries/people/records", files=files(picture(1)))
         runtime.held.set()
-        until(lambda: len(service.shelf.get("people")) == 1 and log.path.stat().st_size > 0)
+        until(lambda: len(service.galleries.get("people")) == 1 and log.path.stat().st_size > 0)
     (line,) = [json.loads(line) for line in log.path.read_text().splitlines()]
     assert (line["action"], line["gallery"], line["status"]) == ("enroll", "people", 499)
 
@@ -283,18 +283,18 @@ def test_a_shelf_opens_what_lies_in_its_folder_and_refuses_what_does_not_belong(
     binding = binding_of(ColorRuntime().info)
     for name in ("one", "two", "Not a name"):
         Gallery.open(tmp_path / f"{name}.gallery", binding=binding, create=True).close()
-    shelf = Shelf.open({}, binding, root=tmp_path)
-    assert shelf.names() == ["one", "two"]
-    shelf.close()
+    registry = GalleryRegistry.open({}, binding, root=tmp_path)
+    assert registry.names() == ["one", "two"]
+    registry.close()
     with pytest.raises(UsageError, match="two galleries are called 'one'"):
-        Shelf.open({"one": str(tmp_path / "two.gallery")}, binding, root=tmp_path)
+        GalleryRegistry.open({"one": str(tmp_path / "two.gallery")}, binding, root=tmp_path)
     with pytest.raises(UsageError, match="expected a folder"):
-        Shelf.open({}, binding, root=tmp_path / "missing")
+        GalleryRegistry.open({}, binding, root=tmp_path / "missing")
     with pytest.raises(UsageError, match="another model"):
-        Shelf.open({"one": str(tmp_path / "one.gallery")}, binding_of(ColorRuntime(fingerprint="other").info))
+        GalleryRegistry.open({"one": str(tmp_path / "one.gallery")}, binding_of(ColorRuntime(fingerprint="other").info))
     with pytest.raises(UsageError):
-        Shelf.open({"three": str(tmp_path / "three.gallery")}, binding)
-    reading = Shelf.open({"one": str(tmp_path / "one.gallery")}, binding, read_only=True)
+        GalleryRegistry.open({"three": str(tmp_path / "three.gallery")}, binding)
+    reading = GalleryRegistry.open({"one": str(tmp_path / "one.gallery")}, binding, read_only=True)
     assert reading.get("one").read_only
     reading.close()
 

@@ -20,7 +20,8 @@ from hat.runtime import open_runtime
 from hat.serve import Gallery, binding_of
 from hat.serve.commands.serve import serve
 from hat.serve.service import KeyFile
-from hat.serve.service.server import bind, is_loopback
+from hat.serve.service.ingress import is_loopback
+from hat.serve.service.server import bind
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from service_stand_ins import ColorRuntime, files, picture, running, serving
 
 from hat.errors import UsageError, WorkError
 from hat.serve import binding_of
-from hat.serve.service import AuditLog, KeyFile, KeyRing, Service, ServiceSettings, Shelf, create_app
-from hat.serve.service.guard import LOOPBACK_HOSTS
-from hat.serve.service.refusal import without_paths
+from hat.serve.service import AuditLog, GalleryRegistry, KeyFile, KeyRing, Service, ServiceSettings, create_app
+from hat.serve.service.api_error import without_paths
+from hat.serve.service.ingress import LOOPBACK_HOSTS
 
 RECORDS = "/v1/galleries/people/records"
 
@@ -109,11 +109,11 @@ FAILURES = [
 def test_a_gallery_that_fails_is_an_answer_without_its_place_and_the_service_goes_on(error, status, caplog):
     runtime = ColorRuntime()
     binding = binding_of(runtime.info)
-    shelf = Shelf({"people": UnluckyGallery(binding, error), "others": MemoryGallery(binding)}, binding)
+    registry = GalleryRegistry({"people": UnluckyGallery(binding, error), "others": MemoryGallery(binding)}, binding)
     import httpx
 
     with (
-        serving(create_app(Service(runtime, shelf, ServiceSettings()))) as address,
+        serving(create_app(Service(runtime, registry, ServiceSettings()))) as address,
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         answers = [

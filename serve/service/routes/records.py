@@ -6,80 +6,72 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from hat.data.image_headers import read_header
-from hat.errors import ImageError
+from hat.errors import ImageError, UsageError
 
-from ...enroll.enrolling import Enrollment, Item, enroll
+from ...enroll.enrolling import Enrollment, Item
+from ...enroll.enrolling import enroll as enroll_items
 from ...gallery.gallery import Gallery
 from ...gallery.records import Record
-from ..forms import checked, request_body
-from ..refusal import RefusalError
-from ..schemas import EnrollAnswer, EnrollForm, ItemLabels, RecordAnswer, RecordFilter, RecordPage, Removed, record_answer
-from ..service import Visit, reader, writer
-from ..uploads import UploadedImage
-from .galleries import Name, json_answer
+from ..api_error import ApiError
+from ..dependencies import AuthorizedRequest, GalleryDep, Reader, Writer
+from ..schemas import EnrollForm, EnrollResult, ItemLabels, NumRemoved, RecordFilter, RecordId, RecordInfo, RecordPage
+from ..uploads import UploadedImage, describe_body
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["records"])
 
-Identity = Annotated[int, Path(ge=1, le=2**63 - 1, description="The record's id.")]
+Id = Annotated[RecordId, Path(description="The record's id.")]
 
 
-@router.post(
-    "/v1/galleries/{name}/records",
-    responses={200: {"model": EnrollAnswer}},
-    openapi_extra=request_body(EnrollForm, images=True),
-)
-async def enroll_records(visit: Annotated[Visit, Depends(writer)], name: Name) -> Response:
+@router.post("/v1/galleries/{name}/records", response_model=EnrollResult, openapi_extra=describe_body(EnrollForm, images=True))
+async def enroll(writer: Writer, gallery: GalleryDep) -> dict[str, Any]:
     """Add images, in fields named `images`. One that is there already is told by its bytes and not added again.
 
     What is known of all images alike goes into the fields; of each image, into `records`.
     """
-    service = visit.service
-    gallery = service.shelf.get(name)
-    with service.admission.enter() as place:
-        upload = await visit.upload(place)
-        form = checked(EnrollForm, upload.fields)
+    service = writer.service
+    async with writer.receive() as upload:
+        form = upload.parse(EnrollForm)
         if not upload.images:
-            raise RefusalError(422, "expected images, in fields named images")
+            raise ApiError(422, "expected images, in fields named images")
         try:
             labels = form.labels(len(upload.images))
         except ValueError as error:
-            raise RefusalError(422, str(error)) from None
+            raise ApiError(422, str(error)) from None
         items = _items(upload.images, labels, service.settings.max_pixels)
 
         def add() -> Enrollment:
             height = service.settings.thumbnail_height
-            return enroll(gallery, service.embedder, items, batch_size=service.settings.max_batch, thumbnail_height=height)
+            return enroll_items(
+                gallery, service.embedder, items, batch_size=service.settings.max_batch, thumbnail_height=height
+            )
 
-        enrolled = await visit.in_store(name, gallery, add, finish=True)
+        enrolled = await writer.run(add)
     service.metrics.count_images("enrolled", enrolled.num_added)
     service.metrics.count_images("bad", len(enrolled.bad))
-    visit.exchange.counts |= {"num_added": enrolled.num_added, "num_known": enrolled.num_known, "num_bad": len(enrolled.bad)}
-    bad = [{"source": source, "reason": reason} for source, reason in enrolled.bad]
     counts = {"num_added": enrolled.num_added, "num_known": enrolled.num_known}
-    return json_answer({"ids": list(enrolled.ids), **counts, "bad": bad})
+    writer.context.counts |= {**counts, "num_bad": len(enrolled.bad)}
+    bad = [{"source": source, "reason": reason} for source, reason in enrolled.bad]
+    return {"ids": list(enrolled.ids), **counts, "bad": bad}
 
 
-@router.get("/v1/galleries/{name}/records", responses={200: {"model": RecordPage}})
-async def list_records(
-    visit: Annotated[Visit, Depends(reader)], name: Name, wanted: Annotated[RecordFilter, Query()]
-) -> Response:
+@router.get("/v1/galleries/{name}/records", response_model=RecordPage)
+async def list_records(reader: Reader, gallery: GalleryDep, query: Annotated[RecordFilter, Query()]) -> dict[str, Any]:
     """Records by ascending id, a page at a time."""
-    gallery = visit.service.shelf.get(name)
-    page = await visit.in_store(name, gallery, lambda: _page(gallery, wanted))
-    visit.exchange.counts["num_results"] = len(page["records"])
-    return json_answer(page)
+    page = await reader.run(lambda: _page(gallery, query))
+    reader.context.counts["num_results"] = len(page["records"])
+    return page
 
 
-@router.get("/v1/galleries/{name}/records/{record_id}", responses={200: {"model": RecordAnswer}})
-async def describe_record(visit: Annotated[Visit, Depends(reader)], name: Name, record_id: Identity) -> Response:
+@router.get("/v1/galleries/{name}/records/{record_id}", response_model=RecordInfo)
+async def describe_record(reader: Reader, gallery: GalleryDep, record_id: Id) -> Record:
     """One record."""
-    return json_answer(record_answer(await _record(visit, name, record_id)))
+    return await _read(reader, gallery, record_id)
 
 
 @router.get(
@@ -87,28 +79,25 @@ async def describe_record(visit: Annotated[Visit, Depends(reader)], name: Name, 
     response_class=Response,
     responses={200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
 )
-async def show_record(visit: Annotated[Visit, Depends(reader)], name: Name, record_id: Identity) -> Response:
+async def show_record(reader: Reader, gallery: GalleryDep, record_id: Id) -> Response:
     """The small picture that is kept with a record, where the gallery keeps them."""
-    record = await _record(visit, name, record_id, thumbnails=True)
+    record = await _read(reader, gallery, record_id, thumbnails=True)
     if record.thumbnail is None:
-        raise RefusalError(404, "no picture is kept with this record")
+        raise ApiError(404, "no picture is kept with this record")
     return Response(record.thumbnail, media_type="image/jpeg")
 
 
-@router.delete("/v1/galleries/{name}/records/{record_id}", responses={200: {"model": Removed}})
-async def remove_record(visit: Annotated[Visit, Depends(writer)], name: Name, record_id: Identity) -> Response:
+@router.delete("/v1/galleries/{name}/records/{record_id}")
+async def remove_record(writer: Writer, gallery: GalleryDep, record_id: Id) -> NumRemoved:
     """Remove one record, for good; one that is not there is no error. `vacuum` takes its bytes off the disk."""
-    gallery = visit.service.shelf.get(name)
-    number = await visit.in_store(name, gallery, lambda: _remove(gallery, record_id), finish=True)
-    visit.exchange.counts["num_removed"] = number
-    return json_answer({"num_removed": number})
+    return writer.record_removal(await writer.run(lambda: gallery.remove(ids=[record_id])))
 
 
 def _items(images: Sequence[UploadedImage], labels: Sequence[ItemLabels], max_pixels: int) -> list[Item]:
     return [
         Item(
             source=label.source or image.name,
-            read=_reader(image, max_pixels),
+            read=_image_reader(image, max_pixels),
             box=label.region(),
             pid=label.pid,
             camid=label.camid,
@@ -119,7 +108,7 @@ def _items(images: Sequence[UploadedImage], labels: Sequence[ItemLabels], max_pi
     ]
 
 
-def _reader(image: UploadedImage, max_pixels: int) -> Callable[[], bytes]:
+def _image_reader(image: UploadedImage, max_pixels: int) -> Callable[[], bytes]:
     def read() -> bytes:
         header = read_header(image.data, image.name)
         if header.width * header.height > max_pixels:
@@ -129,29 +118,32 @@ def _reader(image: UploadedImage, max_pixels: int) -> Callable[[], bytes]:
     return read
 
 
-def _page(gallery: Gallery, wanted: RecordFilter) -> dict[str, Any]:
-    ids = gallery.ids(wanted.where())
-    first = int(np.searchsorted(ids, wanted.after_id, side="right"))
-    chosen = [int(one) for one in ids[first : first + wanted.limit]]
-    records = gallery.get(chosen) if chosen else []
-    is_last = first + wanted.limit >= len(ids)
+def _page(gallery: Gallery, query: RecordFilter) -> dict[str, Any]:
+    ids = gallery.ids(query.where())
+    first = int(np.searchsorted(ids, query.after_id, side="right"))
+    page_ids = ids[first : first + query.limit].tolist()
+    is_last = first + query.limit >= len(ids)
     return {
-        "records": [record_answer(record) for record in records],
+        "records": _read_existing(gallery, page_ids),
         "num_matching": len(ids),
-        "next_after_id": None if is_last else chosen[-1],
+        "next_after_id": None if is_last else page_ids[-1],
     }
 
 
-async def _record(visit: Visit, name: str, record_id: int, *, thumbnails: bool = False) -> Record:
-    gallery = visit.service.shelf.get(name)
+def _read_existing(gallery: Gallery, ids: Sequence[int]) -> list[Record]:
+    """Read records; one that somebody removes between being listed and being read is left out."""
+    if not ids:
+        return []
     try:
-        (record,) = await visit.in_store(name, gallery, lambda: gallery.get([record_id], thumbnails=thumbnails))
-    except RefusalError as refusal:
-        if refusal.status == 422:
-            raise RefusalError(404, "there is no record of this id in the gallery") from None
-        raise
+        return gallery.get(ids)
+    except UsageError:
+        half = len(ids) // 2
+        return _read_existing(gallery, ids[:half]) + _read_existing(gallery, ids[half:]) if half else []
+
+
+async def _read(reader: AuthorizedRequest, gallery: Gallery, record_id: int, *, thumbnails: bool = False) -> Record:
+    try:
+        (record,) = await reader.run(lambda: gallery.get([record_id], thumbnails=thumbnails))
+    except UsageError:
+        raise ApiError(404, "there is no record of this id in the gallery") from None
     return record
-
-
-def _remove(gallery: Gallery, record_id: int) -> int:
-    return gallery.remove(ids=[record_id])
