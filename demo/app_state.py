@@ -17,7 +17,7 @@ from hat.embedder import Embedder
 from hat.errors import HatError, UsageError
 from hat.runtime import TorchRuntime, runtime_info
 from hat.serve import Binding, Gallery, binding_of
-from hat.serve.calibrate.thresholds import Calibration, calibrate
+from hat.serve.calibrate.thresholds import ThresholdCalibration, calibrate
 
 from .comparison import Artifact
 from .people import SampleQuery
@@ -87,7 +87,7 @@ class Workbench:
     galleries: dict[str, Gallery] = field(default_factory=dict)
     artifacts: tuple[Artifact, ...] = field(init=False)
     _shelf_turn: threading.RLock = field(default_factory=threading.RLock, repr=False)
-    _calibrations: dict[str, tuple[int, Calibration | None]] = field(default_factory=dict, repr=False)
+    _calibrations: dict[str, tuple[int, ThresholdCalibration | None]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.artifacts = (Artifact(last_part(self.model), self.embedder), *self.others)
@@ -176,7 +176,7 @@ class Workbench:
                 raise type(error)(str(error).replace(str(kept), path.name)) from None
         return name
 
-    def calibration(self, name: str) -> Calibration | None:
+    def calibration(self, name: str) -> ThresholdCalibration | None:
         """What similarities mean in a gallery; None where it knows too few identities. Worked out anew when it has grown."""
         name = name or self.first_gallery
         gallery = self.gallery(name)

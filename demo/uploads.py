@@ -13,14 +13,12 @@ from PIL import Image
 
 from hat.data import decode_image
 from hat.data.archives import list_members, read_member
-from hat.data.image_headers import read_header
-from hat.data.images import MAX_FILE_BYTES
-from hat.data.market_layout import parse_market_name
+from hat.data.images import IMAGE_SUFFIXES, MAX_FILE_BYTES, image_size
+from hat.data.market import parse_market_name
 from hat.errors import ImageError, UsageError
 from hat.serve.enroll.enrolling import Item
 
 __all__ = [
-    "IMAGE_ENDINGS",
     "UPLOAD_LIMITS",
     "UploadLimits",
     "files_at_hand",
@@ -30,7 +28,6 @@ __all__ = [
     "uploaded_image",
 ]
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 """Endings of image files; what a file is is told by its content."""
 
 _JUNK_FOLDERS = ("__MACOSX/",)
@@ -121,7 +118,7 @@ def upload_items(
     found = (source for path in paths for source in _sources(path, limits))
     sources = list(islice(found, limits.enroll_images + 1))
     if not sources:
-        raise UsageError(f"no image was found: give {', '.join(IMAGE_ENDINGS)} files, or a zip file of them")
+        raise UsageError(f"no image was found: give {', '.join(IMAGE_SUFFIXES)} files, or a zip file of them")
     if len(sources) > limits.enroll_images:
         raise UsageError(
             f"there are more than the {limits.enroll_images:,} images that this page takes at once: use `hat enroll`"
@@ -150,11 +147,7 @@ class _Budget:
                 raise ImageError(f"{name}: left out, the images before it have {self.limit // 2**20} MB together already")
             data = read()
             self.spent += len(data)
-            header = read_header(data, name)
-            if header.width * header.height > limits.pixels:
-                raise ImageError(
-                    f"{name}: {header.width} x {header.height} pixels are more than the limit of {limits.pixels:,}"
-                )
+            image_size(data, name, max_pixels=limits.pixels)
             return data
 
         return held
@@ -167,7 +160,7 @@ def _sources(path: str, limits: UploadLimits) -> Iterator[tuple[str, Callable[[]
         yield name, partial(_file_bytes, path, limits.file_bytes)
         return
     for member in list_members(Path(path)):
-        if member.lower().endswith(IMAGE_ENDINGS) and not member.startswith(_JUNK_FOLDERS):
+        if member.lower().endswith(IMAGE_SUFFIXES) and not member.startswith(_JUNK_FOLDERS):
             yield f"{name}!{member}", partial(read_member, path, member, max_bytes=limits.file_bytes)
 
 

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from hat.errors import HatError, UsageError, describe_failure
+from hat.host_tuning import wait_passively
 
 __all__ = ["COMMANDS", "NEEDS_NO_ARGUMENTS", "app", "main"]
 
@@ -24,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("hat.train.command:train", "Train a HAT on one or several data sets."),
     "eval": ("hat.commands.evaluation:evaluate", "mAP, Rank-1 and mINP of a model on one or several data sets."),
     "export": ("hat.export.command:export", "Write a model as ONNX, TensorRT, OpenVINO, Triton or DeepStream files."),
+    "adopt": ("hat.export.adopt_command:adopt", "Another project's ONNX or OpenVINO model as one of our files."),
     "verify": ("hat.export.verify.command:verify", "Does an exported file rank people as the model does?"),
     "bench": ("hat.export.bench.command:bench", "Speed, latency and memory of models and files, side by side."),
     "enroll": ("hat.serve.commands.enroll:enroll", "Add images, folders or video frames to a gallery."),
@@ -36,12 +38,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Name -> ("module:function", one line of help), in the order of the help page; a group's function is its `typer.Typer`."""
 
+_LONG_COMPUTATIONS = ("train", "eval", "quickstart")
+"""Commands that keep all cores busy for minutes and longer."""
+
 NEEDS_NO_ARGUMENTS = ("demo", "quickstart")
 """Commands that do something useful when they are called bare; every other one shows its help."""
 
 
 def load_command(name: str) -> Any:
     """Import a subcommand and make typer's command of it."""
+    if name in _LONG_COMPUTATIONS:
+        wait_passively()
     module, _, function = COMMANDS[name][0].partition(":")
     target = getattr(importlib.import_module(module), function)
     if not isinstance(target, typer.Typer):  # a command with subcommands of its own brings its table ready made

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hat.data.images import read_image
+from hat.data.images import read_image, to_rgb
 from hat.data.loading import iterate_batches
 from hat.errors import UsageError
 from hat.preprocessing import Preprocessing
@@ -130,14 +130,14 @@ class Embedder:
 
 
 def as_image(item: ImageLike) -> Image.Image:
-    """Decode a path, check an array, and pass a PIL image on.
+    """Decode a path, check an array, and read a PIL image as a file with the same content is read.
 
     Raises:
         ImageError: The file is no image that can be used.
         UsageError: The item is none of these, or the array has another shape or type.
     """
     if isinstance(item, Image.Image):
-        return item
+        return to_rgb(item)
     if isinstance(item, np.ndarray):
         if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3 or 0 in item.shape:
             raise UsageError(f"expected an array of shape (H, W, 3) and type uint8, RGB; got {item.shape} {item.dtype}")

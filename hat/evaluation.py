@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from hat.data.records import ReIDDataset
+from hat.data.datasets import ReIDDataset
 from hat.embedder import Embedder
 from hat.errors import DataError
-from hat.metrics import RankingResult, evaluate_embeddings, evaluate_ranking
+from hat.metrics import RankingResult, center_by_camera, evaluate_embeddings, evaluate_ranking
 from hat.metrics import rerank as rerank_distances
 
-__all__ = ["embed_dataset", "evaluate", "rank_embeddings"]
+__all__ = ["center_dataset", "embed_dataset", "evaluate", "rank_embeddings"]
 
 
 def evaluate(
@@ -22,6 +22,7 @@ def evaluate(
     *,
     rerank: bool = False,
     flip: bool = False,
+    center_cameras: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> RankingResult:
     """mAP, CMC and mINP of a model on a data set's query and gallery.
@@ -31,6 +32,7 @@ def evaluate(
         dataset: The data set; its gallery holds no junk.
         rerank: Rank by k-reciprocal re-ranked distances (k1 20, k2 6, lambda 0.3) instead of cosine distances.
         flip: Embed each image together with its mirror image.
+        center_cameras: Subtract each camera's mean embedding before ranking (`center_dataset`).
         advance: Called with the number of images that were just embedded.
 
     Returns:
@@ -41,6 +43,8 @@ def evaluate(
         ImageError: An image cannot be used.
     """
     query, gallery = embed_dataset(embedder, dataset, flip=flip, advance=advance)
+    if center_cameras:
+        query, gallery = center_dataset(query, gallery, dataset)
     distances = rerank_distances(query, gallery) if rerank else None
     return rank_embeddings(query, gallery, dataset, distances=distances)
 
@@ -61,6 +65,27 @@ def embed_dataset(
     query = embedder.embed_paths(dataset.query.paths, flip=flip, advance=advance)
     gallery = embedder.embed_paths(dataset.gallery.paths, flip=flip, advance=advance)
     return query, gallery
+
+
+def center_dataset(
+    query: npt.NDArray[np.float32], gallery: npt.NDArray[np.float32], dataset: ReIDDataset
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Subtract from each embedding the mean of its camera over query and gallery together, and scale the rest to unit length.
+
+    Args:
+        query: (num_query, embed_dim) float32.
+        gallery: (num_gallery, embed_dim) float32.
+        dataset: Their labels, of which cameras alone are read.
+
+    Returns:
+        Both, centered.
+
+    Raises:
+        UsageError: All images of a camera have the same embedding.
+    """
+    camids = np.concatenate([dataset.query.camids, dataset.gallery.camids])
+    centered = center_by_camera(np.concatenate([query, gallery]), camids)
+    return centered[: len(query)], centered[len(query) :]
 
 
 def rank_embeddings(

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING
 from hat.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from .calibrate.thresholds import Calibration, calibrate
+    from .calibrate.thresholds import ThresholdCalibration, calibrate
     from .enroll.enrolling import Enrollment, Item, enroll
     from .gallery.binding import Binding, VerifiedSibling, binding_of
     from .gallery.gallery import Gallery, StoredType
-    from .gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record
+    from .gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage
     from .milvus.gallery import MilvusGallery
     from .search.searching import Match, person_embedding, search_gallery
     from .sqlite.gallery import SqliteGallery
 
 __all__ = [
     "Binding",
-    "Calibration",
     "Enrollment",
     "Filter",
     "Gallery",
@@ -29,8 +28,11 @@ __all__ = [
     "Neighbors",
     "NewRecord",
     "Record",
+    "RecordLabels",
+    "RecordPage",
     "SqliteGallery",
     "StoredType",
+    "ThresholdCalibration",
     "VerifiedSibling",
     "binding_of",
     "calibrate",
@@ -41,7 +43,7 @@ __all__ = [
 
 _HOMES = {
     "Binding": "hat.serve.gallery.binding",
-    "Calibration": "hat.serve.calibrate.thresholds",
+    "ThresholdCalibration": "hat.serve.calibrate.thresholds",
     "Enrollment": "hat.serve.enroll.enrolling",
     "Filter": "hat.serve.gallery.records",
     "Gallery": "hat.serve.gallery.gallery",
@@ -52,6 +54,8 @@ _HOMES = {
     "Neighbors": "hat.serve.gallery.records",
     "NewRecord": "hat.serve.gallery.records",
     "Record": "hat.serve.gallery.records",
+    "RecordLabels": "hat.serve.gallery.records",
+    "RecordPage": "hat.serve.gallery.records",
     "SqliteGallery": "hat.serve.sqlite.gallery",
     "StoredType": "hat.serve.gallery.gallery",
     "VerifiedSibling": "hat.serve.gallery.binding",

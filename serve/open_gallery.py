@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from typing import Any
 
 from hat.errors import UsageError
 
-from .gallery.binding import Binding
-from .gallery.gallery import Gallery, StoredType
+__all__ = ["store_class"]
 
-__all__ = ["open_gallery"]
+_STORES = {"": "hat.serve.sqlite.gallery:SqliteGallery", "milvus": "hat.serve.milvus.gallery:MilvusGallery"}
+"""Scheme of a location -> the class that keeps galleries there, imported when one is opened."""
 
 
-def open_gallery(
-    location: str | os.PathLike[str],
-    *,
-    binding: Binding | None = None,
-    create: bool = False,
-    stored_type: StoredType = "float32",
-    read_only: bool = False,
-) -> Gallery:
-    """Open a gallery by its location; `Gallery.open` says what the arguments mean and what is raised."""
-    scheme, separator, _ = os.fspath(location).partition("://") if isinstance(location, str) else ("", "", "")
-    if separator and scheme == "milvus":
-        from .milvus.gallery import MilvusGallery
+def store_class(location: str | os.PathLike[str]) -> Any:
+    """Return the class whose ``open`` takes a location.
 
-        return MilvusGallery.open(str(location), binding=binding, create=create, stored_type=stored_type, read_only=read_only)
-    if separator and scheme.isalnum():
+    Raises:
+        UsageError: It begins with a scheme that no store has.
+    """
+    scheme, separator, _ = location.partition("://") if isinstance(location, str) else ("", "", "")
+    if not separator or not scheme.isalnum():
+        scheme = ""
+    if scheme not in _STORES:
         raise UsageError(f"{location}: nothing is known by {scheme}://: expected a file's path, or milvus://host:port/name")
-
-    from .sqlite.gallery import SqliteGallery
-
-    return SqliteGallery.open(location, binding=binding, create=create, stored_type=stored_type, read_only=read_only)
+    module, _, name = _STORES[scheme].partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -76,8 +76,18 @@ class AugmentationConfig:
     saturation: BelowOne = 0.0
     """Distances from a pixel's own gray are multiplied by a factor from [1 - saturation, 1 + saturation]."""
 
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Hues are turned by a part of the whole circle from [-hue, hue]."""
+
+    blur: Probability = 0.0
+    """Probability of a Gaussian blur."""
+
+    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+    """Smallest and largest standard deviation of the blur, in pixels."""
+
     def __post_init__(self) -> None:
-        for name, (low, high) in (("erasing_area", self.erasing_area), ("erasing_ratio", self.erasing_ratio)):
+        for name in ("erasing_area", "erasing_ratio", "blur_sigma"):
+            low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} is (smallest, largest), got ({low}, {high})")
         if self.erasing_area[1] > 1:

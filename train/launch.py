@@ -11,8 +11,9 @@ import torch.distributed as dist
 
 from hat.console import stderr
 from hat.data import check_images, merge_training
-from hat.data.records import ReIDDataset, Split
+from hat.data.datasets import ReIDDataset, Split
 from hat.errors import DataError, UsageError
+from hat.host_tuning import keep_freed_memory
 
 from .config import TrainConfig
 from .distributed import Place, process_group
@@ -64,6 +65,7 @@ def train_model(
     """
     if stop_after_s is not None and not stop_after_s > 0:
         raise UsageError(f"stop_after_s is above 0, got {stop_after_s:g}")
+    keep_freed_memory()
     stop_at = None if stop_after_s is None else time.monotonic() + stop_after_s
     folder = RunFolder(Path(out))
     with process_group(device) as place:

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hat.config import config_to_dict
-from hat.data.ordered_pool import default_num_workers
-from hat.data.records import ReIDDataset, Split
+from hat.data.datasets import ReIDDataset, Split
+from hat.data.loading import default_num_workers
 from hat.embedder import Embedder
 from hat.errors import ConfigError, DataError, WorkError
 from hat.evaluation import evaluate

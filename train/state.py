@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hat.config import config_from_dict, config_to_dict
-from hat.data.records import Split
+from hat.data.datasets import Split
 from hat.errors import CheckpointError, ConfigError, WorkError
 from hat.io.checkpoint import write_atomically
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hat.console import progress
-from hat.data.ordered_pool import default_num_workers
+from hat.data.loading import default_num_workers
 from hat.embedder import Embedder
 from hat.errors import ConfigError
 from hat.model.inference import InferenceModel
@@ -175,8 +175,10 @@ def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, place: Pl
     precision = config.compute.precision
     exported = path.suffix.lower() in ARTIFACT_ENDINGS and not path.is_dir()
     if exported:
-        # OpenVINO does not run on CUDA devices; the others run where the student is, or say why not.
-        runtime = open_runtime(path, None if path.suffix.lower() == ".xml" else str(place.device))
+        # OpenVINO does not run on CUDA devices; the others run where the student is, or say why not. Beside a student on the
+        # CPU they get as many threads as it has: OpenVINO does not look at OMP_NUM_THREADS and would take every core.
+        options = {"num_threads": torch.get_num_threads()} if place.device.type == "cpu" else {}
+        runtime = open_runtime(path, None if path.suffix.lower() == ".xml" else str(place.device), **options)
     else:
         runtime = open_runtime(path, str(place.device), precision, exact_graph=config.distill.cache)
     if not config.distill.cache:

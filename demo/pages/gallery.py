@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
+from hat.data.images import IMAGE_SUFFIXES
+
 from ..app_state import Workbench
 from ..events import CLICKS, listen
 from ..gallery_actions import GalleryActions
-from ..uploads import IMAGE_ENDINGS
 
 __all__ = ["GalleryPage", "gallery_page"]
 
@@ -123,7 +124,7 @@ def _adding_column() -> _Adding:
         files = gr.File(
             label="Images, or a zip file of them",
             file_count="multiple",
-            file_types=[*IMAGE_ENDINGS, ".zip"],
+            file_types=[*IMAGE_SUFFIXES, ".zip"],
             height=150,
             elem_id="hat-enroll-files",
             elem_classes="hat-drop",

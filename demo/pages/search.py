@@ -7,11 +7,12 @@ from typing import Any
 
 import gradio as gr
 
+from hat.data.images import IMAGE_SUFFIXES
+
 from ..app_state import Workbench
 from ..events import CLICKS, listen
 from ..ranking import MAX_TOP
 from ..search_actions import WELCOME, SearchActions
-from ..uploads import IMAGE_ENDINGS
 from ..view.cards import sample_strip
 from ..view.crop import CROP_BOX
 
@@ -97,7 +98,7 @@ def _query_column(bench: Workbench) -> _Query:
     files = gr.File(
         label="Images of one person",
         file_count="multiple",
-        file_types=list(IMAGE_ENDINGS),
+        file_types=list(IMAGE_SUFFIXES),
         height=150,
         elem_id="hat-query-files",
         elem_classes="hat-drop",

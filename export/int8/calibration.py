@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hat.data.datasets import JUNK_PID, ReIDDataset
 from hat.data.loading import load_images
-from hat.data.records import JUNK_PID, ReIDDataset
 from hat.errors import DataError, UsageError
 from hat.preprocessing import Preprocessing
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hat.data.records import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Split
+from hat.data.datasets import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Split
 from hat.errors import UsageError
 from hat.metrics import RankingResult
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from hat.data.records import ReIDDataset
+    from hat.data.datasets import ReIDDataset
     from hat.embedder import Embedder
 
     Embeddings = npt.NDArray[np.float32]
@@ -30,6 +30,10 @@ def evaluate(
     data: Annotated[list[str], typer.Option("--data", help="A data set: DIR, or NAME=DIR. Repeat for a table of several.")],
     rerank: Annotated[bool, typer.Option("--rerank", help="Rank by k-reciprocal re-ranked distances.")] = False,
     flip: Annotated[bool, typer.Option("--flip", help="Embed each image together with its mirror image.")] = False,
+    center_cameras: Annotated[
+        bool,
+        typer.Option("--center-cameras", help="Subtract each camera's mean embedding first: better where cameras are new."),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per run of the model.")] = 32,
@@ -55,12 +59,14 @@ def evaluate(
 
       hat eval runs/market --data market1501=~/data --data msmt17=~/msmt --rerank --json
 
+      hat eval runs/market --data ~/photos --center-cameras
+
       hat eval runs/market --data ~/data --rank-list ranks.png --cam cam.png --tfc-maps maps.png
     """
     from hat import visual
     from hat.data import open_dataset
     from hat.embedder import Embedder
-    from hat.evaluation import rank_embeddings
+    from hat.evaluation import center_dataset, rank_embeddings
     from hat.metrics import rerank as rerank_distances
     from hat.record import append_record
     from hat.runtime.torch_runtime import checked_precision
@@ -77,6 +83,8 @@ def evaluate(
         if skip_bad:
             dataset, num_bad = _without_bad_images(dataset)  # noqa: PLW2901
         query, gallery, seconds = _embed(embedder, dataset, flip)
+        if center_cameras:
+            query, gallery = center_dataset(query, gallery, dataset)
         distances = rerank_distances(query, gallery) if rerank else None
         figures = rank_embeddings(query, gallery, dataset, distances=distances)
         speed = (len(query) + len(gallery)) / seconds
@@ -90,10 +98,18 @@ def evaluate(
             _draw_maps(embedder, dataset, baseline, cam, tfc_maps)
 
     if record is not None:
-        kind = f"{embedder.runtime.name}{', re-ranked' if rerank else ''}{', flip' if flip else ''}"
+        options = {"re-ranked": rerank, "flip": flip, "cameras centered": center_cameras}
+        kind = ", ".join([embedder.runtime.name, *(name for name, is_set in options.items() if is_set)])
         append_record(record, f"{Path(model).name} ({kind})", [_row(result) for result in results], time.monotonic() - start)
     emit(
-        {"model": model, "runtime": embedder.runtime.name, "rerank": rerank, "flip": flip, "results": results},
+        {
+            "model": model,
+            "runtime": embedder.runtime.name,
+            "rerank": rerank,
+            "flip": flip,
+            "center_cameras": center_cameras,
+            "results": results,
+        },
         _table(results),
         as_json,
     )

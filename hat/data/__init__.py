@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from hat.data.checking import check_images
+from hat.data.datasets import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, Split, merge_training
 from hat.data.images import decode_image, read_image
-from hat.data.loading import iterate_batches, load_images
-from hat.data.merging import merge_training
-from hat.data.records import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, Split
+from hat.data.loading import check_images, iterate_batches, load_images
 from hat.data.registry import detect_dataset, list_datasets, load_dataset, open_dataset
 
 __all__ = [

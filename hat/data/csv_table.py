@@ -1,4 +1,4 @@
-"""A table of images: one row for each, with the columns ``path``, ``pid``, ``camid`` and ``split``.
+"""Tables: a CSV file row by row with every mistake named by its line, and a data set as such a table.
 
 Relative paths are relative to the table. A path may be absolute, may climb with ``..`` and may name a member of a zip file: the
 table is its owner's own list, and whatever it names has to exist and, when it is read, to be an image. Other columns are
@@ -7,18 +7,78 @@ ignored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hat.data.archives import list_members, split_location
-from hat.data.csv_rows import csv_rows
+from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, Split
 from hat.data.labels import number_labels
 from hat.data.published_counts import assemble
-from hat.data.records import JUNK_PID, ReIDDataset, Sample, Split
 from hat.errors import DataError
 
-__all__ = ["COLUMNS", "is_csv_table", "read_csv_table"]
+__all__ = ["COLUMNS", "csv_rows", "is_csv_table", "read_csv_table"]
+
+_MOST_COLUMNS = 1000
+
+
+def csv_rows(
+    path: Path, *, required: Collection[str], all_or_none: Collection[str] = (), with_others: bool = True
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Read a CSV file (UTF-8, comma-separated, with a header), one row at a time.
+
+    Args:
+        path: The file.
+        required: Columns that must be there, in any order; names of columns are told without regard to case.
+        all_or_none: Columns that come together or not at all.
+        with_others: Whether all other columns are read too; otherwise they are ignored, whatever their names, which may be
+            empty as spreadsheets leave them.
+
+    Yields:
+        The number of a row's line and its fields by column, blanks at their ends removed. Empty lines are left out.
+
+    Raises:
+        DataError: The file cannot be read, is not CSV, a column that is read is missing or named twice, or a row is too short
+            or too long.
+    """
+    try:
+        # utf-8-sig: spreadsheets write a byte-order mark, which would become part of the first column's name.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            read = header if with_others else [name for name in header if name in required or name in all_or_none]
+            _check_header(path, read, required, all_or_none)
+            for fields in reader:
+                if not any(field.strip() for field in fields):
+                    continue
+                if len(fields) != len(header):
+                    raise DataError(f"{path}, line {reader.line_num}: expected {len(header)} fields, got {len(fields)}")
+                by_column = {name: field.strip() for name, field in zip(header, fields, strict=True)}
+                yield reader.line_num, {name: by_column[name] for name in read}
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+
+
+def _check_header(path: Path, header: list[str], required: Collection[str], all_or_none: Collection[str]) -> None:
+    repeated = (
+        sorted({name for name in header if header.count(name) > 1})
+        if len(header) <= _MOST_COLUMNS
+        else [f"more than {_MOST_COLUMNS:,} columns"]
+    )
+    if repeated:
+        raise DataError(f"{path}, line 1: expected every column once, got {', '.join(repeated)} more than once")
+    begun = any(name in header for name in all_or_none)
+    missing = [name for name in (*required, *(all_or_none if begun else ())) if name not in header]
+    if missing:
+        raise DataError(f"{path}, line 1: expected the columns {', '.join(required)}; {', '.join(missing)} missing")
+
 
 COLUMNS = ("path", "pid", "camid", "split")
 """The columns that a table must have, in any order."""

@@ -15,10 +15,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, Split
 from hat.data.image_trees import ImageTree, open_tree
 from hat.data.labels import number_labels
 from hat.data.published_counts import assemble
-from hat.data.records import JUNK_PID, ReIDDataset, Sample, Split
 from hat.errors import DataError
 
 __all__ = ["is_identity_folders", "parse_camera", "read_identity_folders"]

@@ -1,4 +1,4 @@
-"""Folders of images, on disk or inside a zip file, listed in one way so that a reader of a layout need not care which it is."""
+"""Folders of images, on disk or inside a zip file, and files that a list names, looked up in one way by every reader."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Protocol
 
 from hat.data.archives import list_members
+from hat.data.images import IMAGE_SUFFIXES
 from hat.errors import DataError
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "FolderTree",
     "ImageTree",
+    "ListedFiles",
     "ZipTree",
     "find_trees",
     "has_name",
@@ -22,9 +23,6 @@ __all__ = [
     "open_tree",
     "plain_name",
 ]
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-"""Endings, in any case, of files that a reader takes for images. What a file really is, its content decides later."""
 
 _MAX_ARCHIVES_IN_FOLDER = 64
 
@@ -208,3 +206,55 @@ def _files_by_folder(members: list[str]) -> dict[str, list[str]]:
             continue
         grouped.setdefault("/".join(parts[:-1]), []).append(parts[-1])
     return grouped
+
+
+class ListedFiles:
+    """Looks up the files of a list below one folder, and remembers those that are missing.
+
+    Folders are listed once each: asking for every file of a hundred thousand by itself takes minutes on a network disk.
+
+    Args:
+        folder: The folder that the names are relative to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.missing: list[str] = []
+        self._names: dict[str, frozenset[str]] = {}
+
+    def find(self, relative: str, where: str) -> str | None:
+        """The path of a file, or None where it is missing.
+
+        Args:
+            relative: Its path in the list, with forward slashes.
+            where: The place in the list, for the error message.
+
+        Raises:
+            DataError: The name is absolute or climbs out of the folder.
+        """
+        parts = relative.split("/")
+        if "\\" in relative or "\0" in relative or any(part in ("", ".", "..") for part in parts):
+            raise DataError(f"{where}: {relative!r} leads out of {self.folder}")
+        parent = "/".join(parts[:-1])
+        if parent not in self._names:
+            self._names[parent] = _list_names(self.folder / parent)
+        if parts[-1] in self._names[parent]:
+            return str(self.folder / relative)
+        self.missing.append(relative)
+        return None
+
+    def note(self) -> tuple[str, ...]:
+        """A note on the missing files, or nothing."""
+        if not self.missing:
+            return ()
+        return (f"{len(self.missing):,} listed images are not in {self.folder}, the first is {self.missing[0]}",)
+
+
+def _list_names(folder: Path) -> frozenset[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_file())
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be listed ({error.strerror})") from None

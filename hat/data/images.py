@@ -1,27 +1,45 @@
 """From a path to a decoded RGB image, with everything that a stranger's file can get wrong named in one error.
 
-Files are bounded in bytes and in pixels before anything is decoded. Of an animated file the first picture is taken. The EXIF
-orientation is applied. Transparent pixels are composited on white, as a browser shows them. Sixteen-bit gray keeps its upper
-eight bits. Color profiles are ignored: pixels are taken as sRGB, as every published re-ID result does.
+Files are bounded in bytes and in pixels before anything is decoded: Pillow opens lazily, so that the size is known before
+memory is taken for it. What a file is, its content decides and not its name. Color profiles are ignored: pixels are taken as
+sRGB, as every published re-ID result does.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import stat
 import struct
+import threading
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from hat.data.archives import read_member, split_location
-from hat.data.image_headers import ImageHeader, read_header
 from hat.errors import ImageError
 
-__all__ = ["MAX_FILE_BYTES", "MAX_PIXELS", "decode_image", "read_encoded", "read_image"]
+__all__ = [
+    "FORMATS",
+    "IMAGE_SUFFIXES",
+    "MAX_FILE_BYTES",
+    "MAX_PIXELS",
+    "decode_image",
+    "image_size",
+    "read_encoded",
+    "read_image",
+    "to_rgb",
+]
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+"""The formats that are read, by Pillow's names; AVIF where Pillow was built with it."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+"""Endings, in any case, of files that a reader of folders takes for images."""
 
 MAX_PIXELS = 64_000_000
 """Largest width times height that is decoded unless the caller says otherwise."""
@@ -36,33 +54,30 @@ _DECODER_ERRORS = (
     IndexError,
     KeyError,
     TypeError,
+    AttributeError,
     EOFError,
     OverflowError,
     MemoryError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
 )
 
-# What undoes each EXIF orientation (2 to 8).
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_HEADER_LOCK = threading.Lock()
+"""Python's filters of warnings belong to the process: only one thread at a time may change them."""
+
+_SOON_BLACK = 2**14
+"""Sixteen-bit gray whose largest value is below this comes from a sensor of fewer bits, and would be nearly black."""
 
 
-def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, gray_bits: int | None = None) -> Image.Image:
     """Read and decode one image.
 
     Args:
-        path: A JPEG, PNG, WebP or BMP file, whatever its name ends with, or ``archive.zip!member/inside.jpg``.
+        path: A file of one of `FORMATS`, whatever its name ends with, or ``archive.zip!member/inside.jpg``.
         max_pixels: Largest width times height. Pillow's own limit (``PIL.Image.MAX_IMAGE_PIXELS``) holds where it is lower.
+        gray_bits: Bits that a sixteen-bit gray image really uses, see `to_rgb`.
 
     Returns:
         The first picture in the file: mode RGB, upright.
@@ -72,7 +87,7 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
             with ``path``.
     """
     name = os.fsdecode(path)
-    return decode_image(read_encoded(name), name, max_pixels=max_pixels)
+    return decode_image(read_encoded(name), name, max_pixels=max_pixels, gray_bits=gray_bits)
 
 
 def read_encoded(path: str) -> bytes:
@@ -88,13 +103,14 @@ def read_encoded(path: str) -> bytes:
     return _read_file(path) if member is None else read_member(*member, max_bytes=MAX_FILE_BYTES)
 
 
-def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, gray_bits: int | None = None) -> Image.Image:
     """Decode one image that is already in memory.
 
     Args:
-        data: An encoded JPEG, PNG, WebP or BMP file.
+        data: An encoded file of one of `FORMATS`.
         name: What to call it in an error: its path, for example.
         max_pixels: Largest width times height. Pillow's own limit (``PIL.Image.MAX_IMAGE_PIXELS``) holds where it is lower.
+        gray_bits: Bits that a sixteen-bit gray image really uses, see `to_rgb`.
 
     Returns:
         The first picture: mode RGB, upright.
@@ -102,19 +118,96 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Ima
     Raises:
         ImageError: The data is empty, too large, truncated or not an image. The message begins with ``name``.
     """
+    with _open_lazily(data, name, max_pixels) as image:
+        try:
+            image.load()
+        except _DECODER_ERRORS as error:
+            raise ImageError(f"{name}: truncated or broken {image.format} image ({error})") from None
+        return to_rgb(image, name=name, gray_bits=gray_bits)
+
+
+def image_size(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return (width, height) in pixels of an encoded image as its header says them, before its orientation; nothing is decoded.
+
+    Raises:
+        ImageError: As `decode_image`, as far as the header shows it.
+    """
+    with _open_lazily(data, name, max_pixels) as image:
+        return image.size
+
+
+def to_rgb(image: Image.Image, *, name: str = "image", gray_bits: int | None = None) -> Image.Image:
+    """Return an opened image as it is embedded, whether it came from a file or from a caller's hands.
+
+    The EXIF orientation is applied. Transparent pixels are composited on white, as a browser shows them. Sixteen-bit gray keeps
+    its upper eight bits.
+
+    Args:
+        image: Any mode.
+        name: What to call it in a warning.
+        gray_bits: Bits that sixteen-bit gray really uses, 8 to 16: cameras store 10, 12 or 14 in such files. None is 16, with a
+            warning where that leaves the image nearly black.
+
+    Returns:
+        Mode RGB, upright; the image itself where nothing has to change.
+    """
+    image = _upright(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1)  # Pillow would clip every value above 255 to white
+        if gray_bits is None and 255 < values.max(initial=0) < _SOON_BLACK:
+            bits = int(values.max()).bit_length()
+            warnings.warn(
+                f"{name}: sixteen-bit gray that uses {bits} bits is nearly black; gray_bits={bits} scales it", stacklevel=2
+            )
+        return Image.fromarray((values >> ((gray_bits or 16) - 8)).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        opaque = image.convert("RGBA")
+        canvas = Image.new("RGBA", opaque.size, (255, 255, 255, 255))
+        return Image.alpha_composite(canvas, opaque).convert("RGB")
+    return image.convert("RGB")
+
+
+def _open_lazily(data: bytes, name: str, max_pixels: int) -> Image.Image:
     if not data:
         raise ImageError(f"{name}: empty (0 bytes)")
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"{name}: {len(data):,} bytes, the limit is {MAX_FILE_BYTES:,}")
-    header = read_header(data, name)
-    limit = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)
-    if header.width * header.height > limit:
-        raise ImageError(f"{name}: {header.width} x {header.height} pixels are more than the limit of {limit:,}")
     try:
-        image = _decode(header)
+        # Broken EXIF and large pictures make Pillow warn; the one does no harm, the other is refused below.
+        with _HEADER_LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=_readable_formats())
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"{name}: not an image, or its header is broken (it begins with {data[:8]!r})") from None
     except _DECODER_ERRORS as error:
-        raise ImageError(f"{name}: truncated or broken {header.format} image ({error})") from None
-    return image.transpose(_UPRIGHT[header.orientation]) if header.orientation > 1 else image
+        raise ImageError(f"{name}: truncated or broken image ({error})") from None
+    limit = min(max_pixels, Image.MAX_IMAGE_PIXELS or max_pixels)
+    width, height = image.size
+    if width * height > limit:
+        raise ImageError(f"{name}: {width} x {height} pixels are more than the limit of {limit:,}")
+    if width * height == 0:
+        raise ImageError(f"{name}: broken, its header says {width} x {height} pixels")
+    return image
+
+
+@functools.cache
+def _readable_formats() -> tuple[str, ...]:
+    Image.init()  # Pillow knows its formats only once its plugins are loaded
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; a picture is worth more than its label, so a broken label changes nothing."""
+    try:
+        with _HEADER_LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ImageOps.exif_transpose(image)
+    except _DECODER_ERRORS:
+        return image
 
 
 def _read_file(name: str) -> bytes:
@@ -136,24 +229,3 @@ def _read_file(name: str) -> bytes:
         raise ImageError(f"{name}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise ImageError(f"{name}: not a path ({error})") from None
-
-
-def _decode(header: ImageHeader) -> Image.Image:
-    with Image.open(io.BytesIO(header.pixel_data), formats=(header.format,)) as image:
-        if image.size != (header.width, header.height):
-            raise ValueError(f"its header says both {header.width} x {header.height} and {image.width} x {image.height}")
-        image.load()
-        return _to_rgb(image)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):
-        # Pillow would clip every value above 255 to white.
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        opaque = image.convert("RGBA")
-        canvas = Image.new("RGBA", opaque.size, (255, 255, 255, 255))
-        return Image.alpha_composite(canvas, opaque).convert("RGB")
-    return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""From the labels that people write to the integers that arrays hold."""
+"""From the labels that people write to identities: one rule for file names, folders, tables, the command line and HTTP."""
 
 from __future__ import annotations
 
@@ -7,39 +7,67 @@ from collections.abc import Iterable
 
 from hat.errors import DataError
 
-__all__ = ["FIRST_NUMBER", "number_labels"]
+__all__ = ["FIRST_NUMBER", "MAX_LABEL_LENGTH", "number_labels", "parse_label"]
 
 FIRST_NUMBER = 1
-"""Number of the first named label: 0 is the label of distractors in the field's own naming."""
+"""Smallest number of a named label: 0 is the label of distractors in the field's own naming."""
 
-_INTEGER = re.compile(r"[0-9]{1,18}")
-_JUNK = "-1"
+MAX_LABEL_LENGTH = 200
+"""Characters that a name may have."""
+
+# Spreadsheets write whole numbers as 7.0. More than 18 digits would not fit into int64: such a label is a name.
+_INTEGER = re.compile(r"[+-]?0*([0-9]{1,18})(?:\.0*)?")
+
+
+def parse_label(text: str) -> int | str:
+    """Return what a label means: a number where it is written as a whole one, otherwise the name as it stands.
+
+    ``7``, ``007``, ``+7`` and ``7.0`` are the number 7, ``0000`` is 0 (distractors) and ``-1`` and ``-1.0`` are -1 (junk). A
+    number of more than 18 digits is a name.
+
+    Args:
+        text: The label; blanks at its ends do not count.
+
+    Raises:
+        DataError: It is empty, too long, holds characters that cannot be printed, or is a negative number other than -1.
+    """
+    label = text.strip()
+    match = _INTEGER.fullmatch(label)
+    if match is None:
+        if not label or len(label) > MAX_LABEL_LENGTH or not label.isprintable():
+            raise DataError(
+                f"{text!r:.100} is no label: expected a number or a printable name of 1 to {MAX_LABEL_LENGTH} characters"
+            )
+        return label
+    number = int(match[1])
+    if label.startswith("-") and number > 1:
+        raise DataError(f"the label {label} is a negative number: expected -1 (junk), 0 (distractors) or more")
+    return -number if label.startswith("-") else number
 
 
 def number_labels(labels: Iterable[str], where: str) -> dict[str, int]:
-    """Give every label an integer.
+    """Give every label an integer, for arrays hold integers.
 
-    Labels that are all decimal numbers keep their numbers, so that ``0002`` is 2 and distractors ``0000`` are 0. Otherwise all
-    are names and are numbered from `FIRST_NUMBER` in sorted order. ``-1`` is junk either way.
+    Numbers keep their values; names are numbered in sorted order from the first number above all of those, at least
+    `FIRST_NUMBER`. Labels that mean the same (``7`` and ``007``) get the same integer.
 
     Args:
-        labels: The labels, in any order, repeated or not.
+        labels: The labels as they are written, in any order, repeated or not.
         where: What they belong to, for the error message.
 
     Returns:
         Integer by label.
 
     Raises:
-        DataError: Two labels are written differently and are the same number.
+        DataError: A label is not one, see `parse_label`.
     """
-    known = set(labels)
-    numbers = {_JUNK: -1} if _JUNK in known else {}
-    names = sorted(known - {_JUNK})
-    if not all(_INTEGER.fullmatch(name) for name in names):
-        return numbers | {name: number for number, name in enumerate(names, start=FIRST_NUMBER)}
-    spelled: dict[int, str] = {}
-    for name in names:
-        other = spelled.setdefault(int(name), name)
-        if other != name:
-            raise DataError(f"{where}: the labels {other} and {name} are the same number; write one of them everywhere")
-    return numbers | {name: number for number, name in spelled.items()}
+    try:
+        meaning = {label: parse_label(label) for label in set(labels)}
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    numbers = [value for value in meaning.values() if isinstance(value, int)]
+    first = max([FIRST_NUMBER, *(number + 1 for number in numbers)])
+    named = {
+        name: number for number, name in enumerate(sorted({v for v in meaning.values() if isinstance(v, str)}), start=first)
+    }
+    return {label: value if isinstance(value, int) else named[value] for label, value in meaning.items()}

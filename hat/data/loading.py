@@ -1,17 +1,25 @@
-"""Many images as uint8 batches: a whole split in one tensor, or batch after batch with bounded memory."""
+"""Many images as uint8 batches: a whole split in one tensor, or batch after batch with bounded memory, decoded in threads.
+
+Threads and not processes: Pillow releases the interpreter while it decodes and resizes, and threads write straight into one
+array.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from hat.data.images import decode_image, read_encoded
-from hat.data.ordered_pool import default_num_workers, map_in_order
+from hat.data.datasets import Split
+from hat.data.images import decode_image, read_encoded, read_image
 from hat.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +27,59 @@ if TYPE_CHECKING:
 
     from hat.preprocessing import Preprocessing
 
-__all__ = ["OnBad", "iterate_batches", "load_images"]
+__all__ = ["OnBad", "check_images", "default_num_workers", "iterate_batches", "load_images", "map_in_order"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MAX_DEFAULT_WORKERS = 16
+
+
+def default_num_workers() -> int:
+    """Number of cores that this process may use, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MAX_DEFAULT_WORKERS)
+
+
+def map_in_order(
+    function: Callable[[T], R], items: Iterable[T], *, num_workers: int | None = None, window: int
+) -> Generator[R, None, None]:
+    """Apply a function to items in threads.
+
+    Args:
+        function: Called in a worker thread, or in the caller's where ``num_workers`` is 0.
+        items: Taken in the caller's thread, at most ``window`` ahead of what was given out.
+        num_workers: Number of threads; None is one for each core.
+        window: Items that may be waiting, in work or finished at once.
+
+    Yields:
+        The results in the order of the items. When the reader stops early, waiting items are dropped and the threads end before
+        the iterator closes.
+
+    Raises:
+        UsageError: ``num_workers`` is negative.
+    """
+    workers = default_num_workers() if num_workers is None else num_workers
+    if workers < 0:
+        raise UsageError(f"num_workers is {workers}, expected 0 (no threads) or more")
+    return _threaded(function, iter(items), workers, max(window, workers)) if workers else _inline(function, items)
+
+
+def _inline(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
+    for item in items:
+        yield function(item)
+
+
+def _threaded(function: Callable[[T], R], items: Iterator[T], workers: int, window: int) -> Generator[R, None, None]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="hat-images")
+    try:
+        waiting: deque[Future[R]] = deque(pool.submit(function, item) for item in islice(items, window))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(items, 1))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
 
 OnBad = Callable[[int, ImageError], None]
 """Called in the caller's thread, in order, with the index of an image that cannot be used and what is wrong with it."""
@@ -185,3 +245,54 @@ def _report(bad: list[tuple[int, ImageError]], on_bad: OnBad | None) -> None:
         if on_bad is None:
             raise error
         on_bad(index, error)
+
+
+_CHUNK = 32
+
+
+def check_images(
+    split: Split, *, skip_bad: bool = False, num_workers: int | None = None, progress: Callable[[int], None] | None = None
+) -> tuple[Split, list[tuple[str, str]]]:
+    """Decode every image of a split.
+
+    Args:
+        split: The split.
+        skip_bad: Leave images out that cannot be used, instead of raising.
+        num_workers: Number of threads; None is one for each core, 0 is none.
+        progress: Called in the caller's thread with the number of images that were checked since its last call.
+
+    Returns:
+        The split without its bad images, and (path, reason) of each of those. The split itself where all are good.
+
+    Raises:
+        ImageError: An image cannot be used and ``skip_bad`` is False. It names the first one, what is wrong with it, and how
+            many there are.
+        UsageError: ``num_workers`` is negative.
+    """
+    paths = split.paths
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    bad: list[tuple[str, str]] = []
+    for chunk, found in zip(chunks, map_in_order(_check, chunks, num_workers=num_workers, window=64), strict=True):
+        bad += found
+        if progress is not None:
+            progress(len(chunk))
+    if not bad:
+        return split, []
+    if not skip_bad:
+        path, reason = bad[0]
+        others = f", and {len(bad) - 1:,} more" if len(bad) > 1 else ""
+        raise ImageError(
+            f"{path}: {reason} (this one{others} of {len(split):,} {split.name} images; --skip-bad leaves bad images out)"
+        )
+    bad_paths = {path for path, _ in bad}
+    return Split(split.name, [sample for sample in split if sample.path not in bad_paths]), bad
+
+
+def _check(paths: list[str]) -> list[tuple[str, str]]:
+    bad = []
+    for path in paths:
+        try:
+            read_image(path)
+        except ImageError as error:
+            bad.append((path, str(error).removeprefix(f"{path}: ")))
+    return bad

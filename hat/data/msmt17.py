@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hat.data.image_trees import FolderTree, find_trees
-from hat.data.listed_files import ListedFiles
+from hat.data.datasets import ReIDDataset, Sample, Split
+from hat.data.image_trees import FolderTree, ListedFiles, find_trees
 from hat.data.published_counts import Count, Published, assemble
-from hat.data.records import ReIDDataset, Sample, Split
 from hat.errors import DataError
 
 __all__ = ["MSMT17_COUNTS", "is_msmt17", "read_msmt17"]

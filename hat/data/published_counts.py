@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hat.data.records import ReIDDataset, Split
+from hat.data.datasets import ReIDDataset, Split
 from hat.errors import DataError
 
 __all__ = ["Count", "Published", "assemble"]

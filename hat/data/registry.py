@@ -10,14 +10,21 @@ from os import PathLike
 from pathlib import Path
 
 from hat.data.csv_table import is_csv_table, read_csv_table
-from hat.data.cuhk03_np import is_cuhk03_np, read_cuhk03_np
-from hat.data.dukemtmc import is_dukemtmc, read_dukemtmc
+from hat.data.cuhk03 import is_cuhk03_np, read_cuhk03_np
+from hat.data.datasets import ReIDDataset
 from hat.data.identity_folders import is_identity_folders, read_identity_folders
 from hat.data.image_trees import plain_name
-from hat.data.market1501 import is_market1501, read_market1501
-from hat.data.market_style import is_market_style, is_synth, read_market_style, read_synth
+from hat.data.market import (
+    is_dukemtmc,
+    is_market1501,
+    is_market_style,
+    is_synth,
+    read_dukemtmc,
+    read_market1501,
+    read_market_style,
+    read_synth,
+)
 from hat.data.msmt17 import is_msmt17, read_msmt17
-from hat.data.records import ReIDDataset
 from hat.errors import DataError
 
 __all__ = ["detect_dataset", "list_datasets", "load_dataset", "open_dataset"]

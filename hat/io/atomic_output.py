@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hat.errors import UsageError, WorkError
 
-__all__ = ["atomic_output", "flush_to_disk"]
+__all__ = ["atomic_output", "clear_leftovers", "flush_to_disk"]
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise UsageError(f"{path} is there already: give another name, or --force to replace it")
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is no folder: make it first")
-    _clear_leftovers(path)
+    clear_leftovers(path)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:
@@ -80,7 +80,7 @@ def _lock(folder: Path) -> int | None:
     return descriptor
 
 
-def _clear_leftovers(path: Path) -> None:
+def clear_leftovers(path: Path) -> None:
     """Remove temporary folders for the same place whose process is gone."""
     for folder in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         if folder.is_symlink() or not folder.is_dir() or (lock := _lock(folder)) is None:

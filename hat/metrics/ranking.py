@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hat.data.records import JUNK_PID
+from hat.data.datasets import JUNK_PID
 from hat.errors import DataError, UsageError
 from hat.metrics.inputs import Labels, Matrix, check_count, check_distances, check_label_pairs
 from hat.metrics.result import RankingResult

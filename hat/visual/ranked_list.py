@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from PIL import Image
 
+from hat.data.datasets import ReIDDataset, Sample
 from hat.data.images import read_image
-from hat.data.records import ReIDDataset, Sample
 from hat.metrics.result import RankingResult
 from hat.visual.canvas import CAPTION_SIZE, INK, MARGIN, MUTED, RIGHT, WRONG, Canvas, fit_image, text_width
 from hat.visual.ranking_rows import Choice, Matrix, RankedRow, rank_rows

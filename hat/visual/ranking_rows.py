@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from hat.data.records import JUNK_PID, ReIDDataset, Split
+from hat.data.datasets import JUNK_PID, ReIDDataset, Split
 from hat.errors import DataError, UsageError
 
 __all__ = ["Choice", "Matrix", "RankedImage", "RankedRow", "rank_rows"]

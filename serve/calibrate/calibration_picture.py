@@ -9,7 +9,7 @@ import numpy as np
 
 from hat.errors import MissingExtraError, UsageError, WorkError
 
-from .thresholds import Calibration
+from .thresholds import ThresholdCalibration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def check_picture(path: Path) -> None:
         raise UsageError(f"{path.parent} is no folder: make it first")
 
 
-def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> None:
+def draw_calibration(calibration: ThresholdCalibration, path: Path, *, title: str) -> None:
     """Draw the similarities of both kinds of pairs and, where people were seen by two cameras, the ROC.
 
     Args:
@@ -71,7 +71,7 @@ def draw_calibration(calibration: Calibration, path: Path, *, title: str) -> Non
         raise WorkError(f"{path}: cannot be drawn: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _draw_similarities(axes: Axes, calibration: Calibration) -> None:
+def _draw_similarities(axes: Axes, calibration: ThresholdCalibration) -> None:
     lowest = min(float(one[0]) for one in (calibration.impostor, calibration.genuine) if len(one))
     highest = max(float(one[-1]) for one in (calibration.impostor, calibration.genuine) if len(one))
     bins = np.linspace(lowest, max(highest, lowest + 1e-3), _NUM_BINS).tolist()
@@ -84,7 +84,7 @@ def _draw_similarities(axes: Axes, calibration: Calibration) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _draw_roc(axes: Axes, calibration: Calibration) -> None:
+def _draw_roc(axes: Axes, calibration: ThresholdCalibration) -> None:
     from matplotlib.ticker import NullFormatter
 
     rates = np.geomspace(max(calibration.lowest_rate, 1e-9), 0.5, _NUM_STEPS)

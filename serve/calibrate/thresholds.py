@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hat.errors import UsageError
+from hat.errors import MissingExtraError, UsageError
 
 from ..gallery.gallery import Gallery
-from .binomial_bound import CONFIDENCE, most_allowed, upper_bound
+from ..gallery.identities import name_number
 from .image_pairs import Pairs, PairSet
 
-__all__ = ["Calibration", "RocPoint", "calibrate", "chance_of_any"]
+__all__ = ["RocPoint", "ThresholdCalibration", "calibrate", "chance_of_any"]
+
+CONFIDENCE = 0.95
+"""Of the one-sided upper bound on a false match rate."""
 
 _MIN_IDENTITIES = 2
 
@@ -58,7 +61,7 @@ class RocPoint:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Calibration:
+class ThresholdCalibration:
     """Similarities of pairs of a gallery, and the rates that follow.
 
     Attributes:
@@ -88,7 +91,7 @@ class Calibration:
     @property
     def lowest_rate(self) -> float:
         """The lowest false match rate that these pairs can show: the bound where none of them is a false match, about 3 / n."""
-        return upper_bound(0, self.num_pairs)
+        return _upper_bound(0, self.num_pairs)
 
     def _num_false(self, similarity: float) -> int:
         return self.num_pairs - int(np.searchsorted(self.impostor, np.float32(similarity), side="left"))
@@ -99,7 +102,7 @@ class Calibration:
 
     def false_match_bound_at(self, similarity: float) -> float:
         """Upper bound (Clopper-Pearson, 95 %) on the share of all the gallery's pairs of different people that reach this."""
-        return upper_bound(self._num_false(similarity), self.num_pairs)
+        return _upper_bound(self._num_false(similarity), self.num_pairs)
 
     def true_match_rate_at(self, similarity: float) -> float | None:
         """Share of pairs of one person, from different cameras, whose similarity is at least this; None without such pairs."""
@@ -122,7 +125,8 @@ class Calibration:
         """
         if not 0 < false_match_rate < 1:
             raise UsageError(f"a false match rate lies between 0 and 1, got {false_match_rate}")
-        num_allowed = most_allowed(self.num_pairs, false_match_rate)
+        # The largest number whose chance is at most 5 % under this rate: one less than the 5 % quantile.
+        num_allowed = int(_binomial().binom.ppf(1 - CONFIDENCE, self.num_pairs, false_match_rate)) - 1
         if num_allowed < 0:
             needed = math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-false_match_rate))
             remedy = "enroll more people" if self.is_exhaustive else "compare more pairs (hat gallery calibrate --pairs)"
@@ -130,8 +134,6 @@ class Calibration:
                 f"a false match rate of {false_match_rate:g} cannot be shown by {self.num_pairs:,} pairs of different people: "
                 f"it takes {needed:,}, and these show {self.lowest_rate:.2g} at best; {remedy}, or ask for a higher rate"
             )
-        if num_allowed >= self.num_pairs:
-            return -1.0
         # Just above the first pair that must not reach it.
         return float(np.nextafter(self.impostor[self.num_pairs - 1 - num_allowed], np.float32(2)))
 
@@ -163,7 +165,7 @@ class Calibration:
         }
 
 
-def calibrate(gallery: Gallery, *, num_pairs: int = 300_000, seed: int = 0) -> Calibration:
+def calibrate(gallery: Gallery, *, num_pairs: int = 300_000, seed: int = 0) -> ThresholdCalibration:
     """Estimate what similarities mean in a gallery.
 
     Pairs of different people are drawn with equal chances from all that the gallery has, with replacement; so the number of
@@ -199,13 +201,28 @@ def calibrate(gallery: Gallery, *, num_pairs: int = 300_000, seed: int = 0) -> C
     same = PairSet(pids[with_camera], camids[with_camera])
     left, right = same.draw(num_pairs, rng)
     rows = _Rows(gallery, ids)
-    return Calibration(
+    return ThresholdCalibration(
         num_records=len(ids),
         num_identities=identities,
         impostor=rows.similarities(different.draw(num_pairs, rng)),
         genuine=rows.similarities((with_camera[left], with_camera[right])),
         is_exhaustive=different.num_unordered <= num_pairs,
     )
+
+
+def _upper_bound(num_events: int, num_trials: int) -> float:
+    """Clopper-Pearson upper bound on a rate, exact also for few events or none; with none it is about 3 / n."""
+    if num_events >= num_trials:
+        return 1.0
+    return float(_binomial().beta.ppf(CONFIDENCE, num_events + 1, num_trials - num_events))
+
+
+def _binomial() -> Any:
+    try:
+        from scipy import stats
+    except ImportError:
+        raise MissingExtraError("scipy", "serve", "calibrating thresholds") from None
+    return stats
 
 
 def chance_of_any(false_match_rate: float, num_comparisons: int) -> float:
@@ -250,6 +267,6 @@ def _known(gallery: Gallery) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int6
     for record in gallery.records():
         if record.pid is not None:
             ids.append(record.id)
-            pids.append(record.pid)
+            pids.append(name_number(record.pid))
             numbers.append(-1 if record.camid is None else cameras.setdefault(record.camid, len(cameras)))
     return np.array(ids, dtype=np.int64), np.array(pids, dtype=np.int64), np.array(numbers, dtype=np.int64)

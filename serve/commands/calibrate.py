@@ -12,7 +12,7 @@ from hat.console import emit, stderr
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ..calibrate.thresholds import Calibration, RocPoint
+    from ..calibrate.thresholds import RocPoint, ThresholdCalibration
 
 __all__ = ["calibrate"]
 
@@ -65,7 +65,7 @@ def calibrate(
     )
 
 
-def _table(found: Calibration, points: list[RocPoint], num_records: int) -> RenderableType:
+def _table(found: ThresholdCalibration, points: list[RocPoint], num_records: int) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

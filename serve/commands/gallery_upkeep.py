@@ -96,9 +96,9 @@ def re_embed(
     from hat.errors import UsageError, WorkError
     from hat.runtime import runtime_info
 
+    from ..enroll.reembedding import reembed
     from ..gallery.binding import binding_of
     from ..gallery.gallery import Gallery
-    from ..gallery.reembedding import reembed
 
     if new.exists():
         raise UsageError(f"{new} is there already: give another name")

@@ -13,16 +13,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from hat.data.images import decode_image
-from hat.data.ordered_pool import map_in_order
+from hat.data.loading import map_in_order
 from hat.errors import ImageError, UsageError
 from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime, runtime_info
 
 from ..gallery.binding import binding_of
 from ..gallery.gallery import Gallery
+from ..gallery.person_crops import BOX_ATTRIBUTE, Box, box_text, content_hash, crop_person, make_thumbnail
 from ..gallery.record_checks import checked_records
 from ..gallery.records import AttributeValue, NewRecord
-from .person_crops import BOX_ATTRIBUTE, Box, box_text, content_hash, crop_person, make_thumbnail
 
 __all__ = ["Enrollment", "ImageEmbedder", "Item", "enroll"]
 

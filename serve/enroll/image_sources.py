@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from hat.data.archives import list_members, split_location
+from hat.data.datasets import DISTRACTOR_PID, JUNK_PID
 from hat.data.image_trees import FolderTree, is_image_name
 from hat.data.images import read_encoded
-from hat.data.market_layout import parse_market_name
-from hat.data.records import DISTRACTOR_PID, JUNK_PID
+from hat.data.market import parse_market_name
 from hat.errors import DataError, UsageError
 
 from ..gallery.records import AttributeValue

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from hat.data.csv_rows import csv_rows
-from hat.data.records import JUNK_PID
+from hat.data.csv_table import csv_rows
+from hat.data.datasets import JUNK_PID
 from hat.errors import DataError
 
 from ..gallery.attribute_values import parse_attributes, parse_moment
+from ..gallery.person_crops import Box
 from ..gallery.records import AttributeValue
-from .person_crops import Box
 
 __all__ = ["BOX_COLUMNS", "TableRow", "read_rows"]
 

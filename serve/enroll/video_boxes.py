@@ -14,9 +14,9 @@ from PIL import Image
 
 from hat.errors import DataError, ImageError
 
+from ..gallery.person_crops import BOX_ATTRIBUTE, Box, box_text, crop_person
 from ..gallery.records import AttributeValue
 from .enrolling import Item
-from .person_crops import BOX_ATTRIBUTE, Box, box_text, crop_person
 from .table_rows import BOX_COLUMNS, TableRow, read_rows
 from .video_frames import VideoFrame, read_frames
 

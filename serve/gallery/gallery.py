@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
@@ -13,7 +14,8 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from .binding import Binding, VerifiedSibling
-from .records import Filter, GalleryCounts, Neighbors, NewRecord, Record
+from .identities import Identity
+from .records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage, RecordsMissingError
 
 __all__ = ["Gallery", "StoredType"]
 
@@ -63,9 +65,11 @@ class Gallery(ABC):
             WorkError: Another process is writing to it, or it cannot be reached or made.
             MissingExtraError: What stores it is not installed.
         """
-        from ..open_gallery import open_gallery
+        from ..open_gallery import store_class
 
-        return open_gallery(location, binding=binding, create=create, stored_type=stored_type, read_only=read_only)
+        store = store_class(location)
+        opened: Gallery = store.open(location, binding=binding, create=create, stored_type=stored_type, read_only=read_only)
+        return opened
 
     def check_model(self, binding: Binding) -> None:
         """Make sure that a model's embeddings belong here.
@@ -120,7 +124,7 @@ class Gallery(ABC):
         """Records by id, in the order of the ids; thumbnails are read only when asked for.
 
         Raises:
-            UsageError: There is no record with one of the ids.
+            RecordsMissingError: There is no record with one of the ids.
         """
 
     @abstractmethod
@@ -128,12 +132,39 @@ class Gallery(ABC):
         """(n, embed_dim) float32 unit rows of records, in the order of the ids.
 
         Raises:
-            UsageError: There is no record with one of the ids.
+            RecordsMissingError: There is no record with one of the ids.
         """
 
     @abstractmethod
     def ids(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
         """Ids of the records that pass a filter, ascending."""
+
+    def page(self, where: Filter | None = None, *, after_id: int = 0, limit: int = 100) -> RecordPage:
+        """Return some of the records that pass a filter, by ascending id.
+
+        Records that are removed while they are read are left out, so that a page may be shorter than ``limit``.
+
+        Args:
+            where: Which records; None is all.
+            after_id: Only records with a larger id.
+            limit: Most records, at least 1.
+        """
+        ids = self.ids(where)
+        first = int(np.searchsorted(ids, after_id, side="right"))
+        chosen = ids[first : first + limit].tolist()
+        next_id = chosen[-1] if first + limit < len(ids) else None
+        return RecordPage(self.get_present(chosen), num_matching=len(ids), next_after_id=next_id)
+
+    def get_present(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
+        """Return those of the records that are there, in the order of the ids."""
+        try:
+            return self.get(ids, thumbnails=thumbnails)
+        except RecordsMissingError:
+            present = []
+            for id_ in ids:
+                with contextlib.suppress(RecordsMissingError):
+                    present += self.get([id_], thumbnails=thumbnails)
+            return present
 
     @abstractmethod
     def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
@@ -145,7 +176,7 @@ class Gallery(ABC):
 
     @abstractmethod
     def remove(
-        self, *, ids: Collection[int] | None = None, pid: int | None = None, enrolled_before_s: float | None = None
+        self, *, ids: Collection[int] | None = None, pid: Identity | None = None, enrolled_before_s: float | None = None
     ) -> int:
         """Remove records for good: by id, all of a person, or all that were enrolled before a time. Exactly one is given.
 
@@ -156,6 +187,23 @@ class Gallery(ABC):
 
         Raises:
             UsageError: None or several of the conditions were given, or the gallery is read-only.
+            WorkError: It cannot be written.
+        """
+
+    @abstractmethod
+    def update(self, ids: Collection[int], labels: RecordLabels) -> int:
+        """Change the labels of records; embeddings stay as they are.
+
+        Args:
+            ids: The records.
+            labels: What they are to have; what is not given they keep, and None makes a label unknown.
+
+        Returns:
+            How many records have other labels now.
+
+        Raises:
+            RecordsMissingError: There is no record with one of the ids; nothing was changed.
+            UsageError: A label is of the wrong type or size, or the gallery is read-only.
             WorkError: It cannot be written.
         """
 
@@ -181,10 +229,10 @@ class Gallery(ABC):
         """Let go of files and connections; twice is fine."""
 
     def records(self, where: Filter | None = None, *, chunk: int = 1000) -> Iterator[Record]:
-        """Records that pass a filter, by ascending id, read a chunk at a time."""
-        ids = self.ids(where)
+        """Records that pass a filter, by ascending id, read a chunk at a time; those removed meanwhile are left out."""
+        ids = self.ids(where).tolist()
         for start in range(0, len(ids), chunk):
-            yield from self.get([int(one) for one in ids[start : start + chunk]])
+            yield from self.get_present(ids[start : start + chunk])
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from hat.errors import UsageError
 
-from .records import AttributeValue, Filter, NewRecord
+from .identities import Identity, check_identity
+from .records import AttributeValue, Filter, NewRecord, RecordLabels
 
 __all__ = [
     "MAX_ATTRIBUTES",
@@ -24,6 +25,7 @@ __all__ = [
     "checked_filter",
     "checked_hashes",
     "checked_ids",
+    "checked_labels",
     "checked_records",
     "checked_removal",
     "checked_top",
@@ -133,6 +135,8 @@ def checked_filter(where: Filter | None) -> Filter | None:
             _seconds(getattr(where, name), f"filter: {name}")
     for name in ("camids", "exclude_camids", "pids", "exclude_ids"):
         for value in getattr(where, name) or ():
+            if name == "pids" and isinstance(value, str):
+                continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise UsageError(f"filter: {name}: expected whole numbers, got {value!r:.80}")
     for name, value in where.attributes.items():
@@ -140,7 +144,27 @@ def checked_filter(where: Filter | None) -> Filter | None:
     return where
 
 
-def checked_removal(ids: Collection[int] | None, pid: int | None, enrolled_before_s: float | None) -> None:
+def checked_labels(labels: RecordLabels) -> RecordLabels:
+    """Return labels that records are to have, as plain Python.
+
+    Raises:
+        UsageError: There is none, or a value is of the wrong type or size.
+    """
+    if not labels or labels.keys() - {"pid", "camid", "time_s", "attributes"}:
+        raise UsageError(f"expected new labels by name (pid, camid, time_s, attributes), got {', '.join(labels) or 'none'}")
+    checked: RecordLabels = {}
+    if "pid" in labels:
+        checked["pid"] = None if labels["pid"] is None else check_identity(labels["pid"], "pid")
+    if "camid" in labels:
+        checked["camid"] = None if labels["camid"] is None else _whole(labels["camid"], "camid")
+    if "time_s" in labels:
+        checked["time_s"] = None if labels["time_s"] is None else _seconds(labels["time_s"], "time_s", is_finite=True)
+    if "attributes" in labels:
+        checked["attributes"] = _checked_attributes(labels["attributes"], "labels")
+    return checked
+
+
+def checked_removal(ids: Collection[int] | None, pid: Identity | None, enrolled_before_s: float | None) -> None:
     """Make sure that a removal says exactly one thing.
 
     Raises:
@@ -160,7 +184,7 @@ def _checked_record(record: NewRecord, now_s: float) -> NewRecord:
     return NewRecord(
         content_hash=_checked_hash(record.content_hash),
         source=source,
-        pid=None if record.pid is None else _whole(record.pid, f"{source}: pid"),
+        pid=None if record.pid is None else check_identity(record.pid, f"{source}: pid"),
         camid=None if record.camid is None else _whole(record.camid, f"{source}: camid"),
         time_s=None if record.time_s is None else _seconds(record.time_s, f"{source}: time_s", is_finite=True),
         attributes=_checked_attributes(record.attributes, source),

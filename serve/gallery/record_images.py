@@ -7,7 +7,7 @@ from PIL import Image
 from hat.data.images import decode_image, read_encoded
 from hat.errors import ImageError
 
-from ..enroll.person_crops import BOX_ATTRIBUTE, Box, box_from_text, content_hash, crop_person
+from .person_crops import BOX_ATTRIBUTE, Box, box_from_text, content_hash, crop_person
 from .records import Record
 
 __all__ = ["box_of", "read_source", "record_image"]

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AttributeValue", "Filter", "GalleryCounts", "Neighbors", "NewRecord", "Record"]
+from hat.errors import UsageError
+
+from .identities import Identity
+
+__all__ = [
+    "AttributeValue",
+    "Filter",
+    "GalleryCounts",
+    "Neighbors",
+    "NewRecord",
+    "Record",
+    "RecordLabels",
+    "RecordPage",
+    "RecordsMissingError",
+    "missing_records",
+]
 
 AttributeValue = str | int | float | bool
 """What a free attribute may be."""
@@ -21,7 +37,7 @@ class NewRecord:
     Attributes:
         content_hash: SHA-256 of the image's bytes, hexadecimal: an image that is there already is not added again.
         source: Where the image came from, as it is shown to people: a file's name, ``video.mp4#412``.
-        pid: Identity, where it is known.
+        pid: Identity, a number or a name, where it is known.
         camid: Camera, where it is known.
         time_s: When the person was seen, in seconds since 1970 (UTC), where it is known.
         attributes: Anything else, by name.
@@ -32,7 +48,7 @@ class NewRecord:
 
     content_hash: str
     source: str
-    pid: int | None = None
+    pid: Identity | None = None
     camid: int | None = None
     time_s: float | None = None
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
@@ -53,6 +69,15 @@ class Record(NewRecord):
     enrolled_s: float = field()
 
 
+class RecordLabels(TypedDict, total=False):
+    """Labels that records are to have; what is not given they keep, and None makes a label unknown."""
+
+    pid: Identity | None
+    camid: int | None
+    time_s: float | None
+    attributes: Mapping[str, AttributeValue]  # those given are set or replaced, others stay
+
+
 @dataclass(frozen=True, kw_only=True)
 class Filter:
     """Which records may be found. Every condition must hold; a record that does not know the value fails a condition on it.
@@ -69,11 +94,40 @@ class Filter:
 
     camids: frozenset[int] | None = None
     exclude_camids: frozenset[int] = frozenset()
-    pids: frozenset[int] | None = None
+    pids: frozenset[Identity] | None = None
     since_s: float | None = None
     until_s: float | None = None
     exclude_ids: frozenset[int] = frozenset()
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        camids: Iterable[int] | None = None,
+        exclude_camids: Iterable[int] | None = None,
+        pids: Iterable[Identity] | None = None,
+        since_s: float | None = None,
+        until_s: float | None = None,
+        exclude_ids: Iterable[int] | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+    ) -> Filter:
+        """Make a filter of what was asked for; None leaves a condition out.
+
+        Raises:
+            UsageError: No time lies between ``since_s`` and ``until_s``.
+        """
+        if since_s is not None and until_s is not None and since_s >= until_s:
+            raise UsageError(f"nothing is seen at {since_s:g} s or later and before {until_s:g} s")
+        return cls(
+            camids=None if camids is None else frozenset(camids),
+            exclude_camids=frozenset(exclude_camids or ()),
+            pids=None if pids is None else frozenset(pids),
+            since_s=since_s,
+            until_s=until_s,
+            exclude_ids=frozenset(exclude_ids or ()),
+            attributes=dict(attributes or {}),
+        )
 
     @property
     def is_empty(self) -> bool:
@@ -95,6 +149,21 @@ class Neighbors:
     similarities: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class RecordPage:
+    """Some of the records that pass a filter.
+
+    Attributes:
+        records: By ascending id.
+        num_matching: How many records pass the filter in all.
+        next_after_id: The id after which the next page begins; None on the last one.
+    """
+
+    records: list[Record]
+    num_matching: int
+    next_after_id: int | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class GalleryCounts:
     """How much a gallery holds.
@@ -108,7 +177,18 @@ class GalleryCounts:
     """
 
     num_records: int
-    by_pid: Mapping[int | None, int]
+    by_pid: Mapping[Identity | None, int]
     by_camid: Mapping[int | None, int]
     first_seen_s: float | None
     last_seen_s: float | None
+
+
+class RecordsMissingError(UsageError):
+    """Records were asked for by ids that none has."""
+
+
+def missing_records(ids: Iterable[int]) -> RecordsMissingError:
+    """Return the error of ids that no record has."""
+    listed = sorted(ids)
+    named = ", ".join(map(str, listed[:5])) + (", ..." if listed[5:] else "")
+    return RecordsMissingError(f"there is no record with id {named}: it was never enrolled, or was removed")

@@ -107,14 +107,14 @@ class MilvusCollection:
             )
         return int(answer[0]["count(*)"])
 
-    def query(self, expression: str, fields: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows that pass an expression which no more than `WINDOW` rows can pass."""
+    def query(self, expression: str, fields: Sequence[str], limit: int = WINDOW) -> list[dict[str, Any]]:
+        """Rows that pass an expression, at most ``limit``."""
         with self._talking():
             answer = self._client.query(
                 self._name,
                 filter=expression,
                 output_fields=list(fields),
-                limit=WINDOW,
+                limit=limit,
                 consistency_level="Strong",
                 timeout=self._timeout_s,
             )
@@ -150,8 +150,8 @@ class MilvusCollection:
                 return [(ids[:top], values[:top]) for ids, values in found]
             limit *= 2
 
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write rows for good, all or none.
+    def write(self, rows: Sequence[dict[str, Any]], *, undo: bool = True) -> None:
+        """Write rows for good, all or none; without ``undo``, for rows that were there before, some where it fails.
 
         Raises:
             WorkError: They could not be written; whether some of them may be there all the same is said.
@@ -162,6 +162,8 @@ class MilvusCollection:
                     # Unlike an insert it may arrive twice: pymilvus sends it again when the answer was lost.
                     self._client.upsert(self._name, part, timeout=self._timeout_s)
         except BaseException as error:
+            if not undo:
+                raise
             try:
                 self.delete([int(row["id"]) for row in rows])
             except WorkError:

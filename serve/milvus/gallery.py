@@ -15,22 +15,25 @@ from hat.errors import UsageError
 
 from ..gallery.binding import Binding, VerifiedSibling, binding_from_json, binding_to_json
 from ..gallery.gallery import Gallery, StoredType
+from ..gallery.identities import FIRST_NAMED, Identity, check_identity
 from ..gallery.record_checks import (
     checked_embeddings,
     checked_filter,
     checked_hashes,
     checked_ids,
+    checked_labels,
     checked_records,
     checked_removal,
     checked_top,
 )
-from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record
+from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, missing_records
 from .address import parse_address
 from .collection import MESSAGE_BYTES, WINDOW, MilvusCollection
 from .rows import (
     RECORD_FIELDS,
     filter_expression,
     hash_expression,
+    identity_of,
     ids_expression,
     known_number,
     known_time,
@@ -185,11 +188,16 @@ class MilvusGallery(Gallery):
 
     def counts(self) -> GalleryCounts:
         """How much it holds; the numbers of every record are read for it."""
-        pids: Counter[int | None] = Counter()
+        pids: Counter[Identity | None] = Counter()
         camids: Counter[int | None] = Counter()
+        names: dict[int | None, Identity | None] = {}
         times: list[float] = []
         for row in self._collection.scan("", ["pid", "camid", "time_s"], last_id(self._collection)):
-            pids[known_number(row["pid"])] += 1
+            number = known_number(row["pid"])
+            if number is not None and number <= FIRST_NAMED and number not in names:
+                (named,) = self._collection.query(f"pid == {number}", ("pid", "facts"), limit=1)
+                names[number] = identity_of(named)
+            pids[names.get(number, number)] += 1
             camids[known_number(row["camid"])] += 1
             if (seen_s := known_time(row["time_s"])) is not None:
                 times = [min(times[0], seen_s), max(times[1], seen_s)] if times else [seen_s, seen_s]
@@ -202,7 +210,7 @@ class MilvusGallery(Gallery):
         )
 
     def remove(
-        self, *, ids: Collection[int] | None = None, pid: int | None = None, enrolled_before_s: float | None = None
+        self, *, ids: Collection[int] | None = None, pid: Identity | None = None, enrolled_before_s: float | None = None
     ) -> int:
         """Remove records for good; see `Gallery.remove`."""
         checked_removal(ids, pid, enrolled_before_s)
@@ -211,12 +219,31 @@ class MilvusGallery(Gallery):
             if ids is not None:
                 found = sorted(self._rows_there(ids, ("id",), WINDOW))
             elif pid is not None:
-                found = self.ids(Filter(pids=frozenset(checked_ids([pid])))).tolist()
+                found = self.ids(Filter(pids=frozenset({check_identity(pid, "pid")}))).tolist()
             elif enrolled_before_s is not None:
                 rows = self._collection.scan("", ("id", "enrolled_s"), last_id(self._collection))
                 found = [int(row["id"]) for row in rows if row["enrolled_s"] < enrolled_before_s]
             self._collection.delete(found)
         return len(found)
+
+    def update(self, ids: Collection[int], labels: RecordLabels) -> int:
+        """Change the labels of records; see `Gallery.update`. Where the server fails some may have been changed."""
+        wanted, labels = sorted(set(checked_ids(ids))), checked_labels(labels)
+        fields = [*RECORD_FIELDS, "embedding", "thumbnail"]
+        count = 0
+        with self._changing():
+            self._rows(wanted, ("id",), WINDOW)  # all are there, or nothing is changed
+            for start in range(0, len(wanted), _THUMBNAILS_AT_ONCE):
+                changed = []
+                for id_, row in self._rows(wanted[start : start + _THUMBNAILS_AT_ONCE], fields, _THUMBNAILS_AT_ONCE).items():
+                    before = record_of(row)
+                    attributes = {**before.attributes, **labels.get("attributes", {})}
+                    after = replace(before, **{**labels, "attributes": attributes})
+                    if after != before:
+                        changed.append(row_of(after, id_, np.asarray(row["embedding"], dtype=np.float32)))
+                self._collection.write(changed, undo=False)
+                count += len(changed)
+        return count
 
     def vacuum(self) -> None:
         """Let the server rewrite its segments without what was removed, and wait for it.
@@ -252,12 +279,11 @@ class MilvusGallery(Gallery):
         """Rows by id.
 
         Raises:
-            UsageError: There is none with one of the ids.
+            RecordsMissingError: There is none with one of the ids.
         """
         rows = self._rows_there(ids, fields, step)
-        if missing := sorted(set(checked_ids(ids)) - rows.keys()):
-            named = ", ".join(map(str, missing[:5])) + (", ..." if missing[5:] else "")
-            raise UsageError(f"there is no record with id {named}: it was never enrolled, or was removed")
+        if missing := set(checked_ids(ids)) - rows.keys():
+            raise missing_records(missing)
         return rows
 
     def _rows_there(self, ids: Collection[int], fields: Sequence[str], step: int) -> dict[int, dict[str, Any]]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from hat.errors import UsageError
 
+from ..gallery.identities import FIRST_NAMED, Identity, name_number, numbers_of
 from ..gallery.record_checks import MAX_ATTRIBUTES
 from ..gallery.records import AttributeValue, Filter, NewRecord, Record
 
@@ -30,6 +31,7 @@ __all__ = [
     "batches",
     "filter_expression",
     "hash_expression",
+    "identity_of",
     "ids_expression",
     "known_number",
     "known_time",
@@ -80,7 +82,10 @@ def row_of(record: NewRecord, number: int, embedding: npt.NDArray[np.float32]) -
     Raises:
         UsageError: Milvus cannot keep it: a text or its thumbnail is too long, or a number stands for what is not known.
     """
-    facts = json.dumps({"source": record.source, "attributes": dict(record.attributes)}, ensure_ascii=False)
+    kept: dict[str, Any] = {"source": record.source, "attributes": dict(record.attributes)}
+    if isinstance(record.pid, str):
+        kept["name"] = record.pid
+    facts = json.dumps(kept, ensure_ascii=False)
     if (size := len(facts.encode())) > _MAX_TEXT:
         raise UsageError(f"{record.source[:200]}: source and attributes are {size:,} bytes as JSON, Milvus keeps {_MAX_TEXT:,}")
     thumbnail = record.thumbnail or b""
@@ -88,13 +93,13 @@ def row_of(record: NewRecord, number: int, embedding: npt.NDArray[np.float32]) -
         raise UsageError(
             f"{record.source}: its thumbnail is {len(thumbnail):,} bytes, Milvus keeps {MAX_THUMBNAIL_BYTES:,}: make it smaller"
         )
-    if _UNKNOWN in (record.pid, record.camid) or (record.time_s or 0) <= _UNKNOWN_TIME:
+    if record.camid == _UNKNOWN or (record.time_s or 0) <= _UNKNOWN_TIME:
         raise UsageError(f"{record.source}: Milvus keeps {_UNKNOWN} and the time {_UNKNOWN_TIME} for what is not known")
     return {
         "id": number,
         "embedding": embedding,
         "content_hash": record.content_hash,
-        "pid": _UNKNOWN if record.pid is None else record.pid,
+        "pid": _UNKNOWN if record.pid is None else name_number(record.pid),
         "camid": _UNKNOWN if record.camid is None else record.camid,
         "time_s": _UNKNOWN_TIME if record.time_s is None else record.time_s,
         "enrolled_s": record.enrolled_s,
@@ -130,13 +135,22 @@ def record_of(row: Mapping[str, Any]) -> Record:
         id=int(row["id"]),
         content_hash=row["content_hash"],
         source=facts["source"],
-        pid=known_number(row["pid"]),
+        pid=identity_of(row),
         camid=known_number(row["camid"]),
         time_s=known_time(row["time_s"]),
         enrolled_s=float(row["enrolled_s"]),
         attributes=facts["attributes"],
         thumbnail=base64.b64decode(row["thumbnail"]) if row.get("thumbnail") else None,
     )
+
+
+def identity_of(row: Mapping[str, Any]) -> Identity | None:
+    """Return the identity of a row, of which ``pid`` and ``facts`` were read; None where it is not known."""
+    number = known_number(row["pid"])
+    if number is None or number > FIRST_NAMED:
+        return number
+    name: str = json.loads(row["facts"])["name"]
+    return name
 
 
 def known_number(value: int) -> int | None:
@@ -154,7 +168,7 @@ def filter_expression(where: Filter | None) -> str:
     if where is None:
         return ""
     conditions = []
-    for name, allowed in (("camid", where.camids), ("pid", where.pids)):
+    for name, allowed in (("camid", where.camids), ("pid", None if where.pids is None else numbers_of(where.pids))):
         if allowed is not None:
             possible = _possible(allowed)
             conditions.append(f"{name} in [{_listed(possible)}]" if possible else NOTHING)

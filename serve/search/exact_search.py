@@ -1,40 +1,46 @@
-"""The nearest rows of a large matrix, exactly, reading it once and a chunk at a time.
+"""The nearest rows of a large matrix, exactly, reading it once and a block at a time.
 
-A pass in float32 finds candidates and a sum in float64 settles their order. Rounding moves a float32 inner product of D terms
-by at most D * 2**-24 times the lengths of the two vectors, in whatever order it is summed. A row whose product is further below
-the k-th best than twice that cannot be among the k nearest, and every other row is kept as a candidate. The result is therefore
-the same for one query and for a hundred, for any number of threads and any size of chunk, and equal vectors have equal
-similarities.
+A matrix product in float32 keeps the k + `SLACK` best rows of each query, and sums in float64 rescore those and settle their
+order. Rounding moves a float32 inner product by at most `_rounding`, so a row that was not kept can be among the k nearest only
+where the k-th similarity is within that of the smallest product that was kept. Such a query, whose rows are all but equal as
+those of an untrained model are, is searched again in float64 throughout. The result is therefore the same for one query and for
+a hundred, for any number of threads and any size of block, and equal rows are in the order of their numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .candidates import Candidates, ranked
-from .exact_products import exact_products
-from .half_scan import HalfScan
-
 __all__ = ["nearest_rows"]
 
+SLACK = 32
+"""Rows that are kept beyond the k nearest, for those that rounding puts in a wrong place."""
+
 QUERIES_AT_ONCE = 512
-"""Queries of one pass: their products with a chunk are some megabytes."""
+"""Queries of one pass over the matrix."""
+
+MAX_PRODUCTS = 2**22
+"""Products that are held at once: 16 MB."""
+
+FLOAT32_BLOCK_BYTES = 2**21
+"""Half-precision rows are converted so many bytes at a time, which stay in the cache until they are multiplied."""
+
+EXACT_ROWS_AT_ONCE = 1024
 
 GATHER_BELOW = 0.25
-"""Where fewer rows of a chunk than this share pass the filter, they are copied together and the others are not read."""
+"""Where fewer rows of a block than this share pass the mask, they are copied together and the others are not read."""
 
-SCAN_UP_TO_QUERIES = 8
-"""Up to so many queries are compared with float16 rows directly; for more it pays to convert a chunk to float32 once."""
+_Block = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]
+"""Numbers of rows, and the rows."""
 
 
 def nearest_rows(
-    chunks: Sequence[npt.NDArray[Any]], queries: npt.NDArray[np.float32], top: int, passing: npt.NDArray[np.bool_] | None = None
+    chunks: Sequence[npt.NDArray[Any]], queries: npt.NDArray[np.float32], top: int, mask: npt.NDArray[np.bool_] | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Find the rows with the largest inner products.
 
@@ -42,69 +48,116 @@ def nearest_rows(
         chunks: The matrix as consecutive (n_i, D) pieces, float32 or float16, rows of about unit length.
         queries: (num_queries, D) rows of about unit length.
         top: Most rows for each query, at least 1.
-        passing: (n,) which rows may be found; None is all.
+        mask: (n,) which rows may be found; None is all.
 
     Returns:
         (num_queries, top) row numbers, nearest first, -1 where there are fewer, and their inner products as float32, clipped
         to [-1, 1], NaN beside -1. Equal products are in the order of the rows.
     """
-    starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
-    num_rows = int(starts[-1]) if passing is None else int(np.count_nonzero(passing))
     rows = np.full((len(queries), top), -1, dtype=np.int64)
     similarities = np.full((len(queries), top), np.nan, dtype=np.float32)
-    keep = min(top, num_rows)
-    if keep == 0:
+    num_rows = sum(map(len, chunks)) if mask is None else int(np.count_nonzero(mask))
+    k, width = min(top, num_rows), min(top + SLACK, num_rows)
+    if k == 0:
         return rows, similarities
-    for first in range(0, len(queries), QUERIES_AT_ONCE):
-        some = np.ascontiguousarray(queries[first : first + QUERIES_AT_ONCE])
-        settle = partial(exact_products, chunks, starts, some)
-        candidates = Candidates(len(some), keep, some.shape[1], settle)
-        _offer_all(chunks, starts, some, passing, candidates)
-        of_query, of_row = candidates.pairs()
-        products = settle(of_query, of_row)
-        for places in ranked(of_query, of_row, products):
-            query, nearest = first + of_query[places[0]], places[:keep]
-            rows[query, : len(nearest)], similarities[query, : len(nearest)] = of_row[nearest], products[nearest]
+    starts = np.cumsum([0, *map(len, chunks)])
+    step = max(1, min(QUERIES_AT_ONCE, MAX_PRODUCTS // width))
+    for first in range(0, len(queries), step):
+        subset = np.ascontiguousarray(queries[first : first + step])
+        kept, smallest_kept = _largest_products(chunks, subset, width, mask)
+        for place, query in enumerate(subset):
+            found = _rescore(_gather(chunks, starts, kept[place]), query, k)
+            if width < num_rows and found[1][-1] <= smallest_kept[place] + _rounding(len(query)):
+                found = _rescore(_blocks(chunks, EXACT_ROWS_AT_ONCE, mask, gather_below=1), query, k)
+            rows[first + place, :k], similarities[first + place, :k] = found
     return rows, similarities
 
 
-def _offer_all(
-    chunks: Sequence[npt.NDArray[Any]],
-    starts: npt.NDArray[np.int64],
-    queries: npt.NDArray[np.float32],
-    passing: npt.NDArray[np.bool_] | None,
-    candidates: Candidates,
-) -> None:
-    is_half = chunks[0].dtype == np.float16
-    if is_half and len(queries) <= SCAN_UP_TO_QUERIES:
-        scan = HalfScan(queries, candidates)
-        with ThreadPoolExecutor(scan.num_threads) as pool:
-            for _ in pool.map(lambda at: scan.offer(*_narrowed(chunks[at], int(starts[at]), passing)), range(len(chunks))):
-                pass
-        return
-    scratch = np.empty((max(map(len, chunks)), queries.shape[1]), dtype=np.float32) if is_half else None
-    for chunk, start in zip(chunks, starts, strict=False):
-        rows, vectors, within = _narrowed(chunk, int(start), passing)
-        if not len(rows):
+def _rounding(embed_dim: int) -> float:
+    """How far a float32 inner product of two unit vectors of ``embed_dim`` terms may lie from the true one.
+
+    The sum of D terms is off by at most D * 2**-24, and practically never by more than 4 * sqrt(D) * 2**-24 (Higham and Mary,
+    2019, a probabilistic bound); 1.01 since lengths may be off by what the checks let pass, 2**-23 for rounding the result.
+    """
+    return 1.01 * min(embed_dim, 4 * math.sqrt(embed_dim)) * 2.0**-24 + 2.0**-23
+
+
+def _largest_products(
+    chunks: Sequence[npt.NDArray[Any]], queries: npt.NDArray[np.float32], width: int, mask: npt.NDArray[np.bool_] | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """(num_queries, width) rows with the largest products in float32, in no order, and (num_queries,) the smallest of these."""
+    best = np.full((len(queries), width), -np.inf, dtype=np.float32)
+    rows = np.full((len(queries), width), -1, dtype=np.int64)
+    for numbers, vectors in _blocks(chunks, max(1, MAX_PRODUCTS // len(queries)), mask):
+        products = _products(queries, vectors)
+        # Clipped as similarities are, where rounding has made a row a little too long: they are equal from there on.
+        np.clip(products, -1, 1, out=products)
+        if mask is not None:
+            products[:, ~mask[numbers]] = -np.inf
+        # After the first blocks few rows are better than what was found for any query, and only these are looked at.
+        columns = np.flatnonzero((products > best.min(axis=1, keepdims=True)).any(axis=0))
+        if not len(columns):
             continue
-        if scratch is not None:
-            np.copyto(scratch[: len(vectors)], vectors)
-            vectors = scratch[: len(vectors)]
-        candidates.offer_products(rows, queries @ vectors.T, within)
+        values = np.concatenate([best, products[:, columns]], axis=1)
+        candidates = np.concatenate([rows, np.broadcast_to(numbers[columns], (len(queries), len(columns)))], axis=1)
+        places = np.argpartition(values, values.shape[1] - width, axis=1)[:, -width:]
+        best, rows = np.take_along_axis(values, places, axis=1), np.take_along_axis(candidates, places, axis=1)
+    return rows, best.min(axis=1)
 
 
-def _narrowed(
-    chunk: npt.NDArray[Any], start: int, passing: npt.NDArray[np.bool_] | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
-    """Row numbers and vectors of a chunk that need to be read, and which of them may be found; None is all of them."""
-    rows = np.arange(start, start + len(chunk))
-    if passing is None:
-        return rows, chunk, None
-    within = passing[start : start + len(chunk)]
-    count = np.count_nonzero(within)
-    if count == len(chunk):
-        return rows, chunk, None
-    if count < GATHER_BELOW * len(chunk):
-        local = np.flatnonzero(within)
-        return rows[local], chunk[local], None
-    return rows, chunk, within
+def _products(queries: npt.NDArray[np.float32], vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """(num_queries, n) inner products."""
+    if vectors.dtype == np.float32:
+        return queries @ vectors.T
+    import torch  # converts eight numbers at a time, NumPy one
+
+    products = np.empty((len(queries), len(vectors)), dtype=np.float32)
+    scratch = np.empty((max(1, FLOAT32_BLOCK_BYTES // (4 * queries.shape[1])), queries.shape[1]), dtype=np.float32)
+    for first in range(0, len(vectors), len(scratch)):
+        half = vectors[first : first + len(scratch)]
+        block = scratch[: len(half)]
+        torch.from_numpy(block).copy_(torch.from_numpy(half))
+        products[:, first : first + len(half)] = queries @ block.T
+    return products
+
+
+def _rescore(
+    blocks: Iterator[_Block], query: npt.NDArray[np.float32], k: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """(k,) nearest of the rows of some blocks and their similarities, summed in float64 and rounded once."""
+    exact = query.astype(np.float64)
+    rows, similarities = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+    for numbers, vectors in blocks:
+        # Not a matrix product, whose way of summing may differ from row to row.
+        products = np.einsum("ij,j->i", vectors.astype(np.float64), exact)
+        rows = np.concatenate([rows, numbers])
+        similarities = np.concatenate([similarities, np.clip(products, -1, 1).astype(np.float32)])
+        order = np.lexsort((rows, -similarities))[:k]
+        rows, similarities = rows[order], similarities[order]
+    return rows, similarities
+
+
+def _blocks(
+    chunks: Sequence[npt.NDArray[Any]], max_rows: int, mask: npt.NDArray[np.bool_] | None, gather_below: float = GATHER_BELOW
+) -> Iterator[_Block]:
+    """All rows in blocks of at most ``max_rows``; of those with fewer than a share that pass the mask, these rows alone."""
+    first = 0
+    for chunk in chunks:
+        for start in range(0, len(chunk), max_rows):
+            vectors = chunk[start : start + max_rows]
+            numbers = np.arange(first + start, first + start + len(vectors))
+            if mask is not None:
+                local = np.flatnonzero(mask[numbers[0] : numbers[-1] + 1])
+                if len(local) < gather_below * len(vectors):
+                    numbers, vectors = numbers[local], vectors[local]
+            if len(numbers):
+                yield numbers, vectors
+        first += len(chunk)
+
+
+def _gather(chunks: Sequence[npt.NDArray[Any]], starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Iterator[_Block]:
+    """These rows in blocks; ``starts`` are the first row of each chunk and the number of rows."""
+    for first in range(0, len(rows), EXACT_ROWS_AT_ONCE):
+        numbers = rows[first : first + EXACT_ROWS_AT_ONCE]
+        homes = np.searchsorted(starts, numbers, side="right") - 1
+        yield numbers, np.stack([chunks[home][row] for home, row in zip(homes, numbers - starts[homes], strict=True)])

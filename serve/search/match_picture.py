@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 from hat.data.images import read_image
-from hat.errors import ImageError, UsageError
-from hat.visual.canvas import CAPTION_SIZE, EDGE, INK, MARGIN, MUTED, RIGHT, WRONG, Canvas, fit_image
+from hat.errors import ImageError, MissingExtraError, UsageError
 
 from ..gallery.gallery import Gallery
+from ..gallery.identities import Identity
 from ..gallery.record_images import record_image
-from ..gallery.records import Record
 from .query_embeddings import Query
 from .searching import Match
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 __all__ = ["draw_matches"]
 
-_TILE = (104, 208)
-_FRAME = 4
-_GAP, _QUERY_GAP = 14, 40
-_HEAD, _CAPTIONS, _ROW_GAP = 30, 46, 20
-_STEP = _TILE[0] + 2 * _FRAME + _GAP
-_FIRST = MARGIN + _TILE[0] + 2 * _FRAME + _QUERY_GAP
-_ROW_HEIGHT = _TILE[1] + 2 * _FRAME + _CAPTIONS + _ROW_GAP
+_RIGHT, _WRONG, _EDGE, _MUTED = "#0c7f5c", "#c8552b", "#cfd6e4", "#5b6477"
+_TILE_INCHES, _ROW_INCHES, _DPI = 1.15, 2.9, 100
+_MAX_PIXELS = 100_000_000
+_CAPTION_CHARACTERS = 18
 
 
 def draw_matches(gallery: Gallery, queries: Sequence[Query], found: Sequence[Sequence[Match]], *, title: str) -> Image.Image:
@@ -44,30 +45,43 @@ def draw_matches(gallery: Gallery, queries: Sequence[Query], found: Sequence[Seq
 
     Raises:
         UsageError: No match has a picture, or the whole would be enormous.
+        MissingExtraError: matplotlib is not installed.
     """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("matplotlib", "plot", "drawing matches") from None
     pictures = [[record_image(match.record) for match in matches] for matches in found]
     if any(found) and not any(picture for row in pictures for picture in row):
         raise UsageError(
             "none of the matches has a picture: the gallery keeps no thumbnails (hat enroll --thumbnails), and the files that "
             "were enrolled are not there any more"
         )
-    width = _FIRST + max(1, *(len(matches) for matches in found), 1) * _STEP - _GAP + MARGIN
-    canvas = Canvas(width, _HEAD + len(queries) * _ROW_HEIGHT - _ROW_GAP + MARGIN, title, ("Ranked by likeness, best first",))
-    _write_column_heads(canvas, max(len(matches) for matches in found))
-    for number, (query, matches, row) in enumerate(zip(queries, found, pictures, strict=True)):
-        top = canvas.top + _HEAD + number * _ROW_HEIGHT
-        _draw_tile(canvas, _query_image(gallery, query), MARGIN, top, INK)
-        _write_captions(canvas, MARGIN, top, _labels(query.pid, next(iter(query.camids), None)), _name(query))
-        for column, (match, picture) in enumerate(zip(matches, row, strict=True)):
-            left = _FIRST + column * _STEP
+    num_columns = 1 + max(1, *(len(matches) for matches in found), 1)
+    size = (_TILE_INCHES * (num_columns + 0.4), _ROW_INCHES * len(queries) + 0.6)
+    if size[0] * size[1] * _DPI**2 > _MAX_PIXELS:
+        raise UsageError(f"a picture of {len(queries)} queries with {num_columns - 1} matches would be enormous: ask for fewer")
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    figure.suptitle(f"{title}\nRanked by similarity, best first", fontsize=9, x=0.01, ha="left")
+    grid = figure.subplots(len(queries), num_columns, squeeze=False, width_ratios=[1.2] + [1] * (num_columns - 1))
+    for row, (query, matches) in enumerate(zip(queries, found, strict=True)):
+        name = query.paths[0].rpartition("/")[2] if query.paths else query.name
+        caption = _labels(query.pid, next(iter(query.camids), None))
+        _draw(grid[row, 0], _query_image(gallery, query), "black", f"{caption}\n{_short(name)}")
+        for column, match in enumerate(matches):
             record = match.record
             known = query.pid is not None and record.pid is not None
-            is_same = query.pid == record.pid
-            _draw_tile(canvas, picture, left, top, (RIGHT if is_same else WRONG) if known else EDGE)
-            if known:
-                canvas.mark((left + _FRAME + _TILE[0] - 10, top + _FRAME + 10), is_right=is_same)
-            _write_captions(canvas, left, top, f"{match.similarity:.2f}", _describe(record))
-    return canvas.image
+            color, mark = (_EDGE, "") if not known else (_RIGHT, "✓ ") if query.pid == record.pid else (_WRONG, "✗ ")
+            named = _labels(record.pid, record.camid) or record.source.rpartition("/")[2]
+            _draw(grid[row, column + 1], pictures[row][column], color, f"{mark}{match.similarity:.2f}\n{_short(named)}")
+        for axes in grid[row, 1 + len(matches) :]:
+            axes.set_axis_off()
+        for column, axes in enumerate(grid[row] if row == 0 else ()):
+            axes.set_title(str(column) if column else "Query", fontsize=8, color=_MUTED)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def _query_image(gallery: Gallery, query: Query) -> Image.Image | None:
@@ -80,39 +94,22 @@ def _query_image(gallery: Gallery, query: Query) -> Image.Image | None:
     return record_image(record)
 
 
-def _write_column_heads(canvas: Canvas, num_columns: int) -> None:
-    baseline = canvas.top + _HEAD - 14
-    middle = (_TILE[0] + 2 * _FRAME) / 2
-    canvas.text((MARGIN + middle, baseline), "Query", fill=MUTED, anchor="ms")
-    for column in range(num_columns):
-        canvas.text((_FIRST + column * _STEP + middle, baseline), str(column + 1), fill=MUTED, anchor="ms")
-
-
-def _draw_tile(canvas: Canvas, picture: Image.Image | None, left: int, top: int, color: tuple[int, int, int]) -> None:
-    corner = (left + _FRAME, top + _FRAME)
-    box = (*corner, corner[0] + _TILE[0], corner[1] + _TILE[1])
+def _draw(axes: Axes, picture: Image.Image | None, color: str, caption: str) -> None:
     if picture is not None:
-        canvas.paste(fit_image(picture, _TILE), corner)
+        axes.imshow(picture)
     else:
-        canvas.text((corner[0] + _TILE[0] / 2, corner[1] + _TILE[1] / 2), "no picture", fill=MUTED, anchor="mm")
-    canvas.frame(box, color, _FRAME)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect=2)
+        axes.text(0.5, 0.5, "no picture", fontsize=7, color=_MUTED, ha="center", va="center")
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlabel(caption, fontsize=8, parse_math=False)
+    for spine in axes.spines.values():
+        spine.set(edgecolor=color, linewidth=2.5)
 
 
-def _write_captions(canvas: Canvas, left: int, top: int, first: str, second: str) -> None:
-    y = top + _TILE[1] + 2 * _FRAME + 6
-    width = _TILE[0] + 2 * _FRAME
-    canvas.text((left, y), first, max_width=width)
-    canvas.text((left, y + CAPTION_SIZE + 4), second, fill=MUTED, max_width=width)
+def _short(text: str) -> str:
+    return text if len(text) <= _CAPTION_CHARACTERS else text[: _CAPTION_CHARACTERS - 3] + "..."
 
 
-def _name(query: Query) -> str:
-    return query.paths[0].rpartition("/")[2] if query.paths else query.name
-
-
-def _describe(record: Record) -> str:
-    return _labels(record.pid, record.camid) or record.source.rpartition("/")[2]
-
-
-def _labels(pid: int | None, camid: int | None) -> str:
-    said = [f"id {pid}"] if pid is not None else []
-    return ", ".join(said + ([f"cam {camid}"] if camid is not None else []))
+def _labels(pid: Identity | None, camid: int | None) -> str:
+    labels = [f"id {pid}"] if pid is not None else []
+    return ", ".join(labels + ([f"cam {camid}"] if camid is not None else []))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from hat.errors import UsageError
+from hat.errors import UsageError, WorkError
 from hat.metrics import rerank as rerank_distances
 
 from ..gallery.gallery import Gallery
-from ..gallery.records import Filter, Record
+from ..gallery.records import Filter, Record, RecordsMissingError
 
 __all__ = ["Match", "person_embedding", "search_gallery"]
 
@@ -23,7 +22,7 @@ _MAX_RERANK_POOL = 5000
 _SMALLEST_MEAN = 1e-3
 """Length of a mean of unit rows below which they point everywhere and their mean means nothing."""
 
-_ATTEMPTS = 3
+_MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +43,8 @@ class Match:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A row of a ranking before its record is read."""
+class _Hit:
+    """A place of a ranking before its record is read."""
 
     id: int
     similarity: float
@@ -106,16 +105,20 @@ def search_gallery(
 
     Raises:
         UsageError: Shapes do not agree, a query is not finite or not of unit length, or a number is out of range.
+        WorkError: Other processes keep removing records that were just found.
     """
     if top < 1:
         raise UsageError(f"top is at least 1, got {top}")
     if rerank and not 1 <= max(top, rerank_pool) <= _MAX_RERANK_POOL:
         raise UsageError(f"re-ranking works within 1 to {_MAX_RERANK_POOL:,} nearest records, got {max(top, rerank_pool):,}")
     # A record that another thread removes between being found and being read is no error of this call: it looks again.
-    for _ in range(_ATTEMPTS - 1):
-        with suppress(UsageError):
+    for attempt in range(1, _MAX_ATTEMPTS + 1):
+        try:
             return _search_once(gallery, queries, top, where, max(top, rerank_pool) if rerank else None, thumbnails)
-    return _search_once(gallery, queries, top, where, max(top, rerank_pool) if rerank else None, thumbnails)
+        except RecordsMissingError as error:
+            if attempt == _MAX_ATTEMPTS:
+                raise WorkError(f"{gallery.location}: records are removed as fast as they are found: try again") from error
+    raise AssertionError("unreachable")
 
 
 def _search_once(
@@ -127,19 +130,19 @@ def _search_once(
     thumbnails: bool,
 ) -> list[list[Match]]:
     neighbors = gallery.search(queries, rerank_pool or top, where)
-    rankings: list[list[_Place]] = []
+    rankings: list[list[_Hit]] = []
     for query, row, values in zip(queries, neighbors.ids, neighbors.similarities, strict=True):
         ids, similarities = row[row >= 0], values[row >= 0]
         if rerank_pool:
             rankings.append(_reranked(gallery, query, ids, similarities)[:top])
         else:
-            rankings.append([_Place(int(one), float(value)) for one, value in zip(ids, similarities, strict=True)])
+            rankings.append([_Hit(int(id_), float(value)) for id_, value in zip(ids, similarities, strict=True)])
     return _with_records(gallery, rankings, thumbnails)
 
 
 def _reranked(
     gallery: Gallery, query: npt.NDArray[np.floating], ids: npt.NDArray[np.int64], similarities: npt.NDArray[np.float32]
-) -> list[_Place]:
+) -> list[_Hit]:
     if not len(ids):
         return []
     # By id and not by similarity: re-ranking breaks ties by place, and a pool must break them as the whole gallery does.
@@ -148,23 +151,23 @@ def _reranked(
     distances = rerank_distances(query[None], pool)[0]
     order = np.argsort(distances, kind="stable")
     return [
-        _Place(int(ids[place]), float(similarities[place]), float(distances[one]), int(place) + 1)
+        _Hit(int(ids[place]), float(similarities[place]), float(distances[one]), int(place) + 1)
         for one, place in zip(order, by_id[order], strict=True)
     ]
 
 
-def _with_records(gallery: Gallery, rankings: Sequence[Sequence[_Place]], thumbnails: bool) -> list[list[Match]]:
-    ids = sorted({place.id for ranking in rankings for place in ranking})
+def _with_records(gallery: Gallery, rankings: Sequence[Sequence[_Hit]], thumbnails: bool) -> list[list[Match]]:
+    ids = sorted({hit.id for ranking in rankings for hit in ranking})
     records = dict(zip(ids, gallery.get(ids, thumbnails=thumbnails), strict=True)) if ids else {}
     return [
         [
             Match(
-                record=records[place.id],
-                similarity=place.similarity,
-                distance=place.distance,
-                rank_before=place.rank_before,
+                record=records[hit.id],
+                similarity=hit.similarity,
+                distance=hit.distance,
+                rank_before=hit.rank_before,
             )
-            for place in ranking
+            for hit in ranking
         ]
         for ranking in rankings
     ]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from hat.data import decode_image
-from hat.data.ordered_pool import default_num_workers
+from hat.data.loading import default_num_workers
 from hat.errors import ImageError, UsageError, WorkError
 from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime

@@ -61,7 +61,7 @@ class SqliteConnection:
             yield connection
 
     @contextmanager
-    def alone(self) -> Iterator[sqlite3.Connection]:
+    def exclusive(self) -> Iterator[sqlite3.Connection]:
         """The connection without a transaction, for what SQLite does not do within one; other threads wait."""
         with self._lock:
             if self._closed:
@@ -78,7 +78,7 @@ class SqliteConnection:
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with self.alone() as connection:
+        with self.exclusive() as connection:
             connection.execute(begin)
             try:
                 yield connection

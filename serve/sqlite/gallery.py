@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,31 +17,34 @@ from hat.errors import UsageError, WorkError
 
 from ..gallery.binding import Binding, VerifiedSibling, binding_from_json, binding_to_json
 from ..gallery.gallery import Gallery, StoredType
+from ..gallery.identities import Identity, check_identity
 from ..gallery.record_checks import (
     checked_embeddings,
     checked_filter,
     checked_hashes,
     checked_ids,
+    checked_labels,
     checked_records,
     checked_removal,
     checked_top,
 )
-from ..gallery.record_columns import RecordColumns
-from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record
+from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage, missing_records
 from ..search.exact_search import nearest_rows
-from ..search.memory_index import MemoryIndex
 from .connection import SqliteConnection
+from .memory_index import MemoryIndex
+from .record_columns import RecordColumns
 from .records import (
     ids_with_attribute,
     insert_records,
     known_ids,
-    missing_ids,
+    read_names,
     read_records,
     read_vectors,
     remove_records,
+    update_records,
 )
-from .schema import create_file, prepare_connection, read_facts, read_state
-from .vector_map import remove_maps
+from .schema import create_file, prepare_connection, read_metadata, read_state
+from .vector_map import remove_map
 
 __all__ = ["SqliteGallery"]
 
@@ -67,12 +70,12 @@ class SqliteGallery(Gallery):
         self.location = str(reader.path)
         self.read_only = writer is None
         with reader.reading() as sqlite:
-            facts = read_facts(sqlite, self._path)
-        self.binding = binding_from_json(facts.binding_json, self.location)
-        self.stored_type = facts.stored_type
-        self._embed_dim = facts.embed_dim
-        self._dtype = np.dtype(facts.stored_type)
-        self._index = MemoryIndex(self._path, facts, map_above_bytes)
+            metadata = read_metadata(sqlite, self._path)
+        self.binding = binding_from_json(metadata.binding_json, self.location)
+        self.stored_type = metadata.stored_type
+        self._embed_dim = metadata.embed_dim
+        self._dtype = np.dtype(metadata.stored_type)
+        self._index = MemoryIndex(self._path, metadata, map_above_bytes)
 
     @classmethod
     def open(
@@ -123,7 +126,7 @@ class SqliteGallery(Gallery):
         """Make sure that a model's embeddings belong here; see `Gallery.check_model`."""
         if self.binding.differences(binding):  # perhaps another process has accepted it meanwhile
             with self._reader.reading() as sqlite:
-                self.binding = binding_from_json(read_facts(sqlite, self._path).binding_json, self.location)
+                self.binding = binding_from_json(read_metadata(sqlite, self._path).binding_json, self.location)
         super().check_model(binding)
 
     def __len__(self) -> int:
@@ -149,8 +152,8 @@ class SqliteGallery(Gallery):
         where = checked_filter(where)
         with self._reader.reading() as sqlite:
             columns, chunks = self._index.columns_and_chunks(sqlite)
-            passing = None if where is None and not columns.num_removed else self._passing(columns, where)
-        rows, similarities = nearest_rows(chunks, queries, top, passing)
+            mask = None if where is None and not columns.num_removed else self._mask(columns, where)
+        rows, similarities = nearest_rows(chunks, queries, top, mask)
         found = rows >= 0
         ids = np.full(rows.shape, -1, dtype=np.int64)
         ids[found] = columns.ids[rows[found]]
@@ -161,9 +164,8 @@ class SqliteGallery(Gallery):
         wanted = checked_ids(ids)
         with self._reader.reading() as sqlite:
             found = read_records(sqlite, wanted, thumbnails=thumbnails)
-        missing = sorted(set(wanted) - found.keys())
-        if missing:
-            raise missing_ids(missing)
+        if missing := set(wanted) - found.keys():
+            raise missing_records(missing)
         return [found[id_] for id_ in wanted]
 
     def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -182,15 +184,26 @@ class SqliteGallery(Gallery):
         where = checked_filter(where)
         with self._reader.reading() as sqlite:
             columns = self._index.columns(sqlite)
-            return columns.ids[self._passing(columns, where)]
+            return columns.ids[self._mask(columns, where)]
 
-    def records(self, where: Filter | None = None, *, chunk: int = 1000) -> Iterator[Record]:
-        """Records that pass a filter, by ascending id, a chunk at a time; those that are removed meanwhile are left out."""
-        ids = self.ids(where).tolist()
-        for start in range(0, len(ids), chunk):
-            with self._reader.reading() as sqlite:
-                found = read_records(sqlite, ids[start : start + chunk], thumbnails=False)
-            yield from (found[id_] for id_ in sorted(found))
+    def get_present(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
+        """Return those of the records that are there; see `Gallery.get_present`."""
+        wanted = checked_ids(ids)
+        with self._reader.reading() as sqlite:
+            found = read_records(sqlite, wanted, thumbnails=thumbnails)
+        return [found[id_] for id_ in wanted if id_ in found]
+
+    def page(self, where: Filter | None = None, *, after_id: int = 0, limit: int = 100) -> RecordPage:
+        """Return some of the records that pass a filter, all as of one moment; see `Gallery.page`."""
+        where = checked_filter(where)
+        with self._reader.reading() as sqlite:
+            columns = self._index.columns(sqlite)
+            mask = self._mask(columns, where)
+            first = int(np.searchsorted(columns.ids, after_id, side="right"))
+            ids = columns.ids[first + np.flatnonzero(mask[first:])[: limit + 1]].tolist()
+            found = read_records(sqlite, ids[:limit], thumbnails=False)
+        next_id = ids[limit - 1] if len(ids) > limit else None
+        return RecordPage([found[id_] for id_ in sorted(found)], int(np.count_nonzero(mask)), next_id)
 
     def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
         """Ids of those of these images that are enrolled, by content hash."""
@@ -201,18 +214,24 @@ class SqliteGallery(Gallery):
     def counts(self) -> GalleryCounts:
         """How much it holds."""
         with self._reader.reading() as sqlite:
-            return self._index.columns(sqlite).counts()
+            return self._index.columns(sqlite).counts(read_names(sqlite))
 
     def remove(
-        self, *, ids: Collection[int] | None = None, pid: int | None = None, enrolled_before_s: float | None = None
+        self, *, ids: Collection[int] | None = None, pid: Identity | None = None, enrolled_before_s: float | None = None
     ) -> int:
         """Remove records for good; see `Gallery.remove`. Ids that no record has are passed over."""
         checked_removal(ids, pid, enrolled_before_s)
         ids = None if ids is None else checked_ids(ids)
-        pid = None if pid is None else checked_ids([pid])[0]
+        pid = None if pid is None else check_identity(pid, "pid")
         enrolled_before_s = None if enrolled_before_s is None else float(enrolled_before_s)
         with self._writing() as sqlite:
             return remove_records(sqlite, ids=ids, pid=pid, enrolled_before_s=enrolled_before_s)
+
+    def update(self, ids: Collection[int], labels: RecordLabels) -> int:
+        """Change the labels of records; see `Gallery.update`."""
+        wanted, labels = checked_ids(ids), checked_labels(labels)
+        with self._writing() as sqlite:
+            return update_records(sqlite, wanted, labels)
 
     def vacuum(self) -> None:
         """Rewrite the store so that nothing of removed records is left in its files; see `Gallery.vacuum`.
@@ -221,9 +240,9 @@ class SqliteGallery(Gallery):
         """
         with self._writing() as sqlite:
             sqlite.execute("UPDATE state SET generation = generation + 1, purges = purges + 1")
-        with self._reader.alone():
+        with self._reader.exclusive():
             self._index.forget()
-        with self._changing.alone() as sqlite:
+        with self._changing.exclusive() as sqlite:
             sqlite.execute("VACUUM")
             (is_busy, *_) = sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if is_busy:
@@ -233,14 +252,14 @@ class SqliteGallery(Gallery):
                 )
             # Last, when nobody can be writing one from before the removal: whoever reads that far back holds up the log above.
             try:
-                remove_maps(self._path)
+                remove_map(self._path)
             except OSError as error:
                 raise WorkError(f"{self.location}: its file of vectors cannot be removed: {error.strerror or error}") from error
 
     def accept(self, sibling: VerifiedSibling) -> None:
         """Allow another file of the same weights; one that was accepted before takes its new figures."""
         with self._writing() as sqlite:
-            binding = binding_from_json(read_facts(sqlite, self._path).binding_json, self.location)
+            binding = binding_from_json(read_metadata(sqlite, self._path).binding_json, self.location)
             others = tuple(one for one in binding.siblings if one.fingerprint != sibling.fingerprint)
             binding = replace(binding, siblings=(*others, sibling))
             sqlite.execute("UPDATE facts SET value = ? WHERE name = 'binding'", (binding_to_json(binding),))
@@ -262,13 +281,13 @@ class SqliteGallery(Gallery):
     def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
         return self._changing.writing()
 
-    def _passing(self, columns: RecordColumns, where: Filter | None) -> npt.NDArray[np.bool_]:
-        passing = columns.passing(where)
+    def _mask(self, columns: RecordColumns, where: Filter | None) -> npt.NDArray[np.bool_]:
+        mask = columns.mask(where)
         if where is not None and where.attributes:
-            with self._reader.alone() as sqlite:
+            with self._reader.exclusive() as sqlite:
                 for name, value in where.attributes.items():
-                    passing &= columns.rows_of(ids_with_attribute(sqlite, name, value))
-        return passing
+                    mask &= columns.rows_of(ids_with_attribute(sqlite, name, value))
+        return mask
 
 
 def _checked_path(location: str | os.PathLike[str], *, create: bool, read_only: bool) -> Path:

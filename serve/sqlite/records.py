@@ -11,18 +11,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hat.errors import UsageError, WorkError
+from hat.errors import WorkError
 
-from ..gallery.records import AttributeValue, NewRecord, Record
+from ..gallery.identities import Identity, name_number
+from ..gallery.records import AttributeValue, NewRecord, Record, RecordLabels, missing_records
+from .schema import FORMAT_WITH_NAMES, prepare_names
 
 __all__ = [
     "ids_with_attribute",
     "insert_records",
     "known_ids",
+    "read_names",
     "read_records",
     "read_vectors",
     "remove_records",
     "stream_vectors",
+    "update_records",
 ]
 
 # A list of any length is one JSON parameter; SQLite takes only some thousands of single ones.
@@ -56,9 +60,13 @@ def insert_records(sqlite: sqlite3.Connection, vectors: npt.NDArray[Any], record
             ids[record.content_hash] = last_id
             new.append((last_id, position))
     if new:
+        numbers = _numbered(sqlite, {record.pid for _, record in _picked(new, records)})
         sqlite.executemany(
             "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
-            ((id_, r.content_hash, r.source, r.pid, r.camid, r.time_s, r.enrolled_s) for id_, r in _picked(new, records)),
+            (
+                (id_, r.content_hash, r.source, numbers[r.pid], r.camid, r.time_s, r.enrolled_s)
+                for id_, r in _picked(new, records)
+            ),
         )
         sqlite.executemany("INSERT INTO embeddings VALUES (?, ?)", ((id_, memoryview(vectors[at])) for id_, at in new))
         sqlite.executemany(
@@ -87,13 +95,14 @@ def read_records(sqlite: sqlite3.Connection, ids: Sequence[int], *, thumbnails: 
         attributes.setdefault(id_, {})[name] = bool(value) if is_bool else value
     query = f"SELECT id, jpeg FROM thumbnails WHERE id IN {_LISTED}"
     pictures: Mapping[int, bytes] = dict(sqlite.execute(query, listed)) if thumbnails else {}
+    names = read_names(sqlite)
     query = f"SELECT id, content_hash, source, pid, camid, time_s, enrolled_s FROM records WHERE id IN {_LISTED}"
     return {
         id_: Record(
             id=id_,
             content_hash=content_hash,
             source=source,
-            pid=pid,
+            pid=names.get(pid, pid),
             camid=camid,
             time_s=time_s,
             enrolled_s=enrolled_s,
@@ -120,7 +129,7 @@ def read_vectors(sqlite: sqlite3.Connection, ids: Sequence[int], dtype: np.dtype
         at = np.searchsorted(distinct, some_ids)
         rows[at], found[at] = vectors, True
     if not found.all():
-        raise missing_ids(distinct[~found].tolist())
+        raise missing_records(distinct[~found].tolist())
     return rows[place.reshape(-1)]
 
 
@@ -144,13 +153,13 @@ def ids_with_attribute(sqlite: sqlite3.Connection, name: str, value: AttributeVa
 
 
 def remove_records(
-    sqlite: sqlite3.Connection, *, ids: Iterable[int] | None, pid: int | None, enrolled_before_s: float | None
+    sqlite: sqlite3.Connection, *, ids: Iterable[int] | None, pid: Identity | None, enrolled_before_s: float | None
 ) -> int:
     """Remove records by one of the conditions, within a write transaction; how many there were."""
     if ids is not None:
         found = sqlite.execute(f"SELECT id FROM records WHERE id IN {_LISTED}", (json.dumps(list(ids)),))
     elif pid is not None:
-        found = sqlite.execute("SELECT id FROM records WHERE pid = ?", (pid,))
+        found = sqlite.execute("SELECT id FROM records WHERE pid = ?", (name_number(pid),))
     else:
         found = sqlite.execute("SELECT id FROM records WHERE enrolled_s < ?", (enrolled_before_s,))
     chosen = json.dumps([id_ for (id_,) in found])
@@ -158,16 +167,59 @@ def remove_records(
         sqlite.execute(f"DELETE FROM {table} WHERE id IN {_LISTED}", (chosen,))
     count = sqlite.execute(f"DELETE FROM records WHERE id IN {_LISTED}", (chosen,)).rowcount
     if count:
+        _forget_names(sqlite)
         sqlite.execute(
             "UPDATE state SET generation = generation + 1, removals = removals + 1, num_records = num_records - ?", (count,)
         )
     return count
 
 
-def missing_ids(ids: Sequence[int]) -> UsageError:
-    """The error of ids that no record has."""
-    named = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
-    return UsageError(f"there is no record with id {named}: it was never enrolled, or was removed")
+def update_records(sqlite: sqlite3.Connection, ids: Sequence[int], labels: RecordLabels) -> int:
+    """Change the labels of records, within a write transaction; how many have others now.
+
+    Raises:
+        RecordsMissingError: There is no record with one of the ids.
+    """
+    before = read_records(sqlite, ids, thumbnails=False)
+    if missing := set(ids) - before.keys():
+        raise missing_records(missing)
+    listed = json.dumps(ids)
+    for column in labels.keys() & {"camid", "time_s"}:
+        sqlite.execute(f"UPDATE records SET {column} = ? WHERE id IN {_LISTED}", (labels.get(column), listed))
+    if "pid" in labels:
+        number = _numbered(sqlite, {labels["pid"]})[labels["pid"]]
+        sqlite.execute(f"UPDATE records SET pid = ? WHERE id IN {_LISTED}", (number, listed))
+    for name, value in labels.get("attributes", {}).items():
+        query = "INSERT OR REPLACE INTO attributes SELECT value, ?, ?, ? FROM json_each(?)"
+        sqlite.execute(query, (name, isinstance(value, bool), value, listed))
+    after = read_records(sqlite, ids, thumbnails=False)
+    count = sum(before[id_] != after[id_] for id_ in before)
+    if count:
+        _forget_names(sqlite)
+        sqlite.execute("UPDATE state SET generation = generation + 1, removals = removals + 1")
+    return count
+
+
+def read_names(sqlite: sqlite3.Connection) -> dict[int, str]:
+    """Return the names of identities by their numbers; a file of format 1 has none."""
+    (version,) = sqlite.execute("PRAGMA user_version").fetchone()
+    return dict(sqlite.execute("SELECT number, name FROM names")) if version >= FORMAT_WITH_NAMES else {}
+
+
+def _forget_names(sqlite: sqlite3.Connection) -> None:
+    """Remove the names that no record has any more."""
+    if read_names(sqlite):
+        sqlite.execute("DELETE FROM names WHERE number NOT IN (SELECT pid FROM records WHERE pid IS NOT NULL)")
+
+
+def _numbered(sqlite: sqlite3.Connection, identities: Collection[Identity | None]) -> dict[Identity | None, int | None]:
+    """Return identities as the table of records keeps them; the names among them are kept beside it."""
+    numbers = {identity: None if identity is None else name_number(identity) for identity in identities}
+    names = [(number, name) for name, number in numbers.items() if isinstance(name, str)]
+    if names:
+        prepare_names(sqlite)
+        sqlite.executemany("INSERT OR IGNORE INTO names VALUES (?, ?)", names)
+    return numbers
 
 
 def _picked(new: Sequence[tuple[int, int]], records: Sequence[NewRecord]) -> Iterator[tuple[int, NewRecord]]:

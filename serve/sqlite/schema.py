@@ -17,23 +17,35 @@ from ..gallery.binding import Binding, binding_to_json
 from ..gallery.gallery import StoredType
 from .connection import SqliteConnection, sqlite_errors
 
-__all__ = ["GalleryFacts", "State", "create_file", "prepare_connection", "read_facts", "read_state"]
+__all__ = [
+    "FORMAT_WITH_NAMES",
+    "GalleryMetadata",
+    "State",
+    "create_file",
+    "prepare_connection",
+    "prepare_names",
+    "read_metadata",
+    "read_state",
+]
 
 APPLICATION_ID = 0x48415447
 """Tells a gallery from the SQLite files of other programs: "HATG"."""
 
-FORMAT_VERSION = 1
-"""Version of the tables; a newer one than this package knows is refused."""
+FORMAT_VERSION = 2
+"""Newest version of the tables that is read; a file of a newer one is refused."""
+
+FORMAT_WITH_NAMES = 2
+"""Version in which identities may have names. A file becomes one with its first name, and is of version 1 until then."""
 
 PAGE_BYTES = 8192
 """Embeddings are blobs of some kilobytes, which larger pages write faster; much larger ones waste space."""
 
-LOG_PAGES = 4096
-"""The log is taken into the file when it has grown to 32 MiB: each time the disk is waited for once more."""
+LOG_PAGES = 512
+"""The log is taken into the file whenever it has grown to 4 MiB: each time the disk is waited for once more."""
 
 SCHEMA = f"""
 PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {FORMAT_VERSION};
+PRAGMA user_version = 1;
 
 -- What the gallery is: its binding, the type of its embeddings.
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -43,7 +55,7 @@ CREATE TABLE state (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     num_records INTEGER NOT NULL,
     generation INTEGER NOT NULL,  -- grows with every change
-    removals INTEGER NOT NULL,  -- grows when records are removed
+    removals INTEGER NOT NULL,  -- grows when records are removed or relabeled
     purges INTEGER NOT NULL  -- grows when the file is rewritten
 );
 INSERT INTO state VALUES (1, 0, 0, 0, 0);
@@ -71,7 +83,7 @@ CREATE INDEX attributes_by_value ON attributes (name, value, is_bool);
 
 
 @dataclass(frozen=True)
-class GalleryFacts:
+class GalleryMetadata:
     """What a gallery's file says of itself."""
 
     gallery_id: str
@@ -86,8 +98,8 @@ class State:
 
     num_records: int
     generation: int
-    removals: int
-    purges: int
+    edits: int
+    rewrites: int
 
 
 def create_file(path: Path, binding: Binding, stored_type: StoredType) -> None:
@@ -128,7 +140,7 @@ def prepare_connection(connection: SqliteConnection) -> None:
         UsageError: It is something else, or of a newer format.
         WorkError: It is damaged.
     """
-    with connection.alone() as sqlite:
+    with connection.exclusive() as sqlite:
         (application_id,) = sqlite.execute("PRAGMA application_id").fetchone()
         (version,) = sqlite.execute("PRAGMA user_version").fetchone()
         if application_id != APPLICATION_ID:
@@ -150,7 +162,15 @@ def prepare_connection(connection: SqliteConnection) -> None:
             sqlite.execute("PRAGMA secure_delete = ON")  # what was removed is overwritten with zeros
 
 
-def read_facts(sqlite: sqlite3.Connection, path: Path) -> GalleryFacts:
+def prepare_names(sqlite: sqlite3.Connection) -> None:
+    """Make a file of version 1 one that has names of identities, within a write transaction."""
+    (version,) = sqlite.execute("PRAGMA user_version").fetchone()
+    if version < FORMAT_WITH_NAMES:
+        sqlite.execute("CREATE TABLE names (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
+        sqlite.execute(f"PRAGMA user_version = {FORMAT_WITH_NAMES}")
+
+
+def read_metadata(sqlite: sqlite3.Connection, path: Path) -> GalleryMetadata:
     """What a gallery is.
 
     Raises:
@@ -161,7 +181,7 @@ def read_facts(sqlite: sqlite3.Connection, path: Path) -> GalleryFacts:
         stored_type, embed_dim = facts["stored_type"], int(facts["embed_dim"])
         if stored_type not in get_args(StoredType) or embed_dim < 1:
             raise ValueError
-        return GalleryFacts(facts["gallery_id"], facts["binding"], stored_type, embed_dim)
+        return GalleryMetadata(facts["gallery_id"], facts["binding"], stored_type, embed_dim)
     except (KeyError, ValueError):
         raise WorkError(f"{path} is damaged: what the gallery holds cannot be read; restore it from a backup") from None
 

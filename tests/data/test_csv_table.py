@@ -108,10 +108,7 @@ def test_lines_are_those_of_the_file_where_a_field_spans_two(write):
         ("path,pid,camid\n", "line 1: .*; split missing"),
         ("path,pid,camid,split\n", "no rows"),
         ("path,pid,camid,split\na/1.jpg,1,1,query\n", "gallery is empty"),
-        (
-            "path,pid,camid,split\na/1.jpg,7,1,train\na/2.jpg,07,1,train\n",
-            "column pid: the labels 07 and 7 are the same number",
-        ),
+        ("path,pid,camid,split\na/1.jpg,-7,1,train\n", "column pid: the label -7 is a negative number"),
     ],
 )
 def test_a_wrong_table_is_told(write, text, words):

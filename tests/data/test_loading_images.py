@@ -11,7 +11,7 @@ import torch
 
 from hat.data import Sample, Split, check_images, iterate_batches, load_images, loading, read_image
 from hat.data.images import decode_image, read_encoded
-from hat.data.ordered_pool import map_in_order
+from hat.data.loading import map_in_order
 from hat.errors import ImageError, UsageError
 from hat.preprocessing import Preprocessing
 

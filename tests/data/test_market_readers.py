@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hat.data import load_dataset
-from hat.data.dukemtmc import DUKEMTMC_COUNTS
-from hat.data.market_layout import parse_market_name, read_market_layout
+from hat.data.market import DUKEMTMC_COUNTS, parse_market_name, read_market_layout
 from hat.errors import DataError
 
 TRAIN = ["bounding_box_train/0002_c1s1_000451_03.jpg", "bounding_box_train/0007_c3s3_077419_01.JPG"]

@@ -1,11 +1,12 @@
 """A gallery in plain Python and brute force: what every store has to agree with."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
-from hat.errors import UsageError
 from hat.serve import Gallery, GalleryCounts, Neighbors, Record
+from hat.serve.gallery.records import missing_records
 
 
 class MemoryGallery(Gallery):
@@ -53,12 +54,12 @@ class MemoryGallery(Gallery):
     def get(self, ids, *, thumbnails=False):
         missing = [one for one in ids if one not in self.rows]
         if missing:
-            raise UsageError(f"there is no record {missing[0]}")
+            raise missing_records(missing)
         return [self.rows[one] for one in ids]
 
     def embeddings(self, ids):
         if any(one not in self.vectors for one in ids):
-            raise UsageError("there is no such record")
+            raise missing_records(ids)
         return np.stack([self.vectors[one] for one in ids]) if ids else np.empty((0, self.binding.embed_dim), np.float32)
 
     def ids(self, where=None):
@@ -89,6 +90,15 @@ class MemoryGallery(Gallery):
         for one in gone:
             del self.rows[one], self.vectors[one]
         return len(gone)
+
+    def update(self, ids, labels):
+        changed = 0
+        for record in self.get(list(ids)):
+            attributes = {**record.attributes, **labels.get("attributes", {})}
+            other = replace(record, **{**labels, "attributes": attributes})
+            changed += other != record
+            self.rows[record.id] = other
+        return changed
 
     def vacuum(self):
         pass

@@ -12,8 +12,8 @@ from PIL import Image
 
 from hat.errors import DataError, ImageError, UsageError
 from hat.serve.enroll.image_sources import ImageSources, Labels, read_name
-from hat.serve.enroll.person_crops import box_from_text, box_text, content_hash, crop_person, make_thumbnail
 from hat.serve.gallery.attribute_values import attribute_value, parse_attributes, parse_moment, show_moment
+from hat.serve.gallery.person_crops import box_from_text, box_text, content_hash, crop_person, make_thumbnail
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hat.errors import ImageError, UsageError, WorkError
 from hat.preprocessing import Preprocessing
 from hat.runtime import TorchRuntime, runtime_info
 from hat.serve import Item, binding_of, enroll
-from hat.serve.enroll.person_crops import content_hash
+from hat.serve.gallery.person_crops import content_hash
 
 
 def png(seed, size=(80, 40)):

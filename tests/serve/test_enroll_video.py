@@ -9,9 +9,9 @@ from PIL import Image
 
 from hat.errors import DataError, ImageError, MissingExtraError, UsageError
 from hat.serve.enroll.image_sources import ImageSources, Labels
-from hat.serve.enroll.person_crops import content_hash
 from hat.serve.enroll.video_boxes import read_boxes, video_items
 from hat.serve.enroll.video_frames import read_frames
+from hat.serve.gallery.person_crops import content_hash
 
 av = pytest.importorskip("av")
 

@@ -6,7 +6,7 @@ from gallery_cases import unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hat.serve.search import candidates, exact_search, half_scan
+from hat.serve.search import exact_search
 from hat.serve.search.exact_search import nearest_rows
 
 
@@ -66,15 +66,21 @@ def test_rows_that_differ_in_the_last_bits_only_are_told_apart(dtype, num_querie
     assert_same(found, sorted_rows(matrix, queries, 10))
 
 
-def test_candidates_beyond_what_is_kept_are_settled_on_the_way(monkeypatch):
-    monkeypatch.setattr(candidates, "MAX_PAIRS", 500)
+@pytest.mark.parametrize("share", [None, 0.6, 0.1])
+def test_more_equal_rows_than_are_kept_are_in_the_order_of_their_numbers(share):
     matrix = np.repeat(unit_rows(3, dim=16), 1000, axis=0)  # a thousand rows are equally near
     queries = unit_rows(20, 5, dim=16)
-    settled = []
-    original = candidates.ranked
-    monkeypatch.setattr(candidates, "ranked", lambda *pairs: settled.append(len(pairs[0])) or original(*pairs))
-    assert_same(nearest_rows(chunked(matrix, 100), queries, 7), sorted_rows(matrix, queries, 7))
-    assert settled and max(settled) < 20 * 3000 / 4  # kept in bounds: never all pairs at once
+    mask = None if share is None else np.random.default_rng(0).random(3000) < share
+    assert_same(nearest_rows(chunked(matrix, 100), queries, 7, mask), sorted_rows(matrix, queries, 7, mask))
+
+
+def test_rows_that_differ_clearly_are_rescored_once(monkeypatch):
+    matrix, queries = unit_rows(3000, dim=64), unit_rows(8, 3, dim=64)
+    rescored = []
+    original = exact_search._rescore
+    monkeypatch.setattr(exact_search, "_rescore", lambda blocks, *given: rescored.append(1) or original(blocks, *given))
+    assert_same(nearest_rows(chunked(matrix, 700), queries, 10), sorted_rows(matrix, queries, 10))
+    assert len(rescored) == len(queries)
 
 
 @pytest.mark.parametrize("ascending", [True, False])
@@ -97,22 +103,17 @@ def test_a_query_has_one_answer_alone_and_among_others():
 
 
 @pytest.mark.parametrize("share", [1.0, 0.7, 0.05, 0.0])
-def test_half_precision_is_scanned_and_converted_to_the_same_end(share, monkeypatch):
-    matrix, queries = unit_rows(4000, dim=48).astype(np.float16), unit_rows(4, 8, dim=48)
-    passing = np.random.default_rng(0).random(4000) < share
-    scanned = []
-    original = half_scan.HalfScan.offer
-    monkeypatch.setattr(half_scan.HalfScan, "offer", lambda self, *given: scanned.append(1) or original(self, *given))
-    by_scan = nearest_rows(chunked(matrix, 1500), queries, 10, passing)
-    assert bool(scanned) == bool(passing.any())
-    monkeypatch.setattr(exact_search, "SCAN_UP_TO_QUERIES", 0)
-    assert_same(nearest_rows(chunked(matrix, 1500), queries, 10, passing), by_scan)
-    assert_same(by_scan, sorted_rows(matrix, queries, 10, passing))
+@pytest.mark.parametrize("num_queries", [1, 40])
+def test_half_precision_is_converted_block_by_block(share, num_queries, monkeypatch):
+    matrix, queries = unit_rows(4000, dim=48).astype(np.float16), unit_rows(num_queries, 8, dim=48)
+    mask = np.random.default_rng(0).random(4000) < share
+    monkeypatch.setattr(exact_search, "FLOAT32_BLOCK_BYTES", 4 * 48 * 100)
+    monkeypatch.setattr(exact_search, "MAX_PRODUCTS", 3000)
+    assert_same(nearest_rows(chunked(matrix, 1500), queries, 10, mask), sorted_rows(matrix, queries, 10, mask))
 
 
 def test_faiss_finds_the_same_rows():
-    import faiss
-
+    faiss = pytest.importorskip("faiss")
     matrix, queries = unit_rows(5000, dim=128), unit_rows(50, 2, dim=128)
     index = faiss.IndexFlatIP(128)
     index.add(matrix)

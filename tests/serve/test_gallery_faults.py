@@ -39,13 +39,13 @@ def assert_intact(path, count=50):
 
 def test_a_full_disk_changes_nothing_and_the_gallery_goes_on(filled):
     with SqliteGallery.open(filled) as gallery:
-        with gallery._writer.alone() as sqlite:
+        with gallery._writer.exclusive() as sqlite:
             (pages,) = sqlite.execute("PRAGMA page_count").fetchone()
             sqlite.execute(f"PRAGMA max_page_count = {pages + 2}")
         with pytest.raises(WorkError, match="the disk is full: nothing was changed; make room and try again"):
             gallery.add(unit_rows(5000, 1), new_records(range(100, 5100)))
         assert len(gallery) == 50 and gallery.search(ROWS[:1], 1).ids == [[1]]
-        with gallery._writer.alone() as sqlite:
+        with gallery._writer.exclusive() as sqlite:
             sqlite.execute("PRAGMA max_page_count = 1000000")
         assert gallery.add(unit_rows(1, 77), new_records(["late"])) == [51]
     assert_intact(filled, 51)
@@ -107,9 +107,9 @@ def test_the_database_of_another_program_is_refused_and_left_as_it_is(tmp_path):
 
 def test_a_newer_format_is_refused(filled):
     connection = sqlite3.connect(filled)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(UsageError, match="is of format 2, this version reads up to 1: update hat-reid"):
+    with pytest.raises(UsageError, match="is of format 3, this version reads up to 2: update hat-reid"):
         SqliteGallery.open(filled)
 
 

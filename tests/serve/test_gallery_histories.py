@@ -36,7 +36,7 @@ class Histories(RuleBasedStateMachine):
     def open(self):
         options = {"binding": BINDING, "stored_type": self.stored_type, "map_above_bytes": self.map_above_bytes}
         self.writer = SqliteGallery.open(self.folder / "g", create=True, **options)
-        with self.writer._writer.alone() as sqlite:
+        with self.writer._writer.exclusive() as sqlite:
             sqlite.execute(
                 "PRAGMA synchronous = OFF"
             )  # nothing is killed here, and waiting for the disk takes most of the time

@@ -12,9 +12,8 @@ import pytest
 from gallery_cases import EMBED_DIM, assert_neighbors, brute_force, new_records, open_small, run_as_somebody, unit_rows
 
 from hat.errors import WorkError
-from hat.serve.search import memory_index
-from hat.serve.sqlite import vector_map
-from hat.serve.sqlite.vector_map import remove_maps
+from hat.serve.sqlite import memory_index, vector_map
+from hat.serve.sqlite.vector_map import remove_map
 
 ROW_BYTES = EMBED_DIM * 4
 ROWS = unit_rows(60)
@@ -168,22 +167,26 @@ def test_where_it_cannot_be_written_the_search_says_what_it_needs(tmp_path, monk
         raise OSError(28, "No space left on device")
 
     gallery = filled(tmp_path)
-    monkeypatch.setattr(vector_map.os, "fsync", fails)
-    with pytest.raises(WorkError, match=r"need a file of 0 MiB .* No space left on device; make room beside the gallery"):
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(WorkError, match=r"g-vectors: cannot be written: No space left on device"):
         gallery.search(ROWS[:1])
-    assert not list(tmp_path.glob("*.new"))
+    assert not list(tmp_path.glob(".*.part"))
     monkeypatch.undo()
     assert_finds(gallery, range(1, 21))
     gallery.close()
 
 
 def test_unfinished_files_of_killed_processes_are_cleared_away(tmp_path):
-    for name in ("g-vectors", "g-vectors.0123.new", "other-vectors", "g2-vectors.1.new", "g[1]-vectors.1.new"):
+    for name in (".g-vectors.01.part", ".g2-vectors.1.part", ".g[1]-vectors.1.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "g-vectors").write_bytes(b"x")
+    for name in ("g-vectors", "other-vectors"):
         (tmp_path / name).write_bytes(b"x")
-    remove_maps(tmp_path / "g")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["g2-vectors.1.new", "g[1]-vectors.1.new", "other-vectors"]
-    remove_maps(tmp_path / "g[1]")
-    assert len(list(tmp_path.iterdir())) == 2
+    remove_map(tmp_path / "g")
+    left = [".g2-vectors.1.part", ".g[1]-vectors.1.part", "other-vectors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    remove_map(tmp_path / "g[1]")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [left[0], left[2]]
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")

@@ -91,7 +91,6 @@ def test_a_record_comes_back_as_it_was(source, number, time_s, attributes, thumb
     ("facts", "words"),
     [
         ({"time_s": -1.7e308}, "for what is not known"),
-        ({"pid": -(2**63)}, "for what is not known"),
         ({"camid": -(2**63)}, "for what is not known"),
         ({"attributes": {str(n): "é" * 4096 for n in range(9)}}, "bytes as JSON, Milvus keeps 65,535"),
         ({"thumbnail": bytes(MAX_THUMBNAIL_BYTES + 1)}, "make it smaller"),

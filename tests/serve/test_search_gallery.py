@@ -5,7 +5,7 @@ import pytest
 from memory_gallery import MemoryGallery
 
 import hat
-from hat.errors import UsageError
+from hat.errors import UsageError, WorkError
 from hat.preprocessing import Preprocessing
 from hat.serve import Binding, Filter, Gallery, NewRecord, person_embedding, search_gallery
 
@@ -145,3 +145,41 @@ def test_several_images_of_a_person_are_their_mean_direction():
     for wrong in (rows[:0], rows[0], unit(np.array([[1.0, 0], [-1, 0]]))):
         with pytest.raises(UsageError):
             person_embedding(wrong)
+
+
+class Counting:
+    """A gallery that counts its searches and whose records vanish between being found and being read."""
+
+    def __init__(self, gallery, num_vanishing):
+        self.gallery, self.num_vanishing, self.num_searches = gallery, num_vanishing, 0
+        self.location = gallery.location
+
+    def search(self, *given):
+        self.num_searches += 1
+        return self.gallery.search(*given)
+
+    def get(self, ids, **options):
+        if self.num_searches <= self.num_vanishing:
+            self.gallery.remove(ids=ids[:1])
+        return self.gallery.get(ids, **options)
+
+
+def test_a_wrong_query_is_searched_once(gallery, queries):
+    counting = Counting(gallery, 0)
+    if isinstance(gallery, MemoryGallery):
+        pytest.skip("checks no queries")
+    with pytest.raises(UsageError, match="expected rows of length 1"):
+        search_gallery(counting, 2 * queries)
+    assert counting.num_searches == 1
+
+
+@pytest.mark.parametrize("num_vanishing", [1, 2])
+def test_records_that_vanish_are_looked_for_again(gallery, queries, num_vanishing):
+    counting = Counting(gallery, num_vanishing)
+    (matches,) = search_gallery(counting, queries[:1], top=3)
+    assert counting.num_searches == num_vanishing + 1 and len(matches) == 3
+
+
+def test_records_that_keep_vanishing_are_an_error(gallery, queries):
+    with pytest.raises(WorkError, match="removed as fast as they are found: try again"):
+        search_gallery(Counting(gallery, 5), queries[:1], top=3)

@@ -7,7 +7,7 @@ from tiny_hat import batch_norms
 
 import hat
 from hat.data import load_images
-from hat.data.records import ReIDDataset, Split
+from hat.data.datasets import ReIDDataset, Split
 from hat.preprocessing import Preprocessing
 from hat.runtime import TorchRuntime, runtime_info
 from hat.serve import Gallery, binding_of, enroll, search_gallery

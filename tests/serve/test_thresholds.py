@@ -5,13 +5,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 from memory_gallery import MemoryGallery
-from scipy.stats import beta, binom
+from scipy.stats import binom
 
 from hat.errors import UsageError
 from hat.serve import Binding, NewRecord
-from hat.serve.calibrate.binomial_bound import chance_of_at_most, most_allowed, upper_bound
 from hat.serve.calibrate.image_pairs import PairSet
-from hat.serve.calibrate.thresholds import calibrate, chance_of_any
+from hat.serve.calibrate.thresholds import ThresholdCalibration, calibrate, chance_of_any
 
 
 def unit(rows):
@@ -174,25 +173,26 @@ def test_pairs_of_a_set_are_those_of_two_loops_and_are_drawn_evenly():
     assert empty.num_unordered == 0 and len(empty.draw(5, rng)[0]) == 0
 
 
-@pytest.mark.parametrize(
-    ("events", "trials"), [(0, 1), (0, 100), (1, 100), (5, 20), (19, 20), (40, 300_000), (150_000, 300_000), (20, 20)]
-)
-def test_the_bound_is_scipys(events, trials):
-    expected = 1.0 if events == trials else beta.ppf(0.95, events + 1, trials - events)
-    assert upper_bound(events, trials) == pytest.approx(expected, rel=1e-6)
+def made_up(impostor):
+    rows = np.sort(np.asarray(impostor, dtype=np.float32))
+    return ThresholdCalibration(
+        num_records=10, num_identities=5, impostor=rows, genuine=np.empty(0, np.float32), is_exhaustive=False
+    )
 
 
-@pytest.mark.parametrize(
-    ("trials", "rate"), [(50, 0.01), (50, 0.3), (4000, 1e-3), (300_000, 1e-3), (300_000, 0.4), (10, 0.999)]
-)
-def test_binomial_chances_are_scipys(trials, rate):
-    for events in {0, 1, 3, int(trials * rate), int(trials * rate + 2 * (trials * rate) ** 0.5), trials - 1}:
-        if events < trials:
-            assert chance_of_at_most(events, trials, rate) == pytest.approx(
-                binom.cdf(events, trials, rate), rel=1e-6, abs=1e-12
-            )
-    allowed = most_allowed(trials, rate)
-    assert (allowed < 0 or binom.cdf(allowed, trials, rate) <= 0.05) and binom.cdf(allowed + 1, trials, rate) > 0.05
+@pytest.mark.parametrize(("events", "trials"), [(0, 1), (0, 100), (1, 100), (5, 20), (19, 20), (40, 30_000), (20, 20)])
+def test_false_match_bound_is_where_so_few_matches_have_a_chance_of_5_percent(events, trials):
+    bound = made_up(np.r_[np.zeros(trials - events), np.ones(events)]).false_match_bound_at(0.5)
+    assert bound == 1.0 if events == trials else binom.cdf(events, trials, bound) == pytest.approx(0.05, rel=1e-6)
+
+
+@pytest.mark.parametrize(("trials", "rate"), [(500, 0.01), (50, 0.3), (4000, 1e-3), (30_000, 0.4), (10, 0.999)])
+def test_threshold_at_is_the_lowest_that_keeps_to_the_rate(trials, rate):
+    calibration = made_up(np.linspace(0, 1, trials))
+    threshold = calibration.threshold_at(rate)
+    assert calibration.false_match_bound_at(threshold) <= rate
+    one_lower = np.nextafter(np.float32(threshold), np.float32(-1))
+    assert calibration.false_match_bound_at(one_lower) > rate
 
 
 def test_the_chance_over_a_gallery():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,21 @@ from PIL import Image
 from torch import Tensor
 
 from hat.preprocessing import IMAGENET_MEAN
-from hat.train.augmentation import Augmentation, draw_changes, erase, jitter_colors, pad_crop_flip, to_grayscale
+from hat.torchvision_import import import_torchvision
+from hat.train.augmentation import (
+    NUM_DRAWS,
+    Augmentation,
+    color_jitter,
+    erase,
+    gaussian_blur,
+    pad_crop_flip,
+    sample_params,
+    to_grayscale,
+)
 from hat.train.config import AugmentationConfig
 from hat.train.randomness import derive_seed, uniforms
+
+reference = import_torchvision("transforms.functional")
 
 
 def some_images(batch: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -47,15 +61,15 @@ def test_flip_alone_gives_the_image_or_its_mirror_image() -> None:
 
 
 def test_crops_reach_every_place() -> None:
-    changes = draw_changes(AugmentationConfig(pad=2), uniforms(0, 0, torch.arange(2000), 30), 16, 8)
-    assert set(zip(changes.top.tolist(), changes.left.tolist(), strict=True)) == {(i, j) for i in range(5) for j in range(5)}
+    params = sample_params(AugmentationConfig(pad=2), uniforms(0, 0, torch.arange(2000), NUM_DRAWS), 16, 8)
+    assert set(zip(params.top.tolist(), params.left.tolist(), strict=True)) == {(i, j) for i in range(5) for j in range(5)}
 
 
 @pytest.mark.parametrize("size", [(256, 128), (128, 64), (64, 64)])
 def test_erased_rectangles_keep_their_bounds(size: tuple[int, int]) -> None:
     height, width = size
-    changes = draw_changes(AugmentationConfig(), uniforms(3, 0, torch.arange(4000), 30), height, width)
-    top, left, box_height, box_width = changes.box.double().unbind(dim=1)
+    params = sample_params(AugmentationConfig(), uniforms(3, 0, torch.arange(4000), NUM_DRAWS), height, width)
+    top, left, box_height, box_width = params.box.double().unbind(dim=1)
     erased = box_height > 0
     assert abs(erased.double().mean().item() - 0.5) < 0.04
     assert (box_width[~erased] == 0).all()
@@ -90,31 +104,63 @@ def test_mean_fill_is_the_preprocessing_mean() -> None:
 
 def test_grayscale_agrees_with_pillow() -> None:
     images = some_images(4, 8, 8)
-    chosen = torch.tensor([True, False, True, False])
-    found = to_grayscale(images, chosen)
+    found = to_grayscale(images)
     for i in range(4):
-        if chosen[i]:
-            gray = np.asarray(Image.fromarray(images[i].permute(1, 2, 0).numpy()).convert("L")).astype(int)
-            assert np.abs(found[i].numpy().astype(int) - gray).max() <= 1
-        else:
-            assert (found[i] == images[i]).all()
+        gray = np.asarray(Image.fromarray(images[i].permute(1, 2, 0).numpy()).convert("L")).astype(int)
+        assert np.abs(found[i].numpy().astype(int) - gray).max() <= 1
 
 
-def test_color_jitter_by_hand_and_neutral() -> None:
-    images = some_images(2, 4, 4)
-    assert (jitter_colors(images, torch.ones(2, 3)) == images).all()
-    brighter = jitter_colors(images, torch.tensor([[1.5, 1, 1], [0.5, 1, 1]]))
-    expected = torch.stack([images[0].float() * 1.5, images[1].float() * 0.5]).clamp(0, 255).round()
-    assert (brighter.float() - expected).abs().max() <= 1
-    without_color = jitter_colors(images, torch.tensor([[1.0, 1, 0], [1, 1, 0]]))
-    assert (without_color == without_color[:, :1]).all()
-    without_contrast = jitter_colors(images, torch.tensor([[1.0, 0, 1], [1, 0, 1]]))
-    assert all(image.unique().numel() == 1 for image in without_contrast)
+@pytest.mark.parametrize(
+    ("index", "factor", "expected"),
+    [
+        (0, 1.5, reference.adjust_brightness),
+        (0, 0.4, reference.adjust_brightness),
+        (1, 1.6, reference.adjust_contrast),
+        (1, 0.0, reference.adjust_contrast),
+        (2, 1.7, reference.adjust_saturation),
+        (2, 0.0, reference.adjust_saturation),
+        (3, 0.5, reference.adjust_hue),
+        (3, -0.2, reference.adjust_hue),
+        (3, 0.07, reference.adjust_hue),
+    ],
+)
+def test_color_jitter_equals_torchvision(index: int, factor: float, expected: Callable[[Tensor, float], Tensor]) -> None:
+    images = some_images(2, 16, 8)
+    images[0, :, 0] = images[0, :1, 0]  # a row of gray, which has no hue
+    images[1, :, 0] = 0
+    factors = torch.tensor([[1.0, 1, 1, 0], [1, 1, 1, 0]])
+    assert (color_jitter(images, factors) == images).all()
+    factors[0, index] = factor
+    found = color_jitter(images, factors)
+    assert (found[0].int() - expected(images[0], factor).int()).abs().max() <= 1  # torchvision rounds half of the results down
+    assert (found[1] == images[1]).all()
+
+
+@pytest.mark.parametrize("sigma", [(0.1, 1.0), (0.7, 2.0)])
+def test_gaussian_blur_equals_torchvision(sigma: tuple[float, float]) -> None:
+    images = some_images(2, 16, 12)
+    found = gaussian_blur(images, torch.tensor(sigma), radius=5)
+    for i in range(2):
+        assert (found[i].int() - reference.gaussian_blur(images[i], [11, 11], [sigma[i]] * 2).int()).abs().max() <= 1
+
+
+def test_blur_and_grayscale_are_done_to_the_chosen_images_alone() -> None:
+    images, positions = some_images(200, 16, 8), torch.arange(200)
+    config = AugmentationConfig(pad=0, flip=0, erasing=0, blur=0.3, blur_sigma=(1.0, 3.0))
+    params = sample_params(config, uniforms(0, 0, positions, NUM_DRAWS), 16, 8)
+    assert 40 < int(params.blur.sum()) < 80
+    assert params.sigma.min() >= 1 and params.sigma.max() <= 3 and params.sigma.std() > 0.4
+    changed = (Augmentation(config, IMAGENET_MEAN, 0)(images, 0, positions) != images).flatten(1).any(dim=1)
+    assert (changed == params.blur).all()
+    config = AugmentationConfig(pad=0, flip=0, erasing=0, grayscale=0.3)
+    params = sample_params(config, uniforms(0, 0, positions, NUM_DRAWS), 16, 8)
+    found = Augmentation(config, IMAGENET_MEAN, 0)(images, 0, positions)
+    assert ((found == found[:, :1]).flatten(1).all(dim=1) == params.grayscale).all()
 
 
 def test_what_an_image_gets_depends_on_its_position_alone() -> None:
     images = some_images(12, 16, 8)
-    everything = AugmentationConfig(pad=3, grayscale=0.3, brightness=0.3, contrast=0.3, saturation=0.3)
+    everything = AugmentationConfig(pad=3, grayscale=0.3, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, blur=0.5)
     augmentation = Augmentation(everything, IMAGENET_MEAN, 7)
     positions = torch.arange(100, 112)
     whole = augmentation(images, 2, positions)

@@ -18,7 +18,7 @@ from whole_runs import InterruptionError, Stopping, assert_same_weights, run, ru
 import hat
 from hat.config import merge
 from hat.data import load_images, merge_training, open_dataset
-from hat.data.records import ReIDDataset
+from hat.data.datasets import ReIDDataset
 from hat.errors import CheckpointError, ConfigError
 from hat.model import HAT
 from hat.train import TrainConfig, Trainer, compose_config

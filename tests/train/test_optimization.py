@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hat.model import HAT
 from hat.preprocessing import Preprocessing
 from hat.train.config import EMAConfig, OptimConfig, TrainConfig
-from hat.train.cpu_precision import SlowInBfloat16
+from hat.train.cpu_kernels import CpuKernels
 from hat.train.distributed import Place
 from hat.train.ema import MovingAverage
 from hat.train.losses import hat_loss
@@ -218,7 +218,7 @@ def test_slow_bfloat16_operations_run_in_float32() -> None:
     tokens = torch.randn(2, 2, 6, 4)
     half, half_tokens = images.bfloat16(), tokens.bfloat16()
     seen = []
-    for context in (nullcontext(), SlowInBfloat16()):
+    for context in (nullcontext(), CpuKernels()):
         with torch.autocast("cpu", dtype=torch.bfloat16), context:
             found = [
                 F.conv2d(half, depthwise, None, 1, 1, 1, 8),

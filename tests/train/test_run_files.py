@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hat.config import config_to_dict
-from hat.data.records import Sample, Split
+from hat.data.datasets import Sample, Split
 from hat.errors import CheckpointError, ConfigError, MissingExtraError, UsageError, WorkError
 from hat.train import TrainConfig, compose_config, metrics_log
 from hat.train.metrics_log import MetricsLog, RunningMeans

@@ -16,7 +16,7 @@ from whole_runs import CPU, InterruptionError, Stopping, assert_same_weights, ru
 
 import hat
 from hat.data import merge_training, open_dataset
-from hat.data.records import ReIDDataset, Sample, Split
+from hat.data.datasets import ReIDDataset, Sample, Split
 from hat.errors import ConfigError, DataError, WorkError
 from hat.train import TrainConfig, Trainer, compose_config
 from hat.train.distributed import Place

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import hat
 from hat.data import merge_training
-from hat.data.records import ReIDDataset
+from hat.data.datasets import ReIDDataset
 from hat.train import TrainConfig, Trainer, TrainingResult
 from hat.train.distributed import Place
 from hat.train.run_folder import RunFolder

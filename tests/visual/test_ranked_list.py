@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hat.data.records import ReIDDataset, Sample, Split
+from hat.data.datasets import ReIDDataset, Sample, Split
 from hat.errors import ImageError, UsageError
 from hat.visual import rank_rows, ranked_list
 from hat.visual.canvas import INK, RIGHT, WRONG

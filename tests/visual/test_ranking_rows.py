@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hat.data.records import ReIDDataset, Sample, Split
+from hat.data.datasets import ReIDDataset, Sample, Split
 from hat.errors import DataError, UsageError
 from hat.metrics import evaluate_ranking
 from hat.visual import rank_rows

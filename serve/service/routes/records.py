@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from hat.data.image_headers import read_header
-from hat.errors import ImageError, UsageError
+from hat.data.images import image_size
 
 from ...enroll.enrolling import Enrollment, Item
 from ...enroll.enrolling import enroll as enroll_items
 from ...gallery.gallery import Gallery
-from ...gallery.records import Record
+from ...gallery.records import Record, RecordsMissingError
+from ...gallery.records import RecordPage as Page
 from ..api_error import ApiError
 from ..dependencies import AuthorizedRequest, GalleryDep, Reader, Writer
 from ..schemas import EnrollForm, EnrollResult, ItemLabels, NumRemoved, RecordFilter, RecordId, RecordInfo, RecordPage
@@ -61,10 +60,10 @@ async def enroll(writer: Writer, gallery: GalleryDep) -> dict[str, Any]:
 
 
 @router.get("/v1/galleries/{name}/records", response_model=RecordPage)
-async def list_records(reader: Reader, gallery: GalleryDep, query: Annotated[RecordFilter, Query()]) -> dict[str, Any]:
+async def list_records(reader: Reader, gallery: GalleryDep, query: Annotated[RecordFilter, Query()]) -> Page:
     """Records by ascending id, a page at a time."""
-    page = await reader.run(lambda: _page(gallery, query))
-    reader.context.counts["num_results"] = len(page["records"])
+    page = await reader.run(lambda: gallery.page(query.where(), after_id=query.after_id, limit=query.limit))
+    reader.context.counts["num_results"] = len(page.records)
     return page
 
 
@@ -110,40 +109,15 @@ def _items(images: Sequence[UploadedImage], labels: Sequence[ItemLabels], max_pi
 
 def _image_reader(image: UploadedImage, max_pixels: int) -> Callable[[], bytes]:
     def read() -> bytes:
-        header = read_header(image.data, image.name)
-        if header.width * header.height > max_pixels:
-            raise ImageError(f"{header.width} x {header.height} pixels are more than the limit of {max_pixels:,}")
+        image_size(image.data, image.name, max_pixels=max_pixels)
         return image.data
 
     return read
 
 
-def _page(gallery: Gallery, query: RecordFilter) -> dict[str, Any]:
-    ids = gallery.ids(query.where())
-    first = int(np.searchsorted(ids, query.after_id, side="right"))
-    page_ids = ids[first : first + query.limit].tolist()
-    is_last = first + query.limit >= len(ids)
-    return {
-        "records": _read_existing(gallery, page_ids),
-        "num_matching": len(ids),
-        "next_after_id": None if is_last else page_ids[-1],
-    }
-
-
-def _read_existing(gallery: Gallery, ids: Sequence[int]) -> list[Record]:
-    """Read records; one that somebody removes between being listed and being read is left out."""
-    if not ids:
-        return []
-    try:
-        return gallery.get(ids)
-    except UsageError:
-        half = len(ids) // 2
-        return _read_existing(gallery, ids[:half]) + _read_existing(gallery, ids[half:]) if half else []
-
-
 async def _read(reader: AuthorizedRequest, gallery: Gallery, record_id: int, *, thumbnails: bool = False) -> Record:
     try:
         (record,) = await reader.run(lambda: gallery.get([record_id], thumbnails=thumbnails))
-    except UsageError:
+    except RecordsMissingError:
         raise ApiError(404, "there is no record of this id in the gallery") from None
     return record

@@ -1,0 +1,132 @@
+"""Identities that are names, labels that change, copies, and galleries of earlier versions."""
+
+import shutil
+import sqlite3
+
+import numpy as np
+import pytest
+from gallery_cases import BINDING, assert_neighbors, brute_force, new_record, open_small, unit_rows
+
+from hat.errors import UsageError
+from hat.serve import Filter, Gallery
+from hat.serve.gallery.identities import check_identity, name_number, parse_identity
+from hat.serve.gallery.records import RecordsMissingError
+
+ROWS = unit_rows(12)
+PEOPLE = ["alice", 7, None, "Zoë Ünal", "1e5", "nan", 7, "alice", -5, None, "0x10", "alice"]
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    with open_small(tmp_path / "g") as opened:
+        opened.add(ROWS, [new_record(number, pid=pid, camid=number % 3) for number, pid in enumerate(PEOPLE)])
+        yield opened
+
+
+def test_identities_may_be_names(gallery):
+    assert [record.pid for record in gallery.records()] == PEOPLE
+    assert gallery.counts().by_pid == {"alice": 3, 7: 2, None: 2, "Zoë Ünal": 1, "1e5": 1, "nan": 1, -5: 1, "0x10": 1}
+    assert gallery.ids(Filter.of(pids=["alice", 7])).tolist() == [1, 2, 7, 8, 12]
+    expected = brute_force({id_: ROWS[id_ - 1] for id_ in (1, 8, 12)}, ROWS[:2], 4)
+    assert_neighbors(gallery.search(ROWS[:2], 4, Filter.of(pids=["alice"])), expected)
+    assert gallery.remove(pid="alice") == 3 and "alice" not in gallery.counts().by_pid
+    with gallery._reader.reading() as sqlite:
+        names = {name for (name,) in sqlite.execute("SELECT name FROM names")}
+    assert names == {"Zoë Ünal", "1e5", "nan", "0x10"}  # of somebody who was removed not even the name is left
+
+
+@pytest.mark.parametrize("pid", ["7", "007", "7.0", "", " alice", "a\nb", "x" * 201, 1.5, True, -(2**62), 2**63, b"a"])
+def test_check_identity_refuses_what_could_be_taken_for_another_person(gallery, pid):
+    with pytest.raises(UsageError, match="pid"):
+        gallery.add(unit_rows(1, 5), [new_record("x", pid=pid)])
+    with pytest.raises(UsageError):
+        check_identity(pid, "pid")
+
+
+def test_parse_identity_reads_numbers_and_names():
+    assert [parse_identity(text, "--pid") for text in ("7", "007", "7.0", "alice", "7 b")] == [7, 7, 7, "alice", "7 b"]
+    for text in ("-1", "-3", "", "a\tb"):
+        with pytest.raises(UsageError, match="--pid"):
+            parse_identity(text, "--pid")
+
+
+def test_numbers_of_names_meet_no_other_identity():
+    numbers = [name_number(f"person {number}") for number in range(10_000)]
+    assert len(set(numbers)) == 10_000 and max(numbers) <= -(2**62) and min(numbers) > -(2**63)
+
+
+def test_update_relabels_renames_and_merges(gallery, tmp_path):
+    with Gallery.open(tmp_path / "g", read_only=True) as reader:
+        reader.prepare()
+        assert gallery.update([3, 10], {"pid": "bob"}) == 2
+        assert reader.ids(Filter.of(pids=["bob"])).tolist() == [3, 10]  # another process follows
+        assert gallery.update(gallery.ids(Filter.of(pids=["alice"])).tolist(), {"pid": 7}) == 3  # alice is 7: merged
+        assert reader.counts().by_pid[7] == 5 and "alice" not in reader.counts().by_pid
+        assert gallery.update([1], {"pid": 7}) == 0
+        assert gallery.update([2], {"pid": None, "camid": 9, "time_s": 5.0, "attributes": {"hat": True}}) == 1
+        (record,) = reader.get([2])
+        assert (record.pid, record.camid, record.time_s, record.attributes) == (None, 9, 5.0, {"hat": True})
+        assert gallery.update([2], {"attributes": {"hat": False, "bag": 1}}) == 1
+        assert reader.get([2])[0].attributes == {"hat": False, "bag": 1}
+        assert reader.ids(Filter.of(attributes={"hat": False})).tolist() == [2]
+        assert_neighbors(reader.search(ROWS[:3], 5), brute_force(dict(enumerate(ROWS, 1)), ROWS[:3], 5))
+
+
+def test_update_changes_all_or_nothing(gallery):
+    with pytest.raises(RecordsMissingError, match="no record with id 99"):
+        gallery.update([1, 99], {"pid": 3})
+    for labels in ({}, {"source": "x"}, {"pid": "7"}, {"camid": "a"}, {"time_s": float("nan")}):
+        with pytest.raises(UsageError):
+            gallery.update([1], labels)
+    assert [record.pid for record in gallery.records()] == PEOPLE
+    with Gallery.open(gallery.location, read_only=True) as reader, pytest.raises(UsageError, match="read only"):
+        reader.update([1], {"pid": 3})
+
+
+def test_a_gallery_of_format_1_takes_names_and_keeps_what_it_has(tmp_path):
+    """A gallery without names is of the first format, which earlier versions read too."""
+    with open_small(tmp_path / "g") as gallery:
+        gallery.add(ROWS[:5], [new_record(number, pid=number) for number in range(5)])
+    with sqlite3.connect(tmp_path / "g") as raw:
+        assert raw.execute("PRAGMA user_version").fetchone() == (1,)
+        assert not raw.execute("SELECT * FROM sqlite_master WHERE name = 'names'").fetchall()
+    raw.close()
+    with Gallery.open(tmp_path / "g") as gallery:
+        gallery.update([2], {"pid": "bob"})
+        assert [record.pid for record in gallery.records()] == [0, "bob", 2, 3, 4]
+        np.testing.assert_array_equal(gallery.embeddings([1, 2]), ROWS[:2])
+    with sqlite3.connect(tmp_path / "g") as raw:
+        assert raw.execute("PRAGMA user_version").fetchone() == (2,)
+    raw.close()
+
+
+def test_page_goes_through_all_records(gallery):
+    where = Filter.of(camids=[0, 1])
+    ids, after = [], 0
+    while after is not None:
+        page = gallery.page(where, after_id=after, limit=3)
+        assert page.num_matching == 8 and len(page.records) <= 3
+        ids += [record.id for record in page.records]
+        after = page.next_after_id
+    assert ids == gallery.ids(where).tolist()
+
+
+def test_records_that_vanish_are_left_out_of_a_page(gallery, monkeypatch):
+    before = gallery.ids().tolist()
+    gallery.remove(ids=[2, 3])
+    monkeypatch.setattr(gallery, "ids", lambda where=None: np.array(before))  # as they were a moment ago
+    page = Gallery.page(gallery, None, limit=4)
+    assert [record.id for record in page.records] == [1, 4] and page.next_after_id == 4
+    assert [record.id for record in Gallery.records(gallery, chunk=5)] == [1, *range(4, 13)]
+
+
+def test_the_log_is_taken_into_the_file_as_it_grows(tmp_path, gallery):
+    log = tmp_path / "g-wal"
+    embed_dim = BINDING.embed_dim
+    for start in range(0, 40_000, 2000):
+        rows = np.tile(np.eye(1, embed_dim, dtype=np.float32), (2000, 1))
+        gallery.add(rows, [new_record(f"n{number}") for number in range(start, start + 2000)])
+    assert log.stat().st_size < 2 * 2**22
+    shutil.copy(tmp_path / "g", tmp_path / "torn")
+    with Gallery.open(tmp_path / "torn", read_only=True) as torn:
+        assert len(torn) > 20_000  # a plain copy lacks what is in the log, and by now most of it is not
