@@ -6,6 +6,7 @@ thread, so that nothing needs a lock.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ __all__ = ["Admission", "RateLimiter", "Reservation"]
 
 _FIRST_RATE = 10.0
 """Images a second that are taken to leave, before any has."""
+
+_HOLD_S = 0.5
+_MAX_HELD = 1000
+"""Requests that are held before they are refused: the server buffers up to 64 KiB of each."""
 
 _BURST_S = 2.0
 _MAX_BUCKETS = 10_000
@@ -39,6 +44,7 @@ class Admission:
         self.num_images = 0
         self.num_bytes = 0
         self._rate = _FIRST_RATE
+        self._num_held = 0
         self._num_left = 0
         self._since = time.monotonic()
 
@@ -51,6 +57,24 @@ class Admission:
         """Return the error of a request that finds no room, with the time that what is inside will take."""
         detail = "the service is busy: try again later, with fewer requests at once"
         return ApiError(503, detail, retry_after_s=self.num_images / self._rate)
+
+    async def wait_for_room(self) -> None:
+        """Return once a request that brings a body may come in: at once, unless it is full.
+
+        Where it is full, the request is held for a moment before it is refused, unread. A client that ignores ``Retry-After``
+        and comes again at once is slowed down by that, and costs the less of the time that those inside need.
+
+        Raises:
+            ApiError: It is full.
+        """
+        if self.is_full and self._num_held < _MAX_HELD:
+            self._num_held += 1
+            try:
+                await asyncio.sleep(_HOLD_S)
+            finally:
+                self._num_held -= 1
+        if self.is_full:
+            raise self.overloaded()
 
     @contextmanager
     def reserve(self) -> Iterator[Reservation]:

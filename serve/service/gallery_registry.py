@@ -112,7 +112,7 @@ class GalleryRegistry:
         return cls(galleries, binding, root=None if read_only else root, max_galleries=max_galleries)
 
     def __len__(self) -> int:
-        """Number of galleries."""
+        """Return the number of galleries."""
         return len(self._galleries)
 
     def names(self) -> list[str]:

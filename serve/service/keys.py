@@ -164,7 +164,7 @@ class KeyRing:
         self._checked = time.monotonic()
 
     def __len__(self) -> int:
-        """Number of keys."""
+        """Return the number of keys."""
         return len(self._keys)
 
     def find(self, token: str) -> ApiKey | None:

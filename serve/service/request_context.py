@@ -95,8 +95,8 @@ class RequestContextMiddleware:
         response = ResponseWrapper(scope, send, self.service.audit if scope["path"].startswith("/v1") else None)
         try:
             try:
-                if self.service.admission.is_full and _has_body(scope):  # refused here already, where it costs the least
-                    raise self.service.admission.overloaded()
+                if self.service.admission.is_full and _has_body(scope):
+                    await self.service.admission.wait_for_room()  # refused here already, where it costs the least
                 await self.app(scope, receive, response.send)
             except ClientDisconnect:
                 context.status = context.status or _CLIENT_GONE

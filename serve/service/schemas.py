@@ -64,7 +64,7 @@ FormAttributes = Annotated[Attributes | Json[Attributes], Field(union_mode="left
 
 
 def _one(value: Any) -> Any:
-    """A form gives a list of values for every field; where one is meant, one must have been given."""
+    """Return the value where one is meant: a form gives a list of values for every field."""
     if isinstance(value, list):
         if len(value) != 1:
             raise ValueError("expected one value")

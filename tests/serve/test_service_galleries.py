@@ -94,7 +94,7 @@ def test_an_image_that_is_there_is_not_added_again_and_a_bad_one_is_told(client,
         f"{people}/records", files=files(picture(1), ("/srv/x/broken.jpg", b"\xff\xd8\xff"), picture(2))
     ).json()
     assert (answer["ids"], answer["num_added"], answer["num_known"]) == ([1, 2], 1, 1)
-    assert [one["source"] for one in answer["bad"]] == ["broken.jpg"] and "truncated" in answer["bad"][0]["reason"]
+    assert [one["source"] for one in answer["bad"]] == ["broken.jpg"] and "not an image" in answer["bad"][0]["reason"]
 
 
 def test_counts_tell_how_much_a_gallery_holds(client, people):

@@ -18,7 +18,7 @@ router = APIRouter(tags=["galleries"])
 
 @router.get("/v1/galleries")
 async def list_galleries(reader: Reader) -> GalleryList:
-    """The names of all galleries."""
+    """List the names of all galleries."""
     return GalleryList(galleries=reader.service.galleries.names())
 
 
@@ -37,7 +37,7 @@ async def make_gallery(writer: Writer) -> dict[str, Any]:
 
 @router.get("/v1/galleries/{name}", response_model=GalleryInfo)
 async def describe_gallery(reader: Reader, name: Name, gallery: GalleryDep) -> dict[str, Any]:
-    """How much a gallery holds, and which model made its embeddings."""
+    """Count what a gallery holds, and name the model that made its embeddings."""
     return await reader.run(lambda: _info(name, gallery))
 
 

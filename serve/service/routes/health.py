@@ -19,13 +19,13 @@ router = APIRouter(tags=["service"])
 
 @router.get("/healthz")
 async def health() -> Health:
-    """The process answers. Needs no key."""
+    """Answer whatever the model does. Needs no key."""
     return Health(status="alive")
 
 
 @router.get("/readyz")
 async def readiness(service: ServiceDep) -> Health:
-    """The model is ready to run. Needs no key."""
+    """Say whether the model is ready to run. Needs no key."""
     if not service.is_ready:
         raise ApiError(503, "the service is not ready", retry_after_s=5)
     return Health(status="ready")
@@ -33,13 +33,13 @@ async def readiness(service: ServiceDep) -> Health:
 
 @router.get("/metrics", response_class=Response)
 async def metrics(reader: Reader) -> Response:
-    """Counts and times in Prometheus' format."""
+    """Return counts and times in Prometheus' format."""
     return Response(reader.service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/model", response_model=ModelInfo)
 async def model(reader: Reader) -> dict[str, Any]:
-    """Which model embeds here."""
+    """Describe the model that embeds here."""
     info = reader.service.info
     facts = {"name": info.name, "precision": info.precision, "embed_dim": info.embed_dim, "fingerprint": info.fingerprint}
     return {**facts, "image_size": list(info.preprocessing.size)}

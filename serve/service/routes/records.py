@@ -61,7 +61,7 @@ async def enroll(writer: Writer, gallery: GalleryDep) -> dict[str, Any]:
 
 @router.get("/v1/galleries/{name}/records", response_model=RecordPage)
 async def list_records(reader: Reader, gallery: GalleryDep, query: Annotated[RecordFilter, Query()]) -> Page:
-    """Records by ascending id, a page at a time."""
+    """List records by ascending id, a page at a time."""
     page = await reader.run(lambda: gallery.page(query.where(), after_id=query.after_id, limit=query.limit))
     reader.context.counts["num_results"] = len(page.records)
     return page
@@ -69,7 +69,7 @@ async def list_records(reader: Reader, gallery: GalleryDep, query: Annotated[Rec
 
 @router.get("/v1/galleries/{name}/records/{record_id}", response_model=RecordInfo)
 async def describe_record(reader: Reader, gallery: GalleryDep, record_id: Id) -> Record:
-    """One record."""
+    """Return one record."""
     return await _read(reader, gallery, record_id)
 
 
@@ -79,7 +79,7 @@ async def describe_record(reader: Reader, gallery: GalleryDep, record_id: Id) ->
     responses={200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
 )
 async def show_record(reader: Reader, gallery: GalleryDep, record_id: Id) -> Response:
-    """The small picture that is kept with a record, where the gallery keeps them."""
+    """Return the small picture that is kept with a record, where the gallery keeps them."""
     record = await _read(reader, gallery, record_id, thumbnails=True)
     if record.thumbnail is None:
         raise ApiError(404, "no picture is kept with this record")
