@@ -26,7 +26,7 @@ _ERRORS = {
     404: "There is no such gallery or record.",
     405: "The path has no such method.",
     408: "The body did not arrive in time.",
-    409: "The gallery's name is taken.",
+    409: "The gallery's name is taken, or records were removed meanwhile.",
     413: "The body, or the number of images, is over a limit.",
     415: "The body is of a kind that is not taken, or compressed.",
     421: "The Host header names another service.",

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPBearer
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from ..gallery.gallery import Gallery
@@ -29,6 +30,7 @@ from .uploads import Upload, UploadedImage, read_upload, skip_body
 __all__ = ["AuthorizedRequest", "GalleryDep", "Name", "Reader", "ServiceDep", "Writer", "run_until_disconnect"]
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 
 class AuthorizedRequest:
@@ -59,6 +61,18 @@ class AuthorizedRequest:
                 num_further = max(0, len(upload.images) - 1)
                 self.service.rate_limiter.charge(self.context.caller.id, num_further, admitted=True)
             yield upload
+
+    async def receive_json(self, model: type[M]) -> M:
+        """Read a body that is JSON alone.
+
+        Raises:
+            ApiError: It is something else; see `read_upload`.
+            RequestValidationError: A field is unknown, missing or wrong.
+        """
+        async with self.receive(json=True) as upload:
+            if upload.images:
+                raise ApiError(415, "expected a body of type application/json")
+            return upload.parse(model)
 
     async def embed(self, images: Sequence[UploadedImage]) -> npt.NDArray[np.float32]:
         """Embed images while the client waits for it; see `Pipeline.embed`."""

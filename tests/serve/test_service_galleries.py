@@ -137,6 +137,73 @@ def test_records_are_listed_page_by_page_and_filtered(client, people):
     }
 
 
+def test_a_page_leaves_out_what_is_removed_while_it_is_read(monkeypatch):
+    with running(galleries=("people",)) as (client, service):
+        enrolled(client, "/v1/galleries/people", *range(6))
+        gallery = service.galleries.get("people")
+        listed = gallery.ids
+
+        def ids(where=None):
+            found = listed(where)
+            gallery.remove(ids=[2])
+            return found
+
+        monkeypatch.setattr(gallery, "ids", ids)
+        answer = client.get("/v1/galleries/people/records", params={"limit": 4})
+        assert answer.status_code == 200, answer.text
+        assert [record["id"] for record in answer.json()["records"]] == [1, 3, 4] and answer.json()["next_after_id"] == 4
+
+
+def test_identities_are_numbers_or_names_and_read_as_everywhere(client, people):
+    for seed, pid in enumerate(("alice", "007", "7.0", "Zoë Ünal", "a/b")):
+        enrolled(client, people, seed, pid=pid)
+    pids = [record["pid"] for record in client.get(f"{people}/records").json()["records"]]
+    assert pids == ["alice", 7, 7, "Zoë Ünal", "a/b"]
+    assert client.get(f"{people}/records", params={"pid": "7"}).json()["num_matching"] == 2
+    body = {"gallery": people.rpartition("/")[2], "record_ids": [2], "pids": ["alice", 7]}
+    matches = client.post("/v1/search", json=body).json()["results"][0]["matches"]
+    assert {match["pid"] for match in matches} == {"alice", 7}
+    assert client.delete(f"{people}/people/Zoë Ünal").json() == {"num_removed": 1}
+    assert client.delete(f"{people}/people/a%2Fb").json() == {"num_removed": 1}
+    assert client.get(people).json()["num_people"] == 2
+
+
+def test_update_record_changes_what_is_given_and_nothing_else(client, people):
+    enrolled(client, people, 1, pid="7", camid="3", time_s="5", attributes='{"coat": "red"}')
+    changed = client.patch(f"{people}/records/1", json={"pid": "alice", "time_s": None, "attributes": {"hat": True}})
+    assert changed.status_code == 200, changed.text
+    record = client.get(f"{people}/records/1").json()
+    assert changed.json() == record
+    assert (record["pid"], record["camid"], record["time_s"]) == ("alice", 3, None)
+    assert record["attributes"] == {"coat": "red", "hat": True}
+    for body, status in [({}, 422), ({"pid": ""}, 422), ({"id": 2}, 422), ({"pid": [1]}, 422)]:
+        assert client.patch(f"{people}/records/1", json=body).status_code == status
+    assert client.patch(f"{people}/records/9", json={"pid": 1}).status_code == 404
+    assert client.patch(f"{people}/records/1", files=files(picture(1))).status_code == 415
+    assert client.get(f"{people}/records/1").json() == record
+
+
+def test_update_person_renames_and_merges_and_is_on_record(tmp_path):
+    log = AuditLog(tmp_path / "audit.jsonl")
+    with running(galleries=("people",), root=tmp_path, audit=log) as (client, service):
+        people = "/v1/galleries/people"
+        enrolled(client, people, 1, 2, pid="7")
+        enrolled(client, people, 3, pid="bob")
+        assert client.patch(f"{people}/people/7", json={"pid": "bob"}).json() == {"num_updated": 2}
+        assert service.galleries.get("people").counts().by_pid == {"bob": 3}
+        assert client.patch(f"{people}/people/7", json={"pid": "bob"}).json() == {"num_updated": 0}
+        assert client.patch(f"{people}/people/bob", json={"pid": None}).json() == {"num_updated": 3}
+        assert client.patch(f"{people}/people/bob", json={}).status_code == 422
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert [(line["action"], line.get("num_updated"), line["status"]) for line in lines[2:]] == [
+        ("update_person", 2, 200),
+        ("update_person", 0, 200),
+        ("update_person", 3, 200),
+        ("update_person", None, 422),
+    ]
+    assert "bob" not in log.path.read_text()
+
+
 def test_records_are_removed_one_by_one_by_person_and_by_age(served, people):
     client, _ = served
     enrolled(client, people, 1, 2, pid="7")
@@ -166,14 +233,17 @@ def test_a_thumbnail_is_kept_where_the_service_keeps_them(served, people):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"pid": "one"}, "pid: "),
+        ({"pid": "a\nb"}, "pid: "),
+        ({"pid": "-7"}, "pid: "),
+        ({"pid": "x" * 201}, "pid: "),
+        ({"camid": "one"}, "camid: "),
         ({"pid": ["1", "2"]}, "pid: expected one value"),
-        ({"pid": str(2**64)}, "pid: "),
+        ({"camid": str(2**64)}, "camid: "),
         ({"time_s": "nan"}, "time_s: "),
         ({"time_s": "1e300"}, "time_s: "),
         ({"attributes": "red"}, "attributes"),
         ({"attributes": json.dumps({str(number): 1 for number in range(99)})}, "attributes"),
-        ({"attributes": json.dumps({"name": "x" * 999})}, "attributes"),
+        ({"attributes": json.dumps({"name": "x" * 9999})}, "attributes"),
         ({"records": "[{}, {}]"}, "2 entries for 1 images"),
         ({"records": "[{}]", "pid": "1"}, "not both"),
         ({"records": '[{"name": 1}]'}, "records.0.name"),

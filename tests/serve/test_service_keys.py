@@ -146,6 +146,8 @@ def test_roles_say_who_may_change_a_gallery(file):
             ("GET", "/metrics", {}, "read"),
             ("POST", records, {"files": files(picture(1))}, "write"),
             ("GET", f"{records}/1", {}, "read"),
+            ("PATCH", f"{records}/1", {"json": {"pid": 1}}, "write"),
+            ("PATCH", "/v1/galleries/people/people/1", {"json": {"pid": 2}}, "write"),
             ("DELETE", f"{records}/1", {}, "write"),
             ("DELETE", f"{records}?enrolled_before_s=5", {}, "write"),
             ("DELETE", "/v1/galleries/people/people/1", {}, "write"),

@@ -7,13 +7,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 
 from ...gallery.gallery import Gallery
+from ...gallery.records import Filter, RecordsMissingError
+from ..api_error import ApiError
 from ..dependencies import GalleryDep, Name, Reader, Writer
-from ..schemas import GalleryInfo, GalleryList, Label, MakeGallery, NumRemoved, TimeS
+from ..schemas import GalleryInfo, GalleryList, Identity, MakeGallery, NumRemoved, NumUpdated, TimeS, UpdatePerson
 from ..uploads import describe_body
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["galleries"])
+
+Person = Annotated[Identity, Path(description="Identity, a number or a name.")]
 
 
 @router.get("/v1/galleries")
@@ -30,8 +34,7 @@ async def list_galleries(reader: Reader) -> GalleryList:
 )
 async def make_gallery(writer: Writer) -> dict[str, Any]:
     """Make an empty gallery for the service's model, where the service was started with a folder for it."""
-    async with writer.receive(json=True) as upload:
-        name = writer.context.gallery = upload.parse(MakeGallery).name
+    name = writer.context.gallery = (await writer.receive_json(MakeGallery)).name
     return await writer.run(lambda: _info(name, writer.service.galleries.create(name)))
 
 
@@ -41,10 +44,24 @@ async def describe_gallery(reader: Reader, name: Name, gallery: GalleryDep) -> d
     return await reader.run(lambda: _info(name, gallery))
 
 
-@router.delete("/v1/galleries/{name}/people/{pid}")
-async def remove_person(
-    writer: Writer, gallery: GalleryDep, pid: Annotated[Label, Path(description="Identity.")]
-) -> NumRemoved:
+@router.patch("/v1/galleries/{name}/people/{pid:path}", openapi_extra=describe_body(UpdatePerson, images=False, json=True))
+async def update_person(writer: Writer, gallery: GalleryDep, pid: Person) -> NumUpdated:
+    """Rename a person in all records; where the new identity has records too, the two are merged."""
+    update = await writer.receive_json(UpdatePerson)
+
+    def rename() -> int:
+        ids = gallery.ids(Filter.of(pids=[pid])).tolist()
+        return gallery.update(ids, {"pid": update.pid}) if ids else 0
+
+    try:
+        num_updated = writer.context.counts["num_updated"] = await writer.run(rename)
+    except RecordsMissingError:
+        raise ApiError(409, "records of this person were removed meanwhile: ask again") from None
+    return NumUpdated(num_updated=num_updated)
+
+
+@router.delete("/v1/galleries/{name}/people/{pid:path}")
+async def remove_person(writer: Writer, gallery: GalleryDep, pid: Person) -> NumRemoved:
     """Remove all records of one person, for good. `vacuum` takes their bytes off the disk."""
     return writer.record_removal(await writer.run(lambda: gallery.remove(pid=pid)))
 

@@ -12,12 +12,21 @@ from hat.data.images import image_size
 
 from ...enroll.enrolling import Enrollment, Item
 from ...enroll.enrolling import enroll as enroll_items
-from ...gallery.gallery import Gallery
 from ...gallery.records import Record, RecordsMissingError
 from ...gallery.records import RecordPage as Page
 from ..api_error import ApiError
 from ..dependencies import AuthorizedRequest, GalleryDep, Reader, Writer
-from ..schemas import EnrollForm, EnrollResult, ItemLabels, NumRemoved, RecordFilter, RecordId, RecordInfo, RecordPage
+from ..schemas import (
+    EnrollForm,
+    EnrollResult,
+    ItemLabels,
+    NumRemoved,
+    RecordFilter,
+    RecordId,
+    RecordInfo,
+    RecordPage,
+    UpdateRecord,
+)
 from ..uploads import UploadedImage, describe_body
 
 __all__ = ["router"]
@@ -70,7 +79,7 @@ async def list_records(reader: Reader, gallery: GalleryDep, query: Annotated[Rec
 @router.get("/v1/galleries/{name}/records/{record_id}", response_model=RecordInfo)
 async def describe_record(reader: Reader, gallery: GalleryDep, record_id: Id) -> Record:
     """Return one record."""
-    return await _read(reader, gallery, record_id)
+    return await _read(reader, lambda: gallery.get([record_id])[0])
 
 
 @router.get(
@@ -80,10 +89,28 @@ async def describe_record(reader: Reader, gallery: GalleryDep, record_id: Id) ->
 )
 async def show_record(reader: Reader, gallery: GalleryDep, record_id: Id) -> Response:
     """Return the small picture that is kept with a record, where the gallery keeps them."""
-    record = await _read(reader, gallery, record_id, thumbnails=True)
+    record = await _read(reader, lambda: gallery.get([record_id], thumbnails=True)[0])
     if record.thumbnail is None:
         raise ApiError(404, "no picture is kept with this record")
     return Response(record.thumbnail, media_type="image/jpeg")
+
+
+@router.patch(
+    "/v1/galleries/{name}/records/{record_id}",
+    response_model=RecordInfo,
+    openapi_extra=describe_body(UpdateRecord, images=False, json=True),
+)
+async def update_record(writer: Writer, gallery: GalleryDep, record_id: Id) -> Record:
+    """Change what is known of a record: its identity, camera, time or attributes. Its embedding stays as it is."""
+    update = await writer.receive_json(UpdateRecord)
+    if not update.model_fields_set:
+        raise ApiError(422, "expected new labels: pid, camid, time_s or attributes")
+
+    def relabel() -> Record:
+        writer.context.counts["num_updated"] = gallery.update([record_id], update.labels())
+        return gallery.get([record_id])[0]
+
+    return await _read(writer, relabel)
 
 
 @router.delete("/v1/galleries/{name}/records/{record_id}")
@@ -97,7 +124,7 @@ def _items(images: Sequence[UploadedImage], labels: Sequence[ItemLabels], max_pi
         Item(
             source=label.source or image.name,
             read=_image_reader(image, max_pixels),
-            box=label.region(),
+            box=label.box,
             pid=label.pid,
             camid=label.camid,
             time_s=label.time_s,
@@ -115,9 +142,8 @@ def _image_reader(image: UploadedImage, max_pixels: int) -> Callable[[], bytes]:
     return read
 
 
-async def _read(reader: AuthorizedRequest, gallery: Gallery, record_id: int, *, thumbnails: bool = False) -> Record:
+async def _read(request: AuthorizedRequest, work: Callable[[], Record]) -> Record:
     try:
-        (record,) = await reader.run(lambda: gallery.get([record_id], thumbnails=thumbnails))
+        return await request.run(work)
     except RecordsMissingError:
         raise ApiError(404, "there is no record of this id in the gallery") from None
-    return record

@@ -14,7 +14,7 @@ from ...gallery.gallery import Gallery
 from ...search.searching import Match, person_embedding, search_gallery
 from ..api_error import ApiError
 from ..dependencies import Reader
-from ..schemas import SearchForm, SearchResults, record_fields
+from ..schemas import SearchForm, SearchResults
 from ..uploads import describe_body
 
 __all__ = ["router"]
@@ -90,5 +90,5 @@ def _search(gallery: Gallery, form: SearchForm, embeddings: npt.NDArray[np.float
 
 
 def _match(match: Match) -> dict[str, Any]:
-    ranks = {"distance": match.distance, "rank_before": match.rank_before}
-    return {**record_fields(match.record), "similarity": match.similarity, **ranks}
+    record = {name: value for name, value in vars(match.record).items() if name != "thumbnail"}
+    return {**record, "similarity": match.similarity, "distance": match.distance, "rank_before": match.rank_before}
