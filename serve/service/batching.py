@@ -7,8 +7,8 @@ What is needed beside them is small: groups of images that may be split over run
 waiting for images that may never come.
 
 A run begins as soon as the model is free. It waits, at most ``max_wait_s``, only while images are known to be on their way:
-announced by the threads that decode them. So a lone request is not delayed, and under load a batch fills while the one before
-it runs.
+announced by the threads that decode them. So a lone request is not delayed, and under load a batch fills: while the one before
+it runs, or where that runs on the CPU, as soon as it has.
 """
 
 from __future__ import annotations
