@@ -8,15 +8,16 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
-from hat.errors import HatError, UsageError
+from hat.errors import UsageError
 
 from ..gallery.binding import Binding
 from ..gallery.gallery import Gallery
-from .refusal import RefusalError
+from .api_error import ApiError
 
-__all__ = ["GALLERY_NAME", "Shelf", "is_gallery_name", "parse_gallery"]
+__all__ = ["GALLERY_NAME", "GalleryRegistry", "is_gallery_name", "parse_gallery"]
 
 GALLERY_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 """What a gallery may be called."""
@@ -26,12 +27,12 @@ _NAME = re.compile(GALLERY_NAME)
 
 
 def is_gallery_name(name: str) -> bool:
-    """Whether a gallery may be called so."""
+    """Return whether a gallery may be called so."""
     return _NAME.fullmatch(name) is not None
 
 
 def parse_gallery(text: str) -> tuple[str, str]:
-    """A gallery as it is typed, ``NAME=PLACE`` or only the place: (name, place).
+    """Split a gallery as it is typed, ``NAME=PLACE`` or only the place: (name, place).
 
     Raises:
         UsageError: The name has another form.
@@ -48,11 +49,11 @@ def parse_gallery(text: str) -> tuple[str, str]:
     return name, text
 
 
-class Shelf:
+class GalleryRegistry:
     """Open galleries by name.
 
     Args:
-        galleries: Those that are there from the start; the shelf closes them.
+        galleries: Those that are there from the start; the registry closes them.
         binding: The model of the service, for galleries that are made.
         root: Folder in which galleries can be made; None allows none.
         max_galleries: Most galleries, those made over HTTP included.
@@ -65,7 +66,7 @@ class Shelf:
         self._galleries = dict(galleries)
         self._root = root
         self._max_galleries = max_galleries
-        self._making = threading.Lock()
+        self._lock = threading.Lock()
 
     @classmethod
     def open(
@@ -76,7 +77,7 @@ class Shelf:
         root: Path | None = None,
         read_only: bool = False,
         max_galleries: int = 256,
-    ) -> Shelf:
+    ) -> GalleryRegistry:
         """Open galleries and check that they are of the service's model.
 
         Args:
@@ -96,62 +97,63 @@ class Shelf:
             if not root.is_dir():
                 raise UsageError(f"--gallery-root {root}: expected a folder that is there")
             for path in sorted(root.glob(f"*{_ENDING}")):
+                if path.stem in places:
+                    raise UsageError(f"two galleries are called {path.stem!r}: {path} and another; name them, NAME=PLACE")
                 if is_gallery_name(path.stem):
-                    if path.stem in places:
-                        raise UsageError(f"two galleries are called {path.stem!r}: {path} and another; name them, NAME=PLACE")
                     places[path.stem] = str(path)
         if len(places) > max_galleries:
             raise UsageError(f"{len(places)} galleries are more than the {max_galleries} that a service may have")
-        opened: dict[str, Gallery] = {}
-        try:
+        with ExitStack() as opened:
+            galleries = {}
             for name, place in places.items():
-                opened[name] = Gallery.open(place, binding=binding, read_only=read_only)
-                opened[name].prepare()
-        except HatError:
-            for gallery in opened.values():
-                gallery.close()
-            raise
-        return cls(opened, binding, root=None if read_only else root, max_galleries=max_galleries)
+                galleries[name] = opened.enter_context(Gallery.open(place, binding=binding, read_only=read_only))
+                galleries[name].prepare()
+            opened.pop_all()
+        return cls(galleries, binding, root=None if read_only else root, max_galleries=max_galleries)
 
     def __len__(self) -> int:
-        """Number of galleries."""
+        """Return the number of galleries."""
         return len(self._galleries)
 
     def names(self) -> list[str]:
-        """The galleries' names, sorted."""
+        """Return the galleries' names, sorted."""
         return sorted(self._galleries)
 
     def get(self, name: str) -> Gallery:
-        """A gallery by its name.
+        """Return a gallery by its name.
 
         Raises:
-            RefusalError: There is none of this name.
+            ApiError: There is none of this name.
         """
         gallery = self._galleries.get(name)
         if gallery is None:
-            raise RefusalError(404, "there is no gallery of this name: GET /v1/galleries lists them")
+            raise ApiError(404, "there is no gallery of this name: GET /v1/galleries lists them")
         return gallery
 
-    def make(self, name: str) -> Gallery:
-        """Make a gallery for the service's model.
+    def location(self, name: str) -> str:
+        """Return a gallery's path or URI, which no message may show; empty where there is none of this name."""
+        return self._galleries[name].location if name in self._galleries else ""
+
+    def create(self, name: str) -> Gallery:
+        """Create a gallery for the service's model.
 
         Args:
             name: Its name, of the form `GALLERY_NAME`.
 
         Raises:
-            RefusalError: The name is taken or of another form, no folder is set aside, or there are too many.
+            ApiError: The name is taken or of another form, no folder is set aside, or there are too many.
             WorkError: It cannot be made.
         """
         if not is_gallery_name(name):
-            raise RefusalError(422, "a gallery's name is 1 to 63 small letters, digits, - and _, the first no - or _")
+            raise ApiError(422, "a gallery's name is 1 to 63 small letters, digits, - and _, the first no - or _")
         if self._root is None:
-            raise RefusalError(403, "galleries cannot be made over HTTP here: the service was started without --gallery-root")
-        with self._making:
+            raise ApiError(403, "galleries cannot be made over HTTP here: the service was started without --gallery-root")
+        with self._lock:
             path = self._root / f"{name}{_ENDING}"
             if name in self._galleries or path.exists():
-                raise RefusalError(409, "there is a gallery of this name already")
+                raise ApiError(409, "there is a gallery of this name already")
             if len(self._galleries) >= self._max_galleries:
-                raise RefusalError(409, f"there are {self._max_galleries} galleries already, and no more are allowed")
+                raise ApiError(409, f"there are {self._max_galleries} galleries already, and no more are allowed")
             gallery = Gallery.open(path, binding=self.binding, create=True)
             # A new dictionary, since others may be looking through the old one in another thread.
             self._galleries = {**self._galleries, name: gallery}
