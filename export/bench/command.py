@@ -53,10 +53,11 @@ def bench(
       hat bench runs/market hat.onnx hat-int8.xml --data ~/data --picture speed.png
     """
     from hat.errors import UsageError
+    from hat.io.plot_file import check_plot_path
     from hat.record import append_record
 
     from .benchmark import benchmark
-    from .picture import check_picture, draw_picture
+    from .picture import draw_picture
 
     start = time.monotonic()
     try:
@@ -66,7 +67,7 @@ def bench(
     if num_ids is not None and data is None:
         raise UsageError("--num-ids chooses identities of a data set: give one with --data")
     if picture is not None:
-        check_picture(picture, force)
+        check_plot_path(picture, "drawing accuracy against speed", overwrite=force)
 
     def check(facts: Sequence[dict[str, Any]]) -> None:
         if picture is not None and data is None and not any("mAP" in fact["metrics"] for fact in facts):

@@ -195,8 +195,11 @@ def _check_pictures(embedder: Embedder, rank_list: Path | None, cam: Path | None
     from PIL import Image
 
     from hat.errors import UsageError
+    from hat.io.plot_file import require_matplotlib
     from hat.runtime import TorchRuntime
 
+    if rank_list or cam or tfc_maps:
+        require_matplotlib("--rank-list, --cam and --tfc-maps")
     for path in (rank_list, cam, tfc_maps):
         if path is not None and path.suffix.lower() not in Image.registered_extensions():
             raise UsageError(f"{path}: the ending must name a picture format, such as .png")
