@@ -134,7 +134,9 @@ def gallery_sample(dataset: ReIDDataset, max_images: int) -> list[Sample]:
     return chosen or list(dataset.gallery)[:max_images]
 
 
-def sample_queries(dataset: ReIDDataset, pids: set[int], *, count: int = 12, height: int = 160) -> tuple[SampleQuery, ...]:
+def sample_queries(
+    dataset: ReIDDataset, pids: set[int | str], *, count: int = 12, height: int = 160
+) -> tuple[SampleQuery, ...]:
     """Queries to try: one of each of several people that the gallery knows, chosen by a fixed seed.
 
     Raises:

@@ -106,9 +106,12 @@ def export(
         raise UsageError(f"{out} is there already: give another name, or --force to replace it")
 
     adopted = adopted_info(Path(source).expanduser(), to) if source.lower().endswith(".xml") else None
-    model: ExportSource | None
-    model, metrics = (None, adopted.metrics) if adopted else (file, file.info.metrics) if file else _load(source)
-    preprocessing = adopted.preprocessing if model is None and adopted else _preprocessing(model)
+    model: ExportSource | None = None
+    if adopted:
+        metrics, preprocessing = adopted.metrics, adopted.preprocessing
+    else:
+        model, metrics = (file, file.info.metrics) if file else _load(source)
+        preprocessing = _preprocessing(model)
     calibration = _calibration(calibration_data, preprocessing, num_calibration, seed) if calibration_data else None
     request = ExportRequest(
         name=file.info.name if file else Path(source).expanduser().resolve().stem,

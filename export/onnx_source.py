@@ -49,7 +49,7 @@ class OnnxSource:
 
     def request(self, **changes: Any) -> ExportRequest:
         """Return the request that keeps the file's name, precision, input and opset, but for some changes."""
-        kept = {"name": self.info.name, "precision": self.info.precision, "input_type": self.info.input_type}
+        kept: dict[str, Any] = {"name": self.info.name, "precision": self.info.precision, "input_type": self.info.input_type}
         return ExportRequest(**kept | {"opset": self.opset, "metrics": self.info.metrics} | changes)
 
     @property

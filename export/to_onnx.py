@@ -200,7 +200,7 @@ def describe(model: ExportSource, request: ExportRequest, *, name: str, details:
     if isinstance(model, OnnxSource):
         info = model.info
         if request.precision != info.precision:
-            mark = fingerprint(info.model, info.preprocessing, info.source_sha256, request.precision)
+            mark = fingerprint(info.architecture, info.preprocessing, info.source_sha256, request.precision)
             info = dataclasses.replace(info, precision=request.precision, fingerprint=mark)
         return dataclasses.replace(
             info,

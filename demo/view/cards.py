@@ -31,9 +31,9 @@ _TICK = '<svg class="hat-mark" viewBox="0 0 16 16" aria-hidden="true"><path d="M
 _CROSS = '<svg class="hat-mark" viewBox="0 0 16 16" aria-hidden="true"><path d="M4.5 4.5l7 7m0-7l-7 7"/></svg>'
 
 
-def person_name(pid: int | None) -> str:
-    """An identity for people."""
-    return "unknown person" if pid is None else f"person {pid}"
+def person_name(pid: int | str | None) -> str:
+    """Return an identity as people read it: a name as it is, a number as that of a person."""
+    return "unknown person" if pid is None else pid if isinstance(pid, str) else f"person {pid}"
 
 
 def short_source(source: str) -> str:
@@ -48,7 +48,7 @@ def picture(jpeg: bytes | None, alt: str) -> str:
     return f'<span class="hat-picture"><img src="{data_uri(jpeg)}" alt="{alt}" draggable="false"></span>'
 
 
-def verdict(pid: int | None, query_pid: int | None) -> tuple[str, str, str]:
+def verdict(pid: int | str | None, query_pid: int | str | None) -> tuple[str, str, str]:
     """Class, mark and spoken word of a match that is right or wrong; empty where one of the identities is not known."""
     if pid is None or query_pid is None:
         return "", "", ""

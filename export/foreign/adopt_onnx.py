@@ -15,8 +15,8 @@ from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
 from hat.runtime.protocol import run_in_pieces
 
 from ..to_onnx import save_onnx
-from .adoption import Run, Surrounded, has_own_rows, is_same, probe_images, why_fixed
 from .model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
+from .probe import Run, Surrounded, has_own_rows, is_same, probe_images, why_fixed
 
 if TYPE_CHECKING:
     import onnx

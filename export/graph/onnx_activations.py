@@ -84,7 +84,7 @@ class GraphRunner:
 
     def embed(self, images: npt.NDArray[np.uint8], **inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return the first output of all images, (n, embed_dim) float32."""
-        return np.concatenate([values[0] for values in self.batches(images, **inputs)]).astype(np.float32, copy=False)
+        return np.concatenate([values[0] for values in self.batches(images, None, **inputs)]).astype(np.float32, copy=False)
 
 
 def activations(

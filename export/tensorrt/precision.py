@@ -61,7 +61,7 @@ def network_types(network: Any) -> dict[str, int]:
 def product_output_type(network: Any) -> str:
     """Return the type that most convolutions and matrix products of a parsed network are asked to write."""
     layers = (network.get_layer(index) for index in range(network.num_layers))
-    counts = Counter(layer.get_output(0).dtype.name for layer in layers if layer.type.name in _PRODUCTS)
+    counts = Counter(str(layer.get_output(0).dtype.name) for layer in layers if layer.type.name in _PRODUCTS)
     return max(counts, key=counts.__getitem__)
 
 

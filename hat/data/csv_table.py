@@ -124,7 +124,8 @@ def read_csv_table(path: Path, *, skip_missing: bool = False) -> ReIDDataset:
             False; the row is named by its line.
     """
     exists = _Existence()
-    rows, missing = [], []
+    rows: list[_Row] = []
+    missing: list[_Row] = []
     for row in _read_rows(path, exists):
         (rows if exists(row.location) else missing).append(row)
     if missing and not skip_missing:

@@ -7,6 +7,7 @@ names what differs; there is no fallback to other weights.
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 import urllib.error
@@ -55,7 +56,7 @@ def read_state_file(path: str | Path) -> dict[str, Tensor]:
     return state_of(read_weights_file(path), path)
 
 
-def read_weights_file(path: str | Path) -> Any:
+def read_weights_file(path: str | os.PathLike[str]) -> Any:
     """Read what a file of weights holds, unwrapped: names and tensors, or an `UnknownObject` for a whole pickled module.
 
     Raises:
@@ -88,7 +89,7 @@ def read_weights_file(path: str | Path) -> Any:
     return content
 
 
-def state_of(content: Any, source: str | Path) -> dict[str, Tensor]:
+def state_of(content: Any, source: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Return the names and tensors of what `read_weights_file` read.
 
     Raises:
@@ -152,9 +153,9 @@ def load_backbone_weights(model: HAT, source: str) -> str:
     if source == "none":
         return "backbone starts from random weights"
     if source == "torchvision":
-        state, described = _torchvision_state(model.mfe.library_name), "torchvision's ImageNet weights (IMAGENET1K_V1)"
+        state, described = _torchvision_state(str(model.mfe.library_name)), "torchvision's ImageNet weights (IMAGENET1K_V1)"
     elif source == "timm":
-        state, described = _timm_state(model.mfe.library_name), "timm's weights"
+        state, described = _timm_state(str(model.mfe.library_name)), "timm's weights"
     else:
         state, described = read_state_file(source), str(source)
     backbone = model.mfe

@@ -67,9 +67,10 @@ class FeatureExtractor(nn.Module):
         """
         levels = self.mfe(pixels)
         maps = {name: blocks(levels[int(name[-1]) - 1]) for name, blocks in self.bottlenecks.items()}
-        features = {"mfe": self.pooling(levels[-1])} if self.config.mfe_supervision else {}  # (B, C)
+        features: dict[str, Tensor] = {"mfe": self.pooling(levels[-1])} if self.config.mfe_supervision else {}  # (B, C)
         height, width = pixels.shape[-2:]
-        return features | self.dsa(maps, (height, width))
+        features.update(self.dsa(maps, (height, width)))
+        return features
 
     def check_shape(self, images: Tensor) -> None:
         """Refuse images of a shape that the model does not take.

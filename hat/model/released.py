@@ -122,7 +122,8 @@ def released_config(
             "say the size that it was trained at"
         )
     depths = tuple(_count(state, f"dsa.tfc{level}.blocks.") for level in range(1, 5))
-    widths = tuple(shape(f"dsa.tfc{level}.cls_token")[-1] if level in levels else 1 for level in range(1, 5))
+    one, two, three, four = (shape(f"dsa.tfc{level}.cls_token")[-1] if level in levels else 1 for level in range(1, 5))
+    widths = (one, two, three, four)
     channels = tuple(_channels(state, level) for level in range(1, 5))
     first = f"bottlenecks.tfc{levels[0]}."
     config = model_config(

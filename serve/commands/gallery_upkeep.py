@@ -114,7 +114,8 @@ def label(
         ids = id_ or opened.ids(Filter.of(pids=[parse_identity(pid or "", "--pid")])).tolist()
         if not ids:
             raise UsageError(f"{location} has no image of {pid}: hat gallery info names its people")
-        others = opened.ids(Filter.of(pids=[labels["pid"]])).tolist() if labels.get("pid") is not None else []
+        renamed = labels.get("pid")
+        others = opened.ids(Filter.of(pids=[renamed])).tolist() if renamed is not None else []
         num_merged = len(set(others) - set(ids))
         num_changed = opened.update(ids, labels)
     result = {"gallery": location, "num_changed": num_changed, "num_records": len(ids), "num_merged": num_merged}

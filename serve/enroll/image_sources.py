@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 
 from hat.data.archives import split_location
 from hat.data.datasets import DISTRACTOR_PID, JUNK_PID
-from hat.data.identity_folders import is_identity_folders, parse_camera
+from hat.data.identity_folders import is_identity_folders
 from hat.data.image_trees import FolderTree, ZipTree, open_tree
 from hat.data.images import read_encoded
-from hat.data.labels import number_labels, parse_label
+from hat.data.labels import number_labels, parse_camera, parse_label
 from hat.data.market import is_market_style, parse_market_name
 from hat.errors import DataError, UsageError
 

@@ -238,7 +238,8 @@ class MilvusGallery(Gallery):
                 for id_, row in self._rows(wanted[start : start + _THUMBNAILS_AT_ONCE], fields, _THUMBNAILS_AT_ONCE).items():
                     before = record_of(row)
                     attributes = {**before.attributes, **labels.get("attributes", {})}
-                    after = replace(before, **{**labels, "attributes": attributes})
+                    changes: dict[str, Any] = {**labels, "attributes": attributes}
+                    after = replace(before, **changes)
                     if after != before:
                         changed.append(row_of(after, id_, np.asarray(row["embedding"], dtype=np.float32)))
                 self._collection.write(changed, undo=False)

@@ -93,7 +93,7 @@ async def _answer_work_error(request: Request, error: Exception) -> Response:
     return error_response(request.scope, ApiError(503, detail, retry_after_s=5))
 
 
-EXCEPTION_HANDLERS = {
+EXCEPTION_HANDLERS: dict[int | type[Exception], Any] = {
     HTTPException: _answer_http_error,
     RequestValidationError: _answer_invalid_request,
     UsageError: _answer_usage_error,
