@@ -29,6 +29,7 @@ from hat.record import append_record, markdown_table
 BASE = "base"
 ROWS: dict[str, tuple[str, str, list[str]]] = {
     BASE: ("", "as the recipe has it", []),
+    "baseline": ("2", "baseline, the MFE alone", ["model.depths=[0,0,0,0]"]),
     "depths-12-0-0-0": ("2", "depths {12,0,0,0}", ["model.depths=[12,0,0,0]"]),
     "depths-0-12-0-0": ("2", "depths {0,12,0,0}", ["model.depths=[0,12,0,0]"]),
     "depths-0-0-12-0": ("2", "depths {0,0,12,0}", ["model.depths=[0,0,12,0]"]),
@@ -43,12 +44,13 @@ ROWS: dict[str, tuple[str, str, list[str]]] = {
     "no-nea": ("3", "without NeA", ["model.nea=false"]),
     "d-8": ("4", "levels scaled to 1/8", ["model.downscale=8"]),
     "d-32": ("4", "levels scaled to 1/32", ["model.downscale=32"]),
-    "lambda-0.25": ("5", "lambda 0.25", ["loss.auxiliary_weight=0.25"]),
-    "lambda-0.75": ("5", "lambda 0.75", ["loss.auxiliary_weight=0.75"]),
-    "lambda-1": ("5", "lambda 1", ["loss.auxiliary_weight=1.0"]),
+    **{
+        f"lambda-{weight}": ("5", f"lambda {weight}", [f"loss.auxiliary_weight={weight}"])
+        for weight in ("0.0", "0.1", "0.3", "0.8", "1.0")
+    },
     "norm-before": ("", "layer norm before the sub-layers, as released", ["model.transformer.norm_order=pre"]),
 }
-"""Name -> (table of the paper, description, what is set)."""
+"""Name -> (table of the paper, description, what is set). The base has depths {3,3,6,0} and lambda 0.5."""
 
 DEFAULT_ROWS = [name for name in ROWS if not name.startswith("depths") or name in ("depths-0-0-12-0", "depths-4-4-4-0")]
 MILESTONES, WARM_UP, LENGTH = (50, 70, 90, 110, 130), 10, 150

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hat.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from .foreign.adoption import adopt
     from .int8.calibration import calibration_from
     from .request import Calibration, ExportRequest
     from .targets import export_function, list_targets
@@ -23,6 +24,7 @@ __all__ = [
     "Calibration",
     "EngineOptions",
     "ExportRequest",
+    "adopt",
     "build_engine",
     "calibration_from",
     "export_function",
@@ -37,6 +39,7 @@ _HOMES = {
     "Calibration": ".request",
     "EngineOptions": ".tensorrt.options",
     "ExportRequest": ".request",
+    "adopt": ".foreign.adoption",
     "build_engine": ".tensorrt.builder",
     "calibration_from": ".int8.calibration",
     "export_function": ".targets",

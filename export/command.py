@@ -22,7 +22,10 @@ __all__ = ["export"]
 
 
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint folder, or a .pth file of HAT's released code.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="A checkpoint folder, a .pth file of HAT's released code, or a file of hat adopt (for openvino)."),
+    ],
     to: Annotated[str, typer.Option("--to", help="onnx, tensorrt, tensorrt-rtx, openvino, triton or deepstream.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write; a folder for triton and deepstream.")],
     precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8 or fp8.")] = "fp32",
@@ -62,6 +65,7 @@ def export(
     from hat.errors import UsageError
     from hat.io.artifact import checked_artifact_precision
 
+    from .foreign.adopted_export import adopted_info, export_adopted
     from .request import ExportRequest
     from .targets import export_function
 
@@ -82,8 +86,15 @@ def export(
     if out.is_file() and not force:  # what a folder that is there means is the target's own matter
         raise UsageError(f"{out} is there already: give another name, or --force to replace it")
 
-    model, metrics = _load(checkpoint)
-    calibration = _calibration(calibration_data, model.preprocessing, num_calibration, seed) if calibration_data else None
+    source = Path(checkpoint).expanduser()
+    adopted = adopted_info(source, to)
+    model: HAT | None
+    if adopted is None:
+        model, metrics = _load(checkpoint)
+        preprocessing = model.preprocessing
+    else:
+        model, metrics, preprocessing = None, adopted.metrics, adopted.preprocessing
+    calibration = _calibration(calibration_data, preprocessing, num_calibration, seed) if calibration_data else None
     request = ExportRequest(
         name=Path(checkpoint).expanduser().resolve().stem,
         precision=chosen,
@@ -96,7 +107,7 @@ def export(
         metrics=metrics,
     )
     stderr.print(f"exporting to {to} in {chosen} ...")
-    info = write(model, out, request)
+    info = write(model, out, request) if model is not None else export_adopted(source, out, request)
     result = _result(to, out, info)
     emit(result, _table(result), as_json)
 

@@ -17,7 +17,7 @@ from hat.io.onnx_file import graph_precision, onnx_opset
 from hat.model import HAT
 from hat.model.inference import InferenceModel
 
-from .graph.onnx_float16 import HalfInferenceModel
+from .graph.onnx_float16 import half_inference_model
 from .graph.onnx_trace import trace_onnx
 from .request import Calibration, ExportRequest
 
@@ -123,12 +123,12 @@ def build_onnx(model: HAT, request: ExportRequest) -> BuiltGraph:
     return BuiltGraph(proto, details)
 
 
-def inference_module(model: HAT, precision: ArtifactPrecision) -> InferenceModel | HalfInferenceModel:
+def inference_module(model: HAT, precision: ArtifactPrecision) -> InferenceModel:
     """The module that is traced for a floating-point precision."""
     if precision == "fp16":
-        return HalfInferenceModel(model, torch.float16)
+        return half_inference_model(model, torch.float16)
     if precision == "bf16":
-        return HalfInferenceModel(model, torch.bfloat16)
+        return half_inference_model(model, torch.bfloat16)
     return InferenceModel(model).cpu()
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hat.errors import HatError
     from hat.evaluation import evaluate
     from hat.io.checkpoint import load_checkpoint, save_checkpoint
-    from hat.metrics import RankingResult, evaluate_embeddings, evaluate_ranking, rerank
+    from hat.metrics import RankingResult, center_by_camera, evaluate_embeddings, evaluate_ranking, rerank
     from hat.model import HAT, ModelConfig, create_model, list_models
     from hat.preprocessing import Preprocessing
 
@@ -29,6 +29,7 @@ __all__ = [
     "ModelConfig",
     "Preprocessing",
     "RankingResult",
+    "center_by_camera",
     "create_model",
     "evaluate",
     "evaluate_embeddings",
@@ -47,6 +48,7 @@ _HOMES = {
     "ModelConfig": "hat.model",
     "Preprocessing": "hat.preprocessing",
     "RankingResult": "hat.metrics",
+    "center_by_camera": "hat.metrics",
     "create_model": "hat.model",
     "evaluate": "hat.evaluation",
     "evaluate_embeddings": "hat.metrics",

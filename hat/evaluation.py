@@ -10,10 +10,10 @@ import numpy.typing as npt
 from hat.data.datasets import ReIDDataset
 from hat.embedder import Embedder
 from hat.errors import DataError
-from hat.metrics import RankingResult, evaluate_embeddings, evaluate_ranking
+from hat.metrics import RankingResult, center_by_camera, evaluate_embeddings, evaluate_ranking
 from hat.metrics import rerank as rerank_distances
 
-__all__ = ["embed_dataset", "evaluate", "rank_embeddings"]
+__all__ = ["center_dataset", "check_rankable", "embed_dataset", "evaluate", "rank_embeddings"]
 
 
 def evaluate(
@@ -22,6 +22,7 @@ def evaluate(
     *,
     rerank: bool = False,
     flip: bool = False,
+    center_cameras: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> RankingResult:
     """mAP, CMC and mINP of a model on a data set's query and gallery.
@@ -31,16 +32,19 @@ def evaluate(
         dataset: The data set; its gallery holds no junk.
         rerank: Rank by k-reciprocal re-ranked distances (k1 20, k2 6, lambda 0.3) instead of cosine distances.
         flip: Embed each image together with its mirror image.
+        center_cameras: Subtract each camera's mean embedding before ranking (`center_dataset`).
         advance: Called with the number of images that were just embedded.
 
     Returns:
         The figures, rates in [0, 1].
 
     Raises:
-        DataError: The data set has no query or no gallery.
+        DataError: The data set has no query, no gallery or no match, see `check_rankable`.
         ImageError: An image cannot be used.
     """
     query, gallery = embed_dataset(embedder, dataset, flip=flip, advance=advance)
+    if center_cameras:
+        query, gallery = center_dataset(query, gallery, dataset)
     distances = rerank_distances(query, gallery) if rerank else None
     return rank_embeddings(query, gallery, dataset, distances=distances)
 
@@ -51,16 +55,57 @@ def embed_dataset(
     """Embeddings of a data set's query and gallery, (num_query, embed_dim) and (num_gallery, embed_dim) float32.
 
     Raises:
-        DataError: The data set has no query or no gallery.
+        DataError: The data set has no query, no gallery or no match, see `check_rankable`.
         ImageError: An image cannot be used.
+    """
+    check_rankable(dataset)
+    query = embedder.embed_paths(dataset.query.paths, flip=flip, advance=advance)
+    gallery = embedder.embed_paths(dataset.gallery.paths, flip=flip, advance=advance)
+    return query, gallery
+
+
+def center_dataset(
+    query: npt.NDArray[np.float32], gallery: npt.NDArray[np.float32], dataset: ReIDDataset
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Subtract from each embedding the mean of its camera over query and gallery together, and scale the rest to unit length.
+
+    Args:
+        query: (num_query, embed_dim) float32.
+        gallery: (num_gallery, embed_dim) float32.
+        dataset: Their labels, of which cameras alone are read.
+
+    Returns:
+        Both, centered.
+
+    Raises:
+        UsageError: All images of a camera have the same embedding.
+    """
+    camids = np.concatenate([dataset.query.camids, dataset.gallery.camids])
+    centered = center_by_camera(np.concatenate([query, gallery]), camids)
+    return centered[: len(query)], centered[len(query) :]
+
+
+def check_rankable(dataset: ReIDDataset) -> None:
+    """Refuse a data set none of whose queries has a match that counts, before its images are embedded.
+
+    Raises:
+        DataError: There is no query, no gallery, or no match; it says whether cameras are the reason.
     """
     if not len(dataset.query) or not len(dataset.gallery):
         raise DataError(
             f"{dataset.name} has {len(dataset.query)} query and {len(dataset.gallery)} gallery images: nothing to rank"
         )
-    query = embedder.embed_paths(dataset.query.paths, flip=flip, advance=advance)
-    gallery = embedder.embed_paths(dataset.gallery.paths, flip=flip, advance=advance)
-    return query, gallery
+    cameras: dict[int, set[int]] = {}
+    for sample in dataset.gallery:
+        cameras.setdefault(sample.pid, set()).add(sample.camid)
+    seen = [(sample.camid, cameras[sample.pid]) for sample in dataset.query if sample.pid in cameras]
+    if not seen:
+        raise DataError(f"{dataset.name}: no identity of the query is in the gallery, so there is nothing to be found")
+    if not any(where - {camera} for camera, where in seen):
+        raise DataError(
+            f"{dataset.name}: every match was seen by the query's own camera, and such pairs do not count; --no-cameras "
+            "counts all pairs, which is easier than any benchmark"
+        )
 
 
 def rank_embeddings(

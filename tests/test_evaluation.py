@@ -95,6 +95,20 @@ def test_several_data_sets_make_a_table_and_reranking_changes_the_figures(market
     assert content["rerank"] and content["flip"] and 0 < content["results"][0]["mAP"] <= 1
 
 
+def test_evaluate_center_cameras_is_the_same_in_python_and_on_the_command_line(market_folder, checkpoint, tiny_model):
+    result = run("eval", checkpoint, "--data", market_folder, "--center-cameras", "--json", "--device", "cpu")
+    content = json.loads(result.stdout)
+    dataset, embedder = hat.load_dataset("market1501", market_folder), hat.Embedder(TorchRuntime(tiny_model, "cpu"))
+    expected = hat.evaluate(embedder, dataset, center_cameras=True)
+    assert content["center_cameras"] is True
+    assert content["results"][0]["mAP"] == pytest.approx(expected.mAP, abs=1e-6)
+    rows = hat.center_by_camera(
+        np.concatenate([embedder.embed(dataset.query.paths), embedder.embed(dataset.gallery.paths)]),
+        np.concatenate([dataset.query.camids, dataset.gallery.camids]),
+    )
+    assert expected.mAP == pytest.approx(brute_force_map(rows[:6], rows[6:], dataset), abs=1e-9)
+
+
 def test_a_bad_image_is_named_and_can_be_left_out(market_folder, checkpoint):
     bad = sorted((market_folder / "bounding_box_test").glob("0003*"))[0]
     bad.write_bytes(bad.read_bytes()[:200])

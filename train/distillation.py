@@ -58,7 +58,7 @@ class Distillation:
         Returns:
             The weighted sum and its unweighted parts, ``"distill_embedding"`` and ``"distill_similarity"``.
         """
-        joined = torch.cat([outputs[name].necked for name in self.branches], dim=1)
+        joined = torch.cat([outputs[name].bn_feature for name in self.branches], dim=1)
         student = F.normalize(at_least_float32(joined), dim=1)  # (B, embed_dim)
         target = self.teacher.embed(images, indices).to(student.dtype)  # (B, teacher's width)
         parts: dict[str, Tensor] = {}

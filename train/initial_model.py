@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import torch
 
+from hat.config import config_to_dict
 from hat.errors import ConfigError, WeightsError
 from hat.io.checkpoint import load_checkpoint
 from hat.io.weights import load_backbone_weights, load_state
@@ -51,21 +55,39 @@ def initial_model(config: TrainConfig, num_classes: int) -> tuple[HAT, str]:
 
 
 def _continue_from(model: HAT, folder: str) -> str:
-    """Copy a trained model; positions are resampled for another image size, classifiers of other people begin anew."""
+    """Copy a trained model; positions are resampled for another image size, classifiers of other people begin again.
+
+    Whatever leaves the shapes of all tensors as they are, the number of heads for example, may differ, and is named.
+    """
     source = load_checkpoint(folder)
     own, state = model.state_dict(), source.state_dict()
     own_stages = dict(model.dsa.items())
     for level, stage in source.dsa.items():
         own_stage = own_stages.get(level)
         if isinstance(stage, TFC) and isinstance(own_stage, TFC):
-            state[f"dsa.{level}.position_embedding"] = stage.positions(*own_stage.grid).detach()
+            state[f"dsa.{level}.position_embedding"] = stage.interpolate_pos_embed(*own_stage.grid).detach()
     other_people = source.num_classes != model.num_classes
     if other_people:
         state.update({name: value for name, value in own.items() if name.startswith("classifiers.")})
     try:
         load_state(model, state, folder)
     except WeightsError as error:
-        raise WeightsError(f"{error}. Only image size and number of identities may differ") from None
-    size, before = "x".join(map(str, model.config.image_size)), "x".join(map(str, source.config.image_size))
-    resized = f", resampled from {before} to {size}" if size != before else ""
-    return f"the model starts from {folder}{resized}, with {'new' if other_people else 'its own'} classifiers"
+        raise WeightsError(f"{error}. Only image size, number of identities and what changes no shape may differ") from None
+    size, size_before = "x".join(map(str, model.config.image_size)), "x".join(map(str, source.config.image_size))
+    resized = f", resampled from {size_before} to {size}" if size != size_before else ""
+    differing = [
+        f"{name} {value} instead of {before}"
+        for name, value, before in _differences(config_to_dict(model.config), config_to_dict(source.config))
+        if name != "image_size"
+    ]
+    changed = f" and {', '.join(differing)}" if differing else ""
+    return f"the model starts from {folder}{resized}, with {'new' if other_people else 'its own'} classifiers{changed}"
+
+
+def _differences(config: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the dotted name and both values of every field in which two nested configurations differ."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _differences(value, other[key], f"{prefix}{key}.")
+        elif value != other[key]:
+            yield f"{prefix}{key}", value, other[key]

@@ -64,13 +64,19 @@ def escaped_text(text: str) -> str:
     return " ".join(escaped(word) for word in text.split())
 
 
+def _architecture(info: ArtifactInfo) -> list[tuple[str, str]]:
+    if info.model is None:
+        return [("adopted from", escaped(info.adopted.file if info.adopted else ""))]
+    blocks = ", ".join(map(str, info.model.depths))
+    return [("backbone", escaped(info.model.backbone.name)), ("transformer blocks", escaped(blocks))]
+
+
 def _facts(info: ArtifactInfo, runtime_name: str) -> str:
     height, width = info.preprocessing.size
     rows = [
         ("name", escaped(info.name)),
         ("runs in", escaped(runtime_name)),
-        ("backbone", escaped(info.model.backbone.name)),
-        ("transformer blocks", escaped(", ".join(map(str, info.model.depths)))),
+        *_architecture(info),
         ("input", f"{height} × {width} pixels"),
         ("embedding", f"{info.embed_dim:,} numbers"),
         ("precision", info.precision),

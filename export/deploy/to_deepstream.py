@@ -64,7 +64,7 @@ def export_deepstream(model: HAT, path: str | os.PathLike[str], request: ExportR
         info = dataclasses.replace(
             inside,
             precision=request.precision,
-            fingerprint=fingerprint(inside.model, inside.preprocessing, inside.source_sha256, request.precision),
+            fingerprint=fingerprint(inside.architecture, inside.preprocessing, inside.source_sha256, request.precision),
             batch=request.batch,
             details=inside.details | {"onnx": ONNX_FILE, "onnx_fingerprint": inside.fingerprint},
         )

@@ -10,7 +10,6 @@ as they stand.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hat.errors import WorkError
@@ -18,7 +17,7 @@ from hat.model import HAT
 from hat.model.inference import InferenceModel
 from hat.model.transformer import Attention
 
-__all__ = ["HalfInferenceModel"]
+__all__ = ["half_inference_model"]
 
 _FLOAT32_LAYERS: tuple[type[nn.Module], ...] = (
     nn.LayerNorm,
@@ -33,90 +32,62 @@ _FLOAT32_LAYERS: tuple[type[nn.Module], ...] = (
 _NUM_PROBES = 2
 
 
-class HalfInferenceModel(nn.Module):
-    """A trained model in float16 or bfloat16: convolutions, linear layers and attention's products in half.
+def half_inference_model(model: HAT, dtype: torch.dtype) -> InferenceModel:
+    """Make the inference graph in float16 or bfloat16: convolutions, linear layers and attention's products in half.
 
     Pixels are normalized in float32, and layer norms, softmax, poolings over the whole map, the necks and the L2 norm are
-    computed in float32 too. Input and output are those of `InferenceModel`.
+    computed in float32 too.
 
     Args:
         model: The trained model. It is left as it is.
         dtype: ``torch.float16`` or ``torch.bfloat16``.
 
+    Returns:
+        The graph, on the CPU.
+
     Raises:
         WorkError: A weight, or what a layer gives for a picture of noise, is not finite in this type.
     """
-
-    pixel_scale: Tensor
-    pixel_shift: Tensor
-    embedding_scale: Tensor
-    embedding_shift: Tensor
-
-    def __init__(self, model: HAT, dtype: torch.dtype) -> None:
-        super().__init__()
-        graph = InferenceModel(model).cpu()
-        self.dtype = dtype
-        self.config, self.embed_dim = graph.config, graph.embed_dim
-        self.mfe, self.bottlenecks, self.dsa = graph.mfe, graph.bottlenecks, graph.dsa
-        for name in ("pixel_scale", "pixel_shift", "embedding_scale", "embedding_shift"):
-            self.register_buffer(name, graph.get_buffer(name))
-        for part in self.children():
-            _keep_in_float32(part)
-        converted = [weight for name, part in self.named_children() for weight in _converted(part, name, dtype)]
-        if dtype == torch.float16:
-            _check_activations(graph)
-        for old, new in converted:
-            old.data = new
-        if self.config.mfe_supervision:
-            self.pooling = graph.pooling  # after the weights were converted: its power stays in float32
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 or float 0-255 RGB to (B, embed_dim) float32, rows of unit length."""
-        pixels = (images.float() * self.pixel_scale + self.pixel_shift).to(self.dtype)
-        levels = self.mfe(pixels)
-        maps = {name: blocks(levels[int(name[-1]) - 1]) for name, blocks in self.bottlenecks.items()}
-        height, width = images.shape[-2:]
-        features = self.dsa(maps, (height, width))
-        parts = [self.pooling(levels[-1].float())] if self.config.mfe_supervision else []
-        joined = torch.cat([*parts, features[self.config.embedding_branches[-1]].float()], dim=1)  # (B, embed_dim)
-        return F.normalize(joined * self.embedding_scale + self.embedding_shift, dim=1)
+    graph = InferenceModel(model).cpu()
+    converted = []
+    for name in ("mfe", "bottlenecks", "dsa"):
+        part = graph.get_submodule(name)
+        _keep_in_float32(part)
+        converted += _converted(part, name, dtype)
+    if dtype == torch.float16:
+        _check_activations(graph)
+    for old, new in converted:
+        old.data = new
+    if graph.config.mfe_supervision:
+        graph.pooling = _InFloat32(graph.pooling, keep=True)  # an average over the map, of which the embedding is a part
+    graph.dtype = dtype
+    return graph
 
 
 class _InFloat32(nn.Module):
-    """A layer between two casts."""
+    """A layer between two casts, or after one where its result is to stay in float32."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, *, keep: bool = False) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.keep = layer, keep
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layer(x.float())
-        return out.to(x.dtype)
+        return out if self.keep else out.to(x.dtype)
 
 
-class _HalfAttention(nn.Module):
+class _HalfAttention(Attention):
     """`Attention` with its softmax in float32, its parts written out: a fused attention would hide the type of the softmax."""
 
     def __init__(self, attention: Attention) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.num_heads, self.head_dim, self.scale = attention.num_heads, attention.head_dim, attention.scale
-        self.to_qkv, self.to_out = attention.to_qkv, attention.to_out
+        self.to_qkv, self.to_out, self.dropout = attention.to_qkv, attention.to_out, attention.dropout
 
-    def forward(self, tokens: Tensor, num_queries: int | None = None) -> Tensor:
-        inner = self.num_heads * self.head_dim
-        if num_queries is None:
-            q, k, v = self.to_qkv(tokens).chunk(3, dim=-1)  # each (B, N, heads * head_dim)
-        else:
-            weight_q, weight_kv = self.to_qkv.weight.split([inner, 2 * inner])
-            q = F.linear(tokens[:, :num_queries], weight_q)
-            k, v = F.linear(tokens, weight_kv).chunk(2, dim=-1)
-        q, k, v = (part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for part in (q, k, v))
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # The scale goes to the queries: unscaled logits of wide heads can leave the range of float16.
         logits = (q * self.scale) @ k.transpose(-1, -2)  # (B, heads, queries, N)
-        attended = logits.float().softmax(dim=-1).to(tokens.dtype) @ v  # (B, heads, queries, head_dim)
-        out: Tensor = self.to_out(attended.transpose(1, 2).flatten(2))  # (B, queries, C)
-        return out
+        return logits.float().softmax(dim=-1).to(q.dtype) @ v  # (B, heads, queries, head_dim)
 
 
 def _keep_in_float32(module: nn.Module) -> None:

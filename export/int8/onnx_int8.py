@@ -24,7 +24,7 @@ from hat.console import progress
 from hat.errors import ConfigError, UsageError, WorkError
 from hat.model import HAT
 
-from ..graph.onnx_float16 import HalfInferenceModel
+from ..graph.onnx_float16 import half_inference_model
 from ..graph.onnx_trace import trace_onnx
 from ..request import ExportRequest
 from .activation_ranges import CalibrationName, Range, tensor_ranges
@@ -173,7 +173,7 @@ def _floating_point(model: HAT, request: ExportRequest, options: QuantizationOpt
             raise UsageError("rest=fp16 belongs to scheme=tensorrt: a CPU computes the rest in fp32")
         if request.opset < FLOAT16_SCALE_OPSET:
             raise UsageError(f"int8 inside fp16 needs opset {FLOAT16_SCALE_OPSET}, got {request.opset}: ask for that one")
-        graph = HalfInferenceModel(model, torch.float16)
+        graph = half_inference_model(model, torch.float16)
         return trace_onnx(graph, opset=request.opset, input_type=request.input_type)
     return trace_onnx(inference_module(model, "fp32"), opset=request.opset, input_type=request.input_type)
 

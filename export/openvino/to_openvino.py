@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import onnx
     import openvino
 
-__all__ = ["export_openvino"]
+__all__ = ["check_request", "check_saved", "convert_to_openvino", "export_openvino", "save_openvino"]
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
@@ -60,7 +60,7 @@ def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportReq
     """
     path = Path(path).expanduser()
     request = request or ExportRequest(name=path.stem)
-    _check_request(path, request)
+    check_request(path, request)
     try:
         import openvino
     except ImportError:
@@ -74,12 +74,17 @@ def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportReq
 
             graph, details = quantize_openvino(_convert(prepared_for_openvino(proto, request), info), request, graph)
             info = replace(info, details=info.details | details)
-        info = _save(graph, info, temporary)
-        _check_saved(openvino.Core(), temporary, request)
+        info = save_openvino(graph, info, temporary)
+        check_saved(openvino.Core(), temporary, request)
     return info
 
 
-def _check_request(path: Path, request: ExportRequest) -> None:
+def check_request(path: Path, request: ExportRequest) -> None:
+    """Refuse what cannot be had before the minutes that making it takes.
+
+    Raises:
+        UsageError: A precision, a name or an option that OpenVINO files do not have, or a file is there already.
+    """
     if request.precision not in PRECISIONS:
         raise UsageError(f"OpenVINO has no {request.precision}: expected {', '.join(PRECISIONS)}")
     if path.suffix != ".xml":
@@ -96,18 +101,27 @@ def _check_request(path: Path, request: ExportRequest) -> None:
 
 def _convert(proto: onnx.ModelProto, info: ArtifactInfo) -> openvino.Model:
     """A float32 graph in OpenVINO's operations, by way of an ONNX file that is not kept."""
-    import openvino
-
     with tempfile.TemporaryDirectory(prefix="hat-openvino-") as folder:
         file = Path(folder) / "model.onnx"
         save_onnx(proto, info, file)
-        try:
-            return openvino.convert_model(file)
-        except (RuntimeError, ValueError) as error:
-            raise WorkError(f"OpenVINO cannot convert the graph: {error}") from error
+        return convert_to_openvino(file)
 
 
-def _save(graph: openvino.Model, info: ArtifactInfo, path: Path) -> ArtifactInfo:
+def convert_to_openvino(file: Path) -> openvino.Model:
+    """Read an ONNX file of ours as a graph in OpenVINO's operations.
+
+    Raises:
+        WorkError: It has operations that OpenVINO does not have.
+    """
+    import openvino
+
+    try:
+        return openvino.convert_model(file)
+    except (RuntimeError, ValueError) as error:
+        raise WorkError(f"OpenVINO cannot convert the graph: {error}") from error
+
+
+def save_openvino(graph: openvino.Model, info: ArtifactInfo, path: Path) -> ArtifactInfo:
     """Write a graph with the facts about itself, among them the hash of its weights, which exist once they are written.
 
     A word of the hash's length stands in the ``.xml`` for it until then: so the weights, up to a gigabyte, are written once.
@@ -136,8 +150,12 @@ def _save(graph: openvino.Model, info: ArtifactInfo, path: Path) -> ArtifactInfo
     return replace(info, details=info.details | {"weights_file_sha256": found})
 
 
-def _check_saved(core: openvino.Core, path: Path, request: ExportRequest) -> None:
-    """Read the file back and compare its types and its batch with what was asked for."""
+def check_saved(core: openvino.Core, path: Path, request: ExportRequest, *, fixed_batch: bool = False) -> None:
+    """Read the file back and compare its types and its batch with what was asked for.
+
+    Raises:
+        WorkError: They are others.
+    """
     written = core.read_model(path, weights_path(path))
     try:
         built = stored_as(written)
@@ -145,5 +163,5 @@ def _check_saved(core: openvino.Core, path: Path, request: ExportRequest) -> Non
         raise WorkError(f"{request.precision} was asked for: {error}") from None
     if built != ("fp16" if request.precision == "bf16" else request.precision):
         raise WorkError(f"{request.precision} was asked for and the weights are stored in {built}")
-    if not written.inputs[0].get_partial_shape()[0].is_dynamic:
+    if not fixed_batch and not written.inputs[0].get_partial_shape()[0].is_dynamic:
         raise WorkError("the graph has lost its dynamic batch")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hat.config import config_to_dict
 from hat.console import metric_rows
-from hat.errors import CheckpointError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
+from hat.io.artifact import ArtifactInfo
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -64,12 +63,9 @@ def served_result(address: str) -> dict[str, Any]:
 
 def _read_onnx(path: Path) -> tuple[ArtifactInfo, dict[str, Any]]:
     from hat.io.onnx_file import compute_types, graph_precision, onnx_opset, read_onnx
+    from hat.runtime.onnxruntime_runtime import read_onnx_info
 
-    proto = read_onnx(path)
-    facts = next((entry.value for entry in proto.metadata_props if entry.key == METADATA_KEY), None)
-    if facts is None:
-        raise CheckpointError(f"{path} was not made by hat export: its metadata has no {METADATA_KEY!r}")
-    info = info_from_json(facts, str(path))
+    info, proto = read_onnx_info(path), read_onnx(path)
     found = {
         "opset": onnx_opset(proto),
         "built_precision": graph_precision(proto),
@@ -83,13 +79,18 @@ def artifact_table(result: dict[str, Any]) -> RenderableType:
     from rich.table import Table
 
     info = result["artifact"]
-    preprocessing, model = info["preprocessing"], info["model"]
+    preprocessing, model, adopted = info["preprocessing"], info["model"], info["adopted"]
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     if "bytes" in result:
         table.add_row("file", f"{result['target']}, {result['bytes'] / 1e6:,.1f} MB")
     else:
         table.add_row("served", f"{result['target']}, at most {result['max_batch']} images at once")
-    table.add_row("model", f"{info['name']}: {model['backbone']['name']}, depths {list(model['depths'])}")
+    if model is not None:
+        table.add_row("model", f"{info['name']}: {model['backbone']['name']}, depths {list(model['depths'])}")
+    else:
+        table.add_row("model", f"{info['name']}: adopted from {adopted['file']}, its output {adopted['output']}")
+        family = f", as {adopted['family']} has it" if adopted["family"] else ""
+        table.add_row("", f"it takes {adopted['layout'].upper()}, {adopted['color'].upper()}{family}; the file converts")
     size = f"{preprocessing['height']} x {preprocessing['width']}"
     table.add_row("input", f"{size} (height x width), RGB, {info['input_type']}; normalization is inside the file")
     table.add_row("embedding", f"{info['embed_dim']} values, unit length")

@@ -18,6 +18,7 @@ from hat.preprocessing import Preprocessing
 
 __all__ = [
     "METADATA_KEY",
+    "AdoptedModel",
     "ArtifactInfo",
     "ArtifactPrecision",
     "BatchProfile",
@@ -31,7 +32,8 @@ __all__ = [
 METADATA_KEY = "hat_reid"
 """Under this name a file's metadata holds an `ArtifactInfo` as JSON."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 knew no adopted models."""
 
 ArtifactPrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
@@ -55,6 +57,26 @@ class BatchProfile:
 
 
 @config_dataclass
+class AdoptedModel:
+    """A model of another project, and how its own graph takes images; `ArtifactInfo.preprocessing` has their size and range."""
+
+    file: str
+    """Name of the file that it was adopted from."""
+
+    family: str | None = None
+    """The family, of `hat.export.foreign.model.FAMILIES`, that its preprocessing was taken from."""
+
+    color: Literal["rgb", "bgr"]
+    """Order of the channels inside the file; what is given to the file is RGB."""
+
+    layout: Literal["nchw", "nhwc"]
+    """Order of the dimensions inside the file; what is given to the file is NCHW."""
+
+    output: str
+    """The output of the foreign graph that became the embedding."""
+
+
+@config_dataclass
 class ArtifactInfo:
     """What an exported file says of itself."""
 
@@ -64,8 +86,11 @@ class ArtifactInfo:
     name: str
     """What the model was called when it was exported: its checkpoint's folder."""
 
-    model: ModelConfig
-    """The architecture."""
+    model: ModelConfig | None = None
+    """The architecture of a HAT; None of an adopted model."""
+
+    adopted: AdoptedModel | None = None
+    """What is known of an adopted model; None of a HAT."""
 
     preprocessing: Preprocessing
     """How images become input: what the host does of it is RGB and the resize, the rest is inside the file."""
@@ -86,7 +111,7 @@ class ArtifactInfo:
     """Hash of the trained weights, `weights_sha256`: two files of the same weights share it, whatever their precision."""
 
     fingerprint: str
-    """Hash of architecture, weights, preprocessing and precision: what a gallery is bound to."""
+    """Hash of what decides an embedding, `fingerprint`: what a gallery is bound to."""
 
     versions: dict[str, str]
     """Versions of the libraries that made the file."""
@@ -100,11 +125,26 @@ class ArtifactInfo:
     metrics: dict[str, Any] = Field(default_factory=dict)
     """Figures that were measured with the checkpoint."""
 
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.adopted is None):
+            raise ValueError("a file holds a HAT (model) or an adopted model (adopted): expected one of the two")
+
+    @property
+    def architecture(self) -> ModelConfig | AdoptedModel:
+        """The one of `model` and `adopted` that is there."""
+        model = self.model or self.adopted
+        assert model is not None
+        return model
+
 
 def weights_sha256(module: nn.Module) -> str:
-    """Hash of everything of a model that an embedding depends on: names, shapes, types and values; classifiers are left out."""
+    """Hash everything of a model that an embedding depends on: names, shapes, types and values; classifiers are left out.
+
+    Names are those of the first release, so that a renamed layer changes no hash.
+    """
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    state = {name.replace(".patch_embed.", ".to_tokens."): value for name, value in module.state_dict().items()}
+    for name, value in sorted(state.items()):
         if name.startswith("classifiers.") or name.endswith("num_batches_tracked"):
             continue
         dense: Tensor = value.detach().cpu().contiguous()
@@ -113,13 +153,47 @@ def weights_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(model: ModelConfig, preprocessing: Preprocessing, source_sha256: str, precision: ArtifactPrecision) -> str:
-    """Hash of all that decides what an embedding means; embeddings of different fingerprints must not be compared unproven."""
-    architecture = config_to_dict(model)
-    if model.pooling == "avg":
-        del architecture["pooling"]  # a field that came later: what was made before it keeps its fingerprint
-    facts = [architecture, config_to_dict(preprocessing), source_sha256, precision]
+_FINGERPRINT_1: dict[str, tuple[str, ...]] = {
+    "": (
+        *("image_size", "backbone", "transformer", "depths", "widths", "downscale", "num_bottlenecks"),
+        *("bottleneck_reduction", "mfe_supervision", "auxiliary_loss", "nea", "last_nea"),
+    ),
+    "backbone": ("name", "last_stride", "stem_relu", "stride_in_1x1"),
+    "transformer": ("norm_order", "num_heads", "head_dim", "attention_scale", "ffn_dim", "ffn_ratio", "dropout"),
+}
+"""Fields of `ModelConfig` and its sections that version 1 always hashes. Fields that came later are hashed where they differ
+from their defaults, so that what was made before them keeps its fingerprint."""
+
+_FINGERPRINT_2 = ("color", "layout", "output")
+"""Fields of `AdoptedModel` that version 2 hashes: the others say where the file came from and change no embedding."""
+
+
+def fingerprint(
+    model: ModelConfig | AdoptedModel, preprocessing: Preprocessing, source_sha256: str, precision: ArtifactPrecision
+) -> str:
+    """Hash of all that decides what an embedding means; embeddings of different fingerprints must not be compared unproven.
+
+    Version 1 is a HAT's: its architecture, preprocessing, weights and precision. Version 2 is an adopted model's, with its
+    version inside. Both hash lists of fields that are written down here, since galleries and files are bound to what they were.
+    """
+    facts: Any
+    if isinstance(model, AdoptedModel):
+        described = config_to_dict(model)
+        facts = {"version": 2, "model": {name: described[name] for name in _FINGERPRINT_2}}
+        facts |= {"preprocessing": config_to_dict(preprocessing), "source_sha256": source_sha256, "precision": precision}
+    else:
+        architecture = _known_or_changed(config_to_dict(model), config_to_dict(ModelConfig()))
+        facts = [architecture, config_to_dict(preprocessing), source_sha256, precision]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _known_or_changed(fields: dict[str, Any], defaults: dict[str, Any], section: str = "") -> dict[str, Any]:
+    """Fields of version 1, and later ones that are not at their defaults."""
+    kept = {}
+    for name, value in fields.items():
+        if name in _FINGERPRINT_1[section] or value != defaults[name]:
+            kept[name] = _known_or_changed(value, defaults[name], name) if name in _FINGERPRINT_1 else value
+    return kept
 
 
 def info_to_json(info: ArtifactInfo) -> str:

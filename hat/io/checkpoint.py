@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from hat.config import config_dataclass, config_to_dict
+from hat.config import apply_overrides, config_dataclass, config_to_dict
 from hat.errors import CheckpointError, WeightsError, WorkError
 from hat.io.format_version import facts_from_dict
 from hat.io.weights import load_state, read_state_file
@@ -146,9 +146,10 @@ def load_checkpoint(folder: str | os.PathLike[str], device: str | torch.device =
     """
     folder = Path(folder).expanduser()
     info = read_checkpoint_info(folder)
-    model = HAT(info.model, info.num_classes, info.preprocessing)
     try:
-        load_state(model, read_state_file(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
+        state = read_state_file(folder / WEIGHTS_FILE)
+        model = _build(info, state)
+        load_state(model, state, str(folder / WEIGHTS_FILE))
     except WeightsError as error:
         raise CheckpointError(str(error)) from None
     return model.to(device).eval()
@@ -195,6 +196,21 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _build(info: CheckpointInfo, state: Mapping[str, Tensor]) -> HAT:
+    """Build the model of a checkpoint, its stages as wide as they are stored where the configuration leaves that open.
+
+    The last stage was as wide as the CNN's last map even where it was the only one or where that map was cut off.
+    """
+    model = HAT(info.model, info.num_classes, info.preprocessing)
+    tokens = {level: state.get(f"dsa.tfc{level}.cls_token") for level in info.model.levels}
+    widths = {level: token.shape[-1] for level, token in tokens.items() if token is not None and token.dim() == 3}
+    own = {level: model.get_parameter(f"dsa.tfc{level}.cls_token").shape[-1] for level in info.model.levels}
+    if info.model.widths is not None or widths == own or len(widths) < len(own):
+        return model
+    config = apply_overrides(info.model, {"widths": [widths.get(level, 1) for level in range(1, 5)]})
+    return HAT(config, info.num_classes, info.preprocessing)
 
 
 def _num_classes(state: Mapping[str, Tensor], source: str) -> int:

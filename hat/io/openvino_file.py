@@ -18,7 +18,15 @@ from hat.io.artifact import METADATA_KEY, ArtifactInfo, ArtifactPrecision, info_
 if TYPE_CHECKING:
     import openvino
 
-__all__ = ["MAX_XML_BYTES", "file_sha256", "read_openvino_info", "stored_as", "stored_elements", "weights_path"]
+__all__ = [
+    "MAX_XML_BYTES",
+    "file_sha256",
+    "read_openvino_info",
+    "read_openvino_xml",
+    "stored_as",
+    "stored_elements",
+    "weights_path",
+]
 
 MAX_XML_BYTES = 256 * 2**20
 """The largest graph that is read; that of ResNet-152 in int8 has 5 MB."""
@@ -32,6 +40,21 @@ def read_openvino_info(path: str | os.PathLike[str]) -> ArtifactInfo:
 
     Raises:
         CheckpointError: It is missing, too large, no OpenVINO file, or was not made by this package.
+    """
+    facts = read_openvino_xml(path).find(f"rt_info/{METADATA_KEY}")
+    if facts is None or "value" not in facts.attrib:
+        raise CheckpointError(
+            f"{path} was not made by hat export: its rt_info has no {METADATA_KEY!r}; "
+            "a model of another project becomes one of ours by hat adopt"
+        )
+    return info_from_json(facts.attrib["value"], str(path))
+
+
+def read_openvino_xml(path: str | os.PathLike[str]) -> ET.Element:
+    """Read the graph of an OpenVINO file, whoever made it, before OpenVINO sees it.
+
+    Raises:
+        CheckpointError: It is missing, too large, or no OpenVINO file.
     """
     path = Path(path)
     try:
@@ -50,10 +73,7 @@ def read_openvino_info(path: str | os.PathLike[str]) -> ArtifactInfo:
         raise CheckpointError(f"{path}: damaged or no OpenVINO file: {error}") from None
     if root.tag != "net":
         raise CheckpointError(f"{path}: no OpenVINO file: expected a <net>, got a <{root.tag}>")
-    facts = root.find(f"rt_info/{METADATA_KEY}")
-    if facts is None or "value" not in facts.attrib:
-        raise CheckpointError(f"{path} was not made by hat export: its rt_info has no {METADATA_KEY!r}")
-    return info_from_json(facts.attrib["value"], str(path))
+    return root
 
 
 def weights_path(path: Path) -> Path:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hat.errors import MissingExtraError, WeightsError
 from hat.model import HAT
+from hat.model.tfc import current_name
 from hat.torchvision_import import import_torchvision
 
 __all__ = ["load_backbone_weights", "load_state", "read_state_file"]
@@ -73,6 +74,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> N
     Raises:
         WeightsError: Names or shapes differ, or a value is not finite.
     """
+    state = {current_name(name): value for name, value in state.items()}
     own = module.state_dict()
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in own]
@@ -91,7 +93,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> N
     broken = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:
         raise WeightsError(f"{source} holds values that are not finite: {_some('in', broken)}")
-    module.load_state_dict(dict(state), strict=False)  # names were compared above; num_batches_tracked may be absent
+    module.load_state_dict(state, strict=False)  # names were compared above; num_batches_tracked may be absent
 
 
 def load_backbone_weights(model: HAT, source: str) -> str:

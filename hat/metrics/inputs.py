@@ -11,7 +11,16 @@ import torch
 
 from hat.errors import UsageError
 
-__all__ = ["EmbeddingRows", "Labels", "Matrix", "check_count", "check_distances", "check_embedding_pair", "check_label_pairs"]
+__all__ = [
+    "EmbeddingRows",
+    "Labels",
+    "Matrix",
+    "check_count",
+    "check_distances",
+    "check_embedding_pair",
+    "check_label_pairs",
+    "check_labels",
+]
 
 Matrix: TypeAlias = "npt.NDArray[Any] | torch.Tensor"
 """A matrix of floats; a NumPy array may be memory-mapped."""
@@ -53,10 +62,20 @@ def check_label_pairs(
     Raises:
         UsageError: A vector has another length, more dimensions, or holds anything but integers.
     """
-    return _labels(pids, num_rows, f"{side}_pids"), _labels(camids, num_rows, f"{side}_camids")
+    return check_labels(pids, num_rows, f"{side}_pids"), check_labels(camids, num_rows, f"{side}_camids")
 
 
-def _labels(values: Labels, num_rows: int, name: str) -> npt.NDArray[np.int64]:
+def check_labels(values: Labels, num_rows: int, name: str) -> npt.NDArray[np.int64]:
+    """Return labels as an int64 vector.
+
+    Args:
+        values: (num_rows,) integers.
+        num_rows: How many images there are.
+        name: What the labels are, for the message.
+
+    Raises:
+        UsageError: The vector has another length, more dimensions, or holds anything but integers.
+    """
     try:
         array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The CNN under HAT: torchvision's or timm's, cut into four levels (paper Sec. 3.1, "multi-level feature extraction").
+"""The CNN under HAT: torchvision's or timm's, cut into four levels (paper Sec. 3.1, Multi-scale Feature Extractor).
 
 A family is one line in `_FAMILIES`: where torchvision keeps the layers, and after which of them a level ends. Layers keep the
 names that they have in torchvision, so that its weights load unchanged.
@@ -63,7 +63,7 @@ class Backbone(nn.Module):
     """A CNN that gives one map for each level.
 
     Attributes:
-        channels: Channels of the levels, Res2 first.
+        channels: Channels of the library's four levels, Res2 first, whether all are built or not.
         weight_prefix: What stands before the names of these layers in the state dict of the whole model of the library.
         library_name: The model's name in its library.
     """
@@ -77,7 +77,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def layers_below(self, level: int) -> list[nn.Module]:
-        """Layers from the image up to and including a level, counted from 1 (Res2).
+        """Return the layers from the image up to and including a level, counted from 1 (Res2).
 
         Raises:
             ModelError: This library's model does not run its layers one after the other.
@@ -99,10 +99,15 @@ class TorchvisionBackbone(Backbone):
         super().__init__()
         for name, layer in layers.items():
             self.add_module(name, layer)
-        self.taps = frozenset(taps)
+        self.taps = tuple(taps)
         self.weight_prefix = weight_prefix
         self.library_name = library_name
         self.channels = _probe_channels(self)
+
+    def keep_levels(self, num_levels: int) -> None:
+        """Remove the layers above a level, counted from 1 (Res2)."""
+        for name in list(self._modules)[list(self._modules).index(self.taps[num_levels - 1]) + 1 :]:
+            delattr(self, name)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """See `Backbone.forward`."""
@@ -129,15 +134,17 @@ class TimmBackbone(Backbone):
 
     Args:
         features: What ``timm.create_model(..., features_only=True)`` gives.
+        channels: See `Backbone`.
         library_name: Its name in timm.
     """
 
-    def __init__(self, features: nn.Module, library_name: str) -> None:
+    def __init__(self, features: nn.Module, channels: Sequence[int], library_name: str) -> None:
         super().__init__()
         self.features = features
         self.weight_prefix = ""
         self.library_name = library_name
-        self.channels = _probe_channels(self)
+        self.channels = tuple(channels)
+        _probe_channels(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """See `Backbone.forward`."""
@@ -145,7 +152,7 @@ class TimmBackbone(Backbone):
 
 
 def list_backbones() -> list[str]:
-    """Names of torchvision's models that can be a backbone; besides these, ``timm/NAME`` where timm is installed."""
+    """Return the names of torchvision's models that can be a backbone; besides these, ``timm/NAME`` where timm is installed."""
     return sorted(_BY_NAME)
 
 
@@ -164,7 +171,7 @@ def build_backbone(config: BackboneConfig, num_levels: int = 4) -> Backbone:
     is_resnet = config.name in _FAMILIES[0].members
     for option, is_set in (("stem_relu", not config.stem_relu), ("stride_in_1x1", config.stride_in_1x1)):
         if is_set and not is_resnet:
-            raise ModelError(f"backbone.{option} is an option of ResNets, and {config.name} is none")
+            raise ModelError(f"backbone.{option} is an option of ResNets, and {config.name} is not one")
     if config.name.startswith("timm/"):
         return _build_timm(config, num_levels)
     family = _BY_NAME.get(config.name)
@@ -179,17 +186,18 @@ def build_backbone(config: BackboneConfig, num_levels: int = 4) -> Backbone:
     if not config.stem_relu:
         del layers["relu"]
     names = list(layers)
-    kept = names[: names.index(family.taps[num_levels - 1]) + 1]
-    return TorchvisionBackbone(
-        {name: layers[name] for name in kept},
-        family.taps[:num_levels],
+    backbone = TorchvisionBackbone(
+        {name: layers[name] for name in names[: names.index(family.taps[3]) + 1]},
+        family.taps,
         weight_prefix=f"{family.trunk}." if family.trunk else "",
         library_name=config.name,
     )
+    backbone.keep_levels(num_levels)
+    return backbone
 
 
 def _move_strides_to_1x1(layers: dict[str, nn.Module]) -> None:
-    """ResNet v1: the first 1x1 convolution of a bottleneck halves the map, not the 3x3 (v1.5)."""
+    """Make a ResNet v1: the first 1x1 convolution of a bottleneck halves the map, not the 3x3 (v1.5)."""
     moved = 0
     for layer in layers.values():
         for block in layer.modules():
@@ -231,20 +239,21 @@ def _build_timm(config: BackboneConfig, num_levels: int) -> Backbone:
         near = ", ".join(timm.list_models(f"{name[:6]}*")[:5])
         raise ModelError(f"timm has no model {name!r}" + (f"; near it are {near}" if near else ""))
     options = {"output_stride": 16} if config.last_stride == 1 else {}
-    wanted = [4, 8, 16, 16 if config.last_stride == 1 else 32]
+    expected = [4, 8, 16, 16 if config.last_stride == 1 else 32]
     try:
-        reductions = timm.create_model(name, features_only=True, pretrained=False, **options).feature_info.reduction()
+        info = timm.create_model(name, features_only=True, pretrained=False, **options).feature_info
+        reductions, channels = info.reduction(), info.channels()[-4:]
         indices = [len(reductions) - 4 + index for index in range(num_levels)]
-        if list(reductions)[-4:] != wanted:
-            raise ModelError(f"timm/{name} gives maps at strides {list(reductions)}, a HAT needs {wanted} as the last four")
+        if list(reductions)[-4:] != expected:
+            raise ModelError(f"timm/{name} gives maps at strides {list(reductions)}, a HAT needs {expected} as the last four")
         features = timm.create_model(name, features_only=True, pretrained=False, out_indices=indices, **options)
     except (RuntimeError, TypeError, NotImplementedError, AttributeError, ValueError, AssertionError) as error:
         raise ModelError(f"timm/{name} cannot be a backbone with last_stride={config.last_stride}: {error}") from error
-    return TimmBackbone(features, name)
+    return TimmBackbone(features, channels, name)
 
 
 def _probe_channels(backbone: Backbone) -> tuple[int, ...]:
-    """Channels of the levels, read from the maps that a small image gives."""
+    """Read the channels of the levels from the maps that a small image gives."""
     was_training = backbone.training
     device = next(backbone.parameters()).device
     with torch.no_grad():

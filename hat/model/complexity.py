@@ -1,27 +1,27 @@
-"""Counting a model without running it: parameters and operations, by part.
+"""Parameters and operations of a model by part, counted by torch on its ``meta`` device: no weight is made, nothing computed.
 
-The counts are analytic: every convolution, linear layer and attention is counted from its own shapes while an image of shapes
-alone (torch's ``meta`` device) passes through. A multiplication and an addition are two operations, as in the paper's tables
-and as torch's flop counter has it; norms, activations, pooling and softmax are not counted.
+A multiplication and an addition are two operations, as in torch's flop counter; norms, activations, pooling and softmax are not
+counted.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from hat.model.architecture import HAT
 from hat.model.config import ModelConfig
-from hat.model.transformer import Attention
+from hat.model.hat import HAT
 
 __all__ = ["Complexity", "count_complexity"]
 
 _PARTS = {"mfe": "mfe", "pooling": "mfe", "bottlenecks": "bottlenecks", "necks": "heads", "classifiers": "heads"}
+
+_WHOLE = ("Global", "HAT", "dsa")
+"""Modules of several parts."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def count_complexity(config: ModelConfig, *, cls_only: bool = False) -> Complexi
 
     Args:
         config: The architecture.
-        cls_only: Count the last stage as it runs when only its CLS is computed (`hat.model.aggregation.DSA`).
+        cls_only: Count the last stage as it runs when only its CLS is computed (`hat.model.dsa.DSA`).
 
     Raises:
         ModelError: The backbone cannot be built.
@@ -68,44 +68,20 @@ def count_complexity(config: ModelConfig, *, cls_only: bool = False) -> Complexi
         if not name.startswith("classifiers."):
             num_params[_part(name)] += parameter.numel()
 
-    num_operations: defaultdict[str, int] = defaultdict(int)
-    handles = [
-        module.register_forward_hook(_counter(num_operations, _part(name)), with_kwargs=True)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear | Attention)
-    ]
-    with torch.no_grad():
+    # Attention is counted by its two products, which the fused operators would hide.
+    with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(images)
-    for handle in handles:
-        handle.remove()
-    return Complexity(model.embed_dim, dict(num_params), dict(num_operations))
+    counts = {name.removeprefix("HAT."): sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
+    num_operations = dict.fromkeys(num_params, 0)
+    for name, count in counts.items():
+        # The count of a module holds those of the modules in it, so that only the outermost module of a part is added.
+        outer = [name[:end] for end, letter in enumerate(name) if letter == "."]
+        if name not in _WHOLE and not any(parent in counts and parent not in _WHOLE for parent in outer):
+            num_operations[_part(name)] += count
+    return Complexity(model.embed_dim, dict(num_params), num_operations)
 
 
 def _part(name: str) -> str:
-    """The part of the paper's figure to which a module or parameter belongs."""
+    """Return the part of the paper's figure to which a module or parameter belongs."""
     first, _, rest = name.partition(".")
     return rest.partition(".")[0] if first == "dsa" else _PARTS[first]
-
-
-def _counter(total: defaultdict[str, int], part: str) -> Callable[..., None]:
-    def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        total[part] += _operations(module, args, kwargs, output)
-
-    return count
-
-
-def _operations(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> int:
-    if isinstance(module, nn.Conv2d):
-        taps = module.kernel_size[0] * module.kernel_size[1] * module.in_channels // module.groups
-        return 2 * taps * output.numel()
-    if isinstance(module, nn.Linear):
-        return 2 * module.in_features * output.numel()
-    assert isinstance(module, Attention)
-    tokens: Tensor = args[0]
-    inner = module.num_heads * module.head_dim
-    num_keys, width = tokens.shape[1:]
-    num_queries = output.shape[1]
-    products = 2 * 2 * num_queries * num_keys * inner  # queries with keys, weights with values
-    if num_queries == num_keys:
-        return products  # the projection is a linear layer and counts itself
-    return products + 2 * width * inner * (num_queries + 2 * num_keys)

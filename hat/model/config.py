@@ -1,17 +1,19 @@
-"""Everything that decides the shape of a HAT: one frozen dataclass, checked when it is made."""
+"""Everything that decides the shape of a HAT: one frozen dataclass, checked when it is made, and the named models.
+
+A preset holds only what differs from the defaults of `ModelConfig`, which are the paper's on ResNet-50.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import difflib
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from hat.config import config_dataclass
+from hat.config import config_dataclass, config_from_dict, merge
+from hat.errors import ModelError
 
-__all__ = ["NUM_LEVELS", "BackboneConfig", "ModelConfig", "TransformerConfig"]
-
-NUM_LEVELS = 4
-"""A HAT aggregates four levels of its CNN: Res2, Res3, Res4 and Res5 (paper Sec. 3.1)."""
+__all__ = ["BackboneConfig", "ModelConfig", "TransformerConfig", "list_models", "model_config"]
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Depth = Annotated[int, Field(ge=0)]
@@ -20,7 +22,7 @@ Rate = Annotated[float, Field(ge=0, lt=1)]
 
 @config_dataclass
 class BackboneConfig:
-    """The CNN that extracts features at four levels: the paper's MFE (Sec. 3.1)."""
+    """The CNN that extracts features at four levels: the paper's Multi-scale Feature Extractor, MFE (Sec. 3.1)."""
 
     name: str = "resnet50"
     """A name of `hat.model.list_backbones`, or ``timm/NAME`` for any model of timm that gives feature maps."""
@@ -29,27 +31,28 @@ class BackboneConfig:
     """Stride of the fourth level relative to the third: 1 keeps its map at 1/16 of the image, 2 lets it shrink to 1/32."""
 
     stem_relu: bool = True
-    """Whether a ResNet has the ReLU after its first batch norm. Differs: HAT's released code left it out."""
+    """The ReLU after a ResNet's first batch norm. Differs: HAT's released code left it out."""
 
     stride_in_1x1: bool = False
-    """Where a ResNet bottleneck halves its map: in its 3x3 convolution (v1.5, torchvision) or in its first 1x1 (v1)."""
+    """Halve the map in a ResNet bottleneck's first 1x1 convolution (v1) and not in its 3x3 (v1.5, torchvision)."""
 
 
 @config_dataclass
 class TransformerConfig:
-    """The transformer blocks of all TFC stages (paper Sec. 3.2, Eq. 2-4)."""
+    """The transformer blocks of all TFC stages (paper Sec. 3.2, Eq. 1-4)."""
 
     norm_order: Literal["post", "pre"] = "post"
     """Layer norm after the residual sum (paper Eq. 2-3) or before each sub-layer (released code)."""
 
-    num_heads: PositiveInt = 16
-    """Number of attention heads in every stage."""
+    num_heads: PositiveInt | None = 16
+    """Number of attention heads in every stage; None divides the stage's width by `head_dim`."""
 
     head_dim: PositiveInt | None = None
-    """Width of a head; None divides the stage's width by the number of heads (paper). Released code: 64 everywhere."""
+    """Width of a head; None divides the stage's width C_p by the number of heads (paper). Released code: 64 everywhere.
+    GPU kernels of attention begin at 16."""
 
     attention_scale: Literal["head_dim", "model_dim"] = "head_dim"
-    """Logits of attention are divided by the square root of this width: the head's (paper) or the stage's (released code)."""
+    """Logits of attention are divided by the square root of this width: the head's (Eq. 1) or the stage's (released code)."""
 
     ffn_dim: PositiveInt | None = 2048
     """Width inside the feed-forward network; None makes it `ffn_ratio` times the stage's width."""
@@ -59,6 +62,22 @@ class TransformerConfig:
 
     dropout: Rate = 0.1
     """Dropout of position-embedded tokens, of attention's output and inside the feed-forward network."""
+
+    def __post_init__(self) -> None:
+        if self.num_heads is None and self.head_dim is None:
+            raise ValueError("num_heads and head_dim cannot both be null: one of them decides the other")
+
+    @property
+    def width_unit(self) -> int:
+        """Number of which the width of a stage is a multiple, so that heads share it evenly."""
+        if self.num_heads is None:
+            return self.head_dim or 1
+        return self.num_heads if self.head_dim is None else 1
+
+    def head_shape(self, width: int) -> tuple[int, int]:
+        """Return the number of heads of a stage and the width of each, for tokens of a width."""
+        num_heads = width // (self.head_dim or 1) if self.num_heads is None else self.num_heads
+        return num_heads, width // num_heads if self.head_dim is None else self.head_dim
 
 
 @config_dataclass
@@ -75,11 +94,13 @@ class ModelConfig:
     """The transformer blocks of every TFC."""
 
     depths: tuple[Depth, Depth, Depth, Depth] = (3, 3, 6, 0)
-    """Transformer blocks at each level, Res2 to Res5 (Table 2). Depth 0: the level has no TFC and is not used by DSA."""
+    """Transformer blocks n_s at each level, Res2 to Res5 (Table 2). Depth 0: the level has no TFC and is not used by DSA.
+    (0, 0, 0, 0) is the paper's baseline, the MFE alone."""
 
     widths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] | None = None
-    """Width of the tokens at each level, read where the depth is not 0. None: as wide as what the stage is given (the level's
-    channels and those of the stage before it), and the last stage as wide as the MFE feature: 256, 768, 2048 for ResNet-50."""
+    """Width C_p of the tokens at each level, read where the depth is not 0. None: as wide as what the stage is given (channels
+    of the level and of the stage before it), and the last of several as wide as the CNN's last map: 256, 768, 2048 for
+    ResNet-50. Differs: the paper's last would be 1792 wide."""
 
     downscale: Literal[8, 16, 32] = 16
     """Every level is scaled to 1/d of the image before aggregation (Table 4)."""
@@ -91,8 +112,8 @@ class ModelConfig:
     """A residual block is this many times narrower inside."""
 
     pooling: Literal["avg", "gem"] = "avg"
-    """How the CNN's last map becomes the MFE feature: by its mean (paper), or by a generalized mean with a learned power, which
-    looks more at what stands out."""
+    """How the CNN's last map becomes the MFE feature: by its mean (released code), or by a generalized mean with a learned
+    power, which looks more at what stands out."""
 
     mfe_supervision: bool = True
     """Supervise the CNN's own last feature (Table 3, "MFE supervision"). Without it the embedding is the last CLS alone, and
@@ -102,27 +123,27 @@ class ModelConfig:
     """Supervise the TFC stages before the last one too (deep supervision; Table 3)."""
 
     nea: bool = True
-    """Neighborhood-enhanced aggregation: convolutions over a stage's token map before the next stage (Eq. 5; Table 3)."""
+    """Neighborhood Adjustment: convolutions over a stage's token map before the next stage (Eq. 5; Table 3)."""
 
     last_nea: bool = False
     """Build the NeA of the last stage too. Nothing reads its output, so it is frozen; the released checkpoints hold one."""
 
     def __post_init__(self) -> None:
-        if not any(self.depths):
-            raise ValueError("at least one level needs a depth above 0, got (0, 0, 0, 0)")
+        if not self.branches:
+            raise ValueError("depths of (0, 0, 0, 0) are the MFE alone, and without mfe_supervision nothing is left")
         unit = max(16, self.downscale)
         if any(side % unit for side in self.image_size):
             height, width = self.image_size
             raise ValueError(f"image_size {height} x {width} is no multiple of {unit} in both directions")
-        if self.transformer.head_dim is None and self.widths is not None:
-            heads = self.transformer.num_heads
-            for width, depth in zip(self.widths, self.depths, strict=True):
-                if depth and width % heads:
-                    raise ValueError(f"width {width} is no multiple of num_heads {heads}; set transformer.head_dim")
+        heads = self.transformer
+        for width, depth in zip(self.widths or (), self.depths if self.widths else (), strict=True):
+            if depth and width % heads.width_unit:
+                fixed, other = ("head_dim", "num_heads") if heads.num_heads is None else ("num_heads", "head_dim")
+                raise ValueError(f"width {width} is no multiple of {fixed} {heads.width_unit}; set transformer.{other}")
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """The levels that have a TFC, counted from 1 (Res2) to 4 (Res5)."""
+        """Levels that have a TFC, counted from 1 (Res2) to 4 (Res5)."""
         return tuple(level for level, depth in enumerate(self.depths, start=1) if depth)
 
     @property
@@ -140,4 +161,80 @@ class ModelConfig:
     @property
     def embedding_branches(self) -> tuple[str, ...]:
         """Branches whose BN-necked features are concatenated into the embedding (Sec. 3.1)."""
-        return (("mfe",) if self.mfe_supervision else ()) + (f"tfc{self.levels[-1]}",)
+        return (("mfe",) if self.mfe_supervision else ()) + tuple(f"tfc{level}" for level in self.levels[-1:])
+
+
+_HEADS_OF_32 = {"num_heads": None, "head_dim": 32}
+"""Stages of few channels have few heads: GPU kernels of attention want heads of at least 16 channels."""
+
+_NARROW = {**_HEADS_OF_32, "ffn_dim": None, "ffn_ratio": 2.0}
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "hat_resnet50": {},
+    "hat_resnet50_released": {
+        "backbone": {"stem_relu": False},
+        "transformer": {"norm_order": "pre", "head_dim": 64, "attention_scale": "model_dim"},
+        "last_nea": True,
+    },
+    "hat_resnet18": {"backbone": {"name": "resnet18"}, "transformer": _NARROW},
+    "hat_resnet34": {"backbone": {"name": "resnet34"}, "transformer": _NARROW},
+    "hat_resnet101": {"backbone": {"name": "resnet101"}},
+    "hat_resnet152": {"backbone": {"name": "resnet152"}},
+    "hat_resnext50_32x4d": {"backbone": {"name": "resnext50_32x4d"}},
+    "hat_wide_resnet50_2": {"backbone": {"name": "wide_resnet50_2"}},
+    "hat_googlenet": {"backbone": {"name": "googlenet"}, "transformer": _HEADS_OF_32},
+    "hat_convnext_tiny": {"backbone": {"name": "convnext_tiny", "last_stride": 2}, "transformer": _HEADS_OF_32},
+    # The edge family: narrow tokens, few blocks, one bottleneck a level. Most operations stay in the CNN.
+    "hat_mobilenet_v2": {
+        "backbone": {"name": "mobilenet_v2"},
+        "depths": (1, 1, 2, 0),
+        "widths": (64, 128, 256, 256),
+        "num_bottlenecks": 1,
+        "transformer": _NARROW,
+    },
+    # Plain convolutions and ReLU, which int8 suits; of timm. Its last map shrinks: at stride 16 it would cost as much again.
+    "hat_mobilenet_v4_medium": {
+        "backbone": {"name": "timm/mobilenetv4_conv_medium", "last_stride": 2},
+        "depths": (1, 1, 2, 0),
+        "widths": (96, 192, 320, 320),
+        "num_bottlenecks": 1,
+        "transformer": _NARROW,
+    },
+    "hat_mobilenet_v3_large": {
+        "backbone": {"name": "mobilenet_v3_large"},
+        "depths": (1, 1, 2, 0),
+        "widths": (64, 128, 256, 256),
+        "num_bottlenecks": 1,
+        "transformer": _NARROW,
+    },
+    "hat_mobilenet_v3_small": {
+        "backbone": {"name": "mobilenet_v3_small"},
+        "depths": (1, 1, 2, 0),
+        "widths": (48, 96, 192, 192),
+        "num_bottlenecks": 1,
+        "transformer": _NARROW | {"head_dim": 16},
+    },
+}
+
+
+def list_models() -> list[str]:
+    """Return the names that `create_model` takes."""
+    return list(_PRESETS)
+
+
+def model_config(name: str, **overrides: Any) -> ModelConfig:
+    """Return the configuration of a named model.
+
+    Args:
+        name: One of `list_models`.
+        **overrides: Fields of `ModelConfig` to change; nested ones as dictionaries: ``backbone={"last_stride": 2}``.
+
+    Raises:
+        ModelError: The name is unknown.
+        ConfigError: An override is unknown, has the wrong type, or contradicts another field.
+    """
+    if name not in _PRESETS:
+        near = difflib.get_close_matches(name, _PRESETS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_PRESETS)}"
+        raise ModelError(f"unknown model {name!r}; {hint}")
+    return config_from_dict(ModelConfig, merge(_PRESETS[name], overrides), where=f"model {name}")

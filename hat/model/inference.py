@@ -1,7 +1,7 @@
 """The exact inference graph of a trained HAT: the same embeddings with fewer operations, from pixels to unit vectors.
 
 What differs from the training module, none of which changes the result:
-- batch norms are folded into the convolutions before them, and the BN necks into one scale and shift of the embedding;
+- batch norms are folded into the convolutions before them, and the BNNecks into one scale and shift of the embedding;
 - of the last stage only CLS is computed: its last block has queries, projection and feed-forward network for CLS alone, and
   its NeA, which nothing reads, is gone;
 - conversion to float, normalization and the L2 norm are part of the graph, so that no host can get them wrong.
@@ -17,23 +17,19 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hat.errors import WorkError
-from hat.model.aggregation import DSA
-from hat.model.architecture import HAT
-from hat.model.tfc import TFC
+from hat.model.hat import HAT, FeatureExtractor
 
 __all__ = ["InferenceModel", "fold_batch_norms"]
 
 
-class InferenceModel(nn.Module):
+class InferenceModel(FeatureExtractor):
     """A trained model as a function from pixels to embeddings; its weights are copies.
 
     Args:
         model: The trained model. It is left as it is.
 
     Attributes:
-        config: The architecture.
-        preprocessing: How images become input.
-        embed_dim: Width of an embedding.
+        dtype: Type of what flows between layers; necks and L2 norm are computed in float32 whatever it is.
     """
 
     pixel_scale: Tensor
@@ -46,13 +42,16 @@ class InferenceModel(nn.Module):
         self.config = model.config
         self.preprocessing = model.preprocessing
         self.embed_dim = model.embed_dim
+        self.dtype = torch.float32
         trained = copy.deepcopy(model).eval().requires_grad_(False)
         device = next(trained.parameters()).device
         fold_batch_norms(trained, torch.zeros(1, 3, *model.config.image_size, device=device))
         self.mfe, self.bottlenecks, self.dsa = trained.mfe, trained.bottlenecks, trained.dsa
         if model.config.mfe_supervision:
             self.pooling = trained.pooling
-        _keep_cls_only(self.dsa)
+        self.dsa.cls_only = True
+        for stage in list(self.dsa.values())[-1:]:
+            stage.nea = nn.Identity()
 
         mean = torch.tensor(model.preprocessing.mean, device=device).view(1, 3, 1, 1)
         std = torch.tensor(model.preprocessing.std, device=device).view(1, 3, 1, 1)
@@ -71,15 +70,15 @@ class InferenceModel(nn.Module):
 
         Returns:
             (B, embed_dim) float32, rows of unit length.
+
+        Raises:
+            ModelError: The input has another shape.
         """
-        pixels = images.float() * self.pixel_scale + self.pixel_shift
-        levels = self.mfe(pixels)
-        maps = {name: blocks(levels[int(name[-1]) - 1]) for name, blocks in self.bottlenecks.items()}
-        height, width = images.shape[-2:]
-        features = self.dsa(maps, (height, width))
-        parts = [self.pooling(levels[-1])] if self.config.mfe_supervision else []
-        joined = torch.cat([*parts, features[self.config.embedding_branches[-1]]], dim=1)  # (B, embed_dim)
-        return F.normalize(joined.float() * self.embedding_scale + self.embedding_shift, dim=1)
+        self.check_shape(images)
+        pixels = (images.float() * self.pixel_scale + self.pixel_shift).to(self.dtype)
+        features = self.extract(pixels)
+        joined = torch.cat([features[name].float() for name in self.config.embedding_branches], dim=1)  # (B, embed_dim)
+        return F.normalize(joined * self.embedding_scale + self.embedding_shift, dim=1)
 
 
 def fold_batch_norms(module: nn.Module, example: Tensor) -> int:
@@ -98,17 +97,17 @@ def fold_batch_norms(module: nn.Module, example: Tensor) -> int:
     Raises:
         WorkError: A folded network does not compute what the network computed.
     """
-    made_by: dict[int, tuple[str, Tensor]] = {}
+    producers: dict[int, tuple[str, Tensor]] = {}
     pairs: list[tuple[str, str]] = []
     runs: dict[str, int] = {}
 
     def after_convolution(name: str, output: Tensor) -> None:
         runs[name] = runs.get(name, 0) + 1
-        made_by[id(output)] = (name, output)  # the tensor is kept, so that its id is not given to another one
+        producers[id(output)] = (name, output)  # the tensor is kept, so that its id is not given to another one
 
     def before_norm(name: str, entering: Tensor) -> None:
-        if id(entering) in made_by:
-            pairs.append((made_by[id(entering)][0], name))
+        if id(entering) in producers:
+            pairs.append((producers[id(entering)][0], name))
 
     handles = []
     for name, part in module.named_modules():
@@ -121,41 +120,29 @@ def fold_batch_norms(module: nn.Module, example: Tensor) -> int:
     for handle in handles:
         handle.remove()
 
-    for convolution, norm in pairs:
-        if runs[convolution] == 1:  # a convolution that is shared by two places has two norms
-            _fold(module, convolution, norm)
+    foldable = [pair for pair in pairs if runs[pair[0]] == 1]  # a convolution that is shared by two places has two norms
+    for convolution, norm in foldable:
+        _fold(module, convolution, norm)
     with torch.no_grad():
         difference = float((module(example) - before).abs().max())
     if not difference < 1e-4:
         raise WorkError(
             f"folding batch norms changed the output by {difference:.1e}; a convolution must be read by more than its norm"
         )
-    return len(pairs)
+    return len(foldable)
 
 
 def _fold(module: nn.Module, convolution: str, norm: str) -> None:
     layer, batch_norm = module.get_submodule(convolution), module.get_submodule(norm)
     assert isinstance(layer, nn.Conv2d) and isinstance(batch_norm, nn.BatchNorm2d)
-    _replace(module, convolution, fuse_conv_bn_eval(layer, batch_norm))
+    module.set_submodule(convolution, fuse_conv_bn_eval(layer, batch_norm))
     # timm's norms carry the activation that follows them.
     activation = getattr(batch_norm, "act", None)
-    _replace(module, norm, activation if isinstance(activation, nn.Module) else nn.Identity())
-
-
-def _replace(module: nn.Module, name: str, new: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(module.get_submodule(parent), child, new)
-
-
-def _keep_cls_only(dsa: DSA) -> None:
-    dsa.cls_only = True
-    last = list(dsa.values())[-1]
-    assert isinstance(last, TFC)
-    last.nea = nn.Identity()
+    module.set_submodule(norm, activation if isinstance(activation, nn.Module) else nn.Identity())
 
 
 def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """A batch norm in evaluation mode as ``x * scale + shift``."""
+    """Return a batch norm in evaluation mode as factors of ``x * scale + shift``."""
     assert isinstance(norm, nn.BatchNorm1d) and norm.running_var is not None and norm.running_mean is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return scale, norm.bias - norm.running_mean * scale

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from hat.errors import CheckpointError, MissingExtraError, UsageError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
 from hat.io.onnx_file import read_onnx
+from hat.runtime.protocol import fixed_batch, run_in_pieces
 from hat.runtime.torch_runtime import choose_device
 
 __all__ = ["OnnxRuntime", "read_onnx_info"]
@@ -67,12 +68,15 @@ class OnnxRuntime:
         self._check_tensors(path)
         self.preprocessing = self.info.preprocessing
         self.embed_dim = self.info.embed_dim
+        self._fixed_batch = fixed_batch(self.info)
         self.name = f"onnxruntime {self.info.precision} {chosen.type}"
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Embed one batch; see `hat.runtime.Runtime.run`. No rows in give no rows out."""
         if not len(images):
             return np.empty((0, self.embed_dim), dtype=np.float32)
+        if self._fixed_batch not in (None, len(images)):
+            return run_in_pieces(self.run, images, self._fixed_batch)
         batch = images if self.info.input_type == "uint8" else images.astype(np.float32)
         (embeddings,) = self.session.run(["embeddings"], {"images": np.ascontiguousarray(batch)})
         return np.asarray(embeddings, dtype=np.float32)
@@ -99,7 +103,10 @@ def read_onnx_info(path: str | os.PathLike[str]) -> ArtifactInfo:
     """
     facts = next((entry.value for entry in read_onnx(path).metadata_props if entry.key == METADATA_KEY), None)
     if facts is None:
-        raise CheckpointError(f"{path} was not made by hat export: its metadata has no {METADATA_KEY!r}")
+        raise CheckpointError(
+            f"{path} was not made by hat export: its metadata has no {METADATA_KEY!r}; "
+            "a model of another project becomes one of ours by hat adopt"
+        )
     return info_from_json(facts, str(path))
 
 

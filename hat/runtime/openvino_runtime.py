@@ -14,11 +14,12 @@ import numpy.typing as npt
 from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
 from hat.io.artifact import ArtifactInfo
 from hat.io.openvino_file import file_sha256, read_openvino_info, stored_as, weights_path
+from hat.runtime.protocol import fixed_batch, run_in_pieces
 
 if TYPE_CHECKING:
     import openvino
 
-__all__ = ["OpenVINORuntime"]
+__all__ = ["OpenVINORuntime", "read_openvino_model"]
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
@@ -78,7 +79,7 @@ class OpenVINORuntime:
         core = openvino.Core()
         self.device = _choose_device(device, core)
         hint = _choose_hint(self.info, self.device, core)
-        model = _read_model(path, self.info, core)
+        model = read_openvino_model(path, self.info, core)
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": hint,
             "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
@@ -97,7 +98,9 @@ class OpenVINORuntime:
         self.name = f"openvino {self.info.precision} {self.device.lower()}"
         if self.info.precision == "fp16" and hint != "f16":
             self.name = f"openvino fp16 weights, computed in {self.execution_precision} {self.device.lower()}"
-        self._num_requests = int(self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) if throughput else 1
+        self._fixed_batch = fixed_batch(self.info)
+        side_by_side = throughput and self._fixed_batch is None
+        self._num_requests = int(self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) if side_by_side else 1
         self._of_thread = threading.local()
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -113,6 +116,8 @@ class OpenVINORuntime:
         embeddings = np.empty((len(images), self.embed_dim), dtype=np.float32)
         if not len(images):
             return embeddings
+        if self._fixed_batch not in (None, len(images)):
+            return run_in_pieces(self.run, images, self._fixed_batch)
         batch = np.ascontiguousarray(images, dtype=np.uint8 if self.info.input_type == "uint8" else np.float32)
         bounds = np.linspace(0, len(batch), min(self._num_requests, len(batch)) + 1).astype(int).tolist()
         parts = list(zip(self._requests(), bounds[:-1], bounds[1:], strict=False))
@@ -179,8 +184,12 @@ def _choose_hint(info: ArtifactInfo, device: str, core: openvino.Core) -> str:
     )
 
 
-def _read_model(path: Path, info: ArtifactInfo, core: openvino.Core) -> openvino.Model:
-    """Read the graph and hold it against what it says of itself."""
+def read_openvino_model(path: Path, info: ArtifactInfo, core: openvino.Core) -> openvino.Model:
+    """Read the graph and hold it against what it says of itself.
+
+    Raises:
+        CheckpointError: It is another, or its weights are another file's.
+    """
     weights = weights_path(path)
     if not weights.is_file():
         raise CheckpointError(f"{path}: its weights are in {weights.name}, which is not beside it: copy both files")
@@ -197,7 +206,8 @@ def _read_model(path: Path, info: ArtifactInfo, core: openvino.Core) -> openvino
     element = "u8" if info.input_type == "uint8" else "f32"
     found = [(part.get_partial_shape().to_string(), part.get_element_type().get_type_name()) for part in model.inputs]
     found += [(part.get_partial_shape().to_string(), part.get_element_type().get_type_name()) for part in model.outputs]
-    expected = [(f"[?,3,{height},{width}]", element), (f"[?,{info.embed_dim}]", "f32")]
+    batch = fixed_batch(info) or "?"
+    expected = [(f"[{batch},3,{height},{width}]", element), (f"[{batch},{info.embed_dim}]", "f32")]
     if found != expected:
         raise CheckpointError(f"{path}: its graph is not what it says of itself: expected {expected}, got {found}")
     if stored_as(model) != ("fp16" if info.precision == "bf16" else info.precision):

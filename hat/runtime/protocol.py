@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -11,7 +12,7 @@ from hat.errors import UsageError
 from hat.io.artifact import ArtifactInfo
 from hat.preprocessing import Preprocessing
 
-__all__ = ["Runtime", "runtime_device", "runtime_info"]
+__all__ = ["Runtime", "fixed_batch", "run_in_pieces", "runtime_device", "runtime_info"]
 
 
 @runtime_checkable
@@ -40,6 +41,29 @@ class Runtime(Protocol):
             (B, embed_dim) float32, rows of unit length.
         """
         ...
+
+
+def fixed_batch(info: ArtifactInfo) -> int | None:
+    """Return the one batch size that a file takes; None where it takes several."""
+    return info.batch.max if info.batch is not None and info.batch.min == info.batch.max else None
+
+
+def run_in_pieces(
+    run: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]], images: npt.NDArray[np.uint8], size: int
+) -> npt.NDArray[np.float32]:
+    """Run a batch of any size through a model that takes one size alone; the last piece is filled up with its last image.
+
+    Args:
+        run: Embeds exactly ``size`` images.
+        images: (B, 3, H, W), B of at least 1.
+        size: Images in a piece.
+    """
+    pieces = []
+    for start in range(0, len(images), size):
+        piece = images[start : start + size]
+        filled = np.concatenate([piece, np.repeat(piece[-1:], size - len(piece), axis=0)])
+        pieces.append(run(filled)[: len(piece)])
+    return np.concatenate(pieces)
 
 
 def runtime_device(runtime: Runtime) -> str | None:

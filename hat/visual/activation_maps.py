@@ -71,7 +71,8 @@ def branch_activations(
     # Gradients are needed whatever mode the caller is in.
     with inspected(model) as handles, torch.inference_mode(False), torch.enable_grad():
         seen: dict[str, Tensor] = {}
-        handles.append(model.dsa[branches[-1]].register_forward_pre_hook(_catch_input(seen, branches[-1])))
+        if branches[-1] in model.dsa:
+            handles.append(model.dsa[branches[-1]].register_forward_pre_hook(_catch_input(seen, branches[-1])))
         if "mfe" in branches:
             handles.append(model.mfe.register_forward_hook(_catch_last_level(seen)))
         for batch in input_batches(model, images):
@@ -152,9 +153,9 @@ def _as_leaf(feature_map: Tensor) -> Tensor:
 
 def _explained(model: HAT, name: str, feature: Tensor, target: Target) -> Tensor:
     """The number y of each image, (B,)."""
-    necked = model.necks[name](feature)
+    bn_feature = model.necks[name](feature)
     if target == "embedding":
-        half_squares: Tensor = necked.square().sum(dim=1) / 2
+        half_squares: Tensor = bn_feature.square().sum(dim=1) / 2
         return half_squares
-    logits: Tensor = model.classifiers[name](necked)
+    logits: Tensor = model.classifiers[name](bn_feature)
     return logits.amax(dim=1)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from hat.errors import UsageError
 from hat.model import HAT
 from hat.visual.color_map import colorize, overlay, scale_to_unit
 from hat.visual.inspection import check_images, input_batches, inspected
@@ -44,7 +45,7 @@ def token_maps(model: HAT, images: Sequence[Image.Image]) -> dict[str, npt.NDArr
 
 
 def cls_attention(model: HAT, images: Sequence[Image.Image]) -> dict[str, npt.NDArray[np.float32]]:
-    """How strongly each stage's CLS attends to every place: weights of the last block, averaged over heads (Eq. 2 and 4).
+    """How strongly each stage's CLS attends to every place: weights of the last block, averaged over heads (Eq. 1).
 
     Args:
         model: The model, on any device; it is left as it was.
@@ -104,6 +105,8 @@ def _collect(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Run the images with a hook on every stage that hands (B, h, w) maps to ``keep``; return these by stage."""
     check_images(images)
+    if not model.dsa:
+        raise UsageError("the model has no TFC stage to look into: its depths are (0, 0, 0, 0)")
     kept: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in model.dsa}
     with inspected(model) as handles, torch.no_grad():
         for name, stage in model.dsa.items():

@@ -42,7 +42,7 @@ class Binding:
     """What the model is called, for people."""
 
     model: dict[str, Any]
-    """The architecture, as plain data."""
+    """The architecture, or what is known of an adopted model, as plain data."""
 
     preprocessing: Preprocessing
     """How images become input."""
@@ -101,7 +101,7 @@ def binding_of(info: ArtifactInfo) -> Binding:
     return Binding(
         fingerprint=info.fingerprint,
         name=info.name,
-        model=config_to_dict(info.model),
+        model=config_to_dict(info.architecture),
         preprocessing=info.preprocessing,
         source_sha256=info.source_sha256,
         precision=info.precision,

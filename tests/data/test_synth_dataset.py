@@ -25,10 +25,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hat", "synth", *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
+def run(out: Path, options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hat", "synth", str(out), *options.split()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def labels(folder: Path) -> list[tuple[int, int]]:
     return found
 
 
-def test_the_layout_is_that_of_market_1501(tiny: Path) -> None:
+def test_generate_dataset_layout_of_market_1501(tiny: Path) -> None:
     assert sorted(path.name for path in tiny.iterdir()) == ["bounding_box_test", "bounding_box_train", "query", "synth.json"]
     cameras = [1, 2, 3]
     assert labels(tiny / "bounding_box_train") == [(pid, cam) for pid in (1, 2) for cam in cameras for _ in range(2)]
@@ -57,14 +56,14 @@ def test_the_layout_is_that_of_market_1501(tiny: Path) -> None:
     assert sorted(cam for pid, cam in gallery if pid == 0) == [1, 1, 2, 2, 3]
 
 
-def test_every_file_is_a_jpeg_of_the_size_asked_for(tiny: Path) -> None:
+def test_generate_dataset_files_are_jpeg_of_the_size_asked_for(tiny: Path) -> None:
     for path in tiny.rglob("*.jpg"):
         with Image.open(path) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (24, 48))
             image.load()
 
 
-def test_the_reader_of_market_style_folders_reads_it(tiny: Path) -> None:
+def test_open_dataset_reads_it(tiny: Path) -> None:
     from hat.data import open_dataset
 
     data = open_dataset(str(tiny))
@@ -72,7 +71,7 @@ def test_the_reader_of_market_style_folders_reads_it(tiny: Path) -> None:
     assert [set(split.pids.tolist()) for split in (data.train, data.query, data.gallery)] == [{1, 2}, {3, 4, 5}, {0, 3, 4, 5}]
 
 
-def test_the_manifest_tells_how_it_was_made(tiny: Path) -> None:
+def test_generate_dataset_manifest_tells_how_it_was_made(tiny: Path) -> None:
     manifest = json.loads((tiny / "synth.json").read_text())
     assert manifest["generator"] == "hat synth"
     assert manifest["parameters"]["seed"] == 4
@@ -82,7 +81,7 @@ def test_the_manifest_tells_how_it_was_made(tiny: Path) -> None:
     assert len(manifest["cameras"]) == 3
 
 
-def test_the_same_bytes_from_any_number_of_workers(tiny: Path, tmp_path: Path) -> None:
+def test_generate_dataset_same_bytes_from_any_number_of_workers(tiny: Path, tmp_path: Path) -> None:
     seen = []
     summary = generate_dataset(
         tmp_path / "b", **TINY, num_distractors=5, num_workers=2, on_progress=lambda done, total: seen.append((done, total))
@@ -93,7 +92,7 @@ def test_the_same_bytes_from_any_number_of_workers(tiny: Path, tmp_path: Path) -
     assert seen == sorted(seen)
 
 
-def test_an_identity_looks_the_same_in_a_larger_data_set(tiny: Path, tmp_path: Path) -> None:
+def test_generate_dataset_identity_looks_the_same_in_a_larger_one(tiny: Path, tmp_path: Path) -> None:
     generate_dataset(tmp_path / "more", **TINY | {"num_ids": 7, "images_per_camera": 3}, num_train_ids=1, num_workers=1)
     before = {path.name: path.read_bytes() for path in tiny.rglob("*.jpg") if not path.name.startswith("0000")}
     after = {path.name: path.read_bytes() for path in (tmp_path / "more").rglob("*.jpg")}
@@ -101,14 +100,14 @@ def test_an_identity_looks_the_same_in_a_larger_data_set(tiny: Path, tmp_path: P
     assert before.items() <= after.items()
 
 
-def test_a_file_is_what_draw_person_draws(tiny: Path) -> None:
+def test_generate_dataset_file_is_what_draw_person_draws(tiny: Path) -> None:
     path = next((tiny / "query").glob("0004_c2*"))
     buffer = io.BytesIO()
     draw_person(3, 1, 0, seed=4, size=(48, 24)).save(buffer, "JPEG", quality=make_camera(4, 1).quality)
     assert path.read_bytes() == buffer.getvalue()
 
 
-def test_another_seed_draws_other_pictures(tiny: Path, tmp_path: Path) -> None:
+def test_generate_dataset_another_seed_draws_other_pictures(tiny: Path, tmp_path: Path) -> None:
     generate_dataset(tmp_path / "c", **TINY | {"seed": 5}, num_distractors=5, num_workers=1)
     one, other = contents(tiny), contents(tmp_path / "c")
     assert one.keys() == other.keys()
@@ -133,13 +132,13 @@ def test_another_seed_draws_other_pictures(tiny: Path, tmp_path: Path) -> None:
         ({"num_ids": 9999, "num_cameras": 99, "images_per_camera": 100}, "at most 2,000,000 images"),
     ],
 )
-def test_parameters_out_of_bounds_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_generate_dataset_refuses_parameters_out_of_bounds(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         generate_dataset(tmp_path / "d", **TINY | change)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_with_other_things_is_never_replaced(tmp_path: Path) -> None:
+def test_generate_dataset_never_replaces_a_folder_with_other_things(tmp_path: Path) -> None:
     out = tmp_path / "e"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
@@ -158,7 +157,7 @@ def test_a_folder_with_other_things_is_never_replaced(tmp_path: Path) -> None:
         generate_dataset(tmp_path / "file", **TINY, force=True)
 
 
-def test_force_replaces_an_earlier_data_set_and_an_empty_folder_is_filled(tmp_path: Path) -> None:
+def test_generate_dataset_force_replaces_and_an_empty_folder_is_filled(tmp_path: Path) -> None:
     out = tmp_path / "f"
     out.mkdir()
     generate_dataset(out, **TINY, num_workers=1)
@@ -169,7 +168,9 @@ def test_force_replaces_an_earlier_data_set_and_an_empty_folder_is_filled(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
-def test_a_failure_leaves_nothing_behind_and_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate_dataset_failure_leaves_nothing_and_keeps_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "g"
     generate_dataset(out, **TINY, num_workers=1)
     before = contents(out)
@@ -188,41 +189,27 @@ def test_a_failure_leaves_nothing_behind_and_keeps_what_was_there(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["g"]
 
 
-def test_the_command_line_writes_reports_and_refuses(tiny: Path, tmp_path: Path) -> None:
+def test_synth_command_writes_reports_and_refuses(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "h"
-    options = (
-        str(out),
-        "--ids",
-        "5",
-        "--cams",
-        "3",
-        "--images-per-camera",
-        "2",
-        "--size",
-        "48x24",
-        "--seed",
-        "4",
-        "--distractors",
-        "5",
-    )
-    done = run(*options, "--json")
+    options = "--ids 5 --cams 3 --images-per-camera 2 --size 48x24 --seed 4 --distractors 5"
+    done = run(out, f"{options} --json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["num_images"], result["num_train_images"], result["num_query_images"]) == (35, 12, 9)
     assert result["size"] == [48, 24]
     assert contents(out) == contents(tiny)
 
-    again = run(*options)
+    again = run(out, options)
     assert (again.returncode, again.stdout) == (2, "")
     assert "replace it with --force" in again.stderr
     assert "Traceback" not in again.stderr
 
-    forced = run(*options, "--force", "--train-ids", "4")
+    forced = run(out, f"{options} --force --train-ids 4")
     assert forced.returncode == 0, forced.stderr
     assert "train" in forced.stdout
     assert len(labels(out / "query")) == 3
 
-    wrong = run(str(tmp_path / "i"), "--size", "big")
+    wrong = run(tmp_path / "i", "--size big")
     assert wrong.returncode == 2
     assert "--size is height x width in pixels, like 256x128, got 'big'" in wrong.stderr
     assert not (tmp_path / "i").exists()

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tiny_hat import calmed
 
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.export.graph.onnx_float16 import HalfInferenceModel
+from hat.export.graph.onnx_float16 import half_inference_model
 from hat.export.graph.onnx_folding import fold_weights
 from hat.export.request import ExportRequest
 from hat.export.to_onnx import BuiltGraph, build_onnx, check_built, export_onnx, save_onnx
@@ -84,13 +84,13 @@ def test_bfloat16_keeps_its_norms_in_float32(small_model, pixels, reference):
     assert graph_precision(proto) == "bf16" and set(types["Conv"]) == set(types["MatMul"]) == {"bfloat16"}
     assert set(types["LayerNormalization"]) == set(types["Softmax"]) == {"float"}
     with torch.inference_mode():
-        rows = HalfInferenceModel(small_model, torch.bfloat16)(torch.from_numpy(pixels)).numpy()
+        rows = half_inference_model(small_model, torch.bfloat16)(torch.from_numpy(pixels)).numpy()
     assert (rows * reference).sum(axis=1).min() > 0.999
 
 
 def test_the_half_model_leaves_the_trained_one_alone(small_model):
     before = {name: value.clone() for name, value in small_model.state_dict().items()}
-    half = HalfInferenceModel(small_model, torch.float16)
+    half = half_inference_model(small_model, torch.float16)
     assert all(torch.equal(value, before[name]) for name, value in small_model.state_dict().items())
     kept = {name for name, value in half.state_dict().items() if value.dtype == torch.float32}
     assert all("norm" in name or name.startswith(("pixel_", "embedding_")) for name in kept)
@@ -104,8 +104,8 @@ def test_a_weight_beyond_float16_is_named(small_model):
         weight.data[0, 0] = 1e5
         small_model.dsa["tfc2"].blocks[0].ffn.down.weight.data[:, 0] *= 1e-6
         with pytest.raises(WorkError, match=r"the weight dsa\.tfc2\.blocks\.0\.ffn\.up\.weight reaches 1e\+05"):
-            HalfInferenceModel(small_model, torch.float16)
-        HalfInferenceModel(small_model, torch.bfloat16)  # whose range is float32's
+            half_inference_model(small_model, torch.float16)
+        half_inference_model(small_model, torch.bfloat16)  # whose range is float32's
     finally:
         weight.data.copy_(original)
         small_model.dsa["tfc2"].blocks[0].ffn.down.weight.data[:, 0] *= 1e6
@@ -117,7 +117,7 @@ def test_activations_beyond_float16_are_named(small_model):
     try:
         weight.data.fill_(1e4)  # itself within float16
         with pytest.raises(WorkError, match=r"^dsa\.tfc3\.blocks\.0\.ffn\.down gives values up to .* float16 ends at"):
-            HalfInferenceModel(small_model, torch.float16)
+            half_inference_model(small_model, torch.float16)
     finally:
         weight.data.copy_(original)
 

@@ -235,7 +235,7 @@ def test_openvinos_own_failure_is_told(small_model, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("Check failed\nNo space left on device")
 
-    monkeypatch.setattr(to_openvino, "_check_saved", lambda *args: None)
+    monkeypatch.setattr(to_openvino, "check_saved", lambda *args: None)
     monkeypatch.setattr(openvino, "save_model", fail)
     with pytest.raises(WorkError, match=r"cannot write model\.xml: No space left"):
         export_openvino(small_model, tmp_path / "model.xml", ExportRequest(name="x"))

@@ -7,6 +7,8 @@ import torch
 
 import hat
 from hat.errors import ConfigError, ModelError
+from hat.model import list_models, model_config
+from hat.model.transformer import Attention
 
 TABLE_2 = [
     (12, 0, 0, 0),
@@ -19,6 +21,7 @@ TABLE_2 = [
     (3, 4, 5, 0),
     (3, 3, 6, 0),
     (0, 0, 6, 0),
+    (0, 0, 0, 0),
 ]
 NARROW = {"num_heads": 4, "ffn_dim": 32, "dropout": 0.0}
 
@@ -45,7 +48,8 @@ def test_every_row_of_table_2_builds_trains_and_embeds(depths):
     total_of(branches).backward()
     without = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().any())]
     assert without == []
-    assert model.eval()(torch.randn(2, 3, 64, 32)).shape == (2, 576 + model.config.widths[levels[-1] - 1])
+    width = model.config.widths[levels[-1] - 1] if levels else 0
+    assert model.eval()(torch.randn(2, 3, 64, 32)).shape == (2, 576 + width)
 
 
 @pytest.mark.parametrize(
@@ -148,10 +152,14 @@ def test_wrong_requests_name_what_is_wrong():
         hat.create_model("hat_resnet5", 5)
     with pytest.raises(ConfigError, match=r"unknown key transformer\.head_dims \(did you mean head_dim\?\)"):
         hat.create_model("hat_resnet50", 5, transformer={"head_dims": 64})
-    with pytest.raises(ConfigError, match="at least one level needs a depth above 0"):
-        tiny(depths=(0, 0, 0, 0))
+    with pytest.raises(ConfigError, match="without mfe_supervision nothing is left"):
+        tiny(depths=(0, 0, 0, 0), mfe_supervision=False)
     with pytest.raises(ConfigError, match="width 20 is no multiple of num_heads 16"):
         hat.create_model("hat_resnet50", 5, widths=(20, 32, 32, 32))
+    with pytest.raises(ConfigError, match="width 20 is no multiple of head_dim 32"):
+        hat.create_model("hat_mobilenet_v2", 5, widths=(20, 32, 32, 32))
+    with pytest.raises(ConfigError, match="num_heads and head_dim cannot both be null"):
+        hat.create_model("hat_resnet50", 5, transformer={"num_heads": None})
     with pytest.raises(ModelError, match="num_classes is at least 1"):
         hat.create_model("hat_resnet50", 0)
 
@@ -159,3 +167,14 @@ def test_wrong_requests_name_what_is_wrong():
 def test_the_same_seed_makes_the_same_model():
     first, second = tiny().state_dict(), tiny().state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_create_model_presets_have_heads_that_suit_attention_kernels(name):
+    if "timm/" in model_config(name).backbone.name:
+        pytest.importorskip("timm")
+    with torch.device("meta"):
+        model = hat.create_model(name, 1)
+    attentions = [module for module in model.modules() if isinstance(module, Attention)]
+    assert len(attentions) == sum(model.config.depths)
+    assert all(attention.head_dim >= 16 and attention.head_dim % 8 == 0 for attention in attentions)

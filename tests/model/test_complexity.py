@@ -1,4 +1,4 @@
-"""Analytic counts against torch's own flop counter, which sees every operation that is dispatched."""
+"""Counts by part against torch's own total, against formulas, and against the paper's tables."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import hat
 from hat.model import HAT, list_models, model_config
 from hat.model.complexity import count_complexity
+from hat.torchvision_import import import_torchvision
 
 
 def dispatched(config, cls_only):
@@ -40,6 +41,44 @@ def test_parameters_are_those_of_a_real_model_without_classifiers():
     counts = count_complexity(model.config)
     assert counts.total_params == expected
     assert counts.embed_dim == model.embed_dim == 1280 + 256
+
+
+def test_count_complexity_of_a_stage_is_the_sum_of_its_products():
+    config = model_config("hat_mobilenet_v3_large")
+    tokens, width, entering = 1 + 16 * 8, 256, 112 + 128
+    embed = 2 * entering * width * 16 * 8
+
+    def block(num_queries):
+        """Operations of one block, written out from the shapes of Eq. 1 and 4."""
+        projections = 2 * width * 2 * width * tokens + 2 * 2 * width * width * num_queries  # k and v; q and output
+        attention, ffn = 2 * 2 * num_queries * tokens * width, 2 * 2 * width * 2 * width * num_queries
+        return projections + attention + ffn
+
+    whole, cls_only = (count_complexity(config, cls_only=flag).num_operations for flag in (False, True))
+    assert whole.pop("tfc3") == embed + 2 * block(tokens)
+    assert cls_only.pop("tfc3") == embed + block(tokens) + block(1)
+    assert whole == cls_only
+
+
+def test_count_complexity_of_the_rows_of_table_3():
+    """Each row lacks what it is named for and nothing else: no other width changes."""
+
+    def count(**overrides):
+        return count_complexity(model_config("hat_resnet50", **overrides)).total_params
+
+    def nea(channels):
+        inner = channels // 4
+        return 2 * channels * inner + 9 * inner * inner + norm * (2 * inner + channels)
+
+    full, norm = count(), 2  # a batch norm has a scale and a shift for each channel
+    with torch.device("meta"):
+        resnet = {name: value.numel() for name, value in import_torchvision("models").resnet50().named_parameters()}
+    res5 = sum(size for name, size in resnet.items() if name.startswith("layer4."))
+    assert full - count(mfe_supervision=False) == res5 + norm * 2048
+    assert round(count(mfe_supervision=False) / 1e6, 1) == 189.9
+    assert full - count(auxiliary_loss=False) == norm * (256 + 768)
+    assert full - count(nea=False) == nea(256) + nea(768)
+    assert count(depths=(0, 0, 0, 0)) == sum(size for name, size in resnet.items() if "fc" not in name) + norm * 2048
 
 
 def test_the_released_model_has_its_published_size():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import hat
-from hat.errors import WorkError
+from hat.errors import ModelError, WorkError
 from hat.model.inference import InferenceModel, fold_batch_norms
 
 
@@ -52,6 +52,7 @@ def test_every_preset_gives_the_same_embeddings(name):
         {"nea": False, "auxiliary_loss": False},
         {"downscale": 8, "transformer": {"norm_order": "pre", "num_heads": 4, "ffn_dim": 32}},
         {"depths": (0, 0, 0, 2)},
+        {"depths": (0, 0, 0, 0)},
         {"backbone": {"name": "timm/regnety_002", "last_stride": 2}},
         {"backbone": {"name": "timm/mobilenetv3_small_100", "last_stride": 2}},
     ],
@@ -102,3 +103,28 @@ def test_a_norm_that_follows_no_convolution_stays():
     network[0].running_mean.fill_(0.5)
     assert fold_batch_norms(network, torch.randn(1, 3, 4, 4)) == 1
     assert isinstance(network[0], nn.BatchNorm2d) and isinstance(network[3], nn.Identity)
+
+
+def test_fold_batch_norms_counts_only_what_it_folds():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+            self.first, self.second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+            self.other, self.last = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.first.running_mean.fill_(1.0)
+
+        def forward(self, x):
+            return self.last(self.other(self.second(self.conv(self.first(self.conv(x))))))
+
+    network = Shared().eval()
+    assert fold_batch_norms(network, torch.randn(1, 3, 4, 4)) == 1
+    assert isinstance(network.first, nn.BatchNorm2d) and isinstance(network.last, nn.Identity)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"), [((3, 64, 32), r"\(B, 3, H, W\), got"), ((1, 4, 64, 32), "got"), ((1, 3, 60, 32), "multiples of 16")]
+)
+def test_inference_model_refuses_images_of_another_shape(tiny_model, shape, sentence):
+    with pytest.raises(ModelError, match=sentence):
+        InferenceModel(tiny_model)(torch.zeros(shape, dtype=torch.uint8))

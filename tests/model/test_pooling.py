@@ -15,7 +15,7 @@ from hat.io.artifact import fingerprint
 from hat.model import ModelConfig
 from hat.model.complexity import count_complexity
 from hat.model.inference import InferenceModel
-from hat.model.pooling import GeneralizedMean, Mean
+from hat.model.layers import GeneralizedMean, Mean
 from hat.preprocessing import Preprocessing
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hat.model.aggregation import scale_map, stage_widths
-from hat.model.blocks import ResidualBlock
 from hat.model.config import ModelConfig, TransformerConfig
+from hat.model.dsa import scale_map, stage_widths
+from hat.model.layers import ResidualBlock
 from hat.model.tfc import TFC
 from hat.model.transformer import Attention, TransformerBlock
 
@@ -27,7 +27,7 @@ def attention_by_loops(attention, tokens, scale):
     return gathered @ attention.to_out.weight.T + attention.to_out.bias
 
 
-@pytest.mark.parametrize(("head_dim", "scale_by", "scale"), [(None, "head_dim", math.sqrt(3)), (4, "model_dim", math.sqrt(6))])
+@pytest.mark.parametrize(("head_dim", "scale_by", "scale"), [(3, "head_dim", math.sqrt(3)), (4, "model_dim", math.sqrt(6))])
 def test_attention_equals_loops_over_heads_and_queries(head_dim, scale_by, scale):
     torch.manual_seed(0)
     attention, tokens = Attention(6, 2, head_dim, scale_by, 0.0).eval(), torch.randn(2, 5, 6)
@@ -66,7 +66,7 @@ def test_a_stage_lays_tokens_out_row_by_row_with_cls_first():
     tokens = stage.embed(feature_map)
     assert tokens.shape == (2, 11, 4)
     torch.testing.assert_close(tokens[0, 0], stage.cls_token[0, 0] + stage.position_embedding[0, 0])
-    expected = stage.to_tokens(feature_map[1, :, 1, 3]) + stage.position_embedding[0, 1 + 1 * 5 + 3]
+    expected = stage.patch_embed(feature_map[1, :, 1, 3]) + stage.position_embedding[0, 1 + 1 * 5 + 3]
     torch.testing.assert_close(tokens[1, 9], expected)
     cls, calibrated = stage(feature_map)
     after = stage.blocks[0](tokens)
@@ -77,9 +77,9 @@ def test_a_stage_lays_tokens_out_row_by_row_with_cls_first():
 
 def test_positions_resampled_to_their_own_grid_are_themselves():
     stage = TFC(3, 4, 1, (4, 2), TransformerConfig(num_heads=2, ffn_dim=8), nea=False)
-    assert stage.positions(4, 2) is stage.position_embedding
-    assert stage.positions(8, 4).shape == (1, 33, 4)
-    torch.testing.assert_close(stage.positions(8, 4)[:, 0], stage.position_embedding[:, 0])
+    assert stage.interpolate_pos_embed(4, 2) is stage.position_embedding
+    assert stage.interpolate_pos_embed(8, 4).shape == (1, 33, 4)
+    torch.testing.assert_close(stage.interpolate_pos_embed(8, 4)[:, 0], stage.position_embedding[:, 0])
 
 
 def test_scaling_pools_the_maximum_down_and_interpolates_up():
@@ -90,12 +90,26 @@ def test_scaling_pools_the_maximum_down_and_interpolates_up():
     assert row.tolist() == [[[[0.0, 1.0, 3.0, 4.0]]]]
 
 
-def test_default_widths_are_those_of_the_released_model():
-    assert stage_widths(ModelConfig(), (256, 512, 1024, 2048), 2048) == {1: (256, 256), 2: (768, 768), 3: (1792, 2048)}
-    one = ModelConfig(depths=(0, 0, 6, 0))
-    assert stage_widths(one, (256, 512, 1024, 2048), 2048) == {3: (1024, 2048)}
-    odd = ModelConfig(depths=(1, 1, 0, 0))
-    assert stage_widths(odd, (24, 40, 112, 960), 960) == {1: (24, 32), 2: (72, 960)}
+RESNET50 = (256, 512, 1024, 2048)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "channels", "expected"),
+    [
+        ({}, RESNET50, {1: (256, 256), 2: (768, 768), 3: (1792, 2048)}),
+        ({"mfe_supervision": False}, RESNET50, {1: (256, 256), 2: (768, 768), 3: (1792, 2048)}),
+        ({"depths": (12, 0, 0, 0)}, RESNET50, {1: (256, 256)}),
+        ({"depths": (0, 12, 0, 0)}, RESNET50, {2: (512, 512)}),
+        ({"depths": (0, 0, 6, 0)}, RESNET50, {3: (1024, 1024)}),
+        ({"depths": (0, 0, 0, 12)}, RESNET50, {4: (2048, 2048)}),
+        ({"depths": (0, 4, 4, 4)}, RESNET50, {2: (512, 512), 3: (1536, 1536), 4: (3584, 2048)}),
+        ({"depths": (0, 0, 0, 0)}, RESNET50, {}),
+        ({"depths": (1, 1, 0, 0)}, (24, 40, 112, 960), {1: (24, 32), 2: (72, 960)}),
+    ],
+    ids=str,
+)
+def test_stage_widths_are_the_paper_s(overrides, channels, expected):
+    assert stage_widths(ModelConfig(**overrides), channels) == expected
 
 
 def test_the_residual_block_keeps_shape_and_adds_its_input():

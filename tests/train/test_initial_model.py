@@ -70,8 +70,15 @@ def test_another_image_size_resamples_the_positions(trained: Path) -> None:
 
 
 def test_another_architecture_is_refused(trained: Path) -> None:
-    with pytest.raises(WeightsError, match="Only image size and number of identities may differ"):
+    with pytest.raises(WeightsError, match="Only image size, number of identities and what changes no shape may differ"):
         begin(trained, 6, model={"num_bottlenecks": 2})
+
+
+def test_initial_model_takes_tensors_of_the_same_shapes_in_other_heads_and_names_them(trained: Path) -> None:
+    model, note = begin(trained, 6, model={"transformer": {"num_heads": None, "head_dim": 4}})
+    before = load_checkpoint(trained).state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert "transformer.num_heads None instead of 2, transformer.head_dim 4 instead of None" in note
 
 
 def test_two_sources_contradict_each_other(trained: Path) -> None:

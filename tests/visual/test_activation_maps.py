@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hat.errors import UsageError
-from hat.model.aggregation import scale_map
+from hat.model.dsa import scale_map
 from hat.visual import activation_maps, branch_activations
 
 

@@ -6,9 +6,9 @@ in how well the detector's boxes fit. NumPy and Pillow draw everything.
 
 from __future__ import annotations
 
+from .camera import MAX_IDENTITIES, draw_distractor, draw_person
 from .generate import MANIFEST, SynthSummary, generate_dataset
-from .person import Person, make_person
-from .shot import MAX_IDENTITIES, draw_distractor, draw_person
+from .wardrobe import Person, make_person
 
 __all__ = [
     "MANIFEST",

@@ -1,293 +1,399 @@
-"""Draws a dressed person: legs, trunk, arms, head and bag as shaded solids, in the order in which they hide each other."""
+"""Figures: a person's body in a moment of a step, dressed, as solids of facets. Lengths are shares of body height."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from . import bags, cloth
-from .canvas import Array, Canvas, Material, Surface
-from .hair import draw_hanging_hair, draw_head
-from .head import draw_neck
-from .palette import darken
-from .person import Person
-from .posture import Posture
-from .view import View
+from .solids import Array, Field, Solids, over, plain
+from .wardrobe import BLACK, HATS, WHITE, Color, Person, mix
 
-__all__ = ["draw_figure"]
+__all__ = ["Posture", "build_figure", "pose_person"]
 
-Floats = npt.NDArray[np.float64]
-
-# Cross-sections of average trunks from neck to hips, in shares of body height: level, half width, half depth, forward shift.
-_STRAIGHT = np.array([
-    (0.858, 0.030, 0.030, -0.004), (0.846, 0.046, 0.036, -0.005), (0.834, 0.074, 0.043, -0.006), (0.820, 0.096, 0.050, -0.005),
-    (0.800, 0.108, 0.058, -0.002), (0.765, 0.107, 0.065, 0.003), (0.720, 0.101, 0.066, 0.006), (0.670, 0.094, 0.061, 0.005),
-    (0.620, 0.088, 0.057, 0.003), (0.580, 0.087, 0.058, 0.000), (0.540, 0.090, 0.062, -0.004), (0.500, 0.092, 0.063, -0.006),
-    (0.470, 0.090, 0.060, -0.006),
-])  # fmt: skip
-_CURVED = np.array([
-    (0.858, 0.026, 0.027, -0.003), (0.846, 0.040, 0.032, -0.004), (0.834, 0.064, 0.038, -0.005), (0.820, 0.083, 0.045, -0.003),
-    (0.800, 0.093, 0.053, 0.001), (0.765, 0.093, 0.062, 0.007), (0.720, 0.088, 0.068, 0.010), (0.670, 0.079, 0.057, 0.005),
-    (0.620, 0.074, 0.052, 0.002), (0.580, 0.083, 0.056, -0.002), (0.540, 0.095, 0.065, -0.006), (0.500, 0.099, 0.069, -0.008),
-    (0.470, 0.097, 0.066, -0.008),
-])  # fmt: skip
-
+# Cross-sections of average trunks from neck to hips: level, half width, half depth, forward shift.
+_LEVELS = -np.array((0.858, 0.846, 0.834, 0.820, 0.800, 0.765, 0.720, 0.670, 0.620, 0.580, 0.540, 0.500, 0.470))
+_STRAIGHT = (
+    (0.030, 0.046, 0.074, 0.096, 0.108, 0.107, 0.101, 0.094, 0.088, 0.087, 0.090, 0.092, 0.090),
+    (0.030, 0.036, 0.043, 0.050, 0.058, 0.065, 0.066, 0.061, 0.057, 0.058, 0.062, 0.063, 0.060),
+    (-0.004, -0.005, -0.006, -0.005, -0.002, 0.003, 0.006, 0.005, 0.003, 0.0, -0.004, -0.006, -0.006),
+)
+_CURVED = (
+    (0.026, 0.040, 0.064, 0.083, 0.093, 0.093, 0.088, 0.079, 0.074, 0.083, 0.095, 0.099, 0.097),
+    (0.027, 0.032, 0.038, 0.045, 0.053, 0.062, 0.068, 0.057, 0.052, 0.056, 0.065, 0.069, 0.066),
+    (-0.003, -0.004, -0.005, -0.003, 0.001, 0.007, 0.010, 0.005, 0.002, -0.002, -0.006, -0.008, -0.008),
+)
 # How far the upper garment stands off the body, and the height of its hem.
 _THICKNESS = {"hoodie": 0.011, "jacket": 0.011, "open jacket": 0.010, "coat": 0.013, "shirt": 0.006}
-_HEM = {
-    "t-shirt": 0.478,
-    "long sleeve": 0.478,
-    "shirt": 0.47,
-    "hoodie": 0.474,
-    "jacket": 0.48,
-    "open jacket": 0.462,
-    "coat": 0.33,
-}
+_HEMS = {"hoodie": 0.474, "open jacket": 0.462, "coat": 0.33}
+# Radii of a trouser leg at hip, knee and ankle.
+_LEGS = {"trousers": (0.050, 0.036, 0.029), "jeans": (0.049, 0.035, 0.027), "wide trousers": (0.052, 0.046, 0.046)}
+_SKULL = (0.0515, 0.0725, 0.0605)
+# How far hair stands off the head, and its edge at forehead, nape and before the ears.
+_HAIR = {
+    "short": (1.07, 0.5, 0.5, 0.1), "side parted": (1.09, 0.42, 0.5, 0.12), "buzz cut": (1.02, 0.54, 0.5, 0.1),
+    "curly": (1.2, 0.36, 0.6, 0.0), "afro": (1.12, 0.4, 0.7, 0.25), "ponytail": (1.05, 0.46, 0.42, -0.02),
+    "bun": (1.05, 0.46, 0.42, -0.02), "cap": (1.03, 0.6, 0.55, -0.05), "beanie": (1.03, 0.6, 0.55, -0.05),
+    "sun hat": (1.03, 0.6, 0.55, -0.05), "bob": (1.13, 0.42, 0.9, 0.3), "long": (1.09, 0.42, 0.9, 0.3),
+}  # fmt: skip
 
 
-def draw_figure(canvas: Canvas, person: Person, posture: Posture, view: View, phase: float) -> None:
-    """Paint a person on a canvas.
+@dataclass(frozen=True)
+class Posture:
+    """Joints of one moment in shares of body height. The person's left is +x, feet stand on y = 0.
+
+    Attributes:
+        rise: How much the pelvis stands above (mostly below) its height at rest.
+        lean: Tangent of the trunk's forward lean.
+        twist: Turn of the shoulders against the pelvis in radians.
+        legs: (2, 4, 3) hip, knee, ankle and toe tip of the left and the right leg.
+        arms: (2, 4, 3) shoulder, elbow, wrist and knuckles.
+    """
+
+    rise: float
+    lean: float
+    twist: float
+    legs: Array
+    arms: Array
+
+
+def pose_person(person: Person, phase: float, stride: float) -> Posture:
+    """Pose a person.
 
     Args:
-        canvas: What is painted on.
-        person: Who.
-        posture: The joints of the moment.
-        view: Where from.
-        phase: Moment of the step, for the folds.
+        person: Whose body it is; a bag bends the arm that carries it.
+        phase: Moment of the step in radians; pi later the other foot is in front.
+        stride: Length of the step, 0 (standing) to about 1.2 (striding).
     """
-    tall = person.height
-    parts: list[tuple[float, Callable[[], None]]] = []
-    depths = [float(view.project(leg[1:])[3].mean()) for leg in posture.legs]
-    for side, leg, depth, other in zip((1, -1), posture.legs, depths, reversed(depths), strict=True):
-        dark = 0.1 if depth < other - 0.03 * tall else 0.0
-        parts.append((-10 + depth, partial(_leg, canvas, person, leg, view, side, dark)))
-    middle = view.point(0.0, 0.66 * tall, 0.0)[3]
-    for arm in posture.arms:
-        depth = float(view.project(arm[1:])[3].mean()) - middle
-        far = depth < -0.05 * tall
-        parts.append(((-20 if far else 2) + depth, partial(_arm, canvas, person, arm, view, 0.09 if far else 0.0)))
-    parts.append((0.0, lambda: _hips(canvas, person, posture, view)))
-    parts.append((0.3, lambda: draw_neck(canvas, person, posture, view)))
-    parts.append((1.0, lambda: _trunk(canvas, person, posture, view, phase)))
-    parts.append((1.1, lambda: _collar(canvas, person, posture, view)))
-    parts.append((5.0, lambda: draw_head(canvas, person, posture, view)))
-    away = math.cos(view.yaw) < -0.15
-    parts.append((5.1 if away else 0.2, lambda: draw_hanging_hair(canvas, person, posture, view)))
-    parts += bags.bag_parts(canvas, person, posture, view)
-    for _, draw in sorted(parts, key=lambda part: part[0]):
-        draw()
+    swing, hip = math.radians(24) * stride * person.gait, 0.05 if person.curved else 0.047
+    legs = np.stack([_leg(side * hip, phase + (0 if side > 0 else math.pi), swing, stride) for side in (1, -1)])
+    rise = 0.012 - float(legs[:, 2:, 1].min())
+    lean, twist = 0.03 + 0.05 * stride, 0.14 * stride * math.sin(phase)
+    shoulder = (0.087 if person.curved else 0.101) * (0.8 + 0.2 * person.girth)
+    arms = np.stack([_arm(person, side, phase + (math.pi if side > 0 else 0), swing, shoulder) for side in (1, -1)])
+    arms[..., 2] += lean * 0.29 - np.array((1, -1))[:, None] * shoulder * math.sin(twist)
+    raised = np.array((0.0, rise, 0.0))
+    return Posture(rise, lean, twist, legs + raised, arms + raised)
 
 
-def trunk_sections(person: Person) -> Floats:
-    """A person's trunk without clothes: (n, 4) level, half width, half depth, forward shift, in shares of height."""
-    sections = (_CURVED if person.curved else _STRAIGHT).copy()
-    level = sections[:, 0]
-    # The shoulders follow the girth less than the waist does, and a belly grows forward.
-    weight = np.interp(level, (0.55, 0.62, 0.8, 0.84), (0.9, 1.0, 0.35, 0.1))
-    sections[:, 1] *= 1 + (person.girth - 1) * weight
-    sections[:, 2] *= 1 + (person.girth - 1) * weight
-    belly = max(0.0, person.girth - 1.04) * np.exp(-(((level - 0.6) / 0.07) ** 2))
-    sections[:, 2] += 0.11 * belly
-    sections[:, 3] += 0.09 * belly
-    return sections
+def _leg(x: float, phase: float, swing: float, stride: float) -> Array:
+    """Return hip, knee, ankle, toe tip. The knee bends most as the leg swings forward and a little as the heel lifts."""
+    thigh = swing * math.sin(phase) + 0.04 * stride
+    shin = thigh - 0.05 - stride * (0.72 * max(0.0, math.cos(phase)) ** 1.5 + 0.3 * max(0.0, -math.sin(phase)) ** 3)
+    hip = np.array((x, 0.515, 0.0))
+    knee = hip + _bone(thigh, 0.238, -0.07 * x)
+    ankle = knee + _bone(shin, 0.235, -0.03 * x)
+    tilt = min(shin * 0.75, 0.0) if shin < 0 else shin * 0.5
+    toe = ankle + _bone(shin, 0.034) + (0.12 * x, 0.092 * math.sin(tilt), 0.092 * math.cos(tilt))
+    return np.stack([hip, knee, ankle, toe])
 
 
-def _tube(
-    canvas: Canvas,
-    person: Person,
-    posture: Posture,
-    view: View,
-    sections: Floats,
-    material: Material,
-    *,
-    folds: Material | None = None,
-    fade: float = 0.15,
-    flat_top: bool = False,
-) -> None:
-    tall = person.height
-    level = sections[:, 0]
-    twist = np.interp(level, (0.5, 0.8), (-0.4 * posture.twist, posture.twist))
-    centers = np.zeros((len(level), 3))
-    centers[:, 1] = level * tall + posture.rise
-    centers[:, 2] = (sections[:, 3] + np.maximum(level - 0.52, 0) * posture.lean) * tall
-    rings = view.rings(centers, sections[:, 1] * tall, sections[:, 2] * tall, level, twist)
-    canvas.tube(rings, material, folds=folds, fade=fade, flat_top=flat_top)
+def _arm(person: Person, side: int, phase: float, swing: float, x: float) -> Array:
+    """Return shoulder, elbow, wrist, knuckles. A carrying arm hangs still; a suitcase pulls its arm back."""
+    upper, flex = 0.95 * swing * math.sin(phase) - 0.03, 0.22 + 0.35 * swing * (1 + math.sin(phase))
+    if person.bag_side == side and person.bag == "handbag":
+        upper, flex = 0.25 * upper, 0.1
+    elif person.bag_side == side and person.bag == "suitcase":
+        upper, flex = -0.3 + 0.15 * upper, 0.08
+    outward = 0.13 + 0.1 * (person.girth - 1) + (0.04 if person.upper in ("coat", "hoodie", "jacket") else 0.0)
+    shoulder = np.array((side * x, 0.788, 0.0))
+    elbow = shoulder + _bone(upper, 0.165, side * 0.168 * math.sin(outward))
+    wrist = elbow + _bone(upper + flex, 0.14, side * 0.012)
+    return np.stack([shoulder, elbow, wrist, wrist + _bone(upper + flex + 0.15, 0.05, -side * 0.004)])
 
 
-def _trunk(canvas: Canvas, person: Person, posture: Posture, view: View, phase: float) -> None:
-    sections = trunk_sections(person)
-    thick = _THICKNESS.get(person.upper, 0.004)
-    level = sections[:, 0]
-    grow = thick * np.interp(level, (0.8, 0.85), (1.0, 0.5))
-    sections[:, 1] += grow
-    sections[:, 2] += grow
-    hem = person.lower_length if person.upper == "dress" else _HEM[person.upper]
-    if hem < 0.46:
-        sections = np.vstack([sections[:-1], _flare(sections[-2], hem, _spread(person, posture, hem), 0.01)])
+def _bone(angle: float, length: float, sideways: float = 0.0) -> Array:
+    """Return the way along a hanging bone that is turned forward by an angle."""
+    return np.array((sideways, -length * math.cos(angle), length * math.sin(angle)))
+
+
+def build_figure(person: Person, posture: Posture) -> Solids:
+    """Build a dressed person."""
+    solids = Solids()
+    for side, leg, arm in zip((1, -1), posture.legs, posture.arms, strict=True):
+        _add_leg(solids, person, leg, side)
+        _add_arm(solids, person, arm, side)
+    _add_trunk(solids, person, posture)
+    solids.add(_head(person), np.array((0.0, 0.9285 + posture.rise, 0.012 + posture.lean * 0.36)))
+    _add_bag(solids, person, posture)
+    return solids
+
+
+def _cloth(person: Person, color: Color, depth: float = 0.08) -> Field:
+    """Return cloth of one color with soft folds."""
+
+    def folded(azimuth: Array, along: Array) -> Array:
+        wave = np.sin(along * 26 + 2.2 * np.cos(azimuth) + person.texture) * np.sin(along * 13 - np.sin(azimuth))
+        return np.asarray(np.array(color) * (1 + depth * wave[..., None]))
+
+    return folded
+
+
+def _add_leg(solids: Solids, person: Person, leg: Array, side: int) -> None:
+    lower, color, girth = person.lower, person.lower_color, 0.4 + 0.6 * person.girth
+
+    def flesh(azimuth: Array, along: Array) -> Array:
+        base = plain(mix(color, BLACK, 0.35) if lower == "tights" else person.skin)(azimuth, along)
+        return over(base, (along > 0.9) & (person.shoes == "trainers" and lower != "tights"), (0.88, 0.88, 0.86))
+
+    def trousers(azimuth: Array, along: Array) -> Array:
+        base = _cloth(person, color)(azimuth, along)
+        if lower == "jeans":  # Paler on the thigh.
+            base = over(base, np.exp(-(((along - 0.3) / 0.2) ** 2)) * np.clip(np.sin(azimuth), 0, 0.7), mix(color, WHITE, 0.2))
+        if person.side_stripe:
+            stripe = (0.92, 0.91, 0.88) if sum(color) < 1.8 else mix(color, BLACK, 0.5)
+            base = over(base, np.cos(azimuth) * side > 0.8, stripe)
+        return base
+
+    if lower in _LEGS:
+        ankle = leg[2] + (leg[2] - leg[1]) * 0.09
+        radii = np.array(_LEGS[lower]) * girth
+        solids.limb(np.stack([*leg[:2], ankle]), radii, trousers, steps=7, side=side, layer=0.02)
     else:
-        sections = sections[level > hem + 0.005]
-        last = sections[-1].copy()
-        last[0] = hem
-        # A loose hem hangs straight down from the widest place above it; a ribbed one is drawn in.
-        last[1:3] *= 0.96 if person.upper in ("hoodie", "jacket") else 1.02
-        sections = np.vstack([sections, last])
-    folds = cloth.trunk_folds(person, phase) if hem > 0.46 else cloth.pleats(person)
-    _tube(canvas, person, posture, view, sections, cloth.trunk_material(person), folds=folds)
-
-
-def _spread(person: Person, posture: Posture, hem: float) -> float:
-    """How far the legs reach forward or back at a height, as a share of body height: a hem has to give way to them."""
-    reach = 0.0
-    for leg in posture.legs:
-        down = leg[:3]
-        reach = max(reach, abs(float(np.interp(-hem * person.height, -down[:, 1], down[:, 2]))))
-    return reach / person.height
-
-
-def _flare(start: Floats, hem: float, spread: float, extra: float) -> Floats:
-    """Sections from the hips down to a hem that gives way to the legs."""
-    levels = np.linspace(start[0] - 0.03, hem, 5)
-    share = (start[0] - levels) / max(start[0] - hem, 1e-6)
-    width = start[1] + (0.008 + extra) * share + 0.02 * share * (0.5 - hem) / 0.4
-    depth = start[2] + (spread * 0.85 + extra * 0.5) * share
-    return np.stack([levels, width, depth, np.full_like(levels, start[3])], axis=1)
-
-
-def _hips(canvas: Canvas, person: Person, posture: Posture, view: View) -> None:
-    """The seat of trousers, or the skirt."""
-    if person.upper == "dress":
-        return
-    sections = trunk_sections(person)
-    sections = sections[sections[:, 0] < 0.63]
-    sections[:, 1:3] += 0.002
-    if person.lower == "skirt":
-        body = sections[:-1]
-        spread = _spread(person, posture, person.lower_length)
-        sections = np.vstack([body, _flare(body[-1], person.lower_length, spread, 0.012 + 0.01 * (person.texture % 1))])
-        _tube(canvas, person, posture, view, sections, cloth.plain(person.lower_color), folds=cloth.pleats(person))
-        return
-    sections = sections[sections[:, 0] > 0.49]
-    low = sections[-1].copy()
-    low[0], low[1], low[2] = 0.462, low[1] * 0.9, low[2] * 0.8
-    _tube(canvas, person, posture, view, np.vstack([sections, low]), cloth.plain(person.lower_color), fade=0.0)
-
-
-def _collar(canvas: Canvas, person: Person, posture: Posture, view: View) -> None:
-    """A scarf around the neck."""
-    if person.scarf is None:
-        return
-    sections = np.array(
-        [(0.868, 0.034, 0.036, 0.0), (0.858, 0.045, 0.047, 0.002), (0.842, 0.05, 0.05, 0.004), (0.828, 0.042, 0.046, 0.006)]
-    )
-
-    def wound(surface: Surface) -> Array:
-        return np.asarray(0.12 * np.sin(surface.along * np.float32(420) + surface.across * 3), dtype=np.float32)
-
-    _tube(canvas, person, posture, view, sections, cloth.plain(person.scarf), folds=wound, fade=0.25)
-
-
-def _leg(canvas: Canvas, person: Person, leg: Floats, view: View, side: int, dark: float) -> None:
-    tall, lower = person.height, person.lower
-    points, scale = view.line(leg)
-    girth = 0.4 + 0.6 * person.girth
-    flesh = np.array((0.047, 0.031, 0.020)) * tall * girth * scale[:3] * (1.04 if person.curved else 1.0)
-    bare = lower in ("shorts", "bare legs") or (lower == "skirt" and person.lower_length > 0.2)
-    tight = lower == "tights"
-    if bare or tight or lower == "skirt":
-        color = darken(person.lower_color, 0.6) if tight else person.skin
-        canvas.limb(points[:3], flesh, cloth.plain(color), turn=view.yaw, fade=0.18, dark=dark)
-    _shoe(canvas, person, leg, view, dark, bare=bare)
+        solids.limb(leg[:3], np.array((0.047, 0.031, 0.020)) * girth, flesh, steps=7, side=side)
     if lower == "shorts":
-        hem = _cut(leg[:3], person.lower_length * tall)
-        tube, at = view.line(hem)
-        radii = np.array((0.052, 0.050, 0.050)) * tall * girth * at
-    elif lower in ("trousers", "jeans", "wide trousers"):
-        shape = {"trousers": (0.050, 0.036, 0.029), "jeans": (0.049, 0.035, 0.027), "wide trousers": (0.052, 0.046, 0.046)}[
-            lower
-        ]
-        radii = np.array(shape) * tall * girth * scale[:3]
-        tube = points[:3].copy()
-        tube[2] += (tube[2] - tube[1]) * 0.09
-    else:
-        return
-    canvas.limb(
-        tube,
-        radii,
-        cloth.trouser_material(person, side),
-        turn=view.yaw,
-        flat_end=True,
-        fade=0.18,
-        dark=dark,
-        folds=cloth.leg_folds(person),
-    )
-
-
-def _cut(leg: Floats, height: float) -> Floats:
-    """The part of a leg above a height over the standing ankle, measured along the leg, as three joints."""
-    thigh = float(np.linalg.norm(leg[1] - leg[0]))
-    length = max(float(leg[0, 1] - leg[1, 1]), 0.4 * thigh)
-    share = min(max((0.515 / 0.238 * thigh - height) / thigh, 0.3), 1.0) if length else 1.0
-    end = leg[0] + (leg[1] - leg[0]) * share
-    return np.stack([leg[0], (leg[0] + end) / 2, end])
-
-
-def _shoe(canvas: Canvas, person: Person, leg: Floats, view: View, dark: float, *, bare: bool) -> None:
-    tall = person.height
-    knee, ankle, toe = leg[1], leg[2], leg[3]
-    shin = (ankle - knee) / max(float(np.linalg.norm(ankle - knee)), 1e-6)
-    sole = ankle + shin * 0.034 * tall
-    forward = (toe - sole) / max(float(np.linalg.norm(toe - sole)), 1e-6)
-    heel = sole - forward * 0.02 * tall
+        hem = leg[0] + (leg[1] - leg[0]) * 2 * person.hem
+        solids.limb(np.stack([leg[0], hem]), np.array((0.052, 0.051)) * girth, trousers, steps=6, side=side, layer=0.02)
+    shin = (leg[2] - leg[1]) / 0.235
     if person.shoes == "boots":
-        points, scale = view.line(np.stack([ankle - shin * 0.07 * tall, ankle, sole]))
-        canvas.limb(
-            points,
-            np.array((0.029, 0.027, 0.026)) * tall * scale,
-            cloth.plain(person.shoe_color),
-            turn=view.yaw,
-            fade=0.0,
-            dark=dark,
-        )
-    elif bare and person.shoes == "trainers":
-        points, scale = view.line(np.stack([ankle - shin * 0.03 * tall, ankle]))
-        canvas.limb(points, np.array((0.022, 0.022)) * tall * scale, cloth.plain((0.9, 0.9, 0.88)), fade=0.0, dark=dark)
-    lift = np.array([0.0, 0.012 * tall, 0.0])
-    points, scale = view.line(np.stack([heel, toe]) + lift * 0.15)
-    canvas.limb(points, np.array((0.0190, 0.0185)) * tall * scale, cloth.plain(person.sole), fade=0.3, dark=dark + 0.08)
-    points, scale = view.line(np.stack([heel + lift, (heel + toe) / 2 + lift * 1.25, toe + lift * 0.7]))
-    canvas.limb(points, np.array((0.0208, 0.0212, 0.0172)) * tall * scale, cloth.plain(person.shoe_color), fade=0.0, dark=dark)
+        solids.limb(leg[2] + shin * [[-0.07], [0.03]], np.array((0.029, 0.026)), plain(person.shoe_color), steps=4)
+    toe = leg[3] + (0.0, 0.004, 0.0)
+    heel = 1.22 * (leg[2] + shin * 0.03) - 0.22 * toe
+    # Place, half width and half height of a shoe from heel to tip.
+    last = [(0, 0, 0), (0.01, 14, 16), (0.15, 19, 23), (0.4, 19, 24), (0.65, 21, 18), (0.85, 20, 13), (0.99, 8, 5), (1, 0, 0)]
+    place, width, height = np.array(last).T
+
+    def shoe(azimuth: Array, along: Array) -> Array:
+        return over(plain(person.shoe_color)(azimuth, along), np.sin(azimuth) < -0.3, person.sole)
+
+    solids.rings(heel + place[:, None] * (toe - heel), width / 1000, height / 1000, shoe, columns=12, upright=False)
 
 
-def _arm(canvas: Canvas, person: Person, arm: Floats, view: View, dark: float) -> None:
-    tall = person.height
-    points, scale = view.line(arm)
-    girth = 0.5 + 0.5 * person.girth
-    slim = 0.88 if person.curved else 1.0
-    flesh = np.array((0.0275, 0.0225, 0.0165, 0.0175)) * tall * girth * slim * scale
-    canvas.limb(points[:3], flesh[:3], cloth.plain(person.skin), turn=view.yaw, fade=0.2, dark=dark)
-    canvas.limb(
-        points[2:], np.array((0.0165, 0.0205)) * tall * scale[2:], cloth.plain(person.skin), turn=view.yaw, fade=0.15, dark=dark
-    )
-    short = person.upper == "t-shirt" or (person.upper == "dress" and person.lower != "tights")
-    if short:
-        end = points[0] + (points[1] - points[0]) * (0.68 if person.upper == "t-shirt" else 0.45)
-        sleeve, radii = np.stack([points[0], end]), np.array((0.031, 0.0325)) * tall * girth * slim * scale[:2]
+def _sections(person: Person, posture: Posture, levels: Array, extra: float) -> tuple[Array, Array, Array]:
+    """Return centers, half widths and half depths of the trunk at levels, with cloth of a thickness around it."""
+    width, depth, shift = (np.interp(-levels, _LEVELS, row) for row in (_CURVED if person.curved else _STRAIGHT))
+    # The shoulders follow the girth less than the waist does, and a belly grows forward.
+    factor = 1 + (person.girth - 1) * np.interp(levels, (0.55, 0.62, 0.8, 0.84), (0.9, 1.0, 0.35, 0.1))
+    belly = max(0.0, person.girth - 1.04) * np.exp(-(((levels - 0.6) / 0.07) ** 2))
+    grown = extra * np.interp(levels, (0.8, 0.85), (1.0, 0.5))
+    # Below the hips a hem gives way to the legs.
+    share = np.clip(0.48 - levels, 0, 1)
+    reach = np.array([np.abs(np.interp(-levels - posture.rise, -leg[:3, 1], leg[:3, 2])) for leg in posture.legs]).max(0)
+    depth = np.maximum(depth * factor + grown + 0.11 * belly + share * 0.05, (reach + 0.03) * (share > 0))
+    forward = shift + 0.09 * belly + np.maximum(levels - 0.52, 0) * posture.lean
+    centers = np.stack([np.zeros_like(levels), levels + posture.rise, forward], axis=1)
+    return centers, width * factor + grown + share * 0.07, depth
+
+
+def _add_trunk(solids: Solids, person: Person, posture: Posture) -> None:
+    def tube(top: float, hem: float, extra: float, color: Field, rows: int, columns: int, layer: float) -> None:
+        levels = np.linspace(top, hem, rows)
+        centers, width, depth = _sections(person, posture, levels, extra)
+        twist = np.interp(levels, (0.5, 0.8), (-0.4, 1.0)) * posture.twist
+        solids.rings(centers, width, depth, color, along=levels, twist=twist, columns=columns, layer=layer)
+
+    neck = np.add([(0.0, 0.82, -0.004), (0.0, 0.89, 0.006)], (0.0, posture.rise, posture.lean * 0.32))
+    solids.limb(neck, np.array((0.032, 0.029)), plain(mix(person.neck, BLACK, 0.08)), steps=3)
+    rows = 36 if person.pattern in ("stripes", "checks", "dots") else 22
+    hem = person.hem if person.upper == "dress" else _HEMS.get(person.upper, 0.478)
+    tube(0.858, hem, _THICKNESS.get(person.upper, 0.004), functools.partial(_upper, person), rows, 38, 0.06)
+    if person.lower == "skirt":
+        tube(0.6, person.hem, 0.002, _cloth(person, person.lower_color), 14, 20, 0.09)
+    elif person.upper != "dress":
+        tube(0.56, 0.462, 0.002, _cloth(person, person.lower_color), 5, 20, 0.03)
+
+
+def _patterned(person: Person, around: Array, level: Array) -> Array:
+    """Return the cloth of the upper garment; both places are in shares of body height."""
+    kind, width = person.pattern, 2 * math.pi / (0.034 + 0.016 * (person.texture % 1))
+    down, across = np.sin(level * width + 0 * around), np.sin(around * width + 0 * level)
+    color = _cloth(person, person.upper_color, 0.1)(around * 10, level * 1.4)
+    mask = {
+        "stripes": (down if person.texture % 3 < 2 else across) > 0,
+        "checks": 0.45 * (down > 0) + 0.45 * (across > 0),
+        "two-tone": level + 0 * around > 0.7 + 0.04 * (person.texture % 1),
+        "dots": down * across > 0.35,
+    }.get(kind)
+    return color if mask is None else over(color, mask, person.upper_accent)
+
+
+def _upper(person: Person, azimuth: Array, level: Array) -> Array:
+    """Return the upper garment on the trunk, with neckline, fastening and logo."""
+    kind, dark, pale = person.upper, mix(person.upper_color, BLACK, 0.4), mix(person.upper_color, WHITE, 0.5)
+    ahead = np.sin(azimuth) > 0
+    x = np.where(ahead, np.abs(0.1 * np.cos(azimuth)), 1.0) + 0 * level  # Far off behind, where nothing of this is.
+    color = _patterned(person, (azimuth - math.pi / 2) * 0.092, level)
+    if person.pattern == "logo":
+        color = over(color, x * x + (level - 0.735) ** 2 < 0.0009, person.upper_accent)
+    neckline = 0.853 - 0.026 * ahead * np.sin(azimuth) ** 2
+    if kind in ("open jacket", "coat"):
+        gap = 0.016 + 0.11 * np.clip(0.845 - level, 0.0, 0.4) if kind == "open jacket" else (level - 0.7).clip(0, 0.14) * 0.36
+        color = over(over(color, x < gap + 0.009, dark), x < gap, person.upper_accent)
+        neckline = np.where(x < gap, 0.828, 1.0) if kind == "open jacket" else 1.0
+    elif kind in ("jacket", "shirt"):
+        color = over(color, (0.7 * (x < 0.008)).clip(level > 0.842), dark if kind == "jacket" else pale)
+        neckline = 0.856
+    elif kind == "hoodie":
+        color = over(color, 0.3 * ((np.abs(level - 0.555) < 0.04) & (x < 0.075 - (level - 0.54).clip(0) * 0.5)), dark)
+        color = over(color, (np.abs(x - 0.017) < 0.008) & (np.abs(level - 0.8) < 0.03), pale)
+        neckline = 0.856
+    elif kind == "dress":
+        color = over(color, 0.8 * (np.abs(level - 0.625) + 0 * x < 0.012), dark)
+        neckline = 0.85 - np.clip(0.045 - x, 0, 1)
+    return over(color, level + 0 * x > neckline, person.neck)
+
+
+def _add_arm(solids: Solids, person: Person, arm: Array, side: int) -> None:
+    girth = (0.5 + 0.5 * person.girth) * (0.88 if person.curved else 1.0)
+    flesh = np.array((0.0275, 0.0225, 0.0165)) * girth
+    patterned = person.pattern in ("stripes", "checks", "dots") and not person.contrast_sleeves
+    sleeve = _cloth(person, person.upper_accent if person.contrast_sleeves else person.upper_color)
+    if patterned:
+        sleeve = lambda azimuth, along: _patterned(person, (azimuth - math.pi / 2) * 0.03, 0.79 - along * 0.3)  # noqa: E731
+    if person.upper == "t-shirt" or (person.upper == "dress" and person.lower != "tights"):
+        solids.limb(arm[:3], flesh, plain(person.skin), steps=4, side=side, layer=0.06)
+        end = arm[0] + (arm[1] - arm[0]) * 0.66
+        solids.limb(np.stack([arm[0], end]), np.array((0.032, 0.0335)) * girth, sleeve, steps=6, side=side, layer=0.065)
     else:
-        sleeve = points[:3].copy()
-        sleeve[2] += (sleeve[2] - sleeve[1]) * 0.03
-        extra = 0.6 * _THICKNESS.get(person.upper, 0.003) * tall
-        radii = flesh[:3] + np.array((extra * 0.5, extra + 0.002 * tall, extra + 0.003 * tall)) * scale[:3]
-    canvas.limb(
-        sleeve,
-        radii,
-        cloth.sleeve_material(person),
-        turn=view.yaw,
-        flat_end=True,
-        fade=0.22,
-        dark=dark,
-        folds=None if short else cloth.sleeve_folds(person),
-    )
+        extra = 0.6 * _THICKNESS.get(person.upper, 0.003)
+        wrist = arm[2] + (arm[2] - arm[1]) * 0.03
+        radii = flesh + np.array((0.5 * extra + 0.003, extra + 0.002, extra + 0.003))
+        solids.limb(np.stack([*arm[:2], wrist]), radii, sleeve, steps=6, side=side, layer=0.06)
+    hand = np.stack([arm[2], 0.4 * arm[2] + 0.6 * arm[3], arm[3]])
+    solids.limb(hand, np.array((0.015, 0.02, 0.014)), plain(person.skin), steps=2, columns=8, layer=0.06)
+
+
+def _direction(azimuth: Array, up: Array) -> tuple[Array, Array]:
+    """Return the parts of directions from the head's center to its left and to its front."""
+    ring = np.sqrt(np.maximum(1 - up * up, 0))
+    return np.cos(azimuth) * ring, np.sin(azimuth) * ring
+
+
+@functools.lru_cache(maxsize=16)
+def _head(person: Person) -> Solids:
+    """Build the head around its center; it is the same in every posture."""
+    solids, skin, hair = Solids(), person.skin, person.hair
+    features: list[tuple[tuple[float, float, float], tuple[float, float, float], Color]] = [
+        ((0.0, -0.16, 0.97), (0.007, 0.014, 0.009), skin),
+        ((0.0, -0.5, 0.74), (0.014, 0.0045, 0.008), mix(skin, (0.45, 0.15, 0.15), 0.5)),
+    ]
+    for side in (1, -1):
+        features.append(((side * 0.33, 0.05, 0.9), (0.007, 0.006, 0.006), (0.1, 0.08, 0.08)))
+        features.append(((side * 0.33, 0.27, 0.87), (0.012, 0.003, 0.006), mix(hair, BLACK, 0.2)))
+        if person.hair_style not in ("long", "bob", "headscarf", "afro", "curly"):
+            features.append(((side, -0.08, -0.1), (0.008, 0.018, 0.012), mix(skin, BLACK, 0.08)))
+    for place, radii, color in features:
+        solids.ball(np.multiply(_SKULL, place), radii, plain(color))
+
+    def face(azimuth: Array, up: Array) -> Array:
+        side, front = _direction(azimuth, up)
+        color, side = plain(skin)(azimuth, up), np.abs(side)
+        if person.beard:
+            color = over(color, (front > 0.05) & (up < np.where(side > 0.55, 0.0, -0.3)), mix(hair, skin, 0.25))
+        if person.glasses:
+            color = over(color, 0.75 * ((np.abs(up - 0.06) < 0.09) & (front > 0) & (side > 0.08)), (0.1, 0.1, 0.12))
+        return color
+
+    solids.ball(np.zeros(3), _SKULL, face, rows=16, columns=22, jaw=0.25)
+    _add_hair(solids, person)
+    return solids
+
+
+def _add_hair(solids: Solids, person: Person) -> None:
+    style, hair, hat = person.hair_style, _cloth(person, person.hair, 0.12), _cloth(person, person.hat, 0.06)
+    part = 0.4 if person.texture % 2 < 1 else -0.4
+
+    def shell(out: float, color: Field, edge: Field, place: tuple[float, float, float] = (0, 0, 0)) -> None:
+        """Cover the head where the edge is positive, close to it at the edge."""
+
+        def swell(azimuth: Array, up: Array) -> Array:
+            return np.asarray(1.01 + (out - 1) * np.clip(5 * edge(azimuth, up), 0, 1))
+
+        size = (_SKULL[0], _SKULL[1] * out, _SKULL[2])
+        solids.ball(np.array(place), size, color, rows=16, columns=22, jaw=0.2, keep=edge, swell=swell)
+
+    def fall(low: float, width: float, color: Field) -> None:
+        """Hang hair or cloth down the back from the crown."""
+        share = np.linspace(0, 1, 8)
+        centers = np.stack([0 * share, 0.06 - share * (0.06 - low), -0.012 - 0.046 * share**1.3], axis=1)
+        solids.rings(centers, width * np.sin(0.35 + 2.2 * share) ** 0.5, 0.05 - 0.028 * share, color, layer=0.07)
+
+    def cropped(azimuth: Array, up: Array) -> Array:
+        _, forehead, nape, burns = _HAIR[style]
+        side, front = _direction(azimuth, up)
+        crown = up - forehead - 0.12 * front + 0.16 * side * side
+        if style in ("side parted", "bob", "long"):
+            crown = up - 0.36 - 0.25 * np.abs(side - part) + 0.3 * side * side
+        back = np.maximum(np.minimum(-0.12 - front, up + nape), np.minimum(0.32 - front, up + burns))
+        return np.asarray(np.maximum(crown, back))
+
+    def wrapped(azimuth: Array, up: Array) -> Array:
+        side, front = _direction(azimuth, up)
+        return np.asarray(np.where(front > 0, np.hypot(side / 0.66, (up + 0.1) / 0.7) - 1, 1.0))
+
+    def above(level: float) -> Field:
+        return lambda azimuth, up: up - level - 0.1 * _direction(azimuth, up)[1]
+
+    if style in _HAIR:
+        shell(_HAIR[style][0], plain(mix(person.hair, person.skin, 0.3)) if style == "buzz cut" else hair, cropped)
+    if style in ("long", "bob", "curly"):
+        fall({"long": -0.15, "bob": -0.07, "curly": -0.05}[style], 0.062, hair)
+    elif style == "afro":
+        shell(1.38, hair, lambda a, up: np.minimum(up + 0.6, np.maximum(0.3 - np.sin(a), up - 0.62)), (0, 0.016, -0.02))
+    elif style == "bun":
+        solids.ball(np.array((0.0, 0.06, -0.048)), (0.029, 0.028, 0.029), hair, rows=8, columns=12)
+    elif style == "ponytail":
+        joints = np.array([(0.0, 0.034, -0.056), (0.0, -0.02, -0.082), (0.0, -0.13, -0.07)])
+        solids.limb(joints, np.array((0.014, 0.0215, 0.008)), hair, steps=4, layer=0.07)
+    elif style == "headscarf":
+        shell(1.12, hat, wrapped)
+        fall(-0.13, 0.066, hat)
+    elif style == "beanie":
+        shell(1.13, hat, above(0.24))
+        shell(1.17, plain(mix(person.hat, BLACK, 0.18)), lambda a, up: np.minimum(above(0.2)(a, up), 0.5 - up))
+    elif style in HATS:
+        shell(1.1, hat, above(0.3))
+        place, size = ((0.0, 0.026, 0.07), (0.042, 0.006, 0.04)) if style == "cap" else ((0.0, 0.034, 0.0), (0.1, 0.007, 0.105))
+        solids.ball(np.array(place), size, plain(mix(person.hat, BLACK, 0.12)), columns=20)
+
+
+def _add_bag(solids: Solids, person: Person, posture: Posture) -> None:
+    side, color, rise, dark = person.bag_side, person.bag_color, posture.rise, mix(person.bag_color, BLACK, 0.3)
+    x, y, z = posture.arms[0 if side > 0 else 1, 3].tolist()
+
+    def strap(azimuths: Array, levels: Array) -> None:
+        centers, width, depth = _sections(person, posture, levels, _THICKNESS.get(person.upper, 0.004) + 0.003)
+        points = centers + np.stack([width * np.cos(azimuths), 0 * levels, depth * np.sin(azimuths)], axis=1)
+        solids.limb(points, np.full(len(points), 0.0105), plain(dark), steps=1, columns=6, layer=0.08)
+
+    def box(center: tuple[float, float, float], half: tuple[float, float, float], color: Field) -> None:
+        solids.ball(np.array(center), half, color, rows=8, columns=16, square=0.45, layer=0.06)
+
+    def flap(azimuth: Array, up: Array) -> Array:
+        return over(plain(color)(azimuth, up), 0.8 * (up > 0.1), dark)
+
+    if person.bag == "backpack":
+        for across in (0.053, -0.053):
+            levels = np.linspace(0.832, 0.66, 7)
+            strap(np.arccos(across / _sections(person, posture, levels, 0.0)[1].clip(0.06)), levels)
+        back = posture.lean * 0.18 - 0.062 * person.girth - 0.035
+        box((0.0, 0.7 + rise, back), (0.078, 0.115, 0.045), plain(color))
+        box((0.0, 0.66 + rise, back - 0.04), (0.056, 0.05, 0.02), plain(mix(color, WHITE, 0.08)))
+    elif person.bag == "shoulder bag":
+        share = np.linspace(0, 1, 10)
+        for turn in (1, -1):
+            strap(turn * (math.pi / 2 + side * (1.05 - 2.4 * share)), 0.832 - 0.29 * share)
+        hip = 0.115 + 0.09 * (person.girth - 1) + _THICKNESS.get(person.upper, 0.0)
+        box((side * hip, 0.515 + rise, -0.01), (0.022, 0.06, 0.078), flap)
+    elif person.bag == "handbag":
+        box((x, y - 0.085, z), (0.026, 0.05, 0.07), flap)
+        for end in (0.05, -0.05):
+            solids.limb(np.array([(x, y, z), (x, y - 0.05, z + end)]), np.full(2, 0.006), plain(dark), steps=2, columns=6)
+    elif person.bag == "suitcase":
+        for offset in (-0.035, 0.035):
+            bar = np.array([(x + offset, 0.34, z - 0.13), (x + offset, y, z)])
+            solids.limb(bar, np.full(2, 0.0055), plain((0.45, 0.46, 0.48)), steps=2, columns=6)
+            solids.ball(np.array((x + 2 * offset, 0.035, z - 0.13)), (0.012, 0.018, 0.018), plain((0.13, 0.13, 0.14)))
+        box((x + side * 0.01, 0.2, z - 0.13), (0.1, 0.15, 0.055), plain(color))

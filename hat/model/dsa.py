@@ -1,4 +1,4 @@
-"""Deeply supervised aggregation: the recursion over the CNN's levels (paper Sec. 3.3, Eq. 6) and the scaling before it."""
+"""Deeply Supervised Aggregation: the recursion over the CNN's levels (paper Sec. 3.3, Eq. 6) and the scaling before it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def scale_map(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
 
     Args:
         feature_map: (B, C, h, w).
-        size: (rows, columns) that are wanted; where they are smaller, h and w are multiples of them.
+        size: (rows, columns) of the result; where they are smaller, h and w are multiples of them.
 
     Returns:
         (B, C, rows, columns).
@@ -30,17 +30,17 @@ def scale_map(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)
 
 
-def stage_widths(config: ModelConfig, channels: tuple[int, ...], mfe_dim: int) -> dict[int, tuple[int, int]]:
-    """Widths of every stage.
+def stage_widths(config: ModelConfig, channels: tuple[int, ...]) -> dict[int, tuple[int, int]]:
+    """Return the widths of every stage.
 
     Args:
         config: The model's configuration.
-        channels: Channels of the levels, Res2 first.
-        mfe_dim: Channels of the MFE feature, the default width of the last stage.
+        channels: Channels of the four levels, Res2 first.
 
     Returns:
-        Level (1 to 4) -> (channels that enter the stage, width of its tokens). By default a stage is as wide as what enters it,
-        and the last one as wide as the MFE feature; rounded up to a multiple of the number of heads where these share it.
+        Level (1 to 4) -> (channels that enter the stage, width C_p of its tokens). By default a stage is as wide as what enters
+        it, C_p = C_s + C_(s-1), and the last of several as wide as the CNN's last map; rounded up for heads to share it evenly.
+        Differs: the paper's last stage would be C_p wide too; the released code brings it to 2048 by a linear layer.
     """
     widths: dict[int, tuple[int, int]] = {}
     carried = 0
@@ -49,9 +49,8 @@ def stage_widths(config: ModelConfig, channels: tuple[int, ...], mfe_dim: int) -
         if config.widths is not None:
             width = config.widths[level - 1]
         else:
-            width = mfe_dim if level == config.levels[-1] else entering
-            if config.transformer.head_dim is None:
-                width += -width % config.transformer.num_heads
+            width = channels[-1] if carried and level == config.levels[-1] else entering
+            width += -width % config.transformer.width_unit
         widths[level] = (entering, width)
         carried = width
     return widths
@@ -60,34 +59,36 @@ def stage_widths(config: ModelConfig, channels: tuple[int, ...], mfe_dim: int) -
 class DSA(nn.ModuleDict):
     """The stages, from the finest level that is used to the coarsest: Z_s = TFC_s([X_s ; Z_(s-1)]) (Eq. 6).
 
+    Without any stage, the paper's baseline, it gives no features.
+
     Args:
         config: The model's configuration.
-        channels: Channels of the levels, Res2 first.
-        mfe_dim: Channels of the MFE feature.
+        channels: Channels of the four levels, Res2 first.
 
     Attributes:
         cls_only: Compute of the last stage only what is read, its CLS. The same features and gradients with about a tenth
             fewer operations; off by default, so that the module is the paper's as it stands.
     """
 
-    def __init__(self, config: ModelConfig, channels: tuple[int, ...], mfe_dim: int) -> None:
+    def __init__(self, config: ModelConfig, channels: tuple[int, ...]) -> None:
         super().__init__()
         self.cls_only = False
         self.downscale = config.downscale
-        last = config.levels[-1]
-        for level, (entering, width) in stage_widths(config, channels, mfe_dim).items():
+        for level, (entering, width) in stage_widths(config, channels).items():
+            is_last = level == config.levels[-1]
             self[f"tfc{level}"] = TFC(
                 entering,
                 width,
                 config.depths[level - 1],
                 config.token_grid,
                 config.transformer,
-                nea=config.nea and (level != last or config.last_nea),
+                nea=config.nea and (config.last_nea or not is_last),
                 reduction=config.bottleneck_reduction,
             )
-        if config.nea and config.last_nea:
-            # Nothing reads this map, so no gradient would ever reach it; distributed training wants that said.
-            self[f"tfc{last}"].nea.requires_grad_(False)
+            if is_last:
+                # Nothing reads the last stage's map, so no gradient would ever reach its NeA; distributed training wants that
+                # said.
+                self[f"tfc{level}"].nea.requires_grad_(False)
 
     def forward(self, levels: dict[str, Tensor], image_size: tuple[int, int]) -> dict[str, Tensor]:
         """Aggregate.
@@ -97,17 +98,16 @@ class DSA(nn.ModuleDict):
             image_size: (height, width) of the images.
 
         Returns:
-            Stage name -> the stage's feature, (B, C).
+            Stage name -> the stage's feature, (B, C_p).
         """
         size = (image_size[0] // self.downscale, image_size[1] // self.downscale)
         features: dict[str, Tensor] = {}
         carried: Tensor | None = None
-        last = list(self.keys())[-1]
-        for name, stage in self.items():
+        for index, (name, stage) in enumerate(self.items(), start=1):
             assert isinstance(stage, TFC)
             level = scale_map(levels[name], size)
             entering = level if carried is None else torch.cat([level, carried], dim=1)
-            if self.cls_only and name == last:
+            if self.cls_only and index == len(self):
                 features[name] = stage.forward_cls(entering)
             else:
                 features[name], carried = stage(entering)

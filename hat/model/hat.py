@@ -1,0 +1,203 @@
+"""HAT: a CNN's levels aggregated by transformers under deep supervision (paper Sec. 3)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hat.errors import ModelError
+from hat.model.backbone import build_backbone
+from hat.model.config import ModelConfig, model_config
+from hat.model.dsa import DSA, stage_widths
+from hat.model.layers import ResidualBlock, build_pooling
+from hat.preprocessing import Preprocessing
+
+__all__ = ["HAT", "Branch", "FeatureExtractor", "create_model"]
+
+
+class Branch(NamedTuple):
+    """What a supervised branch gives to its losses."""
+
+    feature: Tensor
+    """(B, C) before the BNNeck: for the triplet loss (Eq. 8)."""
+
+    logits: Tensor
+    """(B, num_classes) of the BN-necked feature: for the cross entropy (Eq. 7)."""
+
+    bn_feature: Tensor
+    """(B, C) after the BNNeck, a part of the embedding: for learning a teacher's embeddings."""
+
+
+class FeatureExtractor(nn.Module):
+    """From pixels to the features of all branches: what training, inference graph and half-precision graph have in common.
+
+    Args:
+        config: The architecture.
+        preprocessing: How images become input.
+
+    Attributes:
+        config: The architecture.
+        preprocessing: How images become input.
+        embed_dim: Width of an embedding.
+        mfe: The CNN (Sec. 3.1).
+        pooling: From its last map to the MFE feature, where the MFE is supervised.
+        bottlenecks: Stage name -> residual blocks on its level (Sec. 3.2).
+        dsa: Stage name -> TFC (Sec. 3.2-3.3).
+    """
+
+    config: ModelConfig
+    preprocessing: Preprocessing
+    embed_dim: int
+    mfe: nn.Module
+    pooling: nn.Module
+    bottlenecks: nn.ModuleDict
+    dsa: DSA
+
+    def extract(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Compute the features of all branches before their necks, whether supervised or not.
+
+        Args:
+            pixels: (B, 3, H, W) normalized.
+
+        Returns:
+            Branch name -> (B, C): ``"mfe"`` where the MFE is supervised, and every stage.
+        """
+        levels = self.mfe(pixels)
+        maps = {name: blocks(levels[int(name[-1]) - 1]) for name, blocks in self.bottlenecks.items()}
+        features = {"mfe": self.pooling(levels[-1])} if self.config.mfe_supervision else {}  # (B, C)
+        height, width = pixels.shape[-2:]
+        return features | self.dsa(maps, (height, width))
+
+    def check_shape(self, images: Tensor) -> None:
+        """Refuse images of a shape that the model does not take.
+
+        Raises:
+            ModelError: It is not (B, 3, H, W) with H and W multiples of 16, or of 32 where `ModelConfig.downscale` is 32.
+        """
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ModelError(f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}")
+        unit = max(16, self.config.downscale)
+        height, width = images.shape[2:]
+        if height % unit or width % unit or min(height, width) < unit:
+            raise ModelError(f"expected images whose height and width are multiples of {unit}, got {height} x {width}")
+
+
+class HAT(FeatureExtractor):
+    """Hierarchical Aggregation Transformers.
+
+    In training mode it gives what each supervised branch needs for its losses; in evaluation mode, embeddings.
+
+    Args:
+        config: The architecture.
+        num_classes: Number of identities to tell apart in training.
+        preprocessing: How images become input; by default ImageNet's normalization at the configuration's image size.
+
+    Attributes:
+        num_classes: Number of identities.
+        necks: Branch name -> BNNeck: batch norm whose bias stays 0 (released code).
+        classifiers: Branch name -> linear classifier without bias (released code).
+
+    Raises:
+        ModelError: The backbone is unknown or cannot be built as configured.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int, preprocessing: Preprocessing | None = None) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ModelError(f"num_classes is at least 1, got {num_classes}")
+        height, width = config.image_size
+        self.config = config
+        self.num_classes = num_classes
+        self.preprocessing = preprocessing or Preprocessing(height=height, width=width)
+        if self.preprocessing.size != config.image_size:
+            raise ModelError(f"preprocessing gives images of {self.preprocessing.size}, the model takes {config.image_size}")
+
+        backbone = build_backbone(config.backbone, 4 if config.mfe_supervision else config.levels[-1])
+        self.mfe = backbone
+        if config.mfe_supervision:
+            self.pooling = build_pooling(config.pooling)
+        channels = backbone.channels
+        self.bottlenecks = nn.ModuleDict(
+            {f"tfc{level}": _bottlenecks(channels[level - 1], config) for level in config.levels},
+        )
+        self.dsa = DSA(config, channels)
+
+        widths = {f"tfc{level}": width for level, (_, width) in stage_widths(config, channels).items()}
+        widths["mfe"] = channels[-1]
+        self.necks = nn.ModuleDict({name: _neck(widths[name]) for name in config.branches})
+        self.classifiers = nn.ModuleDict({name: nn.Linear(widths[name], num_classes, bias=False) for name in config.branches})
+        self.embed_dim = sum(widths[name] for name in config.embedding_branches)
+        for classifier in self.classifiers.parameters():
+            nn.init.normal_(classifier, std=0.001)
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Compute the features of all branches before their necks, whether supervised or not.
+
+        Args:
+            images: (B, 3, H, W): floating point and normalized, or uint8 RGB, which is normalized here; H and W multiples of
+                16.
+
+        Returns:
+            Branch name -> (B, C): ``"mfe"`` where the MFE is supervised, and every stage.
+
+        Raises:
+            ModelError: The input has another shape.
+        """
+        self.check_shape(images)
+        return self.extract(images if images.is_floating_point() else self.preprocessing.normalize(images))
+
+    def forward(self, images: Tensor) -> dict[str, Branch] | Tensor:
+        """Run the network.
+
+        Args:
+            images: See `features`.
+
+        Returns:
+            Training: branch name -> `Branch`, in the order of ``config.branches``. Evaluation: embeddings, (B, embed_dim), rows
+            of unit length, floating point.
+
+        Raises:
+            ModelError: The input has another shape.
+        """
+        features = self.features(images)
+        if self.training:
+            return {name: self._head(name, features[name]) for name in self.config.branches}
+        bn_features = [self.necks[name](features[name]) for name in self.config.embedding_branches]
+        return F.normalize(torch.cat(bn_features, dim=1).float(), dim=1)
+
+    def _head(self, name: str, feature: Tensor) -> Branch:
+        bn_feature = self.necks[name](feature)
+        return Branch(feature, self.classifiers[name](bn_feature), bn_feature)
+
+
+def create_model(name: str, num_classes: int, *, preprocessing: Preprocessing | None = None, **overrides: Any) -> HAT:
+    """Make a HAT with random weights.
+
+    Args:
+        name: One of `hat.list_models`, such as ``"hat_resnet50"``.
+        num_classes: Number of identities in the training set.
+        preprocessing: How images become input; by default ImageNet's normalization at the model's image size.
+        **overrides: Fields of `hat.ModelConfig` to change; nested ones as dictionaries: ``backbone={"last_stride": 2}``.
+
+    Returns:
+        A plain ``nn.Module`` in training mode.
+
+    Raises:
+        ModelError: The name is unknown, or the model cannot be built as asked.
+        ConfigError: An override is unknown, has the wrong type, or contradicts another field.
+        MissingExtraError: The backbone needs a library that is not installed.
+    """
+    return HAT(model_config(name, **overrides), num_classes, preprocessing)
+
+
+def _bottlenecks(channels: int, config: ModelConfig) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels, config.bottleneck_reduction) for _ in range(config.num_bottlenecks)))
+
+
+def _neck(width: int) -> nn.BatchNorm1d:
+    neck = nn.BatchNorm1d(width)
+    neck.bias.requires_grad_(False)
+    return neck

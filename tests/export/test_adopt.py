@@ -1,0 +1,491 @@
+"""Adopting models of other projects: what comes out is what their own forward pass gives, and what cannot be right is said."""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn import functional
+
+import hat
+from hat.cli import main
+from hat.errors import CheckpointError, ConfigError, UsageError, WorkError
+from hat.export import Calibration, ExportRequest, adopt, verify
+from hat.export.foreign.adopted_export import export_adopted
+from hat.export.foreign.adoption import AdoptWarning, probe_images
+from hat.io.artifact import ArtifactInfo, info_from_json, info_to_json
+from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from hat.runtime import open_runtime
+from hat.serve import binding_of
+from hat.train.teacher import OnlineTeacher
+
+pytest.importorskip("onnxruntime", reason="the extra onnxruntime is not installed")
+openvino = pytest.importorskip("openvino", reason="the extra openvino is not installed")
+
+HEIGHT, WIDTH, DIM = 32, 16, 6
+NUM_PIXELS = 3 * HEIGHT * WIDTH
+MATRIX = np.random.default_rng(0).normal(size=(NUM_PIXELS, DIM)).astype(np.float32)
+BIAS = np.random.default_rng(1).normal(size=DIM).astype(np.float32) * 9
+PLAIN = {"color": "rgb", "value_range": 255}
+
+
+class OmniScale(nn.Module):
+    """A residual block of two streams of different depth, weighed by one gate, as in OSNet."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.short, self.long = self.stream(width, 1), self.stream(width, 2)
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width // 4, 1), nn.ReLU(), nn.Conv2d(width // 4, width, 1)
+        )
+
+    @staticmethod
+    def stream(width, depth):
+        layers = []
+        for _ in range(depth):
+            layers += [nn.Conv2d(width, width, 1, bias=False), nn.Conv2d(width, width, 3, 1, 1, groups=width, bias=False)]
+            layers += [nn.BatchNorm2d(width), nn.ReLU()]
+        return nn.Sequential(*layers)
+
+    def forward(self, x):
+        first, second = self.short(x), self.long(x)
+        return torch.relu(x + first * torch.sigmoid(self.gate(first)) + second * torch.sigmoid(self.gate(second)))
+
+
+class SmallOSNet(nn.Module):
+    """Random weights in the order of torchreid's OSNet: a view by the batch, then a linear layer with batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 7, 2, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+        self.blocks = nn.Sequential(OmniScale(16), nn.AvgPool2d(2, 2), OmniScale(16))
+        self.global_avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Sequential(nn.Linear(16, 24), nn.BatchNorm1d(24))
+
+    def forward(self, x):
+        v = self.global_avgpool(self.blocks(self.stem(x)))
+        return self.fc(v.view(v.size(0), -1))
+
+
+class WithClassToken(nn.Module):
+    """Its class token is not expanded to the batch: traced with one number of images, it runs on that number alone."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, 8, 8, 8), nn.Parameter(torch.randn(batch, 1, 8))
+        self.token.data[:] = self.token.data[:1]
+        self.mix = nn.Linear(9, 1)
+
+    def forward(self, x):
+        tokens = torch.cat([self.token, self.patches(x).flatten(2).transpose(1, 2)], dim=1)
+        return self.mix(tokens.transpose(1, 2)).flatten(1)
+
+
+def trace(net, path, batch=1, size=(HEIGHT, WIDTH), dynamo=False):
+    """Export as a user of torchreid does: one example, no dynamic axes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net.eval(), torch.rand(batch, 3, *size), path, dynamo=dynamo, verbose=False)
+    return path
+
+
+def normalized(images):
+    pixels = torch.from_numpy(images).float() / 255
+    return (pixels - torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)) / torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+
+
+def own_forward(net, images, batch=None):
+    with torch.inference_mode():
+        return functional.normalize(torch.cat([net(part) for part in normalized(images).split(batch or len(images))])).numpy()
+
+
+def some_images(count, size=(HEIGHT, WIDTH)):
+    return probe_images(size, count)
+
+
+def linear_onnx(path, shape=(1, 3, HEIGHT, WIDTH), matrix=MATRIX, bias=BIAS, outputs=("features",), center=False):
+    """A graph that is one matrix over the flattened image, whatever its layout; ``center`` subtracts the batch's mean."""
+    nodes = [helper.make_node("Flatten", ["images"], ["rows"]), helper.make_node("MatMul", ["rows", "matrix"], ["product"])]
+    nodes.append(helper.make_node("ReduceMean", ["product"], ["mean"], axes=[0], keepdims=1))
+    nodes.append(helper.make_node("Sub", ["product", "mean"], ["centered"]))
+    nodes += [helper.make_node("Add", ["centered" if center else "product", "bias"], [name]) for name in outputs]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [shape[0], matrix.shape[1]]) for name in outputs],
+        [numpy_helper.from_array(matrix, "matrix"), numpy_helper.from_array(bias, "bias")],
+    )
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString())
+    return path
+
+
+def linear_openvino(path, shape=(1, 3, HEIGHT, WIDTH), outputs=("features",), half=False):
+    """The same as an OpenVINO file; ``half`` stores its weights in float16."""
+    from openvino import opset13
+
+    images = opset13.parameter(openvino.PartialShape(list(shape)), np.float32, name="data")
+    images.output(0).set_names({"data"})
+    rows = opset13.reshape(images, np.array([0, -1]), special_zero=True)
+    matrix = opset13.constant(MATRIX.astype(np.float16 if half else np.float32))
+    bias = opset13.constant(BIAS.astype(np.float16 if half else np.float32))
+    if half:
+        matrix, bias = opset13.convert(matrix, "f32"), opset13.convert(bias, "f32")
+    results = []
+    for name in outputs:
+        sums = opset13.add(opset13.matmul(rows, matrix, False, False), bias)
+        sums.output(0).set_names({name})
+        results.append(opset13.result(sums))
+    openvino.save_model(openvino.Model(results, [images], "linear"), path, compress_to_fp16=False)
+    return path
+
+
+def linear_reference(images, color="rgb", layout="nchw", mean=(0, 0, 0), std=(1, 1, 1), value_range=255):
+    pixels = images.astype(np.float64) * (value_range / 255)
+    pixels = (pixels - np.reshape(mean, (1, 3, 1, 1))) / np.reshape(std, (1, 3, 1, 1))
+    pixels = pixels[:, ::-1] if color == "bgr" else pixels
+    pixels = pixels.transpose(0, 2, 3, 1) if layout == "nhwc" else pixels
+    rows = pixels.reshape(len(images), -1) @ MATRIX + BIAS
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def osnet():
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        net = SmallOSNet().eval()
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+                module.running_mean.uniform_(-0.1, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+    return net
+
+
+@pytest.fixture(scope="module")
+def adopted(osnet, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adopted")
+    adopt(trace(osnet, folder / "osnet.onnx"), folder / "ours.onnx", like="torchreid")
+    return folder / "ours.onnx"
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_adopt_of_a_traced_osnet_equals_its_own_forward(dynamo, osnet, tmp_path):
+    info = adopt(trace(osnet, tmp_path / "osnet.onnx", dynamo=dynamo), tmp_path / "ours.onnx", like="torchreid")
+    runtime = open_runtime(tmp_path / "ours.onnx", num_threads=1)
+    assert info == runtime.info and info.batch is None and info.model is None
+    assert (info.name, info.adopted.file, info.adopted.family) == ("osnet", "osnet.onnx", "torchreid")
+    assert info.preprocessing == Preprocessing(height=HEIGHT, width=WIDTH) and info.precision == "fp32"
+    for count in (1, 3, 8):
+        images = some_images(count)
+        np.testing.assert_allclose(runtime.run(images), own_forward(osnet, images), atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_adopt_of_a_graph_that_takes_one_batch_size_runs_in_pieces(batch, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = WithClassToken(batch).eval()
+    info = adopt(trace(net, tmp_path / "token.onnx", batch), tmp_path / "ours.onnx", like="torchreid")
+    assert (info.batch.min, info.batch.max) == (batch, batch) and info.details["batch_fixed_because"]
+    images = some_images(6)
+    expected = own_forward(net, images, batch)
+    runtime = open_runtime(tmp_path / "ours.onnx", num_threads=1)
+    np.testing.assert_allclose(runtime.run(images), expected, atol=1e-5)
+    np.testing.assert_allclose(runtime.run(images[:5]), expected[:5], atol=1e-5)
+    embedder = hat.Embedder(runtime, batch_size=4)
+    np.testing.assert_allclose(embedder.embed(list(images.transpose(0, 2, 3, 1))), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize(("value_range", "mean", "std"), [(255, (0, 0, 0), (1, 1, 1)), (1, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))])
+@pytest.mark.parametrize("write", [linear_onnx, linear_openvino])
+def test_adopt_feeds_the_graph_what_was_declared(write, value_range, mean, std, layout, color, tmp_path):
+    ending = ".onnx" if write is linear_onnx else ".xml"
+    shape = (1, 3, HEIGHT, WIDTH) if layout == "nchw" else (1, HEIGHT, WIDTH, 3)
+    foreign = write(tmp_path / f"foreign{ending}", shape)
+    info = adopt(foreign, tmp_path / f"ours{ending}", color=color, value_range=value_range, mean=mean, std=std)
+    assert (info.adopted.layout, info.adopted.color, info.batch) == (layout, color, None)
+    images = some_images(5)
+    expected = linear_reference(images, color, layout, mean, std, value_range)
+    np.testing.assert_allclose(open_runtime(tmp_path / f"ours{ending}", num_threads=1).run(images), expected, atol=2e-5)
+    # What the file says of its preprocessing is the same arithmetic from the host's side.
+    pixels = info.preprocessing.normalize(torch.from_numpy(images)).double().numpy()
+    said = linear_reference(pixels, color, layout)
+    np.testing.assert_allclose(said, expected, atol=2e-5)
+
+
+def test_adopt_of_an_openvino_file_with_half_weights_is_float32(tmp_path):
+    info = adopt(linear_openvino(tmp_path / "foreign.xml", half=True), tmp_path / "ours.xml", **PLAIN)
+    assert info.precision == "fp32"
+    images = some_images(5)
+    np.testing.assert_allclose(open_runtime(tmp_path / "ours.xml").run(images), linear_reference(images), atol=2e-3)
+
+
+@pytest.mark.parametrize("throughput", [False, True])
+def test_adopt_of_an_openvino_file_that_takes_one_batch_size_runs_in_pieces(throughput, tmp_path):
+    from openvino import opset13
+
+    images = opset13.parameter([2, 3, HEIGHT, WIDTH], np.float32, name="data")
+    tokens = opset13.matmul(
+        opset13.reshape(images, np.array([2, NUM_PIXELS]), special_zero=False), opset13.constant(MATRIX), False, False
+    )
+    joined = opset13.concat([tokens, opset13.constant(np.tile(BIAS, (2, 1)))], 1)
+    openvino.save_model(
+        openvino.Model([opset13.result(joined)], [images], "pairs"), tmp_path / "pairs.xml", compress_to_fp16=False
+    )
+    info = adopt(tmp_path / "pairs.xml", tmp_path / "ours.xml", **PLAIN)
+    assert (info.batch.min, info.batch.max, info.embed_dim) == (2, 2, 2 * DIM)
+    pixels = some_images(5)
+    rows = np.concatenate([pixels.reshape(5, -1).astype(np.float64) @ MATRIX, np.tile(BIAS, (5, 1))], axis=1)
+    runtime = open_runtime(tmp_path / "ours.xml", throughput=throughput)
+    np.testing.assert_allclose(runtime.run(pixels), rows / np.linalg.norm(rows, axis=1, keepdims=True), atol=2e-5)
+
+
+@pytest.mark.parametrize(("write", "ending"), [(linear_onnx, ".onnx"), (linear_openvino, ".xml")])
+def test_adopt_takes_the_output_that_was_chosen(write, ending, tmp_path):
+    foreign = write(tmp_path / f"foreign{ending}", outputs=("logits", "features"))
+    with pytest.raises(UsageError, match="2 outputs: say which is the embedding, --output logits or features"):
+        adopt(foreign, tmp_path / f"ours{ending}", **PLAIN)
+    with pytest.raises(UsageError, match="no output 'feature'"):
+        adopt(foreign, tmp_path / f"ours{ending}", output="feature", **PLAIN)
+    info = adopt(foreign, tmp_path / f"ours{ending}", output="features", **PLAIN)
+    assert info.adopted.output == "features"
+    images = some_images(3)
+    np.testing.assert_allclose(open_runtime(tmp_path / f"ours{ending}").run(images), linear_reference(images), atol=2e-5)
+
+
+@pytest.mark.parametrize(("write", "ending", "unknown"), [(linear_onnx, ".onnx", "side"), (linear_openvino, ".xml", -1)])
+def test_adopt_of_a_file_for_any_size_wants_to_be_told(write, ending, unknown, tmp_path):
+    foreign = write(tmp_path / f"foreign{ending}", (unknown, 3, unknown, unknown))
+    with pytest.raises(UsageError, match=r"images of any size .* --image-size"):
+        adopt(foreign, tmp_path / f"ours{ending}", **PLAIN)
+    with pytest.raises(WorkError, match="cannot be run on images of 64 x 32"):
+        adopt(foreign, tmp_path / f"ours{ending}", image_size=(64, 32), **PLAIN)
+    info = adopt(foreign, tmp_path / f"ours{ending}", image_size=(HEIGHT, WIDTH), **PLAIN)
+    assert info.preprocessing.size == (HEIGHT, WIDTH) and info.batch is None
+    images = some_images(3)
+    np.testing.assert_allclose(open_runtime(tmp_path / f"ours{ending}").run(images), linear_reference(images), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "declared", "sentence"),
+    [
+        (("b", 3, 3, 3), {}, "where the channels are: say --layout"),
+        (("b", 3, HEIGHT, WIDTH), {"image_size": (HEIGHT, 2 * WIDTH)}, "image size 32x32 does not fit"),
+        (("b", 3, HEIGHT, WIDTH), {"layout": "nhwc"}, "no batch of RGB images in nhwc"),
+        (("b", 1, HEIGHT, WIDTH), {}, "no batch of RGB images"),
+        (("b", NUM_PIXELS), {}, "2 dimensions"),
+    ],
+)
+def test_adopt_refuses_an_input_that_takes_other_images(shape, declared, sentence, tmp_path):
+    foreign = linear_onnx(tmp_path / "foreign.onnx", shape)
+    with pytest.raises(UsageError, match=sentence):
+        adopt(foreign, tmp_path / "ours.onnx", **PLAIN, **declared)
+    assert [path.name for path in tmp_path.iterdir()] == ["foreign.onnx"]
+
+
+def test_adopt_refuses_a_graph_that_mixes_the_images_of_a_batch(tmp_path):
+    foreign = linear_onnx(tmp_path / "foreign.onnx", ("b", 3, HEIGHT, WIDTH), center=True)
+    with pytest.raises(WorkError, match="change each other's embeddings"):
+        adopt(foreign, tmp_path / "ours.onnx", **PLAIN)
+
+
+GRAY = np.tile(MATRIX[: NUM_PIXELS // 3], (3, 1))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "bias", "sentence"),
+    [
+        (MATRIX * 1e-9, BIAS, "different images get almost the same embedding, so range 0-255"),
+        (MATRIX, BIAS * 0, "does not change with the scale of the pixels"),
+        (GRAY, BIAS, "does not change when red and blue are swapped"),
+    ],
+)
+def test_adopt_warns_of_what_cannot_be_right(matrix, bias, sentence, tmp_path):
+    with pytest.warns(AdoptWarning, match=sentence):
+        adopt(linear_onnx(tmp_path / "foreign.onnx", matrix=matrix, bias=bias), tmp_path / "ours.onnx", **PLAIN)
+    assert (tmp_path / "ours.onnx").is_file()
+
+
+def test_adopt_refuses_values_that_are_no_embeddings(tmp_path):
+    foreign = linear_onnx(tmp_path / "foreign.onnx", matrix=MATRIX * np.float32(1e30))
+    with pytest.raises(WorkError, match="no unit vectors"):
+        adopt(foreign, tmp_path / "ours.onnx", **PLAIN)
+
+
+def test_fingerprint_of_an_adopted_model_is_what_decides_an_embedding(tmp_path):
+    foreign = linear_onnx(tmp_path / "foreign.onnx", outputs=("first", "second"))
+    (tmp_path / "renamed.onnx").write_bytes(foreign.read_bytes())
+
+    def made(file="foreign.onnx", **changes):
+        declared = {"color": "rgb", "value_range": 255, "output": "first"} | changes
+        return adopt(tmp_path / file, tmp_path / "ours.onnx", overwrite=True, **declared)
+
+    first = made()
+    assert first.fingerprint == made("renamed.onnx", name="another", like="omz", color="rgb").fingerprint
+    others = [made(color="bgr"), made(output="second"), made(value_range=1), made(mean=(1, 2, 3)), made(resize="bicubic")]
+    other_weights = linear_onnx(tmp_path / "changed.onnx", matrix=MATRIX * 2, outputs=("first", "second"))
+    others.append(made(other_weights.name))
+    assert len({first.fingerprint, *(info.fingerprint for info in others)}) == 1 + len(others)
+
+
+def test_fingerprint_of_the_model_that_comes_along_is_what_it_always_was():
+    from hat.shipped_model import shipped_model
+
+    if shipped_model() is None:
+        pytest.skip("this installation has no trained model")
+    info = open_runtime(shipped_model(), "cpu").info
+    if info.source_sha256 == "2a3697fedeb49ecd5f0691599e58f9ecc6c0e86f4cb04ea7d0bdb61ad0af148d":  # galleries are bound to it
+        assert info.fingerprint == "54be11ffcd6ae5d0e5b0151b6d37e87cc584fbb6765916004e77380c19af5a85"
+
+
+def test_info_from_json_reads_files_from_before_models_were_adopted(small_model):
+    runtime = hat.runtime.TorchRuntime(small_model, "cpu")
+    facts = json.loads(info_to_json(runtime.info))
+    del facts["adopted"]
+    assert info_from_json(json.dumps(facts | {"format_version": 1}), "old.onnx").fingerprint == runtime.info.fingerprint
+    with pytest.raises(CheckpointError, match="expected one of the two"):
+        info_from_json(json.dumps(facts | {"model": None}), "neither.onnx")
+
+
+def test_an_adopted_file_is_taken_by_gallery_verify_and_training(osnet, adopted, tmp_path):
+    info = open_runtime(adopted).info
+    assert isinstance(info, ArtifactInfo) and binding_of(info).model["file"] == "osnet.onnx"
+    from hat.serve import Gallery, NewRecord, search_gallery
+
+    images = some_images(12)
+    rows = own_forward(osnet, images)
+    embedder = hat.Embedder.open(adopted)
+    with Gallery.open(tmp_path / "people.gallery", binding=binding_of(info), create=True) as gallery:
+        records = [NewRecord(content_hash=f"{n:064x}", source=f"{n}.jpg") for n in range(12)]
+        gallery.add(embedder.embed(list(images.transpose(0, 2, 3, 1))), records)
+        (found,) = search_gallery(gallery, rows[4:5], top=3)
+        expected = np.argsort(-(rows @ rows[4]))[:3]
+        assert [match.record.source for match in found] == [f"{n}.jpg" for n in expected]
+    from PIL import Image
+
+    for number, image in enumerate(images):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
+    assert verify(adopted, [adopted], tmp_path, num_images=12).passed
+    teacher = OnlineTeacher(open_runtime(adopted), "fp32")
+    torch.testing.assert_close(
+        teacher.embed(torch.from_numpy(images), torch.arange(12)), torch.from_numpy(rows), rtol=0, atol=1e-5
+    )
+
+
+def test_export_adopted_makes_openvino_files_in_other_precisions(osnet, adopted, tmp_path):
+    pytest.importorskip("nncf", reason="the extra openvino is not installed")
+    images = some_images(24)
+    calibration = Calibration(images=images[:12], paths=tuple(map(str, range(12))), dataset="drawn", seed=0)
+    expected = own_forward(osnet, images)
+    made, source = {}, adopted
+    for precision, least in (("fp32", 0.99999), ("fp16", 0.999), ("int8", 0.98)):
+        request = ExportRequest(name="osnet", precision=precision, calibration=calibration if precision == "int8" else None)
+        made[precision] = export_adopted(source, tmp_path / f"{precision}.xml", request)
+        runtime = open_runtime(tmp_path / f"{precision}.xml")
+        assert (runtime.run(images) * expected).sum(axis=1).min() > least
+        assert runtime.info == made[precision] and runtime.info.adopted.file == "osnet.onnx"
+        source = tmp_path / "fp32.xml"  # the others are made of the OpenVINO file
+    assert len({info.fingerprint for info in made.values()}) == 3
+    assert made["fp32"].fingerprint == open_runtime(adopted).info.fingerprint
+    assert made["int8"].details["num_products"] > len(made["int8"].details["float_products"])
+    with pytest.raises(UsageError, match="computes in int8"):
+        export_adopted(tmp_path / "int8.xml", tmp_path / "again.xml", ExportRequest(name="osnet"))
+    with pytest.raises(UsageError, match="equalize and rounding prepare graphs of a HAT"):
+        options = {"equalize": True}
+        request = ExportRequest(name="osnet", precision="int8", calibration=calibration, options=options)
+        export_adopted(tmp_path / "fp32.xml", tmp_path / "again.xml", request)
+
+
+@pytest.mark.parametrize(("to", "sentence"), [("onnx", "exported to openvino alone"), ("openvino", "")])
+def test_hat_export_takes_an_adopted_file(to, sentence, adopted, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out.xml"
+    monkeypatch.setattr(sys, "argv", ["hat", "export", str(adopted), "--to", to, "--out", str(out), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert (ended.value.code or 0) == (2 if sentence else 0) and sentence in printed.err
+    assert out.is_file() == (not sentence)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "color and value_range were not given: name a family with --like"),
+        (["--like", "torchried"], "did you mean torchreid?"),
+        (["--like", "omz", "--color", "blue"], "color: input should be 'rgb' or 'bgr', got 'blue'"),
+        (["--like", "omz", "--image-size", "big"], "--image-size is HEIGHTxWIDTH"),
+        (["--like", "omz", "--mean", "1,2"], "--mean is three numbers"),
+        (["--like", "omz", "--output", "nothing"], "has no output 'nothing': expected features"),
+        (["--like", "omz", "--out", "ours.xml"], "expected a name that ends in .onnx"),
+        (["--like", "omz", "--out", "foreign.onnx"], "is the foreign file itself"),
+    ],
+)
+def test_hat_adopt_answers_a_wrong_request_in_one_sentence(arguments, sentence, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    linear_onnx(tmp_path / "foreign.onnx")
+    monkeypatch.setattr(sys, "argv", ["hat", "adopt", "foreign.onnx", "--out", "ours.onnx", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2 and message.startswith("hat: usage: ") and sentence in message
+    assert [path.name for path in tmp_path.iterdir()] == ["foreign.onnx"]
+
+
+def test_hat_adopt_tells_what_it_made_and_what_it_doubts(tmp_path, capsys, monkeypatch):
+    linear_onnx(tmp_path / "foreign.onnx", matrix=GRAY)
+    arguments = ["--color", "bgr", "--range", "255", "--mean", "imagenet", "--json"]
+    monkeypatch.setattr(
+        sys, "argv", ["hat", "adopt", str(tmp_path / "foreign.onnx"), "--out", str(tmp_path / "ours.onnx"), *arguments]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert not ended.value.code and result["artifact"]["adopted"]["color"] == "bgr"
+    np.testing.assert_allclose(result["artifact"]["preprocessing"]["mean"], IMAGENET_MEAN)
+    assert len(result["warnings"]) == 1 and result["warnings"][0] in printed.err
+    monkeypatch.setattr(sys, "argv", ["hat", "info", str(tmp_path / "ours.onnx")])
+    with pytest.raises(SystemExit):
+        main()
+    assert "adopted from foreign.onnx" in capsys.readouterr().out
+
+
+def test_adopt_refuses_what_is_no_foreign_model(adopted, tmp_path):
+    with pytest.raises(CheckpointError, match="nothing to adopt"):
+        adopt(adopted, tmp_path / "again.onnx", like="torchreid")
+    with pytest.raises(UsageError, match="expected an ONNX file"):
+        adopt(tmp_path / "weights.pth", tmp_path / "ours.onnx", like="torchreid")
+    with pytest.raises(CheckpointError, match="no such file"):
+        adopt(tmp_path / "missing.xml", tmp_path / "ours.xml", like="omz")
+    with pytest.raises(ConfigError, match="unknown key color"):
+        adopt(adopted, tmp_path / "ours.onnx", like="omz", color="rgb")
+    foreign = linear_openvino(tmp_path / "foreign.xml")
+    foreign.with_suffix(".bin").unlink()
+    with pytest.raises(CheckpointError, match=r"foreign\.bin, which is not beside it"):
+        adopt(foreign, tmp_path / "ours.xml", like="omz")
+    with pytest.raises(CheckpointError, match="becomes one of ours by hat adopt"):
+        open_runtime(foreign)
+
+
+@pytest.mark.parametrize("number", ["0277", "0286", "0287", "0288"])
+def test_adopt_of_open_model_zoo_equals_the_file_itself(number, tmp_path):
+    folder = os.environ.get("HAT_PEERS")
+    if not folder:
+        pytest.skip("HAT_PEERS names no folder with Open Model Zoo's person-reidentification-retail-* files")
+    (foreign,) = Path(folder).glob(f"**/person-reidentification-retail-{number}/FP16/*.xml")
+    info = adopt(foreign, tmp_path / "ours.xml", like="omz")
+    assert (info.embed_dim, info.batch, info.precision) == (256, None, "fp32")
+    core = openvino.Core()
+    own = core.compile_model(core.read_model(foreign), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    images = some_images(3, (256, 128))
+    rows = np.concatenate([own(image[None, ::-1].astype(np.float32))[0].reshape(1, -1) for image in images])
+    expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(open_runtime(tmp_path / "ours.xml", num_threads=1).run(images), expected, atol=1e-5)
