@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from hat.errors import HatError, UsageError, describe_failure
-from hat.host_tuning import wait_passively
+from hat.host_tuning import keep_freed_memory, wait_passively
 
 __all__ = ["COMMANDS", "NEEDS_NO_ARGUMENTS", "app", "main"]
 
@@ -51,6 +51,7 @@ def load_command(name: str) -> Any:
     """Import a subcommand and make typer's command of it."""
     if name in _LONG_COMPUTATIONS:
         wait_passively()
+        keep_freed_memory()
     module, _, function = COMMANDS[name][0].partition(":")
     target = getattr(importlib.import_module(module), function)
     if not isinstance(target, typer.Typer):  # a command with subcommands of its own brings its table ready made

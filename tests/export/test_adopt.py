@@ -23,7 +23,7 @@ from hat.io.artifact import ArtifactInfo, info_from_json, info_to_json
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from hat.runtime import open_runtime
 from hat.serve import binding_of
-from hat.train.teacher import BesideStudent
+from hat.train.teacher import OnlineTeacher
 
 pytest.importorskip("onnxruntime", reason="the extra onnxruntime is not installed")
 openvino = pytest.importorskip("openvino", reason="the extra openvino is not installed")
@@ -374,7 +374,7 @@ def test_an_adopted_file_is_taken_by_gallery_verify_and_training(osnet, adopted,
     for number, image in enumerate(images):
         Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
     assert verify(adopted, [adopted], tmp_path, num_images=12).passed
-    teacher = BesideStudent(open_runtime(adopted), "fp32")
+    teacher = OnlineTeacher(open_runtime(adopted), "fp32")
     torch.testing.assert_close(
         teacher.embed(torch.from_numpy(images), torch.arange(12)), torch.from_numpy(rows), rtol=0, atol=1e-5
     )

@@ -11,8 +11,8 @@ from PIL import Image
 
 from hat.errors import ImageError
 from hat.preprocessing import Preprocessing
-from hat.train import image_source
 from hat.train.config import DataConfig
+from hat.train.data import images
 from hat.train.data.images import InMemoryImages, StreamingImages, choose_cache, free_memory_bytes, open_images
 from hat.train.distributed import DistributedContext
 
@@ -47,7 +47,7 @@ def test_a_bad_image_is_named(paths: list[str], tmp_path: Path) -> None:
 
 def test_auto_takes_the_first_place_where_images_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"cuda": 1000, "cpu": 4000}
-    monkeypatch.setattr(image_source, "free_memory_bytes", lambda device: free[device.type])
+    monkeypatch.setattr(images, "free_memory_bytes", lambda device: free[device.type])
     config, gpu = DataConfig(cache_fraction=0.5), torch.device("cuda", 0)
     assert [choose_cache(config, size, gpu) for size in (500, 501, 2000, 2001)] == ["device", "host", "host", "none"]
     assert [choose_cache(config, size, CPU) for size in (2000, 2001)] == ["device", "none"]

@@ -22,6 +22,7 @@ from hat.config import merge
 from hat.data import merge_training, open_dataset
 from hat.errors import UsageError, WorkError
 from hat.train import Trainer, compose_config, train_model
+from hat.train.run import stopping
 from hat.train.run.run_folder import RunFolder
 from hat.train.run.stopping import StopRequest
 
@@ -74,7 +75,12 @@ def test_the_signal_is_listened_to_inside_the_context_alone() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_second_signal_ends_at_once() -> None:
+def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with StopRequest(None, CPU) as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # torchrun passes on what the terminal has sent already
+        assert stop.is_due(together=True)
+    monkeypatch.setattr(stopping, "_SAME_REQUEST_S", 0.0)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), StopRequest(None, CPU) as stop:
         signal.raise_signal(signal.SIGINT)
@@ -83,7 +89,7 @@ def test_a_second_signal_ends_at_once() -> None:
     assert signal.getsignal(signal.SIGINT) is before
     code = (
         "import signal, torch\nfrom hat.train.distributed import DistributedContext\n"
-        "from hat.train.run.stopping import StopRequest\n"
+        "from hat.train.run import stopping\nfrom hat.train.run.stopping import StopRequest\nstopping._SAME_REQUEST_S = 0\n"
         "with StopRequest(None, DistributedContext(torch.device('cpu'))):\n"
         "    signal.raise_signal(signal.SIGTERM)\n    print('goes on', flush=True)\n"
         "    signal.raise_signal(signal.SIGTERM)\n    print('still here')"

@@ -17,12 +17,14 @@ from ..distributed import DistributedContext
 __all__ = ["StopRequest"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SAME_REQUEST_S = 1.0
+"""A terminal's Ctrl-C reaches a worker twice: by itself, and from torchrun, which got it too."""
 
 
 class StopRequest:
     """Watches the time, SIGTERM and SIGINT (Ctrl-C) for as long as the context lasts; outside of it signals do what they did.
 
-    The first signal asks the run to write its state and end; a second one ends the process at once.
+    The first signal asks the run to write its state and end; a second one, later than a second, ends the process at once.
 
     Args:
         at: When to stop, as `time.monotonic` counts; None for no limit.
@@ -36,7 +38,7 @@ class StopRequest:
         self.at = at
         self.context = context
         self.reason: str | None = None
-        self._requested = False
+        self._requested_at: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -69,17 +71,20 @@ class StopRequest:
 
     def _own_vote(self) -> int:
         """0 to go on, 1 when the time is over by the first process's clock, 2 when asked to."""
-        if self._requested:
+        if self._requested_at is not None:
             return 2
         return int(self.at is not None and self.context.is_main and time.monotonic() >= self.at)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self._requested:
+        now = time.monotonic()
+        if self._requested_at is not None:
+            if now - self._requested_at < _SAME_REQUEST_S:
+                return
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self._requested = True
+        self._requested_at = now
         if self.context.is_main:
             # Not through a stream, whose lock the interrupted code may hold.
             os.write(2, b"\nstopping after the step under way, then writing the state; once more ends at once\n")
