@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("hat.commands.evaluation:evaluate", "mAP, Rank-1 and mINP of a model on one or several data sets."),
     "convert": ("hat.commands.convert:convert", "Make a checkpoint of a .pth file that HAT's released code wrote."),
     "export": ("hat.export.command:export", "Write a model as ONNX, TensorRT, OpenVINO, Triton or DeepStream files."),
-    "adopt": ("hat.export.adopt_command:adopt", "Another project's ONNX or OpenVINO model as one of our files."),
+    "adopt": ("hat.export.foreign.command:adopt", "Another project's ONNX or OpenVINO model as one of our files."),
     "verify": ("hat.export.verify.command:verify", "Does an exported file rank people as the model does?"),
     "bench": ("hat.export.bench.command:bench", "Speed, latency and memory of models and files, side by side."),
     "enroll": ("hat.serve.commands.enroll:enroll", "Add images, folders or video frames to a gallery."),
