@@ -173,6 +173,7 @@ def load_released_weights(
     Raises:
         WeightsError: The file cannot be read, does not fit, or does not tell its last stride, which was not given either.
     """
+    path = Path(path)
     content = read_weights_file(path)
     state = state_of(content, path)
     if not is_released_state(state):

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from hat.errors import MissingExtraError, WeightsError
 from hat.io.foreign_pickle import UnknownObject, named_tensors, read_foreign_pickle
 from hat.model import HAT
-from hat.model.backbone import Backbone
 from hat.model.tfc import current_name
 from hat.torchvision_import import import_torchvision
 
@@ -159,7 +158,6 @@ def load_backbone_weights(model: HAT, source: str) -> str:
     else:
         state, described = read_state_file(source), str(source)
     backbone = model.mfe
-    assert isinstance(backbone, Backbone)
     own = backbone.state_dict()
     state, outside = _inside_common_prefix(state, backbone.weight_prefix, own)
     renamed = {_own_name(name, backbone.weight_prefix, own): value for name, value in state.items()}

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from hat.config import apply_overrides
 from hat.errors import WeightsError
 from hat.model.backbone import list_backbones
 from hat.model.config import ModelConfig, model_config
@@ -141,7 +142,11 @@ def released_config(
         last_nea=f"{last}.nea.conv1.weight" in state,
     )
     default = {level: width for level, (_, width) in stage_widths(config, channels).items()}
-    return config if default == {level: widths[level - 1] for level in levels} else replace(config, widths=widths)
+    return (
+        config
+        if default == {level: widths[level - 1] for level in levels}
+        else apply_overrides(config, {"widths": list(widths)})
+    )
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
