@@ -17,7 +17,7 @@ from hat.embedder import Embedder
 from hat.errors import HatError, UsageError
 from hat.runtime import TorchRuntime, runtime_info
 from hat.serve import Binding, Gallery, binding_of
-from hat.serve.calibrate.thresholds import ThresholdCalibration, calibrate
+from hat.serve.calibrate.thresholds import ThresholdCalibration, calibrate_thresholds
 
 from .comparison import Artifact
 from .people import SampleQuery
@@ -184,7 +184,7 @@ class Workbench:
         with self._shelf_turn:
             if self._calibrations.get(name, (-1, None))[0] != num_records:
                 try:
-                    found = calibrate(gallery, num_pairs=50_000)
+                    found = calibrate_thresholds(gallery, num_pairs=50_000)
                 except UsageError:
                     found = None
                 self._calibrations[name] = (num_records, found)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hat.errors import UsageError
 from hat.serve import Filter, Gallery
-from hat.serve.enroll.enrolling import Enrollment, enroll
+from hat.serve.enroll.enrolling import Enrollment, enroll_images
 
 from .app_state import Workbench
 from .events import clicked, event_data, whole_number
@@ -160,7 +160,7 @@ class GalleryActions:
 
         advance(0)
         gallery = self._bench.gallery(state.gallery)
-        return enroll(gallery, self._bench.embedder, items, thumbnail_height=THUMBNAIL_HEIGHT, advance=advance)
+        return enroll_images(gallery, self._bench.embedder, items, thumbnail_height=THUMBNAIL_HEIGHT, progress=advance)
 
     def _records(self, state: Session, person: Any, camera: Any, page: int) -> str:
         gallery = self._bench.gallery(state.gallery)

@@ -13,7 +13,7 @@ import numpy as np
 from hat.data import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, load_dataset, read_image
 from hat.errors import DataError
 from hat.serve import Gallery
-from hat.serve.enroll.enrolling import ImageEmbedder, Item, enroll
+from hat.serve.enroll.enrolling import ImageEmbedder, Item, enroll_images
 
 from .view.markup import jpeg_bytes
 
@@ -104,7 +104,7 @@ def enroll_dataset(
         )
         for sample in chosen
     ]
-    done = enroll(gallery, embedder, items, thumbnail_height=thumbnail_height, advance=advance)
+    done = enroll_images(gallery, embedder, items, thumbnail_height=thumbnail_height, progress=advance)
     if not done.ids:
         raise DataError(f"{dataset.name}: none of its {len(items)} gallery images can be used; the first: {done.bad[0][1]}")
     return len(done.ids)

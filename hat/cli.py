@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "adopt": ("hat.export.adopt_command:adopt", "Another project's ONNX or OpenVINO model as one of our files."),
     "verify": ("hat.export.verify.command:verify", "Does an exported file rank people as the model does?"),
     "bench": ("hat.export.bench.command:bench", "Speed, latency and memory of models and files, side by side."),
+    "embed": ("hat.serve.commands.embed:embed", "Write the embeddings of images to a file."),
     "enroll": ("hat.serve.commands.enroll:enroll", "Add images, folders or video frames to a gallery."),
     "search": ("hat.serve.commands.search:search", "Rank a gallery by similarity to one or several images."),
     "gallery": ("hat.serve.commands.gallery:gallery", "Look into a gallery, remove people from it, rebuild it."),

@@ -82,6 +82,11 @@ class FolderTree:
         names = sorted(entry.name for entry in self._scan() if is_image_name(entry.name) and entry.is_file())
         return [(name, str(self.path / name)) for name in names]
 
+    def unread(self) -> list[str]:
+        """Names of the files directly in this folder that are no images by their ending, and of links that lead nowhere."""
+        entries = [entry for entry in self._scan() if not entry.name.startswith(".") and not entry.is_dir()]
+        return sorted(entry.name for entry in entries if not is_image_name(entry.name) or not entry.is_file())
+
     def archives(self) -> list[Path]:
         """The zip files directly in this folder, sorted by name."""
         names = sorted(entry.name for entry in self._scan() if entry.name.lower().endswith(".zip") and entry.is_file())
@@ -136,6 +141,11 @@ class ZipTree:
         """(file name, location) of the images directly in this folder, sorted by name."""
         start = f"{self.archive}!{self.prefix}/" if self.prefix else f"{self.archive}!"
         return [(name, start + name) for name in sorted(self._files.get(self.prefix, [])) if is_image_name(name)]
+
+    def unread(self) -> list[str]:
+        """Names of the files directly in this folder that are no images by their ending."""
+        names = (name for name in self._files.get(self.prefix, []) if name and not name.startswith("."))
+        return sorted(name for name in names if not is_image_name(name))
 
 
 def is_image_name(name: str) -> bool:

@@ -42,7 +42,7 @@ def calibrate(
     from hat.errors import UsageError
 
     from ..calibrate.calibration_picture import check_picture, draw_calibration
-    from ..calibrate.thresholds import calibrate as run
+    from ..calibrate.thresholds import calibrate_thresholds as run
     from ..calibrate.thresholds import chance_of_any
     from ..gallery.gallery import Gallery
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_matches"]
 
-_RIGHT, _WRONG, _EDGE, _MUTED = "#0c7f5c", "#c8552b", "#cfd6e4", "#5b6477"
+_RIGHT, _WRONG, _EDGE, _MUTED = "#0c8a54", "#cc2c24", "#cfd6e4", "#5b6477"
 _TILE_INCHES, _ROW_INCHES, _DPI = 1.15, 2.9, 100
 _MAX_PIXELS = 100_000_000
 _CAPTION_CHARACTERS = 18

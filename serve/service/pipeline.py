@@ -140,7 +140,7 @@ class Pipeline:
 
 
 class BatchedEmbedder:
-    """What `hat.serve.enroll` takes for an embedder: its images go through the batches of all other requests.
+    """What `hat.serve.enroll_images` takes for an embedder: its images go through the batches of all other requests.
 
     Args:
         pipeline: Runs the model.
