@@ -192,6 +192,9 @@ class EnrollForm(_Form):
     records: Annotated[Json[list[ItemLabels]] | None, Once] = Field(
         default=None, description="What is known of each image, as a JSON list in the order of the images."
     )
+    update: Annotated[bool, Once] = Field(
+        default=False, description="Give images that are there already the labels that are given now."
+    )
 
     def labels(self, num_images: int) -> list[ItemLabels]:
         """Return one for each image.
@@ -202,7 +205,7 @@ class EnrollForm(_Form):
         if self.records is None:
             labels = ItemLabels(pid=self.pid, camid=self.camid, time_s=self.time_s, attributes=self.attributes)
             return [labels] * num_images
-        if self.model_fields_set != {"records"}:
+        if self.model_fields_set - {"update"} != {"records"}:
             raise ValueError("say what is known either of all images or in `records`, not both")
         if len(self.records) != num_images:
             raise ValueError(f"`records` has {len(self.records)} entries for {num_images} images")
@@ -329,8 +332,8 @@ class RecordPage(BaseModel):
     next_after_id: int | None = Field(description="`after_id` of the next page; null on the last one.")
 
 
-class BadImage(BaseModel):
-    """An image that could not be used."""
+class ImageNote(BaseModel):
+    """What is to be said of an image."""
 
     source: str
     reason: str
@@ -342,7 +345,9 @@ class EnrollResult(BaseModel):
     ids: list[int] = Field(description="Of the images that were added or known already, in order.")
     num_added: int
     num_known: int
-    bad: list[BadImage]
+    num_updated: int = Field(description="Of these, images whose labels were changed.")
+    conflicts: list[ImageNote] = Field(description="Known images that have other labels than those given, and kept them.")
+    bad: list[ImageNote] = Field(description="Images that could not be used.")
 
 
 class NumUpdated(BaseModel):

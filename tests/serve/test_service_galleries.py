@@ -53,7 +53,7 @@ def test_what_is_enrolled_is_found_with_what_is_known_of_it(client, people):
     answer = enrolled(
         client, people, 1, 2, pid="7", camid="3", time_s="1700000000.5", attributes='{"coat": "red", "tall": true}'
     )
-    assert answer == {"ids": [1, 2], "num_added": 2, "num_known": 0, "bad": []}
+    assert answer == {"ids": [1, 2], "num_added": 2, "num_known": 0, "num_updated": 0, "conflicts": [], "bad": []}
     record = client.get(f"{people}/records/2").json()
     assert record == {
         "id": 2,
@@ -135,6 +135,16 @@ def test_records_are_listed_page_by_page_and_filtered(client, people):
         "num_matching": 0,
         "next_after_id": None,
     }
+
+
+def test_known_images_with_other_labels_are_conflicts_or_updated(client, people):
+    enrolled(client, people, 1, 2, pid="7")
+    again = enrolled(client, people, 1, 2, pid="bob")
+    assert (again["num_known"], again["num_updated"], len(again["conflicts"])) == (2, 0, 2)
+    assert again["conflicts"][0]["source"] == "0.png" and "bob" in again["conflicts"][0]["reason"]
+    again = enrolled(client, people, 1, 2, pid="bob", update="true")
+    assert (again["num_known"], again["num_updated"], again["conflicts"]) == (2, 2, [])
+    assert client.get(f"{people}/records", params={"pid": "bob"}).json()["num_matching"] == 2
 
 
 def test_a_page_leaves_out_what_is_removed_while_it_is_read(monkeypatch):

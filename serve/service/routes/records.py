@@ -39,6 +39,8 @@ Id = Annotated[RecordId, Path(description="The record's id.")]
 async def enroll(writer: Writer, gallery: GalleryDep) -> dict[str, Any]:
     """Add images, in fields named `images`. One that is there already is told by its bytes and not added again.
 
+    It keeps its labels, and is among the `conflicts` where other ones are given now, unless `update` is true.
+
     What is known of all images alike goes into the fields; of each image, into `records`.
     """
     service = writer.service
@@ -54,17 +56,18 @@ async def enroll(writer: Writer, gallery: GalleryDep) -> dict[str, Any]:
 
         def add() -> Enrollment:
             height = service.settings.thumbnail_height
-            return enroll_images(
-                gallery, service.embedder, items, batch_size=service.settings.max_batch, thumbnail_height=height
-            )
+            size = service.settings.max_batch
+            return enroll_images(gallery, service.embedder, items, batch_size=size, thumbnail_height=height, update=form.update)
 
         enrolled = await writer.run(add)
     service.metrics.count_images("enrolled", enrolled.num_added)
     service.metrics.count_images("bad", len(enrolled.bad))
-    counts = {"num_added": enrolled.num_added, "num_known": enrolled.num_known}
+    counts = {name: getattr(enrolled, name) for name in ("num_added", "num_known", "num_updated")}
     writer.context.counts |= {**counts, "num_bad": len(enrolled.bad)}
-    bad = [{"source": source, "reason": reason} for source, reason in enrolled.bad]
-    return {"ids": list(enrolled.ids), **counts, "bad": bad}
+    conflicts, bad = (
+        [{"source": source, "reason": reason} for source, reason in images] for images in (enrolled.conflicts, enrolled.bad)
+    )
+    return {"ids": list(enrolled.ids), **counts, "conflicts": conflicts, "bad": bad}
 
 
 @router.get("/v1/galleries/{name}/records", response_model=RecordPage)
