@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from hat.serve import Record
+from hat.serve.gallery.identities import Identity
 from hat.serve.gallery.records import AttributeValue
 from hat.serve.search.searching import Match
 
@@ -31,9 +32,11 @@ _TICK = '<svg class="hat-mark" viewBox="0 0 16 16" aria-hidden="true"><path d="M
 _CROSS = '<svg class="hat-mark" viewBox="0 0 16 16" aria-hidden="true"><path d="M4.5 4.5l7 7m0-7l-7 7"/></svg>'
 
 
-def person_name(pid: int | None) -> str:
-    """An identity for people."""
-    return "unknown person" if pid is None else f"person {pid}"
+def person_name(pid: Identity | None, *, starts: bool = False) -> str:
+    """Return an identity for people, as plain text: a name as it is, ``starts`` with a capital for any other."""
+    if isinstance(pid, str):
+        return pid
+    return f"{'U' if starts else 'u'}nknown person" if pid is None else f"{'P' if starts else 'p'}erson {pid}"
 
 
 def short_source(source: str) -> str:
@@ -48,7 +51,7 @@ def picture(jpeg: bytes | None, alt: str) -> str:
     return f'<span class="hat-picture"><img src="{data_uri(jpeg)}" alt="{alt}" draggable="false"></span>'
 
 
-def verdict(pid: int | None, query_pid: int | None) -> tuple[str, str, str]:
+def verdict(pid: Identity | None, query_pid: Identity | None) -> tuple[str, str, str]:
     """Class, mark and spoken word of a match that is right or wrong; empty where one of the identities is not known."""
     if pid is None or query_pid is None:
         return "", "", ""
@@ -70,7 +73,7 @@ def outcome_summary(outcome: Outcome) -> str:
     shown = len(outcome.matches)
     parts = [f"<strong>{plural(shown, 'nearest image')}</strong> of {outcome.num_searched:,}"]
     if outcome.query_pid is not None and shown:
-        parts.append(f"{outcome.num_right} of {shown} show {person_name(outcome.query_pid)}")
+        parts.append(f"{outcome.num_right} of {shown} show {escaped(person_name(outcome.query_pid))}")
     if outcome.timings.rerank_s is not None:
         moved = sum(match.rank_before not in (None, rank) for rank, match in enumerate(outcome.matches, start=1))
         came = sum(match.rank_before is not None and match.rank_before > shown for match in outcome.matches)
@@ -137,9 +140,9 @@ def record_cards(records: Sequence[Record], marked: Collection[int], *, can_mark
     cards = []
     for record in records:
         is_marked = record.id in marked
-        alt = f"{person_name(record.pid)}, {_camera(record.camid)}, {short_source(record.source)}"
+        alt = f"{escaped(person_name(record.pid))}, {_camera(record.camid)}, {short_source(record.source)}"
         inner = picture(record.thumbnail, alt) + _caption(
-            person_name(record.pid).capitalize(), f"{_camera(record.camid)} · #{record.id}"
+            escaped(person_name(record.pid, starts=True)), f"{_camera(record.camid)} · #{record.id}"
         )
         if can_mark:
             inner = (
@@ -156,14 +159,15 @@ def record_cards(records: Sequence[Record], marked: Collection[int], *, can_mark
 def _match_card(outcome: Outcome, rank: int, match: Match, is_chosen: bool) -> str:
     record = match.record
     kind, mark, spoken = verdict(record.pid, outcome.query_pid)
-    alt = f"Rank {rank}: {person_name(record.pid)}, {_camera(record.camid)}"
+    person = escaped(person_name(record.pid, starts=True))
+    alt = f"Rank {rank}: {escaped(person_name(record.pid))}, {_camera(record.camid)}"
     return (
         f'<li><button type="button" class="hat-card{kind}" data-event="select" data-index="{rank - 1}" '
         f'aria-pressed="{str(is_chosen).lower()}" title="{short_source(record.source)}">'
         f'<span class="hat-rank">{rank}</span>{mark}{picture(record.thumbnail, alt)}'
         f'<span class="hat-caption"><span class="hat-line"><span class="hat-value">{match.similarity:.3f}</span>'
         f"{_move(rank, match.rank_before, len(outcome.matches))}</span>"
-        f'<span class="hat-quiet-text">{person_name(record.pid).capitalize()}<br>{_camera(record.camid)}</span>{spoken}</span>'
+        f'<span class="hat-quiet-text">{person}<br>{_camera(record.camid)}</span>{spoken}</span>'
         "</button></li>"
     )
 
@@ -186,7 +190,10 @@ def _caption(title: str, line: str) -> str:
 
 
 def _record_facts(record: Record) -> list[tuple[str, str]]:
-    facts = [("identity", person_name(record.pid)), ("camera", "unknown" if record.camid is None else str(record.camid))]
+    facts = [
+        ("identity", escaped(person_name(record.pid))),
+        ("camera", "unknown" if record.camid is None else str(record.camid)),
+    ]
     if record.time_s is not None:
         facts.append(("seen", f"{format_time(record.time_s)} UTC"))
     facts += [(escaped(name), _attribute(value)) for name, value in list(record.attributes.items())[:12]]

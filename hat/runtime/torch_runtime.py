@@ -75,6 +75,7 @@ class TorchRuntime:
         self._network: nn.Module = cast(nn.Module, torch.compile(network)) if compiled else network
         self._turn: AbstractContextManager[Any] = threading.Lock() if compiled else nullcontext()
         variant = f"{' exact graph' if exact_graph else ''}{' compiled' if compiled else ''}"
+        self.device_type = self.device.type
         self.name = f"torch {precision}{variant} {self.device.type}"
 
     @property

@@ -97,7 +97,7 @@ def test_a_zip_file_gives_its_images_with_the_labels_of_their_names(tmp_path):
         "people.zip!-1_c2s1.jpg": (9, 8),
     }
     assert {item.source: item.read() for item in items}["people.zip!in/0002_c3s1_000451_03.jpg"] == jpeg(1)
-    told_nothing = upload_items([zipped(tmp_path / "people.zip", members)], pid=9, camid=8, names_tell=False)
+    told_nothing = upload_items([zipped(tmp_path / "people.zip", members)], pid=9, camid=8, parse_labels_from_names=False)
     assert {(item.pid, item.camid) for item in told_nothing} == {(9, 8)}
 
 

@@ -73,6 +73,7 @@ class TensorRTRuntime:
         self.profile = profile
         self.preprocessing = self.info.preprocessing
         self.embed_dim = self.info.embed_dim
+        self.device_type = self.device.type
         self.name = f"{self.facts.flavor} {self.info.precision} {self.device.type}"
         self.lock = threading.Lock()
         # TensorRT works on the current device of the thread; the runtime outlives what was loaded by it.
