@@ -190,7 +190,7 @@ def _fill_gallery(state: AppState, name: str, dataset: ReIDDataset, max_images: 
 
 
 def _short_name(path: str, among: list[str]) -> str:
-    """The last part of a path, or all of it where two end alike."""
+    """Return the last part of a path, or all of it where two end alike."""
     from .app_state import last_part
 
     return last_part(path) if [last_part(one) for one in among].count(last_part(path)) == 1 else path

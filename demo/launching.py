@@ -76,7 +76,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def private_environment() -> Iterator[Path]:
-    """Settings that have to be made before gradio is imported, and a private folder that is deleted in the end.
+    """Make the settings that gradio needs before it is imported, and a private folder that is deleted in the end.
 
     Yields:
         The folder. Uploaded files go there until they are read, and galleries that last as long as the demo.

@@ -135,7 +135,7 @@ def gallery_sample(dataset: ReIDDataset, max_images: int) -> list[Sample]:
 
 
 def sample_queries(dataset: ReIDDataset, pids: set[int], *, count: int = 12, height: int = 160) -> tuple[SampleQuery, ...]:
-    """Queries to try: one of each of several people that the gallery knows, chosen by a fixed seed.
+    """Return queries to try: one of each of several people that the gallery knows, chosen by a fixed seed.
 
     Raises:
         ImageError: One of them cannot be read.
@@ -167,7 +167,7 @@ def _read_bytes(path: str) -> bytes:
 
 
 def _descriptions(samples: list[Sample]) -> dict[int, dict[str, str]]:
-    """What generated people wear, by identity, from the file beside their pictures."""
+    """Return what generated people wear, by identity, from the file beside their pictures."""
     manifest = Path(samples[0].path).parent.parent / "synth.json"
     if not manifest.is_file():
         return {}
@@ -176,7 +176,7 @@ def _descriptions(samples: list[Sample]) -> dict[int, dict[str, str]]:
 
 
 def _times(samples: list[Sample]) -> dict[str, float]:
-    """Generated people walk by one after the other, from camera to camera, so that a filter by time has something to find."""
+    """Return when generated people walk by, from camera to camera, so that a filter by time has something to find."""
     pids = {pid: place for place, pid in enumerate(sorted({sample.pid for sample in samples}))}
     seen: dict[tuple[int, int], int] = {}
     times = {}

@@ -73,7 +73,7 @@ def uploaded_image(path: str, limits: UploadLimits = UPLOAD_LIMITS) -> Upload:
 
 
 def reduce_image(image: Image.Image, max_pixels: int) -> Image.Image:
-    """An image of at most so many pixels, proportions kept; a smaller one as it is."""
+    """Return an image of at most so many pixels, proportions kept; a smaller one as it is."""
     excess = image.width * image.height / max_pixels
     if excess <= 1:
         return image
@@ -88,7 +88,7 @@ def forget_files(paths: Sequence[str]) -> None:
 
 
 def files_at_hand(paths: Sequence[str] | None) -> list[str]:
-    """Uploaded files that were not read before: a page may name one again that is gone."""
+    """Return uploaded files that were not read before: a page may name one again that is gone."""
     return [path for path in paths or () if Path(path).is_file()]
 
 
@@ -138,7 +138,7 @@ class _Budget:
     spent: int = field(default=0)
 
     def held_to(self, read: Callable[[], bytes], name: str, limits: UploadLimits) -> Callable[[], bytes]:
-        """The same reader, which refuses once the bytes are spent and an image of too many pixels."""
+        """Return the same reader, which refuses once the bytes are spent and an image of too many pixels."""
 
         def held() -> bytes:
             if self.spent > self.limit:

@@ -40,7 +40,7 @@ def about_page(state: AppState) -> None:
     with gr.Column(elem_classes="hat-text"):
         gr.HTML(
             '<h2 class="hat-title">What it must not be used for</h2>'
-            f'<p>{escaped_text(LIMITS_OF_USE)}</p><h2 class="hat-title">What happens to your images</h2><p>{_PRIVACY}</p>'
+            f'<p>{LIMITS_OF_USE}</p><h2 class="hat-title">What happens to your images</h2><p>{_PRIVACY}</p>'
             f'<h2 class="hat-title">The model</h2>{_facts(info, state.embedder.runtime.name)}',
             apply_default_css=False,
         )
@@ -51,17 +51,12 @@ def about_page(state: AppState) -> None:
 
 
 def card_text(model_path: Path) -> str | None:
-    """The model card beside a checkpoint, as Markdown that asks nobody for anything: without pictures and without raw HTML."""
+    """Return the model card beside a checkpoint as Markdown that asks nobody for anything: no pictures and no raw HTML."""
     path = model_path / "MODEL_CARD.md"
     if not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
         return None
     text = path.read_text(encoding="utf-8", errors="replace").replace("<", "&lt;")
     return re.sub(r"!\s*\[", "[", text)
-
-
-def escaped_text(text: str) -> str:
-    """A longer text of our own, escaped piece by piece."""
-    return " ".join(escaped(word) for word in text.split())
 
 
 def _architecture(info: ArtifactInfo) -> list[tuple[str, str]]:

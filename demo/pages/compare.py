@@ -45,7 +45,7 @@ class Pictures:
     num_left_out: int
 
     def image(self, place: int) -> Image.Image:
-        """The picture of a record, by its place among ``ids``."""
+        """Return the picture of a record, by its place among ``ids``."""
         (record,) = self.gallery.get([self.ids[place]], thumbnails=True)
         if record.thumbnail is None:
             raise UsageError(f"record #{record.id} has lost its picture: compare again")
@@ -94,7 +94,7 @@ def compare_page(state: AppState, session_state: gr.State) -> None:
 
 
 def pictures_of(gallery: Gallery, where: Filter | None) -> Pictures:
-    """The records of a gallery that pass a filter and have a picture, up to `COMPARE_LIMIT`.
+    """Return the records of a gallery that pass a filter and have a picture, up to `COMPARE_LIMIT`.
 
     Raises:
         UsageError: The gallery keeps no pictures.

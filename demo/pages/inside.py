@@ -60,7 +60,7 @@ class MapColumn:
 
 
 def look_inside(model: HAT, images: Sequence[Image.Image]) -> list[MapColumn]:
-    """Maps of every kind for several images; nothing else may run the model meanwhile.
+    """Compute maps of every kind for several images; nothing else may run the model meanwhile.
 
     Args:
         model: The model.
@@ -132,7 +132,7 @@ def inside_page(state: AppState, session_state: gr.State, tab: Any) -> None:
 
 
 def maps_html(columns: Sequence[MapColumn], labels: Sequence[str]) -> str:
-    """The maps as a table: a row for each image, columns in groups."""
+    """Return the maps as a table: a row for each image, columns in groups."""
     groups = [(name, len(list(members))) for name, members in groupby(columns, key=lambda column: column.group)]
     over = "".join(f'<th scope="colgroup" colspan="{count}">{name}</th>' if name else "<td></td>" for name, count in groups)
     names = "".join(f'<th scope="col">{column.name}</th>' for column in columns)

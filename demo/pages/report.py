@@ -57,13 +57,13 @@ class Report:
 
 
 def find_reports(paths: Sequence[Path]) -> list[Report]:
-    """Reports in files and folders, the newest first.
+    """Return reports in files and folders, the newest first.
 
     Args:
         paths: Files, which must be reports; and folders, of whose ``.json`` files those are taken that are reports.
 
     Raises:
-        UsageError: A path is not there, or a file is no report.
+        UsageError: A path is not there, or a file is not one.
     """
     found: list[Report] = []
     for path in paths:
@@ -79,7 +79,7 @@ def check_report_paths(paths: Sequence[Path]) -> None:
     """Make sure, before the demo opens, that there is something to show.
 
     Raises:
-        UsageError: A path is not there, a file is no report, or a folder holds none.
+        UsageError: A path is not there, a file is not one, or a folder holds none.
     """
     for path in paths:
         if not find_reports([path]):
@@ -89,7 +89,7 @@ def check_report_paths(paths: Sequence[Path]) -> None:
 
 
 def report_page(state: AppState, session_state: gr.State, tab: Any) -> None:
-    """Build the page; the reports are read anew whenever it is opened."""
+    """Build the page; the reports are read again whenever it is opened."""
     page = gr.HTML(reports_html(state.report_paths), apply_default_css=False)
 
     def read(_: Session) -> tuple[str]:
@@ -100,7 +100,7 @@ def report_page(state: AppState, session_state: gr.State, tab: Any) -> None:
 
 
 def reports_html(paths: Sequence[Path]) -> str:
-    """The newest report of each kind; where it cannot be shown, the reason."""
+    """Return the newest report of each kind; where it cannot be shown, the reason."""
     if not paths:
         return _HOW_TO
     try:
@@ -143,7 +143,7 @@ def _read(path: Path, *, strict: bool) -> Report | None:
         return None
     if kind is None:
         if strict:
-            raise UsageError(f"{path} is no report of `hat verify --report-json` or `hat bench --json`")
+            raise UsageError(f"{path} is not a report of `hat verify --report-json` or `hat bench --json`")
         return None
     return Report(kind, path, status.st_mtime, content)
 

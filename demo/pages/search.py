@@ -19,8 +19,7 @@ from .search_actions import WELCOME, SearchActions
 __all__ = ["SearchPage", "search_page"]
 
 _KNOWN_HINT = (
-    '<p class="hat-hint">With an identity, right and wrong matches are told apart. With a camera, what it saw can be left '
-    "out.</p>"
+    '<p class="hat-hint">With an identity, right and wrong matches are marked. With a camera, what it saw can be left out.</p>'
 )
 
 

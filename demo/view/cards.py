@@ -40,12 +40,12 @@ def person_name(pid: Identity | None, *, starts: bool = False) -> str:
 
 
 def short_source(source: str) -> str:
-    """The last part of where an image came from, escaped."""
+    """Return the last part of where an image came from, escaped."""
     return escaped(source.replace("\\", "/").rstrip("/").rpartition("/")[2] or source)
 
 
 def picture(jpeg: bytes | None, alt: str) -> str:
-    """A person's picture, whole, in a tall frame; a plain frame where the gallery keeps none. ``alt`` is escaped already."""
+    """Return a person's picture, whole, in a tall frame; a plain frame where none is kept. ``alt`` is escaped already."""
     if jpeg is None:
         return f'<span class="hat-picture hat-blank" role="img" aria-label="{alt}; no picture is kept"></span>'
     return f'<span class="hat-picture"><img src="{data_uri(jpeg)}" alt="{alt}" draggable="false"></span>'
@@ -61,7 +61,7 @@ def verdict(pid: Identity | None, query_pid: Identity | None) -> tuple[str, str,
 
 
 def match_cards(outcome: Outcome, chosen: int) -> str:
-    """The ranked list: one card for each match, each a button that chooses it."""
+    """Return the ranked list: one card for each match, each a button that chooses it."""
     if not outcome.matches:
         return empty_state("Nobody passes the filter", "Allow more cameras, or a longer time.")
     cards = "".join(_match_card(outcome, place + 1, match, place == chosen) for place, match in enumerate(outcome.matches))
@@ -69,7 +69,7 @@ def match_cards(outcome: Outcome, chosen: int) -> str:
 
 
 def outcome_summary(outcome: Outcome) -> str:
-    """What was found, in a sentence, with what re-ranking changed."""
+    """Return what was found, in a sentence, with what re-ranking changed."""
     shown = len(outcome.matches)
     parts = [f"<strong>{plural(shown, 'nearest image')}</strong> of {outcome.num_searched:,}"]
     if outcome.query_pid is not None and shown:
@@ -109,7 +109,7 @@ def match_details(outcome: Outcome, chosen: int, chance: str = "") -> str:
 
 
 def query_tiles(queries: Sequence[QueryImage]) -> str:
-    """The query's images, each with a button that takes it out."""
+    """Return the query's images, each with a button that takes it out."""
     if not queries:
         return ""
     tiles = "".join(
@@ -123,7 +123,7 @@ def query_tiles(queries: Sequence[QueryImage]) -> str:
 
 
 def sample_strip(samples: Sequence[SampleQuery]) -> str:
-    """Queries to try, each a button."""
+    """Return queries to try, each a button."""
     if not samples:
         return ""
     tiles = "".join(
@@ -136,7 +136,7 @@ def sample_strip(samples: Sequence[SampleQuery]) -> str:
 
 
 def record_cards(records: Sequence[Record], marked: Collection[int], *, can_mark: bool) -> str:
-    """Records of a gallery, each a switch that marks it for removal."""
+    """Return records of a gallery, each a switch that marks it for removal."""
     cards = []
     for record in records:
         is_marked = record.id in marked

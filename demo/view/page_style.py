@@ -28,7 +28,7 @@ _GRAY = [
 
 
 def page_theme() -> Any:
-    """The theme of the page; it names no font that would have to be fetched."""
+    """Return the theme of the page; it names no font that would have to be fetched."""
     color = gr.themes.Color
     theme = gr.themes.Base(
         primary_hue=color(*_BLUE, name="hat-blue"),

@@ -16,10 +16,10 @@ _RATES = {"mAP": "mAP", "rank1": "Rank-1", "mINP": "mINP"}
 
 
 def verification_html(content: Mapping[str, Any]) -> str:
-    """A verification: a verdict and the figures of each candidate, and how much of every tolerance it used.
+    """Return a verification: a verdict and the figures of each candidate, and how much of every tolerance it used.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: It is no such report.
+        KeyError, TypeError, ValueError, AttributeError: It is not such a report.
     """
     candidates = content["candidates"]
     names = list(dict.fromkeys(str(check["name"]) for one in candidates for check in one["checks"] if check["level"] != "rows"))
@@ -64,10 +64,10 @@ def verification_html(content: Mapping[str, Any]) -> str:
 
 
 def benchmark_html(content: Mapping[str, Any]) -> str:
-    """A benchmark: speed and latency by batch size, memory, and accuracy where it is known.
+    """Return a benchmark: speed and latency by batch size, memory, and accuracy where it is known.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: It is no such report.
+        KeyError, TypeError, ValueError, AttributeError: It is not such a report.
     """
     candidates = content["candidates"]
     runs = list(dict.fromkeys((str(speed["mode"]), int(speed["batch"])) for one in candidates for speed in one["speeds"]))

@@ -169,7 +169,8 @@ def test_a_gallery_of_this_model_is_taken_in_and_one_of_another_refused(state, t
     name = state.import_gallery(tmp_path / "mine.gallery")
     assert name == "mine" and len(state.gallery("mine")) == 1
 
-    other = hat.create_model("hat_mobilenet_v2", 3, image_size=(64, 32), widths=(16, 16, 16, 16), depths=(1, 0, 0, 0))
+    sizes = {"image_size": (64, 32), "widths": (32, 32, 32, 32), "depths": (1, 0, 0, 0)}
+    other = hat.create_model("hat_mobilenet_v2", 3, **sizes)
     hat.save_checkpoint(other.eval(), tmp_path / "other")
     binding = binding_of(runtime_info(Embedder.open(tmp_path / "other", device="cpu").runtime))
     Gallery.open(tmp_path / "theirs.gallery", binding=binding, create=True).close()
