@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from hat.serve import Gallery, GalleryCounts
 
 from ..ranking import format_time
+from .cards import person_name
 from .markup import escaped, plural
 
 __all__ = ["count_bars", "gallery_overview"]
@@ -42,7 +43,7 @@ def gallery_overview(counts: GalleryCounts, gallery: Gallery, *, is_kept: bool) 
         "Images by camera",
     )
     people = count_bars(
-        {f"person {pid}": count for pid, count in sorted(counts.by_pid.items(), key=lambda one: -one[1]) if pid is not None},
+        {person_name(pid): count for pid, count in sorted(counts.by_pid.items(), key=lambda one: -one[1]) if pid is not None},
         "Images by person, most first",
     )
     return (

@@ -108,6 +108,7 @@ class OnnxRuntime:
         self.preprocessing = self.info.preprocessing
         self.embed_dim = self.info.embed_dim
         self._fixed_batch = fixed_batch(self.info)
+        self.device_type = chosen.type
         self.name = f"onnxruntime {self.info.precision} {chosen.type}"
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

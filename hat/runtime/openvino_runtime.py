@@ -95,6 +95,7 @@ class OpenVINORuntime:
         self.execution_precision = next(name for name, known in _HINTS.items() if known == hint)
         self.preprocessing = self.info.preprocessing
         self.embed_dim = self.info.embed_dim
+        self.device_type = self.device.lower()
         self.name = f"openvino {self.info.precision} {self.device.lower()}"
         if self.info.precision == "fp16" and hint != "f16":
             self.name = f"openvino fp16 weights, computed in {self.execution_precision} {self.device.lower()}"

@@ -20,7 +20,7 @@ class Runtime(Protocol):
     """A model that is ready to run, whatever runs it.
 
     Attributes:
-        name: What it is, for tables, the device last: ``"torch fp32 cpu"``.
+        name: What it is, for tables: ``"torch fp32 cpu"``. Nothing is read out of it.
         embed_dim: Width of an embedding.
         preprocessing: How images become the input of `run`.
         max_batch: The largest batch that `run` takes; None where there is no limit. `hat.Embedder` splits larger ones.
@@ -77,8 +77,8 @@ def warm_up(runtime: Runtime) -> None:
 
 
 def runtime_device(runtime: Runtime) -> str | None:
-    """``"cpu"`` or ``"cuda"``, with which the name of a runtime ends; None for other devices and other machines."""
-    kind = runtime.name.rpartition(" ")[2].partition(":")[0]
+    """Return ``"cpu"`` or ``"cuda"`` where a runtime's ``device_type`` says so; None for other devices and other machines."""
+    kind = getattr(runtime, "device_type", None)
     return kind if kind in ("cpu", "cuda") else None
 
 

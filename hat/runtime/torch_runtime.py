@@ -75,6 +75,7 @@ class TorchRuntime:
         network = network.to(self.device).to(memory_format=self.memory_format).eval()  # type: ignore[call-overload]
         self._network: nn.Module = cast(nn.Module, torch.compile(network)) if compiled else network
         self._turn: AbstractContextManager[Any] = threading.Lock() if compiled else nullcontext()
+        self.device_type = self.device.type
         variant = f"{' inference graph' if inference_graph else ''}{' compiled' if compiled else ''}"
         self.name = f"torch {precision}{variant} {self.device.type}"
 

@@ -79,6 +79,7 @@ class TensorRTRuntime:
         self.batch_sizes = batch_buckets(profile)
         self.preprocessing = self.info.preprocessing
         self.embed_dim = self.info.embed_dim
+        self.device_type = self.device.type
         self.name = f"{self.metadata.variant} {self.info.precision} {self.device.type}"
         self.lock = threading.Lock()
         # TensorRT works on the current device of the thread; the runtime outlives what was loaded by it.
