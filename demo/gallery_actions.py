@@ -51,7 +51,7 @@ class GalleryActions:
         gallery = self._bench.gallery(state.gallery)
         counts = gallery.counts()
         state.marked, state.removal = set(), {}
-        people = sorted(pid for pid in counts.by_pid if pid is not None)
+        people = sorted((pid for pid in counts.by_pid if pid is not None), key=lambda pid: (isinstance(pid, str), pid))
         cameras = sorted(camid for camid in counts.by_camid if camid is not None)
         by_person = [(f"person {pid} ({counts.by_pid[pid]:,})", str(pid)) for pid in people]
         by_camera = [(f"camera {camid} ({counts.by_camid[camid]:,})", str(camid)) for camid in cameras]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hat.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from .adoption import adopt
+    from .foreign.adoption import adopt
     from .int8.calibration import calibration_from
     from .request import Calibration, ExportRequest
     from .targets import export_function, list_targets
@@ -39,7 +39,7 @@ _HOMES = {
     "Calibration": ".request",
     "EngineOptions": ".tensorrt.options",
     "ExportRequest": ".request",
-    "adopt": ".adoption",
+    "adopt": ".foreign.adoption",
     "build_engine": ".tensorrt.builder",
     "calibration_from": ".int8.calibration",
     "export_function": ".targets",

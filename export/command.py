@@ -65,7 +65,7 @@ def export(
     from hat.errors import UsageError
     from hat.io.artifact import checked_artifact_precision
 
-    from .adopted_export import adopted_info, export_adopted
+    from .foreign.adopted_export import adopted_info, export_adopted
     from .request import ExportRequest
     from .targets import export_function
 
@@ -88,6 +88,7 @@ def export(
 
     source = Path(checkpoint).expanduser()
     adopted = adopted_info(source, to)
+    model: HAT | None
     if adopted is None:
         model, metrics = _load(checkpoint)
         preprocessing = model.preprocessing

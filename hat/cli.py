@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("hat.train.command:train", "Train a HAT on one or several data sets."),
     "eval": ("hat.commands.evaluation:evaluate", "mAP, Rank-1 and mINP of a model on one or several data sets."),
     "export": ("hat.export.command:export", "Write a model as ONNX, TensorRT, OpenVINO, Triton or DeepStream files."),
-    "adopt": ("hat.export.adopt_command:adopt", "Another project's ONNX or OpenVINO model as one of our files."),
+    "adopt": ("hat.export.foreign.command:adopt", "Another project's ONNX or OpenVINO model as one of our files."),
     "verify": ("hat.export.verify.command:verify", "Does an exported file rank people as the model does?"),
     "bench": ("hat.export.bench.command:bench", "Speed, latency and memory of models and files, side by side."),
     "embed": ("hat.serve.commands.embed:embed", "Write the embeddings of images to a file."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -177,7 +177,7 @@ def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, place: Pl
     if exported:
         # OpenVINO does not run on CUDA devices; the others run where the student is, or say why not. Beside a student on the
         # CPU they get as many threads as it has: OpenVINO does not look at OMP_NUM_THREADS and would take every core.
-        options = {"num_threads": torch.get_num_threads()} if place.device.type == "cpu" else {}
+        options: dict[str, Any] = {"num_threads": torch.get_num_threads()} if place.device.type == "cpu" else {}
         runtime = open_runtime(path, None if path.suffix.lower() == ".xml" else str(place.device), **options)
     else:
         runtime = open_runtime(path, str(place.device), precision, exact_graph=config.distill.cache)

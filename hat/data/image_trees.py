@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -17,14 +18,39 @@ __all__ = [
     "ImageTree",
     "ListedFiles",
     "ZipTree",
+    "describe_unread",
+    "find_child",
     "find_trees",
     "has_name",
     "is_image_name",
     "open_tree",
     "plain_name",
+    "unwrap",
 ]
 
 _MAX_ARCHIVES_IN_FOLDER = 64
+_MAX_WRAPPERS = 2
+
+# By `plain_name`: what systems and network drives put into folders.
+_SYSTEM_FOLDERS = frozenset(
+    {"eadir", "recyclebin", "recycle", "systemvolumeinformation", "lostfound", "macosx", "snapshot", "pycache"}
+)
+_SIDECAR_SUFFIXES = (
+    ".txt",
+    ".md",
+    ".json",
+    ".csv",
+    ".mat",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".html",
+    ".pdf",
+    ".db",
+    ".ini",
+    ".zip",
+    ".npy",
+)
 
 
 class ImageTree(Protocol):
@@ -52,6 +78,10 @@ class ImageTree(Protocol):
         """(file name, location) of the images directly in this folder, sorted by name."""
         ...
 
+    def unread(self) -> list[str]:
+        """Names of files directly in this folder that are neither images nor texts, and of links that lead nowhere, sorted."""
+        ...
+
 
 class FolderTree:
     """A folder on disk."""
@@ -71,7 +101,7 @@ class FolderTree:
 
     def folders(self) -> list[str]:
         """Names of the sub-folders, sorted; hidden ones are left out."""
-        return sorted(entry.name for entry in self._scan() if not entry.name.startswith(".") and entry.is_dir())
+        return sorted(entry.name for entry in self._scan() if not _is_system_name(entry.name) and entry.is_dir())
 
     def child(self, name: str) -> FolderTree:
         """The sub-folder of that name."""
@@ -83,9 +113,12 @@ class FolderTree:
         return [(name, str(self.path / name)) for name in names]
 
     def unread(self) -> list[str]:
-        """Names of the files directly in this folder that are no images by their ending, and of links that lead nowhere."""
-        entries = [entry for entry in self._scan() if not entry.name.startswith(".") and not entry.is_dir()]
-        return sorted(entry.name for entry in entries if not is_image_name(entry.name) or not entry.is_file())
+        """Names of files directly in this folder that are neither images nor texts, and of links that lead nowhere, sorted."""
+        return sorted(
+            entry.name
+            for entry in self._scan()
+            if not entry.is_dir() and not (is_image_name(entry.name) and entry.is_file()) and not _is_sidecar(entry.name)
+        )
 
     def archives(self) -> list[Path]:
         """The zip files directly in this folder, sorted by name."""
@@ -131,7 +164,7 @@ class ZipTree:
         """Names of the sub-folders, sorted; hidden ones are left out."""
         start = f"{self.prefix}/" if self.prefix else ""
         below = {folder[len(start) :].partition("/")[0] for folder in self._files if folder.startswith(start)}
-        return sorted(name for name in below if name and not name.startswith("."))
+        return sorted(name for name in below if name and not _is_system_name(name))
 
     def child(self, name: str) -> ZipTree:
         """The sub-folder of that name."""
@@ -143,14 +176,53 @@ class ZipTree:
         return [(name, start + name) for name in sorted(self._files.get(self.prefix, [])) if is_image_name(name)]
 
     def unread(self) -> list[str]:
-        """Names of the files directly in this folder that are no images by their ending."""
-        names = (name for name in self._files.get(self.prefix, []) if name and not name.startswith("."))
-        return sorted(name for name in names if not is_image_name(name))
+        """Names of files directly in this folder that are neither images nor texts, sorted."""
+        names = self._files.get(self.prefix, [])
+        return sorted(name for name in names if not is_image_name(name) and not _is_sidecar(name))
 
 
 def is_image_name(name: str) -> bool:
     """Whether a file name is taken for an image's: by its ending, and not hidden (``._x.jpg`` is a Mac's side file)."""
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _is_system_name(name: str) -> bool:
+    return name.startswith(".") or plain_name(name) in _SYSTEM_FOLDERS
+
+
+def _is_sidecar(name: str) -> bool:
+    return name.startswith(".") or name.lower().endswith(_SIDECAR_SUFFIXES)
+
+
+def find_child(tree: ImageTree, names: Collection[str]) -> ImageTree | None:
+    """Return the sub-folder with the first of these names that is there, written in any case; None where none is."""
+    by_name = {name.lower(): name for name in reversed(tree.folders())}
+    return next((tree.child(by_name[name]) for name in names if name in by_name), None)
+
+
+def unwrap(tree: ImageTree) -> ImageTree:
+    """Return the folder inside folders that hold nothing else, as unpacked archives do, at most `_MAX_WRAPPERS` levels down.
+
+    An only folder that holds images itself is no wrapper.
+    """
+    for _ in range(_MAX_WRAPPERS):
+        names = tree.folders()
+        if len(names) != 1 or tree.images() or tree.child(names[0]).images():
+            break
+        tree = tree.child(names[0])
+    return tree
+
+
+def describe_unread(trees: Iterable[ImageTree]) -> tuple[str, ...]:
+    """Return a note on the files that are not read in these folders, by ending, or nothing."""
+    names = [name for tree in trees for name in tree.unread()]
+    if not names:
+        return ()
+    endings = Counter(Path(name).suffix.lower() or "no ending" for name in names)
+    counts = ", ".join(
+        f"{count:,} {'broken link to ' if ending in IMAGE_SUFFIXES else ''}{ending}" for ending, count in endings.most_common(5)
+    )
+    return (f"{len(names):,} files are not read ({counts}), such as {names[0]}",)
 
 
 def plain_name(name: str) -> str:

@@ -64,7 +64,7 @@ class AdoptedModel:
     """Name of the file that it was adopted from."""
 
     family: str | None = None
-    """The family, of `hat.export.FAMILIES`, that its preprocessing was taken from."""
+    """The family, of `hat.export.foreign.model.FAMILIES`, that its preprocessing was taken from."""
 
     color: Literal["rgb", "bgr"]
     """Order of the channels inside the file; what is given to the file is RGB."""

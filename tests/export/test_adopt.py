@@ -17,8 +17,8 @@ import hat
 from hat.cli import main
 from hat.errors import CheckpointError, ConfigError, UsageError, WorkError
 from hat.export import Calibration, ExportRequest, adopt, verify
-from hat.export.adopted_export import export_adopted
-from hat.export.adoption import AdoptWarning, probe_images
+from hat.export.foreign.adopted_export import export_adopted
+from hat.export.foreign.adoption import AdoptWarning, probe_images
 from hat.io.artifact import ArtifactInfo, info_from_json, info_to_json
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from hat.runtime import open_runtime

@@ -14,21 +14,9 @@ from hat.io.artifact import METADATA_KEY, ArtifactInfo
 from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
 from hat.runtime.protocol import run_in_pieces
 
-from .adoption import (
-    ForeignModel,
-    Layout,
-    Run,
-    Surrounded,
-    affine,
-    has_own_rows,
-    input_of,
-    is_same,
-    output_of,
-    probe_images,
-    refuse_own,
-    why_fixed,
-)
-from .to_onnx import save_onnx
+from ..to_onnx import save_onnx
+from .adoption import Run, Surrounded, has_own_rows, is_same, probe_images, why_fixed
+from .model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
 
 if TYPE_CHECKING:
     import onnx
@@ -42,7 +30,7 @@ _OURS = ("images", "embeddings")
 
 
 def surround(path: Path, declared: ForeignModel) -> Surrounded:
-    """Make a graph that takes uint8 RGB images and gives unit vectors; see `hat.export.adoption.adopt`.
+    """Make a graph that takes uint8 RGB images and gives unit vectors; see `hat.export.foreign.adoption.adopt`.
 
     Raises:
         UsageError: What was declared does not fit the file.

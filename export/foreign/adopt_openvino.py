@@ -13,20 +13,9 @@ from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo
 from hat.io.openvino_file import file_sha256, read_openvino_xml, stored_as, weights_path
 
-from .adoption import (
-    ForeignModel,
-    Layout,
-    Run,
-    Surrounded,
-    affine,
-    has_own_rows,
-    input_of,
-    output_of,
-    probe_images,
-    refuse_own,
-    why_fixed,
-)
-from .openvino.to_openvino import save_openvino
+from ..openvino.to_openvino import save_openvino
+from .adoption import Run, Surrounded, has_own_rows, probe_images, why_fixed
+from .model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
 
 if TYPE_CHECKING:
     import openvino
@@ -37,7 +26,7 @@ _EPSILON = 1e-12
 
 
 def surround(path: Path, declared: ForeignModel) -> Surrounded:
-    """Make a graph that takes uint8 RGB images and gives unit vectors; see `hat.export.adoption.adopt`.
+    """Make a graph that takes uint8 RGB images and gives unit vectors; see `hat.export.foreign.adoption.adopt`.
 
     Raises:
         UsageError: What was declared does not fit the file.

@@ -45,8 +45,8 @@ def adopt(
     from hat.commands.artifact_info import artifact_result, artifact_table
     from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
-    from .adoption import FAMILIES
     from .adoption import adopt as adopt_model
+    from .model import FAMILIES
 
     scale = value_range or FAMILIES.get(like or "", {}).get("value_range", 1)
     stderr.print(f"adopting {foreign} ...")

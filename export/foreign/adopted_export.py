@@ -11,8 +11,8 @@ from hat.io.artifact import ArtifactInfo, fingerprint
 from hat.io.atomic_output import atomic_output
 from hat.io.openvino_file import read_openvino_info, weights_path
 
-from .openvino.to_openvino import check_request, check_saved, convert_to_openvino, save_openvino
-from .request import ExportRequest
+from ..openvino.to_openvino import check_request, check_saved, convert_to_openvino, save_openvino
+from ..request import ExportRequest
 
 __all__ = ["adopted_info", "export_adopted"]
 
@@ -86,7 +86,7 @@ def export_adopted(source: Path, path: Path, request: ExportRequest) -> Artifact
         graph = read_openvino_model(source, info, core)
     details: dict[str, Any] = {key: value for key, value in info.details.items() if key != "weights_file_sha256"}
     if request.precision == "int8":
-        from .openvino.int8 import quantize_openvino
+        from ..openvino.int8 import quantize_openvino
 
         graph, made = quantize_openvino(graph, request, graph.clone())
         details |= made
