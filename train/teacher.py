@@ -185,7 +185,7 @@ def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, context: 
         options: dict[str, Any] = {"num_threads": torch.get_num_threads()} if context.device.type == "cpu" else {}
         runtime = open_runtime(path, None if path.suffix.lower() == ".xml" else str(context.device), **options)
     else:
-        runtime = open_runtime(path, str(context.device), precision, exact_graph=config.distill.cache)
+        runtime = open_runtime(path, str(context.device), precision, inference_graph=config.distill.cache)
     if not config.distill.cache:
         return OnlineTeacher(runtime, precision)
     num_workers = config.data.num_workers or default_num_workers()

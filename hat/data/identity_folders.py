@@ -21,7 +21,7 @@ from hat.data.labels import number_labels, parse_camera, parse_camera_folder
 from hat.data.published_counts import assemble
 from hat.errors import DataError
 
-__all__ = ["is_identity_folders", "read_identity_folders"]
+__all__ = ["find_people", "is_identity_folders", "read_identity_folders"]
 
 _SPLITS = ("train", "query", "gallery")
 _SPLIT_FOLDERS = {
@@ -68,14 +68,8 @@ def read_identity_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
         DataError: There are no identity folders with images, folders of another layout stand among them, only some files say a
             camera, or there are too few identities to draw a split.
     """
-    tree = unwrap(open_tree(root))
-    found = {name: find_child(tree, names) for name, names in _SPLIT_FOLDERS.items()}
-    if found["gallery"] is None and found["query"] is not None:
-        found["gallery"], found["test"] = found["test"], None
     notes: list[str] = []
-    parts = {name: _collect(child, notes) for name, child in found.items() if child is not None}
-    if not parts:
-        parts = {"": _collect(tree, notes)}
+    parts = _read_parts(root, notes)
     everything = [image for images in parts.values() for image in images]
     if not everything:
         raise DataError(
@@ -111,6 +105,26 @@ def read_identity_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
         has_cameras=has_cameras,
         where=str(root),
     )
+
+
+def find_people(root: Path) -> dict[str, tuple[str, int | None]]:
+    """Return who is on every image of such a folder: location -> label of the identity, and the camera where it is said.
+
+    Raises:
+        DataError: Folders of another layout stand among them.
+    """
+    parts = _read_parts(root, [])
+    return {image.location: (image.label, image.camera) for images in parts.values() for image in images}
+
+
+def _read_parts(root: Path, notes: list[str]) -> dict[str, list[_Found]]:
+    """Images by the part of the data set that they are in; all under ``""`` where there are no parts."""
+    tree = unwrap(open_tree(root))
+    found = {name: find_child(tree, names) for name, names in _SPLIT_FOLDERS.items()}
+    if found["gallery"] is None and found["query"] is not None:
+        found["gallery"], found["test"] = found["test"], None
+    parts = {name: _collect(child, notes) for name, child in found.items() if child is not None}
+    return parts or {"": _collect(tree, notes)}
 
 
 def is_identity_folders(root: Path) -> bool:

@@ -61,10 +61,10 @@ def enroll(
     is 1; --update changes them. Images that cannot be used are named and left out; the exit code is 1 when nothing could be
     enrolled.
 
-    A folder that holds a folder for each person gives these their names as identities, which are numbers (0007 is 7) or names.
-    A table has the columns path, and as you like pid, camid, time, left, top, right, bottom; any other column becomes an
-    attribute. Market-style file names give identity, camera, sequence and frame, and stand above folders; junk (-1) is left
-    out, and 0000, which is background and passers-by, is enrolled without an identity. Options stand above all of it.
+    Identities and cameras are read as hat eval reads them: a folder for each person, whose name is a number (0007 is 7) or a
+    name; Market-style file names, which also give sequence and frame; VIPeR, MARS and others. Junk (-1) is left out, and 0000,
+    which is background and passers-by, is enrolled without an identity. A table has the columns path, and as you like pid, camid,
+    time, left, top, right, bottom; any other column becomes an attribute. Options stand above all of it.
 
     Examples:
 
@@ -122,11 +122,14 @@ def enroll(
             "bad": [{"source": source, "reason": reason} for source, reason in found.bad],
             "left_out": dict(sources.left_out),
             "unread": list(sources.unread),
+            "notes": list(sources.notes),
             "num_records": len(opened),
             "seconds": round(time.monotonic() - start, 3),
         }
     print_reasons("left out", found.bad)
     print_reasons("other labels", found.conflicts)
+    for note in sources.notes:
+        stderr.print(note, markup=False, soft_wrap=True)
     for path in sources.unread:
         stderr.print(f"not read: {path}", markup=False, soft_wrap=True)
     emit(result, _table(result), as_json)

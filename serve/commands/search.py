@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..gallery.gallery import Gallery
     from ..search.query_embeddings import Query
-    from ..search.searching import Match
+    from ..search.searching import Match, Searchable
 
 __all__ = ["search"]
 
@@ -47,6 +47,9 @@ def search(
     camid: CamidsOption = None,
     exclude_camid: Annotated[list[int] | None, typer.Option(help="Nothing that this camera saw.")] = None,
     other_cameras: Annotated[bool, typer.Option("--other-cameras", help="Nothing that the query's own camera saw.")] = False,
+    center_cameras: Annotated[
+        bool, typer.Option("--center-cameras", help="Subtract the mean embedding of each camera before ranking.")
+    ] = False,
     query_camid: Annotated[int | None, typer.Option(min=0, help="The camera that took the query images.")] = None,
     pid: PidsOption = None,
     since: SinceOption = None,
@@ -91,6 +94,8 @@ def search(
         raise UsageError("images need the gallery's model: --model FILE")
     if min_similarity is not None and false_match_rate is not None:
         raise UsageError("--min-similarity and --false-match-rate both set a threshold: give one of them")
+    if center_cameras and false_match_rate is not None:
+        raise UsageError("--false-match-rate is calibrated without --center-cameras: give a --min-similarity instead")
     check_picture_path(picture)
     where = make_filter(camids=camid, exclude_camids=exclude_camid, pids=pid, since=since, until=until, attribute=attribute)
     embedder = Embedder.open(model, device=device) if images and model is not None else None
@@ -99,12 +104,18 @@ def search(
         queries = queries_of_records(ids, opened)
         if embedder is not None:
             queries = queries_of_images(images, embedder, query_camid) + queries
+        searched: Searchable = opened
+        if center_cameras:
+            from ..search.camera_centering import CenteredGallery
+
+            searched = centered = CenteredGallery(opened)
+            queries = [centered.center(query) for query in queries]
         if one_person:
             queries = [merge_queries(queries)]
         if false_match_rate is not None:
             min_similarity = _calibrated(opened, false_match_rate)
         found = search_queries(
-            opened,
+            searched,
             queries,
             top=top,
             where=where,
@@ -121,6 +132,7 @@ def search(
             "gallery": gallery,
             "num_records": len(opened),
             "rerank": rerank,
+            "center_cameras": center_cameras,
             "min_similarity": min_similarity,
             "queries": [_query_result(query, matches) for query, matches in zip(queries, found, strict=True)],
         }

@@ -12,11 +12,12 @@ from typing import Any, Literal, get_args
 
 from hat.data.archives import split_location
 from hat.data.datasets import DISTRACTOR_PID, JUNK_PID
-from hat.data.identity_folders import is_identity_folders
+from hat.data.identity_folders import find_people
 from hat.data.image_trees import FolderTree, ZipTree, open_tree
 from hat.data.images import read_encoded
-from hat.data.labels import number_labels, parse_camera, parse_label
-from hat.data.market import is_market_style, parse_market_name
+from hat.data.labels import number_labels, parse_label
+from hat.data.market import parse_market_name
+from hat.data.registry import detect_dataset, load_dataset
 from hat.errors import DataError, UsageError
 
 from ..gallery.identities import Identity
@@ -33,7 +34,12 @@ NameStyle = Literal["auto", "market", "none"]
 
 _MARKET_FRAME = re.compile(r"(?:-1|\d+)_c\d+s(\d{1,9})_(\d{1,9})", re.IGNORECASE)
 _JUNK = "junk, pid -1"
-_UNREAD = "not images by their ending, or links that lead nowhere"
+_UNREAD = "neither images nor texts, or links that lead nowhere"
+_NAMED_MARKETS_WAY = ("market1501", "dukemtmc-reid", "synth", "market-style", "csv")
+
+_Person = tuple[Identity | None, int | None]
+"""Identity, -1 for junk and 0 for distractors, and camera."""
+
 _MAX_UNREAD = 20
 _TABLE_COLUMNS = ("path", "pid", "camid", "time", *BOX_COLUMNS)
 
@@ -76,7 +82,8 @@ class ImageSources:
 
     Attributes:
         left_out: Why -> how many files were left out, of those that were listed last.
-        unread: The first of the files that are no images by their ending.
+        unread: The first of the files that are not read.
+        notes: What is worth telling the user.
 
     Raises:
         UsageError: The inputs and options do not go together.
@@ -94,6 +101,7 @@ class ImageSources:
         self._boxes = boxes
         self.left_out: Counter[str] = Counter()
         self.unread: list[str] = []
+        self.notes: list[str] = []
         self._check()
 
     def count(self) -> int:
@@ -125,6 +133,7 @@ class ImageSources:
     def _clear(self) -> None:
         self.left_out.clear()
         self.unread.clear()
+        self.notes.clear()
 
     def _rows(self, boxes: Path) -> Iterator[BoxRow]:
         for row in read_boxes(boxes):
@@ -157,23 +166,26 @@ class ImageSources:
             if text.lower().endswith(".csv"):
                 yield from self._table(path)
             elif path.is_dir() or (path.is_file() and text.lower().endswith(".zip")):
-                yield from self._tree(open_tree(path))
+                yield from self._tree(path)
             else:
                 item = self._named(path.name if split_location(text) is None else text.rpartition("/")[2], text)
                 if item is not None:
                     yield item
 
-    def _tree(self, root: FolderTree | ZipTree) -> Iterator[Item]:
+    def _tree(self, path: Path) -> Iterator[Item]:
         """All images in a folder or a zip file and below, folder by folder in sorted order."""
-        people = _people_folders(root) if self._names == "auto" else {}
-        waiting: list[tuple[FolderTree | ZipTree, frozenset[Any], Identity | None]] = [(root, frozenset({_key(root)}), None)]
+        people: dict[str, _Person] = {}
+        if self._names == "auto":
+            try:
+                people = _read_people(path)
+            except DataError as error:
+                self.notes.append(f"no identities are read: {error}")
+        root = open_tree(path)
+        waiting: list[tuple[FolderTree | ZipTree, frozenset[Any]]] = [(root, frozenset({_key(root)}))]
         while waiting:
-            tree, above, pid = waiting.pop()
-            if pid == JUNK_PID:
-                self.left_out[_JUNK] += len(tree.images())
-                continue
+            tree, above = waiting.pop()
             for name, location in tree.images():
-                item = self._named(name, location, pid)
+                item = self._named(name, location, people.get(location))
                 if item is not None:
                     yield item
             self._count_unread(tree)
@@ -181,7 +193,7 @@ class ImageSources:
                 child = tree.child(name)
                 key = _key(child)
                 if key not in above:  # a link to a folder above would never end
-                    waiting.append((child, above | {key}, people.get(child.where, pid)))
+                    waiting.append((child, above | {key}))
 
     def _count_unread(self, tree: FolderTree | ZipTree) -> None:
         for name in tree.unread():
@@ -189,16 +201,20 @@ class ImageSources:
             if len(self.unread) < _MAX_UNREAD:
                 self.unread.append(f"{tree.where}/{name}")
 
-    def _named(self, name: str, location: str, pid: Identity | None = None) -> Item | None:
-        """An image with the labels that its name says, or those of a person's folder."""
+    def _named(self, name: str, location: str, person: _Person | None = None) -> Item | None:
+        """An image with the labels that its data set says, or its name."""
         source = _absolute(location)
         item = Item(source=source, read=functools.partial(read_encoded, source))
         if self._names == "none":
             return item
         labels = read_name(name)
+        if person is not None:
+            camid = person[1] if person[1] is not None or labels is None else labels.camid
+            attributes = {} if labels is None else labels.attributes
+            labels = Labels(pid=None if person[0] == DISTRACTOR_PID else person[0], camid=camid, attributes=attributes)
         if labels is None:
             if self._names == "auto":
-                return item if pid is None else replace(item, pid=pid or None, camid=parse_camera(name))
+                return item
             self.left_out["their names are not Market-style"] += 1
             return None
         if labels.pid == JUNK_PID and self._labels.pid is None:
@@ -248,17 +264,23 @@ def read_name(name: str) -> Labels | None:
     return Labels(pid=None if pid == DISTRACTOR_PID else pid, camid=camid, attributes=attributes)
 
 
-def _people_folders(root: FolderTree | ZipTree) -> dict[str, Identity]:
-    """Folders that hold one person each, as ``hat eval`` reads them: folder -> identity; none where the layout is another.
+def _read_people(root: Path) -> dict[str, _Person]:
+    """Return who is on the images of a data set without Market-style names, by location, as ``hat eval`` reads it.
 
     Raises:
-        DataError: The name of such a folder is no label.
+        DataError: Its layout has a mistake.
     """
-    path = root.path if isinstance(root, FolderTree) else root.archive
-    if root.images() or not is_identity_folders(path) or is_market_style(path):
+    try:
+        kind = detect_dataset(root)
+    except DataError:
         return {}
-    parents = [root.child(name) for name in ("train", "query", "gallery") if name in root.folders()] or [root]
-    return {parent.child(name).where: parse_label(name) for parent in parents for name in parent.folders()}
+    if kind in _NAMED_MARKETS_WAY or (kind == "folder" and open_tree(root).images()):  # images beside folders: of no layout
+        return {}
+    if kind == "folder":
+        return {path: (parse_label(label), camid) for path, (label, camid) in find_people(root).items()}
+    dataset = load_dataset(kind, root)
+    samples = [*dataset.train, *dataset.query, *dataset.gallery]
+    return {sample.path: (sample.pid, sample.camid if dataset.has_cameras else None) for sample in samples}
 
 
 def _camera_numbers(table: Path) -> dict[str, int]:

@@ -17,7 +17,7 @@ from ..enroll.image_sources import read_name
 from ..gallery.gallery import Gallery
 from ..gallery.identities import Identity
 from ..gallery.records import Filter
-from .searching import Match, person_embedding, search_gallery
+from .searching import Match, Searchable, person_embedding, search_gallery
 
 __all__ = ["Query", "merge_queries", "queries_of_images", "queries_of_records", "search_queries"]
 
@@ -111,7 +111,7 @@ def merge_queries(queries: Sequence[Query]) -> Query:
 
 
 def search_queries(
-    gallery: Gallery,
+    gallery: Searchable,
     queries: Sequence[Query],
     *,
     top: int,

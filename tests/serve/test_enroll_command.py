@@ -288,6 +288,6 @@ def test_one_image_twice_with_two_identities_is_a_conflict(run, world, gallery, 
 
 def test_files_that_are_not_read_are_counted_and_named(run, world, gallery, tmp_path):
     noise(tmp_path / "a.png")
-    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "notes.doc").write_text("x")
     answer = run("enroll", gallery, tmp_path, "--model", world / "model")
-    assert answer.code == 0 and f"not read: {tmp_path}/notes.txt" in answer.err and "left out" in answer.out
+    assert answer.code == 0 and f"not read: {tmp_path}/notes.doc" in answer.err and "left out" in answer.out

@@ -50,7 +50,7 @@ def test_other_names_say_nothing():
 
 
 def test_folders_are_read_whole_in_order_with_links_that_lead_back_left_out(tmp_path, picture):
-    for name in ("b/2.png", "b/deep/1.PNG", "a.jpg", "z.png", ".hidden/x.png", "b/._2.png", "b/notes.txt"):
+    for name in ("b/2.png", "b/deep/1.PNG", "a.jpg", "z.png", ".hidden/x.png", "b/._2.png", "b/notes.doc"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(picture)
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
@@ -59,17 +59,17 @@ def test_folders_are_read_whole_in_order_with_links_that_lead_back_left_out(tmp_
     items, left_out = listed(tmp_path)
     names = [item.source.removeprefix(f"{tmp_path}/") for item in items]
     assert names == ["a.jpg", "z.png", "again/1.PNG", "b/2.png", "b/deep/1.PNG"]
-    assert left_out == {"not images by their ending, or links that lead nowhere": 2}
+    assert left_out == {"neither images nor texts, or links that lead nowhere": 2}
     assert all(item.read() == picture for item in items)
 
 
 def test_zip_files_are_read_without_unpacking(tmp_path, picture):
     archive = tmp_path / "people.zip"
     with zipfile.ZipFile(archive, "w") as file:
-        for name in ("0002_c1s1_000451_03.jpg", "sub/0003_c2s1_000001_00.jpg", "sub/readme.txt", "__MACOSX/._0002.jpg"):
+        for name in ("0002_c1s1_000451_03.jpg", "sub/0003_c2s1_000001_00.jpg", "sub/readme.doc", "__MACOSX/._0002.jpg"):
             file.writestr(name, picture)
     items, left_out = listed(archive)
-    assert left_out == {"not images by their ending, or links that lead nowhere": 1}
+    assert left_out == {"neither images nor texts, or links that lead nowhere": 1}
     assert [(item.pid, item.camid) for item in items] == [(2, 1), (3, 2)]
     assert items[1].source == f"{archive}!sub/0003_c2s1_000001_00.jpg" and items[1].read() == picture
     (single,), _ = listed(f"{archive}!sub/0003_c2s1_000001_00.jpg")
@@ -91,15 +91,15 @@ def test_names_are_believed_as_asked(tmp_path, picture):
 
 
 def test_a_folder_for_each_person_gives_identities_as_hat_eval_reads_them(tmp_path, picture):
-    names = ("0007/a_cam2.png", "alice/b_c1.png", "alice/c_c3.png", "-1/d_c1.png", "0000/e_c1.png", "bob/0005_c4s1_1.png")
+    names = ("0007/a_cam2.png", "alice/cam1/b.png", "alice/c_c3.png", "-1/d_c1.png", "0000/e_c1.png", "bob/0005_c4s1_1.png")
     for name in names:
         (tmp_path / "flat" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "flat" / name).write_bytes(picture)
     items, left_out = listed(tmp_path / "flat")
     found = {item.source.rpartition("/")[2]: (item.pid, item.camid) for item in items}
     assert found == {
-        "a_cam2.png": (7, 2), "b_c1.png": ("alice", 1), "c_c3.png": ("alice", 3), "e_c1.png": (None, 1),
-        "0005_c4s1_1.png": (5, 4),
+        "a_cam2.png": (7, 2), "b.png": ("alice", 1), "c_c3.png": ("alice", 3), "e_c1.png": (None, 1),
+        "0005_c4s1_1.png": ("bob", 4),
     }  # fmt: skip
     assert left_out == {"junk, pid -1": 1}
     (tmp_path / "split").mkdir()
@@ -121,6 +121,28 @@ def test_a_zip_file_of_such_folders_is_read_alike(tmp_path, picture):
             file.writestr(name, picture)
     items, _ = listed(tmp_path / "people.zip")
     assert [item.pid for item in items] == [7, "alice"]
+
+
+def test_other_layouts_are_read_as_hat_eval_reads_them(tmp_path, picture):
+    """VIPeR's: a folder for each camera, and names that say the person."""
+    for camera in ("cam_a", "cam_b"):
+        (tmp_path / camera).mkdir()
+        for pid in range(4):
+            (tmp_path / camera / f"{pid + 1:03d}_45.bmp").write_bytes(picture)
+    items, _ = listed(tmp_path)
+    dataset = load_dataset("camera-folders", tmp_path)
+    samples = [*dataset.train, *dataset.query, *dataset.gallery]
+    expected = {sample.path: (sample.pid, sample.camid) for sample in samples}
+    assert {item.source: (item.pid, item.camid) for item in items} == expected and len({item.pid for item in items}) == 4
+
+
+def test_folders_that_are_nobodys_give_no_identities_and_a_note(tmp_path, picture):
+    for name in ("alice/a.png", "images/b.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(picture)
+    sources = ImageSources([str(tmp_path)])
+    assert [item.pid for item in sources.items()] == [None, None]
+    assert "no identities are read" in sources.notes[0] and "the folder images is no person's" in sources.notes[0]
 
 
 def test_labels_of_tables_are_read_as_hat_eval_reads_them(tmp_path, picture):
@@ -205,7 +227,7 @@ def test_a_mistake_in_a_table_is_named_by_its_line_before_anything_is_done(tmp_p
 
 def test_tables_that_cannot_be_read(tmp_path):
     (tmp_path / "latin.csv").write_bytes(b"path\n\xe9.png\n")
-    with pytest.raises(DataError, match="not UTF-8"):
+    with pytest.raises(DataError, match="neither UTF-8 nor UTF-16"):
         ImageSources([str(tmp_path / "latin.csv")]).count()
     with pytest.raises(DataError, match="no such file or folder"):
         ImageSources([str(tmp_path / "none.csv")])
