@@ -19,6 +19,7 @@ __all__ = ["COMMANDS", "NEEDS_NO_ARGUMENTS", "app", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("hat.commands.info:info", "What a model, a checkpoint or an exported file is."),
+    "doctor": ("hat.commands.doctor:doctor", "What is installed and what runs here, and what does not fit together."),
     "synth": ("hat.commands.synth:synth", "Draw a multi-camera data set of generated pedestrians."),
     "train": ("hat.train.command:train", "Train a HAT on one or several data sets."),
     "eval": ("hat.commands.evaluation:evaluate", "mAP, Rank-1 and mINP of a model on one or several data sets."),
@@ -35,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Name -> ("module:function", one line of help), in the order of the help page; a group's function is its `typer.Typer`."""
 
-NEEDS_NO_ARGUMENTS = ("demo", "quickstart")
+NEEDS_NO_ARGUMENTS = ("demo", "doctor", "quickstart")
 """Commands that do something useful when they are called bare; every other one shows its help."""
 
 
