@@ -21,6 +21,7 @@ __all__ = ["COMMANDS", "NEEDS_NO_ARGUMENTS", "app", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("hat.commands.info:info", "What a model, a checkpoint or an exported file is."),
+    "doctor": ("hat.commands.doctor:doctor", "What is installed and what runs here, and what does not fit together."),
     "synth": ("hat.commands.synth:synth", "Draw a multi-camera data set of generated pedestrians."),
     "train": ("hat.train.command:train", "Train a HAT on one or several data sets."),
     "eval": ("hat.commands.evaluation:evaluate", "mAP, Rank-1 and mINP of a model on one or several data sets."),
@@ -43,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 _LONG_COMPUTATIONS = ("train", "eval", "quickstart")
 """Commands that keep all cores busy for minutes and longer."""
 
-NEEDS_NO_ARGUMENTS = ("demo", "quickstart")
+NEEDS_NO_ARGUMENTS = ("demo", "doctor", "quickstart")
 """Commands that do something useful when they are called bare; every other one shows its help."""
 
 

@@ -78,6 +78,9 @@ class QuantizationOptions:
     attention: bool = False
     """Quantize attention's two products of activations too: little work, and among the first to lose precision."""
 
+    layers: Literal["all", "linear"] = "all"
+    """Which are quantized: ``linear`` leaves convolutions in floating point, the default of TensorRT for RTX."""
+
     exclude: tuple[str, ...] = ()
     """Layers to leave out: names, or their beginnings."""
 
@@ -131,7 +134,10 @@ def quantized_graph(model: ExportSource, request: ExportRequest) -> tuple[onnx.M
     layers = find_layers(proto, attention=options.attention)
     ranges = _ranges(proto, images, options)
     quantizer = _Quantizer(proto, layers, ranges, request, options)
+    convolutions = {node.name for node in proto.graph.node if node.op_type == "Conv"} if options.layers == "linear" else set()
     for layer in layers:
+        if layer.node in convolutions:
+            quantizer.left_out[layer.name] = "a convolution"
         if layer.name.startswith(options.exclude or ("\0",)):
             quantizer.left_out[layer.name] = "named"
     if options.rounding == "gptq" and request.precision == "int8":

@@ -1,8 +1,9 @@
 """Pairs of QuantizeLinear and DequantizeLinear around the layers of a graph, as TensorRT reads them.
 
-A layer's input is quantized by one scale for the tensor, its weight by one scale for each output channel, both symmetrically
-with the zero point 0. Biases and outputs stay as they are, in the type of the graph around: the layer after decides whether it
-wants eight bits. With `switches` every pair can be turned on and off at run time, which is how precision loss is measured.
+A layer's input is quantized by one scale for the tensor, its weight by one for each output channel (float8: one for all), both
+symmetrically with the zero point 0. Biases and outputs stay as they are, in the type of the graph around: the layer after
+decides whether it wants eight bits. With `switches` every pair can be turned on and off at run time, which is how precision
+loss is measured.
 """
 
 from __future__ import annotations
@@ -157,12 +158,14 @@ class _Builder:
         key = (tensor, axis, layer if self.switches else None)
         if key not in self.done:
             value = numpy_helper.to_array(self.weights[tensor]).astype(np.float32)
-            others = tuple(place for place in range(value.ndim) if place != axis)
-            scales = self._scale(np.abs(value).max(axis=others))
+            # TensorRT fuses what follows a float8 product where its weight has one scale for the tensor.
+            by_channel = self.kind == "int8"
+            others = tuple(place for place in range(value.ndim) if place != axis or not by_channel)
+            scales = self._scale(np.asarray(np.abs(value).max(axis=others)))
             scale, zero = self._constants(f"{tensor}/weight", scales)
             # Divided by the scale as it is stored, which half precision has rounded.
             stored_scales = scales.astype(self.scale_type).astype(np.float32)
-            shape = [-1 if place == axis else 1 for place in range(value.ndim)]
+            shape = [-1 if place == axis and by_channel else 1 for place in range(value.ndim)]
             levels = np.clip(value / stored_scales.reshape(shape), -_LARGEST[self.kind], _LARGEST[self.kind])
             name = self._name(tensor, layer)
             if self.kind == "int8":
@@ -171,7 +174,9 @@ class _Builder:
                 dtype = onnx.helper.tensor_dtype_to_np_dtype(self.stored)
                 packed = numpy_helper.from_array(levels.astype(dtype), f"{name}/quantized")
             self.proto.graph.initializer.append(packed)
-            self._node("DequantizeLinear", [packed.name, scale, zero], f"{name}/dequantized", axis=axis)
+            self._node(
+                "DequantizeLinear", [packed.name, scale, zero], f"{name}/dequantized", **({"axis": axis} if by_channel else {})
+            )
             self.done[key] = self._switched(f"{name}/dequantized", tensor, name, layer)
         return self.done[key]
 

@@ -8,17 +8,18 @@ import tempfile
 from pathlib import Path
 
 from hat.config import config_from_dict
+from hat.console import stderr
 from hat.errors import UsageError, WorkError
-from hat.io.artifact import ArtifactInfo
+from hat.io.artifact import ArtifactInfo, ArtifactPrecision
 from hat.runtime.tensorrt.library import TensorRT, Variant, load_tensorrt
 
-from ..onnx_source import ExportSource
+from ..onnx_source import ExportSource, OnnxSource
 from ..request import ExportRequest
 from ..to_onnx import build_onnx, describe, save_onnx
 from .builder import NEWEST_OPSET, build_engine, find_gpu
 from .options import EngineOptions, check_options
 
-__all__ = ["export_tensorrt", "export_tensorrt_rtx"]
+__all__ = ["export_tensorrt", "export_tensorrt_rtx", "int8_warning"]
 
 
 def export_tensorrt(
@@ -79,6 +80,10 @@ def _export(
     if path.exists() and not request.overwrite:
         raise UsageError(f"{path} is there already: give another name, or --force to replace it")
 
+    if trt.is_rtx and request.precision in ("int8", "fp8") and not (isinstance(model, OnnxSource) and model.is_quantized):
+        graph_options = {"layers": "linear"} | graph_options
+        if warning := int8_warning(model, request.precision):
+            stderr.print(warning)
     built = build_onnx(model, dataclasses.replace(request, options=graph_options))
     info = describe(model, request, name=path.stem, details=built.details)
     try:
@@ -98,3 +103,22 @@ def _export(
             )
     except OSError as error:
         raise WorkError(f"{path}: its ONNX cannot be written: {error.strerror or error}") from None
+
+
+_PLANS: dict[str, dict[str, tuple[int, float]]] = {
+    "mobilenet_v2": {"fp16": (120, 200.4), "int8 of linear layers": (130, 204.1), "int8 of all layers": (191, 585.5)},
+    "resnet18": {"fp16": (175, 210.3), "int8 of linear layers": (215, 273.0), "int8 of all layers": (260, 422.0)},
+}
+"""Backbone -> what a plan of TensorRT for RTX 1.7.1 has at batch 8 on SM 89: kernels, megabytes moved (RESULTS.md)."""
+
+
+def int8_warning(model: ExportSource, precision: ArtifactPrecision) -> str | None:
+    """Say where int8 cannot be faster than fp16 on an RTX card by its plan, with the figures; None where nothing is known."""
+    config = model.info.model if isinstance(model, OnnxSource) else model.config
+    plans = _PLANS.get(config.backbone.name) if precision == "int8" else None
+    if plans is None:
+        return None
+    figures = ", ".join(f"{kind} {kernels} kernels and {moved:.0f} MB" for kind, (kernels, moved) in plans.items())
+    return (
+        f"int8 gains nothing for {config.backbone.name} on TensorRT for RTX ({figures} at batch 8): fp16 is the better choice"
+    )

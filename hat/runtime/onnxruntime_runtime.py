@@ -174,6 +174,6 @@ def _choose(device: str | None, available: list[str]) -> Any:
     if _PROVIDERS.get(chosen.type) not in available:
         raise UsageError(
             f"{device} was asked for and ONNX Runtime has only {', '.join(available)}: "
-            "a GPU needs onnxruntime-gpu instead of onnxruntime (pip install 'hat-reid[gpu]')"
+            "a GPU needs onnxruntime-gpu instead of onnxruntime (hat doctor tells which extra, gpu-cu12 or gpu-cu13)"
         )
     return chosen
