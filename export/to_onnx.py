@@ -6,13 +6,12 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import (
     METADATA_KEY,
     ArtifactInfo,
-    ArtifactPrecision,
     fingerprint,
     info_to_json,
     tensor_contract,
@@ -20,15 +19,14 @@ from hat.io.artifact import (
 )
 from hat.io.atomic_output import atomic_output
 from hat.io.onnx_file import graph_precision, onnx_opset
-from hat.model import HAT
 
 from .onnx_source import ExportSource, OnnxSource, float_graph, with_input_type, with_normalized_input
-from .request import Calibration, ExportRequest
+from .request import ExportRequest
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DEFAULT_OPSET", "BuiltGraph", "build_onnx", "default_request", "describe", "export_onnx", "onnx_model", "save_onnx"]
+__all__ = ["DEFAULT_OPSET", "BuiltGraph", "build_onnx", "default_request", "describe", "export_onnx", "save_onnx"]
 
 DEFAULT_OPSET = 18
 """What every runtime of the last years reads. The exporter of torch starts here; 17 would silently become 18."""
@@ -80,21 +78,6 @@ def export_onnx(model: ExportSource, path: str | os.PathLike[str], request: Expo
         info = describe(model, request, name=path.stem, details=built.details)
         save_onnx(built.proto, info, temporary)
     return info
-
-
-def onnx_model(
-    model: HAT,
-    precision: ArtifactPrecision = "fp32",
-    input_type: Literal["uint8", "float32"] = "uint8",
-    opset: int = DEFAULT_OPSET,
-    calibration: Calibration | None = None,
-    options: dict[str, Any] | None = None,
-) -> onnx.ModelProto:
-    """The ONNX model of a trained model, in memory; see `build_onnx`."""
-    request = ExportRequest(
-        name="", precision=precision, input_type=input_type, opset=opset, calibration=calibration, options=options or {}
-    )
-    return build_onnx(model, request).proto
 
 
 def build_onnx(model: ExportSource, request: ExportRequest) -> BuiltGraph:

@@ -20,7 +20,7 @@ from hat.export.tensorrt.builder import build_engine
 from hat.export.tensorrt.options import COMPUTE_CAPABILITIES, EngineOptions
 from hat.export.tensorrt.precision import network_types
 from hat.export.tensorrt.to_tensorrt import export_tensorrt, export_tensorrt_rtx
-from hat.export.to_onnx import onnx_model
+from hat.export.to_onnx import build_onnx
 from hat.io.artifact import ArtifactInfo, BatchProfile
 from hat.model import list_models
 from hat.runtime.tensorrt.engine import engine_facts, onnx_beside, read_engine_info, side_file
@@ -230,7 +230,7 @@ def test_retrained_models_name_their_weights_alike(tiny_model):
             for value in [*model.parameters(), *model.buffers()]:
                 if value.is_floating_point():
                     value.add_(0.01 * torch.rand_like(value))
-        proto = onnx_model(model, "fp16")
+        proto = build_onnx(model, ExportRequest(name="x", precision="fp16")).proto
         signatures.append({tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in proto.graph.initializer})
     assert signatures[0] == signatures[1]
     assert len(signatures[0]) > 50
