@@ -1,4 +1,4 @@
-"""ONNX in every precision: the exact inference graph, with a dynamic batch and the facts about itself inside."""
+"""ONNX in every precision: the exact inference graph, with a dynamic batch and its metadata inside."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def export_onnx(model: ExportSource, path: str | os.PathLike[str], request: Expo
             ``options`` are those of `hat.export.int8.onnx_int8.QuantizationOptions`.
 
     Returns:
-        The facts that the file holds about itself.
+        The metadata that the file holds.
 
     Raises:
         UsageError: The file is there and is not to be replaced, or what was asked for cannot be had.
@@ -170,7 +170,7 @@ def check_built(proto: onnx.ModelProto, request: ExportRequest) -> None:
 
 
 def describe(model: ExportSource, request: ExportRequest, *, name: str, details: dict[str, Any] | None = None) -> ArtifactInfo:
-    """The facts about a file that is being made from a trained model.
+    """Return the metadata of a file that is being made.
 
     Args:
         model: The trained model, or an ONNX file of this package, whose own metadata is carried on.
@@ -209,7 +209,7 @@ def describe(model: ExportSource, request: ExportRequest, *, name: str, details:
 
 
 def save_onnx(proto: onnx.ModelProto, info: ArtifactInfo, path: Path) -> None:
-    """Write a model with the facts about itself; weights above protobuf's 2 GB go into ``NAME.data`` beside it.
+    """Write a model with its metadata; weights above protobuf's 2 GB go into ``NAME.data`` beside it.
 
     Raises:
         WorkError: A large model does not pass ONNX's checker, which reads those from a file alone.

@@ -40,7 +40,7 @@ def check_picture(path: Path, overwrite: bool) -> None:
 
 
 def picture_batch(report: BenchmarkReport) -> int:
-    """The batch size whose speed is drawn: the one at which the first candidate is fastest."""
+    """Return the batch size whose speed is drawn: the one at which the first candidate is fastest."""
     return max(
         (speed for speed in report.candidates[0].speeds if speed.mode == "embedding"), key=lambda s: s.images_per_s
     ).batch

@@ -1,4 +1,4 @@
-"""OpenVINO: a graph (``.xml``) and its weights (``.bin``), with the facts about itself in the graph's ``rt_info``."""
+"""OpenVINO: a graph (``.xml``) and its weights (``.bin``), with its metadata in the graph's ``rt_info``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def export_openvino(model: ExportSource, path: str | os.PathLike[str], request: 
             profile has no effect: the batch is dynamic, and every size runs.
 
     Returns:
-        The facts that the file holds about itself.
+        The metadata that the file holds.
 
     Raises:
         UsageError: A file is there and is not to be replaced, or what was asked for cannot be had.
@@ -103,7 +103,7 @@ def _check_request(path: Path, request: ExportRequest) -> None:
 
 
 def _convert(proto: onnx.ModelProto, info: ArtifactInfo) -> openvino.Model:
-    """A float32 graph in OpenVINO's operations, by way of an ONNX file that is not kept."""
+    """Return a float32 graph in OpenVINO's operations, by way of an ONNX file that is not kept."""
     import openvino
 
     with tempfile.TemporaryDirectory(prefix="hat-openvino-") as folder:
@@ -116,7 +116,7 @@ def _convert(proto: onnx.ModelProto, info: ArtifactInfo) -> openvino.Model:
 
 
 def _save(graph: openvino.Model, info: ArtifactInfo, path: Path) -> ArtifactInfo:
-    """Write a graph with the facts about itself, among them the hash of its weights, which exist once they are written.
+    """Write a graph with its metadata, which has the hash of its weights, which exist once they are written.
 
     A word of the hash's length stands in the ``.xml`` for it until then: so the weights, up to a gigabyte, are written once.
     """
@@ -139,7 +139,7 @@ def _save(graph: openvino.Model, info: ArtifactInfo, path: Path) -> ArtifactInfo
     found = file_sha256(weights_path(path))
     content = path.read_bytes()
     if content.count(awaited.encode()) != 1:
-        raise WorkError(f"OpenVINO did not write the facts about the file into {path.name}")
+        raise WorkError(f"OpenVINO did not write the metadata into {path.name}")
     path.write_bytes(content.replace(awaited.encode(), found.encode()))
     return replace(info, details=info.details | {"weights_file_sha256": found})
 
