@@ -35,7 +35,7 @@ class ExportRequest:
     """One export.
 
     Attributes:
-        name: What to call the model in the artifact's facts.
+        name: What to call the model in the artifact's metadata.
         precision: In which it is to compute.
         input_type: What it takes, as `hat.io.artifact.ArtifactInfo.input_type` has it.
         opset: ONNX operator set of the graph that it is made from.
@@ -44,7 +44,7 @@ class ExportRequest:
         overwrite: Replace a file that is there.
         device: The GPU that an engine is built on, ``"cuda:1"``; None takes the current one.
         options: What is particular to a target, by name; an unknown name is refused.
-        metrics: Figures measured with the checkpoint, to be carried along.
+        metrics: Metrics measured with the checkpoint, to be carried along.
     """
 
     name: str

@@ -43,12 +43,12 @@ _SIDECARS = ("{name}.data", "{name}.json", "{stem}.bin")
 
 
 def list_targets() -> list[str]:
-    """Names that `export_function` takes."""
+    """Return the names that `export_function` takes."""
     return list(TARGETS)
 
 
 def export_function(target: str) -> ExportFunction:
-    """The function that writes a target.
+    """Return the function that writes a target.
 
     Raises:
         UsageError: The target is unknown.

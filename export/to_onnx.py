@@ -1,4 +1,4 @@
-"""ONNX in every precision: the exact inference graph, with a dynamic batch and the facts about itself inside."""
+"""ONNX in every precision: the exact inference graph, with a dynamic batch and its metadata inside."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import (
     METADATA_KEY,
     ArtifactInfo,
-    ArtifactPrecision,
     fingerprint,
     info_to_json,
     tensor_contract,
@@ -20,15 +19,14 @@ from hat.io.artifact import (
 )
 from hat.io.atomic_output import atomic_output
 from hat.io.onnx_file import graph_precision, onnx_opset
-from hat.model import HAT
 
 from .onnx_source import ExportSource, OnnxSource, float_graph, with_input_type, with_normalized_input
-from .request import Calibration, ExportRequest
+from .request import ExportRequest
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DEFAULT_OPSET", "BuiltGraph", "build_onnx", "default_request", "describe", "export_onnx", "onnx_model", "save_onnx"]
+__all__ = ["DEFAULT_OPSET", "BuiltGraph", "build_onnx", "default_request", "describe", "export_onnx", "save_onnx"]
 
 DEFAULT_OPSET = 18
 """What every runtime of the last years reads. The exporter of torch starts here; 17 would silently become 18."""
@@ -63,7 +61,7 @@ def export_onnx(model: ExportSource, path: str | os.PathLike[str], request: Expo
             ``options`` are those of `hat.export.int8.onnx_int8.QuantizationOptions`.
 
     Returns:
-        The facts that the file holds about itself.
+        The metadata that the file holds.
 
     Raises:
         UsageError: The file is there and is not to be replaced, or what was asked for cannot be had.
@@ -80,21 +78,6 @@ def export_onnx(model: ExportSource, path: str | os.PathLike[str], request: Expo
         info = describe(model, request, name=path.stem, details=built.details)
         save_onnx(built.proto, info, temporary)
     return info
-
-
-def onnx_model(
-    model: HAT,
-    precision: ArtifactPrecision = "fp32",
-    input_type: Literal["uint8", "float32"] = "uint8",
-    opset: int = DEFAULT_OPSET,
-    calibration: Calibration | None = None,
-    options: dict[str, Any] | None = None,
-) -> onnx.ModelProto:
-    """The ONNX model of a trained model, in memory; see `build_onnx`."""
-    request = ExportRequest(
-        name="", precision=precision, input_type=input_type, opset=opset, calibration=calibration, options=options or {}
-    )
-    return build_onnx(model, request).proto
 
 
 def build_onnx(model: ExportSource, request: ExportRequest) -> BuiltGraph:
@@ -187,7 +170,7 @@ def check_built(proto: onnx.ModelProto, request: ExportRequest) -> None:
 
 
 def describe(model: ExportSource, request: ExportRequest, *, name: str, details: dict[str, Any] | None = None) -> ArtifactInfo:
-    """The facts about a file that is being made from a trained model.
+    """Return the metadata of a file that is being made.
 
     Args:
         model: The trained model, or an ONNX file of this package, whose own metadata is carried on.
@@ -226,7 +209,7 @@ def describe(model: ExportSource, request: ExportRequest, *, name: str, details:
 
 
 def save_onnx(proto: onnx.ModelProto, info: ArtifactInfo, path: Path) -> None:
-    """Write a model with the facts about itself; weights above protobuf's 2 GB go into ``NAME.data`` beside it.
+    """Write a model with its metadata; weights above protobuf's 2 GB go into ``NAME.data`` beside it.
 
     Raises:
         WorkError: A large model does not pass ONNX's checker, which reads those from a file alone.

@@ -36,7 +36,7 @@ def bench(
     record: Annotated[Path | None, typer.Option(help="Append the figures to this Markdown file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """How fast models and exported files are: images a second, latency, memory, and the share of what the machine can do.
+    """Measure how fast models and exported files are: images a second, latency, memory, and utilization of the machine.
 
     Each candidate lives in a process of its own and has its turn in every round, so that what slows the machine slows all of
     them alike. Ratios are taken within rounds and are the figures to trust. The peak is that of a large matrix product in the

@@ -110,7 +110,7 @@ class BenchmarkReport:
         return self.load is not None and self.load > 0.25 * self.num_cores
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         candidates = [{**vars(entry), "speeds": [vars(speed) for speed in entry.speeds]} for entry in self.candidates]
         return {**vars(self), "is_busy": self.is_busy, "candidates": candidates}
 

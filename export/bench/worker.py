@@ -72,7 +72,7 @@ class Worker:
         return {}
 
     def measure(self, *, mode: str, batch: int, seconds: float, device: str | None) -> dict[str, Any]:
-        """One turn: how many images in how many seconds, and how long each run took."""
+        """Run one turn: how many images in how many seconds, and how long each run took."""
         used = _device_bytes_in_use(device)
         self._turn(mode, batch, 0, min_runs=1)  # what the other candidates pushed out of the caches comes back
         latencies = self._turn(mode, batch, seconds, min_runs=_MIN_RUNS)
@@ -80,16 +80,16 @@ class Worker:
         return {"num_images": batch * len(latencies), "seconds": sum(latencies), "latencies_s": latencies}
 
     def memory(self) -> dict[str, Any]:
-        """Peak of resident memory of this process, and what it took of the GPU's."""
+        """Return the peak of resident memory of this process, and what it took of the GPU's."""
         return {"peak_bytes": peak_memory_bytes(), "device_bytes": self.device_bytes}
 
     def accuracy(self, *, data: str, num_ids: int | None, seed: int, batch: int) -> dict[str, Any]:
-        """Figures on a data set."""
+        """Return the metrics on a data set."""
         dataset: ReIDDataset = some_identities(open_dataset(data), num_ids, seed)
         return evaluate(Embedder(self._open_runtime(), batch_size=batch), dataset).to_dict()
 
     def peak(self, *, precision: str, device: str, seconds: float, num_threads: int | None) -> dict[str, Any]:
-        """Rate of a matrix product."""
+        """Return the rate of a matrix product."""
         if num_threads is not None:
             import torch
 
@@ -109,7 +109,7 @@ class Worker:
         return _timed(lambda: runtime.run(images), seconds, min_runs)
 
     def _end_to_end(self, runtime: Runtime, batch: int, seconds: float, min_runs: int) -> list[float]:
-        """Times between the embeddings of one batch and those of the next, decoding and resizing included.
+        """Return the times between the embeddings of one batch and those of the next, decoding and resizing included.
 
         A whole number of batches from start to end: stopping early would leave images decoded that nobody pays for.
         """
@@ -136,7 +136,7 @@ class Worker:
 
 
 def _timed(run: Callable[[], Any], seconds: float, min_runs: int) -> list[float]:
-    """Seconds of each run, for so long and at least so many."""
+    """Return the seconds of each run, for so long and at least so many."""
     latencies: list[float] = []
     end = time.perf_counter() + seconds
     while len(latencies) < min_runs or time.perf_counter() < end:
@@ -147,7 +147,7 @@ def _timed(run: Callable[[], Any], seconds: float, min_runs: int) -> list[float]
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident size of this process so far."""
+    """Return the largest resident size of this process so far."""
     status = Path("/proc/self/status")
     if status.exists():
         # Not ru_maxrss where this can be had: that one begins with the size of the process that started this one.
@@ -159,7 +159,7 @@ def peak_memory_bytes() -> int:
 
 
 def _device_bytes_in_use(device: str | None) -> int:
-    """Memory of the GPU that is taken, by whomever: only one candidate has its turn, so a difference is its own."""
+    """Return the memory of the GPU that is taken, by whomever: only one candidate has its turn, so a difference is its own."""
     import torch
 
     chosen = "cuda" if device is None or device == "auto" else device

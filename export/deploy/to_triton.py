@@ -87,14 +87,14 @@ def export_triton(model: ExportSource, path: str | os.PathLike[str], request: Ex
 
 
 def _split_options(given: Mapping[str, Any]) -> tuple[TritonOptions, dict[str, Any]]:
-    """The options that are Triton's, and those of the file inside, which checks them itself."""
+    """Return the options that are Triton's, and those of the file inside, which checks them itself."""
     names = {field.name for field in dataclasses.fields(TritonOptions)}
     own = {name: value for name, value in given.items() if name in names}
     return config_from_dict(TritonOptions, own, where="triton"), {key: value for key, value in given.items() if key not in own}
 
 
 def _check_openvino_precision(request: ExportRequest) -> None:
-    """Triton's OpenVINO backend can be told to compute in bfloat16 and cannot be told not to.
+    """Check the precision: Triton's OpenVINO backend can be told to compute in bfloat16 and cannot be told not to.
 
     Raises:
         UsageError: A file in another precision would be computed in bfloat16 on some processors, without a word.
@@ -108,7 +108,7 @@ def _check_openvino_precision(request: ExportRequest) -> None:
 
 
 def _check_tensorrt(options: TritonOptions) -> None:
-    """An engine opens with the TensorRT that built it and no other, and that is told only when Triton loads it.
+    """Check that the TensorRT that builds an engine is the one that opens it: another one fails only when Triton loads it.
 
     Raises:
         UsageError: The container's version was not said, is not the one that builds here, or instances were asked for on a CPU.

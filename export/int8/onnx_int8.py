@@ -319,12 +319,12 @@ def _for_cpu(proto: onnx.ModelProto, layers: Sequence[QuantizableLayer], ranges:
         logging.root.setLevel(level)
     quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
-    _renumber(quantized)
+    _drop_unused_imports(quantized)
     return quantized
 
 
 def _feeding(proto: onnx.ModelProto, left_out: dict[str, str]) -> dict[str, str]:
-    """Convolutions whose outputs enter layers that were left out.
+    """Return the convolutions whose outputs enter layers that were left out.
 
     This scheme quantizes a convolution's output, so a layer that is left out would still be given eight bits, and those of
     values from before the activation: more would be lost than by quantizing it.
@@ -355,7 +355,7 @@ def _feeding(proto: onnx.ModelProto, left_out: dict[str, str]) -> dict[str, str]
 
 
 def _between(proto: onnx.ModelProto, quantized: set[str]) -> list[str]:
-    """Activations, poolings and residual sums all of whose inputs come from quantized convolutions or from these."""
+    """Return the activations, poolings and residual sums all of whose inputs come from quantized convolutions or from these."""
     eight_bits: set[str] = set()
     found = []
     for node in proto.graph.node:
@@ -369,8 +369,8 @@ def _between(proto: onnx.ModelProto, quantized: set[str]) -> list[str]:
     return found
 
 
-def _renumber(proto: onnx.ModelProto) -> None:
-    """The quantizer leaves its own name as producer and may add an import of its own operators that nothing uses."""
+def _drop_unused_imports(proto: onnx.ModelProto) -> None:
+    """Take imports out that nothing uses: the quantizer may add one for its own operators."""
     used = {node.domain for node in proto.graph.node}
     imports = [entry for entry in proto.opset_import if entry.domain in used or entry.domain in ("", "ai.onnx")]
     del proto.opset_import[:]

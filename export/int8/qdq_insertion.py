@@ -181,7 +181,7 @@ class _Builder:
         return self.done[key]
 
     def take_nodes(self) -> list[onnx.NodeProto]:
-        """The nodes that were made since the last call."""
+        """Return the nodes that were made since the last call."""
         made, self.nodes = self.nodes, []
         return made
 
@@ -200,7 +200,7 @@ class _Builder:
         graph.initializer.extend(kept)
 
     def _scale(self, largest: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Scales for largest absolute values; a channel of zeros, or one that half precision would round to zero, gets one."""
+        """Return scales for largest absolute values; 1 for a channel that is zero, or would be in half precision."""
         scale = np.asarray(largest / _LARGEST[self.kind], dtype=np.float32)
         return np.where(scale.astype(self.scale_type).astype(np.float32) > 0, scale, np.float32(1))
 
@@ -218,7 +218,7 @@ class _Builder:
         return names
 
     def _switched(self, quantized: str, tensor: str, name: str, layer: int) -> str:
-        """The quantized tensor, or the tensor itself where the layer's switch is off."""
+        """Return the quantized tensor, or the tensor itself where the layer's switch is off."""
         import onnx
         from onnx import numpy_helper
 

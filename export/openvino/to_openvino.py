@@ -1,4 +1,4 @@
-"""OpenVINO: a graph (``.xml``) and its weights (``.bin``), with the facts about itself in the graph's ``rt_info``."""
+"""OpenVINO: a graph (``.xml``) and its weights (``.bin``), with its metadata in the graph's ``rt_info``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def export_openvino(model: ExportSource, path: str | os.PathLike[str], request: 
             profile has no effect: the batch is dynamic, and every size runs.
 
     Returns:
-        The facts that the file holds about itself.
+        The metadata that the file holds.
 
     Raises:
         UsageError: A file is there and is not to be replaced, or what was asked for cannot be had.
@@ -153,7 +153,7 @@ def save_openvino(graph: openvino.Model, info: ArtifactInfo, path: Path) -> Arti
     found = file_sha256(weights_path(path))
     content = path.read_bytes()
     if content.count(awaited.encode()) != 1:
-        raise WorkError(f"OpenVINO did not write the facts about the file into {path.name}")
+        raise WorkError(f"OpenVINO did not write the metadata into {path.name}")
     path.write_bytes(content.replace(awaited.encode(), found.encode()))
     return replace(info, details=info.details | {"weights_file_sha256": found})
 

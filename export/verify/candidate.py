@@ -122,26 +122,26 @@ def open_candidate(candidate: Candidate, device: str | None = None, *, num_threa
 
 
 def runtime_precision(runtime: Runtime) -> str:
-    """In which precision a runtime computes, as it says of itself."""
+    """Return the precision in which a runtime computes, as it says of itself."""
     info = getattr(runtime, "info", None)
     return str(info.precision if info is not None else getattr(runtime, "precision", "fp32"))
 
 
 def runtime_fingerprint(runtime: Runtime) -> str | None:
-    """What a gallery of its embeddings is bound to; None where the runtime does not say which model it runs."""
+    """Return what a gallery of its embeddings is bound to; None where the runtime does not say which model it runs."""
     info = getattr(runtime, "info", None)
     return None if info is None else str(info.fingerprint)
 
 
 def runtime_config(runtime: Runtime) -> ModelConfig | None:
-    """The architecture that a runtime runs; None where it does not say."""
+    """Return the architecture that a runtime runs; None where it does not say."""
     info = getattr(runtime, "info", None)
     config: ModelConfig | None = info.model if info is not None else getattr(runtime, "config", None)
     return config
 
 
 def candidate_metrics(candidate: Candidate) -> dict[str, Any]:
-    """Figures that a checkpoint or a file holds about itself; for a file that is open, ask its ``info``."""
+    """Return the metrics that a checkpoint or a file holds about itself; for a file that is open, ask its ``info``."""
     from hat.io.checkpoint import read_checkpoint_info
 
     return dict(read_checkpoint_info(candidate.path).metrics) if candidate.path.is_dir() else {}

@@ -62,7 +62,7 @@ def failure_hints(
     tolerance: Tolerance,
     hashes: tuple[str | None, str | None],
 ) -> list[str]:
-    """What a failure looks like, tried out where it can be: swapped channels, a missing L2 norm, other weights, mixed rows.
+    """Return what a failure looks like: swapped channels, a missing L2 norm, other weights, mixed rows, where it can be tried.
 
     Args:
         candidate: What failed.

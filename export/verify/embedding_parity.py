@@ -24,7 +24,7 @@ _SPREAD = Limit(0.5, "embeddings that lie closer together than this are on their
 
 
 def inspect_rows(reference: Rows, candidate: Rows) -> list[Check]:
-    """What can be wrong with rows by themselves: NaN, another length than one, one constant for all images.
+    """Check what can be wrong with rows by themselves: NaN, another length than one, one constant for all images.
 
     Args:
         reference: (n, embed_dim), sound.
@@ -42,7 +42,7 @@ def inspect_rows(reference: Rows, candidate: Rows) -> list[Check]:
 
 
 def compare_embeddings(reference: Rows, candidate: Rows, tolerance: Tolerance) -> list[Check]:
-    """Worst cosine and largest difference over all images, both of (n, embed_dim) finite values."""
+    """Check the worst cosine and the largest difference over all images, both of (n, embed_dim) finite values."""
     difference = np.abs(candidate.astype(np.float64) - reference).max()
     cosines = row_cosines(reference, candidate)
     apart = typical_distance(reference)
@@ -55,7 +55,7 @@ def compare_embeddings(reference: Rows, candidate: Rows, tolerance: Tolerance) -
 
 
 def row_cosines(left: Rows, right: Rows) -> npt.NDArray[np.float64]:
-    """Cosine of each row with the row of the same index, (n,); 0 where a row is zero."""
+    """Return the cosine of each row with the row of the same index, (n,); 0 where a row is zero."""
     first, second = left.astype(np.float64), right.astype(np.float64)
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     products = (first * second).sum(axis=1)
@@ -64,7 +64,7 @@ def row_cosines(left: Rows, right: Rows) -> npt.NDArray[np.float64]:
 
 
 def typical_distance(rows: Rows) -> float:
-    """Median Euclidean distance between two different rows."""
+    """Return the median Euclidean distance between two different rows."""
     exact = rows.astype(np.float64)
     squares = (exact**2).sum(axis=1)
     distances = squares[:, None] + squares[None] - 2 * exact @ exact.T
@@ -73,7 +73,7 @@ def typical_distance(rows: Rows) -> float:
 
 
 def spread(rows: Rows) -> float:
-    """Mean squared distance of directions from their mean: 0 for one constant, towards 1 for directions all over the sphere."""
+    """Return the mean squared distance of directions from their mean: 0 for one constant, towards 1 all over the sphere."""
     exact = rows.astype(np.float64)
     lengths = np.linalg.norm(exact, axis=1, keepdims=True)
     directions = np.divide(exact, lengths, out=np.zeros_like(exact), where=lengths > 0)
@@ -81,7 +81,7 @@ def spread(rows: Rows) -> float:
 
 
 def worst_images(reference: Rows, candidate: Rows, paths: Sequence[str], count: int) -> tuple[ImageShift, ...]:
-    """The images whose embeddings moved most, the worst first."""
+    """Return the images whose embeddings moved most, the worst first."""
     cosines = row_cosines(reference, candidate)
     differences = np.abs(candidate.astype(np.float64) - reference).max(axis=1)
     order = np.lexsort((-differences, cosines))[:count]

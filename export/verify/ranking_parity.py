@@ -27,13 +27,13 @@ class Similarities(NamedTuple):
 
 
 def similarities(reference: npt.NDArray[np.float32], candidate: npt.NDArray[np.float32], num_queries: int) -> Similarities:
-    """Inner products of the first rows with the rest, as an index computes them."""
+    """Return the inner products of the first rows with the rest, as an index computes them."""
     first, second = reference.astype(np.float64), candidate.astype(np.float64)
     return Similarities(first[:num_queries] @ first[num_queries:].T, second[:num_queries] @ second[num_queries:].T)
 
 
 def compare_rankings(both: Similarities, tolerance: Tolerance) -> list[Check]:
-    """Agreement of the nearest, of the k nearest, and of the whole order."""
+    """Check the agreement of the nearest, of the k nearest, and of the whole order."""
     num_queries, num_gallery = both.reference.shape
     k = min(TOP_K, num_gallery)
     tie = tolerance.tie.value
@@ -53,7 +53,7 @@ def compare_rankings(both: Similarities, tolerance: Tolerance) -> list[Check]:
 
 
 def agreement(both: Similarities, k: int, tie: float) -> npt.NDArray[np.float64]:
-    """For each query the share of the candidate's k nearest that are among the reference's k nearest, or tied with them.
+    """Return for each query the share of the candidate's k nearest that are among the reference's k nearest, or tied with them.
 
     Args:
         both: The similarities.
@@ -79,7 +79,7 @@ def without_rounding(both: Similarities, tie: float) -> Matrix:
 
 
 def spearman(left: Matrix, right: Matrix) -> npt.NDArray[np.float64]:
-    """Spearman's rank correlation of each row with the row of the same index, (n,); 0 where a row is constant."""
+    """Return Spearman's rank correlation of each row with the row of the same index, (n,); 0 where a row is constant."""
     result = np.zeros(len(left))
     for row, (first, second) in enumerate(zip(left, right, strict=True)):
         a, b = _ranks(first), _ranks(second)
@@ -90,7 +90,7 @@ def spearman(left: Matrix, right: Matrix) -> npt.NDArray[np.float64]:
 
 
 def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Ranks from 1; equal values share the mean of theirs."""
+    """Return ranks from 1; equal values share the mean of theirs."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     means: npt.NDArray[np.float64] = (last - (counts - 1) / 2)[place]
@@ -98,7 +98,7 @@ def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def worst_pairs(both: Similarities, paths: Sequence[str], count: int) -> tuple[PairShift, ...]:
-    """The pairs whose similarity changed most, one for each query, the worst first.
+    """Return the pairs whose similarity changed most, one for each query, the worst first.
 
     One for each query, because a single query that went wrong would otherwise fill the list by itself.
     """
@@ -125,7 +125,7 @@ def worst_pairs(both: Similarities, paths: Sequence[str], count: int) -> tuple[P
 
 
 def sample_pairs(both: Similarities, count: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    """(n, 2) pairs of similarities for a picture: the ten largest changes, and others at random up to ``count``."""
+    """Return (n, 2) pairs of similarities for a picture: the ten largest changes, and others at random up to ``count``."""
     pairs = np.stack([both.reference.ravel(), both.candidate.ravel()], axis=1).astype(np.float32)
     if len(pairs) <= count:
         return pairs

@@ -193,7 +193,7 @@ def _compare(
 
 
 def _check_paths(subjects: Sequence[Subject]) -> None:
-    """A path that leads nowhere is to be told before an hour of work and not after it."""
+    """Refuse a path that leads nowhere before an hour of work and not after it."""
     for subject in subjects:
         if isinstance(subject, str | os.PathLike) and parse_candidate(subject).is_missing:
             raise CheckpointError(f"{subject}: there is no such checkpoint or file")
@@ -211,7 +211,7 @@ def _open(subject: Subject, device: str | None) -> tuple[str, Runtime]:
 def _read(
     images: str | os.PathLike[str] | Sequence[str], runtime: Runtime, num_images: int, seed: int, tell: Progress
 ) -> tuple[list[str], npt.NDArray[np.uint8], list[str], str]:
-    """Paths and pixels of the compared images, those that were left out, and where they came from."""
+    """Return paths and pixels of the compared images, those that were left out, and where they came from."""
     if isinstance(images, str | os.PathLike):
         source, known = os.fspath(images), list_images(images)
     else:

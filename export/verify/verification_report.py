@@ -85,19 +85,19 @@ class Check:
         return f"{value:.6g}" if value > 0.9 else f"{value:.3g}"  # near 1 the digits that matter come late
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; a figure that is no number is None."""
+        """Return plain data; a figure that is no number is None."""
         value = self.value if np.isfinite(self.value) else None
         shown = {"level": self.level, "name": self.name, "value": value, "sense": self.sense, "limit": self.limit}
         return {**shown, "passed": self.passed, "reason": self.reason, "note": self.note}
 
 
 def at_least(level: Level, name: str, value: float, limit: Limit, note: str = "") -> Check:
-    """A figure of which more is better."""
+    """Make a check of which more is better."""
     return Check(level, name, float(value), limit.value, ">=", limit.reason, note)
 
 
 def at_most(level: Level, name: str, value: float, limit: Limit, note: str = "") -> Check:
-    """A figure of which less is better."""
+    """Make a check of which less is better."""
     return Check(level, name, float(value), limit.value, "<=", limit.reason, note)
 
 
@@ -173,7 +173,7 @@ class CandidateResult:
         return (*self.problems, *figures)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         return {
             "name": self.name,
             "runtime": self.runtime,
@@ -238,7 +238,7 @@ class VerificationReport:
         return bool(self.candidates) and all(candidate.passed for candidate in self.candidates)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, without any pixel."""
+        """Return plain data for JSON, without any pixel."""
         return {
             "passed": self.passed,
             "reference": self.reference,

@@ -18,11 +18,11 @@ from hat.errors import CheckpointError, UsageError, WorkError
 from hat.export.bench import matrix_peak
 from hat.export.bench.benchmark import benchmark
 from hat.export.bench.matrix_peak import matrix_rate, peak_of, timed_precisions
+from hat.export.bench.matrix_products import matrix_products
 from hat.export.bench.picture import draw_picture
 from hat.export.bench.process import WorkerProcess
 from hat.export.bench.report import BenchmarkReport, CandidateSpeed, Turn, summarize
 from hat.export.bench.worker import Worker, peak_memory_bytes
-from hat.export.graph.matrix_products import matrix_products
 from hat.model.complexity import count_complexity
 from hat.runtime import TorchRuntime
 

@@ -99,7 +99,8 @@ def test_int8_leaves_pixels_and_the_l2_norm_in_floats(files):
         readers = [port.get_node() for port in node.output(0).get_target_inputs()]
         (node,) = [reader for reader in readers if reader.get_type_name() != "ShapeOf"]
         path.append(node.get_type_name())
-    assert path == ["Convert", "Multiply", "Add", "FakeQuantize", "Convolution"]
+    assert path[:3] == ["Convert", "Multiply", "Add"] and path[-2:] == ["FakeQuantize", "Convolution"]
+    assert path[3:-2] in ([], ["Multiply"]), "nothing but SmoothQuant's scale stands between pixels and quantization"
 
     makers, seen = [model.outputs[0].get_node()], set()
     while makers:
