@@ -87,7 +87,8 @@ class _HalfAttention(Attention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # The scale goes to the queries: unscaled logits of wide heads can leave the range of float16.
         logits = (q * self.scale) @ k.transpose(-1, -2)  # (B, heads, queries, N)
-        return logits.float().softmax(dim=-1).to(q.dtype) @ v  # (B, heads, queries, head_dim)
+        attended: Tensor = logits.float().softmax(dim=-1).to(q.dtype) @ v  # (B, heads, queries, head_dim)
+        return attended
 
 
 def _keep_in_float32(module: nn.Module) -> None:

@@ -115,8 +115,8 @@ _PLANS: dict[str, dict[str, tuple[int, float]]] = {
 def int8_warning(model: ExportSource, precision: ArtifactPrecision) -> str | None:
     """Say where int8 cannot be faster than fp16 on an RTX card by its plan, with the figures; None where nothing is known."""
     config = model.info.model if isinstance(model, OnnxSource) else model.config
-    plans = _PLANS.get(config.backbone.name) if precision == "int8" else None
-    if plans is None:
+    plans = _PLANS.get(config.backbone.name) if precision == "int8" and config is not None else None
+    if plans is None or config is None:
         return None
     figures = ", ".join(f"{kind} {kernels} kernels and {moved:.0f} MB" for kind, (kernels, moved) in plans.items())
     return (
