@@ -68,11 +68,11 @@ class LazyGroup(TyperGroup):
     """A group that knows its subcommands by name and imports the one that is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names in the order of the help page."""
+        """Return names in the order of the help page."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The subcommand; while the help page or a completion is being made, its one line of help without importing it."""
+        """Return the subcommand; while a help page or a completion is made, its one line of help without importing it."""
         if cmd_name not in COMMANDS:
             return None
         if getattr(ctx, "resilient_parsing", False) or not getattr(ctx, "_resolving", False):

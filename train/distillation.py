@@ -48,7 +48,7 @@ class Distillation:
             self.projection = nn.Linear(student.embed_dim, teacher.embed_dim).to(context.device)
 
     def __call__(self, outputs: Mapping[str, Branch], images: Tensor, indices: Tensor) -> LossParts:
-        """What the teacher adds to the loss of a batch.
+        """Return what the teacher adds to the loss of a batch.
 
         Args:
             outputs: The student's branches in training mode.
@@ -81,7 +81,7 @@ class Distillation:
 
 
 def embedding_loss(projected: Tensor, target: Tensor) -> Tensor:
-    """One minus the cosine between what the student says of an image and what the teacher says.
+    """Return one minus the cosine between what the student says of an image and what the teacher says.
 
     Args:
         projected: (B, D) floating point, of any length.
@@ -103,7 +103,7 @@ def similarity_loss(
     gathered_target: Tensor | None = None,
     offset: int = 0,
 ) -> Tensor:
-    """How differently student and teacher see the relations between the images of a batch.
+    """Return how differently student and teacher see the relations between the images of a batch.
 
     ``"kl"`` makes of each image's cosines with all others a distribution, softmax(cosine / temperature), and takes the
     divergence of the student's from the teacher's: the conditional probabilities of probabilistic knowledge transfer (Passalis

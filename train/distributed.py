@@ -77,7 +77,7 @@ def process_group(device_name: str) -> Iterator[DistributedContext]:
 
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:
-    """Rows of all processes, in the order of ranks; gradients of every process's use of them find their way back.
+    """Return rows of all processes, in the order of ranks; gradients of every process's use of them find their way back.
 
     Args:
         tensor: (B, ...), the same shape in every process.
@@ -94,7 +94,7 @@ def gather_without_gradient(tensor: Tensor) -> Tensor:
 
 
 def row_offset(num_rows: int) -> int:
-    """Where this process's rows stand among the gathered ones, when each process has equally many."""
+    """Return where this process's rows stand among the gathered ones, when each process has equally many."""
     return 0 if _alone() else dist.get_rank() * num_rows
 
 

@@ -150,7 +150,7 @@ def branch_weights(branches: Sequence[str], auxiliary_weight: float) -> dict[str
 def hat_loss(
     outputs: Mapping[str, BranchOutput], pids: Tensor, config: LossConfig, *, global_triplets: bool = False
 ) -> LossParts:
-    """The loss of a batch: L_MFE + L_TFC(last) + lambda * sum of L_TFC(earlier) (paper Eq. 7-9).
+    """Return the loss of a batch: L_MFE + L_TFC(last) + lambda * sum of L_TFC(earlier) (paper Eq. 7-9).
 
     The loss of a branch is the label-smoothed cross entropy of its logits plus the triplet loss of its feature before the BN
     neck, plus or instead of it the circle loss of the same feature.

@@ -99,12 +99,12 @@ _PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def list_presets() -> list[str]:
-    """Names that `load_preset` and ``hat train`` take."""
+    """Return names that `load_preset` and ``hat train`` take."""
     return list(_PRESETS)
 
 
 def describe_preset(name: str) -> str:
-    """One sentence about a preset.
+    """Return one sentence about a preset.
 
     Raises:
         ConfigError: The name is unknown.
@@ -113,7 +113,7 @@ def describe_preset(name: str) -> str:
 
 
 def preset_differences(name: str) -> dict[str, Any]:
-    """What a preset changes, as nested dictionaries.
+    """Return what a preset changes, as nested dictionaries.
 
     Raises:
         ConfigError: The name is unknown.
@@ -122,7 +122,7 @@ def preset_differences(name: str) -> dict[str, Any]:
 
 
 def load_preset(name: str) -> TrainConfig:
-    """The whole configuration of a preset.
+    """Return the whole configuration of a preset.
 
     Raises:
         ConfigError: The name is unknown.

@@ -149,7 +149,7 @@ class TrainingStep:
         return metrics
 
     def state(self) -> StepState:
-        """All that changes from step to step."""
+        """Return all that changes from step to step."""
         average = self.average
         projection = None if self.distillation is None else self.distillation.projection
         return {
@@ -208,7 +208,7 @@ class TrainingStep:
         return CpuKernels() if helps else contextlib.nullcontext()
 
     def _share_projection_gradient(self) -> None:
-        """The mean over processes, as DistributedDataParallel makes it of the model's own gradients."""
+        """Return the mean over processes, as DistributedDataParallel makes it of the model's own gradients."""
         if self.context.world_size == 1:
             return
         for parameter in self._projection:

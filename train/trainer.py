@@ -276,7 +276,7 @@ class Trainer:
         return {"mAP": result.mAP, "rank1": result.rank1, "rank5": result.rank5, "rank10": result.rank10, "mINP": result.mINP}
 
     def eval_model(self) -> HAT:
-        """The model that is evaluated and kept: the moving average where there is one."""
+        """Return the model that is evaluated and kept: the moving average where there is one."""
         model = self.model if self.step.average is None else self.step.average.model
         assert isinstance(model, HAT)
         return model

@@ -37,7 +37,7 @@ def matrix_products(precision: str, size: int, device: str) -> Iterator[tuple[in
 
 
 def has_float16() -> bool:
-    """Whether this machine's processor has float16 arithmetic that a runtime of ours uses."""
+    """Return whether this machine's processor has float16 arithmetic that a runtime of ours uses."""
     return "FP16" in _openvino_capabilities()
 
 

@@ -102,7 +102,7 @@ def adopt(
 
 
 def _doubts(surrounded: Surrounded, declared: ForeignModel, is_documented: bool) -> list[str]:
-    """What shows that the declared preprocessing cannot be right, each as a sentence.
+    """Return what shows that the declared preprocessing cannot be right, each as a sentence.
 
     An output that ignores the scale of the pixels is no mistake by itself: networks with instance norm do, those of Open Model
     Zoo among them. It is told where range, mean and std are the user's word alone (not ``is_documented``): they stay unproven.

@@ -67,13 +67,13 @@ def probe_images(size: tuple[int, int], count: int = _NUM_PROBES) -> npt.NDArray
 
 
 def is_same(rows: npt.NDArray[np.float32], others: npt.NDArray[np.float32], precision: ArtifactPrecision) -> bool:
-    """Whether two arrays of embeddings are of the same images, up to rounding."""
+    """Return whether two arrays of embeddings are of the same images, up to rounding."""
     limit = _SAME if precision == "fp32" else _SAME_ROUNDED
     return rows.shape == others.shape and bool(np.abs(rows - others).max() < limit)
 
 
 def has_own_rows(run: Run, size: tuple[int, int], precision: ArtifactPrecision) -> bool:
-    """Whether a graph gives one embedding for every image of a batch, the one that it gives the image alone."""
+    """Return whether a graph gives one embedding for every image of a batch, the one that it gives the image alone."""
     images = probe_images(size, 3)
     together, alone = run(images), np.concatenate([run(image[None]) for image in images])
     return len(together) == len(images) and is_same(together, alone, precision)

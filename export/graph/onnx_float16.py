@@ -102,7 +102,7 @@ def _keep_in_float32(module: nn.Module) -> None:
 
 
 def _converted(part: nn.Module, prefix: str, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-    """Every weight that is not inside a layer kept in float32, with its value in another type."""
+    """Return every weight that is not inside a layer kept in float32, with its value in another type."""
     kept = {id(inner) for module in part.modules() if isinstance(module, _InFloat32) for inner in module.modules()}
     pairs = []
     for path, module in part.named_modules(prefix=prefix):

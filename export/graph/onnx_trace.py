@@ -113,7 +113,7 @@ def _name_by_layers(proto: onnx.ModelProto) -> None:
 
 
 def _innermost(scopes: str) -> str:
-    """The last module path in the tracer's list, which is written as Python text: ``['', 'mfe', 'mfe.conv1', 'conv2d']``."""
+    """Return the last module path in the tracer's list, written as Python text: ``['', 'mfe', 'mfe.conv1', 'conv2d']``."""
     parts = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
     # The last part names the operation itself; parts of the tracer's own begin with an underscore.
     paths = [part for part in parts[:-1] if part and not part.startswith("_")]
@@ -121,7 +121,7 @@ def _innermost(scopes: str) -> str:
 
 
 def _innermost_reason(error: BaseException) -> str:
-    """The first line of the first cause: the exporter wraps it in advice on whom to write to."""
+    """Return the first line of the first cause: the exporter wraps it in advice on whom to write to."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -108,7 +108,7 @@ def check_request(path: Path, request: ExportRequest) -> None:
 
 
 def _convert(proto: onnx.ModelProto, info: ArtifactInfo) -> openvino.Model:
-    """A float32 graph in OpenVINO's operations, by way of an ONNX file that is not kept."""
+    """Return a float32 graph in OpenVINO's operations, by way of an ONNX file that is not kept."""
     with tempfile.TemporaryDirectory(prefix="hat-openvino-") as folder:
         file = Path(folder) / "model.onnx"
         save_onnx(proto, info, file)

@@ -91,7 +91,7 @@ class PlanLayer:
         return self.kind in _PRODUCTS
 
     def is_wider_than(self, dtype: str) -> bool:
-        """Whether it is a product that writes a wider type than was asked for; a cast that was fused was asked for."""
+        """Return whether it is a product that writes a wider type than was asked for; a cast that was fused was asked for."""
         wide = any(_SIZES.get(tensor.dtype, 8) > _SIZES[dtype] for tensor in self.outputs)
         return self.is_product and wide and "Cast" not in self.name.rsplit("/", 1)[-1]
 

@@ -76,7 +76,7 @@ def _decode(content: bytes) -> onnx.ModelProto:
 
 
 def _external_files(proto: onnx.ModelProto) -> set[str]:
-    """Names of the files that weights stand in."""
+    """Return names of the files that weights stand in."""
     return {entry.value for tensor in all_tensors(proto.graph) for entry in tensor.external_data if entry.key == "location"}
 
 

@@ -21,7 +21,7 @@ _NUM_PROBES = 16
 
 
 def incomparable(reference: Runtime, candidate: Runtime) -> list[str]:
-    """Why two models cannot be compared: they take their images in another way, or give embeddings of another width."""
+    """Return why two models cannot be compared: they take their images in another way, or give embeddings of another width."""
     found = []
     ours, theirs = reference.preprocessing, candidate.preprocessing
     for name in ("size", "mean", "std", "resize"):

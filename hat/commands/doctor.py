@@ -148,7 +148,7 @@ def _look_at_onnxruntime(found: Diagnosis, cuda: str | None) -> None:
 
 
 def _providers_that_load() -> list[str]:
-    """Providers with which a session of one node really opens: the list of a build says only what it was built with."""
+    """Return providers with which a session of one node really opens: the list of a build says only what it was built with."""
     code = (
         "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'\n"
         "import torch, onnxruntime as ort\n"  # torch brings the CUDA libraries

@@ -64,7 +64,7 @@ def evaluate(
     tfc_maps: Annotated[Path | None, typer.Option(help="Picture of the averaged maps of every TFC.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """How well a model ranks people: mAP, Rank-1, Rank-5, Rank-10 and mINP.
+    """Measure how well a model ranks people: mAP, Rank-1, Rank-5, Rank-10 and mINP.
 
     Single query. Gallery images of the query's identity from the query's own camera are left out, and so is junk; queries
     without a match are left out of the means and counted. Pictures are of the first data set.

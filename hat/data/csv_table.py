@@ -173,7 +173,7 @@ def write_csv_table(dataset: ReIDDataset, path: Path) -> None:
 
 
 def is_csv_table(path: Path) -> bool:
-    """Whether this is a file whose name ends with ``.csv``."""
+    """Return whether this is a file whose name ends with ``.csv``."""
     return path.is_file() and path.name.lower().endswith(".csv")
 
 

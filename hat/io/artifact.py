@@ -193,7 +193,7 @@ def fingerprint(
 
 
 def _known_or_changed(fields: dict[str, Any], defaults: dict[str, Any], section: str = "") -> dict[str, Any]:
-    """Fields of version 1, and later ones that are not at their defaults."""
+    """Return fields of version 1, and later ones that are not at their defaults."""
     kept = {}
     for name, value in fields.items():
         if name in _FINGERPRINT_1[section] or value != defaults[name]:
@@ -202,7 +202,7 @@ def _known_or_changed(fields: dict[str, Any], defaults: dict[str, Any], section:
 
 
 def info_to_json(info: ArtifactInfo) -> str:
-    """An artifact's facts as one line of JSON."""
+    """Return an artifact's facts as one line of JSON."""
     return json.dumps(config_to_dict(info), sort_keys=True)
 
 
@@ -226,7 +226,7 @@ def info_from_json(text: str, source: str) -> ArtifactInfo:
 
 
 def checked_artifact_precision(precision: str) -> ArtifactPrecision:
-    """A precision as typed by a user.
+    """Return a precision as typed by a user.
 
     Raises:
         ConfigError: It is none that is known.

@@ -138,7 +138,7 @@ class OnnxRuntime:
 
 
 def _is_for_cpus(info: ArtifactInfo) -> bool:
-    """Whether a file was quantized in the pattern of a CPU's integer kernels."""
+    """Return whether a file was quantized in the pattern of a CPU's integer kernels."""
     quantization = info.details.get("quantization")
     return isinstance(quantization, dict) and quantization.get("scheme") == "cpu"
 

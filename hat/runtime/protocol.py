@@ -83,7 +83,7 @@ def runtime_device(runtime: Runtime) -> str | None:
 
 
 def runtime_info(runtime: Runtime) -> ArtifactInfo:
-    """What a runtime runs: architecture, preprocessing, precision and the fingerprint that a gallery is bound to.
+    """Return what a runtime runs: architecture, preprocessing, precision and the fingerprint that a gallery is bound to.
 
     The first call on a checkpoint hashes its weights, which takes up to a second.
 

@@ -147,7 +147,7 @@ def _inference_graph(model: HAT) -> nn.Module:
 
 
 def checked_precision(precision: str) -> Precision:
-    """A precision as typed by a user.
+    """Return a precision as typed by a user.
 
     Raises:
         UsageError: It is none of ``"fp32"``, ``"bf16"`` and ``"fp16"``.
@@ -159,7 +159,7 @@ def checked_precision(precision: str) -> Precision:
 
 
 def choose_device(device: str | None, local_rank: int = 0) -> torch.device:
-    """The device that was asked for, or the best one where None or ``"auto"`` was.
+    """Return the device that was asked for, or the best one where None or ``"auto"`` was.
 
     Args:
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.

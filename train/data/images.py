@@ -168,7 +168,7 @@ class StreamingImages:
 
 
 def choose_cache(config: DataConfig, num_bytes: int, device: torch.device) -> Literal["device", "host", "none"]:
-    """Where images that take ``num_bytes`` are held: what the configuration says, or the first place where they fit."""
+    """Return where images that take ``num_bytes`` are held: what the configuration says, or the first place where they fit."""
     if config.cache != "auto":
         return config.cache
     if num_bytes <= config.cache_fraction * free_memory_bytes(device):

@@ -77,7 +77,7 @@ class RandomIdentitySampler:
         return batches
 
     def shard(self, plan: Indices, rank: int, world_size: int) -> Indices:
-        """The columns of a plan that belong to one process: whole identities, in the order of ranks.
+        """Return the columns of a plan that belong to one process: whole identities, in the order of ranks.
 
         Raises:
             ConfigError: P is no multiple of the number of processes.

@@ -89,7 +89,7 @@ class RunningMeans:
         self._sums = {}
 
     def state(self) -> dict[str, list[float]]:
-        """Sums and counts, as `restore` takes them."""
+        """Return sums and counts, as `restore` takes them."""
         return {name: list(pair) for name, pair in self._sums.items()}
 
     def restore(self, state: Mapping[str, list[float]]) -> None:
@@ -147,7 +147,7 @@ class RunDisplay:
         self._bar.update(self._task, completed=self.done, description=f"epoch {epoch + 1}/{self.num_epochs}")
 
     def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """A line for an epoch, where there is no terminal to draw a bar on as well."""
+        """Print a line for an epoch, where there is no terminal to draw a bar on as well."""
         if self.silent:
             return
         per_step = (time.monotonic() - self._began) / max(1, self.done - self._done_at_start)
@@ -156,7 +156,7 @@ class RunDisplay:
         stderr.print(f"epoch {epoch + 1}/{self.num_epochs}: loss {loss:.4f}, {1 / per_step:.2f} steps/s, {left} left")
 
     def evaluated(self, epoch: int, metrics: Mapping[str, float], *, is_best: bool) -> None:
-        """A line for an evaluation."""
+        """Print a line for an evaluation."""
         if not self.silent:
             shown = ", ".join(f"{name} {percent(metrics[name])}" for name in ("mAP", "rank1", "mINP") if name in metrics)
             stderr.print(f"epoch {epoch + 1}: {shown}{' (best so far)' if is_best else ''}")

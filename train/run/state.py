@@ -108,7 +108,7 @@ def read_state(folder: Path) -> RunState:
 
 
 def describe_data(split: Split) -> str:
-    """A digest of a training set's file names and labels, in order, wherever its folder is."""
+    """Return a digest of a training set's file names and labels, in order, wherever its folder is."""
     digest = hashlib.sha256()
     for sample in split:
         name = sample.path.replace("\\", "/").rsplit("/", 1)[-1]

@@ -85,12 +85,12 @@ class EngineMetadata:
 
 
 def sidecar_path(path: Path) -> Path:
-    """Where the metadata of an engine stands."""
+    """Return where the metadata of an engine stands."""
     return path.with_name(f"{path.name}.json")
 
 
 def runtime_cache_path(path: Path) -> Path:
-    """Where TensorRT for RTX keeps what it compiled for the GPUs of this machine."""
+    """Return where TensorRT for RTX keeps what it compiled for the GPUs of this machine."""
     return path.with_name(f"{path.name}.cache")
 
 
@@ -130,7 +130,7 @@ def engine_metadata(info: ArtifactInfo, source: str) -> EngineMetadata:
 
 
 def engine_mismatch(path: Path, metadata: EngineMetadata, trt: TensorRT, gpu: Gpu | None) -> str | None:
-    """Why an engine must not be loaded here, or None where it may.
+    """Return why an engine must not be loaded here, or None where it may.
 
     Args:
         path: The engine.

@@ -66,7 +66,7 @@ class Messages:
 
 
 def current_gpu(index: int | None = None) -> Gpu | None:
-    """A CUDA device as torch sees it, the current one where no index is given; None where there is none."""
+    """Return a CUDA device as torch sees it, the current one where no index is given; None where there is none."""
     if not torch.cuda.is_available():
         return None
     chosen = torch.cuda.current_device() if index is None else index
@@ -121,12 +121,12 @@ class TensorRT:
             del self.logger.listeners[id(messages)]
 
     def network_flags(self) -> int:
-        """How to create a strongly typed network: 10 and RTX have a flag for it; where it is gone, nothing else exists."""
+        """Return how to create a strongly typed network: 10 and RTX have a flag for it; where that is gone, all are."""
         flags = self.library.NetworkDefinitionCreationFlag
         return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
     def builder_flag(self, name: str) -> Any:
-        """A builder flag by name.
+        """Return a builder flag by name.
 
         Raises:
             UsageError: This library has none of that name.
@@ -137,7 +137,7 @@ class TensorRT:
         return flag
 
     def device(self, device: str | None) -> torch.device:
-        """The CUDA device to run on.
+        """Return the CUDA device to run on.
 
         Raises:
             UsageError: It is not a CUDA device, or is not there.
@@ -150,7 +150,7 @@ class TensorRT:
         return torch.device("cuda", torch.cuda.current_device() if index is None else index)
 
     def make(self, name: str, *arguments: Any) -> Any:
-        """One of the library's own objects by class name; the logger is the last argument of each.
+        """Return one of the library's own objects by class name; the logger is the last argument of each.
 
         Raises:
             WorkError: The library cannot start: no driver, or one that is too old; its own messages say why.
@@ -162,7 +162,7 @@ class TensorRT:
                 raise WorkError(f"{self.title} cannot start: {joined(messages.errors or [str(error)])}") from None
 
     def runtime(self, *, host_code: bool = False) -> Any:
-        """A runtime; ``host_code`` lets an engine run the lean runtime that it carries, which is native code.
+        """Return a runtime; ``host_code`` lets an engine run the lean runtime that it carries, which is native code.
 
         Raises:
             WorkError: The library cannot start.
@@ -245,7 +245,7 @@ def joined(messages: list[str]) -> str:
 
 
 def _make_logger(library: Any) -> Any:
-    """A logger that passes messages on to those who listen; its base class is the library's, hence made at run time."""
+    """Return a logger that passes messages on to those who listen; its base class is the library's, hence made at run time."""
     levels = library.ILogger.Severity
 
     class Logger(library.ILogger):  # type: ignore[misc] # the base is known at run time alone

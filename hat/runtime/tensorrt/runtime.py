@@ -228,7 +228,7 @@ class TensorRTRuntime:
             raise WorkError(f"{self.path}: no memory is left on {self.device} for batches of {max_batch}") from None
 
     def _check_tensors(self, path: Path) -> None:
-        """The engine has the tensors that its sidecar says."""
+        """Check that the engine has the tensors that its sidecar says."""
         names = {self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)}
         if names != {INPUT_NAME, OUTPUT_NAME}:
             raise CheckpointError(
