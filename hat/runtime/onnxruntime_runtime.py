@@ -26,8 +26,7 @@ class OnnxRuntime:
 
     Args:
         path: The file. What its weights are read from is checked before ONNX Runtime sees it.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None is the CPU unless ONNX Runtime and torch both see a CUDA device, and
-            always for int8 that was made for CPUs.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None is the CPU unless ONNX Runtime and torch both see a CUDA device.
         num_threads: Threads of the CPU provider; None leaves the choice to ONNX Runtime.
 
     Attributes:
@@ -48,8 +47,6 @@ class OnnxRuntime:
             raise MissingExtraError("onnxruntime", "onnxruntime", "running ONNX files") from None
         path = Path(path)
         self.info: ArtifactInfo = read_onnx_info(path)
-        if device in (None, "auto") and self.info.precision == "int8" and _made_for_cpu(self.info):
-            device = "cpu"  # on a GPU its layers would go back and forth between the two
         chosen = _choose(device, onnxruntime.get_available_providers())
         provider = _PROVIDERS[chosen.type]
         options = onnxruntime.SessionOptions()
@@ -108,11 +105,6 @@ def read_onnx_info(path: str | os.PathLike[str]) -> ArtifactInfo:
     if facts is None:
         raise CheckpointError(f"{path} was not made by hat export: its metadata has no {METADATA_KEY!r}")
     return info_from_json(facts, str(path))
-
-
-def _made_for_cpu(info: ArtifactInfo) -> bool:
-    quantization = info.details.get("quantization")
-    return isinstance(quantization, dict) and quantization.get("scheme") == "cpu"
 
 
 def _choose(device: str | None, available: list[str]) -> Any:
