@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,9 @@ class OnnxSource:
 
     def request(self, **changes: Any) -> ExportRequest:
         """Return the request that keeps the file's name, precision, input and opset, but for some changes."""
-        kept: dict[str, Any] = {"name": self.info.name, "precision": self.info.precision, "input_type": self.info.input_type}
-        return ExportRequest(**kept | {"opset": self.opset, "metrics": self.info.metrics} | changes)
+        info = self.info
+        kept = ExportRequest(info.name, info.precision, info.input_type, opset=self.opset, metrics=info.metrics)
+        return dataclasses.replace(kept, **changes)
 
     @property
     def is_quantized(self) -> bool:

@@ -66,12 +66,12 @@ def measure_sensitivity(
     if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise WorkError("models above 2 GB cannot be measured layer by layer: set --max-drop 1, and leave out report")
     runner = GraphRunner(insert_qdq(proto, layers, ranges, kind=kind, switches=True), optimize=False)
-    reference = runner.embed(images, **{SWITCHES: np.zeros(len(layers), dtype=np.bool_)})
+    reference = runner.embed(images, {SWITCHES: np.zeros(len(layers), dtype=np.bool_)})
     losses = []
     with progress() as display:
         task = display.add_task("layer by layer", total=len(layers), info="")
         for index, layer in enumerate(layers):
-            lost = cosine_losses(reference, runner.embed(images, **{SWITCHES: np.arange(len(layers)) == index}))
+            lost = cosine_losses(reference, runner.embed(images, {SWITCHES: np.arange(len(layers)) == index}))
             losses.append(LayerLoss(layer.name, float(lost.max()), float(lost.mean())))
             display.advance(task)
     return losses

@@ -42,6 +42,9 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 MIN_IMAGES = 4
 """One query and three gallery images: the least of which an order can be right or wrong."""
 
+_MIN_SPREAD = 1e-11
+"""Of the reference: two images about 3e-6 apart, a few times what float32 rounding alone makes of one embedding."""
+
 _NUM_WORST = 8
 _NUM_DRAWN_PAIRS = 1500
 
@@ -240,7 +243,7 @@ def _read(
 def _check_reference(name: str, rows: npt.NDArray[np.float32]) -> None:
     if not np.isfinite(rows).all():
         raise WorkError(f"the reference {name} gives NaN or infinite values: nothing can be compared with it")
-    if spread(rows) < 1e-8:
+    if spread(rows) < _MIN_SPREAD:
         raise WorkError(f"the reference {name} gives one embedding for all images: nothing can be compared with it")
 
 

@@ -174,17 +174,12 @@ class CandidateResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
+        names = ("name", "runtime", "precision", "tolerance", "fingerprint", "passed", "figures")
         return {
-            "name": self.name,
-            "runtime": self.runtime,
-            "precision": self.precision,
-            "tolerance": self.tolerance,
-            "fingerprint": self.fingerprint,
-            "passed": self.passed,
+            **{name: getattr(self, name) for name in names},
             "problems": list(self.problems),
             "hints": list(self.hints),
             "checks": [check.to_dict() for check in self.checks],
-            "figures": self.figures,
             "worst_images": [vars(shift) for shift in self.worst_images],
             "worst_pairs": [vars(pair) for pair in self.worst_pairs],
         }
@@ -239,19 +234,12 @@ class VerificationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, without any pixel."""
+        names = ("passed", "reference", "reference_runtime", "reference_fingerprint", "num_queries", "seed", "dataset")
         return {
-            "passed": self.passed,
-            "reference": self.reference,
-            "reference_runtime": self.reference_runtime,
-            "reference_fingerprint": self.reference_fingerprint,
+            **{name: getattr(self, name) for name in (*names, "machine", "versions")},
             "images": self.source,
             "num_images": len(self.paths),
-            "num_queries": self.num_queries,
             "num_gallery": len(self.paths) - self.num_queries,
-            "seed": self.seed,
             "left_out": list(self.left_out),
-            "dataset": self.dataset,
-            "machine": self.machine,
-            "versions": self.versions,
             "candidates": [candidate.to_dict() for candidate in self.candidates],
         }

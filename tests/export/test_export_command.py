@@ -276,3 +276,23 @@ def test_an_error_in_the_middle_leaves_nothing(tmp_path):
 def test_every_target_has_its_function(target):
     function = export_function(target)
     assert function.__name__ == TARGETS[target].partition(":")[2]
+
+
+def test_export_of_an_onnx_file_keeps_its_precision_and_needs_no_tracing(onnx_files, tmp_path, capsys, monkeypatch):
+    from hat.cli import main
+    from hat.export import onnx_source
+
+    monkeypatch.setattr(onnx_source, "trace_onnx", lambda *arguments, **options: pytest.fail("it was traced"))
+
+    def export(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hat", "export", *map(str, arguments), "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        return json.loads(capsys.readouterr().out)
+
+    result = export(onnx_files["fp16"].path, "--to", "deepstream", "--out", tmp_path / "deepstream")
+    assert (result["artifact"]["precision"], result["artifact"]["input_type"]) == ("fp16", "float32")
+    assert set(result["files"]) == {"hat.onnx", "hat_reid.json", "nvinfer_reid.txt", "read_embeddings.py"}
+    export(onnx_files["int8"].path, "--to", "triton", "--out", tmp_path / "models")
+    assert "KIND_CPU" in (tmp_path / "models" / "small" / "config.pbtxt").read_text()
