@@ -65,11 +65,12 @@ def demo(
 
       HAT_DEMO_PASSWORD=... hat demo runs/market --host 0.0.0.0 --user anna
     """
-    from .launching import Address, interruptible, private_environment, serve_page
+    from .launching import Address, check_address, interruptible, private_environment, serve_page
     from .pages.report import check_report_paths
 
     password = os.environ.get("HAT_DEMO_PASSWORD") if user is not None else None
     address = Address(host, port, user, password, tuple(allow_host or ()))
+    check_address(address)
     reports = tuple(path.expanduser() for path in report or ())
     check_report_paths(reports)
     model = _model(file)

@@ -18,7 +18,7 @@ from hat.errors import MissingExtraError, UsageError, WorkError
 if TYPE_CHECKING:
     from .app_state import AppState
 
-__all__ = ["Address", "interruptible", "private_environment", "serve_page"]
+__all__ = ["Address", "check_address", "interruptible", "private_environment", "serve_page"]
 
 MAX_SESSIONS = 64
 """Visitors whose pages are remembered; the one who was away longest is forgotten for another one."""
@@ -56,6 +56,21 @@ class Address:
                 f"on {self.host} others can reach the demo, and with it the gallery: give --user NAME, and a password in the "
                 "variable HAT_DEMO_PASSWORD"
             )
+
+
+def check_address(address: Address) -> None:
+    """Make sure, before the model is opened, that the page can be served there.
+
+    Raises:
+        UsageError: There is no such address.
+        WorkError: The port is in use.
+        MissingExtraError: The service's libraries are not installed.
+    """
+    try:
+        from hat.serve.service.server import bind
+    except ImportError:
+        raise MissingExtraError("gradio", "demo", "the demo") from None
+    bind(address.host, address.port or 0).close()
 
 
 @contextmanager
@@ -173,7 +188,6 @@ def serve_page(state: AppState, address: Address, *, opens_browser: bool = False
         )
     except OSError:
         # The library's own message names its own parameters, which nobody here can give.
-        page.close(verbose=False)
         where = address.host if address.port is None else f"{address.host}:{address.port}"
-        raise WorkError(f"{where} cannot be listened on: it is in use or not this machine's; give another --port") from None
+        raise WorkError(f"{where} cannot be listened on: give another --port") from None
     return page, url

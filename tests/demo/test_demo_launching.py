@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import hat.demo
 from hat.cli import app
 from hat.demo.events import GENERAL, bind, clicked, typed_identity, whole_number
-from hat.demo.launching import Address, interruptible, private_environment, serve_page
+from hat.demo.launching import Address, check_address, interruptible, private_environment
 from hat.demo.pages.about import LIMITS_OF_USE, card_text
 from hat.demo.session import Session
 from hat.errors import DataError, UsageError, WorkError
@@ -80,7 +80,7 @@ def test_public_names_are_there():
 
 
 def test_the_style_sheet_and_the_script_are_installed_and_ask_for_nothing():
-    texts = [(files("hat.demo") / name).read_text(encoding="utf-8") for name in ("page.css", "crop_box.js")]
+    texts = [(files("hat.demo.view") / name).read_text(encoding="utf-8") for name in ("page.css", "crop_box.js")]
     assert not any(word in text for text in texts for word in ("http:", "https:", "@import", "url("))
 
 
@@ -112,11 +112,16 @@ def test_serve_page_answers_its_own_name_and_page_alone(served):
             assert status("gradio_api/upload", "POST", Origin=origin) == 403
 
 
-def test_serve_page_names_the_option_where_the_port_is_in_use(make_state, tmp_path):
-    state = make_state(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(WorkError, match="--port"):
-        serve_page(state, Address(port=listener.getsockname()[1]))
-    state.close()
+def test_check_address_names_the_option_where_the_port_is_in_use():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(WorkError, match=rf"127\.0\.0\.1:{port} .*--port"):
+            check_address(Address(port=port))
+        result = CliRunner().invoke(app, ["demo", "--port", str(port)])  # refused before the model is opened
+    assert isinstance(result.exception, WorkError) and "--port" in str(result.exception) and "opening" not in result.output
+    check_address(Address(port=port))
+    with pytest.raises(UsageError, match="no such address"):
+        check_address(Address("no.such.host.invalid", user="a", password="b"))
 
 
 def test_an_error_of_ours_is_its_own_sentence_and_shows_names_as_text():
