@@ -13,6 +13,7 @@ import numpy.typing as npt
 from hat.errors import UsageError
 from hat.serve import Filter, Gallery
 from hat.serve.enroll.enrolling import Enrollment, enroll_images
+from hat.serve.gallery.identities import parse_identity
 
 from .app_state import Workbench
 from .events import clicked, event_data, whole_number
@@ -30,6 +31,7 @@ PAGE_SIZE = 35
 THUMBNAIL_HEIGHT = 256
 
 _ALL = "all"
+_NAMED = "named "  # before a name in a drop-down list's choice
 _SHOWN_BAD = 5
 _DAY_S = 86_400.0
 
@@ -53,7 +55,12 @@ class GalleryActions:
         state.marked, state.removal = set(), {}
         people = sorted((pid for pid in counts.by_pid if pid is not None), key=lambda pid: (isinstance(pid, str), pid))
         cameras = sorted(camid for camid in counts.by_camid if camid is not None)
-        by_person = [(f"person {pid} ({counts.by_pid[pid]:,})", str(pid)) for pid in people]
+        by_person = [
+            (f"person {pid} ({counts.by_pid[pid]:,})", str(pid))
+            if isinstance(pid, int)
+            else (f"{pid} ({counts.by_pid[pid]:,})", _NAMED + pid)
+            for pid in people
+        ]
         by_camera = [(f"camera {camid} ({counts.by_camid[camid]:,})", str(camid)) for camid in cameras]
         return (
             gallery_overview(counts, gallery, is_kept=self._bench.is_kept(state.gallery)),
@@ -93,7 +100,7 @@ class GalleryActions:
 
     def ask_person(self, state: Session, person: Any) -> Values:
         """Ask whether all records of the person who is shown are to be removed."""
-        pid = _chosen_number(person)
+        pid = _chosen_person(person)
         if pid is None:
             raise UsageError("choose a person above first")
         count = len(self._bench.gallery(state.gallery).ids(Filter(pids=frozenset({pid}))))
@@ -146,7 +153,7 @@ class GalleryActions:
             raise UsageError("there is no image yet: choose some, or a zip file of them")
         items = upload_items(
             paths,
-            pid=whole_number(pid, "an identity"),
+            pid=parse_identity(str(pid), "the identity") if str(pid or "").strip() else None,
             camid=whole_number(camid, "a camera"),
             names_tell=bool(names_tell),
             limits=self._bench.limits,
@@ -164,7 +171,7 @@ class GalleryActions:
 
     def _records(self, state: Session, person: Any, camera: Any, page: int) -> str:
         gallery = self._bench.gallery(state.gallery)
-        ids = _shown_ids(gallery, _chosen_number(person), _chosen_number(camera))
+        ids = _shown_ids(gallery, _chosen_person(person), _chosen_number(camera))
         if not len(ids):
             return empty_state("Nobody is enrolled here yet", "Add images of people, or choose another camera or person.")
         num_pages = -(-len(ids) // PAGE_SIZE)
@@ -176,7 +183,7 @@ class GalleryActions:
         return f'<p class="hat-summary" role="status">{span}</p>{cards}{_pager(page, num_pages)}'
 
 
-def _shown_ids(gallery: Gallery, pid: int | None, camid: int | None) -> npt.NDArray[np.int64]:
+def _shown_ids(gallery: Gallery, pid: int | str | None, camid: int | None) -> npt.NDArray[np.int64]:
     pids = None if pid is None else frozenset({pid})
     return gallery.ids(Filter(pids=pids, camids=None if camid is None else frozenset({camid})))
 
@@ -191,6 +198,12 @@ def _pager(page: int, num_pages: int) -> str:
         for target, name in ((page - 1, "Previous"), (page + 1, "Next"))
     ]
     return f'<div class="hat-pager">{buttons[0]}<span>page {page:,} of {num_pages:,}</span>{buttons[1]}</div>'
+
+
+def _chosen_person(choice: Any) -> int | str | None:
+    """The identity in a drop-down list's choice; None for all."""
+    named = isinstance(choice, str) and choice.startswith(_NAMED)
+    return choice.removeprefix(_NAMED) if named else _chosen_number(choice)
 
 
 def _chosen_number(choice: Any) -> int | None:

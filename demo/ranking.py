@@ -42,7 +42,7 @@ class SearchOptions:
     camids: frozenset[int] = frozenset()
     since_s: float | None = None
     until_s: float | None = None
-    query_pid: int | None = None
+    query_pid: int | str | None = None
     query_camid: int | None = None
 
     def __post_init__(self) -> None:

@@ -62,7 +62,7 @@ class Outcome:
     gallery: str
     matches: tuple[Match, ...]
     timings: Timings
-    query_pid: int | None = None
+    query_pid: int | str | None = None
     num_searched: int = 0
     where: Filter = field(default_factory=Filter)
 
@@ -91,7 +91,7 @@ class Session:
     """
 
     queries: tuple[QueryImage, ...] = ()
-    query_pid: int | None = None
+    query_pid: int | str | None = None
     query_camid: int | None = None
     photo: Image.Image | None = None
     photo_name: str = ""

@@ -97,7 +97,7 @@ def files_at_hand(paths: Sequence[str] | None) -> list[str]:
 def upload_items(
     paths: Sequence[str],
     *,
-    pid: int | None = None,
+    pid: int | str | None = None,
     camid: int | None = None,
     names_tell: bool = True,
     limits: UploadLimits = UPLOAD_LIMITS,

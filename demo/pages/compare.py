@@ -18,7 +18,7 @@ from ..app_state import Workbench
 from ..comparison import ComparedList, ComparedMatch, compare_artifacts
 from ..events import listen
 from ..session import Session
-from ..view.cards import person_name, picture, short_source, verdict
+from ..view.cards import person_name, person_title, picture, short_source, verdict
 from ..view.markup import empty_state, escaped, plural, table
 
 __all__ = ["COMPARE_LIMIT", "Pictures", "compare_page", "compared_html", "pictures_of"]
@@ -164,6 +164,6 @@ def _card(rank: int, match: ComparedMatch, *, records: dict[int, Record], query_
         f'<li><div class="hat-card{kind}" title="{short_source(record.source)}"><span class="hat-rank">{rank}</span>'
         f'{mark}{picture(record.thumbnail, alt)}<span class="hat-caption"><span class="hat-line">'
         f'<span class="hat-value">{match.similarity:.3f}</span>{change}</span>'
-        f'<span class="hat-quiet-text">{person_name(record.pid).capitalize()}</span>'
+        f'<span class="hat-quiet-text">{person_title(record.pid)}</span>'
         f"{spoken}</span></div></li>"
     )

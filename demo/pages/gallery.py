@@ -130,7 +130,7 @@ def _adding_column() -> _Adding:
             elem_classes="hat-drop",
         )
         with gr.Row():
-            pid = gr.Textbox(label="Identity", max_lines=1, max_length=12, min_width=100)
+            pid = gr.Textbox(label="Identity", max_lines=1, max_length=200, min_width=100)
             camid = gr.Textbox(label="Camera", max_lines=1, max_length=12, min_width=100)
         names_tell = gr.Checkbox(label="Names like 0002_c1s1 tell both", value=True, container=False)
         add = gr.Button("Add to the gallery", variant="primary", elem_id="hat-enroll")

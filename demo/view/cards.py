@@ -18,6 +18,7 @@ __all__ = [
     "match_details",
     "outcome_summary",
     "person_name",
+    "person_title",
     "picture",
     "query_tiles",
     "record_cards",
@@ -31,9 +32,14 @@ _TICK = '<svg class="hat-mark" viewBox="0 0 16 16" aria-hidden="true"><path d="M
 _CROSS = '<svg class="hat-mark" viewBox="0 0 16 16" aria-hidden="true"><path d="M4.5 4.5l7 7m0-7l-7 7"/></svg>'
 
 
-def person_name(pid: int | None) -> str:
-    """An identity for people."""
-    return "unknown person" if pid is None else f"person {pid}"
+def person_name(pid: int | str | None) -> str:
+    """Return an identity for people, escaped."""
+    return "unknown person" if pid is None else f"person {pid}" if isinstance(pid, int) else escaped(pid)
+
+
+def person_title(pid: int | str | None) -> str:
+    """Return an identity as a line of its own begins with it, escaped."""
+    return person_name(pid) if isinstance(pid, str) else person_name(pid).capitalize()
 
 
 def short_source(source: str) -> str:
@@ -48,7 +54,7 @@ def picture(jpeg: bytes | None, alt: str) -> str:
     return f'<span class="hat-picture"><img src="{data_uri(jpeg)}" alt="{alt}" draggable="false"></span>'
 
 
-def verdict(pid: int | None, query_pid: int | None) -> tuple[str, str, str]:
+def verdict(pid: int | str | None, query_pid: int | str | None) -> tuple[str, str, str]:
     """Class, mark and spoken word of a match that is right or wrong; empty where one of the identities is not known."""
     if pid is None or query_pid is None:
         return "", "", ""
@@ -138,9 +144,7 @@ def record_cards(records: Sequence[Record], marked: Collection[int], *, can_mark
     for record in records:
         is_marked = record.id in marked
         alt = f"{person_name(record.pid)}, {_camera(record.camid)}, {short_source(record.source)}"
-        inner = picture(record.thumbnail, alt) + _caption(
-            person_name(record.pid).capitalize(), f"{_camera(record.camid)} · #{record.id}"
-        )
+        inner = picture(record.thumbnail, alt) + _caption(person_title(record.pid), f"{_camera(record.camid)} · #{record.id}")
         if can_mark:
             inner = (
                 f'<button type="button" class="hat-card" data-event="select" '
@@ -163,7 +167,7 @@ def _match_card(outcome: Outcome, rank: int, match: Match, is_chosen: bool) -> s
         f'<span class="hat-rank">{rank}</span>{mark}{picture(record.thumbnail, alt)}'
         f'<span class="hat-caption"><span class="hat-line"><span class="hat-value">{match.similarity:.3f}</span>'
         f"{_move(rank, match.rank_before, len(outcome.matches))}</span>"
-        f'<span class="hat-quiet-text">{person_name(record.pid).capitalize()}<br>{_camera(record.camid)}</span>{spoken}</span>'
+        f'<span class="hat-quiet-text">{person_title(record.pid)}<br>{_camera(record.camid)}</span>{spoken}</span>'
         "</button></li>"
     )
 

@@ -42,7 +42,11 @@ def gallery_overview(counts: GalleryCounts, gallery: Gallery, *, is_kept: bool) 
         "Images by camera",
     )
     people = count_bars(
-        {f"person {pid}": count for pid, count in sorted(counts.by_pid.items(), key=lambda one: -one[1]) if pid is not None},
+        {
+            f"person {pid}" if isinstance(pid, int) else pid: count
+            for pid, count in sorted(counts.by_pid.items(), key=lambda one: -one[1])
+            if pid is not None
+        },
         "Images by person, most first",
     )
     return (
