@@ -63,8 +63,8 @@ def enroll(
 
     Identities and cameras are read as hat eval reads them: a folder for each person, whose name is a number (0007 is 7) or a
     name; Market-style file names, which also give sequence and frame; VIPeR, MARS and others. Junk (-1) is left out, and 0000,
-    which is background and passers-by, is enrolled without an identity. A table has the columns path, and as you like pid,
-    camid, time, left, top, right, bottom; any other column becomes an attribute. Options stand above all of it.
+    which is background and passers-by, is enrolled without an identity. A table has the column path, and maybe pid, camid,
+    time, left, top, right, bottom; any other column becomes an attribute. Options stand above all of it.
 
     Examples:
 

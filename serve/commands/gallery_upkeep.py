@@ -114,14 +114,14 @@ def label(
         ids = id_ or opened.ids(Filter.of(pids=[parse_identity(pid or "", "--pid")])).tolist()
         if not ids:
             raise UsageError(f"{location} has no image of {pid}: hat gallery info names its people")
-        renamed = labels.get("pid")
-        others = opened.ids(Filter.of(pids=[renamed])).tolist() if renamed is not None else []
+        person = labels.get("pid")
+        others = [] if person is None else opened.ids(Filter.of(pids=[person])).tolist()
         num_merged = len(set(others) - set(ids))
         num_changed = opened.update(ids, labels)
     result = {"gallery": location, "num_changed": num_changed, "num_records": len(ids), "num_merged": num_merged}
     if log is not None:
         log.write({"client": "command line", "action": "label", **result})
-    merged = f"; {labels.get('pid')} had {num_merged:,} images before, which are of the same person now" if num_merged else ""
+    merged = f"; {person} had {num_merged:,} images before, which are of the same person now" if num_merged else ""
     emit(result, f"{num_changed:,} of {len(ids):,} records changed{merged}", as_json)
 
 
