@@ -41,12 +41,9 @@ def gallery_overview(counts: GalleryCounts, gallery: Gallery, *, is_kept: bool) 
         {f"camera {camid}" if camid is not None else "unknown": count for camid, count in _by_number(counts.by_camid)},
         "Images by camera",
     )
+    by_person = sorted(((count, pid) for pid, count in counts.by_pid.items() if pid is not None), key=lambda one: -one[0])
     people = count_bars(
-        {
-            f"person {pid}" if isinstance(pid, int) else pid: count
-            for pid, count in sorted(counts.by_pid.items(), key=lambda one: -one[1])
-            if pid is not None
-        },
+        {f"person {pid}" if isinstance(pid, int) else pid: count for count, pid in by_person},
         "Images by person, most first",
     )
     return (

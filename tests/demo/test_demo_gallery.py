@@ -44,6 +44,16 @@ def test_counts_and_records_are_shown_page_by_page(bench, actions):
     assert "Nobody is enrolled" in none
 
 
+def test_people_with_names_are_chosen_and_shown_escaped(bench, actions):
+    bench.gallery("").update([1, 2], {"pid": "<b>Al</b>"})
+    overview, people, _, records, _ = actions.shown(Session())
+    assert people["choices"][-1] == ("<b>Al</b> (2)", "named <b>Al</b>") and "<b>" not in overview + records
+    (html,) = actions.browse(Session(), "named <b>Al</b>", "all")
+    assert html.count("&lt;b&gt;Al&lt;/b&gt;") >= 2 and "1 to 2 of 2 images" in html
+    _, question, _ = actions.ask_person(Session(), "named <b>Al</b>")
+    assert "2 images, all of &lt;b&gt;Al&lt;/b&gt;" in question
+
+
 def test_pages_are_turned_and_those_that_are_not_there_are_not(bench, actions, monkeypatch):
     monkeypatch.setattr("hat.demo.gallery_actions.PAGE_SIZE", 10)
 
