@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 from hat.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from .app_state import SharedEmbedder, Workbench
+    from .app_state import AppState, SharedEmbedder
     from .launching import Address, private_environment, serve_page
     from .pages.page import build_page
 
-__all__ = ["Address", "SharedEmbedder", "Workbench", "build_page", "private_environment", "serve_page"]
+__all__ = ["Address", "AppState", "SharedEmbedder", "build_page", "private_environment", "serve_page"]
 
 _HOMES = {
-    "Address": "hat.demo.launching",
-    "SharedEmbedder": "hat.demo.app_state",
-    "Workbench": "hat.demo.app_state",
-    "build_page": "hat.demo.pages.page",
-    "private_environment": "hat.demo.launching",
-    "serve_page": "hat.demo.launching",
+    "Address": ".launching",
+    "AppState": ".app_state",
+    "SharedEmbedder": ".app_state",
+    "build_page": ".pages.page",
+    "private_environment": ".launching",
+    "serve_page": ".launching",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, globals(), _HOMES)

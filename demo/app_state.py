@@ -1,4 +1,4 @@
-"""What all visitors of the demo share: the model, the galleries, the people to try, the files to compare. No page in here."""
+"""The state that all visitors of the demo share: the model, galleries, people to try, files to compare. No page in here."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from .session import QueryImage
 from .uploads import UPLOAD_LIMITS, UploadLimits, reduce_image
 from .view.markup import jpeg_bytes
 
-__all__ = ["NEW_GALLERY_LIMIT", "SharedEmbedder", "Workbench", "last_part"]
+__all__ = ["NEW_GALLERY_LIMIT", "AppState", "SharedEmbedder", "last_part"]
 
 NEW_GALLERY_LIMIT = 8
 """Galleries that visitors may make or hand in while the demo runs."""
 
 
 def last_part(location: str) -> str:
-    """The last part of a path or an address."""
+    """Return the last part of a path or an address."""
     return location.replace("\\", "/").rstrip("/").rpartition("/")[2] or location
 
 
@@ -43,24 +43,24 @@ class SharedEmbedder:
         embedder: The model.
 
     Attributes:
-        turn: To be held by whatever else runs the model: looking inside hangs hooks into it, and nothing may run it meanwhile.
+        lock: To be held by whatever else runs the model: looking inside hangs hooks into it, and nothing may run it meanwhile.
         runtime: What runs it.
         preprocessing: How images become its input.
     """
 
     def __init__(self, embedder: Embedder) -> None:
-        self.turn = threading.RLock()
+        self.lock = threading.RLock()
         self.runtime, self.preprocessing = embedder.runtime, embedder.preprocessing
         self._embedder = embedder
 
     def embed(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
-        """(n, embed_dim) float32 unit rows."""
-        with self.turn:
+        """Return (n, embed_dim) float32 unit rows."""
+        with self.lock:
             return self._embedder.embed(images)
 
 
 @dataclass(eq=False)
-class Workbench:
+class AppState:
     """The state that visitors share. Calls may come from several threads.
 
     Attributes:
@@ -86,7 +86,7 @@ class Workbench:
     limits: UploadLimits = UPLOAD_LIMITS
     galleries: dict[str, Gallery] = field(default_factory=dict)
     artifacts: tuple[Artifact, ...] = field(init=False)
-    _shelf_turn: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _calibrations: dict[str, tuple[int, ThresholdCalibration | None]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class Workbench:
         return next(iter(self.galleries))
 
     def gallery(self, name: str) -> Gallery:
-        """A gallery by its name.
+        """Return a gallery by its name.
 
         Raises:
             UsageError: There is none of that name.
@@ -114,9 +114,9 @@ class Workbench:
         return found
 
     def inspectable(self) -> TorchRuntime | None:
-        """The model as a network that can be looked into; None where an exported file runs."""
+        """Return the model as a network that can be looked into; None where an exported file runs."""
         runtime = self.embedder.runtime
-        return runtime if isinstance(runtime, TorchRuntime) and not runtime.exact_graph and not runtime.compiled else None
+        return runtime if isinstance(runtime, TorchRuntime) and not runtime.inference_graph and not runtime.compiled else None
 
     def query(self, name: str, image: Image.Image, decode_s: float) -> QueryImage:
         """Embed an image of the person who is looked for; one of many pixels is reduced first."""
@@ -126,13 +126,13 @@ class Workbench:
         return QueryImage(name, kept, jpeg_bytes(kept), embedding, decode_s, time.perf_counter() - started)
 
     def is_kept(self, name: str) -> bool:
-        """Whether a gallery outlasts the demo."""
+        """Return whether a gallery outlasts the demo."""
         return Path(self.gallery(name).location).parent != self.folder
 
     def forget_embeddings(self, name: str) -> None:
         """Forget what was worked out of a gallery's images: some of them were removed."""
         name = name or self.first_gallery
-        with self._shelf_turn:
+        with self._lock:
             self._calibrations.pop(name, None)
         for artifact in self.artifacts:
             artifact.forget(name)
@@ -147,25 +147,25 @@ class Workbench:
             UsageError: The name is empty, too long or taken, or there are enough galleries.
         """
         name = " ".join(name.split())
-        with self._shelf_turn:
-            self._check_place(name)
+        with self._lock:
+            self._check_new_name(name)
             path = self.folder / f"made-{len(self.galleries)}.gallery"
             self.galleries[name] = Gallery.open(path, binding=self.binding, create=True)
         return name
 
-    def take_gallery(self, path: Path) -> str:
-        """Take in a gallery file that was handed in, where it is of this model.
+    def import_gallery(self, path: Path) -> str:
+        """Import a gallery file that a visitor handed in, where it is of this model.
 
         Returns:
             Its name.
 
         Raises:
-            UsageError: It is no gallery, one of another model (the differences are spelled out), or there are enough of them.
+            UsageError: It is not a gallery, it is of another model (the differences are named), or there are enough.
         """
-        with self._shelf_turn:
+        with self._lock:
             name = path.stem if path.stem not in self.galleries else f"{path.stem} ({len(self.galleries)})"
-            self._check_place(name)
-            kept = self.folder / f"taken-{len(self.galleries)}.gallery"
+            self._check_new_name(name)
+            kept = self.folder / f"imported-{len(self.galleries)}.gallery"
             shutil.copyfile(path, kept)
             try:
                 self.galleries[name] = Gallery.open(kept, binding=self.binding)
@@ -177,11 +177,11 @@ class Workbench:
         return name
 
     def calibration(self, name: str) -> ThresholdCalibration | None:
-        """What similarities mean in a gallery; None where it knows too few identities. Worked out anew when it has grown."""
+        """Return what similarities mean in a gallery, computed again when it grows; None where it knows too few identities."""
         name = name or self.first_gallery
         gallery = self.gallery(name)
         num_records = len(gallery)
-        with self._shelf_turn:
+        with self._lock:
             if self._calibrations.get(name, (-1, None))[0] != num_records:
                 try:
                     found = calibrate_thresholds(gallery, num_pairs=50_000)
@@ -195,7 +195,7 @@ class Workbench:
         for gallery in self.galleries.values():
             gallery.close()
 
-    def _check_place(self, name: str) -> None:
+    def _check_new_name(self, name: str) -> None:
         if not 1 <= len(name) <= 60:
             raise UsageError("a gallery's name has 1 to 60 characters")
         if name in self.galleries:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hat.data import ReIDDataset
 
-    from .app_state import Workbench
+    from .app_state import AppState
 
 __all__ = ["demo"]
 
@@ -44,6 +44,9 @@ def demo(
     user: Annotated[
         str | None, typer.Option(help="Ask for this name and the password in the variable HAT_DEMO_PASSWORD.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further name under which the page is called, behind a proxy; repeatable.")
+    ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
 ) -> None:
     """Search, compare and look inside, in the browser.
@@ -62,16 +65,18 @@ def demo(
 
       HAT_DEMO_PASSWORD=... hat demo runs/market --host 0.0.0.0 --user anna
     """
-    from .launching import Address, interruptible, private_environment, serve_page
-    from .reports import check_report_paths
+    from .launching import Address, check_address, interruptible, private_environment, serve_page
+    from .pages.report import check_report_paths
 
-    address = Address(host, port, user, os.environ.get("HAT_DEMO_PASSWORD") if user is not None else None)
+    password = os.environ.get("HAT_DEMO_PASSWORD") if user is not None else None
+    address = Address(host, port, user, password, tuple(allow_host or ()))
+    check_address(address)
     reports = tuple(path.expanduser() for path in report or ())
     check_report_paths(reports)
     model = _model(file)
     try:
         with interruptible(), private_environment() as folder:
-            bench = _workbench(
+            state = _open_state(
                 model,
                 folder,
                 gallery,
@@ -81,16 +86,16 @@ def demo(
                 None if device == "auto" else device,
                 read_only=read_only,
             )
-            bench.report_paths = reports
+            state.report_paths = reports
             try:
-                page, url = serve_page(bench, address, opens_browser=open_browser)
+                page, url = serve_page(state, address, opens_browser=open_browser)
                 stderr.print(f"the demo is at [bold]{url}[/bold]  (Ctrl+C ends it)")
                 try:
                     threading.Event().wait()
                 finally:
                     page.close(verbose=False)
             finally:
-                bench.close()
+                state.close()
     except KeyboardInterrupt:
         stderr.print("the demo has ended")
 
@@ -109,7 +114,7 @@ def _model(file: str | None) -> str:
     return str(shipped)
 
 
-def _workbench(
+def _open_state(
     model: str,
     folder: Path,
     gallery: str | None,
@@ -119,66 +124,66 @@ def _workbench(
     device: str | None,
     *,
     read_only: bool,
-) -> Workbench:
+) -> AppState:
     """Open everything that the page works with."""
     from hat.data import open_dataset
     from hat.embedder import Embedder
 
-    from .app_state import SharedEmbedder, Workbench
+    from .app_state import AppState, SharedEmbedder
     from .comparison import Artifact
     from .people import draw_people, sample_queries
 
     stderr.print(f"opening {model}", markup=False)
     embedder = SharedEmbedder(Embedder.open(model, device=device))
     others = [Artifact(_short_name(path, compare), Embedder.open(path, device=device)) for path in compare]
-    bench = Workbench(model, embedder, folder, others=tuple(others), read_only=read_only)
+    state = AppState(model, embedder, folder, others=tuple(others), read_only=read_only)
     try:
         dataset = open_dataset(data) if data is not None else None
         with progress() as display:
             if gallery is not None:
-                _open_gallery(bench, gallery)
+                _open_gallery(state, gallery)
             elif dataset is None:
                 task = display.add_task("drawing people", total=None, info="")
                 dataset = draw_people(
                     folder / "people", advance=lambda done, total: display.update(task, completed=done, total=total)
                 )
-                _fill_gallery(bench, "generated people", dataset, max_images, display)
+                _fill_gallery(state, "generated people", dataset, max_images, display)
             else:
-                _fill_gallery(bench, dataset.name, dataset, max_images, display)
+                _fill_gallery(state, dataset.name, dataset, max_images, display)
         if dataset is not None:
-            known = {pid for pid in bench.gallery("").counts().by_pid if pid is not None}
-            bench.samples = sample_queries(dataset, known)
+            known = {pid for pid in state.gallery("").counts().by_pid if pid is not None}
+            state.samples = sample_queries(dataset, known)
     except HatError:
-        bench.close()
+        state.close()
         raise
-    return bench
+    return state
 
 
-def _open_gallery(bench: Workbench, location: str) -> None:
+def _open_gallery(state: AppState, location: str) -> None:
     from hat.serve import Gallery
 
     from .app_state import last_part
 
     is_new = "://" not in location and not Path(location).expanduser().exists()
     place = location if "://" in location else Path(location).expanduser()
-    opened = Gallery.open(place, binding=bench.binding, create=not bench.read_only, read_only=bench.read_only)
+    opened = Gallery.open(place, binding=state.binding, create=not state.read_only, read_only=state.read_only)
     opened.prepare()
-    bench.galleries[last_part(location).removesuffix(".gallery")] = opened
+    state.galleries[last_part(location).removesuffix(".gallery")] = opened
     if is_new:
         stderr.print(f"{location} is a new, empty gallery", markup=False)
 
 
-def _fill_gallery(bench: Workbench, name: str, dataset: ReIDDataset, max_images: int, display: Progress) -> None:
+def _fill_gallery(state: AppState, name: str, dataset: ReIDDataset, max_images: int, display: Progress) -> None:
     """Enroll a data set in a gallery that lasts as long as the demo."""
     from hat.serve import Gallery
 
     from .people import enroll_dataset, gallery_sample
 
-    bench.galleries[name] = Gallery.open(bench.folder / "sample.gallery", binding=bench.binding, create=True)
+    state.galleries[name] = Gallery.open(state.folder / "sample.gallery", binding=state.binding, create=True)
     task = display.add_task("embedding the gallery", total=len(gallery_sample(dataset, max_images)), info="")
     enroll_dataset(
-        bench.galleries[name],
-        bench.embedder,
+        state.galleries[name],
+        state.embedder,
         dataset,
         max_images=max_images,
         advance=lambda count: display.advance(task, count),
@@ -186,7 +191,7 @@ def _fill_gallery(bench: Workbench, name: str, dataset: ReIDDataset, max_images:
 
 
 def _short_name(path: str, among: list[str]) -> str:
-    """The last part of a path, or all of it where two end alike."""
+    """Return the last part of a path, or all of it where two end alike."""
     from .app_state import last_part
 
     return last_part(path) if [last_part(one) for one in among].count(last_part(path)) == 1 else path

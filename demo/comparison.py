@@ -35,7 +35,7 @@ class Artifact:
 
     name: str
     embedder: ImageEmbedder
-    _turn: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _rows: dict[tuple[str, int], Embeddings] = field(default_factory=dict, repr=False)
     _rates: list[tuple[int, float]] = field(default_factory=list, repr=False)
 
@@ -57,11 +57,11 @@ class Artifact:
 
     def forget(self, gallery: str) -> None:
         """Forget the embeddings of a gallery's images."""
-        with self._turn:
+        with self._lock:
             self._rows = {key: row for key, row in self._rows.items() if key[0] != gallery}
 
     def missing(self, keys: Sequence[tuple[str, int]]) -> list[int]:
-        """Places of the images that it has not embedded yet."""
+        """Return the places of the images that it has not embedded yet."""
         return [place for place, key in enumerate(keys) if key not in self._rows]
 
     def gallery_embeddings(
@@ -70,14 +70,14 @@ class Artifact:
         images: Callable[[int], Image.Image],
         advance: Callable[[int], None] | None = None,
     ) -> Embeddings:
-        """(n, embed_dim) unit rows of gallery images; those that were embedded before are not embedded again.
+        """Return (n, embed_dim) unit rows of gallery images; those that were embedded before are not embedded again.
 
         Args:
             keys: Gallery and record of each image.
             images: Place -> image, called for those that are missing.
             advance: Called with the number of images that were just embedded.
         """
-        with self._turn:
+        with self._lock:
             missing = self.missing(keys)
             for start in range(0, len(missing), 16):
                 places = missing[start : start + 16]
@@ -91,8 +91,8 @@ class Artifact:
             return np.stack([self._rows[key] for key in keys])
 
     def query_embedding(self, images: Sequence[Image.Image]) -> tuple[Embeddings, float]:
-        """(n, embed_dim) unit rows of a query's images, and the median seconds of one of them alone."""
-        with self._turn:
+        """Return (n, embed_dim) unit rows of a query's images, and the median seconds of one of them alone."""
+        with self._lock:
             rows = self.embedder.embed(images)
             spent = []
             for _ in range(_TIMED_RUNS):

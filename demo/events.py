@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
 
-from hat.errors import HatError, UsageError
+from hat.errors import HatError, UsageError, describe_failure, is_out_of_memory
+from hat.serve.gallery.identities import Identity, parse_identity
 
 from .session import Session
 from .view.markup import escaped
 
-__all__ = ["CLICKS", "clicked", "event_data", "listen", "whole_number"]
+__all__ = ["CLICKS", "bind", "clicked", "event_data", "typed_identity", "whole_number"]
 
 Handler = Callable[..., Sequence[Any]]
 
@@ -40,10 +42,10 @@ once, without waiting for the server."""
 _log = logging.getLogger(__name__)
 
 
-def listen(
+def bind(
     event: Callable[..., Any],
     handler: Handler,
-    session: gr.State,
+    session_state: gr.State,
     inputs: Sequence[Any] = (),
     outputs: Sequence[Any] = (),
     *,
@@ -56,7 +58,7 @@ def listen(
     Args:
         event: An event of a component, ``button.click`` for example.
         handler: Called with the session and the values of ``inputs``; gives the values of ``outputs``.
-        session: Where the visitor's session is.
+        session_state: Where the visitor's session is.
         inputs: Components that are read.
         outputs: Components that are written.
         reads_click: Whether the handler takes an ``index`` after the session: that of the button which was clicked.
@@ -67,46 +69,52 @@ def listen(
         What the event gives, to be followed by others.
     """
 
-    def run(state: Session, *values: Any) -> Any:
-        written = _in_sentences(handler, state, *values)
-        return (state, *written) if outputs else state  # of a single output the library takes a tuple for its value
+    def run(session: Session, *values: Any) -> Any:
+        # The handler works on a draft: what it changed before it failed never reaches the visitor's session, and what others
+        # changed meanwhile stays.
+        draft, before = copy.copy(session), vars(session).copy()
+        written = _in_sentences(handler, draft, *values)
+        for name, value in vars(draft).items():
+            if value is not before[name]:
+                setattr(session, name, value)
+        return (session, *written) if outputs else session  # of a single output the library takes a tuple for its value
 
-    def run_clicked(state: Session, happened: gr.EventData, *values: Any) -> Any:
-        return run(state, happened, *values)
+    def run_clicked(session: Session, data: gr.EventData, *values: Any) -> Any:
+        return run(session, data, *values)
 
-    def run_with_progress(state: Session, progress: Any = gr.Progress(), *values: Any) -> Any:  # noqa: B008
-        return run(state, progress, *values)
+    def run_with_progress(session: Session, progress: Any = gr.Progress(), *values: Any) -> Any:  # noqa: B008
+        return run(session, progress, *values)
 
     chosen = run_clicked if reads_click else run_with_progress if shows_progress else run
     return event(
         chosen,
-        inputs=[session, *inputs],
-        outputs=[session, *outputs],
+        inputs=[session_state, *inputs],
+        outputs=[session_state, *outputs],
         show_progress=options.pop("show_progress", "full" if shows_progress else "minimal"),
         api_visibility="private",
         **options,
     )
 
 
-def event_data(happened: gr.EventData) -> dict[str, Any]:
-    """What a page sent with an event; anybody can send anything."""
-    return happened._data if isinstance(happened._data, dict) else {}
+def event_data(event: gr.EventData) -> dict[str, Any]:
+    """Return what a page sent with an event; anybody can send anything."""
+    return event._data if isinstance(event._data, dict) else {}
 
 
-def clicked(happened: gr.EventData) -> int:
-    """Which button was clicked.
+def clicked(event: gr.EventData) -> int:
+    """Return which button was clicked.
 
     Raises:
         UsageError: The page sent something else.
     """
-    index = event_data(happened).get("index")
+    index = event_data(event).get("index")
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < 2**53:
         raise UsageError("the page sent a choice that means nothing: reload it")
     return index
 
 
 def whole_number(text: Any, name: str) -> int | None:
-    """A number as a visitor types it; None for an empty field.
+    """Return a number as a visitor types it; None for an empty field.
 
     Raises:
         UsageError: It is none of 0, 1, 2 ...
@@ -117,6 +125,16 @@ def whole_number(text: Any, name: str) -> int | None:
     if not (typed.isascii() and typed.isdigit() and int(typed) < 2**31):
         raise UsageError(f"{name} is a whole number of at least 0, got {typed[:20]}")
     return int(typed)
+
+
+def typed_identity(text: Any) -> Identity | None:
+    """Return an identity as a visitor types it, a number or a name; None for an empty field.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    typed = str(text if text is not None else "").strip()
+    return parse_identity(typed, "an identity") if typed else None
 
 
 def _in_sentences(handler: Handler, *values: Any) -> Sequence[Any]:
@@ -133,4 +151,5 @@ def _in_sentences(handler: Handler, *values: Any) -> Sequence[Any]:
             place = place.tb_next
         where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "an unknown place"
         _log.error("%s at %s: %s", type(error).__name__, where, error)
-        raise gr.Error(GENERAL, title="That did not work", print_exception=False) from None
+        text = describe_failure(error) if is_out_of_memory(error) else GENERAL
+        raise gr.Error(text, title="That did not work", print_exception=False) from None

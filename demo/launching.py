@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from hat.errors import MissingExtraError, UsageError, WorkError
 
 if TYPE_CHECKING:
-    from .app_state import Workbench
+    from .app_state import AppState
 
-__all__ = ["Address", "interruptible", "private_environment", "serve_page"]
+__all__ = ["Address", "check_address", "interruptible", "private_environment", "serve_page"]
 
 MAX_SESSIONS = 64
 """Visitors whose pages are remembered; the one who was away longest is forgotten for another one."""
@@ -37,12 +37,14 @@ class Address:
         port: Port; None takes a free one from 7860 on.
         user: Name to log in with; needed on any address but this machine's own.
         password: The same.
+        allowed_hosts: Further names that the Host header of a request may have, where the page is behind a proxy.
     """
 
     host: str = "127.0.0.1"
     port: int | None = None
     user: str | None = None
     password: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.user is None) != (self.password is None):
@@ -54,6 +56,21 @@ class Address:
                 f"on {self.host} others can reach the demo, and with it the gallery: give --user NAME, and a password in the "
                 "variable HAT_DEMO_PASSWORD"
             )
+
+
+def check_address(address: Address) -> None:
+    """Make sure, before the model is opened, that the page can be served there.
+
+    Raises:
+        UsageError: There is no such address.
+        WorkError: The port is in use.
+        MissingExtraError: The service's libraries are not installed.
+    """
+    try:
+        from hat.serve.service.server import bind
+    except ImportError:
+        raise MissingExtraError("gradio", "demo", "the demo") from None
+    bind(address.host, address.port or 0).close()
 
 
 @contextmanager
@@ -74,7 +91,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def private_environment() -> Iterator[Path]:
-    """Settings that have to be made before gradio is imported, and a private folder that is deleted in the end.
+    """Make the settings that gradio needs before it is imported, and a private folder that is deleted in the end.
 
     Yields:
         The folder. Uploaded files go there until they are read, and galleries that last as long as the demo.
@@ -108,11 +125,11 @@ def private_environment() -> Iterator[Path]:
                     os.environ[key] = value
 
 
-def serve_page(bench: Workbench, address: Address, *, opens_browser: bool = False) -> tuple[Any, str]:
+def serve_page(state: AppState, address: Address, *, opens_browser: bool = False) -> tuple[Any, str]:
     """Build the page and serve it, in threads of its own.
 
     Args:
-        bench: What visitors work with.
+        state: What visitors work with.
         address: Where.
         opens_browser: Open the page in this machine's browser.
 
@@ -121,18 +138,22 @@ def serve_page(bench: Workbench, address: Address, *, opens_browser: bool = Fals
 
     Raises:
         MissingExtraError: Gradio is not installed.
-        WorkError: The port is taken.
+        WorkError: The port is in use, or there is no such address.
     """
     try:
         import gradio  # noqa: F401 - what is checked is that it is there
     except ImportError:
         raise MissingExtraError("gradio", "demo", "the demo") from None
+    from starlette.middleware import Middleware
+
+    from hat.serve.service.ingress import SameOriginMiddleware, allowed_hosts
+
     from .pages.page import build_page
     from .view.page_style import PAGE_HEAD, STYLE_SHEET, page_theme
 
     for library in _QUIET_LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
-    page = build_page(bench)
+    page = build_page(state)
     auth = None if address.user is None else (address.user, address.password)
     try:
         _, url, _ = page.launch(
@@ -149,7 +170,7 @@ def serve_page(bench: Workbench, address: Address, *, opens_browser: bool = Fals
             run_history=False,
             allowed_paths=[],
             blocked_paths=[],
-            max_file_size=bench.limits.file_bytes,
+            max_file_size=state.limits.file_bytes,
             max_threads=16,
             state_session_capacity=MAX_SESSIONS,
             enable_monitoring=False,
@@ -157,10 +178,16 @@ def serve_page(bench: Workbench, address: Address, *, opens_browser: bool = Fals
             pwa=False,
             mcp_server=False,
             strict_cors=True,
+            # Other sites' pages, and other sites' names for this machine (DNS rebinding), are refused as the service does it.
+            app_kwargs={
+                "middleware": [Middleware(SameOriginMiddleware, hosts=allowed_hosts(address.host, address.allowed_hosts))]
+            },
             theme=page_theme(),
             css=STYLE_SHEET,
             head=PAGE_HEAD,
         )
-    except OSError as error:
-        raise WorkError(f"the page cannot be served on {address.host}: {error}") from None
+    except OSError:
+        # The library's own message names its own parameters, which nobody here can give.
+        where = address.host if address.port is None else f"{address.host}:{address.port}"
+        raise WorkError(f"{where} cannot be listened on: give another --port") from None
     return page, url

@@ -14,6 +14,7 @@ from hat.data import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, load_dataset
 from hat.errors import DataError
 from hat.serve import Gallery
 from hat.serve.enroll.enrolling import ImageEmbedder, Item, enroll_images
+from hat.serve.gallery.identities import Identity
 
 from .view.markup import jpeg_bytes
 
@@ -134,8 +135,8 @@ def gallery_sample(dataset: ReIDDataset, max_images: int) -> list[Sample]:
     return chosen or list(dataset.gallery)[:max_images]
 
 
-def sample_queries(dataset: ReIDDataset, pids: set[int], *, count: int = 12, height: int = 160) -> tuple[SampleQuery, ...]:
-    """Queries to try: one of each of several people that the gallery knows, chosen by a fixed seed.
+def sample_queries(dataset: ReIDDataset, pids: set[Identity], *, count: int = 12, height: int = 160) -> tuple[SampleQuery, ...]:
+    """Return queries to try: one of each of several people that the gallery knows, chosen by a fixed seed.
 
     Raises:
         ImageError: One of them cannot be read.
@@ -167,7 +168,7 @@ def _read_bytes(path: str) -> bytes:
 
 
 def _descriptions(samples: list[Sample]) -> dict[int, dict[str, str]]:
-    """What generated people wear, by identity, from the file beside their pictures."""
+    """Return what generated people wear, by identity, from the file beside their pictures."""
     manifest = Path(samples[0].path).parent.parent / "synth.json"
     if not manifest.is_file():
         return {}
@@ -176,7 +177,7 @@ def _descriptions(samples: list[Sample]) -> dict[int, dict[str, str]]:
 
 
 def _times(samples: list[Sample]) -> dict[str, float]:
-    """Generated people walk by one after the other, from camera to camera, so that a filter by time has something to find."""
+    """Return when generated people walk by, from camera to camera, so that a filter by time has something to find."""
     pids = {pid: place for place, pid in enumerate(sorted({sample.pid for sample in samples}))}
     seen: dict[tuple[int, int], int] = {}
     times = {}

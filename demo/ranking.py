@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -11,6 +10,7 @@ import numpy as np
 
 from hat.errors import UsageError
 from hat.serve import Filter, Gallery
+from hat.serve.gallery.identities import Identity
 from hat.serve.search.searching import person_embedding, search_gallery
 
 from .session import Outcome, QueryImage, Timings
@@ -42,7 +42,7 @@ class SearchOptions:
     camids: frozenset[int] = frozenset()
     since_s: float | None = None
     until_s: float | None = None
-    query_pid: int | str | None = None
+    query_pid: Identity | None = None
     query_camid: int | None = None
 
     def __post_init__(self) -> None:
@@ -79,40 +79,36 @@ def rank(gallery: Gallery, name: str, queries: Sequence[QueryImage], options: Se
         raise UsageError("there is no query yet: give an image of a person, or take one of the examples")
     person = person_embedding(np.stack([query.embedding for query in queries]))[None]
     where = options.where
-    started = time.perf_counter()
-    (plain,) = search_gallery(gallery, person, top=options.top, where=where, thumbnails=not options.rerank)
-    searched = time.perf_counter()
-    matches, rerank_s = plain, None
-    if options.rerank:
-        (matches,) = search_gallery(gallery, person, top=options.top, where=where, rerank=True, thumbnails=True)
-        # It searches once more before it re-ranks, so that what the search took is not its own.
-        rerank_s = max(0.0, time.perf_counter() - searched - (searched - started))
+    seconds: dict[str, float] = {}
+    (matches,) = search_gallery(
+        gallery, person, top=options.top, where=where, rerank=options.rerank, thumbnails=True, seconds=seconds
+    )
     timings = Timings(
         decode_s=sum(query.decode_s for query in queries),
         embed_s=sum(query.embed_s for query in queries),
-        search_s=searched - started,
-        rerank_s=rerank_s,
+        search_s=seconds["search"] + seconds["read"],
+        rerank_s=seconds.get("rerank"),
     )
     return Outcome(name, tuple(matches), timings, options.query_pid, len(gallery.ids(where)), where)
 
 
 def parse_time(text: str) -> float | None:
-    """Seconds since 1970 of a time as a visitor types it, UTC unless it says otherwise; None for an empty field.
+    """Return a time as a visitor types it in seconds since 1970, UTC unless it says otherwise; None for an empty field.
 
     Raises:
-        UsageError: It is no time.
+        UsageError: It is not a time.
     """
     if not text.strip():
         return None
     try:
-        moment = datetime.fromisoformat(text.strip())
+        typed = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise UsageError(f"{text.strip()[:40]} is no time: write it like 2026-01-05 09:30") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+        raise UsageError(f"{text.strip()[:40]} is not a time: write it like 2026-01-05 09:30") from None
+    return (typed if typed.tzinfo else typed.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def format_time(seconds: float) -> str:
-    """A time for a reader: ``2026-01-05 09:30`` (UTC); one that no calendar has is shown as it is."""
+    """Return a time for a reader: ``2026-01-05 09:30`` (UTC); one that no calendar has is shown as it is."""
     try:
         return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%d %H:%M")
     except (OverflowError, ValueError, OSError):

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from hat.serve import Filter
+from hat.serve.gallery.identities import Identity
 from hat.serve.search.searching import Match
 
-__all__ = ["Outcome", "QueryImage", "Session", "Timings"]
+__all__ = ["Outcome", "QueryImage", "Session", "Timings", "Upload"]
+
+
+class Upload(NamedTuple):
+    """An image as a visitor handed it in.
+
+    Attributes:
+        name: What it is called.
+        image: RGB, upright.
+        decode_s: How long it took to read, in seconds.
+    """
+
+    name: str
+    image: Image.Image
+    decode_s: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +77,7 @@ class Outcome:
     gallery: str
     matches: tuple[Match, ...]
     timings: Timings
-    query_pid: int | str | None = None
+    query_pid: Identity | None = None
     num_searched: int = 0
     where: Filter = field(default_factory=Filter)
 
@@ -81,8 +96,6 @@ class Session:
         query_pid: Identity of the query, where it is known.
         query_camid: Camera of the query, where it is known.
         photo: A larger picture that waits to be cropped.
-        photo_name: What it is called.
-        photo_decode_s: How long it took to read, in seconds.
         outcome: The last search.
         chosen: Which match is looked at, from 0.
         gallery: Name of the gallery that this visitor works with.
@@ -91,11 +104,9 @@ class Session:
     """
 
     queries: tuple[QueryImage, ...] = ()
-    query_pid: int | str | None = None
+    query_pid: Identity | None = None
     query_camid: int | None = None
-    photo: Image.Image | None = None
-    photo_name: str = ""
-    photo_decode_s: float = 0.0
+    photo: Upload | None = None
     outcome: Outcome | None = None
     chosen: int = 0
     gallery: str = ""
@@ -105,5 +116,4 @@ class Session:
     def forget_query(self) -> None:
         """Start over: no query, no result."""
         self.queries, self.query_pid, self.query_camid = (), None, None
-        self.photo, self.photo_name, self.photo_decode_s = None, "", 0.0
-        self.outcome, self.chosen = None, 0
+        self.photo, self.outcome, self.chosen = None, None, 0

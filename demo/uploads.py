@@ -17,6 +17,9 @@ from hat.data.images import IMAGE_SUFFIXES, MAX_FILE_BYTES, image_size
 from hat.data.market import parse_market_name
 from hat.errors import ImageError, UsageError
 from hat.serve.enroll.enrolling import Item
+from hat.serve.gallery.identities import Identity
+
+from .session import Upload
 
 __all__ = [
     "UPLOAD_LIMITS",
@@ -27,8 +30,6 @@ __all__ = [
     "upload_items",
     "uploaded_image",
 ]
-
-"""Endings of image files; what a file is is told by its content."""
 
 _JUNK_FOLDERS = ("__MACOSX/",)
 
@@ -59,23 +60,20 @@ class UploadLimits:
 UPLOAD_LIMITS = UploadLimits()
 
 
-def uploaded_image(path: str, limits: UploadLimits = UPLOAD_LIMITS) -> tuple[str, Image.Image, float]:
+def uploaded_image(path: str, limits: UploadLimits = UPLOAD_LIMITS) -> Upload:
     """Read one uploaded image.
 
-    Returns:
-        What it is called, the image (RGB, upright), and how many seconds it took.
-
     Raises:
-        ImageError: It is no image that can be used.
+        ImageError: It is not an image that can be used.
     """
     started = time.perf_counter()
     name = Path(path).name
     image = decode_image(_file_bytes(path, limits.file_bytes), name, max_pixels=limits.pixels)
-    return name, image, time.perf_counter() - started
+    return Upload(name, image, time.perf_counter() - started)
 
 
 def reduce_image(image: Image.Image, max_pixels: int) -> Image.Image:
-    """An image of at most so many pixels, proportions kept; a smaller one as it is."""
+    """Return an image of at most so many pixels, proportions kept; a smaller one as it is."""
     excess = image.width * image.height / max_pixels
     if excess <= 1:
         return image
@@ -90,16 +88,16 @@ def forget_files(paths: Sequence[str]) -> None:
 
 
 def files_at_hand(paths: Sequence[str] | None) -> list[str]:
-    """Uploaded files that were not read before: a page may name one again that is gone."""
+    """Return uploaded files that were not read before: a page may name one again that is gone."""
     return [path for path in paths or () if Path(path).is_file()]
 
 
 def upload_items(
     paths: Sequence[str],
     *,
-    pid: int | str | None = None,
+    pid: Identity | None = None,
     camid: int | None = None,
-    names_tell: bool = True,
+    parse_labels_from_names: bool = True,
     limits: UploadLimits = UPLOAD_LIMITS,
 ) -> list[Item]:
     """Images that are to be enrolled, from uploaded images and zip files; they are read when they are needed.
@@ -108,7 +106,7 @@ def upload_items(
         paths: Uploaded files.
         pid: Identity of all whose name does not tell it.
         camid: Camera of all whose name does not tell it.
-        names_tell: Whether a name such as ``0002_c1s1_000451_03.jpg`` tells identity and camera.
+        parse_labels_from_names: Whether a name such as ``0002_c1s1_000451_03.jpg`` tells identity and camera.
         limits: How much is taken.
 
     Raises:
@@ -126,7 +124,7 @@ def upload_items(
     budget = _Budget(limits.enroll_bytes)
     items = []
     for name, read in sources:
-        labels = parse_market_name(Path(name.rpartition("!")[2]).name) if names_tell else None
+        labels = parse_market_name(Path(name.rpartition("!")[2]).name) if parse_labels_from_names else None
         own_pid, own_camid = labels if labels is not None and labels[0] >= 0 else (pid, camid)
         items.append(Item(source=name, read=budget.held_to(read, name, limits), pid=own_pid, camid=own_camid))
     return items
@@ -140,7 +138,7 @@ class _Budget:
     spent: int = field(default=0)
 
     def held_to(self, read: Callable[[], bytes], name: str, limits: UploadLimits) -> Callable[[], bytes]:
-        """The same reader, which refuses once the bytes are spent and an image of too many pixels."""
+        """Return the same reader, which refuses once the bytes are spent and an image of too many pixels."""
 
         def held() -> bytes:
             if self.spent > self.limit:

@@ -25,7 +25,7 @@ def evaluate(
     center_cameras: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> RankingResult:
-    """mAP, CMC and mINP of a model on a data set's query and gallery.
+    """Compute mAP, CMC and mINP of a model on a data set's query and gallery.
 
     Args:
         embedder: The model.
@@ -36,7 +36,7 @@ def evaluate(
         advance: Called with the number of images that were just embedded.
 
     Returns:
-        The figures, rates in [0, 1].
+        The metrics, rates in [0, 1].
 
     Raises:
         DataError: The data set has no query, no gallery or no match, see `check_rankable`.
@@ -52,7 +52,7 @@ def evaluate(
 def embed_dataset(
     embedder: Embedder, dataset: ReIDDataset, *, flip: bool = False, advance: Callable[[int], None] | None = None
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Embeddings of a data set's query and gallery, (num_query, embed_dim) and (num_gallery, embed_dim) float32.
+    """Embed a data set's query and gallery: (num_query, embed_dim) and (num_gallery, embed_dim) float32.
 
     Raises:
         DataError: The data set has no query, no gallery or no match, see `check_rankable`.
@@ -115,7 +115,7 @@ def rank_embeddings(
     *,
     distances: npt.NDArray[np.float32] | None = None,
 ) -> RankingResult:
-    """The figures of embeddings whose rows stand in the order of the data set's splits.
+    """Compute the metrics of embeddings whose rows stand in the order of the data set's splits.
 
     Args:
         query: (num_query, embed_dim) float32.
@@ -124,7 +124,7 @@ def rank_embeddings(
         distances: (num_query, num_gallery) to rank by, re-ranked ones for example; None ranks by cosine distance.
 
     Returns:
-        The figures, rates in [0, 1].
+        The metrics, rates in [0, 1].
     """
     labels = (dataset.query.pids, dataset.query.camids, dataset.gallery.pids, dataset.gallery.camids)
     if distances is not None:

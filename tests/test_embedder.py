@@ -1,5 +1,7 @@
 """The front door: every kind of input gives the same embeddings as the model by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 import hat
 from hat.errors import CheckpointError, ImageError, UsageError
 from hat.runtime import Runtime, TorchRuntime, choose_device
+from hat.runtime.protocol import runtime_device
 
 
 @pytest.fixture
@@ -120,3 +123,11 @@ def test_a_device_that_is_not_there_is_an_error_and_never_a_fallback(tiny_model)
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="sees 0 CUDA devices"):
             TorchRuntime(tiny_model, "cuda")
+
+
+@pytest.mark.parametrize(("device_type", "device"), [("cpu", "cpu"), ("cuda", "cuda"), ("gpu", None), (None, None)])
+def test_runtime_device_does_not_read_the_display_name(device_type, device):
+    runtime = SimpleNamespace(name="my model on a machine with cpu", device_type=device_type)
+    if device_type is None:
+        del runtime.device_type
+    assert runtime_device(runtime) == device

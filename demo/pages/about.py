@@ -11,7 +11,7 @@ from hat.console import metric_rows
 from hat.io.artifact import ArtifactInfo
 from hat.runtime import runtime_info
 
-from ..app_state import Workbench
+from ..app_state import AppState
 from ..view.markup import escaped
 
 __all__ = ["LIMITS_OF_USE", "about_page", "card_text"]
@@ -34,34 +34,29 @@ _PRIVACY = (
 )
 
 
-def about_page(bench: Workbench) -> None:
+def about_page(state: AppState) -> None:
     """Build the page."""
-    info = runtime_info(bench.embedder.runtime)
+    info = runtime_info(state.embedder.runtime)
     with gr.Column(elem_classes="hat-text"):
         gr.HTML(
             '<h2 class="hat-title">What it must not be used for</h2>'
-            f'<p>{escaped_text(LIMITS_OF_USE)}</p><h2 class="hat-title">What happens to your images</h2><p>{_PRIVACY}</p>'
-            f'<h2 class="hat-title">The model</h2>{_facts(info, bench.embedder.runtime.name)}',
+            f'<p>{LIMITS_OF_USE}</p><h2 class="hat-title">What happens to your images</h2><p>{_PRIVACY}</p>'
+            f'<h2 class="hat-title">The model</h2>{_facts(info, state.embedder.runtime.name)}',
             apply_default_css=False,
         )
-        card = card_text(Path(bench.model).expanduser())
+        card = card_text(Path(state.model).expanduser())
         if card is not None:
             with gr.Accordion("Model card", open=False):
                 gr.Markdown(card)
 
 
 def card_text(model_path: Path) -> str | None:
-    """The model card beside a checkpoint, as Markdown that asks nobody for anything: without pictures and without raw HTML."""
+    """Return the model card beside a checkpoint as Markdown that asks nobody for anything: no pictures and no raw HTML."""
     path = model_path / "MODEL_CARD.md"
     if not path.is_file() or path.stat().st_size > MAX_CARD_BYTES:
         return None
     text = path.read_text(encoding="utf-8", errors="replace").replace("<", "&lt;")
     return re.sub(r"!\s*\[", "[", text)
-
-
-def escaped_text(text: str) -> str:
-    """A longer text of our own, escaped piece by piece."""
-    return " ".join(escaped(word) for word in text.split())
 
 
 def _architecture(info: ArtifactInfo) -> list[tuple[str, str]]:

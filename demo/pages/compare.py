@@ -13,12 +13,13 @@ from PIL import Image
 from hat.data import decode_image
 from hat.errors import UsageError
 from hat.serve import Filter, Gallery, Record
+from hat.serve.gallery.identities import Identity
 
-from ..app_state import Workbench
+from ..app_state import AppState
 from ..comparison import ComparedList, ComparedMatch, compare_artifacts
-from ..events import listen
+from ..events import bind
 from ..session import Session
-from ..view.cards import person_name, person_title, picture, short_source, verdict
+from ..view.cards import person_name, picture, short_source, verdict
 from ..view.markup import empty_state, escaped, plural, table
 
 __all__ = ["COMPARE_LIMIT", "Pictures", "compare_page", "compared_html", "pictures_of"]
@@ -44,22 +45,22 @@ class Pictures:
     num_left_out: int
 
     def image(self, place: int) -> Image.Image:
-        """The picture of a record, by its place among ``ids``."""
+        """Return the picture of a record, by its place among ``ids``."""
         (record,) = self.gallery.get([self.ids[place]], thumbnails=True)
         if record.thumbnail is None:
             raise UsageError(f"record #{record.id} has lost its picture: compare again")
         return decode_image(record.thumbnail, f"the picture of record #{record.id}")
 
 
-def compare_page(bench: Workbench, session: gr.State) -> None:
+def compare_page(state: AppState, session_state: gr.State) -> None:
     """Build the page."""
-    if len(bench.artifacts) < 2:
+    if len(state.artifacts) < 2:
         gr.HTML(_HOW_TO, apply_default_css=False)
         return
-    names = ", ".join(f"<strong>{escaped(one.name)}</strong>" for one in bench.artifacts)
+    names = ", ".join(f"<strong>{escaped(one.name)}</strong>" for one in state.artifacts)
     gr.HTML(
         f'<p class="hat-lead">The query of the Search page, ranked by {names}. A gallery is bound to one model, so each file '
-        f"embeds the gallery's small pictures anew here, at most {COMPARE_LIMIT:,} of them and once each. The cameras and "
+        f"embeds the gallery's small pictures again here, at most {COMPARE_LIMIT:,} of them and once each. The cameras and "
         "the time chosen there hold here too; re-ranking does not.</p>",
         apply_default_css=False,
     )
@@ -68,11 +69,11 @@ def compare_page(bench: Workbench, session: gr.State) -> None:
         go = gr.Button("Compare", variant="primary", scale=0, min_width=180, elem_id="hat-compare")
     result = gr.HTML(apply_default_css=False, elem_id="hat-compared")
 
-    def compare(state: Session, progress: Any, length: float) -> Values:
-        name = state.gallery or bench.first_gallery
-        pictures = pictures_of(bench.gallery(name), state.outcome.where if state.outcome is not None else None)
+    def compare(session: Session, progress: Any, length: float) -> Values:
+        name = session.gallery or state.first_gallery
+        pictures = pictures_of(state.gallery(name), session.outcome.where if session.outcome is not None else None)
         keys = [(name, one) for one in pictures.ids]
-        totals = {artifact.name: len(artifact.missing(keys)) for artifact in bench.artifacts}
+        totals = {artifact.name: len(artifact.missing(keys)) for artifact in state.artifacts}
         done = dict.fromkeys(totals, 0)
 
         def advance(artifact: str, count: int) -> None:
@@ -80,20 +81,20 @@ def compare_page(bench: Workbench, session: gr.State) -> None:
             progress((done[artifact], totals[artifact]), desc=f"{artifact}: embedding the gallery", unit="images")
 
         lists = compare_artifacts(
-            bench.artifacts,
-            [query.image for query in state.queries],
+            state.artifacts,
+            [query.image for query in session.queries],
             keys,
             pictures.image,
             top=int(length),
             advance=advance,
         )
-        return (compared_html(pictures, lists, state.query_pid),)
+        return (compared_html(pictures, lists, session.query_pid),)
 
-    listen(go.click, compare, session, [top], [result], shows_progress=True)
+    bind(go.click, compare, session_state, [top], [result], shows_progress=True)
 
 
 def pictures_of(gallery: Gallery, where: Filter | None) -> Pictures:
-    """The records of a gallery that pass a filter and have a picture, up to `COMPARE_LIMIT`.
+    """Return the records of a gallery that pass a filter and have a picture, up to `COMPARE_LIMIT`.
 
     Raises:
         UsageError: The gallery keeps no pictures.
@@ -106,7 +107,7 @@ def pictures_of(gallery: Gallery, where: Filter | None) -> Pictures:
     return Pictures(gallery, with_picture, len(ids) - len(with_picture))
 
 
-def compared_html(pictures: Pictures, lists: Sequence[ComparedList], query_pid: int | None) -> str:
+def compared_html(pictures: Pictures, lists: Sequence[ComparedList], query_pid: Identity | None) -> str:
     """Figures of each file, and the ranked lists one under the other."""
     ids = sorted({match.id for one in lists for match in one.matches})
     records = {record.id: record for record in pictures.gallery.get(ids, thumbnails=True)}
@@ -139,7 +140,7 @@ def _figures(lists: Sequence[ComparedList]) -> str:
     )
 
 
-def _column(one: ComparedList, records: dict[int, Record], query_pid: int | None, *, is_first: bool) -> str:
+def _column(one: ComparedList, records: dict[int, Record], query_pid: Identity | None, *, is_first: bool) -> str:
     card = functools.partial(_card, records=records, query_pid=query_pid, is_first=is_first)
     cards = "".join(card(rank, match) for rank, match in enumerate(one.matches, start=1))
     return (
@@ -148,7 +149,7 @@ def _column(one: ComparedList, records: dict[int, Record], query_pid: int | None
     )
 
 
-def _card(rank: int, match: ComparedMatch, *, records: dict[int, Record], query_pid: int | None, is_first: bool) -> str:
+def _card(rank: int, match: ComparedMatch, *, records: dict[int, Record], query_pid: Identity | None, is_first: bool) -> str:
     record = records[match.id]
     kind, mark, spoken = verdict(record.pid, query_pid)
     change = ""
@@ -159,11 +160,11 @@ def _card(rank: int, match: ComparedMatch, *, records: dict[int, Record], query_
             f'{abs(match.reference_rank - rank)}</span><span class="hat-unseen">rank {match.reference_rank} by the first file'
             "</span></span>"
         )
-    alt = f"Rank {rank}: {person_name(record.pid)}"
+    alt = f"Rank {rank}: {escaped(person_name(record.pid))}"
     return (
         f'<li><div class="hat-card{kind}" title="{short_source(record.source)}"><span class="hat-rank">{rank}</span>'
         f'{mark}{picture(record.thumbnail, alt)}<span class="hat-caption"><span class="hat-line">'
         f'<span class="hat-value">{match.similarity:.3f}</span>{change}</span>'
-        f'<span class="hat-quiet-text">{person_title(record.pid)}</span>'
+        f'<span class="hat-quiet-text">{escaped(person_name(record.pid, starts=True))}</span>'
         f"{spoken}</span></div></li>"
     )

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from hat.data import decode_image
 from hat.errors import UsageError
+from hat.model import HAT
+from hat.visual import branch_activations, cls_attention, colorize, overlay, scale_to_unit, token_maps
 from hat.visual.color_map import color_table
 
-from ..app_state import Workbench
-from ..events import listen
-from ..inside import MapColumn, look_inside
+from ..app_state import AppState
+from ..events import bind
 from ..session import Session
 from ..view.cards import person_name
-from ..view.markup import data_uri, empty_state, jpeg_bytes, notice
+from ..view.markup import data_uri, empty_state, escaped, jpeg_bytes, notice
 
-__all__ = ["inside_page", "maps_html"]
+__all__ = ["MapColumn", "inside_page", "look_inside", "maps_html"]
 
 Values = tuple[Any, ...]
+
+_TILE_HEIGHT = 256
 
 _NO_CHECKPOINT = empty_state(
     "This is an exported file",
@@ -39,56 +44,100 @@ _LEGEND = (
 )
 
 
-def inside_page(bench: Workbench, session: gr.State, tab: Any) -> None:
+@dataclass(frozen=True, eq=False)
+class MapColumn:
+    """One kind of map, of every image.
+
+    Attributes:
+        group: What it has in common with its neighbors.
+        name: What is over it.
+        tiles: One picture for each image.
+    """
+
+    group: str
+    name: str
+    tiles: tuple[Image.Image, ...]
+
+
+def look_inside(model: HAT, images: Sequence[Image.Image]) -> list[MapColumn]:
+    """Compute maps of every kind for several images; nothing else may run the model meanwhile.
+
+    Args:
+        model: The model.
+        images: Decoded images of people.
+
+    Returns:
+        The images as the model gets them, class activation of the MFE and the DSA, the attention of each stage's CLS, and the
+        averaged map of each stage. Every map is scaled to its own range.
+
+    Raises:
+        UsageError: There is no image.
+    """
+    height, width = model.preprocessing.size
+    size = (max(1, round(_TILE_HEIGHT * width / height)), _TILE_HEIGHT)
+    columns = [MapColumn("", "Image", tuple(image.convert("RGB").resize(size, Image.Resampling.LANCZOS) for image in images))]
+    for name, maps in branch_activations(model, images).items():
+        tiles = tuple(overlay(image, values, size) for image, values in zip(images, maps, strict=True))
+        columns.append(MapColumn("class activation", "MFE" if name == "mfe" else "DSA", tiles))
+    for name, maps in cls_attention(model, images).items():
+        tiles = tuple(overlay(image, values, size) for image, values in zip(images, scale_to_unit(maps), strict=True))
+        columns.append(MapColumn("attention of CLS", name.upper(), tiles))
+    for name, maps in token_maps(model, images).items():
+        tiles = tuple(colorize(values, size) for values in scale_to_unit(maps))
+        columns.append(MapColumn("averaged map", name.upper(), tiles))
+    return columns
+
+
+def inside_page(state: AppState, session_state: gr.State, tab: Any) -> None:
     """Build the page; opening it looks into the match that was chosen on the Search page."""
-    if bench.inspectable() is None:
+    if state.inspectable() is None:
         gr.HTML(_NO_CHECKPOINT, apply_default_css=False)
         return
     with gr.Row(elem_classes="hat-controls"):
         match = gr.Dropdown(label="Match", choices=[], value=None, scale=0, min_width=340, elem_id="hat-match")
     maps = gr.HTML(_NOTHING_YET, apply_default_css=False, elem_id="hat-maps")
 
-    def look(state: Session, chosen: Any) -> Values:
-        outcome = state.outcome
-        if outcome is None or not state.queries or not outcome.matches:
+    def look(session: Session, chosen: Any) -> Values:
+        outcome = session.outcome
+        if outcome is None or not session.queries or not outcome.matches:
             raise UsageError("there is no query and match yet: search on the Search page first")
         place = chosen if isinstance(chosen, int) and 0 <= chosen < len(outcome.matches) else 0
         record = outcome.matches[place].record
-        images = [state.queries[0].image]
+        images = [session.queries[0].image]
         labels = ["Query"]
         if record.thumbnail is not None:
             images.append(decode_image(record.thumbnail, "the match's picture"))
             labels.append(f"Rank {place + 1}, {person_name(record.pid)}")
-        runtime = bench.inspectable()
+        runtime = state.inspectable()
         if runtime is None:
             raise UsageError("an exported file cannot be looked into")
-        with bench.embedder.turn:
+        with state.embedder.lock:
             columns = look_inside(runtime.model, images)
         missing = "" if record.thumbnail is not None else notice("The gallery keeps no picture of this match.")
         return (missing + maps_html(columns, labels),)
 
-    def begin(state: Session) -> Values:
-        outcome = state.outcome
+    def begin(session: Session) -> Values:
+        outcome = session.outcome
         if outcome is None or not outcome.matches:
             return (gr.update(choices=[], value=None), _NOTHING_YET)
         choices = [
             (f"rank {rank}: {person_name(match.record.pid)}, similarity {match.similarity:.3f}", rank - 1)
             for rank, match in enumerate(outcome.matches, start=1)
         ]
-        place = min(state.chosen, len(choices) - 1)
-        return (gr.update(choices=choices, value=place), *look(state, place))
+        place = min(session.chosen, len(choices) - 1)
+        return (gr.update(choices=choices, value=place), *look(session, place))
 
-    listen(tab.select, begin, session, [], [match, maps])
-    listen(match.input, look, session, [match], [maps])
+    bind(tab.select, begin, session_state, [], [match, maps])
+    bind(match.input, look, session_state, [match], [maps])
 
 
 def maps_html(columns: Sequence[MapColumn], labels: Sequence[str]) -> str:
-    """The maps as a table: a row for each image, columns in groups."""
+    """Return the maps as a table: a row for each image, columns in groups."""
     groups = [(name, len(list(members))) for name, members in groupby(columns, key=lambda column: column.group)]
     over = "".join(f'<th scope="colgroup" colspan="{count}">{name}</th>' if name else "<td></td>" for name, count in groups)
     names = "".join(f'<th scope="col">{column.name}</th>' for column in columns)
     rows = ""
-    for place, label in enumerate(labels):
+    for place, label in enumerate(map(escaped, labels)):
         tiles = "".join(
             f'<td><img src="{data_uri(jpeg_bytes(column.tiles[place], quality=90))}" '
             f'alt="{label}: {column.group} {column.name}"></td>'

@@ -10,8 +10,8 @@ import gradio as gr
 from hat.errors import UsageError
 from hat.runtime import runtime_info
 
-from ..app_state import Workbench
-from ..events import listen
+from ..app_state import AppState
+from ..events import bind
 from ..session import Session
 from ..uploads import files_at_hand, forget_files
 from ..view.markup import escaped
@@ -36,16 +36,16 @@ _MARK = (
 Values = tuple[Any, ...]
 
 
-def build_page(bench: Workbench) -> gr.Blocks:
+def build_page(state: AppState) -> gr.Blocks:
     """Build the application; `hat.demo.launching` serves it."""
     with gr.Blocks(title="HAT · person search", analytics_enabled=False, delete_cache=(60, 600)) as page:
-        session = gr.State(Session(), time_to_live=SESSION_S)
+        session_state = gr.State(Session(), time_to_live=SESSION_S)
         with gr.Row(elem_id="hat-header"):
-            gr.HTML(_header(bench), apply_default_css=False, min_width=300)
+            gr.HTML(_header(state), apply_default_css=False, min_width=300)
             gallery = gr.Dropdown(
                 label="Gallery",
-                choices=list(bench.galleries),
-                value=bench.first_gallery,
+                choices=list(state.galleries),
+                value=state.first_gallery,
                 scale=0,
                 min_width=240,
                 elem_id="hat-gallery",
@@ -54,17 +54,17 @@ def build_page(bench: Workbench) -> gr.Blocks:
             )
         with gr.Tabs(elem_id="hat-tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("Search", id="search"):
-                search = search_page(bench, session)
+                search = search_page(state, session_state)
             with gr.Tab("Gallery", id="gallery"):
-                browse = gallery_page(bench, session)
+                browse = gallery_page(state, session_state)
             with gr.Tab("Compare", id="compare"):
-                compare_page(bench, session)
+                compare_page(state, session_state)
             with gr.Tab("Look inside", id="inside") as inside_tab:
-                inside_page(bench, session, inside_tab)
+                inside_page(state, session_state, inside_tab)
             with gr.Tab("Report", id="report") as report_tab:
-                report_page(bench, session, report_tab)
+                report_page(state, session_state, report_tab)
             with gr.Tab("About and limits", id="about"):
-                about_page(bench)
+                about_page(state)
         with gr.Row(elem_id="hat-footer"):
             gr.HTML(
                 "<p>Re-identification is biometric processing, and it errs.</p>",
@@ -76,40 +76,40 @@ def build_page(bench: Workbench) -> gr.Blocks:
         of_gallery = [gallery, *search.filters, *browse.outputs]
         everything = [*search.outputs, *of_gallery]
 
-        def gallery_shown(state: Session) -> Values:
-            choice = gr.update(choices=list(bench.galleries), value=state.gallery or bench.first_gallery)
-            return (choice, *search.actions.filter_choices(state), *browse.actions.shown(state))
+        def gallery_shown(session: Session) -> Values:
+            choice = gr.update(choices=list(state.galleries), value=session.gallery or state.first_gallery)
+            return (choice, *search.actions.filter_choices(session), *browse.actions.shown(session))
 
-        def switch(state: Session, name: str) -> Values:
-            bench.gallery(name)
-            state.gallery = name
-            state.forget_query()
-            return (*search.actions.shown(state), *gallery_shown(state))
+        def switch(session: Session, name: str) -> Values:
+            state.gallery(name)
+            session.gallery = name
+            session.forget_query()
+            return (*search.actions.shown(session), *gallery_shown(session))
 
-        def make(state: Session, name: str) -> Values:
-            return ("", *switch(state, bench.new_gallery(name or "")))
+        def make(session: Session, name: str) -> Values:
+            return ("", *switch(session, state.new_gallery(name or "")))
 
-        def take(state: Session, path: str | None) -> Values:
+        def take(session: Session, path: str | None) -> Values:
             at_hand = files_at_hand([path] if path else [])
             if not at_hand:
                 raise UsageError("the gallery's file did not arrive: give it once more")
             try:
-                return switch(state, bench.take_gallery(Path(at_hand[0])))
+                return switch(session, state.import_gallery(Path(at_hand[0])))
             finally:
                 forget_files(at_hand)
 
-        listen(page.load, gallery_shown, session, [], of_gallery, show_progress="hidden")
-        listen(gallery.input, switch, session, [gallery], everything)
-        listen(browse.make.click, make, session, [browse.new_name], [browse.new_name, *everything])
-        taken = listen(browse.gallery_file.upload, take, session, [browse.gallery_file], everything)
+        bind(page.load, gallery_shown, session_state, [], of_gallery, show_progress="hidden")
+        bind(gallery.input, switch, session_state, [gallery], everything)
+        bind(browse.make.click, make, session_state, [browse.new_name], [browse.new_name, *everything])
+        taken = bind(browse.gallery_file.upload, take, session_state, [browse.gallery_file], everything)
         taken.then(None, None, browse.gallery_file, js="() => null")
     page.queue(max_size=64, default_concurrency_limit=4)
     return page
 
 
-def _header(bench: Workbench) -> str:
-    info = runtime_info(bench.embedder.runtime)
+def _header(state: AppState) -> str:
+    info = runtime_info(state.embedder.runtime)
     return (
         f'<div class="hat-brand">{_MARK}<div><h1>Person search</h1><p>HAT model <strong>{escaped(info.name)}</strong>, '
-        f"{escaped(bench.embedder.runtime.name)}</p></div></div>"
+        f"{escaped(state.embedder.runtime.name)}</p></div></div>"
     )

@@ -1,24 +1,30 @@
-"""The Report page: the last verification and the last benchmark."""
+"""The Report page: the last verification and the last benchmark that were written."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
-from hat.errors import HatError
+from hat.errors import HatError, UsageError
 
-from ..app_state import Workbench
-from ..events import listen
+from ..app_state import AppState
+from ..events import bind
 from ..ranking import format_time
-from ..reports import Report, find_reports
 from ..session import Session
 from ..view.markup import empty_state, escaped, notice, plural
 from ..view.report_tables import benchmark_html, verification_html
 
-__all__ = ["report_page", "reports_html"]
+__all__ = ["Report", "check_report_paths", "find_reports", "report_page", "reports_html"]
+
+MAX_REPORT_BYTES = 8 * 2**20
+"""Largest report that is read."""
+
+Kind = Literal["verification", "benchmark"]
 
 _HOW_TO = empty_state(
     "No report was given",
@@ -33,19 +39,68 @@ _PARTS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ...] = (
 )
 
 
-def report_page(bench: Workbench, session: gr.State, tab: Any) -> None:
-    """Build the page; the reports are read anew whenever it is opened."""
-    page = gr.HTML(reports_html(bench.report_paths), apply_default_css=False)
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A report.
+
+    Attributes:
+        kind: What it reports.
+        path: Where it is.
+        modified_s: When it was written, in seconds since 1970.
+        content: Its JSON.
+    """
+
+    kind: Kind
+    path: Path
+    modified_s: float
+    content: dict[str, Any] = field(repr=False)
+
+
+def find_reports(paths: Sequence[Path]) -> list[Report]:
+    """Return reports in files and folders, the newest first.
+
+    Args:
+        paths: Files, which must be reports; and folders, of whose ``.json`` files those are taken that are reports.
+
+    Raises:
+        UsageError: A path is not there, or a file is not one.
+    """
+    found: list[Report] = []
+    for path in paths:
+        if path.is_dir():
+            found += [report for file in sorted(path.glob("*.json")) if (report := _read(file, strict=False)) is not None]
+        else:
+            report = _read(path, strict=True)
+            found += [report] if report is not None else []
+    return sorted(found, key=lambda report: -report.modified_s)
+
+
+def check_report_paths(paths: Sequence[Path]) -> None:
+    """Make sure, before the demo opens, that there is something to show.
+
+    Raises:
+        UsageError: A path is not there, a file is not one, or a folder holds none.
+    """
+    for path in paths:
+        if not find_reports([path]):
+            raise UsageError(
+                f"{path} holds no report: write one with `hat verify ... --report-json FILE` or `hat bench ... --json > FILE`"
+            )
+
+
+def report_page(state: AppState, session_state: gr.State, tab: Any) -> None:
+    """Build the page; the reports are read again whenever it is opened."""
+    page = gr.HTML(reports_html(state.report_paths), apply_default_css=False)
 
     def read(_: Session) -> tuple[str]:
-        return (reports_html(bench.report_paths),)
+        return (reports_html(state.report_paths),)
 
-    if bench.report_paths:
-        listen(tab.select, read, session, [], [page], show_progress="hidden")
+    if state.report_paths:
+        bind(tab.select, read, session_state, [], [page], show_progress="hidden")
 
 
 def reports_html(paths: Sequence[Path]) -> str:
-    """The newest report of each kind; where it cannot be shown, the reason."""
+    """Return the newest report of each kind; where it cannot be shown, the reason."""
     if not paths:
         return _HOW_TO
     try:
@@ -71,3 +126,34 @@ def _part(title: str, reports: Sequence[Report], render: Callable[[Mapping[str, 
         f'<section class="hat-report"><h2 class="hat-title">{title}</h2>{body}<p class="hat-hint">'
         f"{escaped(newest.path.name)}, {format_time(newest.modified_s)} UTC{older}.</p></section>"
     )
+
+
+def _read(path: Path, *, strict: bool) -> Report | None:
+    try:
+        status = path.stat()
+        if status.st_size > MAX_REPORT_BYTES:
+            raise ValueError(f"larger than {MAX_REPORT_BYTES // 2**20} MB")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kind = _kind(content)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: there is no such report") from None
+    except (OSError, ValueError, RecursionError) as error:
+        if strict:
+            raise UsageError(f"{path} cannot be read as a report: {error}") from None
+        return None
+    if kind is None:
+        if strict:
+            raise UsageError(f"{path} is not a report of `hat verify --report-json` or `hat bench --json`")
+        return None
+    return Report(kind, path, status.st_mtime, content)
+
+
+def _kind(content: Any) -> Kind | None:
+    candidates = content.get("candidates") if isinstance(content, dict) else None
+    if not isinstance(candidates, list) or not candidates or not all(isinstance(one, dict) for one in candidates):
+        return None
+    if "reference" in content and all(isinstance(one.get("checks"), list) for one in candidates):
+        return "verification"
+    if "peaks" in content and all(isinstance(one.get("speeds"), list) for one in candidates):
+        return "benchmark"
+    return None

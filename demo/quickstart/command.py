@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from hat.console import emit, stderr
 from hat.errors import UsageError, WorkError
+from hat.io.atomic_output import atomic_output
 
 from .steps import Step, demo_command, quickstart_steps
 
@@ -29,7 +31,7 @@ def quickstart(
     out: Annotated[Path, typer.Option("--out", help="The folder that everything is written to.")] = Path("hat-quickstart"),
     once: Annotated[bool, typer.Option("--once", help="Stop before the demo is opened.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Delete what an earlier quickstart left there, and begin anew.")
+        bool, typer.Option("--force", help="Delete what an earlier quickstart left there, and start over.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
@@ -92,20 +94,19 @@ def _prepare(folder: Path, force: bool) -> None:
 
 
 def _done_before(folder: Path) -> dict[str, dict[str, Any]]:
-    """What an earlier quickstart in this folder finished, by command."""
+    """Return what an earlier quickstart in this folder finished, by command."""
     try:
         content = json.loads((folder / _DONE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder / _DONE} cannot be read: {error}; begin anew with --force") from None
+        raise UsageError(f"{folder / _DONE} cannot be read: {error}; start over with --force") from None
     return {fact["command"]: fact for fact in content}
 
 
 def _write(folder: Path, done: dict[str, dict[str, Any]]) -> None:
-    part = folder / f"{_DONE}.part"
-    part.write_text(json.dumps(list(done.values()), indent=2) + "\n", encoding="utf-8")
-    part.replace(folder / _DONE)
+    with atomic_output(folder / _DONE, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(list(done.values()), indent=2) + "\n", encoding="utf-8")
 
 
 def _do(step: Step, folder: Path) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def _do(step: Step, folder: Path) -> dict[str, Any]:
 
 
 def _run(arguments: list[str], folder: Path, *, shows_progress: bool, title: str) -> str:
-    """What the command printed on stdout. Its stderr is the user's where it draws a bar; else a spinner stands for it.
+    """Return what the command printed on stdout. Its stderr is the user's where it draws a bar; else a spinner stands for it.
 
     Raises:
         WorkError: It failed.
@@ -144,10 +145,18 @@ def _run(arguments: list[str], folder: Path, *, shows_progress: bool, title: str
         with stderr.status(title):
             finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if finished.returncode:
-        said = (finished.stderr or "").strip().splitlines()
-        reason = said[-1] if said else "see above"
-        raise WorkError(f"{shlex.join(['hat', *arguments])} ended with {finished.returncode} in {folder}: {reason}")
+        raise WorkError(f"{shlex.join(['hat', *arguments])} in {folder} {_describe_end(finished)}")
     return finished.stdout
+
+
+def _describe_end(finished: subprocess.CompletedProcess[str]) -> str:
+    """Return how a command failed: the last line that it wrote, or the signal that ended it."""
+    if finished.returncode == -signal.SIGKILL:
+        return "was killed, as the system does where memory runs out: close other programs and start again"
+    if finished.returncode < 0:
+        return f"was ended by {signal.Signals(-finished.returncode).name}: start again"
+    lines = (finished.stderr or "").strip().splitlines()
+    return f"ended with {finished.returncode}: {lines[-1] if lines else 'see above'}"
 
 
 def _hat(arguments: list[str]) -> list[str]:

@@ -29,7 +29,7 @@ class Step:
         summary: Makes one line for people of the JSON that the command prints.
         shows_progress: Whether the command draws a progress bar of its own.
         saves_output: Whether the JSON that it prints is the product.
-        goes_on: Arguments with which the command goes on where a stopped one left off; None begins anew.
+        goes_on: Arguments with which the command goes on where a stopped one left off; None starts it over.
     """
 
     title: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from hat.serve import Record
+from hat.serve.gallery.identities import Identity
 from hat.serve.gallery.records import AttributeValue
 from hat.serve.search.searching import Match
 
@@ -18,7 +19,6 @@ __all__ = [
     "match_details",
     "outcome_summary",
     "person_name",
-    "person_title",
     "picture",
     "query_tiles",
     "record_cards",
@@ -32,29 +32,26 @@ _TICK = '<svg class="hat-mark" viewBox="0 0 16 16" aria-hidden="true"><path d="M
 _CROSS = '<svg class="hat-mark" viewBox="0 0 16 16" aria-hidden="true"><path d="M4.5 4.5l7 7m0-7l-7 7"/></svg>'
 
 
-def person_name(pid: int | str | None) -> str:
-    """Return an identity for people, escaped."""
-    return "unknown person" if pid is None else f"person {pid}" if isinstance(pid, int) else escaped(pid)
-
-
-def person_title(pid: int | str | None) -> str:
-    """Return an identity as a line of its own begins with it, escaped."""
-    return person_name(pid) if isinstance(pid, str) else person_name(pid).capitalize()
+def person_name(pid: Identity | None, *, starts: bool = False) -> str:
+    """Return an identity for people, as plain text: a name as it is, ``starts`` with a capital for any other."""
+    if isinstance(pid, str):
+        return pid
+    return f"{'U' if starts else 'u'}nknown person" if pid is None else f"{'P' if starts else 'p'}erson {pid}"
 
 
 def short_source(source: str) -> str:
-    """The last part of where an image came from, escaped."""
+    """Return the last part of where an image came from, escaped."""
     return escaped(source.replace("\\", "/").rstrip("/").rpartition("/")[2] or source)
 
 
 def picture(jpeg: bytes | None, alt: str) -> str:
-    """A person's picture, whole, in a tall frame; a plain frame where the gallery keeps none. ``alt`` is escaped already."""
+    """Return a person's picture, whole, in a tall frame; a plain frame where none is kept. ``alt`` is escaped already."""
     if jpeg is None:
         return f'<span class="hat-picture hat-blank" role="img" aria-label="{alt}; no picture is kept"></span>'
     return f'<span class="hat-picture"><img src="{data_uri(jpeg)}" alt="{alt}" draggable="false"></span>'
 
 
-def verdict(pid: int | str | None, query_pid: int | str | None) -> tuple[str, str, str]:
+def verdict(pid: Identity | None, query_pid: Identity | None) -> tuple[str, str, str]:
     """Class, mark and spoken word of a match that is right or wrong; empty where one of the identities is not known."""
     if pid is None or query_pid is None:
         return "", "", ""
@@ -64,7 +61,7 @@ def verdict(pid: int | str | None, query_pid: int | str | None) -> tuple[str, st
 
 
 def match_cards(outcome: Outcome, chosen: int) -> str:
-    """The ranked list: one card for each match, each a button that chooses it."""
+    """Return the ranked list: one card for each match, each a button that chooses it."""
     if not outcome.matches:
         return empty_state("Nobody passes the filter", "Allow more cameras, or a longer time.")
     cards = "".join(_match_card(outcome, place + 1, match, place == chosen) for place, match in enumerate(outcome.matches))
@@ -72,11 +69,11 @@ def match_cards(outcome: Outcome, chosen: int) -> str:
 
 
 def outcome_summary(outcome: Outcome) -> str:
-    """What was found, in a sentence, with what re-ranking changed."""
+    """Return what was found, in a sentence, with what re-ranking changed."""
     shown = len(outcome.matches)
     parts = [f"<strong>{plural(shown, 'nearest image')}</strong> of {outcome.num_searched:,}"]
     if outcome.query_pid is not None and shown:
-        parts.append(f"{outcome.num_right} of {shown} show {person_name(outcome.query_pid)}")
+        parts.append(f"{outcome.num_right} of {shown} show {escaped(person_name(outcome.query_pid))}")
     if outcome.timings.rerank_s is not None:
         moved = sum(match.rank_before not in (None, rank) for rank, match in enumerate(outcome.matches, start=1))
         came = sum(match.rank_before is not None and match.rank_before > shown for match in outcome.matches)
@@ -112,7 +109,7 @@ def match_details(outcome: Outcome, chosen: int, chance: str = "") -> str:
 
 
 def query_tiles(queries: Sequence[QueryImage]) -> str:
-    """The query's images, each with a button that takes it out."""
+    """Return the query's images, each with a button that takes it out."""
     if not queries:
         return ""
     tiles = "".join(
@@ -126,7 +123,7 @@ def query_tiles(queries: Sequence[QueryImage]) -> str:
 
 
 def sample_strip(samples: Sequence[SampleQuery]) -> str:
-    """Queries to try, each a button."""
+    """Return queries to try, each a button."""
     if not samples:
         return ""
     tiles = "".join(
@@ -139,12 +136,14 @@ def sample_strip(samples: Sequence[SampleQuery]) -> str:
 
 
 def record_cards(records: Sequence[Record], marked: Collection[int], *, can_mark: bool) -> str:
-    """Records of a gallery, each a switch that marks it for removal."""
+    """Return records of a gallery, each a switch that marks it for removal."""
     cards = []
     for record in records:
         is_marked = record.id in marked
-        alt = f"{person_name(record.pid)}, {_camera(record.camid)}, {short_source(record.source)}"
-        inner = picture(record.thumbnail, alt) + _caption(person_title(record.pid), f"{_camera(record.camid)} · #{record.id}")
+        alt = f"{escaped(person_name(record.pid))}, {_camera(record.camid)}, {short_source(record.source)}"
+        inner = picture(record.thumbnail, alt) + _caption(
+            escaped(person_name(record.pid, starts=True)), f"{_camera(record.camid)} · #{record.id}"
+        )
         if can_mark:
             inner = (
                 f'<button type="button" class="hat-card" data-event="select" '
@@ -160,14 +159,15 @@ def record_cards(records: Sequence[Record], marked: Collection[int], *, can_mark
 def _match_card(outcome: Outcome, rank: int, match: Match, is_chosen: bool) -> str:
     record = match.record
     kind, mark, spoken = verdict(record.pid, outcome.query_pid)
-    alt = f"Rank {rank}: {person_name(record.pid)}, {_camera(record.camid)}"
+    person = escaped(person_name(record.pid, starts=True))
+    alt = f"Rank {rank}: {escaped(person_name(record.pid))}, {_camera(record.camid)}"
     return (
         f'<li><button type="button" class="hat-card{kind}" data-event="select" data-index="{rank - 1}" '
         f'aria-pressed="{str(is_chosen).lower()}" title="{short_source(record.source)}">'
         f'<span class="hat-rank">{rank}</span>{mark}{picture(record.thumbnail, alt)}'
         f'<span class="hat-caption"><span class="hat-line"><span class="hat-value">{match.similarity:.3f}</span>'
         f"{_move(rank, match.rank_before, len(outcome.matches))}</span>"
-        f'<span class="hat-quiet-text">{person_title(record.pid)}<br>{_camera(record.camid)}</span>{spoken}</span>'
+        f'<span class="hat-quiet-text">{person}<br>{_camera(record.camid)}</span>{spoken}</span>'
         "</button></li>"
     )
 
@@ -190,7 +190,10 @@ def _caption(title: str, line: str) -> str:
 
 
 def _record_facts(record: Record) -> list[tuple[str, str]]:
-    facts = [("identity", person_name(record.pid)), ("camera", "unknown" if record.camid is None else str(record.camid))]
+    facts = [
+        ("identity", escaped(person_name(record.pid))),
+        ("camera", "unknown" if record.camid is None else str(record.camid)),
+    ]
     if record.time_s is not None:
         facts.append(("seen", f"{format_time(record.time_s)} UTC"))
     facts += [(escaped(name), _attribute(value)) for name, value in list(record.attributes.items())[:12]]

@@ -19,7 +19,7 @@ _MIN_SIDE = 16
 
 
 def crop_box_html(photo: Image.Image) -> str:
-    """The picture with a box to be moved, and what can be done with it."""
+    """Return the picture with a box to be moved, and what can be done with it."""
     uri = data_uri(jpeg_bytes(photo, max_height=900, max_width=900, quality=80))
     return (
         '<p class="hat-label">Mark the person</p>'
@@ -34,14 +34,14 @@ def crop_box_html(photo: Image.Image) -> str:
 
 
 def cropped(photo: Image.Image, box: Any) -> Image.Image:
-    """The part of a picture that a page's box marks.
+    """Return the part of a picture that a page's box marks.
 
     Args:
         photo: The picture.
         box: ``left``, ``top``, ``right``, ``bottom`` as shares of its width and height, in [0, 1].
 
     Raises:
-        UsageError: It is no such box, or next to nothing lies in it.
+        UsageError: It is not such a box, or next to nothing lies in it.
     """
     width, height = photo.size
     sent = box if isinstance(box, dict) else {}

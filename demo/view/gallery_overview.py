@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from hat.serve import Gallery, GalleryCounts
 
 from ..ranking import format_time
+from .cards import person_name
 from .markup import escaped, plural
 
 __all__ = ["count_bars", "gallery_overview"]
@@ -41,9 +42,8 @@ def gallery_overview(counts: GalleryCounts, gallery: Gallery, *, is_kept: bool) 
         {f"camera {camid}" if camid is not None else "unknown": count for camid, count in _by_number(counts.by_camid)},
         "Images by camera",
     )
-    by_person = sorted(((count, pid) for pid, count in counts.by_pid.items() if pid is not None), key=lambda one: -one[0])
     people = count_bars(
-        {f"person {pid}" if isinstance(pid, int) else pid: count for count, pid in by_person},
+        {person_name(pid): count for pid, count in sorted(counts.by_pid.items(), key=lambda one: -one[1]) if pid is not None},
         "Images by person, most first",
     )
     return (

@@ -26,7 +26,7 @@ def escaped(text: object) -> str:
 
 
 def data_uri(jpeg: bytes) -> str:
-    """A JPEG as a URI that holds it, so that a page shows it and no file is written or served."""
+    """Return a JPEG as a URI that holds it, so that a page shows it and no file is written or served."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
 
 
@@ -43,22 +43,22 @@ def jpeg_bytes(image: Image.Image, *, max_height: int = 256, max_width: int = 51
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:
-    """A count with its noun: "1 image", "1,204 images", "2 people"."""
+    """Return a count with its noun: "1 image", "1,204 images", "2 people"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def notice(text: str, *, kind: str = "quiet") -> str:
-    """A sentence in a box: ``"quiet"``, ``"good"`` or ``"bad"``; the text is trusted markup."""
+    """Return a sentence in a box: ``"quiet"``, ``"good"`` or ``"bad"``; the text is trusted markup."""
     return f'<p class="hat-notice hat-{kind}" role="status">{text}</p>'
 
 
 def empty_state(title: str, text: str) -> str:
-    """What stands where there is nothing yet, and what to do about it; both are trusted markup."""
+    """Return what stands where there is nothing yet, and what to do about it; both are trusted markup."""
     return f'<div class="hat-empty"><p class="hat-empty-title">{title}</p><p>{text}</p></div>'
 
 
 def table(columns: list[str], rows: list[list[str]], *, caption: str, numeric: frozenset[int] = frozenset()) -> str:
-    """A table that scrolls sideways where the page is narrow.
+    """Return a table that scrolls sideways where the page is narrow.
 
     Args:
         columns: Headings, trusted markup.

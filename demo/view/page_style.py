@@ -18,35 +18,17 @@ _FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaV
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
 _BLUE = [
-    "#eef3fe",
-    "#dbe5fd",
-    "#bccffb",
-    "#90aef6",
-    "#6389ee",
-    "#3f68dd",
-    "#2d52c2",
-    "#26449e",
-    "#233c80",
-    "#21366a",
-    "#172244",
-]
+    "#eef3fe", "#dbe5fd", "#bccffb", "#90aef6", "#6389ee", "#3f68dd",
+    "#2d52c2", "#26449e", "#233c80", "#21366a", "#172244",
+]  # fmt: skip
 _GRAY = [
-    "#f8f9fb",
-    "#f0f2f5",
-    "#e2e5ea",
-    "#cbd0d8",
-    "#98a0ad",
-    "#667080",
-    "#4a5361",
-    "#363e4a",
-    "#232932",
-    "#171b22",
-    "#0f1217",
-]
+    "#f8f9fb", "#f0f2f5", "#e2e5ea", "#cbd0d8", "#98a0ad", "#667080",
+    "#4a5361", "#363e4a", "#232932", "#171b22", "#0f1217",
+]  # fmt: skip
 
 
 def page_theme() -> Any:
-    """The theme of the page; it names no font that would have to be fetched."""
+    """Return the theme of the page; it names no font that would have to be fetched."""
     color = gr.themes.Color
     theme = gr.themes.Base(
         primary_hue=color(*_BLUE, name="hat-blue"),

@@ -6,30 +6,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from hat.export.verify.verification_report import SHORT_NAMES
+
 from .markup import escaped, notice, plural, table
 
 __all__ = ["benchmark_html", "verification_html"]
 
 _RATES = {"mAP": "mAP", "rank1": "Rank-1", "mINP": "mINP"}
 
-_SHORT = {
-    "worst cosine": "cosine",
-    "relative shift": "shift",
-    "batch max abs": "batches",
-    "top-1 agreement": "top-1",
-    "top-10 agreement": "top-10",
-    "rank correlation": "order",
-    "change of mAP": "mAP",
-    "change of Rank-1": "Rank-1",
-    "change of mINP": "mINP",
-}
-
 
 def verification_html(content: Mapping[str, Any]) -> str:
-    """A verification: a verdict and the figures of each candidate, and how much of every tolerance it used.
+    """Return a verification: a verdict and the figures of each candidate, and how much of every tolerance it used.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: It is no such report.
+        KeyError, TypeError, ValueError, AttributeError: It is not such a report.
     """
     candidates = content["candidates"]
     names = list(dict.fromkeys(str(check["name"]) for one in candidates for check in one["checks"] if check["level"] != "rows"))
@@ -59,7 +49,7 @@ def verification_html(content: Mapping[str, Any]) -> str:
             else notice("Not every candidate is within its limits.", kind="bad")
         )
         + table(
-            ["candidate", "verdict", *(escaped(_SHORT.get(name, name)) for name in names)],
+            ["candidate", "verdict", *(escaped(SHORT_NAMES.get(name, name)) for name in names)],
             rows,
             caption="Figures of each candidate",
             numeric=frozenset(range(2, 2 + len(names))),
@@ -74,10 +64,10 @@ def verification_html(content: Mapping[str, Any]) -> str:
 
 
 def benchmark_html(content: Mapping[str, Any]) -> str:
-    """A benchmark: speed and latency by batch size, memory, and accuracy where it is known.
+    """Return a benchmark: speed and latency by batch size, memory, and accuracy where it is known.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: It is no such report.
+        KeyError, TypeError, ValueError, AttributeError: It is not such a report.
     """
     candidates = content["candidates"]
     runs = list(dict.fromkeys((str(speed["mode"]), int(speed["batch"])) for one in candidates for speed in one["speeds"]))
@@ -98,7 +88,7 @@ def benchmark_html(content: Mapping[str, Any]) -> str:
             f"{float(speed['images_per_s']):,.1f}",
             f"{float(speed['ratio']):.2f}×",
             *(f"{1000 * float(speed[key]):.1f}" for key in ("p50_s", "p95_s", "p99_s")),
-            _percent(speed.get("share_of_peak")),
+            _percent(speed.get("utilization")),
             f"{float(one['peak_bytes']) / 2**20:,.0f}",
             _accuracy(one.get("accuracy", {})),
         ]
@@ -106,7 +96,7 @@ def benchmark_html(content: Mapping[str, Any]) -> str:
         for speed in one["speeds"]
     ]
     columns = ["candidate", "mode, batch", "images/s", "to first", "p50 ms", "p95 ms", "p99 ms"]
-    columns += ["of peak", "memory MB", "accuracy"]
+    columns += ["utilization", "memory MB", "accuracy"]
     busy = notice("Others were at work on this machine: the figures may be too low.", kind="bad")
     return (
         f'<p class="hat-hint">{escaped(content.get("machine", ""))}</p>'
@@ -149,12 +139,12 @@ def _tolerance_bar(name: str, check: Mapping[str, Any]) -> str:
     """How far a figure went from perfect towards its limit; the whole width is the limit."""
     value, limit = check["value"], float(check["limit"])
     if value is None:
-        return _bar(escaped(_SHORT.get(name, name)), 1.0, "not a number", kind="hat-bad")
+        return _bar(escaped(SHORT_NAMES.get(name, name)), 1.0, "not a number", kind="hat-bad")
     room = 1 - limit if check["sense"] == ">=" else limit
     gone = 1 - float(value) if check["sense"] == ">=" else float(value)
     share = gone / room if room > 0 else (0.0 if gone <= 0 else math.inf)
     text = f"{100 * share:.0f} %" if math.isfinite(share) else "over"
-    return _bar(escaped(_SHORT.get(name, name)), share, text, kind="" if check["passed"] else "hat-bad")
+    return _bar(escaped(SHORT_NAMES.get(name, name)), share, text, kind="" if check["passed"] else "hat-bad")
 
 
 def _bar(name: str, share: float, text: str, *, kind: str = "") -> str:

@@ -6,41 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hat.console import percent
-from hat.errors import MissingExtraError, UsageError, WorkError
-from hat.io.atomic_output import atomic_output
+from hat.errors import UsageError
+from hat.io.plot_file import save_plot, style_axes
 
 from .report import BenchmarkReport, CandidateSpeed, Speed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["check_picture", "draw_picture", "picture_batch"]
+__all__ = ["draw_picture", "picture_batch"]
 
 _COLORS = {"fp32": "#2f5fd0", "fp16": "#8a4fc9", "bf16": "#0d8f8a", "int8": "#d2691e", "fp8": "#b8336a"}
 _MARKERS = {"torch": "o", "onnxruntime": "s", "openvino": "^", "tensorrt": "D"}
 
 
-def check_picture(path: Path, overwrite: bool) -> None:
-    """Refuse before the work what would be refused after it.
-
-    Raises:
-        UsageError: The ending is no picture's, or the file is there and is not to be replaced.
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("matplotlib", "plot", "drawing accuracy against speed") from None
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"{path}: the ending must name a picture format: .png, .svg or .pdf")
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} is there already: give another name, or --force to replace it")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is no folder: make it first")
-
-
 def picture_batch(report: BenchmarkReport) -> int:
-    """The batch size whose speed is drawn: the one at which the first candidate is fastest."""
+    """Return the batch size whose speed is drawn: the one at which the first candidate is fastest."""
     return max(
         (speed for speed in report.candidates[0].speeds if speed.mode == "embedding"), key=lambda s: s.images_per_s
     ).batch
@@ -82,15 +63,8 @@ def draw_picture(report: BenchmarkReport, path: Path, *, overwrite: bool = False
     axes.set_xlabel(f"images in a second, batch {batch}")
     axes.set_ylabel("mAP, %")
     axes.set_title(f"Accuracy against speed ({report.machine})", fontsize=10, loc="left")
-    axes.grid(True, color="#e4e7ed", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    with atomic_output(path, overwrite=overwrite) as temporary:
-        try:
-            figure.savefig(temporary)
-        except ValueError as error:
-            raise WorkError(f"{path}: cannot be drawn: {error}") from None
+    style_axes(axes)
+    save_plot(figure, path, overwrite=overwrite)
     return [entry.name for entry in report.candidates if entry not in known]
 
 

@@ -15,8 +15,8 @@ from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
 from hat.runtime.protocol import run_in_pieces
 
 from ..to_onnx import save_onnx
-from .adoption import Run, Surrounded, has_own_rows, is_same, probe_images, why_fixed
 from .model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
+from .probe import Run, Surrounded, has_own_rows, is_same, probe_images, why_fixed
 
 if TYPE_CHECKING:
     import onnx
@@ -98,7 +98,7 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Inputs that are no weights: old files list those too."""
+    """Return inputs that are no weights: old files list those too."""
     weights = {tensor.name for tensor in proto.graph.initializer}
     return [value for value in proto.graph.input if value.name not in weights]
 
@@ -124,7 +124,7 @@ def _copied(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _freed(proto: onnx.ModelProto, fixed: int | None) -> onnx.ModelProto:
-    """A copy whose reshapes keep the batch that they are given, where tracing wrote the batch of its example into them.
+    """Return a copy whose reshapes keep the batch that they are given, where tracing wrote the batch of its example into them.
 
     ``x.view(x.size(0), -1)`` becomes a reshape to (1, -1) when it is traced with one image; 0 means "as it was". What this
     changes besides the batch is found by comparing with the graph as it was.

@@ -14,8 +14,8 @@ from hat.io.artifact import METADATA_KEY, ArtifactInfo
 from hat.io.openvino_file import file_sha256, read_openvino_xml, stored_as, weights_path
 
 from ..openvino.to_openvino import save_openvino
-from .adoption import Run, Surrounded, has_own_rows, probe_images, why_fixed
 from .model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
+from .probe import Run, Surrounded, has_own_rows, probe_images, why_fixed
 
 if TYPE_CHECKING:
     import openvino
@@ -45,8 +45,8 @@ def surround(path: Path, declared: ForeignModel) -> Surrounded:
     core = openvino.Core()
     foreign = _read(core, path, weights)
     if len(foreign.inputs) != 1:
-        names = ", ".join(_name(port) for port in foreign.inputs)
-        raise UsageError(f"{path} has {len(foreign.inputs)} inputs ({names}), expected images alone")
+        inputs = ", ".join(_name(port) for port in foreign.inputs)
+        raise UsageError(f"{path} has {len(foreign.inputs)} inputs ({inputs}), expected images alone")
     shape = [None if side.is_dynamic else side.get_length() for side in _sides(foreign.inputs[0], path)]
     layout, size, fixed = input_of(shape, declared, str(path))
     names = [_name(port) for port in foreign.outputs]

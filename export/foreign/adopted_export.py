@@ -10,32 +10,22 @@ from hat.errors import MissingExtraError, UsageError
 from hat.io.artifact import ArtifactInfo, fingerprint
 from hat.io.atomic_output import atomic_output
 from hat.io.openvino_file import read_openvino_info, weights_path
+from hat.runtime.openvino_runtime import read_openvino_model
 
-from ..openvino.to_openvino import check_request, check_saved, convert_to_openvino, save_openvino
+from ..openvino.to_openvino import check_request, check_saved, save_openvino
 from ..request import ExportRequest
 
 __all__ = ["adopted_info", "export_adopted"]
 
-_AS_IT_IS: dict[str, Any] = {"equalize": False, "rounding": "nearest", "model_type": "cnn", "bias_correction": "fast"}
-"""Options of int8 where nothing was said. Our own preparation wants a graph that we made; without it NNCF's correction of
-biases helps, and most adopted networks are convolutional."""
 
-
-def adopted_info(path: Path, target: str) -> ArtifactInfo | None:
-    """Return the facts about an adopted model that is to be exported; None where the path is no exported file at all.
+def adopted_info(path: Path, target: str) -> ArtifactInfo:
+    """Return the metadata of an adopted OpenVINO file that is to be exported.
 
     Raises:
         UsageError: It is a file of a HAT, computes in another precision than float32, or cannot become what was asked for.
         CheckpointError: It cannot be read, or was not adopted yet.
     """
-    if path.is_dir() or path.suffix.lower() not in (".onnx", ".xml"):
-        return None
-    if path.suffix.lower() == ".onnx":
-        from hat.runtime.onnxruntime_runtime import read_onnx_info
-
-        info = read_onnx_info(path)
-    else:
-        info = read_openvino_info(path)
+    info = read_openvino_info(path)
     if info.adopted is None:
         raise UsageError(f"{path} is an exported file already: export the checkpoint that it was made from")
     if target != "openvino":
@@ -62,11 +52,6 @@ def export_adopted(source: Path, path: Path, request: ExportRequest) -> Artifact
         MissingExtraError: openvino, or nncf for int8, is not installed.
     """
     info = adopted_info(source, "openvino")
-    assert info is not None
-    if request.precision == "int8":
-        request = replace(request, options=_AS_IT_IS | request.options)
-        if request.options["equalize"] or request.options["rounding"] != "nearest":
-            raise UsageError("openvino int8: equalize and rounding prepare graphs of a HAT, and this is an adopted model")
     if request.input_type != info.input_type:
         raise UsageError(f"{source} takes {info.input_type} images, and so does what is exported from it")
     check_request(path, request)
@@ -75,20 +60,12 @@ def export_adopted(source: Path, path: Path, request: ExportRequest) -> Artifact
     except ImportError:
         raise MissingExtraError("openvino", "openvino", "exporting to OpenVINO") from None
     core = openvino.Core()
-    if source.suffix.lower() == ".onnx":
-        from hat.io.onnx_file import read_onnx
-
-        read_onnx(source)  # what its weights are read from is checked before OpenVINO sees it
-        graph = convert_to_openvino(source)
-    else:
-        from hat.runtime.openvino_runtime import read_openvino_model
-
-        graph = read_openvino_model(source, info, core)
+    graph = read_openvino_model(source, info, core)
     details: dict[str, Any] = {key: value for key, value in info.details.items() if key != "weights_file_sha256"}
     if request.precision == "int8":
         from ..openvino.int8 import quantize_openvino
 
-        graph, made = quantize_openvino(graph, request, graph.clone())
+        graph, made = quantize_openvino(graph, request)
         details |= made
     info = replace(
         info,

@@ -28,9 +28,7 @@ _NUM_PICTURED = 8
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(
-            help="A checkpoint folder, a .pth file of HAT's released code, or an exported file (.onnx, .xml, .engine)."
-        ),
+        typer.Argument(help="A checkpoint folder, or an exported file (.onnx, .xml, .engine)."),
     ],
     data: Annotated[
         list[str],
@@ -66,7 +64,7 @@ def evaluate(
     tfc_maps: Annotated[Path | None, typer.Option(help="Picture of the averaged maps of every TFC.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """How well a model ranks people: mAP, Rank-1, Rank-5, Rank-10 and mINP.
+    """Measure how well a model ranks people: mAP, Rank-1, Rank-5, Rank-10 and mINP.
 
     Single query. Gallery images of the query's identity from the query's own camera are left out, and so is junk; queries
     without a match are left out of the means and counted. Pictures are of the first data set.
@@ -197,8 +195,11 @@ def _check_pictures(embedder: Embedder, rank_list: Path | None, cam: Path | None
     from PIL import Image
 
     from hat.errors import UsageError
+    from hat.io.plot_file import require_matplotlib
     from hat.runtime import TorchRuntime
 
+    if rank_list or cam or tfc_maps:
+        require_matplotlib("--rank-list, --cam and --tfc-maps")
     for path in (rank_list, cam, tfc_maps):
         if path is not None and path.suffix.lower() not in Image.registered_extensions():
             raise UsageError(f"{path}: the ending must name a picture format, such as .png")

@@ -124,7 +124,8 @@ def read_csv_table(path: Path, *, skip_missing: bool = False) -> ReIDDataset:
             False; the row is named by its line.
     """
     exists = _Existence()
-    rows, missing = [], []
+    rows: list[_Row] = []
+    missing: list[_Row] = []
     for row in _read_rows(path, exists):
         (rows if exists(row.location) else missing).append(row)
     if missing and not skip_missing:
@@ -172,7 +173,7 @@ def write_csv_table(dataset: ReIDDataset, path: Path) -> None:
 
 
 def is_csv_table(path: Path) -> bool:
-    """Whether this is a file whose name ends with ``.csv``."""
+    """Return whether this is a file whose name ends with ``.csv``."""
     return path.is_file() and path.name.lower().endswith(".csv")
 
 

@@ -118,7 +118,7 @@ def find_people(root: Path) -> dict[str, tuple[str, int | None]]:
 
 
 def _read_parts(root: Path, notes: list[str]) -> dict[str, list[_Found]]:
-    """Images by the part of the data set that they are in; all under ``""`` where there are no parts."""
+    """Return images by the part of the data set that they are in; all under ``""`` where there are no parts."""
     tree = unwrap(open_tree(root))
     found = {name: find_child(tree, names) for name, names in _SPLIT_FOLDERS.items()}
     if found["gallery"] is None and found["query"] is not None:

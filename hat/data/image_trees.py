@@ -67,11 +67,11 @@ class ImageTree(Protocol):
         ...
 
     def folders(self) -> list[str]:
-        """Names of the sub-folders, sorted."""
+        """Return names of the sub-folders, sorted."""
         ...
 
     def child(self, name: str) -> ImageTree:
-        """The sub-folder of a name that `folders` gave."""
+        """Return the sub-folder of a name that `folders` gave."""
         ...
 
     def images(self) -> list[tuple[str, str]]:
@@ -79,7 +79,7 @@ class ImageTree(Protocol):
         ...
 
     def unread(self) -> list[str]:
-        """Names of files directly in this folder that are neither images nor texts, and of links that lead nowhere, sorted."""
+        """Return names of files here that are neither images nor texts, and of links that lead nowhere, sorted."""
         ...
 
 
@@ -100,11 +100,11 @@ class FolderTree:
         return self.path.name or self.path.resolve().name
 
     def folders(self) -> list[str]:
-        """Names of the sub-folders, sorted; hidden ones are left out."""
+        """Return names of the sub-folders, sorted; hidden ones are left out."""
         return sorted(entry.name for entry in self._scan() if not _is_system_name(entry.name) and entry.is_dir())
 
     def child(self, name: str) -> FolderTree:
-        """The sub-folder of that name."""
+        """Return the sub-folder of that name."""
         return FolderTree(self.path / name)
 
     def images(self) -> list[tuple[str, str]]:
@@ -113,7 +113,7 @@ class FolderTree:
         return [(name, str(self.path / name)) for name in names]
 
     def unread(self) -> list[str]:
-        """Names of files directly in this folder that are neither images nor texts, and of links that lead nowhere, sorted."""
+        """Return names of files here that are neither images nor texts, and of links that lead nowhere, sorted."""
         return sorted(
             entry.name
             for entry in self._scan()
@@ -121,7 +121,7 @@ class FolderTree:
         )
 
     def archives(self) -> list[Path]:
-        """The zip files directly in this folder, sorted by name."""
+        """Return the zip files directly in this folder, sorted by name."""
         names = sorted(entry.name for entry in self._scan() if entry.name.lower().endswith(".zip") and entry.is_file())
         return [self.path / name for name in names[:_MAX_ARCHIVES_IN_FOLDER]]
 
@@ -161,13 +161,13 @@ class ZipTree:
         return self.prefix.rpartition("/")[2] if self.prefix else self.archive.stem
 
     def folders(self) -> list[str]:
-        """Names of the sub-folders, sorted; hidden ones are left out."""
+        """Return names of the sub-folders, sorted; hidden ones are left out."""
         start = f"{self.prefix}/" if self.prefix else ""
         below = {folder[len(start) :].partition("/")[0] for folder in self._files if folder.startswith(start)}
         return sorted(name for name in below if name and not _is_system_name(name))
 
     def child(self, name: str) -> ZipTree:
-        """The sub-folder of that name."""
+        """Return the sub-folder of that name."""
         return ZipTree(self.archive, self._files, f"{self.prefix}/{name}" if self.prefix else name)
 
     def images(self) -> list[tuple[str, str]]:
@@ -176,13 +176,13 @@ class ZipTree:
         return [(name, start + name) for name in sorted(self._files.get(self.prefix, [])) if is_image_name(name)]
 
     def unread(self) -> list[str]:
-        """Names of files directly in this folder that are neither images nor texts, sorted."""
+        """Return names of files directly in this folder that are neither images nor texts, sorted."""
         names = self._files.get(self.prefix, [])
         return sorted(name for name in names if not is_image_name(name) and not _is_sidecar(name))
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name is taken for an image's: by its ending, and not hidden (``._x.jpg`` is a Mac's side file)."""
+    """Return whether a file name is taken for an image's: by its ending, and not hidden (``._x.jpg`` is a Mac's side file)."""
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
@@ -226,17 +226,17 @@ def describe_unread(trees: Iterable[ImageTree]) -> tuple[str, ...]:
 
 
 def plain_name(name: str) -> str:
-    """A name as it is compared: lower case, letters and digits alone, so that ``CUHK03-NP`` and ``cuhk03_np`` are one."""
+    """Return a name as it is compared: lower case, letters and digits alone, so that ``CUHK03-NP`` is ``cuhk03_np``."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def has_name(tree: ImageTree, official: Collection[str]) -> bool:
-    """Whether a folder's own name is one of these, given as `plain_name` gives them."""
+    """Return whether a folder's own name is one of these, given as `plain_name` gives them."""
     return plain_name(tree.name) in official
 
 
 def open_tree(root: Path) -> FolderTree | ZipTree:
-    """A folder or a zip file as a tree.
+    """Return a folder or a zip file as a tree.
 
     Raises:
         DataError: There is neither a folder nor a zip file.
@@ -251,7 +251,7 @@ def open_tree(root: Path) -> FolderTree | ZipTree:
 
 
 def find_trees(root: Path, official: Collection[str]) -> Iterator[ImageTree]:
-    """The folders in which a data set may lie, the likeliest first.
+    """Yield the folders in which a data set may lie, the likeliest first.
 
     Those are ``root`` itself; folders of an official name up to two levels below it; and, where ``root`` is a folder, folders
     of an official name inside the zip files that it holds.
@@ -305,7 +305,7 @@ class ListedFiles:
         self._names: dict[str, frozenset[str]] = {}
 
     def find(self, relative: str, where: str) -> str | None:
-        """The path of a file, or None where it is missing.
+        """Return the path of a file, or None where it is missing.
 
         Args:
             relative: Its path in the list, with forward slashes.
@@ -326,7 +326,7 @@ class ListedFiles:
         return None
 
     def note(self) -> tuple[str, ...]:
-        """A note on the missing files, or nothing."""
+        """Return a note on the missing files, or nothing."""
         if not self.missing:
             return ()
         return (f"{len(self.missing):,} listed images are not in {self.folder}, the first is {self.missing[0]}",)

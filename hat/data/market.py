@@ -52,7 +52,7 @@ def parse_market_name(name: str) -> tuple[int, int] | None:
 
 
 def has_market_folders(tree: ImageTree, folders: Mapping[str, Sequence[str]] = MARKET_FOLDERS) -> bool:
-    """Whether a folder has a sub-folder for training images, or one for each of query and gallery."""
+    """Return whether a folder has a sub-folder for training images, or one for each of query and gallery."""
     train, query, gallery = (find_child(tree, folders[split]) is not None for split in ("train", "query", "gallery"))
     return train or (query and gallery)
 
@@ -158,7 +158,7 @@ def read_market1501(root: Path) -> ReIDDataset:
 
 
 def is_market1501(root: Path) -> bool:
-    """Whether Market-1501 lies here under its own name, unpacked or zipped."""
+    """Return whether Market-1501 lies here under its own name, unpacked or zipped."""
     return any(has_name(tree, _MARKET1501_NAMES) and has_market_folders(tree) for tree in find_trees(root, _MARKET1501_NAMES))
 
 
@@ -191,7 +191,7 @@ def read_dukemtmc(root: Path) -> ReIDDataset:
 
 
 def is_dukemtmc(root: Path) -> bool:
-    """Whether DukeMTMC-reID lies here under its own name, unpacked or zipped."""
+    """Return whether DukeMTMC-reID lies here under its own name, unpacked or zipped."""
     return any(has_name(tree, _DUKEMTMC_NAMES) and has_market_folders(tree) for tree in find_trees(root, _DUKEMTMC_NAMES))
 
 
@@ -246,12 +246,12 @@ def read_synth(root: Path) -> ReIDDataset:
 
 
 def is_synth(root: Path) -> bool:
-    """Whether the file is there that ``hat synth`` writes beside its pictures."""
+    """Return whether the file is there that ``hat synth`` writes beside its pictures."""
     return (root / MANIFEST).is_file() and has_market_folders(open_tree(root), MARKET_FOLDERS)
 
 
 def is_market_style(root: Path) -> bool:
-    """Whether the folders are there and the first image in one of them has a name of this kind."""
+    """Return whether the folders are there and the first image in one of them has a name of this kind."""
     tree = unwrap(open_tree(root))
     if not has_market_folders(tree, STYLE_FOLDERS):
         return False

@@ -84,7 +84,8 @@ def _test(info: Path, by_name: dict[str, Sample]) -> tuple[list[Sample], list[Sa
         queries = set(loadmat(info / "query_IDX.mat")["query_IDX"].reshape(-1).tolist())
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise DataError(f"{info}: MARS's lists cannot be read ({error})") from None
-    query, gallery = [], []
+    query: list[Sample] = []
+    gallery: list[Sample] = []
     for number, (first, last, pid, _) in enumerate(tracks.tolist(), start=1):
         middle = (int(first) + int(last)) // 2 - 1
         sample = by_name.get(names[middle]) if 0 <= middle < len(names) else None

@@ -70,7 +70,7 @@ _BY_PLAIN_NAME = {plain_name(alias): name for name, reader in _READERS.items() f
 
 
 def list_datasets() -> tuple[str, ...]:
-    """The registered names, the benchmarks first."""
+    """Return the registered names, the benchmarks first."""
     return tuple(_READERS)
 
 

@@ -12,7 +12,7 @@ from hat.errors import UsageError
 from hat.io.artifact import ArtifactInfo
 from hat.preprocessing import Preprocessing
 
-__all__ = ["Runtime", "fixed_batch", "run_in_pieces", "runtime_device", "runtime_info"]
+__all__ = ["Runtime", "fixed_batch", "run_in_pieces", "runtime_device", "runtime_info", "warm_up"]
 
 
 @runtime_checkable
@@ -20,7 +20,7 @@ class Runtime(Protocol):
     """A model that is ready to run, whatever runs it.
 
     Attributes:
-        name: What it is, for tables, the device last: ``"torch fp32 cpu"``.
+        name: What it is, for tables: ``"torch fp32 cpu"``. Nothing is read out of it.
         embed_dim: Width of an embedding.
         preprocessing: How images become the input of `run`.
         max_batch: The largest batch that `run` takes; None where there is no limit. `hat.Embedder` splits larger ones.
@@ -66,14 +66,24 @@ def run_in_pieces(
     return np.concatenate(pieces)
 
 
+def warm_up(runtime: Runtime) -> None:
+    """Have a runtime do now what it does once for each batch size: capture CUDA graphs, choose or compile kernels.
+
+    Raises:
+        WorkError: It fails.
+    """
+    if prepare := getattr(runtime, "warm_up", None):
+        prepare()
+
+
 def runtime_device(runtime: Runtime) -> str | None:
-    """``"cpu"`` or ``"cuda"``, with which the name of a runtime ends; None for other devices and other machines."""
-    kind = runtime.name.rpartition(" ")[2].partition(":")[0]
+    """Return ``"cpu"`` or ``"cuda"`` where a runtime's ``device_type`` says so; None for other devices and other machines."""
+    kind = getattr(runtime, "device_type", None)
     return kind if kind in ("cpu", "cuda") else None
 
 
 def runtime_info(runtime: Runtime) -> ArtifactInfo:
-    """What a runtime runs: architecture, preprocessing, precision and the fingerprint that a gallery is bound to.
+    """Return what a runtime runs: architecture, preprocessing, precision and the fingerprint that a gallery is bound to.
 
     The first call on a checkpoint hashes its weights, which takes up to a second.
 

@@ -48,7 +48,7 @@ Target = Literal["embedding", "class"]
 def branch_activations(
     model: HAT, images: Sequence[Image.Image], *, target: Target = "embedding"
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Class activation maps of every branch of the embedding, as the top of this module defines them.
+    """Compute class activation maps of every branch of the embedding, as the top of this module defines them.
 
     Args:
         model: The model, on any device; it is left as it was.
@@ -93,7 +93,7 @@ def activation_maps(
     target: Target = "embedding",
     title: str = "Class activation maps",
 ) -> Image.Image:
-    """Picture of class activation maps: each image, the baseline's MFE, the model's MFE and its DSA.
+    """Draw class activation maps: each image, the baseline's MFE, the model's MFE and its DSA.
 
     Args:
         model: The model; without a supervised MFE its column is left out.
@@ -108,6 +108,7 @@ def activation_maps(
 
     Raises:
         UsageError: As `branch_activations`, or the baseline has no supervised MFE, or the picture would be enormous.
+        MissingExtraError: matplotlib is not installed.
     """
     check_images(images)
     if baseline is not None and not baseline.config.mfe_supervision:
@@ -127,7 +128,7 @@ def activation_maps(
         add("MFE" if name == "mfe" else "DSA", maps)
     explained = "part of the embedding" if target == "embedding" else "highest logit"
     subtitle = (f"Gradient-weighted, of each branch's {explained};", "each map is scaled to its own range.")
-    return draw_map_table(columns, title, subtitle, legend=("low", "high"))
+    return draw_map_table(columns, title, subtitle)
 
 
 def _catch_input(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
@@ -147,12 +148,12 @@ def _catch_last_level(seen: dict[str, Tensor]) -> Callable[[nn.Module, Any, list
 
 
 def _as_leaf(feature_map: Tensor) -> Tensor:
-    """The same values as the start of a graph: nothing below is differentiated, and it works with frozen parameters too."""
+    """Return the values as the start of a graph: nothing below is differentiated, and frozen parameters do not matter."""
     return feature_map.detach().requires_grad_()
 
 
 def _explained(model: HAT, name: str, feature: Tensor, target: Target) -> Tensor:
-    """The number y of each image, (B,)."""
+    """Return the number y of each image, (B,)."""
     bn_feature = model.necks[name](feature)
     if target == "embedding":
         half_squares: Tensor = bn_feature.square().sum(dim=1) / 2

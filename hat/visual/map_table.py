@@ -9,16 +9,15 @@ from itertools import pairwise
 
 from PIL import Image
 
-from hat.visual.canvas import CAPTION_SIZE, EDGE, INK, MARGIN, MUTED, Canvas, text_width
 from hat.visual.color_map import color_table
+from hat.visual.tile_sheet import EDGE, MARGIN, MUTED, TileSheet
 
-__all__ = ["Column", "draw_map_table"]
+__all__ = ["Column", "draw_map_table", "tile_size"]
 
 _TILE_HEIGHT = 224
 _GAP, _GROUP_GAP, _BLOCK_GAP, _ROW_GAP = 8, 26, 44, 10
 _HEAD, _FOOT = 48, 66
 _BAR = (180, 12)
-_MAX_HEADING = 900
 
 
 @dataclass(frozen=True)
@@ -37,85 +36,61 @@ class Column:
 
 
 def tile_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) of a tile in pixels for images that a model takes as (height, width)."""
+    """Return (width, height) of a tile in pixels for images that a model takes as (height, width)."""
     height, width = image_size
     return (max(1, min(4 * _TILE_HEIGHT, round(_TILE_HEIGHT * width / height))), _TILE_HEIGHT)
 
 
-def draw_map_table(columns: Sequence[Column], title: str, subtitle: tuple[str, ...], legend: tuple[str, str]) -> Image.Image:
-    """Draw the table; with many rows it is broken into blocks that stand side by side.
+def draw_map_table(columns: Sequence[Column], title: str, subtitle: Sequence[str]) -> Image.Image:
+    """Draw the table over a scale of its colors; many rows are broken into blocks that stand side by side.
 
     Args:
         columns: The columns, all with tiles of one size and equally many of them, at least one.
         title: One line in large type.
         subtitle: Smaller lines under it.
-        legend: What the dark and the light end of the colors mean.
 
     Returns:
         An RGB picture.
 
     Raises:
         UsageError: The picture would be enormous.
+        MissingExtraError: matplotlib is not installed.
     """
     width, height = columns[0].tiles[0].size
-    offsets = _column_offsets(columns, width)
-    block_width = offsets[-1] + width
-    num_rows = len(columns[0].tiles)
-    num_blocks = _choose_num_blocks(num_rows, block_width + _BLOCK_GAP, height + _ROW_GAP)
-    rows_per_block = math.ceil(num_rows / num_blocks)
-    text = min(_MAX_HEADING, max([0.0, *(text_width(line, 16) for line in subtitle), text_width(title, 26)]))
-    sheet_width = 2 * MARGIN + max(num_blocks * (block_width + _BLOCK_GAP) - _BLOCK_GAP, math.ceil(text) + 2)
-    body = _HEAD + rows_per_block * (height + _ROW_GAP) + _FOOT
-    canvas = Canvas(sheet_width, body, title, subtitle)
-    for block in range(num_blocks):
-        left = MARGIN + block * (block_width + _BLOCK_GAP)
-        _write_captions(canvas, columns, offsets, left, width)
-        for place, row in enumerate(range(block * rows_per_block, min((block + 1) * rows_per_block, num_rows))):
-            top = canvas.top + _HEAD + place * (height + _ROW_GAP)
-            for column, offset in zip(columns, offsets, strict=True):
-                canvas.paste(column.tiles[row], (left + offset, top))
-    _draw_legend(canvas, legend)
-    return canvas.image
-
-
-def _choose_num_blocks(num_rows: int, width: int, height: int) -> int:
-    """How many blocks of rows stand side by side: near 3 : 2 as a whole, and little of it left empty."""
-
-    def ugliness(num_blocks: int) -> float:
-        rows = math.ceil(num_rows / num_blocks)
-        empty = 1 - num_rows / (rows * num_blocks)
-        return empty + abs(math.log2(num_blocks * width / (rows * height) / 1.5)) / 4
-
-    # Five blocks for six rows would be blocks of two, of which three hold everything.
-    without_empty_block = [
-        number for number in range(1, num_rows + 1) if (number - 1) * math.ceil(num_rows / number) < num_rows
-    ]
-    return min(without_empty_block, key=ugliness)
-
-
-def _column_offsets(columns: Sequence[Column], width: int) -> list[int]:
-    offsets, x = [0], 0
+    offsets = [0]
     for before, column in pairwise(columns):
-        x += width + (_GAP if column.group == before.group else _GROUP_GAP)
-        offsets.append(x)
-    return offsets
+        offsets.append(offsets[-1] + width + (_GAP if column.group == before.group else _GROUP_GAP))
+    block_width = offsets[-1] + width + _BLOCK_GAP
+    num_rows = len(columns[0].tiles)
+    # As many blocks side by side as bring the whole near 3 : 2; then as few as hold all rows at that height.
+    num_blocks = max(1, round(math.sqrt(1.5 * num_rows * (height + _ROW_GAP) / block_width)))
+    rows_per_block = math.ceil(num_rows / num_blocks)
+    num_blocks = math.ceil(num_rows / rows_per_block)
+    sheet = TileSheet(
+        2 * MARGIN + num_blocks * block_width - _BLOCK_GAP,
+        _HEAD + rows_per_block * (height + _ROW_GAP) + _FOOT,
+        title,
+        subtitle,
+    )
+    for block in range(num_blocks):
+        left = MARGIN + block * block_width
+        _write_captions(sheet, columns, [left + offset for offset in offsets], width)
+        for place, row in enumerate(range(block * rows_per_block, min((block + 1) * rows_per_block, num_rows))):
+            for column, offset in zip(columns, offsets, strict=True):
+                sheet.paste(column.tiles[row], left + offset, sheet.top + _HEAD + place * (height + _ROW_GAP))
+    y = sheet.height - MARGIN - _BAR[1]
+    x = MARGIN + math.ceil(sheet.text(MARGIN, y + _BAR[1] - 1, "low", color=MUTED)) + 10
+    sheet.paste(Image.fromarray(color_table()[None]).resize(_BAR, Image.Resampling.BILINEAR), x, y)
+    sheet.text(x + _BAR[0] + 10, y + _BAR[1] - 1, "high", color=MUTED)
+    return sheet.image()
 
 
-def _write_captions(canvas: Canvas, columns: Sequence[Column], offsets: Sequence[int], left: int, width: int) -> None:
-    baseline = canvas.top + _HEAD - 10
-    for column, offset in zip(columns, offsets, strict=True):
-        canvas.text((left + offset + width / 2, baseline), column.caption, anchor="ms", max_width=width)
+def _write_captions(sheet: TileSheet, columns: Sequence[Column], lefts: Sequence[int], width: int) -> None:
+    baseline = sheet.top + _HEAD - 10
+    for column, left in zip(columns, lefts, strict=True):
+        sheet.text(left + width / 2, baseline, column.caption, ha="center", max_width=width)
     for group in dict.fromkeys(column.group for column in columns if column.group):
-        members = [offset for column, offset in zip(columns, offsets, strict=True) if column.group == group]
-        start, end = left + members[0], left + members[-1] + width
-        canvas.text(((start + end) / 2, baseline - 25), group, fill=MUTED, anchor="ms", max_width=end - start)
-        canvas.line((start, baseline - 19), (end, baseline - 19), EDGE)
-
-
-def _draw_legend(canvas: Canvas, legend: tuple[str, str]) -> None:
-    low, high = legend
-    y = canvas.image.height - MARGIN - _BAR[1]
-    canvas.text((MARGIN, y + _BAR[1] / 2), low, fill=MUTED, anchor="lm")
-    x = MARGIN + math.ceil(text_width(low, CAPTION_SIZE)) + 10
-    canvas.paste(Image.fromarray(color_table()[None]).resize(_BAR, Image.Resampling.BILINEAR), (x, y))
-    canvas.text((x + _BAR[0] + 10, y + _BAR[1] / 2), high, fill=INK, anchor="lm")
+        members = [left for column, left in zip(columns, lefts, strict=True) if column.group == group]
+        start, end = members[0], members[-1] + width
+        sheet.text((start + end) / 2, baseline - 25, group, color=MUTED, ha="center", max_width=end - start)
+        sheet.fill(start, baseline - 19, end - start, 1, EDGE)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -18,7 +18,6 @@ Matrix: TypeAlias = npt.NDArray[np.floating[Any]]
 
 Choice = Literal["random", "first", "hardest"]
 
-_GALLERY_ROWS = 8192
 _QUERY_ROWS = 256
 
 
@@ -88,7 +87,25 @@ def rank_rows(
             raise UsageError(f"{name} must be at least 1, got {count}")
     if choice not in get_args(Choice):
         raise UsageError(f"choice must be one of {', '.join(get_args(Choice))}, got {choice!r}")
-    ranking = _Ranking(query_embeddings, gallery_embeddings, dataset, distances)
+    query, query_lengths = _check_embeddings(query_embeddings, dataset.query, dataset.name)
+    gallery, gallery_lengths = _check_embeddings(gallery_embeddings, dataset.gallery, dataset.name)
+    if query.shape[1] != gallery.shape[1]:
+        raise UsageError(f"query and gallery embeddings must be equally wide, got {query.shape[1]} and {gallery.shape[1]}")
+    if distances is not None and distances.shape != (len(query), len(gallery)):
+        raise UsageError(f"distances must be of shape {(len(query), len(gallery))}, got {distances.shape}")
+
+    def rankings(queries: list[int]) -> Iterator[tuple[RankedRow, npt.NDArray[np.int64], Matrix]]:
+        """Yield each query's row without its top, the order of the gallery, and the similarities to it, block by block."""
+        for start in range(0, len(queries), _QUERY_ROWS):
+            block = queries[start : start + _QUERY_ROWS]
+            similarities = query[block] @ gallery.T / (query_lengths[block, None] * gallery_lengths)
+            ranked_by = -similarities if distances is None else np.asarray(distances[block])
+            if np.isnan(ranked_by).any():
+                raise UsageError("distances must not be NaN, since NaN has no rank")
+            for index, row, similar in zip(block, ranked_by, similarities, strict=True):
+                order, average_precision = _rank(dataset, index, row)
+                yield RankedRow(index, average_precision, ()), order, similar
+
     candidates = _with_match(dataset)
     if choice == "random":
         drawn = np.random.default_rng(seed).choice(candidates, size=min(num_queries, len(candidates)), replace=False)
@@ -96,12 +113,32 @@ def rank_rows(
     elif choice == "first":
         chosen = candidates[:num_queries]
     else:
-        chosen = sorted(candidates, key=ranking.average_precisions(candidates).__getitem__)[:num_queries]
-    return ranking.rows(chosen, top_k)
+        by_precision = sorted((row.average_precision, row.query) for row, *_ in rankings(candidates))
+        chosen = [index for _, index in by_precision[:num_queries]]
+    pids = dataset.gallery.pids
+    return [
+        replace(
+            row,
+            top=tuple(
+                RankedImage(int(i), float(similar[i]), bool(pids[i] == dataset.query.pids[row.query])) for i in order[:top_k]
+            ),
+        )
+        for row, order, similar in rankings(chosen)
+    ]
+
+
+def _rank(dataset: ReIDDataset, query: int, distances: Matrix) -> tuple[npt.NDArray[np.int64], float]:
+    """Return gallery indices of what is ranked for a query, nearest first, and the average precision."""
+    sample, gallery = dataset.query[query], dataset.gallery
+    same_camera = (gallery.pids == sample.pid) & (gallery.camids == sample.camid)
+    ranked = np.flatnonzero(~same_camera & (gallery.pids != JUNK_PID))
+    order: npt.NDArray[np.int64] = ranked[np.argsort(distances[ranked], kind="stable")]
+    ranks = np.flatnonzero(gallery.pids[order] == sample.pid) + 1
+    return order, float(np.mean(np.arange(1, len(ranks) + 1) / ranks))
 
 
 def _with_match(dataset: ReIDDataset) -> list[int]:
-    """Queries that another camera of the gallery sees too."""
+    """Return the queries that another camera of the gallery sees too."""
     cameras: dict[int, set[int]] = {}
     for sample in dataset.gallery:
         cameras.setdefault(sample.pid, set()).add(sample.camid)
@@ -117,72 +154,8 @@ def _with_match(dataset: ReIDDataset) -> list[int]:
     return found
 
 
-class _Ranking:
-    """Rankings of some queries over the whole gallery, computed block by block."""
-
-    def __init__(self, query: Matrix, gallery: Matrix, dataset: ReIDDataset, distances: Matrix | None) -> None:
-        self._query = _check_embeddings(query, dataset.query, dataset.name)
-        self._gallery = _check_embeddings(gallery, dataset.gallery, dataset.name)
-        self._dataset = dataset
-        self._distances = distances
-        if query.shape[1] != gallery.shape[1]:
-            raise UsageError(f"query and gallery embeddings must be equally wide, got {query.shape[1]} and {gallery.shape[1]}")
-        if distances is not None and distances.shape != (len(query), len(gallery)):
-            raise UsageError(f"distances must be of shape {(len(query), len(gallery))}, got {distances.shape}")
-
-    def average_precisions(self, queries: Sequence[int]) -> dict[int, float]:
-        """Query -> average precision of its whole ranking."""
-        precisions: dict[int, float] = {}
-        for block in _blocks(queries):
-            for query, distances in zip(block, self._rank_by(block, self._similarities(block)), strict=True):
-                precisions[query] = self._average_precision(query, self._order(query, distances))
-        return precisions
-
-    def rows(self, queries: Sequence[int], top_k: int) -> list[RankedRow]:
-        """Rankings of these queries, in their order."""
-        rows: list[RankedRow] = []
-        pids = self._dataset.gallery.pids
-        for block in _blocks(queries):
-            similarities = self._similarities(block)
-            for query, distances, similar in zip(block, self._rank_by(block, similarities), similarities, strict=True):
-                order = self._order(query, distances)
-                pid = self._dataset.query.pids[query]
-                top = tuple(RankedImage(int(i), float(similar[i]), bool(pids[i] == pid)) for i in order[:top_k])
-                rows.append(RankedRow(query, self._average_precision(query, order), top))
-        return rows
-
-    def _order(self, query: int, distances: Matrix) -> npt.NDArray[np.int64]:
-        """Gallery indices of what is ranked, nearest first."""
-        asked, gallery = self._dataset.query[query], self._dataset.gallery
-        same_camera = (gallery.pids == asked.pid) & (gallery.camids == asked.camid)
-        ranked = np.flatnonzero(~same_camera & (gallery.pids != JUNK_PID))
-        order: npt.NDArray[np.int64] = ranked[np.argsort(distances[ranked], kind="stable")]
-        return order
-
-    def _average_precision(self, query: int, order: npt.NDArray[np.int64]) -> float:
-        ranks = np.flatnonzero(self._dataset.gallery.pids[order] == self._dataset.query.pids[query]) + 1
-        return float(np.mean(np.arange(1, len(ranks) + 1) / ranks))
-
-    def _rank_by(self, queries: Sequence[int], similarities: Matrix) -> Matrix:
-        """What the gallery is ranked by, (len(queries), num_gallery), smaller first."""
-        if self._distances is None:
-            return 1 - similarities
-        rows = np.asarray(self._distances[list(queries)])
-        if np.isnan(rows).any():
-            raise UsageError("distances must not be NaN, since NaN has no rank")
-        return rows
-
-    def _similarities(self, queries: Sequence[int]) -> Matrix:
-        """Cosine similarities of some queries to the whole gallery, (len(queries), num_gallery)."""
-        asked = _unit_rows(self._query[list(queries)], "query")
-        similarities = np.empty((len(queries), len(self._gallery)), dtype=np.result_type(asked.dtype, np.float32))
-        for start in range(0, len(self._gallery), _GALLERY_ROWS):
-            block = _unit_rows(self._gallery[start : start + _GALLERY_ROWS], "gallery")
-            similarities[:, start : start + len(block)] = asked @ block.T
-        return similarities
-
-
-def _check_embeddings(embeddings: Matrix, split: Split, dataset_name: str) -> Matrix:
+def _check_embeddings(embeddings: Matrix, split: Split, dataset_name: str) -> tuple[Matrix, Matrix]:
+    """Return embeddings in float32 or, where they are in double precision, float64, and the lengths of their rows."""
     if embeddings.ndim != 2 or embeddings.dtype.kind != "f":
         raise UsageError(
             f"{split.name} embeddings must be a floating-point matrix (n, embed_dim), got {embeddings.shape} {embeddings.dtype}"
@@ -192,19 +165,8 @@ def _check_embeddings(embeddings: Matrix, split: Split, dataset_name: str) -> Ma
             f"got {len(embeddings)} {split.name} embeddings for the {len(split)} images of that split of {dataset_name}; "
             "were they made from this data set?"
         )
-    return embeddings
-
-
-def _unit_rows(rows: Matrix, side: str) -> Matrix:
-    """Rows at unit length, in float32 or, where they are in double precision, float64."""
-    wide = np.asarray(rows, dtype=np.float64 if rows.dtype == np.float64 else np.float32)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    wide = np.asarray(embeddings, dtype=np.result_type(embeddings.dtype, np.float32))
+    lengths: Matrix = np.sqrt(np.einsum("ij,ij->i", wide, wide))
     if not (np.isfinite(lengths) & (lengths > 0)).all():
-        raise UsageError(f"a row of the {side} embeddings is zero or not finite, and has no direction to compare")
-    unit: Matrix = wide / lengths
-    return unit
-
-
-def _blocks(queries: Sequence[int]) -> Iterator[list[int]]:
-    for start in range(0, len(queries), _QUERY_ROWS):
-        yield list(queries[start : start + _QUERY_ROWS])
+        raise UsageError(f"a row of the {split.name} embeddings is zero or not finite, and has no direction to compare")
+    return wide, lengths

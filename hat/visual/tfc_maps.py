@@ -21,7 +21,7 @@ __all__ = ["cls_attention", "tfc_maps", "token_maps"]
 
 
 def token_maps(model: HAT, images: Sequence[Image.Image]) -> dict[str, npt.NDArray[np.float32]]:
-    """The map that leaves each stage, averaged over its channels (paper Fig. 6).
+    """Compute the map that leaves each stage, averaged over its channels (paper Fig. 6).
 
     A stage's map is its calibrated tokens put back in their places and passed through NeA where the stage has one (Eq. 5). The
     mean is that of absolute values. After NeA none is negative; tokens of a stage without NeA come from a layer norm, and their
@@ -45,7 +45,7 @@ def token_maps(model: HAT, images: Sequence[Image.Image]) -> dict[str, npt.NDArr
 
 
 def cls_attention(model: HAT, images: Sequence[Image.Image]) -> dict[str, npt.NDArray[np.float32]]:
-    """How strongly each stage's CLS attends to every place: weights of the last block, averaged over heads (Eq. 1).
+    """Compute how strongly each stage's CLS attends to every place: weights of the last block, averaged over heads (Eq. 1).
 
     Args:
         model: The model, on any device; it is left as it was.
@@ -73,7 +73,7 @@ def cls_attention(model: HAT, images: Sequence[Image.Image]) -> dict[str, npt.ND
 def tfc_maps(
     model: HAT, images: Sequence[Image.Image], *, attention: bool = True, title: str = "Calibrated maps by level"
 ) -> Image.Image:
-    """Picture of the stages: each image, the averaged map of every stage, and what every stage's CLS attends to.
+    """Draw the stages: each image, the averaged map of every stage, and what every stage's CLS attends to.
 
     Args:
         model: The model.
@@ -86,6 +86,7 @@ def tfc_maps(
 
     Raises:
         UsageError: There is no image, an item is none, or the picture would be enormous.
+        MissingExtraError: matplotlib is not installed.
     """
     check_images(images)
     size = tile_size(model.preprocessing.size)
@@ -97,7 +98,7 @@ def tfc_maps(
         for name, maps in cls_attention(model, images).items():
             tiles = [overlay(image, values, size) for image, values in zip(images, scale_to_unit(maps), strict=True)]
             columns.append(Column(name.upper(), tiles, group="attention of CLS"))
-    return draw_map_table(columns, title, ("Each map is scaled to its own range.",), legend=("low", "high"))
+    return draw_map_table(columns, title, ("Each map is scaled to its own range.",))
 
 
 def _collect(

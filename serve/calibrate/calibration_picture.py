@@ -7,35 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hat.errors import MissingExtraError, UsageError, WorkError
+from hat.io.plot_file import save_plot, style_axes
 
 from .thresholds import ThresholdCalibration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["check_picture", "draw_calibration"]
+__all__ = ["draw_calibration"]
 
 _DIFFERENT, _SAME = "#c8552b", "#0c7f5c"
 _NUM_BINS = 80
 _NUM_STEPS = 400
-
-
-def check_picture(path: Path) -> None:
-    """Refuse before the work what would be refused after it.
-
-    Raises:
-        UsageError: The ending is no picture's, or the folder is not there.
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("matplotlib", "plot", "drawing a calibration") from None
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"{path}: the ending must name a picture format: .png, .svg or .pdf")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is no folder: make it first")
 
 
 def draw_calibration(calibration: ThresholdCalibration, path: Path, *, title: str) -> None:
@@ -53,22 +36,16 @@ def draw_calibration(calibration: ThresholdCalibration, path: Path, *, title: st
 
     has_roc = calibration.num_genuine > 0
     figure = Figure(figsize=(11 if has_roc else 6.5, 4.5), dpi=150, layout="constrained")
-    places = figure.subplots(1, 2 if has_roc else 1, squeeze=False)[0]
-    _draw_similarities(places[0], calibration)
+    panels = figure.subplots(1, 2 if has_roc else 1, squeeze=False)[0]
+    _draw_similarities(panels[0], calibration)
     if has_roc:
-        _draw_roc(places[1], calibration)
-    for axes in places:
-        axes.grid(True, color="#e4e7ed", linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        _draw_roc(panels[1], calibration)
+    for axes in panels:
+        style_axes(axes)
     figure.suptitle(
         f"{title}: {calibration.num_records:,} images of {calibration.num_identities:,} people", fontsize=11, x=0.01, ha="left"
     )
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise WorkError(f"{path}: cannot be drawn: {getattr(error, 'strerror', None) or error}") from None
+    save_plot(figure, path)
 
 
 def _draw_similarities(axes: Axes, calibration: ThresholdCalibration) -> None:

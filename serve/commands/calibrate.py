@@ -40,14 +40,15 @@ def calibrate(
       hat gallery calibrate people.gallery --rate 0.001 --rate 0.00005 --pairs 2000000 --picture roc.png
     """
     from hat.errors import UsageError
+    from hat.io.plot_file import check_plot_path
 
-    from ..calibrate.calibration_picture import check_picture, draw_calibration
+    from ..calibrate.calibration_picture import draw_calibration
     from ..calibrate.thresholds import calibrate_thresholds as run
     from ..calibrate.thresholds import chance_of_any
     from ..gallery.gallery import Gallery
 
     if picture is not None:
-        check_picture(picture)
+        check_plot_path(picture, "drawing a calibration")
     if any(not 0 < one < 1 for one in rate or ()):
         raise UsageError(f"a false match rate lies between 0 and 1, got {', '.join(map(str, rate or ()))}")
     with Gallery.open(location, read_only=True) as opened:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -102,6 +104,7 @@ def search_gallery(
     rerank: bool = False,
     rerank_pool: int = 200,
     thumbnails: bool = False,
+    seconds: dict[str, float] | None = None,
 ) -> list[list[Match]]:
     """Rank a gallery for each query.
 
@@ -117,6 +120,7 @@ def search_gallery(
         rerank: Order by re-ranked distance instead of by similarity.
         rerank_pool: How many nearest records are re-ranked; raised to ``top`` where that is more.
         thumbnails: Read the records' thumbnails too.
+        seconds: Filled with how long each step took: ``"search"``, ``"rerank"`` where there was such a step, and ``"read"``.
 
     Returns:
         The matches of each query, best first; fewer than ``top`` where fewer records pass the filter.
@@ -132,7 +136,7 @@ def search_gallery(
     # A record that another thread removes between being found and being read is no error of this call: it looks again.
     for attempt in range(1, _MAX_ATTEMPTS + 1):
         try:
-            return _search_once(gallery, queries, top, where, max(top, rerank_pool) if rerank else None, thumbnails)
+            return _search_once(gallery, queries, top, where, max(top, rerank_pool) if rerank else None, thumbnails, seconds)
         except RecordsMissingError as error:
             if attempt == _MAX_ATTEMPTS:
                 raise WorkError(f"{gallery.location}: records are removed as fast as they are found: try again") from error
@@ -146,8 +150,11 @@ def _search_once(
     where: Filter | None,
     rerank_pool: int | None,
     thumbnails: bool,
+    seconds: dict[str, float] | None,
 ) -> list[list[Match]]:
+    times = [time.perf_counter()]
     neighbors = gallery.search(queries, rerank_pool or top, where)
+    times.append(time.perf_counter())
     rankings: list[list[_Hit]] = []
     for query, row, values in zip(queries, neighbors.ids, neighbors.similarities, strict=True):
         ids, similarities = row[row >= 0], values[row >= 0]
@@ -155,7 +162,13 @@ def _search_once(
             rankings.append(_reranked(gallery, query, ids, similarities)[:top])
         else:
             rankings.append([_Hit(int(id_), float(value)) for id_, value in zip(ids, similarities, strict=True)])
-    return _with_records(gallery, rankings, thumbnails)
+    times.append(time.perf_counter())
+    matches = _with_records(gallery, rankings, thumbnails)
+    times.append(time.perf_counter())
+    if seconds is not None:
+        steps = zip(("search", "rerank", "read"), pairwise(times), strict=True)
+        seconds |= {step: end - start for step, (start, end) in steps if step != "rerank" or rerank_pool}
+    return matches
 
 
 def _reranked(

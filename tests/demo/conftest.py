@@ -60,28 +60,28 @@ def make_image():
 
 
 @pytest.fixture(scope="session")
-def make_bench(tiny_checkpoint, embedder, people):
-    """Makes workbenches with the generated people's gallery, in a folder."""
-    from hat.demo.app_state import Workbench
+def make_state(tiny_checkpoint, embedder, people):
+    """Makes app states with the generated people's gallery, in a folder."""
+    from hat.demo.app_state import AppState
     from hat.demo.people import enroll_dataset, sample_queries
     from hat.serve import Gallery
 
     def make(folder, **options):
-        bench = Workbench(str(tiny_checkpoint), embedder, folder, **options)
-        bench.galleries["people"] = Gallery.open(folder / "people.gallery", binding=bench.binding, create=True)
-        enroll_dataset(bench.galleries["people"], embedder, people, max_images=1000, thumbnail_height=64)
-        bench.samples = sample_queries(people, set(people.gallery.pids.tolist()))
-        return bench
+        state = AppState(str(tiny_checkpoint), embedder, folder, **options)
+        state.galleries["people"] = Gallery.open(folder / "people.gallery", binding=state.binding, create=True)
+        enroll_dataset(state.galleries["people"], embedder, people, max_images=1000, thumbnail_height=64)
+        state.samples = sample_queries(people, set(people.gallery.pids.tolist()))
+        return state
 
     return make
 
 
 @pytest.fixture
-def bench(make_bench, tmp_path):
-    """A workbench with the generated people's gallery."""
-    bench = make_bench(tmp_path)
-    yield bench
-    bench.close()
+def state(make_state, tmp_path):
+    """A app state with the generated people's gallery."""
+    state = make_state(tmp_path)
+    yield state
+    state.close()
 
 
 @pytest.fixture(scope="session")
@@ -93,13 +93,13 @@ def sample(people):
 
 
 @pytest.fixture(scope="session")
-def served(make_bench, tiny_checkpoint, people, tmp_path_factory):
+def served(make_state, tiny_checkpoint, people, tmp_path_factory):
     """The page, served by the command in a process of its own: (address, gallery's file, folder for temporary files)."""
     from demo_process import hat_demo
 
     folder = tmp_path_factory.mktemp("served")
-    bench = make_bench(folder)
-    bench.close()
+    state = make_state(folder)
+    state.close()
     arguments = (
         str(tiny_checkpoint),
         "--gallery",

@@ -42,10 +42,10 @@ REPORT = {
 
 
 @pytest.fixture(scope="module")
-def full_demo(browser, make_bench, tiny_checkpoint, people, tmp_path_factory):
+def full_demo(browser, make_state, tiny_checkpoint, people, tmp_path_factory):
     """The page with everything, a second file to compare with and a report: (address, gallery's file, temporary folder)."""
     folder = tmp_path_factory.mktemp("full")
-    make_bench(folder).close()
+    make_state(folder).close()
     shutil.copytree(tiny_checkpoint, folder / "twin")
     (folder / "parity.json").write_text(json.dumps(REPORT))
     options = {

@@ -5,11 +5,10 @@ import copy
 import numpy as np
 import pytest
 
-from hat.demo.app_state import SharedEmbedder, Workbench
+from hat.demo.app_state import AppState, SharedEmbedder
 from hat.demo.comparison import Artifact, compare_artifacts
-from hat.demo.inside import look_inside
 from hat.demo.pages.compare import compared_html, pictures_of
-from hat.demo.pages.inside import maps_html
+from hat.demo.pages.inside import look_inside, maps_html
 from hat.embedder import Embedder
 from hat.errors import UsageError
 from hat.runtime import TorchRuntime
@@ -75,11 +74,11 @@ def test_nothing_to_compare_is_refused(embedder, gallery_images):
         compare_artifacts([artifact], gallery_images[:1], [], gallery_images.__getitem__)
 
 
-def test_the_models_own_file_ranks_as_the_search_does(bench):
-    pictures = pictures_of(bench.gallery(""), None)
+def test_the_models_own_file_ranks_as_the_search_does(state):
+    pictures = pictures_of(state.gallery(""), None)
     keys = [("people", one) for one in pictures.ids]
-    query = bench.query("first", pictures.image(0), 0.0)
-    lists = compare_artifacts([bench.artifacts[0], Artifact("<twin>", bench.embedder)], [query.image], keys, pictures.image)
+    query = state.query("first", pictures.image(0), 0.0)
+    lists = compare_artifacts([state.artifacts[0], Artifact("<twin>", state.embedder)], [query.image], keys, pictures.image)
     assert lists[0].matches[0].id == pictures.ids[0] and lists[0].matches[0].similarity == pytest.approx(1, abs=1e-5)
     assert lists[1].cosine == pytest.approx(1, abs=1e-5) and lists[1].num_shared == len(lists[1].matches)
     page = compared_html(pictures, lists, query_pid=2)
@@ -87,15 +86,15 @@ def test_the_models_own_file_ranks_as_the_search_does(bench):
     assert page.count("hat-right") + page.count("hat-wrong") == 10
 
 
-def test_only_a_whole_network_can_be_looked_into(bench, tmp_path):
-    assert bench.inspectable() is bench.embedder.runtime
-    exact = SharedEmbedder(Embedder(TorchRuntime(copy.deepcopy(bench.embedder.runtime.model), "cpu", exact_graph=True)))
-    assert Workbench("exact", exact, tmp_path).inspectable() is None
+def test_only_a_whole_network_can_be_looked_into(state, tmp_path):
+    assert state.inspectable() is state.embedder.runtime
+    exact = SharedEmbedder(Embedder(TorchRuntime(copy.deepcopy(state.embedder.runtime.model), "cpu", inference_graph=True)))
+    assert AppState("exact", exact, tmp_path).inspectable() is None
 
 
-def test_maps_of_every_kind_are_shown_for_every_image(bench, make_image):
+def test_maps_of_every_kind_are_shown_for_every_image(state, make_image):
     images = [make_image(seed=1), make_image(seed=2)]
-    columns = look_inside(bench.embedder.runtime.model, images)
+    columns = look_inside(state.embedder.runtime.model, images)
     assert [(column.group, column.name) for column in columns] == [
         ("", "Image"),
         ("class activation", "MFE"),

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import stat
 import tempfile
 import time
@@ -16,9 +17,10 @@ from typer.testing import CliRunner
 
 import hat.demo
 from hat.cli import app
-from hat.demo.events import GENERAL, clicked, listen, whole_number
-from hat.demo.launching import Address, interruptible, private_environment
+from hat.demo.events import GENERAL, bind, clicked, typed_identity, whole_number
+from hat.demo.launching import Address, check_address, interruptible, private_environment
 from hat.demo.pages.about import LIMITS_OF_USE, card_text
+from hat.demo.session import Session
 from hat.errors import DataError, UsageError, WorkError
 from hat.shipped_model import shipped_model
 
@@ -28,7 +30,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 def wired(handler, *, outputs=("text",), **options):
     """The function that the page would call, and how it was registered."""
     registered = {}
-    listen(lambda run, **facts: registered.update(facts, run=run), handler, "session", [], list(outputs), **options)
+    bind(lambda run, **facts: registered.update(facts, run=run), handler, "session", [], list(outputs), **options)
     return registered
 
 
@@ -78,7 +80,7 @@ def test_public_names_are_there():
 
 
 def test_the_style_sheet_and_the_script_are_installed_and_ask_for_nothing():
-    texts = [(files("hat.demo") / name).read_text(encoding="utf-8") for name in ("page.css", "crop_box.js")]
+    texts = [(files("hat.demo.view") / name).read_text(encoding="utf-8") for name in ("page.css", "crop_box.js")]
     assert not any(word in text for text in texts for word in ("http:", "https:", "@import", "url("))
 
 
@@ -93,41 +95,112 @@ def test_the_server_gives_no_file_and_lists_no_endpoint(served, tmp_path):
         assert client.get("/").status_code == 200
 
 
+def test_serve_page_answers_its_own_name_and_page_alone(served):
+    url, *_ = served
+    with httpx.Client(trust_env=False) as client:
+
+        def status(path="", method="GET", **headers):
+            return client.request(method, url + path, headers=headers).status_code
+
+        own = httpx.URL(url).netloc.decode()
+        assert status() == status(Host=f"localhost:{httpx.URL(url).port}") == status(Origin=url.rstrip("/")) == 200
+        for host in ("evil.example", f"evil.example:{httpx.URL(url).port}", "127.0.0.1.evil.example", ""):
+            assert status(Host=host) in (400, 421), host
+            assert status("gradio_api/queue/join", "POST", Host=host) in (400, 421)
+        for origin in ("http://evil.example", f"http://evil.example/{own}", "null", f"http://{own}0"):
+            assert status(Origin=origin) == 403, origin
+            assert status("gradio_api/upload", "POST", Origin=origin) == 403
+
+
+def test_check_address_names_the_option_where_the_port_is_in_use():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(WorkError, match=rf"127\.0\.0\.1:{port} .*--port"):
+            check_address(Address(port=port))
+        result = CliRunner().invoke(app, ["demo", "--port", str(port)])  # refused before the model is opened
+    assert isinstance(result.exception, WorkError) and "--port" in str(result.exception) and "opening" not in result.output
+    check_address(Address(port=port))
+    with pytest.raises(UsageError, match="no such address"):
+        check_address(Address("no.such.host.invalid", user="a", password="b"))
+
+
 def test_an_error_of_ours_is_its_own_sentence_and_shows_names_as_text():
     for error in (UsageError, WorkError, DataError):
 
-        def fail(state, error=error):
+        def fail(session, error=error):
             raise error("<script>alert(1)</script>.jpg: not an image")
 
         with pytest.raises(gr.Error) as caught:
-            wired(fail)["run"]("state")
+            wired(fail)["run"](Session())
         assert caught.value.message == "&lt;script&gt;alert(1)&lt;/script&gt;.jpg: not an image"
         assert not caught.value.print_exception
 
 
 def test_any_other_error_is_a_general_sentence_and_one_line_in_the_log(caplog):
-    def fail(state):
+    def fail(session):
         return 1 // 0
 
     with caplog.at_level(logging.ERROR), pytest.raises(gr.Error) as caught:
-        wired(fail)["run"]("state")
+        wired(fail)["run"](Session())
     assert caught.value.message == GENERAL and not caught.value.print_exception
     (line,) = caplog.messages
     assert line.startswith("ZeroDivisionError at ") and "test_demo_launching.py" in line and "Traceback" not in caplog.text
 
 
 def test_handlers_get_and_give_what_the_page_expects():
-    facts = wired(lambda state, value: (value + 1,))
-    assert facts["run"]("state", 1) == ("state", 2)
+    facts = wired(lambda session, value: (value + 1,))
+    visitor = Session()
+    assert facts["run"](visitor, 1) == (visitor, 2)
     assert facts["inputs"] == ["session"] and facts["outputs"] == ["session", "text"] and facts["api_visibility"] == "private"
-    assert wired(lambda state: (), outputs=())["run"]("state") == "state"
+    assert wired(lambda session: (), outputs=())["run"](visitor) is visitor
     click = gr.EventData(None, {"index": 3})
-    assert wired(lambda state, happened, one: (clicked(happened), one), reads_click=True)["run"]("state", click, 9) == (
-        "state",
+    assert wired(lambda session, happened, one: (clicked(happened), one), reads_click=True)["run"](visitor, click, 9) == (
+        visitor,
         3,
         9,
     )
-    assert wired(lambda state, bar, one: (bar, one), shows_progress=True)["run"]("state", "bar", 9) == ("state", "bar", 9)
+    assert wired(lambda session, bar, one: (bar, one), shows_progress=True)["run"](visitor, "bar", 9) == (visitor, "bar", 9)
+
+
+def test_bind_keeps_the_session_as_it_was_where_a_handler_fails():
+    def fail(session):
+        session.chosen, session.gallery = 7, "other"
+        raise UsageError("no")
+
+    visitor = Session(chosen=3)
+    with pytest.raises(gr.Error):
+        wired(fail)["run"](visitor)
+    assert (visitor.chosen, visitor.gallery) == (3, "")
+
+    def work(session):
+        visitor.gallery = "chosen meanwhile"
+        session.chosen = 7
+        return ("text",)
+
+    wired(work)["run"](visitor)
+    assert (visitor.chosen, visitor.gallery) == (7, "chosen meanwhile")
+
+
+def test_bind_says_that_memory_ran_out():
+    def fail(session):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB\nand more")
+
+    with pytest.raises(gr.Error) as caught:
+        wired(fail)["run"](Session())
+    assert "memory ran out" in caught.value.message and "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "identity"), [("", None), (" 007 ", 7), ("7.0", 7), ("Anna Maria", "Anna Maria"), ("7b", "7b"), (None, None)]
+)
+def test_typed_identity_is_a_number_or_a_name(text, identity):
+    assert typed_identity(text) == identity
+
+
+@pytest.mark.parametrize("text", ["-1", "-7", "x" * 201])
+def test_typed_identity_refuses_what_is_no_label(text):
+    with pytest.raises(UsageError, match="an identity"):
+        typed_identity(text)
 
 
 @pytest.mark.parametrize(("text", "number"), [("", None), (None, None), (" 12 ", 12), ("0", 0), ("007", 7)])

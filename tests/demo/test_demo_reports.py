@@ -9,8 +9,7 @@ import pytest
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'hat-reid[demo]'")
 
-from hat.demo.pages.report import reports_html
-from hat.demo.reports import MAX_REPORT_BYTES, check_report_paths, find_reports
+from hat.demo.pages.report import MAX_REPORT_BYTES, check_report_paths, find_reports, reports_html
 from hat.demo.view.report_tables import benchmark_html, verification_html
 from hat.errors import UsageError
 
@@ -51,14 +50,14 @@ VERIFICATION = {
 }
 
 
-def speed(images_per_s, ratio, p50_s, share_of_peak):
+def speed(images_per_s, ratio, p50_s, utilization):
     spent = {"p50_s": p50_s, "p95_s": 2 * p50_s, "p99_s": 3 * p50_s}
     return {
         "mode": "embedding",
         "batch": 8,
         "images_per_s": images_per_s,
         "ratio": ratio,
-        "share_of_peak": share_of_peak,
+        "utilization": utilization,
         **spent,
     }
 

@@ -1,23 +1,28 @@
 """Searching: the page's list is the library's, its choices hold, and a visitor's session is their own."""
 
+import time
+
 import gradio as gr
 import numpy as np
 import pytest
 
 from hat.data import read_image
+from hat.demo.pages.search_actions import SearchActions
 from hat.demo.ranking import SearchOptions, format_time, parse_time, rank
-from hat.demo.search_actions import SearchActions
 from hat.demo.session import Session
 from hat.errors import HatError, UsageError
 from hat.metrics import rerank
 from hat.serve import Filter
+from hat.serve.search import searching
 
 OPTIONS = (12, False, True, [], "", "", "", "")
 
 
+FIELDS = ("top", "rerank", "leave_out", "cameras", "since", "until", "pid", "camid")
+
+
 def options(**changes):
-    names = ("top", "rerank", "leave_out", "cameras", "since", "until", "pid", "camid")
-    return tuple(changes.get(name, value) for name, value in zip(names, OPTIONS, strict=True))
+    return tuple(changes.get(name, value) for name, value in zip(FIELDS, OPTIONS, strict=True))
 
 
 def click(index, **more):
@@ -25,36 +30,36 @@ def click(index, **more):
 
 
 @pytest.fixture
-def actions(bench):
-    return SearchActions(bench)
+def actions(state):
+    return SearchActions(state)
 
 
 @pytest.fixture
-def searched(bench, actions):
+def searched(state, actions):
     """A session that tried the first example, with every camera allowed."""
-    state = Session()
-    actions.try_sample(state, click(0), *options(leave_out=False, top=60))
-    return state
+    session = Session()
+    actions.try_sample(session, click(0), *options(leave_out=False, top=60))
+    return session
 
 
-def brute_force(bench, query, keep=lambda record: True):
+def brute_force(state, query, keep=lambda record: True):
     """(id, similarity) of the whole gallery, best first."""
-    gallery = bench.gallery("")
+    gallery = state.gallery("")
     records = [record for record in gallery.records() if keep(record)]
     values = gallery.embeddings([record.id for record in records]) @ query
     order = sorted(range(len(records)), key=lambda place: (-values[place], records[place].id))
     return [(records[place].id, float(values[place])) for place in order]
 
 
-def test_a_list_is_the_gallery_by_similarity(bench, searched):
-    expected = brute_force(bench, searched.queries[0].embedding)
+def test_a_list_is_the_gallery_by_similarity(state, searched):
+    expected = brute_force(state, searched.queries[0].embedding)
     found = [(match.record.id, match.similarity) for match in searched.outcome.matches]
     assert [one for one, _ in found] == [one for one, _ in expected]
     assert np.allclose([one for _, one in found], [one for _, one in expected], atol=1e-5)
     assert searched.outcome.num_searched == len(expected) == 32
 
 
-def test_the_querys_camera_is_left_out_and_others_may_be_chosen(bench, actions, searched):
+def test_the_querys_camera_is_left_out_and_others_may_be_chosen(state, actions, searched):
     camid = searched.query_camid
     labels = {"pid": str(searched.query_pid), "camid": str(camid)}
     actions.search_again(searched, *options(top=60, **labels))
@@ -65,8 +70,8 @@ def test_the_querys_camera_is_left_out_and_others_may_be_chosen(bench, actions, 
     assert searched.outcome.matches == ()
 
 
-def test_a_time_bounds_the_list(bench, actions, searched):
-    seen = sorted(record.time_s for record in bench.gallery("").records())
+def test_a_time_bounds_the_list(state, actions, searched):
+    seen = sorted(record.time_s for record in state.gallery("").records())
     middle = seen[16]
     actions.search_again(searched, *options(top=60, since=f"{format_time(middle)}"))
     assert all(match.record.time_s >= middle - 60 for match in searched.outcome.matches)
@@ -77,104 +82,137 @@ def test_a_time_bounds_the_list(bench, actions, searched):
             actions.search_again(searched, *options(**wrong))
 
 
-def test_re_ranking_orders_as_the_library_does_and_says_what_it_changed(bench, actions, searched):
-    gallery = bench.gallery("")
+def test_re_ranking_orders_as_the_library_does_and_says_what_it_changed(state, actions, searched):
+    gallery = state.gallery("")
     ids = gallery.ids().tolist()
     query = searched.queries[0].embedding[None]
     expected = [ids[place] for place in np.argsort(rerank(query, gallery.embeddings(ids))[0], kind="stable")][:6]
-    plain = [one for one, _ in brute_force(bench, query[0])]
+    plain = [one for one, _ in brute_force(state, query[0])]
     actions.search_again(searched, *options(top=6, rerank=True, leave_out=False))
     outcome = searched.outcome
     assert [match.record.id for match in outcome.matches] == expected
     assert [match.rank_before for match in outcome.matches] == [plain.index(one) + 1 for one in expected]
-    assert outcome.timings.rerank_s is not None and outcome.timings.rerank_s >= 0
 
 
-def test_several_images_are_one_person(bench, actions, searched):
-    sample = bench.samples[1]
-    other = bench.query("other", read_image(sample.path), 0.0)
+def test_rank_times_the_search_and_the_re_ranking_each_by_itself(state, searched, monkeypatch):
+    gallery, num_searches = state.gallery(""), []
+    found = gallery.search
+    monkeypatch.setattr(gallery, "search", lambda *args: num_searches.append(1) or time.sleep(0.2) or found(*args))
+    reranked = searching.rerank_distances
+    monkeypatch.setattr(searching, "rerank_distances", lambda *args: time.sleep(0.5) or reranked(*args))
+    timings = rank(gallery, "people", searched.queries, SearchOptions(rerank=True)).timings
+    assert len(num_searches) == 1
+    assert 0.2 <= timings.search_s < timings.rerank_s and timings.rerank_s >= 0.5
+    assert rank(gallery, "people", searched.queries, SearchOptions()).timings.rerank_s is None
+
+
+def test_several_images_are_one_person(state, actions, searched):
+    sample = state.samples[1]
+    other = state.query("other", read_image(sample.path), 0.0)
     searched.queries = (*searched.queries, other)
     actions.search_again(searched, *options(leave_out=False))
     mean = (searched.queries[0].embedding + other.embedding) / 2
-    expected = brute_force(bench, mean / np.linalg.norm(mean))[0]
+    expected = brute_force(state, mean / np.linalg.norm(mean))[0]
     first = searched.outcome.matches[0]
     assert first.record.id == expected[0] and first.similarity == pytest.approx(expected[1], abs=1e-5)
     actions.take_out(searched, click(1), *options(leave_out=False))
     assert (
         len(searched.queries) == 1
-        and searched.outcome.matches[0].record.id == brute_force(bench, searched.queries[0].embedding)[0][0]
+        and searched.outcome.matches[0].record.id == brute_force(state, searched.queries[0].embedding)[0][0]
     )
     actions.take_out(searched, click(0), *options())
     assert searched.queries == () and searched.outcome is None and searched.query_pid is None
 
 
-def test_uploads_become_queries_and_are_deleted(bench, actions, make_image, tmp_path):
-    state = Session()
+def test_uploads_become_queries_and_are_deleted(state, actions, make_image, tmp_path):
+    session = Session()
     path = make_image(tmp_path / "a.png")
-    actions.upload(state, [path], False, *options())
-    assert [query.name for query in state.queries] == ["a.png"] and not (tmp_path / "a.png").exists()
-    actions.upload(state, [make_image(tmp_path / "b.png", seed=1)], True, *options(pid="4"))
-    assert [query.name for query in state.queries] == ["a.png", "b.png"] and state.query_pid == 4
-    actions.upload(state, [make_image(tmp_path / "c.png", seed=2)], False, *options(pid="4"))
-    assert [query.name for query in state.queries] == ["c.png"] and state.query_pid is None
+    actions.upload(session, [path], False, *options())
+    assert [query.name for query in session.queries] == ["a.png"] and not (tmp_path / "a.png").exists()
+    actions.upload(session, [make_image(tmp_path / "b.png", seed=1)], True, *options(pid="4"))
+    assert [query.name for query in session.queries] == ["a.png", "b.png"] and session.query_pid == 4
+    actions.upload(session, [make_image(tmp_path / "c.png", seed=2)], False, *options(pid="4"))
+    assert [query.name for query in session.queries] == ["c.png"] and session.query_pid is None
     with pytest.raises(UsageError, match="did not arrive"):
-        actions.upload(state, [path], False, *options())
-    many = [make_image(tmp_path / f"{n}.png", seed=n) for n in range(bench.limits.query_images + 1)]
+        actions.upload(session, [path], False, *options())
+    many = [make_image(tmp_path / f"{n}.png", seed=n) for n in range(state.limits.query_images + 1)]
     with pytest.raises(UsageError, match="at most"):
-        actions.upload(state, many, False, *options())
+        actions.upload(session, many, False, *options())
     assert not any((tmp_path / f"{n}.png").exists() for n in range(len(many)))
-    assert [query.name for query in state.queries] == ["c.png"]
+    assert [query.name for query in session.queries] == ["c.png"]
 
 
 def test_one_bad_upload_changes_nothing(actions, make_image, tmp_path):
-    state = Session()
-    actions.upload(state, [make_image(tmp_path / "a.png")], False, *options())
+    session = Session()
+    actions.upload(session, [make_image(tmp_path / "a.png")], False, *options())
     (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(HatError, match=r"bad\.png"):
-        actions.upload(state, [make_image(tmp_path / "b.png"), str(tmp_path / "bad.png")], False, *options())
-    assert [query.name for query in state.queries] == ["a.png"] and state.outcome is not None
+        actions.upload(session, [make_image(tmp_path / "b.png"), str(tmp_path / "bad.png")], False, *options())
+    assert [query.name for query in session.queries] == ["a.png"] and session.outcome is not None
     assert list(tmp_path.glob("*.png")) == []
 
 
-def test_a_wide_picture_waits_until_the_person_is_marked(bench, actions, make_image, tmp_path):
-    state = Session()
-    shown = actions.upload(state, [make_image(tmp_path / "wide.png", size=(200, 100))], False, *options())
-    assert state.queries == () and state.photo.size == (200, 100) and "hat-crop-box" in shown[2]
+def test_a_wide_picture_waits_until_the_person_is_marked(state, actions, make_image, tmp_path):
+    session = Session()
+    shown = actions.upload(session, [make_image(tmp_path / "wide.png", size=(200, 100))], False, *options())
+    assert session.queries == () and session.photo.image.size == (200, 100) and "hat-crop-box" in shown[2]
     box = {"left": 0.5, "top": 0.0, "right": 0.75, "bottom": 1.0}
-    expected = bench.query("part", state.photo.crop((100, 0, 150, 100)), 0.0).embedding
-    actions.use_crop(state, gr.EventData(None, box), False, *options())
-    assert state.photo is None and np.array_equal(state.queries[0].embedding, expected)
+    expected = state.query("part", session.photo.image.crop((100, 0, 150, 100)), 0.0).embedding
+    actions.use_crop(session, gr.EventData(None, box), False, *options())
+    assert session.photo is None and np.array_equal(session.queries[0].embedding, expected)
     with pytest.raises(UsageError, match="no picture"):
-        actions.use_crop(state, gr.EventData(None, box), False, *options())
+        actions.use_crop(session, gr.EventData(None, box), False, *options())
 
 
 @pytest.mark.parametrize("index", [-1, 10**6, "0", None, 1.5, True, [0]])
 def test_a_click_that_means_nothing_is_refused(actions, index):
-    state = Session()
+    session = Session()
     with pytest.raises(UsageError):
-        actions.try_sample(state, click(index), *options())
+        actions.try_sample(session, click(index), *options())
     with pytest.raises(UsageError):
-        actions.try_sample(state, gr.EventData(None, "select"), *options())
+        actions.try_sample(session, gr.EventData(None, "select"), *options())
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("pid", "-1"), ("pid", "four"), ("camid", "1.5"), ("camid", "٣"), ("pid", "9" * 12)]
+    ("name", "value"),
+    [("pid", "-1"), ("pid", "x" * 201), ("camid", "1.5"), ("camid", "٣"), ("camid", "9" * 12), ("since", "soon"), ("top", 0)],
 )
-def test_a_label_that_is_no_number_is_refused(actions, searched, name, value):
-    with pytest.raises(UsageError, match="whole number"):
-        actions.search_again(searched, *options(**{name: value}))
+def test_a_wrong_field_is_refused_and_changes_nothing(actions, searched, make_image, tmp_path, name, value):
+    actions.choose(searched, click(2))
+    before = vars(searched).copy()
+    wrong = options(pid="77", camid="1") if name not in ("pid", "camid") else options()
+    wrong = tuple(value if position == list(FIELDS).index(name) else one for position, one in enumerate(wrong))
+    calls = [
+        lambda: actions.search_again(searched, *wrong),
+        lambda: actions.upload(searched, [make_image(tmp_path / "a.png")], True, *wrong),
+        *([lambda: actions.try_sample(searched, click(1), *wrong)] if name in ("since", "top") else []),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError):
+            call()
+        assert vars(searched) == before
 
 
-def test_details_follow_the_choice_and_say_what_a_similarity_means(bench, actions, searched):
+def test_search_actions_know_people_by_name(state, actions, searched):
+    gallery = state.gallery("")
+    pid = searched.query_pid
+    gallery.update(gallery.ids(Filter(pids=frozenset({pid}))).tolist(), {"pid": "Anna <b>"})
+    cards = actions.search_again(searched, *options(leave_out=False, top=60, pid="Anna <b>"))[6]
+    assert searched.query_pid == "Anna <b>" and searched.outcome.num_right == 4
+    assert cards.count("hat-right") == 4 and "Anna &lt;b&gt;<br>" in cards and "<b>" not in cards
+    assert actions.shown(searched)[3] == "Anna <b>"
+
+
+def test_details_follow_the_choice_and_say_what_a_similarity_means(state, actions, searched):
     (details,) = actions.choose(searched, click(3))
     record = searched.outcome.matches[3].record
     assert f"#{record.id}<" in details and "pairs of different people" in details and "looks" in details
     assert actions.choose(searched, click(500)) == ("",)
 
 
-def test_a_search_without_a_query_is_refused(bench):
+def test_a_search_without_a_query_is_refused(state):
     with pytest.raises(UsageError, match="no query"):
-        rank(bench.gallery(""), "people", (), SearchOptions())
+        rank(state.gallery(""), "people", (), SearchOptions())
 
 
 @pytest.mark.parametrize("top", [0, 61])

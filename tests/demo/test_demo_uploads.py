@@ -49,7 +49,8 @@ def test_an_image_is_read_and_named(tmp_path):
         (b"", "empty"),
         (b"MZ not an image at all", "not an image"),
         (jpeg()[:300], "a.jpg"),
-        (bomb(), "60000 x 60000 pixels are more than the limit"),
+        (bomb(), "far more pixels than the limit of 32,000,000"),
+        (bomb(8000, 8000), "8000 x 8000 pixels are more than the limit"),
     ],
 )
 def test_what_is_no_image_is_refused_by_its_name_alone(tmp_path, data, words):
@@ -97,7 +98,7 @@ def test_a_zip_file_gives_its_images_with_the_labels_of_their_names(tmp_path):
         "people.zip!-1_c2s1.jpg": (9, 8),
     }
     assert {item.source: item.read() for item in items}["people.zip!in/0002_c3s1_000451_03.jpg"] == jpeg(1)
-    told_nothing = upload_items([zipped(tmp_path / "people.zip", members)], pid=9, camid=8, names_tell=False)
+    told_nothing = upload_items([zipped(tmp_path / "people.zip", members)], pid=9, camid=8, parse_labels_from_names=False)
     assert {(item.pid, item.camid) for item in told_nothing} == {(9, 8)}
 
 
@@ -121,7 +122,7 @@ def test_bounds_of_an_enrollment(tmp_path):
             assert "left out" in str(error)
     assert 2 <= len(read) <= 3
     (huge,) = upload_items([zipped(tmp_path / "b.zip", {"bomb.png": bomb()})])
-    with pytest.raises(ImageError, match="60000 x 60000 pixels"):
+    with pytest.raises(ImageError, match="far more pixels"):
         huge.read()
     (long,) = upload_items(
         [zipped(tmp_path / "c.zip", {"zeros.jpg": bytes(10_000)})], limits=replace(UPLOAD_LIMITS, file_bytes=9000)

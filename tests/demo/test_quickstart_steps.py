@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -89,9 +90,19 @@ def test_a_step_that_can_goes_on_where_it_was_stopped(run, tmp_path):
 def test_a_failed_step_ends_it_with_its_reason_and_keeps_what_was_done(monkeypatch, tmp_path):
     steps = [drawing(), telling(command=("info", "hat_resnet5"))]
     monkeypatch.setattr(command_module, "quickstart_steps", lambda: steps)
-    with pytest.raises(WorkError, match=r"hat info hat_resnet5 --json ended with 2 .*neither a file"):
+    with pytest.raises(WorkError, match=r"hat info hat_resnet5 --json in .* ended with 2: .*neither a file"):
         CliRunner().invoke(APP, ["--out", str(tmp_path), "--once"], catch_exceptions=False)
     assert len(json.loads((tmp_path / "quickstart.json").read_text())) == 1
+
+
+@pytest.mark.parametrize(("number", "words"), [(signal.SIGKILL, "memory runs out"), (signal.SIGTERM, "ended by SIGTERM")])
+def test_quickstart_says_by_which_signal_a_step_was_ended(monkeypatch, tmp_path, number, words):
+    monkeypatch.setattr(command_module, "quickstart_steps", lambda: [drawing()])
+    monkeypatch.setattr(
+        command_module, "_hat", lambda _: [sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(number)})"]
+    )
+    with pytest.raises(WorkError, match=words):
+        CliRunner().invoke(APP, ["--out", str(tmp_path), "--once"], catch_exceptions=False)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

@@ -8,13 +8,15 @@ from PIL import Image
 from hat.model import create_model
 
 SMALL = {"image_size": (64, 32), "num_bottlenecks": 1, "widths": (16, 24, 32, 32), "depths": (1, 1, 2, 0)}
+HEADS = {"num_heads": 4, "head_dim": None}
 
 
 @pytest.fixture
 def make_model():
     def make(name="hat_mobilenet_v2", **changes):
         torch.manual_seed(0)
-        model = create_model(name, 5, **{**SMALL, **changes})
+        transformer = HEADS | changes.pop("transformer", {})
+        model = create_model(name, 5, **{**SMALL, **changes}, transformer=transformer)
         generator = torch.Generator().manual_seed(1)
         for neck in model.necks.values():
             neck.running_mean.normal_(generator=generator)

@@ -7,7 +7,9 @@ from PIL import Image
 from hat.data.datasets import ReIDDataset, Sample, Split
 from hat.errors import ImageError, UsageError
 from hat.visual import rank_rows, ranked_list
-from hat.visual.canvas import INK, RIGHT, WRONG
+from hat.visual.tile_sheet import COLOR, RIGHT, WRONG
+
+FRAMES = [tuple(bytes.fromhex(color[1:])) for color in (COLOR, RIGHT, WRONG)]
 
 
 @pytest.fixture
@@ -36,31 +38,31 @@ def framed_rows(picture):
     pixels, rows, y = np.asarray(picture).astype(int), [], 0
     while y < len(pixels):
         # Nothing but the upper edge of a frame is a line of one of these colors over 50 pixels long; a badge covers its end.
-        codes = sum(code * (pixels[y] == color).all(axis=1) for code, color in enumerate((INK, RIGHT, WRONG), start=1))
+        codes = sum(code * (pixels[y] == color).all(axis=1) for code, color in enumerate(FRAMES, start=1))
         starts = np.flatnonzero(np.diff(codes, prepend=-1))
         ends = np.append(starts[1:], len(codes))
         edges = [(start, codes[start]) for start, end in zip(starts, ends, strict=True) if codes[start] and end - start > 50]
         if edges:
-            rows.append([((INK, RIGHT, WRONG)[code - 1], tuple(pixels[y + 100, x + 40].tolist())) for x, code in edges])
+            rows.append([(FRAMES[code - 1], tuple(pixels[y + 100, x + 40].tolist())) for x, code in edges])
             y += 230  # past the lower edges
         y += 1
     return rows
 
 
-def test_every_crop_stands_in_its_place_with_the_right_frame(case):
+def test_ranked_list_frames_every_crop_in_its_place(case):
     query, gallery, dataset = case
     picture = ranked_list(query, gallery, dataset, num_queries=3, top_k=6, seed=1, title="model")
     expected = []
     for row in rank_rows(query, gallery, dataset, num_queries=3, top_k=6, seed=1):
-        tiles = [(INK, color_of("query", row.query))]
-        tiles += [(RIGHT if item.is_match else WRONG, color_of("gallery", item.index)) for item in row.top]
+        tiles = [(FRAMES[0], color_of("query", row.query))]
+        tiles += [(FRAMES[1 if item.is_match else 2], color_of("gallery", item.index)) for item in row.top]
         expected.append(tiles)
     assert framed_rows(picture) == expected
     colors = {frame for tiles in expected for frame, _ in tiles}
-    assert colors == {INK, RIGHT, WRONG}, "the case must show both kinds"
+    assert colors == set(FRAMES), "the case must show both kinds"
 
 
-def test_ranking_by_given_distances_shows_in_the_picture(case):
+def test_ranked_list_follows_given_distances(case):
     query, gallery, dataset = case
     distances = np.tile(np.arange(len(gallery), dtype=np.float32), (len(query), 1))
     (tiles,) = framed_rows(ranked_list(query, gallery, dataset, num_queries=1, top_k=4, distances=distances))
@@ -68,7 +70,7 @@ def test_ranking_by_given_distances_shows_in_the_picture(case):
     assert shown == sorted(shown), "gallery colors grow with the index, as the distances do"
 
 
-def test_more_columns_than_ranked_images_and_a_long_title_are_fine(case):
+def test_ranked_list_with_few_images_and_a_long_title(case):
     query, gallery, dataset = case
     picture = ranked_list(query, gallery, dataset, num_queries=1, top_k=500, title="a very long name " * 40)
     (row,) = rank_rows(query, gallery, dataset, num_queries=1, top_k=500)
@@ -76,7 +78,7 @@ def test_more_columns_than_ranked_images_and_a_long_title_are_fine(case):
     assert picture.mode == "RGB"
 
 
-def test_an_enormous_picture_and_a_missing_file_are_refused(case, tmp_path):
+def test_ranked_list_refuses_an_enormous_picture_and_a_missing_file(case, tmp_path):
     query, gallery, dataset = case
     with pytest.raises(UsageError, match="ask for fewer"):
         labels = Split("gallery", list(dataset.gallery) * 2000)

@@ -1,0 +1,74 @@
+"""Plots as files: what can be refused is refused before the work that a plot shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hat.errors import MissingExtraError, UsageError, WorkError
+from hat.io.atomic_output import atomic_output
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["check_plot_path", "require_matplotlib", "save_plot", "style_axes"]
+
+_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def require_matplotlib(purpose: str) -> None:
+    """Make sure that matplotlib is there.
+
+    Args:
+        purpose: What it is needed for, to end the sentence "... is needed for".
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401 - what is checked is that it is there
+    except ImportError:
+        raise MissingExtraError("matplotlib", "plot", purpose) from None
+
+
+def check_plot_path(path: Path, purpose: str, *, overwrite: bool = True) -> None:
+    """Refuse before the work what would be refused after it.
+
+    Args:
+        path: The file that is to be written.
+        purpose: What is drawn, see `require_matplotlib`.
+        overwrite: Whether a file that is there may be replaced.
+
+    Raises:
+        UsageError: The ending names no format, the folder is not there, or the file is there and is not to be replaced.
+        MissingExtraError: matplotlib is not installed.
+    """
+    require_matplotlib(purpose)
+    if path.suffix.lower() not in _SUFFIXES:
+        raise UsageError(f"{path}: the ending must name a picture format: .png, .svg or .pdf")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} is there already: give another name, or --force to replace it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent} is not a folder: make it first")
+
+
+def save_plot(figure: Figure, path: Path, *, overwrite: bool = True) -> None:
+    """Write a plot, whole or not at all.
+
+    Raises:
+        UsageError: The file is there and is not to be replaced.
+        WorkError: It cannot be written.
+    """
+    with atomic_output(path, overwrite=overwrite) as temporary:
+        try:
+            figure.savefig(temporary)
+        except ValueError as error:
+            raise WorkError(f"{path}: cannot be drawn: {error}") from None
+
+
+def style_axes(axes: Axes) -> None:
+    """Give axes the look that all plots here have: a pale grid behind the data, and no frame above and to the right."""
+    axes.grid(True, color="#e4e7ed", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
