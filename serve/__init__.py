@@ -9,7 +9,7 @@ from hat.lazy_names import lazy_names
 if TYPE_CHECKING:
     from .calibrate.thresholds import ThresholdCalibration, calibrate_thresholds
     from .enroll.enrolling import Enrollment, Item, enroll_images
-    from .gallery.binding import Binding, VerifiedSibling, binding_of
+    from .gallery.binding import Binding, CompatibleModel, binding_of
     from .gallery.gallery import Gallery, StoredType
     from .gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage
     from .milvus.gallery import MilvusGallery
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Binding",
+    "CompatibleModel",
     "Enrollment",
     "Filter",
     "Gallery",
@@ -33,7 +34,6 @@ __all__ = [
     "SqliteGallery",
     "StoredType",
     "ThresholdCalibration",
-    "VerifiedSibling",
     "binding_of",
     "calibrate_thresholds",
     "enroll_images",
@@ -58,7 +58,7 @@ _HOMES = {
     "RecordPage": "hat.serve.gallery.records",
     "SqliteGallery": "hat.serve.sqlite.gallery",
     "StoredType": "hat.serve.gallery.gallery",
-    "VerifiedSibling": "hat.serve.gallery.binding",
+    "CompatibleModel": "hat.serve.gallery.binding",
     "binding_of": "hat.serve.gallery.binding",
     "calibrate_thresholds": "hat.serve.calibrate.thresholds",
     "enroll_images": "hat.serve.enroll.enrolling",

@@ -31,7 +31,7 @@ def calibrate(
     similar as the threshold or more; with its upper bound at 95 % confidence. A search compares its query with every image: the
     last column is the chance that somebody who is not in the gallery finds a false match in it all the same. The true match
     rate is the share of pairs of one person, seen by two cameras. The rates hold for these people and these cameras; other
-    people, other light and other seasons have others. A match is a likeness and no proof.
+    people, other light and other seasons have others. A match is no proof of identity.
 
     Examples:
 

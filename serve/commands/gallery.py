@@ -91,7 +91,7 @@ def info(
                 "embed_dim": binding.embed_dim,
                 "preprocessing": config_to_dict(binding.preprocessing),
                 "source_sha256": binding.source_sha256,
-                "siblings": [config_to_dict(sibling) for sibling in binding.siblings],
+                "compatible_models": [config_to_dict(other) for other in binding.compatible_models],
             },
         }
         if model is not None:
@@ -240,10 +240,10 @@ def _info_table(result: dict[str, Any]) -> Table:
     size = "" if result["num_bytes"] is None else f", {result['num_bytes'] / 2**20:,.1f} MiB on disk"
     table.add_row("embeddings", f"{model['embed_dim']} x {result['stored_type']}{size}")
     table.add_row("model", Text(f"{model['name']}, {model['precision']}, fingerprint {model['fingerprint'][:16]}"))
-    for sibling in model["siblings"]:
+    for other in model["compatible_models"]:
         table.add_row(
             "also",
-            f"{sibling['precision']}, fingerprint {sibling['fingerprint'][:16]}, worst cosine {sibling['worst_cosine']:.6f}",
+            f"{other['precision']}, fingerprint {other['fingerprint'][:16]}, worst cosine {other['worst_cosine']:.6f}",
         )
     if "checked_model" in result:
         verdict = "made it" if result["checked_model"]["is_own"] else "may be used beside the model that made it"

@@ -246,14 +246,15 @@ def accept(
     from hat.runtime import open_runtime, runtime_info
 
     from ..gallery.binding import binding_of
-    from ..gallery.compatible_models import read_sibling
+    from ..gallery.compatible_models import read_compatible_model
     from ..gallery.gallery import Gallery
 
     with Gallery.open(location) as opened:
-        sibling = read_sibling(report, opened.binding, binding_of(runtime_info(open_runtime(model))), min_cosine=min_cosine)
-        opened.accept(sibling)
-    result = {"gallery": location, "model": model, **config_to_dict(sibling)}
-    emit(result, f"{model} may be used with {location}; worst cosine {sibling.worst_cosine:.6f}", as_json)
+        candidate = binding_of(runtime_info(open_runtime(model)))
+        compatible = read_compatible_model(report, opened.binding, candidate, min_cosine=min_cosine)
+        opened.accept(compatible)
+    result = {"gallery": location, "model": model, **config_to_dict(compatible)}
+    emit(result, f"{model} may be used with {location}; worst cosine {compatible.worst_cosine:.6f}", as_json)
 
 
 def _is_open_elsewhere(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""A gallery made anew by another model, from the images that the old one was made of."""
+"""A gallery made again by another model, from the images that the old one was made of."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ from hat.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from hat.io.artifact import ArtifactInfo  # it brings torch, which a gallery does without
 
-__all__ = ["Binding", "VerifiedSibling", "binding_from_json", "binding_of", "binding_to_json"]
+__all__ = ["Binding", "CompatibleModel", "binding_from_json", "binding_of", "binding_to_json"]
 
 
 @config_dataclass
-class VerifiedSibling:
+class CompatibleModel:
     """Another file of the same weights, shown by ``hat verify`` to rank as the one that made the gallery."""
 
     fingerprint: str
@@ -56,12 +56,12 @@ class Binding:
     embed_dim: int
     """Width of an embedding."""
 
-    siblings: tuple[VerifiedSibling, ...] = Field(default=())
+    compatible_models: tuple[CompatibleModel, ...] = Field(default=())
     """Other files of the same weights that may be used as well."""
 
     def differences(self, other: Binding) -> list[str]:
         """What tells another model from this one, each as "what: here, there"; empty where it may be used with this gallery."""
-        if other.fingerprint == self.fingerprint or any(other.fingerprint == one.fingerprint for one in self.siblings):
+        if other.fingerprint == self.fingerprint or any(other.fingerprint == one.fingerprint for one in self.compatible_models):
             return []
         found = []
         mine, theirs = config_to_dict(self), config_to_dict(other)
@@ -123,6 +123,8 @@ def binding_from_json(text: str, source: str) -> Binding:
     try:
         content = json.loads(text)
         if isinstance(content, dict):
+            if "siblings" in content:  # what galleries of earlier versions call them
+                content["compatible_models"] = content.pop("siblings")
             return config_from_dict(Binding, content, where=source)
     except (ValueError, ConfigError) as error:
         raise UsageError(f"{source}: cannot be read which model made it: {error}") from None

@@ -9,9 +9,9 @@ from typing import Any
 
 from hat.errors import UsageError, WorkError
 
-from .binding import Binding, VerifiedSibling
+from .binding import Binding, CompatibleModel
 
-__all__ = ["read_sibling"]
+__all__ = ["read_compatible_model"]
 
 _MAX_BYTES = 64 * 2**20
 _MIN_IMAGES = 32
@@ -20,7 +20,7 @@ _MIN_IMAGES = 32
 _WORST_COSINE = "worst cosine"
 
 
-def read_sibling(path: Path, gallery: Binding, candidate: Binding, *, min_cosine: float) -> VerifiedSibling:
+def read_compatible_model(path: Path, gallery: Binding, candidate: Binding, *, min_cosine: float) -> CompatibleModel:
     """What a report says of a file, once it is certain that it is about this gallery's model and this very file.
 
     Args:
@@ -63,7 +63,7 @@ def read_sibling(path: Path, gallery: Binding, candidate: Binding, *, min_cosine
             f"{path}: {entry.get('name')} embeds an image with a cosine of {worst:.4f} to the embedding of {gallery.name}, the "
             f"limit is {min_cosine:g} (--min-cosine)"
         )
-    return VerifiedSibling(fingerprint=candidate.fingerprint, precision=candidate.precision, worst_cosine=worst)
+    return CompatibleModel(fingerprint=candidate.fingerprint, precision=candidate.precision, worst_cosine=worst)
 
 
 def _read(path: Path) -> dict[str, Any]:

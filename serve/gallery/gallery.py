@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from hat.errors import UsageError
 
-from .binding import Binding, VerifiedSibling
+from .binding import Binding, CompatibleModel
 from .identities import Identity
 from .records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage, RecordsMissingError
 
@@ -235,7 +235,7 @@ class Gallery(ABC):
         """
 
     @abstractmethod
-    def accept(self, sibling: VerifiedSibling) -> None:
+    def accept(self, compatible: CompatibleModel) -> None:
         """Allow another file of the same weights beside the one that made the gallery.
 
         Raises:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from hat.errors import UsageError
 
-from ..gallery.binding import Binding, VerifiedSibling, binding_from_json, binding_to_json
+from ..gallery.binding import Binding, CompatibleModel, binding_from_json, binding_to_json
 from ..gallery.gallery import Gallery, StoredType
 from ..gallery.identities import FIRST_NAMED, Identity, check_identity
 from ..gallery.record_checks import (
@@ -259,12 +259,12 @@ class MilvusGallery(Gallery):
         with self._changing():
             self._collection.compact(longest_s=10 * self._timeout_s)
 
-    def accept(self, sibling: VerifiedSibling) -> None:
+    def accept(self, compatible: CompatibleModel) -> None:
         """Allow another file of the same weights; see `Gallery.accept`."""
         with self._changing():
             kept = _binding_of(self._collection)
-            others = tuple(one for one in kept.siblings if one.fingerprint != sibling.fingerprint)
-            changed = replace(kept, siblings=(*others, sibling))
+            others = tuple(one for one in kept.compatible_models if one.fingerprint != compatible.fingerprint)
+            changed = replace(kept, compatible_models=(*others, compatible))
             self._collection.set_properties({_BINDING: binding_to_json(changed)})
             self.binding = changed
 

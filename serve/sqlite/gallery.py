@@ -17,7 +17,7 @@ from typing_extensions import Self
 from hat.errors import UsageError, WorkError
 from hat.io.atomic_output import atomic_output
 
-from ..gallery.binding import Binding, VerifiedSibling, binding_from_json, binding_to_json
+from ..gallery.binding import Binding, CompatibleModel, binding_from_json, binding_to_json
 from ..gallery.gallery import Gallery, StoredType
 from ..gallery.identities import Identity, check_identity
 from ..gallery.record_checks import (
@@ -271,12 +271,12 @@ class SqliteGallery(Gallery):
             except OSError as error:
                 raise WorkError(f"{self.location}: its file of vectors cannot be removed: {error.strerror or error}") from error
 
-    def accept(self, sibling: VerifiedSibling) -> None:
+    def accept(self, compatible: CompatibleModel) -> None:
         """Allow another file of the same weights; one that was accepted before takes its new figures."""
         with self._writing() as sqlite:
             binding = binding_from_json(read_metadata(sqlite, self._path).binding_json, self.location)
-            others = tuple(one for one in binding.siblings if one.fingerprint != sibling.fingerprint)
-            binding = replace(binding, siblings=(*others, sibling))
+            others = tuple(one for one in binding.compatible_models if one.fingerprint != compatible.fingerprint)
+            binding = replace(binding, compatible_models=(*others, compatible))
             sqlite.execute("UPDATE facts SET value = ? WHERE name = 'binding'", (binding_to_json(binding),))
         self.binding = binding
 

@@ -103,7 +103,7 @@ class MemoryGallery(Gallery):
     def vacuum(self):
         pass
 
-    def accept(self, sibling):
+    def accept(self, compatible):
         raise NotImplementedError
 
     def close(self):

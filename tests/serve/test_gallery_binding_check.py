@@ -1,4 +1,4 @@
-"""A gallery belongs to the model that made it; another is refused with every difference, a verified sibling is not."""
+"""A gallery belongs to the model that made it; another is refused with every difference, a verified compatible model is not."""
 
 import dataclasses
 
@@ -7,7 +7,8 @@ from gallery_cases import BINDING, new_records, open_small, unit_rows
 
 from hat.errors import UsageError
 from hat.preprocessing import Preprocessing
-from hat.serve import Gallery, VerifiedSibling
+from hat.serve import CompatibleModel, Gallery
+from hat.serve.gallery.binding import binding_from_json, binding_to_json
 
 SIBLING = dataclasses.replace(BINDING, fingerprint="c" * 64, precision="int8")
 
@@ -39,21 +40,24 @@ def test_the_differences_are_spelled_out(tmp_path):
     Gallery.open(tmp_path / "g").close()  # who brings no model may look into it
 
 
-def test_a_verified_sibling_is_accepted_for_good(tmp_path):
+def test_a_verified_compatible_model_is_accepted_for_good(tmp_path):
     with open_small(tmp_path / "g") as gallery, open_small(tmp_path / "g", read_only=True) as reader:
         gallery.add(unit_rows(1), new_records("a"))
         with pytest.raises(UsageError, match=r"precision: fp32, int8.*hat gallery accept"):
             gallery.check_model(SIBLING)
         with pytest.raises(UsageError, match="read only"):
-            reader.accept(VerifiedSibling(fingerprint="c" * 64, precision="int8", worst_cosine=0.998))
-        gallery.accept(VerifiedSibling(fingerprint="c" * 64, precision="int8", worst_cosine=0.9))
-        gallery.accept(VerifiedSibling(fingerprint="f" * 64, precision="fp16", worst_cosine=0.9999))
-        gallery.accept(VerifiedSibling(fingerprint="c" * 64, precision="int8", worst_cosine=0.998))  # verified again
+            reader.accept(CompatibleModel(fingerprint="c" * 64, precision="int8", worst_cosine=0.998))
+        gallery.accept(CompatibleModel(fingerprint="c" * 64, precision="int8", worst_cosine=0.9))
+        gallery.accept(CompatibleModel(fingerprint="f" * 64, precision="fp16", worst_cosine=0.9999))
+        gallery.accept(CompatibleModel(fingerprint="c" * 64, precision="int8", worst_cosine=0.998))  # verified again
         gallery.check_model(SIBLING)
         reader.check_model(SIBLING)  # which was open before
     with Gallery.open(tmp_path / "g", binding=SIBLING) as gallery:
         assert gallery.binding.fingerprint == "a" * 64 and len(gallery) == 1
-        assert [(one.fingerprint[0], one.worst_cosine) for one in gallery.binding.siblings] == [("f", 0.9999), ("c", 0.998)]
+        assert [(one.fingerprint[0], one.worst_cosine) for one in gallery.binding.compatible_models] == [
+            ("f", 0.9999),
+            ("c", 0.998),
+        ]
         with pytest.raises(UsageError, match="was made by another model"):
             gallery.check_model(dataclasses.replace(SIBLING, fingerprint="9" * 64))
 
@@ -62,3 +66,10 @@ def test_a_new_gallery_needs_a_model(tmp_path):
     with pytest.raises(UsageError, match="which model its embeddings come from: give a binding"):
         Gallery.open(tmp_path / "g", create=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_binding_from_json_reads_what_earlier_versions_called_siblings():
+    other = CompatibleModel(fingerprint="c" * 64, precision="int8", worst_cosine=0.998)
+    binding = dataclasses.replace(BINDING, compatible_models=(other,))
+    text = binding_to_json(binding).replace('"compatible_models"', '"siblings"')
+    assert '"siblings"' in text and binding_from_json(text, "g") == binding

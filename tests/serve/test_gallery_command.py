@@ -202,13 +202,13 @@ def test_an_image_that_has_changed_is_not_taken_for_the_one_that_was_enrolled(ru
 
 
 @pytest.fixture(scope="module")
-def sibling(world):
+def compatible(world):
     """The same weights in bfloat16: what a file of another precision is to a gallery."""
     return runtime_info(open_runtime(world / "model", "cpu", "bf16"))
 
 
 @pytest.fixture
-def accept(run, world, gallery, sibling, tmp_path, monkeypatch):
+def accept(run, world, gallery, compatible, tmp_path, monkeypatch):
     monkeypatch.setattr("hat.runtime.open_runtime", lambda path: open_runtime(world / "model", "cpu", "bf16"))
 
     def call(change=None, *options):
@@ -221,7 +221,7 @@ def accept(run, world, gallery, sibling, tmp_path, monkeypatch):
                 {"name": "other", "fingerprint": "0" * 64, "passed": False, "checks": []},
                 {
                     "name": "model@bf16",
-                    "fingerprint": sibling.fingerprint,
+                    "fingerprint": compatible.fingerprint,
                     "passed": True,
                     "checks": [{"level": "embedding", "name": "worst cosine", "value": 0.991, "passed": True}],
                 },
@@ -235,8 +235,8 @@ def accept(run, world, gallery, sibling, tmp_path, monkeypatch):
     return call
 
 
-def test_a_verified_sibling_is_accepted_and_may_then_be_used(run, world, gallery, sibling, accept):
-    binding = binding_of(sibling)
+def test_a_verified_compatible_model_is_accepted_and_may_then_be_used(run, world, gallery, compatible, accept):
+    binding = binding_of(compatible)
     with Gallery.open(gallery, read_only=True) as opened:
         assert opened.binding.differences(binding)
     answer = accept(None, "--json")
@@ -266,7 +266,7 @@ def test_a_report_of_something_else_or_of_a_failure_is_refused(gallery, accept, 
     answer = accept(change)
     assert answer.code == code and sentence in answer.err, answer.err
     with Gallery.open(gallery, read_only=True) as opened:
-        assert opened.binding.siblings == ()
+        assert opened.binding.compatible_models == ()
 
 
 def test_the_limit_can_be_lowered_and_the_gallerys_own_model_needs_nothing(run, world, gallery, accept, tmp_path, monkeypatch):
@@ -278,14 +278,14 @@ def test_the_limit_can_be_lowered_and_the_gallerys_own_model_needs_nothing(run, 
     assert other.code == 2 and "is of other weights" in other.err
 
 
-def test_a_real_report_of_hat_verify_is_understood(world, gallery, sibling, tmp_path, monkeypatch, capsys):
+def test_a_real_report_of_hat_verify_is_understood(world, gallery, compatible, tmp_path, monkeypatch, capsys):
     call = caller(monkeypatch, capsys)
     verified = call(
         "verify", world / "model", f"{world / 'model'}@bf16", "--images", world / "people" / "bounding_box_test",
         "--report-json", tmp_path / "verify.json", "--json",
     )  # fmt: skip
     report = json.loads((tmp_path / "verify.json").read_text())
-    assert report["candidates"][0]["fingerprint"] == sibling.fingerprint, verified.err
+    assert report["candidates"][0]["fingerprint"] == compatible.fingerprint, verified.err
     report["num_images"], report["candidates"][0]["passed"] = 256, True  # twelve images prove nothing
     (tmp_path / "verify.json").write_text(json.dumps(report))
     monkeypatch.setattr("hat.runtime.open_runtime", lambda path: open_runtime(world / "model", "cpu", "bf16"))

@@ -1,7 +1,9 @@
 """Identities that are names, labels that change, copies, and galleries of earlier versions."""
 
+import gzip
 import shutil
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +100,25 @@ def test_a_gallery_of_format_1_takes_names_and_keeps_what_it_has(tmp_path):
     with sqlite3.connect(tmp_path / "g") as raw:
         assert raw.execute("PRAGMA user_version").fetchone() == (2,)
     raw.close()
+
+
+def test_a_gallery_of_the_first_release_opens_and_takes_names(tmp_path):
+    """Made by the code as it was before identities had names: five records, the second removed, a compatible model accepted."""
+    path = tmp_path / "old.gallery"
+    path.write_bytes(gzip.decompress((Path(__file__).parent / "format_1.gallery.gz").read_bytes()))
+    with Gallery.open(path, binding=BINDING, read_only=True) as gallery:
+        records = gallery.get([1, 3, 4, 5], thumbnails=True)
+        assert [(record.pid, record.camid, record.time_s) for record in records] == [
+            (None, 0, 0.0), (2, 0, 20.0), (3, 1, 30.0), (4, 0, 40.0)
+        ]  # fmt: skip
+        assert records[2].attributes == {"hat": True, "n": 3} and records[0].thumbnail == b"jpeg"
+        assert [model.precision for model in gallery.binding.compatible_models] == ["int8"]
+        assert gallery.search(np.eye(8, dtype=np.float32)[3:4], 1).ids == [[4]]
+    with Gallery.open(path) as gallery:
+        assert gallery.update([1], {"pid": "bob"}) == 1
+        assert gallery.add(unit_rows(1, 3), [new_record("new", pid="eve")]) == [6]
+    with Gallery.open(path, read_only=True) as gallery:
+        assert gallery.counts().by_pid == {"bob": 1, 2: 1, 3: 1, 4: 1, "eve": 1}
 
 
 def test_page_goes_through_all_records(gallery):

@@ -12,7 +12,7 @@ from gallery_cases import BINDING, EMBED_DIM, new_record, open_small, unit_rows
 from milvus_server import milvus_server
 
 from hat.errors import HatError, UsageError, WorkError
-from hat.serve import Filter, Gallery, VerifiedSibling
+from hat.serve import CompatibleModel, Filter, Gallery
 from hat.serve.milvus.collection import MilvusCollection
 from hat.serve.milvus.gallery import MilvusGallery
 
@@ -203,12 +203,12 @@ def test_the_one_who_opened_it_last_writes_and_readers_see_it_at_once(location):
     assert first.search(vectors[2:3], 1).ids.tolist() == reader.search(vectors[2:3], 1).ids.tolist() == [[3]]
     assert second.remove(ids=[1]) == 1
     assert (len(reader), reader.search(vectors[:1], 3).ids.tolist()[0].count(1)) == (2, 0)
-    sibling = VerifiedSibling(fingerprint="b" * 64, precision="fp16", worst_cosine=0.9999)
+    compatible = CompatibleModel(fingerprint="b" * 64, precision="fp16", worst_cosine=0.9999)
     for change in (
         lambda: reader.add(vectors[3:], given[3:]),
         lambda: reader.remove(pid=1),
         reader.vacuum,
-        lambda: reader.accept(sibling),
+        lambda: reader.accept(compatible),
     ):
         with pytest.raises(UsageError, match="read-only"):
             change()
@@ -236,11 +236,11 @@ def test_it_knows_whose_embeddings_it_holds(location):
         )
         with pytest.raises(UsageError, match="precision: fp32, fp16"):
             Gallery.open(location, binding=other)
-        gallery.accept(VerifiedSibling(fingerprint="b" * 64, precision="fp16", worst_cosine=0.99))
-        gallery.accept(VerifiedSibling(fingerprint="b" * 64, precision="fp16", worst_cosine=0.9999))
+        gallery.accept(CompatibleModel(fingerprint="b" * 64, precision="fp16", worst_cosine=0.99))
+        gallery.accept(CompatibleModel(fingerprint="b" * 64, precision="fp16", worst_cosine=0.9999))
         gallery.check_model(other)
     with Gallery.open(location, binding=other, read_only=True) as gallery:
-        assert [one.worst_cosine for one in gallery.binding.siblings] == [0.9999]
+        assert [one.worst_cosine for one in gallery.binding.compatible_models] == [0.9999]
 
 
 def test_one_that_was_left_half_made_is_finished(location, monkeypatch):
