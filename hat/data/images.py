@@ -18,7 +18,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hat.data.archives import read_member, split_location
 from hat.errors import ImageError
@@ -181,7 +181,7 @@ def _open_lazily(data: bytes, name: str, max_pixels: int) -> Image.Image:
         with _HEADER_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=_readable_formats())
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image, or its header is broken (it begins with {data[:8]!r})") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: its header promises far more pixels than the limit of {max_pixels:,}") from None
