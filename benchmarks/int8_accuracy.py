@@ -5,7 +5,7 @@ images of other cameras: several times the queries of a data set tell smaller ch
 choose on: see benchmarks/held_out_identities.py. Speed is measured with `hat bench` on the files that --keep leaves.
 
     python benchmarks/int8_accuracy.py runs/held-out --data held-out.csv
-    python benchmarks/int8_accuracy.py runs/held-out --data held-out.csv openvino openvino:ranges=minmax,seven_bits=first
+    python benchmarks/int8_accuracy.py runs/held-out --data held-out.csv openvino openvino:ranges=minmax,reduce_range=first
 """
 
 from __future__ import annotations
@@ -25,7 +25,16 @@ from hat.export.request import ExportRequest
 from hat.export.targets import export_function
 from hat.metrics import evaluate_embeddings
 
-_VARIANTS = ("onnx:equalize=false,rounding=nearest", "onnx", "openvino:equalize=false,rounding=nearest", "openvino")
+_VARIANTS = (
+    "onnx:cross_layer_equalization=false,rounding=nearest,max_drop=1",
+    "onnx:rounding=nearest,max_drop=1",
+    "onnx:cross_layer_equalization=false,max_drop=1",
+    "onnx:max_drop=1",
+    "onnx",
+    "openvino:bias_correction=none,smooth_quant=false,max_drop=1",
+    "openvino:max_drop=1",
+    "openvino",
+)
 _ENDINGS = {"onnx": ".onnx", "openvino": ".xml"}
 
 

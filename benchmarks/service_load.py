@@ -9,7 +9,7 @@ Measured with wrk, a program of its own in C (apt-get install wrk), over loopbac
 - latency at half of that load, with random pauses between requests;
 - a soak: saturation for minutes, with the memory of the process sampled (bar: it does not grow by over 3 % or 16 MiB);
 - overload: ten times what saturates, asked by ten times as many clients as the queue has room for; what is too much is answered
-  with 503, and then saturation is measured once more (bar: 0.9 of what it was before).
+  with 503 (bar: 0.8 of the throughput is left), and then saturation is measured once more (bar: 0.9 of what it was before).
 
 Everything is bounded in time: about (rounds x 3 + 3) x seconds + soak. The machine should have nothing else to do.
 """
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="(default %(default)s)")
     parser.add_argument("--soak-seconds", type=float, default=180.0, help="(default %(default)s)")
     parser.add_argument("--min-share", type=float, default=0.85, help="bar of the throughput (default %(default)s)")
+    parser.add_argument("--min-overload-share", type=float, default=0.8, help="bar under overload (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     args = parser.parse_args()
@@ -172,7 +173,7 @@ def main() -> None:
         "rounds": rounds,
         "half_load": half,
         "soak": {**soak, "growth_bytes": memory.growth_bytes(), "first_bytes": before, "peak_bytes": max(memory.samples)},
-        "overload": {**overload, "peak_bytes": max(crowded.samples)},
+        "overload": {**overload, "peak_bytes": max(crowded.samples), "share": overload["images_per_s"] / full},
         "recovery": after["images_per_s"] / full,
     }
     missed = bars_missed(result, args)
@@ -214,7 +215,7 @@ def bars_missed(result: dict[str, Any], args: argparse.Namespace) -> list[str]:
         "memory grew in the soak": soak["growth_bytes"] > max(16 * MEBIBYTE, 0.03 * soak["first_bytes"]),
         "an answer in the soak was not 200": not {"200"} <= set(soak["statuses"]) <= {"200", "499"},
         "overload was not answered with 503": not overload["statuses"].get("503"),
-        "nothing was answered under overload": not overload["statuses"].get("200"),
+        f"throughput under overload below {args.min_overload_share}": overload["share"] < args.min_overload_share,
         f"overload was answered with {', '.join(sorted(statuses))}": bool(statuses),
         "clients lost their connection or waited in vain": overload["socket_errors"] + overload["timeouts"] > 0,
         "memory grew under overload": overload["peak_bytes"] > 1.2 * soak["peak_bytes"] + 64 * MEBIBYTE,
@@ -238,8 +239,8 @@ def describe(result: dict[str, Any]) -> list[str]:
         f"p95 {1000 * half['p95_s']:.1f} ms, p99 {1000 * half['p99_s']:.1f} ms",
         f"soak         {soak['requests']:8,} requests in {soak['seconds']:.0f} s: {soak['first_bytes'] / MEBIBYTE:.0f} MiB, "
         f"{soak['peak_bytes'] / MEBIBYTE:.0f} MiB at most, growth {soak['growth_bytes'] / MEBIBYTE:+.1f} MiB",
-        f"overload     {overload['connections']:8} clients: {statuses}; {overload['images_per_s']:.1f} images/s, "
-        f"peak {overload['peak_bytes'] / MEBIBYTE:.0f} MiB",
+        f"overload     {overload['share']:8.2f} of the throughput, {overload['connections']} clients: {statuses}; "
+        f"{overload['images_per_s']:.1f} images/s, peak {overload['peak_bytes'] / MEBIBYTE:.0f} MiB",
         f"recovery     {result['recovery']:8.2f} of the throughput before",
         *(f"missed: {what}" for what in result["missed"]),
     ]

@@ -60,7 +60,7 @@ def activation_bytes(model: HAT, config: TrainConfig, batch: int) -> int:
 
 
 def estimate(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
-    batch = config.sampler.num_identities * config.sampler.num_images
+    batch = config.sampler.num_identities * config.sampler.num_instances
     student = count_complexity(config.model)
     model = HAT(config.model, options.num_classes).train()
     if config.compute.channels_last:

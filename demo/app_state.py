@@ -17,7 +17,7 @@ from hat.embedder import Embedder
 from hat.errors import HatError, UsageError
 from hat.runtime import TorchRuntime, runtime_info
 from hat.serve import Binding, Gallery, binding_of
-from hat.serve.calibrate.thresholds import ThresholdCalibration, calibrate
+from hat.serve.calibrate.thresholds import ThresholdCalibration, calibrate_thresholds
 
 from .comparison import Artifact
 from .people import SampleQuery
@@ -116,7 +116,7 @@ class AppState:
     def inspectable(self) -> TorchRuntime | None:
         """Return the model as a network that can be looked into; None where an exported file runs."""
         runtime = self.embedder.runtime
-        return runtime if isinstance(runtime, TorchRuntime) and not runtime.exact_graph and not runtime.compiled else None
+        return runtime if isinstance(runtime, TorchRuntime) and not runtime.inference_graph and not runtime.compiled else None
 
     def query(self, name: str, image: Image.Image, decode_s: float) -> QueryImage:
         """Embed an image of the person who is looked for; one of many pixels is reduced first."""
@@ -184,7 +184,7 @@ class AppState:
         with self._lock:
             if self._calibrations.get(name, (-1, None))[0] != num_records:
                 try:
-                    found = calibrate(gallery, num_pairs=50_000)
+                    found = calibrate_thresholds(gallery, num_pairs=50_000)
                 except UsageError:
                     found = None
                 self._calibrations[name] = (num_records, found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from hat.data import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, load_dataset
 from hat.data.images import read_encoded
 from hat.errors import DataError
 from hat.serve import Gallery
-from hat.serve.enroll.enrolling import ImageEmbedder, Item, enroll
+from hat.serve.enroll.enrolling import ImageEmbedder, Item, enroll_images
 from hat.serve.gallery.identities import Identity
 
 from .view.markup import jpeg_bytes
@@ -106,7 +106,7 @@ def enroll_dataset(
         )
         for sample in chosen
     ]
-    done = enroll(gallery, embedder, items, thumbnail_height=thumbnail_height, advance=advance)
+    done = enroll_images(gallery, embedder, items, thumbnail_height=thumbnail_height, progress=advance)
     if not done.ids:
         raise DataError(f"{dataset.name}: none of its {len(items)} gallery images can be used; the first: {done.bad[0][1]}")
     return len(done.ids)
@@ -136,9 +136,7 @@ def gallery_sample(dataset: ReIDDataset, max_images: int) -> list[Sample]:
     return chosen or list(dataset.gallery)[:max_images]
 
 
-def sample_queries(
-    dataset: ReIDDataset, pids: Collection[Identity], *, count: int = 12, height: int = 160
-) -> tuple[SampleQuery, ...]:
+def sample_queries(dataset: ReIDDataset, pids: set[Identity], *, count: int = 12, height: int = 160) -> tuple[SampleQuery, ...]:
     """Return queries to try: one of each of several people that the gallery knows, chosen by a fixed seed.
 
     Raises:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 from hat.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from .adoption import adopt
+    from .foreign.adoption import adopt
     from .int8.calibration import calibration_from
     from .request import Calibration, ExportRequest
     from .targets import export_function, list_targets
-    from .tensorrt.builder import build_engine, rebuild_engine
+    from .tensorrt.builder import build_engine
     from .tensorrt.options import EngineOptions
-    from .tensorrt.refit import refit_engine
     from .to_onnx import export_onnx
     from .verify.verification import verify
 
@@ -30,8 +29,6 @@ __all__ = [
     "export_function",
     "export_onnx",
     "list_targets",
-    "rebuild_engine",
-    "refit_engine",
     "verify",
 ]
 
@@ -39,14 +36,12 @@ _HOMES = {
     "Calibration": ".request",
     "EngineOptions": ".tensorrt.options",
     "ExportRequest": ".request",
-    "adopt": ".adoption",
+    "adopt": ".foreign.adoption",
     "build_engine": ".tensorrt.builder",
     "calibration_from": ".int8.calibration",
     "export_function": ".targets",
     "export_onnx": ".to_onnx",
     "list_targets": ".targets",
-    "rebuild_engine": ".tensorrt.builder",
-    "refit_engine": ".tensorrt.refit",
     "verify": ".verify.verification",
 }
 

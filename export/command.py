@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -16,21 +17,28 @@ if TYPE_CHECKING:
     from hat.model import HAT
     from hat.preprocessing import Preprocessing
 
+    from .onnx_source import ExportSource, OnnxSource
     from .request import Calibration
 
 __all__ = ["export"]
 
 
 def export(
-    checkpoint: Annotated[
-        str,
-        typer.Argument(help="A checkpoint folder, a .pth file of HAT's released code, or a file of hat adopt (for openvino)."),
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint folder, a .pth file of HAT's released code, or an .onnx file of this package.")
     ],
     to: Annotated[str, typer.Option("--to", help="onnx, tensorrt, tensorrt-rtx, openvino, triton or deepstream.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write; a folder for triton and deepstream.")],
-    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8 or fp8.")] = "fp32",
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set; by default 18, or what the precision needs.")] = None,
-    input_: Annotated[str, typer.Option("--input", help="Type of the images: uint8, or float32 from 0 to 255.")] = "uint8",
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16, bf16, int8 or fp8; by default fp32, or that of the .onnx file.")
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="ONNX operator set; by default the lowest that there is, or the .onnx file's.")
+    ] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option("--input", help="Images: uint8, float32 from 0 to 255 (DeepStream), normalized (trackers)."),
+    ] = None,
     batch: Annotated[str, typer.Option(help="MIN,OPT,MAX batch sizes that an engine is built for.")] = "1,8,32",
     calibration_data: Annotated[
         str | None, typer.Option(help="Data set whose training images calibrate int8 and fp8: DIR, or NAME=DIR.")
@@ -38,18 +46,21 @@ def export(
     num_calibration: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Seed of their choice.")] = 0,
     max_drop: Annotated[
-        float | None, typer.Option(help="Leave layers out of int8 that alone cost the embedding more cosine than this.")
+        float | None,
+        typer.Option(help="Leave layers out of int8 until the embedding's mean cosine falls by no more; 1: none."),
     ] = None,
+    device: Annotated[str | None, typer.Option(help="GPU that a TensorRT engine is built on and for: cuda, cuda:1.")] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="Particular to a target, KEY=VALUE: calibration=percentile.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """A trained model as a file that another runtime runs, with everything inside from pixels to unit embeddings.
+    """Export a trained model as a file that another runtime runs, with everything inside from pixels to unit embeddings.
 
     The file appears when it is complete, its precision read back and compared with the request, or not at all. Prove it with
-    hat verify.
+    hat verify. From an ONNX file of this package nothing is traced: its precision and calibration are carried on, or a float32
+    file is quantized. So a workstation makes the ONNX file, and the device builds its engine.
 
     Examples:
 
@@ -60,55 +71,84 @@ def export(
       hat export runs/market --to onnx --precision int8 --calibration-data ~/data --max-drop 0.001 --out market.int8.onnx
 
       hat export runs/market --to tensorrt --precision fp16 --batch 1,16,64 --out market.engine
+
+      hat export market.int8.onnx --to triton --out models
+
+      hat export market.fp16.onnx --to tensorrt --device cuda:1 --out market.engine
     """
     from hat.config import parse_overrides
     from hat.errors import UsageError
-    from hat.io.artifact import checked_artifact_precision
+    from hat.io.artifact import InputType, checked_artifact_precision
 
-    from .adopted_export import adopted_info, export_adopted
+    from .foreign.adopted_export import adopted_info, export_adopted
     from .request import ExportRequest
-    from .targets import export_function
+    from .targets import check_ending, export_function, written_files
 
-    write = export_function(to)
-    chosen = checked_artifact_precision(precision)
-    if input_ not in ("uint8", "float32"):
-        raise UsageError(f"unknown input type {input_!r}: expected uint8 or float32")
+    write, out = export_function(to), out.expanduser()
+    check_ending(to, out)
+    file = _open_file(source)
+    chosen = checked_artifact_precision(precision or (file.info.precision if file else "fp32"))
+    given = input_ or ("float32" if to == "deepstream" else file.info.input_type if file else "uint8")
+    if given not in get_args(InputType):
+        raise UsageError(f"unknown input type {given!r}: expected {', '.join(get_args(InputType))}")
+    if given == "normalized" and to != "onnx":
+        raise UsageError(f"normalized images are for trackers that open ONNX files: {to} takes uint8 or float32")
     profile = _batch_profile(batch)
     options = dict(parse_overrides(option or []))
-    quantizes = chosen in ("int8", "fp8")
+    quantizes = chosen in ("int8", "fp8") and not (file and file.is_quantized)
     if max_drop is not None:
         options["max_drop"] = max_drop
     if quantizes and calibration_data is None:
         raise UsageError(f"{chosen} needs calibration images: name a data set with --calibration-data [NAME=]DIR")
     if not quantizes and (calibration_data is not None or max_drop is not None):
-        raise UsageError(f"--calibration-data and --max-drop belong to int8 and fp8, and {chosen} was asked for")
-    out = out.expanduser()
+        raise UsageError(f"--calibration-data and --max-drop make int8 and fp8 of floats, and {_why_not(chosen, file)}")
     if out.is_file() and not force:  # what a folder that is there means is the target's own matter
         raise UsageError(f"{out} is there already: give another name, or --force to replace it")
 
-    source = Path(checkpoint).expanduser()
-    adopted = adopted_info(source, to)
-    if adopted is None:
-        model, metrics = _load(checkpoint)
-        preprocessing = model.preprocessing
+    adopted = adopted_info(Path(source).expanduser(), to) if source.lower().endswith(".xml") else None
+    model: ExportSource | None = None
+    if adopted:
+        metrics, preprocessing = adopted.metrics, adopted.preprocessing
     else:
-        model, metrics, preprocessing = None, adopted.metrics, adopted.preprocessing
+        model, metrics = (file, file.info.metrics) if file else _load(source)
+        preprocessing = _preprocessing(model)
     calibration = _calibration(calibration_data, preprocessing, num_calibration, seed) if calibration_data else None
     request = ExportRequest(
-        name=Path(checkpoint).expanduser().resolve().stem,
+        name=file.info.name if file else Path(source).expanduser().resolve().stem,
         precision=chosen,
-        input_type="uint8" if input_ == "uint8" else "float32",
-        opset=_opset(opset, precision, to),
+        input_type=cast(InputType, given),
+        opset=opset or (file.opset if file else _lowest_opset(chosen, to)),
         batch=profile,
         calibration=calibration,
         overwrite=force,
+        device=device,
         options=options,
         metrics=metrics,
     )
     stderr.print(f"exporting to {to} in {chosen} ...")
-    info = write(model, out, request) if model is not None else export_adopted(source, out, request)
-    result = _result(to, out, info)
+    before = written_files(out)
+    info = write(model, out, request) if model is not None else export_adopted(Path(source).expanduser(), out, request)
+    result = _result(to, out, written_files(out, before), info)
     emit(result, _table(result), as_json)
+
+
+def _open_file(source: str) -> OnnxSource | None:
+    path = Path(source).expanduser()
+    if path.suffix != ".onnx" or path.is_dir():
+        return None
+    from .onnx_source import open_onnx_source
+
+    return open_onnx_source(path)
+
+
+def _why_not(precision: str, file: OnnxSource | None) -> str:
+    return f"{file.path} is {precision} already" if file and file.is_quantized else f"{precision} was asked for"
+
+
+def _preprocessing(source: ExportSource) -> Preprocessing:
+    from .onnx_source import OnnxSource
+
+    return source.info.preprocessing if isinstance(source, OnnxSource) else source.preprocessing
 
 
 def _load(checkpoint: str) -> tuple[HAT, dict[str, Any]]:
@@ -137,12 +177,10 @@ def _calibration(spec: str, preprocessing: Preprocessing, num_images: int, seed:
         return calibration_from(dataset, preprocessing, num_images, seed, progress=lambda count: display.advance(task, count))
 
 
-def _opset(asked: int | None, precision: str, target: str) -> int:
-    """The operator set that was asked for, or the lowest that has what the precision needs."""
+def _lowest_opset(precision: str, target: str) -> int:
+    """Return the lowest operator set that has what a precision needs."""
     from .to_onnx import BFLOAT16_OPSET, DEFAULT_OPSET
 
-    if asked is not None:
-        return asked
     if precision == "fp8" or (precision == "int8" and target.startswith("tensorrt")):
         from .int8.qdq_insertion import FLOAT16_SCALE_OPSET
 
@@ -163,16 +201,16 @@ def _batch_profile(text: str) -> BatchProfile:
         raise UsageError(f"--batch is MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX, such as 1,8,32; got {text!r}") from None
 
 
-def _result(target: str, out: Path, info: ArtifactInfo) -> dict[str, Any]:
+def _result(target: str, out: Path, written: Iterable[Path], info: ArtifactInfo) -> dict[str, Any]:
     from hat.config import config_to_dict
 
-    written = [out] if out.is_file() else sorted(path for path in out.rglob("*") if path.is_file())
-    if out.is_file():
-        written += sorted(out.parent.glob(f"{out.name}.*")) + [out.with_suffix(".bin")] * out.with_suffix(".bin").is_file()
+    root = out if out.is_dir() else out.parent
     return {
         "file": str(out),
         "target": target,
-        "files": {path.name if out.is_file() else str(path.relative_to(out)): path.stat().st_size for path in written},
+        "files": {
+            str(path.relative_to(root)): path.stat().st_size for path in sorted(written, key=lambda path: (path != out, path))
+        },
         "artifact": config_to_dict(info),
     }
 
@@ -182,23 +220,25 @@ def _table(result: dict[str, Any]) -> RenderableType:
     from rich.table import Table
 
     info = result["artifact"]
-    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    facts.add_row("file", result["file"])
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row("file", result["file"])
     for name, size in result["files"].items():
-        facts.add_row("", f"{name}: {size / 1e6:,.1f} MB")
-    facts.add_row("precision built", info["precision"])
+        table.add_row("", f"{name}: {size / 1e6:,.1f} MB")
+    table.add_row("precision built", info["precision"])
     for key in ("opset", "num_quantized_layers"):
         if key in info["details"]:
-            facts.add_row(key.removeprefix("num_").replace("_", " "), str(info["details"][key]))
+            table.add_row(key.removeprefix("num_").replace("_", " "), str(info["details"][key]))
     left_out = info["details"].get("layers_left_out", {})
     if left_out:
-        facts.add_row("left out", "; ".join(f"{name} ({why})" for name, why in left_out.items()))
-    facts.add_row("fingerprint", info["fingerprint"])
+        table.add_row("left out", "; ".join(f"{name} ({why})" for name, why in left_out.items()))
+    for key, value in info["details"].get("engine", {}).get("plan", {}).items():
+        table.add_row(key.replace("_", " "), str(value))
+    table.add_row("fingerprint", info["fingerprint"])
     sensitivity = info["details"].get("sensitivity")
     if not isinstance(sensitivity, dict) or "layers" not in sensitivity:
-        return facts
+        return table
     from .int8.sensitivity import sensitivity_table
 
     return Group(
-        facts, "", f"where int8 costs most, on {sensitivity['num_images']} calibration images:", sensitivity_table(sensitivity)
+        table, "", f"where int8 costs most, on {sensitivity['num_images']} calibration images:", sensitivity_table(sensitivity)
     )

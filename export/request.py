@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hat.io.artifact import ArtifactPrecision, BatchProfile
+from hat.io.artifact import ArtifactPrecision, BatchProfile, InputType
 
 __all__ = ["Calibration", "ExportRequest"]
 
@@ -35,23 +35,25 @@ class ExportRequest:
     """One export.
 
     Attributes:
-        name: What to call the model in the artifact's facts.
+        name: What to call the model in the artifact's metadata.
         precision: In which it is to compute.
-        input_type: Type of its input; floats are in the range 0-255 too.
+        input_type: What it takes, as `hat.io.artifact.ArtifactInfo.input_type` has it.
         opset: ONNX operator set of the graph that it is made from.
         batch: Batch sizes to build for, where a target fixes them.
         calibration: Images for int8 and fp8.
         overwrite: Replace a file that is there.
+        device: The GPU that an engine is built on, ``"cuda:1"``; None takes the current one.
         options: What is particular to a target, by name; an unknown name is refused.
-        metrics: Figures measured with the checkpoint, to be carried along.
+        metrics: Metrics measured with the checkpoint, to be carried along.
     """
 
     name: str
     precision: ArtifactPrecision = "fp32"
-    input_type: Literal["uint8", "float32"] = "uint8"
+    input_type: InputType = "uint8"
     opset: int = 18
     batch: BatchProfile = field(default_factory=BatchProfile)
     calibration: Calibration | None = None
     overwrite: bool = False
+    device: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)

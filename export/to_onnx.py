@@ -1,4 +1,4 @@
-"""ONNX in every precision: the exact inference graph, with a dynamic batch and the facts about itself inside."""
+"""ONNX in every precision: the exact inference graph, with a dynamic batch and its metadata inside."""
 
 from __future__ import annotations
 
@@ -6,31 +6,36 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from hat.errors import UsageError, WorkError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, ArtifactPrecision, fingerprint, info_to_json, weights_sha256
+from hat.io.artifact import (
+    METADATA_KEY,
+    ArtifactInfo,
+    fingerprint,
+    info_to_json,
+    tensor_contract,
+    weights_sha256,
+)
 from hat.io.atomic_output import atomic_output
 from hat.io.onnx_file import graph_precision, onnx_opset
-from hat.model import HAT
-from hat.model.inference import InferenceModel
 
-from .graph.onnx_float16 import half_inference_model
-from .graph.onnx_trace import trace_onnx
-from .request import Calibration, ExportRequest
+from .onnx_source import ExportSource, OnnxSource, float_graph, with_input_type, with_normalized_input
+from .request import ExportRequest
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DEFAULT_OPSET", "BuiltGraph", "build_onnx", "describe", "export_onnx", "onnx_model", "save_onnx"]
+__all__ = ["DEFAULT_OPSET", "BuiltGraph", "build_onnx", "default_request", "describe", "export_onnx", "save_onnx"]
 
 DEFAULT_OPSET = 18
 """What every runtime of the last years reads. The exporter of torch starts here; 17 would silently become 18."""
 
 BFLOAT16_OPSET = 22
 """Before it, ONNX's convolutions take no bfloat16."""
+
+
+_RUNS_ON = {"cpu": "a CPU", "tensorrt": "TensorRT"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +51,17 @@ class BuiltGraph:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def export_onnx(model: HAT, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
+def export_onnx(model: ExportSource, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
     """Write a trained model as an ONNX file.
 
     Args:
-        model: The trained model; it is left as it is.
+        model: The trained model, or an ONNX file of this package; it is left as it is.
         path: The file to write; one file with its weights inside, unless these are above 2 GB.
         request: Precision, input type, opset, calibration images; by default float32 with uint8 images. For int8 its
             ``options`` are those of `hat.export.int8.onnx_int8.QuantizationOptions`.
 
     Returns:
-        The facts that the file holds about itself.
+        The metadata that the file holds.
 
     Raises:
         UsageError: The file is there and is not to be replaced, or what was asked for cannot be had.
@@ -64,9 +69,10 @@ def export_onnx(model: HAT, path: str | os.PathLike[str], request: ExportRequest
         MissingExtraError: A library for exporting is not installed.
     """
     path = Path(path).expanduser()
-    request = request or ExportRequest(name=path.stem)
+    request = request or default_request(model, path.stem)
     if request.precision == "int8":
-        request = dataclasses.replace(request, options={"scheme": "cpu"} | request.options)
+        made_for = model.scheme if isinstance(model, OnnxSource) and model.scheme else "cpu"
+        request = dataclasses.replace(request, options={"scheme": made_for} | request.options)
     with atomic_output(path, overwrite=request.overwrite) as temporary:
         built = build_onnx(model, request)
         info = describe(model, request, name=path.stem, details=built.details)
@@ -74,26 +80,11 @@ def export_onnx(model: HAT, path: str | os.PathLike[str], request: ExportRequest
     return info
 
 
-def onnx_model(
-    model: HAT,
-    precision: ArtifactPrecision = "fp32",
-    input_type: Literal["uint8", "float32"] = "uint8",
-    opset: int = DEFAULT_OPSET,
-    calibration: Calibration | None = None,
-    options: dict[str, Any] | None = None,
-) -> onnx.ModelProto:
-    """The ONNX model of a trained model, in memory; see `build_onnx`."""
-    request = ExportRequest(
-        name="", precision=precision, input_type=input_type, opset=opset, calibration=calibration, options=options or {}
-    )
-    return build_onnx(model, request).proto
-
-
-def build_onnx(model: HAT, request: ExportRequest) -> BuiltGraph:
+def build_onnx(model: ExportSource, request: ExportRequest) -> BuiltGraph:
     """Make the ONNX model of a trained model, without writing it.
 
     Args:
-        model: The trained model; it is left as it is.
+        model: The trained model, or an ONNX file of this package; it is left as it is.
         request: ``"fp32"``; ``"fp16"`` and ``"bf16"`` with norms, softmax and pixels kept in float32; ``"int8"`` and ``"fp8"``
             with calibration images, in TensorRT's scheme unless the request's options say otherwise.
 
@@ -106,8 +97,20 @@ def build_onnx(model: HAT, request: ExportRequest) -> BuiltGraph:
             checker.
         MissingExtraError: A library for exporting is not installed.
     """
+    own = model.info.input_type if isinstance(model, OnnxSource) else None
+    if own == "normalized" and request.input_type != own:
+        raise UsageError(f"{model.path} takes normalized images: export the checkpoint, or a file that takes pixels")
+    if request.input_type == "normalized" and own != "normalized":
+        built = build_onnx(model, dataclasses.replace(request, input_type="float32"))
+        proto = with_normalized_input(built.proto)
+        check_built(proto, request)
+        return BuiltGraph(proto, built.details)
     details: dict[str, Any] = {}
-    if request.precision in ("int8", "fp8"):
+    if isinstance(model, OnnxSource) and model.opset != request.opset:
+        raise UsageError(f"{model.path} has opset {model.opset} and {request.opset} was asked for: export the checkpoint in it")
+    if isinstance(model, OnnxSource) and model.is_quantized:
+        proto = _as_quantized(model, request)
+    elif request.precision in ("int8", "fp8"):
         from .int8.onnx_int8 import quantized_graph
 
         proto, details = quantized_graph(model, request)
@@ -118,18 +121,31 @@ def build_onnx(model: HAT, request: ExportRequest) -> BuiltGraph:
             raise UsageError(
                 f"ONNX has bfloat16 convolutions from opset {BFLOAT16_OPSET} on, got {request.opset}: ask for that one"
             )
-        proto = trace_onnx(inference_module(model, request.precision), opset=request.opset, input_type=request.input_type)
+        proto = float_graph(model, request, request.precision)
     check_built(proto, request)
     return BuiltGraph(proto, details)
 
 
-def inference_module(model: HAT, precision: ArtifactPrecision) -> InferenceModel:
-    """The module that is traced for a floating-point precision."""
-    if precision == "fp16":
-        return half_inference_model(model, torch.float16)
-    if precision == "bf16":
-        return half_inference_model(model, torch.bfloat16)
-    return InferenceModel(model).cpu()
+def default_request(source: ExportSource, name: str) -> ExportRequest:
+    """Return what is exported where nothing else is asked for: float32 of a trained model, a file as it is."""
+    return source.request() if isinstance(source, OnnxSource) else ExportRequest(name=name)
+
+
+def _as_quantized(source: OnnxSource, request: ExportRequest) -> onnx.ModelProto:
+    """Return the graph of a file that was quantized before: with the ranges that its calibration gave, and no others."""
+    options = dict(request.options)
+    made_for, wanted = _RUNS_ON.get(str(source.scheme)), _RUNS_ON.get(str(options.pop("scheme", "tensorrt")))
+    if made_for != wanted:
+        raise UsageError(
+            f"{source.path} was quantized for {made_for}, and {wanted} computes another pattern: "
+            "quantize the float32 file for it (--precision int8 --calibration-data)"
+        )
+    if request.precision != source.info.precision or request.calibration is not None or options:
+        raise UsageError(
+            f"{source.path} is quantized already ({source.info.precision}): "
+            "quantize a float32 file or the checkpoint in its place"
+        )
+    return with_input_type(source.proto, request.input_type)
 
 
 def check_built(proto: onnx.ModelProto, request: ExportRequest) -> None:
@@ -153,17 +169,29 @@ def check_built(proto: onnx.ModelProto, request: ExportRequest) -> None:
         raise WorkError(f"the exported graph does not pass ONNX's checker: {error}") from error
 
 
-def describe(model: HAT, request: ExportRequest, *, name: str, details: dict[str, Any] | None = None) -> ArtifactInfo:
-    """The facts about a file that is being made from a trained model.
+def describe(model: ExportSource, request: ExportRequest, *, name: str, details: dict[str, Any] | None = None) -> ArtifactInfo:
+    """Return the metadata of a file that is being made.
 
     Args:
-        model: The trained model.
+        model: The trained model, or an ONNX file of this package, whose own metadata is carried on.
         request: What was asked for.
         name: What to call the model where the request gives no name.
         details: What is particular to the target.
     """
     from importlib.metadata import version
 
+    if isinstance(model, OnnxSource):
+        info = model.info
+        if request.precision != info.precision:
+            mark = fingerprint(info.architecture, info.preprocessing, info.source_sha256, request.precision)
+            info = dataclasses.replace(info, precision=request.precision, fingerprint=mark)
+        return dataclasses.replace(
+            info,
+            name=request.name or info.name,
+            input_type=request.input_type,
+            versions=info.versions | {library: version(library) for library in ("hat-reid", "onnx")},
+            details=info.details | {"opset": request.opset} | (details or {}),
+        )
     source = weights_sha256(model)
     return ArtifactInfo(
         name=request.name or name,
@@ -181,7 +209,7 @@ def describe(model: HAT, request: ExportRequest, *, name: str, details: dict[str
 
 
 def save_onnx(proto: onnx.ModelProto, info: ArtifactInfo, path: Path) -> None:
-    """Write a model with the facts about itself; weights above protobuf's 2 GB go into ``NAME.data`` beside it.
+    """Write a model with its metadata; weights above protobuf's 2 GB go into ``NAME.data`` beside it.
 
     Raises:
         WorkError: A large model does not pass ONNX's checker, which reads those from a file alone.
@@ -190,6 +218,11 @@ def save_onnx(proto: onnx.ModelProto, info: ArtifactInfo, path: Path) -> None:
     import onnx
 
     onnx.helper.set_model_props(proto, {METADATA_KEY: info_to_json(info)})
+    contract = tensor_contract(info)
+    for tensor in (*proto.graph.input, *proto.graph.output):
+        tensor.doc_string = contract.get(tensor.name, "")
+    described = "; ".join(f"{name}: {text}" for name, text in contract.items())
+    proto.doc_string = f"Person re-identification, {info.name}, {info.precision}. {described}"
     proto.producer_name, proto.producer_version = "hat-reid", info.versions["hat-reid"]
     if proto.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
         path.write_bytes(proto.SerializeToString())

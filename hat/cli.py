@@ -15,19 +15,22 @@ import typer
 from typer.core import TyperGroup
 
 from hat.errors import HatError, UsageError, describe_failure
-from hat.host_tuning import wait_passively
+from hat.host_tuning import keep_freed_memory, wait_passively
 
 __all__ = ["COMMANDS", "NEEDS_NO_ARGUMENTS", "app", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("hat.commands.info:info", "What a model, a checkpoint or an exported file is."),
+    "doctor": ("hat.commands.doctor:doctor", "What is installed and what runs here, and what does not fit together."),
     "synth": ("hat.commands.synth:synth", "Draw a multi-camera data set of generated pedestrians."),
     "train": ("hat.train.command:train", "Train a HAT on one or several data sets."),
     "eval": ("hat.commands.evaluation:evaluate", "mAP, Rank-1 and mINP of a model on one or several data sets."),
+    "convert": ("hat.commands.convert:convert", "Make a checkpoint of a .pth file that HAT's released code wrote."),
     "export": ("hat.export.command:export", "Write a model as ONNX, TensorRT, OpenVINO, Triton or DeepStream files."),
-    "adopt": ("hat.export.adopt_command:adopt", "Another project's ONNX or OpenVINO model as one of our files."),
+    "adopt": ("hat.export.foreign.command:adopt", "Another project's ONNX or OpenVINO model as one of our files."),
     "verify": ("hat.export.verify.command:verify", "Does an exported file rank people as the model does?"),
     "bench": ("hat.export.bench.command:bench", "Speed, latency and memory of models and files, side by side."),
+    "embed": ("hat.serve.commands.embed:embed", "Write the embeddings of images to a file."),
     "enroll": ("hat.serve.commands.enroll:enroll", "Add images, folders or video frames to a gallery."),
     "search": ("hat.serve.commands.search:search", "Rank a gallery by similarity to one or several images."),
     "gallery": ("hat.serve.commands.gallery:gallery", "Look into a gallery, remove people from it, rebuild it."),
@@ -41,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 _LONG_COMPUTATIONS = ("train", "eval", "quickstart")
 """Commands that keep all cores busy for minutes and longer."""
 
-NEEDS_NO_ARGUMENTS = ("demo", "quickstart")
+NEEDS_NO_ARGUMENTS = ("demo", "doctor", "quickstart")
 """Commands that do something useful when they are called bare; every other one shows its help."""
 
 
@@ -49,6 +52,7 @@ def load_command(name: str) -> Any:
     """Import a subcommand and make typer's command of it."""
     if name in _LONG_COMPUTATIONS:
         wait_passively()
+        keep_freed_memory()
     module, _, function = COMMANDS[name][0].partition(":")
     target = getattr(importlib.import_module(module), function)
     if not isinstance(target, typer.Typer):  # a command with subcommands of its own brings its table ready made
@@ -64,11 +68,11 @@ class LazyGroup(TyperGroup):
     """A group that knows its subcommands by name and imports the one that is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names in the order of the help page."""
+        """Return names in the order of the help page."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The subcommand; while the help page or a completion is being made, its one line of help without importing it."""
+        """Return the subcommand; while a help page or a completion is made, its one line of help without importing it."""
         if cmd_name not in COMMANDS:
             return None
         if getattr(ctx, "resilient_parsing", False) or not getattr(ctx, "_resolving", False):

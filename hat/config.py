@@ -128,7 +128,7 @@ def _parse_value(text: str, path: str) -> Any:
 
 
 def _describe(item: Any, cls: type[Any]) -> str:
-    """One sentence for one of pydantic's errors: full path, what was expected, what was got, and the nearest known key."""
+    """Return one sentence for one of pydantic's errors: full path, what was expected and got, and the nearest known key."""
     path = ".".join(str(part) for part in item["loc"]) or cls.__name__
     if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = _fields_at(cls, item["loc"][:-1])
@@ -144,7 +144,7 @@ def _describe(item: Any, cls: type[Any]) -> str:
 
 
 def _fields_at(cls: Any, location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the nested dataclass that a path leads to; empty where it leads to none."""
+    """Return names of the fields of the nested dataclass that a path leads to; empty where it leads to none."""
     for part in location:
         fields = {field.name: field.type for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
         cls = _resolve(cls, fields.get(str(part)), str(part))

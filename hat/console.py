@@ -19,7 +19,7 @@ stderr = Console(stderr=True, highlight=False)
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A progress display on stderr with counts and the time that remains; it draws nothing where stderr is no terminal."""
+    """Yield a progress display on stderr with counts and the remaining time; it draws nothing where stderr is no terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -48,12 +48,12 @@ def emit(result: Mapping[str, Any], table: RenderableType, as_json: bool) -> Non
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Figures for a reader: the rates of a ranking as percent under their usual names, anything else as it is."""
+    """Return figures for a reader: the rates of a ranking as percent under their usual names, anything else as it is."""
     rates = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
     known = [(label, f"{percent(metrics[key])} %") for key, label in rates.items() if key in metrics]
     return known + [(key, str(value)) for key, value in metrics.items() if key not in rates]
 
 
 def percent(rate: float) -> str:
-    """A rate in [0, 1] as percent with two digits, as the field prints mAP and Rank-1."""
+    """Return a rate in [0, 1] as percent with two digits, as the field prints mAP and Rank-1."""
     return f"{100 * rate:.2f}"

@@ -84,7 +84,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     ):  # torch's, told by name: torch stays unloaded
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
+    # ONNX Runtime's exceptions are no RuntimeError.
+    return not isinstance(error, HatError) and any(
         words in text
         for words in ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "failed to allocate")
     )

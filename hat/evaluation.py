@@ -13,7 +13,7 @@ from hat.errors import DataError
 from hat.metrics import RankingResult, center_by_camera, evaluate_embeddings, evaluate_ranking
 from hat.metrics import rerank as rerank_distances
 
-__all__ = ["center_dataset", "embed_dataset", "evaluate", "rank_embeddings"]
+__all__ = ["center_dataset", "check_rankable", "embed_dataset", "evaluate", "rank_embeddings"]
 
 
 def evaluate(
@@ -25,7 +25,7 @@ def evaluate(
     center_cameras: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> RankingResult:
-    """mAP, CMC and mINP of a model on a data set's query and gallery.
+    """Compute mAP, CMC and mINP of a model on a data set's query and gallery.
 
     Args:
         embedder: The model.
@@ -36,10 +36,10 @@ def evaluate(
         advance: Called with the number of images that were just embedded.
 
     Returns:
-        The figures, rates in [0, 1].
+        The metrics, rates in [0, 1].
 
     Raises:
-        DataError: The data set has no query or no gallery.
+        DataError: The data set has no query, no gallery or no match, see `check_rankable`.
         ImageError: An image cannot be used.
     """
     query, gallery = embed_dataset(embedder, dataset, flip=flip, advance=advance)
@@ -52,16 +52,13 @@ def evaluate(
 def embed_dataset(
     embedder: Embedder, dataset: ReIDDataset, *, flip: bool = False, advance: Callable[[int], None] | None = None
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Embeddings of a data set's query and gallery, (num_query, embed_dim) and (num_gallery, embed_dim) float32.
+    """Embed a data set's query and gallery: (num_query, embed_dim) and (num_gallery, embed_dim) float32.
 
     Raises:
-        DataError: The data set has no query or no gallery.
+        DataError: The data set has no query, no gallery or no match, see `check_rankable`.
         ImageError: An image cannot be used.
     """
-    if not len(dataset.query) or not len(dataset.gallery):
-        raise DataError(
-            f"{dataset.name} has {len(dataset.query)} query and {len(dataset.gallery)} gallery images: nothing to rank"
-        )
+    check_rankable(dataset)
     query = embedder.embed_paths(dataset.query.paths, flip=flip, advance=advance)
     gallery = embedder.embed_paths(dataset.gallery.paths, flip=flip, advance=advance)
     return query, gallery
@@ -88,6 +85,29 @@ def center_dataset(
     return centered[: len(query)], centered[len(query) :]
 
 
+def check_rankable(dataset: ReIDDataset) -> None:
+    """Refuse a data set none of whose queries has a match that counts, before its images are embedded.
+
+    Raises:
+        DataError: There is no query, no gallery, or no match; it says whether cameras are the reason.
+    """
+    if not len(dataset.query) or not len(dataset.gallery):
+        raise DataError(
+            f"{dataset.name} has {len(dataset.query)} query and {len(dataset.gallery)} gallery images: nothing to rank"
+        )
+    cameras: dict[int, set[int]] = {}
+    for sample in dataset.gallery:
+        cameras.setdefault(sample.pid, set()).add(sample.camid)
+    seen = [(sample.camid, cameras[sample.pid]) for sample in dataset.query if sample.pid in cameras]
+    if not seen:
+        raise DataError(f"{dataset.name}: no identity of the query is in the gallery, so there is nothing to be found")
+    if not any(where - {camera} for camera, where in seen):
+        raise DataError(
+            f"{dataset.name}: every match was seen by the query's own camera, and such pairs do not count; --no-cameras "
+            "counts all pairs, which is easier than any benchmark"
+        )
+
+
 def rank_embeddings(
     query: npt.NDArray[np.float32],
     gallery: npt.NDArray[np.float32],
@@ -95,7 +115,7 @@ def rank_embeddings(
     *,
     distances: npt.NDArray[np.float32] | None = None,
 ) -> RankingResult:
-    """The figures of embeddings whose rows stand in the order of the data set's splits.
+    """Compute the metrics of embeddings whose rows stand in the order of the data set's splits.
 
     Args:
         query: (num_query, embed_dim) float32.
@@ -104,7 +124,7 @@ def rank_embeddings(
         distances: (num_query, num_gallery) to rank by, re-ranked ones for example; None ranks by cosine distance.
 
     Returns:
-        The figures, rates in [0, 1].
+        The metrics, rates in [0, 1].
     """
     labels = (dataset.query.pids, dataset.query.camids, dataset.gallery.pids, dataset.gallery.camids)
     if distances is not None:

@@ -49,7 +49,7 @@ def append_record(path: Path, title: str, rows: Sequence[Mapping[str, Any]], wal
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table of rows that share their columns; numbers are aligned to the right."""
+    """Return a Markdown table of rows that share their columns; numbers are aligned to the right."""
     columns = list(rows[0])
     aligned = ["---:" if isinstance(rows[0][column], int | float) else "---" for column in columns]
     lines = [columns, aligned, *([str(row[column]) for column in columns] for row in rows)]
@@ -67,7 +67,7 @@ def describe_machine() -> str:
 
 
 def source_commit() -> str | None:
-    """The commit of the checkout that this package runs from, marked where files differ from it; None where there is none."""
+    """Return the commit of the checkout that this package runs from, marked where files differ; None where there is none."""
     folder = Path(__file__).resolve().parent
     try:
         tracked = subprocess.run(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from hat.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from .calibrate.thresholds import ThresholdCalibration, calibrate
-    from .enroll.enrolling import Enrollment, Item, enroll
+    from .calibrate.thresholds import ThresholdCalibration, calibrate_thresholds
+    from .enroll.enrolling import Enrollment, Item, enroll_images
     from .gallery.binding import Binding, VerifiedSibling, binding_of
     from .gallery.gallery import Gallery, StoredType
     from .gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage
@@ -35,8 +35,8 @@ __all__ = [
     "ThresholdCalibration",
     "VerifiedSibling",
     "binding_of",
-    "calibrate",
-    "enroll",
+    "calibrate_thresholds",
+    "enroll_images",
     "person_embedding",
     "search_gallery",
 ]
@@ -60,8 +60,8 @@ _HOMES = {
     "StoredType": "hat.serve.gallery.gallery",
     "VerifiedSibling": "hat.serve.gallery.binding",
     "binding_of": "hat.serve.gallery.binding",
-    "calibrate": "hat.serve.calibrate.thresholds",
-    "enroll": "hat.serve.enroll.enrolling",
+    "calibrate_thresholds": "hat.serve.calibrate.thresholds",
+    "enroll_images": "hat.serve.enroll.enrolling",
     "person_embedding": "hat.serve.search.searching",
     "search_gallery": "hat.serve.search.searching",
 }

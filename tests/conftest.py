@@ -13,6 +13,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config):
+    """Hide a GPU unless tests that need one were asked for: the others compare with figures of a CPU."""
+    if "gpu" not in config.getoption("markexpr", "").replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def hat_data():
     """The folder named by HAT_DATA, which holds the real Market-1501; the test is skipped where it is unset."""

@@ -7,9 +7,11 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import hat
 from hat.errors import CheckpointError, WorkError
+from hat.io.artifact import weights_sha256
 from hat.io.checkpoint import read_checkpoint_info
 
 
@@ -112,3 +114,19 @@ def test_loading_runs_no_code_from_the_file(tiny_model, tmp_path):
     with pytest.raises(hat.HatError):
         hat.Embedder.open(tmp_path / "model.pth")
     assert not victim.exists()
+
+
+def test_load_checkpoint_opens_what_was_written_under_older_names_and_widths(tmp_path):
+    """A patch embedding was called to_tokens, and the only stage was as wide as the CNN's last map."""
+    model = hat.create_model("hat_resnet18", 3, image_size=(64, 32), depths=(0, 0, 1, 0), widths=(1, 1, 512, 1)).eval()
+    folder = hat.save_checkpoint(model, tmp_path)
+    state = load_file(folder / "model.safetensors")
+    assert any("patch_embed" in name for name in state)
+    save_file({name.replace("patch_embed", "to_tokens"): value for name, value in state.items()}, folder / "model.safetensors")
+    content = json.loads((folder / "config.json").read_text())
+    content["model"]["widths"] = None
+    (folder / "config.json").write_text(json.dumps(content))
+    loaded, images = hat.load_checkpoint(folder), torch.randn(2, 3, 64, 32)
+    assert loaded.config == model.config and torch.equal(loaded(images), model(images))
+    assert weights_sha256(loaded) == weights_sha256(model)
+    model.load_state_dict({name.replace("patch_embed", "to_tokens"): value for name, value in model.state_dict().items()})

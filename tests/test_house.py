@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -72,12 +73,64 @@ def test_a_breach_would_be_seen(folder, line, tmp_path):
     assert list(breaches(path, folder))
 
 
-def test_files_are_of_a_readable_size_and_named_for_what_they_hold():
+def module_of(path):
+    """The dotted name that a file is imported by."""
+    folder, *rest = path.relative_to(ROOT).with_suffix("").parts
+    parts = [*FOLDERS[folder].split("."), *rest]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph():
+    """Module -> modules of ours that it imports, at its top or in a function; imports for type checkers alone are left out."""
+    modules = {module_of(path): path for path in SOURCES}
+    graph = {}
+    for name, path in modules.items():
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        checking = [n for n in ast.walk(tree) if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING"]
+        left_out = {child for node in checking for child in ast.walk(node)}
+        graph[name] = set()
+        for node in ast.walk(tree):
+            if node in left_out or not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            if isinstance(node, ast.Import):
+                found = [alias.name for alias in node.names]
+            else:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+                base = ".".join([*above, *([node.module] if node.module else [])])
+                found = [full if (full := f"{base}.{alias.name}") in modules else base for alias in node.names]
+            graph[name] |= {target for target in found if target in modules} - {name}
+    return graph
+
+
+def circles(graph):
+    """Groups of nodes that reach each other: what is left when nodes without successors or predecessors are taken away."""
+    left = {node: set(targets) for node, targets in graph.items()}
+    while True:
+        imported = set().union(*left.values()) if left else set()
+        loose = {node for node, targets in left.items() if not targets or node not in imported}
+        if not loose:
+            return sorted(left)
+        left = {node: targets - loose for node, targets in left.items() if node not in loose}
+
+
+def test_no_import_circles():
+    assert circles(import_graph()) == []
+
+
+def test_circles_are_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_files_and_rooms_are_of_a_readable_size_and_named_for_what_they_hold():
     forbidden = {"utils", "util", "common", "misc", "helpers", "numpy", "torch", "onnx", "PIL", "typer", "timm", "yaml"}
     forbidden |= set(sys.stdlib_module_names)
     long = [f"{path.name}: {count}" for path in SOURCES if (count := len(path.read_text().splitlines())) > 450]
     badly_named = [str(path) for path in SOURCES if path.stem in forbidden and path.stem != "__init__"]
-    assert (long, badly_named) == ([], [])
+    rooms = Counter(path.parent for path in SOURCES)
+    full = [f"{room}: {count} files" for room, count in rooms.items() if count > 18]
+    assert (long, badly_named, full) == ([], [], [])
 
 
 def test_the_wheel_holds_one_top_level_name_and_every_folder_with_code(tmp_path):
@@ -97,6 +150,9 @@ def test_the_wheel_holds_one_top_level_name_and_every_folder_with_code(tmp_path)
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"hat"}
     expected = set()
     for path in SOURCES:
+        folder, *rest = path.relative_to(ROOT).parts
+        expected.add("/".join([*FOLDERS[folder].split("."), *rest]))
+    for path in ROOT.glob("*/**/templates/*"):
         folder, *rest = path.relative_to(ROOT).parts
         expected.add("/".join([*FOLDERS[folder].split("."), *rest]))
     assert expected <= set(names)

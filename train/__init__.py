@@ -11,15 +11,15 @@ from hat.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .config import TrainConfig
+    from .data.sampler import RandomIdentitySampler
     from .launch import train_model
-    from .loop import Trainer, TrainingResult
     from .losses import LossParts, batch_hard_triplet, hat_loss, smoothed_cross_entropy
     from .presets import compose_config, describe_preset, list_presets, load_preset
-    from .sampler import IdentitySampler
+    from .trainer import Trainer, TrainingResult
 
 __all__ = [
-    "IdentitySampler",
     "LossParts",
+    "RandomIdentitySampler",
     "TrainConfig",
     "Trainer",
     "TrainingResult",
@@ -34,11 +34,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "IdentitySampler": ".sampler",
+    "RandomIdentitySampler": ".data.sampler",
     "LossParts": ".losses",
     "TrainConfig": ".config",
-    "Trainer": ".loop",
-    "TrainingResult": ".loop",
+    "Trainer": ".trainer",
+    "TrainingResult": ".trainer",
     "batch_hard_triplet": ".losses",
     "compose_config": ".presets",
     "describe_preset": ".presets",

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hat.console import emit, percent
+from hat.console import emit, percent, stderr
 from hat.errors import UsageError
 
 if TYPE_CHECKING:
     from .config import TrainConfig
-    from .loop import TrainingResult
+    from .trainer import TrainingResult
 
 __all__ = ["train"]
 
@@ -55,9 +55,12 @@ def train(
 ) -> None:
     """Train a HAT on one or several data sets.
 
+    Own data is a folder as a public set has it, one folder a person (DIR/NAME/*.jpg), files named as Market-1501's
+    (0001_c1s1_000001_00.jpg), or a table (CSV) with the columns path, pid, camid and split; hat eval --help says more.
+
     The run's folder is a checkpoint when it ends: the best weights by mAP where eval.every_epochs asks for evaluation, the last
-    ones otherwise. A run that is stopped by --stop-after-s or SIGTERM goes on with --resume, and so does one that was killed,
-    from the last state that it had written. Several GPUs or machines: start it with torchrun -m hat train.
+    ones otherwise. A run that is stopped by Ctrl-C, SIGTERM or --stop-after-s goes on with --resume, and so does one that was
+    killed, from the last state that it had written. Several GPUs or machines: start it with torchrun -m hat train.
 
     Examples:
 
@@ -120,7 +123,16 @@ def _compose(preset: str, file: Path | None, assignments: list[str], named: dict
     if file is not None:
         layers.append((str(file), read_config_file(file)))
     options = {key: value for key, value in named.items() if value is not None}
-    layers.append(("", merge(options, parse_overrides(assignments))))
+    changes = merge(options, parse_overrides(assignments))
+    epochs = named["num_epochs"]
+    if epochs is not None and "warmup_epochs" not in changes.get("schedule", {}):
+        recipe = compose_config(layers)
+        if recipe.schedule.warmup_epochs >= epochs > 0:
+            # A run this short would end before its warm-up does: it keeps the share that it has in the recipe.
+            warmup = round(recipe.schedule.warmup_epochs * epochs / recipe.num_epochs, 4)
+            stderr.print(f"the warm-up of {recipe.schedule.warmup_epochs:g} epochs is shortened to {warmup:g}, as the run is")
+            changes = merge(changes, {"schedule": {"warmup_epochs": warmup}})
+    layers.append(("", changes))
     return compose_config(layers)
 
 
@@ -149,7 +161,7 @@ def _report(result: TrainingResult, as_json: bool) -> None:
         "num_images": result.num_images,
         "seconds": round(result.seconds, 3),
         "images_per_s": round(rate, 1),
-        "figures": result.figures,
+        "metrics": result.metrics,
         "best": result.best,
         "stopped": result.stopped,
     }
@@ -157,7 +169,7 @@ def _report(result: TrainingResult, as_json: bool) -> None:
     table.add_row("checkpoint" if result.stopped is None else "unfinished run", str(result.folder))
     table.add_row("steps", str(result.num_steps))
     table.add_row("time", f"{result.seconds:.0f} s, {rate:.0f} images/s")
-    for name, value in result.figures.items():
+    for name, value in result.metrics.items():
         table.add_row(name, f"{value:.4f}")
     for name, value in (result.best or {}).items():
         table.add_row(f"best {name}", f"{value:.0f}" if name == "epoch" else percent(value))

@@ -12,9 +12,17 @@ from pydantic import Field
 from hat.config import config_dataclass
 from hat.model.config import ModelConfig
 
-from .distill_config import DistillConfig
-from .field_types import AtLeastTwo, BelowOne, Count, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
-from .loss_config import LossConfig
+from .loss_config import (
+    AtLeastTwo,
+    BelowOne,
+    Count,
+    DistillConfig,
+    LossConfig,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+)
 
 __all__ = [
     "AugmentationConfig",
@@ -41,7 +49,7 @@ class SamplerConfig:
     num_identities: AtLeastTwo = 16
     """P, identities in the global batch, over all processes; a multiple of the number of processes."""
 
-    num_images: AtLeastTwo = 4
+    num_instances: AtLeastTwo = 4
     """L, images of each identity in a batch. An identity with fewer repeats its own."""
 
 
@@ -119,7 +127,7 @@ class OptimConfig:
     nesterov: bool = False
     """Nesterov's form of SGD's momentum."""
 
-    tfc_rate_factor: NonNegativeFloat = 0.5
+    tfc_lr_scale: NonNegativeFloat = 0.5
     """Learning rate of all TFC stages relative to the rest (paper Sec. 4.2: half)."""
 
     decay_norms_and_biases: bool = True
@@ -189,11 +197,15 @@ class ComputeConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the model's forward and backward pass (autocast); weights and losses stay float32. fp16 scales the loss."""
 
-    channels_last: bool = False
-    """Keep maps with the channels innermost; faster for bf16 and fp16, and on CPUs."""
+    tf32: bool = True
+    """On CUDA, products and convolutions in fp32 keep 10 bits of their inputs' mantissas and run several times as fast."""
 
-    compile: bool = False
-    """Compile the model with torch.compile; worth its minutes of waiting for long runs only."""
+    channels_last: bool = True
+    """Keep maps with the channels innermost, as the kernels of CUDA and of CPUs want them."""
+
+    compile: bool | Literal["reduce-overhead"] = False
+    """Compile the model with torch.compile; worth its minutes of waiting for long runs only. "reduce-overhead" captures CUDA
+    graphs as well, for small models whose kernels are shorter than the time it takes to launch them."""
 
 
 @config_dataclass
@@ -224,13 +236,16 @@ class EvalConfig:
 
 @config_dataclass
 class CheckpointConfig:
-    """When the state of a run is written. It is always written after the last epoch."""
+    """When a run is written down. It always is after the last epoch."""
 
-    every_epochs: PositiveInt = 1
-    """After every so many epochs."""
+    every_minutes: PositiveFloat | None = 10
+    """The state to resume from, once so many minutes have passed since it was last written; null not by time."""
+
+    every_epochs: Count = 0
+    """The state, and the weights as a checkpoint, after every so many epochs; 0 not by epochs."""
 
     every_steps: Count = 0
-    """Also after every so many steps, counted over the whole run; 0 only at the end of epochs."""
+    """The state, after every so many steps, counted over the whole run; 0 not by steps."""
 
 
 @config_dataclass
@@ -241,7 +256,7 @@ class LogConfig:
     """A line of `metrics.jsonl` for every so many steps, with the means over them, and one at the end of an epoch."""
 
     tensorboard: bool = False
-    """Write the same figures for TensorBoard into `OUT/tensorboard`."""
+    """Write the same metrics for TensorBoard into `OUT/tensorboard`."""
 
 
 @config_dataclass
@@ -270,7 +285,8 @@ class TrainConfig:
     """Where the CNN's weights come from: "torchvision", "timm", a file, or "none" for random ones. It has to be said."""
 
     initial_checkpoint: str | None = None
-    """Begin with this trained model instead: a checkpoint folder of the same architecture, at any image size, of any people."""
+    """Begin with this trained model instead: a checkpoint folder of the same architecture, at any image size, of any people; or
+    a .pth file of HAT's released code, read with the stride of `model.backbone`."""
 
     num_epochs: PositiveInt = 150
     """Length of the run."""
@@ -312,7 +328,7 @@ class TrainConfig:
     """When the state is written."""
 
     log: LogConfig = LogConfig()
-    """Figures written down."""
+    """Metrics written down."""
 
     distributed: DistributedConfig = DistributedConfig()
     """Several processes."""

@@ -37,7 +37,7 @@ class CpuKernels(TorchFunctionMode):
             return dropout(*args, **options)
         if func is torch.conv2d:
             if self._pointwise_by_product and _is_pointwise(*args, **options):
-                return _PointwiseConvolution.apply(args[0], args[1])
+                return _PointwiseConvolution.apply(args[0], args[1])  # type: ignore[no-untyped-call]
             if _is_depthwise(*args, **options):
                 return _in_float32(func, args, options)
         if func is F.scaled_dot_product_attention:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hat.model import HAT, Branch
 
 from .config import TrainConfig
-from .distributed import Place, first_row, gather_with_gradient, gather_without_gradient
+from .distributed import DistributedContext, gather_with_gradient, gather_without_gradient, row_offset
 from .losses import LossParts, at_least_float32
 from .randomness import derive_seed
 from .teacher import Teacher
@@ -29,7 +29,7 @@ class Distillation:
         config: The run.
         teacher: Gives embeddings.
         student: The model that learns.
-        place: This process among all.
+        context: This process among all.
 
     Attributes:
         projection: From the student's embedding to the teacher's width; None where embeddings are not learned. Its bias takes
@@ -37,18 +37,18 @@ class Distillation:
             belongs to the state of a run and to no product.
     """
 
-    def __init__(self, config: TrainConfig, teacher: Teacher, student: HAT, place: Place) -> None:
+    def __init__(self, config: TrainConfig, teacher: Teacher, student: HAT, context: DistributedContext) -> None:
         self.config = config.distill
         self.teacher = teacher
         self.branches = student.config.embedding_branches
-        self.over_all = config.distributed.global_triplets and place.world_size > 1
+        self.over_all = config.distributed.global_triplets and context.world_size > 1
         self.projection: nn.Linear | None = None
         if self.config.embedding_weight:
             torch.manual_seed(derive_seed(config.seed, 0, _INITIAL_PROJECTION))  # the same in every process
-            self.projection = nn.Linear(student.embed_dim, teacher.embed_dim).to(place.device)
+            self.projection = nn.Linear(student.embed_dim, teacher.embed_dim).to(context.device)
 
     def __call__(self, outputs: Mapping[str, Branch], images: Tensor, indices: Tensor) -> LossParts:
-        """What the teacher adds to the loss of a batch.
+        """Return what the teacher adds to the loss of a batch.
 
         Args:
             outputs: The student's branches in training mode.
@@ -60,50 +60,50 @@ class Distillation:
         """
         joined = torch.cat([outputs[name].bn_feature for name in self.branches], dim=1)
         student = F.normalize(at_least_float32(joined), dim=1)  # (B, embed_dim)
-        wanted = self.teacher.embed(images, indices).to(student.dtype)  # (B, teacher's width)
+        target = self.teacher.embed(images, indices).to(student.dtype)  # (B, teacher's width)
         parts: dict[str, Tensor] = {}
         total = student.new_zeros(())
         if self.projection is not None:
-            parts["distill_embedding"] = embedding_loss(self.projection(student), wanted)
+            parts["distill_embedding"] = embedding_loss(self.projection(student), target)
             total = total + self.config.embedding_weight * parts["distill_embedding"]
         if self.config.similarity_weight:
             parts["distill_similarity"] = similarity_loss(
                 student,
-                wanted,
+                target,
                 self.config.similarity,
                 self.config.temperature,
-                pool=gather_with_gradient(student) if self.over_all else student,
-                wanted_pool=gather_without_gradient(wanted) if self.over_all else wanted,
-                first=first_row(len(student)) if self.over_all else 0,
+                gathered=gather_with_gradient(student) if self.over_all else student,
+                gathered_target=gather_without_gradient(target) if self.over_all else target,
+                offset=row_offset(len(student)) if self.over_all else 0,
             )
             total = total + self.config.similarity_weight * parts["distill_similarity"]
         return LossParts(total, {name: value.detach() for name, value in parts.items()})
 
 
-def embedding_loss(projected: Tensor, wanted: Tensor) -> Tensor:
-    """One minus the cosine between what the student says of an image and what the teacher says.
+def embedding_loss(projected: Tensor, target: Tensor) -> Tensor:
+    """Return one minus the cosine between what the student says of an image and what the teacher says.
 
     Args:
         projected: (B, D) floating point, of any length.
-        wanted: (B, D) floating point, of any length.
+        target: (B, D) floating point, of any length.
 
     Returns:
         Scalar in [0, 2], the mean over the batch.
     """
-    return (1 - F.cosine_similarity(projected, wanted, dim=1)).mean()
+    return (1 - F.cosine_similarity(projected, target, dim=1)).mean()
 
 
 def similarity_loss(
     student: Tensor,
-    wanted: Tensor,
+    target: Tensor,
     kind: Literal["kl", "mse"],
     temperature: float,
     *,
-    pool: Tensor | None = None,
-    wanted_pool: Tensor | None = None,
-    first: int = 0,
+    gathered: Tensor | None = None,
+    gathered_target: Tensor | None = None,
+    offset: int = 0,
 ) -> Tensor:
-    """How differently student and teacher see the relations between the images of a batch.
+    """Return how differently student and teacher see the relations between the images of a batch.
 
     ``"kl"`` makes of each image's cosines with all others a distribution, softmax(cosine / temperature), and takes the
     divergence of the student's from the teacher's: the conditional probabilities of probabilistic knowledge transfer (Passalis
@@ -113,28 +113,28 @@ def similarity_loss(
 
     Args:
         student: (B, C) floating point, unit rows.
-        wanted: (B, D) floating point, unit rows of the teacher.
+        target: (B, D) floating point, unit rows of the teacher.
         kind: ``"kl"`` or ``"mse"``.
         temperature: Divides cosines, for ``"kl"``.
-        pool: (N, C) the images that each is compared with, its own among them; the batch if None.
-        wanted_pool: (N, D) the teacher's embeddings of them.
-        first: Where the batch stands in the pool.
+        gathered: (N, C) the images that each is compared with, its own among them; the batch if None.
+        gathered_target: (N, D) the teacher's embeddings of them.
+        offset: Where the batch stands in the gathered.
 
     Returns:
         Scalar, at least 0, the mean over the batch.
     """
-    pool = student if pool is None else pool
-    wanted_pool = wanted if wanted_pool is None else wanted_pool
-    own = torch.arange(len(student), device=student.device)[:, None] + first  # (B, 1), place of an image among the others
-    others = torch.arange(len(pool) - 1, device=student.device)[None]  # (1, N - 1)
+    gathered = student if gathered is None else gathered
+    gathered_target = target if gathered_target is None else gathered_target
+    own = torch.arange(len(student), device=student.device)[:, None] + offset  # (B, 1), place of an image among the others
+    others = torch.arange(len(gathered) - 1, device=student.device)[None]  # (1, N - 1)
     others = others + (others >= own)  # (B, N - 1), all places but its own
-    cosines = (student @ pool.T).gather(1, others)
-    wanted_cosines = (wanted @ wanted_pool.T).gather(1, others)
+    cosines = (student @ gathered.T).gather(1, others)
+    target_cosines = (target @ gathered_target.T).gather(1, others)
     if kind == "mse":
-        return F.mse_loss(cosines, wanted_cosines)
+        return F.mse_loss(cosines, target_cosines)
     return F.kl_div(
         F.log_softmax(cosines / temperature, dim=1),
-        F.log_softmax(wanted_cosines / temperature, dim=1),
+        F.log_softmax(target_cosines / temperature, dim=1),
         reduction="batchmean",
         log_target=True,
     )

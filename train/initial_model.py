@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from hat.config import config_to_dict
 from hat.errors import ConfigError, WeightsError
-from hat.io.checkpoint import load_checkpoint
+from hat.io.checkpoint import load_checkpoint, load_released_weights
 from hat.io.weights import load_backbone_weights, load_state
 from hat.model import HAT
 from hat.model.tfc import TFC
@@ -55,11 +56,15 @@ def initial_model(config: TrainConfig, num_classes: int) -> tuple[HAT, str]:
 
 
 def _continue_from(model: HAT, folder: str) -> str:
-    """Copy a trained model; positions are resampled for another image size, classifiers of other people begin again.
+    """Copy a trained model: a checkpoint, or a file of the released code.
 
-    Whatever leaves the shapes of all tensors as they are, the number of heads for example, may differ, and is named.
+    Positions are resampled for another image size, and classifiers of other people begin again. Whatever leaves the shapes of
+    all tensors as they are, the number of heads for example, may differ, and is named.
     """
-    source = load_checkpoint(folder)
+    if Path(folder).expanduser().is_file():
+        source, _ = load_released_weights(folder, last_stride=model.config.backbone.last_stride)
+    else:
+        source = load_checkpoint(folder)
     own, state = model.state_dict(), source.state_dict()
     own_stages = dict(model.dsa.items())
     for level, stage in source.dsa.items():

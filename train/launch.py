@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch.distributed as dist
@@ -12,13 +13,13 @@ import torch.distributed as dist
 from hat.console import stderr
 from hat.data import check_images, merge_training
 from hat.data.datasets import ReIDDataset, Split
-from hat.errors import DataError, UsageError
+from hat.errors import DataError, UsageError, WorkError, describe_failure, is_out_of_memory
 from hat.host_tuning import keep_freed_memory
 
 from .config import TrainConfig
-from .distributed import Place, process_group
-from .loop import Trainer, TrainingResult
-from .run_folder import RunFolder
+from .distributed import DistributedContext, process_group
+from .run.run_folder import RunFolder
+from .trainer import Trainer, TrainingResult
 
 __all__ = ["train_model"]
 
@@ -48,48 +49,68 @@ def train_model(
         force: Replace the run in that folder.
         skip_bad: Leave out images that cannot be read, and say how many; otherwise the first is an error.
         stop_after_s: Stop after so many seconds with the state written, decoding of the images included; at least one step is
-            taken. SIGTERM while training does the same.
+            taken. SIGTERM and SIGINT while training do the same.
 
     Returns:
         What the run came to.
 
     Raises:
-        UsageError: The folder may not be written to, the device is not there, or the time is not above 0.
+        UsageError: The folder may not be written to or another training works in it, the device is not there, or the time is
+            not above 0.
         ConfigError: The configuration does not suit the data, the processes, or the run to be resumed.
         DataError: There are no training images.
         ImageError: An image cannot be read.
         WeightsError: Backbone weights cannot be had or do not fit.
         CheckpointError: The state to be resumed from, or the teacher, cannot be read.
         MissingExtraError: Something asked for needs a library that is not installed.
-        WorkError: A loss is not finite, or files cannot be written.
+        WorkError: A loss is not finite, memory ran out, or files cannot be written.
     """
     if stop_after_s is not None and not stop_after_s > 0:
         raise UsageError(f"stop_after_s is above 0, got {stop_after_s:g}")
     keep_freed_memory()
     stop_at = None if stop_after_s is None else time.monotonic() + stop_after_s
     folder = RunFolder(Path(out))
-    with process_group(device) as place:
-        if place.is_main:
+    with process_group(device) as context, contextlib.ExitStack() as stack:
+        if context.is_main:
             folder.check(resume=resume, force=force)
-        train = _training_images(datasets, skip_bad, place)
+            stack.enter_context(folder.lock())
+        stack.enter_context(_one_sentence(folder))
+        train = _training_images(datasets, skip_bad, context)
         evaluation = next((dataset for dataset in datasets if len(dataset.query) and len(dataset.gallery)), None)
-        trainer = Trainer(config, train, folder, place, resume=resume, evaluation=evaluation)
-        if place.world_size > 1:
+        trainer = Trainer(config, train, folder, context, resume=resume, evaluation=evaluation)
+        if context.world_size > 1:
             dist.barrier()  # all have read the state before the first process writes
-        if place.is_main:
+        if context.is_main:
             folder.begin(config, resume=resume)
             for dataset in datasets:
                 for note in dataset.notes:
                     stderr.print(f"{dataset.name}: {note}")
             stderr.print(_announcement(trainer, train))
         result = trainer.run(stop_at)
-        if result.stopped is not None and place.is_main:
+        if result.stopped is not None and context.is_main:
             where = f"epoch {trainer.epoch + 1}, step {trainer.epoch_step} of {trainer.num_steps}"
             stderr.print(f"stopped after {where}: {result.stopped}. The state is written; go on with --resume")
         return result
 
 
-def _training_images(datasets: Sequence[ReIDDataset], skip_bad: bool, place: Place) -> Split:
+@contextlib.contextmanager
+def _one_sentence(folder: RunFolder) -> Iterator[None]:
+    """Turn what a machine lacks, memory above all, into an error that says what to lower and what is kept."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        kept = f"the last state is kept in {folder.last}" if folder.has_state else "no state was written yet"
+        if is_out_of_memory(error):
+            raise WorkError(
+                "memory ran out: lower sampler.num_identities or model.image_size, set compute.precision=bf16, hold the images "
+                f"elsewhere (data.cache=host or none), or lower eval.batch_size if it was an evaluation; {kept}"
+            ) from error
+        if isinstance(error, OSError):
+            raise WorkError(f"{describe_failure(error)}; {kept}") from error
+        raise
+
+
+def _training_images(datasets: Sequence[ReIDDataset], skip_bad: bool, context: DistributedContext) -> Split:
     sources = [dataset for dataset in datasets if len(dataset.train)]
     if not sources:
         raise DataError(f"no training images in {', '.join(dataset.name for dataset in datasets) or 'no data set'}")
@@ -97,7 +118,7 @@ def _training_images(datasets: Sequence[ReIDDataset], skip_bad: bool, place: Pla
         cleaned = []
         for dataset in sources:
             kept, bad = check_images(dataset.train, skip_bad=True)
-            if bad and place.is_main:
+            if bad and context.is_main:
                 path, reason = bad[0]
                 stderr.print(f"{dataset.name}: {len(bad)} images cannot be used and are left out, such as {path}: {reason}")
             cleaned.append(ReIDDataset(dataset.name, kept, dataset.query, dataset.gallery, dataset.notes))
@@ -106,8 +127,8 @@ def _training_images(datasets: Sequence[ReIDDataset], skip_bad: bool, place: Pla
 
 
 def _announcement(trainer: Trainer, train: Split) -> str:
-    config, place = trainer.config, trainer.place
-    where = f"{place.world_size} processes, {place.device.type}" if place.world_size > 1 else str(place.device)
+    config, context = trainer.config, trainer.context
+    where = f"{context.world_size} processes, {context.device.type}" if context.world_size > 1 else str(context.device)
     start = f"from epoch {trainer.epoch + 1}, step {trainer.epoch_step + 1}" if trainer.global_step else trainer.weights_note
     taught = f"; it learns from {config.distill.teacher}" if config.distill.teacher else ""
     return (

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .circle import circle_loss
-from .distributed import first_row, gather_with_gradient, gather_without_gradient
+from .distributed import gather_with_gradient, gather_without_gradient, row_offset
 from .loss_config import LossConfig
 
 __all__ = [
@@ -19,6 +18,7 @@ __all__ = [
     "at_least_float32",
     "batch_hard_triplet",
     "branch_weights",
+    "circle_loss",
     "hat_loss",
     "smoothed_cross_entropy",
 ]
@@ -65,8 +65,8 @@ def batch_hard_triplet(
     pids: Tensor,
     margin: float | None,
     *,
-    pool_features: Tensor | None = None,
-    pool_pids: Tensor | None = None,
+    gathered_features: Tensor | None = None,
+    gathered_pids: Tensor | None = None,
 ) -> Tensor:
     """Batch-hard triplet loss: for each anchor its farthest positive and its nearest negative, by Euclidean distance.
 
@@ -77,27 +77,68 @@ def batch_hard_triplet(
         features: (B, C) anchors, floating point, not normalized.
         pids: (B,) int64.
         margin: Hinge at this margin; None is the soft margin, log(1 + exp(positive - negative)).
-        pool_features: (N, C) where positives and negatives are looked for, the anchors among them; the anchors if None.
-        pool_pids: (N,) int64.
+        gathered_features: (N, C) where positives and negatives are looked for, the anchors among them; the anchors if None.
+        gathered_pids: (N,) int64.
 
     Returns:
-        Scalar, float32 or wider, the mean over the anchors. An anchor without a negative in the pool adds 0.
+        Scalar, float32 or wider, the mean over the anchors. An anchor without a negative among the gathered rows adds 0.
     """
     anchors = at_least_float32(features)
-    pool = anchors if pool_features is None else at_least_float32(pool_features)
-    labels = pids if pool_pids is None else pool_pids
+    gathered = anchors if gathered_features is None else at_least_float32(gathered_features)
+    labels = pids if gathered_pids is None else gathered_pids
     with torch.no_grad():
         # Centered, the squares are small beside the distances, and their difference keeps its digits.
-        center = pool.mean(dim=0)
-        distances = torch.cdist(anchors - center, pool - center, compute_mode="use_mm_for_euclid_dist")  # (B, N)
+        center = gathered.mean(dim=0)
+        distances = torch.cdist(anchors - center, gathered - center, compute_mode="use_mm_for_euclid_dist")  # (B, N)
         same = pids[:, None] == labels[None, :]  # (B, N)
         farthest_positive = distances.masked_fill(~same, -1.0).argmax(dim=1)
         nearest_negative = distances.masked_fill(same, float("inf")).argmin(dim=1)
         has_negative = ~same.all(dim=1)
-    positive = torch.linalg.vector_norm(anchors - pool.index_select(0, farthest_positive), dim=1)  # (B,)
-    negative = torch.linalg.vector_norm(anchors - pool.index_select(0, nearest_negative), dim=1)  # (B,)
+    positive = torch.linalg.vector_norm(anchors - gathered.index_select(0, farthest_positive), dim=1)  # (B,)
+    negative = torch.linalg.vector_norm(anchors - gathered.index_select(0, nearest_negative), dim=1)  # (B,)
     violation = F.softplus(positive - negative) if margin is None else F.relu(positive - negative + margin)
     return (violation * has_negative).mean()
+
+
+def circle_loss(
+    features: Tensor,
+    pids: Tensor,
+    margin: float,
+    scale: float,
+    *,
+    gathered_features: Tensor | None = None,
+    gathered_pids: Tensor | None = None,
+    offset: int = 0,
+) -> Tensor:
+    """Circle loss: each pair's cosine is pulled with a force that grows with its distance from where it should be.
+
+    For an anchor with cosines p to images of its own identity and n to others, with m the margin and g the scale:
+    log(1 + sum exp(g [n + m]+ (n - m)) * sum exp(-g [1 + m - p]+ (p - 1 + m))). The forces [.]+ carry no gradient.
+
+    Args:
+        features: (B, C) anchors, float32 or wider, of any length.
+        pids: (B,) int64.
+        margin: m, in [0, 1).
+        scale: g, above 0.
+        gathered_features: (N, C) what anchors are compared with, they themselves among them; the anchors if None.
+        gathered_pids: (N,) int64.
+        offset: Where the anchors stand in the gathered.
+
+    Returns:
+        Scalar, the mean over the anchors. An anchor without a positive or without a negative among the gathered rows adds 0.
+    """
+    anchors = F.normalize(features, dim=1)
+    gathered = anchors if gathered_features is None else F.normalize(gathered_features, dim=1)
+    labels = pids if gathered_pids is None else gathered_pids
+    cosines = anchors @ gathered.T  # (B, N)
+    same = pids[:, None] == labels[None, :]  # (B, N)
+    itself = torch.arange(len(pids), device=pids.device)[:, None] + offset == torch.arange(len(labels), device=pids.device)
+    pull = (1 + margin - cosines.detach()).clamp(min=0)
+    push = (cosines.detach() + margin).clamp(min=0)
+    nothing = torch.finfo(cosines.dtype).min / 4  # finite, so that the gradient of a sum over no pair is 0 and not NaN
+    positives = (-scale * pull * (cosines - 1 + margin)).masked_fill(~same | itself, nothing)
+    negatives = (scale * push * (cosines - margin)).masked_fill(same, nothing)
+    return F.softplus(positives.logsumexp(dim=1) + negatives.logsumexp(dim=1)).mean()
 
 
 def branch_weights(branches: Sequence[str], auxiliary_weight: float) -> dict[str, float]:
@@ -109,7 +150,7 @@ def branch_weights(branches: Sequence[str], auxiliary_weight: float) -> dict[str
 def hat_loss(
     outputs: Mapping[str, BranchOutput], pids: Tensor, config: LossConfig, *, global_triplets: bool = False
 ) -> LossParts:
-    """The loss of a batch: L_MFE + L_TFC(last) + lambda * sum of L_TFC(earlier) (paper Eq. 7-9).
+    """Return the loss of a batch: L_MFE + L_TFC(last) + lambda * sum of L_TFC(earlier) (paper Eq. 7-9).
 
     The loss of a branch is the label-smoothed cross entropy of its logits plus the triplet loss of its feature before the BN
     neck, plus or instead of it the circle loss of the same feature.
@@ -124,17 +165,17 @@ def hat_loss(
         The sum and its parts.
     """
     weights = branch_weights(list(outputs), config.auxiliary_weight)
-    pool_pids = gather_without_gradient(pids) if global_triplets else None
-    first = first_row(len(pids)) if global_triplets else 0
+    gathered_pids = gather_without_gradient(pids) if global_triplets else None
+    offset = row_offset(len(pids)) if global_triplets else 0
     parts: dict[str, Tensor] = {}
     terms: list[Tensor] = []
     for name, branch in outputs.items():
         features = at_least_float32(branch.feature)
-        pool = gather_with_gradient(features) if global_triplets else None
+        gathered = gather_with_gradient(features) if global_triplets else None
         term = smoothed_cross_entropy(branch.logits, pids, config.label_smoothing)
         parts[f"{name}_ce"] = term.detach()
         if config.triplet_weight:
-            triplet = batch_hard_triplet(features, pids, config.margin, pool_features=pool, pool_pids=pool_pids)
+            triplet = batch_hard_triplet(features, pids, config.margin, gathered_features=gathered, gathered_pids=gathered_pids)
             term = term + config.triplet_weight * triplet
             parts[f"{name}_triplet"] = triplet.detach()
         if config.circle_weight:
@@ -143,9 +184,9 @@ def hat_loss(
                 pids,
                 config.circle_margin,
                 config.circle_scale,
-                pool_features=pool,
-                pool_pids=pool_pids,
-                first=first,
+                gathered_features=gathered,
+                gathered_pids=gathered_pids,
+                offset=offset,
             )
             term = term + config.circle_weight * circle
             parts[f"{name}_circle"] = circle.detach()

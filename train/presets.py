@@ -23,7 +23,6 @@ _EDGE: dict[str, Any] = {
     # Half the paper's padding for half its image size.
     "augmentation": {"pad": 5},
     "schedule": {"kind": "cosine", "warmup_epochs": 1},
-    "compute": {"channels_last": True},
 }
 
 # What public baselines found to help a ResNet-50 on Market-1501 beyond the paper's recipe, each as cheap as what it replaces:
@@ -36,7 +35,7 @@ _PLUS: dict[str, Any] = {
     "optim": {"backbone_frozen_epochs": 5},
     "schedule": {"kind": "cosine", "final_factor": 0.002},
     "ema": {"enabled": True},
-    "compute": {"precision": "bf16", "channels_last": True},
+    "compute": {"precision": "bf16"},
     "data": {"cache": "device"},
 }
 
@@ -47,7 +46,7 @@ _EDGE_PLUS = merge(
     {
         "model_name": "hat_mobilenet_v2",
         "num_epochs": 240,
-        "optim": {"tfc_rate_factor": 1.0},
+        "optim": {"tfc_lr_scale": 1.0},
         "schedule": {"warmup_epochs": 5},
     },
 )
@@ -100,12 +99,12 @@ _PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def list_presets() -> list[str]:
-    """Names that `load_preset` and ``hat train`` take."""
+    """Return names that `load_preset` and ``hat train`` take."""
     return list(_PRESETS)
 
 
 def describe_preset(name: str) -> str:
-    """One sentence about a preset.
+    """Return one sentence about a preset.
 
     Raises:
         ConfigError: The name is unknown.
@@ -114,7 +113,7 @@ def describe_preset(name: str) -> str:
 
 
 def preset_differences(name: str) -> dict[str, Any]:
-    """What a preset changes, as nested dictionaries.
+    """Return what a preset changes, as nested dictionaries.
 
     Raises:
         ConfigError: The name is unknown.
@@ -123,7 +122,7 @@ def preset_differences(name: str) -> dict[str, Any]:
 
 
 def load_preset(name: str) -> TrainConfig:
-    """The whole configuration of a preset.
+    """Return the whole configuration of a preset.
 
     Raises:
         ConfigError: The name is unknown.

@@ -75,5 +75,5 @@ def _shift(value: Tensor, bits: int) -> Tensor:
 
 
 def _wrap(value: int) -> int:
-    """An unsigned 64-bit number as the signed one with the same bits."""
+    """Return an unsigned 64-bit number as the signed one with the same bits."""
     return value - 2**64 if value >= 2**63 else value

@@ -14,22 +14,20 @@ from torch.nn.parallel import DistributedDataParallel
 from hat.model import HAT
 from hat.preprocessing import Preprocessing
 
-from .augmentation import Augmentation
-from .batch_norm import synchronize_batch_norms
 from .config import TrainConfig
 from .cpu_kernels import CpuKernels
+from .data.augmentation import Augmentation
 from .distillation import Distillation
-from .distributed import Place
-from .ema import MovingAverage
-from .freezing import freeze_levels, training_mode
+from .distributed import DistributedContext, synchronize_batch_norms
+from .ema import ModelEma
 from .losses import LossParts, hat_loss
-from .optimization import build_optimizer, set_learning_rate
+from .optimizer import build_optimizer, freeze_levels, set_learning_rate, training_mode
 from .randomness import derive_seed
-from .state import StepState
+from .run.state import StepState
 
 __all__ = ["Batch", "TrainingStep"]
 
-_AUTOCAST_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _DROPOUT = 1  # tells seeds of dropout from seeds of anything else that is derived from (seed, epoch)
 
 
@@ -57,7 +55,7 @@ class TrainingStep:
             `model`; batch norms are replaced where they are synchronized.
         preprocessing: Normalizes images.
         config: The run's configuration.
-        place: This process among all.
+        context: This process among all.
         distillation: What is learned from a teacher, if anything; only a HAT can.
     """
 
@@ -66,25 +64,32 @@ class TrainingStep:
         model: nn.Module,
         preprocessing: Preprocessing,
         config: TrainConfig,
-        place: Place,
+        context: DistributedContext,
         distillation: Distillation | None = None,
     ) -> None:
         self.config = config
-        self.place = place
-        self.preprocessing = preprocessing
-        self.model = model.to(place.device)
-        if config.compute.channels_last:
-            self.model = cast(nn.Module, self.model.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-        if place.world_size > 1 and config.distributed.sync_batch_norm:
-            self.model = synchronize_batch_norms(self.model, place.device)
+        self.context = context
+        # On the device once, and for pixels in 0-255.
+        self._mean, self._std = (
+            255 * torch.tensor(values, device=context.device).view(1, 3, 1, 1)
+            for values in (preprocessing.mean, preprocessing.std)
+        )
+        self.model = model.to(context.device)
+        self._layout = torch.channels_last if config.compute.channels_last else torch.contiguous_format
+        self.model = cast(nn.Module, self.model.to(memory_format=self._layout))  # type: ignore[call-overload]
+        if context.world_size > 1 and config.distributed.sync_batch_norm:
+            self.model = synchronize_batch_norms(self.model, context.device)
         if isinstance(self.model, HAT):
             # Of the last stage's map nothing but CLS is read: the same losses and gradients for a tenth fewer operations.
             self.model.dsa.cls_only = True
         freeze_levels(self.model, config.optim.frozen_levels)
         self.train_mode()
         self.optimizer = build_optimizer(self.model, config.optim)
-        self.scaler = torch.amp.GradScaler(place.device.type, enabled=config.compute.precision == "fp16")
-        self.average = MovingAverage(self.model, config.ema) if config.ema.enabled else None
+        if context.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # shapes are the same in every step
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.compute.tf32
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=config.compute.precision == "fp16")
+        self.average = ModelEma(self.model, config.ema) if config.ema.enabled else None
         self.augmentation = Augmentation(config.augmentation, preprocessing.mean, config.seed)
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.distillation = distillation
@@ -92,8 +97,17 @@ class TrainingStep:
         self._projection = [] if projection is None else list(projection.parameters())
         if self._projection:
             self._parameters += self._projection
-            self.optimizer.add_param_group({"name": "projection", "params": self._projection, "rate_factor": 1.0})
-        self._forward = self._wrap()
+            self.optimizer.add_param_group({"name": "projection", "params": self._projection, "lr_scale": 1.0})
+        self._distributed: DistributedDataParallel | None = None
+        if context.world_size > 1:
+            self._distributed = DistributedDataParallel(
+                self.model,
+                device_ids=[context.device.index] if context.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+            )
+        self._forward: Any = self._distributed or self.model
+        if config.compute.compile:
+            self._forward = torch.compile(self._forward, mode="reduce-overhead" if self._captures else "default")
 
     def __call__(self, batches: Sequence[Batch], epoch: int, step: int, lr: float) -> dict[str, Tensor]:
         """Take one step of the optimizer.
@@ -110,26 +124,32 @@ class TrainingStep:
             are clipped.
         """
         # Seeded anew for every step, so that a resumed run needs no state of any generator.
-        torch.manual_seed(derive_seed(self.config.seed, epoch, step, self.place.rank, _DROPOUT))
+        torch.manual_seed(derive_seed(self.config.seed, epoch, step, self.context.rank, _DROPOUT))
+        if self._captures:
+            torch.compiler.cudagraph_mark_step_begin()
         set_learning_rate(self.optimizer, lr, epoch)
         self.optimizer.zero_grad(set_to_none=True)
-        figures: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
         for index, batch in enumerate(batches):
             for name, value in self._accumulate(batch, epoch, len(batches), last=index == len(batches) - 1).items():
-                figures[name] = figures[name] + value if name in figures else value
-        figures = self._mean_over_processes(figures)
+                metrics[name] = metrics[name] + value if name in metrics else value
+        metrics = self._mean_over_processes(metrics)
         self._share_projection_gradient()
         if self.config.optim.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            figures["grad_norm"] = nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip_grad_norm).detach()
+            metrics["grad_norm"] = nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip_grad_norm).detach()
         self.scaler.step(self.optimizer)
+        skipped = None
+        if self.scaler.is_enabled():
+            # The scaler's own record: to ask in public what it did would wait for the device.
+            skipped = torch.stack(list(self.scaler._found_inf_per_device(self.optimizer).values())).amax()
         self.scaler.update()
         if self.average is not None:
-            self.average.update(self.model)
-        return figures
+            self.average.update(skipped)
+        return metrics
 
     def state(self) -> StepState:
-        """All that changes from step to step."""
+        """Return all that changes from step to step."""
         average = self.average
         projection = None if self.distillation is None else self.distillation.projection
         return {
@@ -137,7 +157,7 @@ class TrainingStep:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": None if average is None else dict(average.model.state_dict()),
-            "num_average_updates": 0 if average is None else average.num_updates,
+            "num_average_updates": 0 if average is None else int(average.num_updates),
             "projection": None if projection is None else dict(projection.state_dict()),
         }
 
@@ -149,7 +169,7 @@ class TrainingStep:
             self.scaler.load_state_dict(state["scaler"])
         if self.average is not None and state["average"] is not None:
             self.average.model.load_state_dict(state["average"])
-            self.average.num_updates = state["num_average_updates"]
+            self.average.num_updates.fill_(state["num_average_updates"])
         if self.distillation is not None and self.distillation.projection is not None and state["projection"] is not None:
             self.distillation.projection.load_state_dict(state["projection"])
 
@@ -159,19 +179,14 @@ class TrainingStep:
 
     def prepare(self, images: Tensor) -> Tensor:
         """Normalize: (B, 3, H, W) uint8 to float32 in the model's memory layout."""
-        images = self.preprocessing.normalize(images)
-        layout = torch.channels_last if self.config.compute.channels_last else torch.contiguous_format
-        return images.contiguous(memory_format=layout)
+        return images.to(torch.float32, memory_format=self._layout).sub_(self._mean).div_(self._std)
 
     def _accumulate(self, batch: Batch, epoch: int, num_batches: int, *, last: bool) -> dict[str, Tensor]:
         """Add a batch's part of the gradients; processes exchange theirs after the last one only."""
-        precision = self.config.compute.precision
-        silent = isinstance(self._forward, DistributedDataParallel) and not last
-        with self._forward.no_sync() if silent else contextlib.nullcontext():
+        with self._distributed.no_sync() if self._distributed is not None and not last else contextlib.nullcontext():
             seen = self.augmentation(batch.images, epoch, batch.positions)
             images = self.prepare(seen)
-            autocast = torch.autocast(self.place.device.type, dtype=_AUTOCAST_TYPES[precision], enabled=precision != "fp32")
-            with autocast, self._kernels():
+            with self._autocast(), self._kernels():
                 outputs = self._forward(images)
             loss = hat_loss(outputs, batch.pids, self.config.loss, global_triplets=self.config.distributed.global_triplets)
             if self.distillation is not None:
@@ -180,34 +195,30 @@ class TrainingStep:
             self.scaler.scale(loss.total / num_batches).backward()
         return {name: value / num_batches for name, value in {"loss": loss.total.detach(), **loss.parts}.items()}
 
+    @property
+    def _captures(self) -> bool:
+        return self.config.compute.compile == "reduce-overhead"
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        half = _AUTOCAST_TYPES.get(self.config.compute.precision)
+        return contextlib.nullcontext() if half is None else torch.autocast(self.context.device.type, dtype=half)
+
     def _kernels(self) -> contextlib.AbstractContextManager[Any]:
-        helps = self.place.device.type == "cpu" and not self.config.compute.compile
+        helps = self.context.device.type == "cpu" and not self.config.compute.compile
         return CpuKernels() if helps else contextlib.nullcontext()
 
     def _share_projection_gradient(self) -> None:
-        """The mean over processes, as DistributedDataParallel makes it of the model's own gradients."""
-        if self.place.world_size == 1:
+        """Return the mean over processes, as DistributedDataParallel makes it of the model's own gradients."""
+        if self.context.world_size == 1:
             return
         for parameter in self._projection:
             if parameter.grad is not None:
                 dist.all_reduce(parameter.grad)
-                parameter.grad.div_(self.place.world_size)
+                parameter.grad.div_(self.context.world_size)
 
-    def _mean_over_processes(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.place.world_size == 1:
-            return figures
-        values = torch.stack(list(figures.values()))
+    def _mean_over_processes(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.context.world_size == 1:
+            return metrics
+        values = torch.stack(list(metrics.values()))
         dist.all_reduce(values)
-        return dict(zip(figures, (values / self.place.world_size).unbind(), strict=True))
-
-    def _wrap(self) -> Any:
-        """The model as it is called: with gradients averaged over processes, and compiled, where asked for."""
-        wrapped: Any = self.model
-        if self.place.world_size > 1:
-            on_gpu = self.place.device.type == "cuda"
-            wrapped = DistributedDataParallel(
-                wrapped,
-                device_ids=[self.place.device.index] if on_gpu else None,
-                gradient_as_bucket_view=True,
-            )
-        return torch.compile(wrapped) if self.config.compute.compile else wrapped
+        return dict(zip(metrics, (values / self.context.world_size).unbind(), strict=True))

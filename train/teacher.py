@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -22,10 +22,10 @@ from hat.runtime.opening import ARTIFACT_ENDINGS
 from hat.runtime.protocol import runtime_info
 
 from .config import TrainConfig
-from .distributed import Place
-from .teacher_rows import TEACHER_FILE, TeacherRows, read_rows, write_rows
+from .distributed import DistributedContext
+from .teacher_rows import TEACHER_FILE, TeacherEmbeddings, read_rows, write_rows
 
-__all__ = ["AskedOnce", "BesideStudent", "Teacher", "open_teacher"]
+__all__ = ["CachedTeacher", "OnlineTeacher", "Teacher", "open_teacher"]
 
 _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -57,7 +57,7 @@ class Teacher(Protocol):
         ...
 
 
-class BesideStudent:
+class OnlineTeacher:
     """A teacher that sees the very images that the student sees, resized to its own input.
 
     Args:
@@ -92,23 +92,28 @@ class BesideStudent:
         return torch.cat(parts).to(images.device)
 
 
-class AskedOnce:
+class CachedTeacher:
     """A teacher whose embeddings of the training images, as they are, were computed before training.
 
     Args:
         embedder: The model; None where ``rows`` are there.
         paths: The training images.
-        data: `hat.train.state.describe_data` of them.
-        place: This process; the first one embeds.
+        data: `hat.train.run.state.describe_data` of them.
+        context: This process; the first one embeds.
         rows: Embeddings that another run has computed.
     """
 
     def __init__(
-        self, embedder: Embedder | None, paths: Sequence[str], data: str, place: Place, rows: TeacherRows | None = None
+        self,
+        embedder: Embedder | None,
+        paths: Sequence[str],
+        data: str,
+        context: DistributedContext,
+        rows: TeacherEmbeddings | None = None,
     ) -> None:
-        self.paths, self.data, self.place = paths, data, place
+        self.paths, self.data, self.context = paths, data, context
         self._embedder = embedder
-        self._rows = None if rows is None else rows.embeddings.to(place.device)
+        self._rows = None if rows is None else rows.embeddings.to(context.device)
         if rows is not None:
             self.embed_dim, self.fingerprint = rows.embeddings.shape[1], rows.fingerprint
         else:
@@ -127,16 +132,16 @@ class AskedOnce:
         if self._rows is not None:
             return
         path = folder / TEACHER_FILE
-        if self.place.is_main and not path.is_file():
+        if self.context.is_main and not path.is_file():
             write_rows(path, self._ask(), self.data)
-        if self.place.world_size > 1:
+        if self.context.world_size > 1:
             dist.barrier()
         rows = read_rows(path, self.data, len(self.paths))
         if rows.fingerprint != self.fingerprint:
             raise ConfigError(
                 f"{path} was computed by another teacher than the one named now; start a new run in another folder"
             )
-        self._rows = rows.embeddings.to(self.place.device)
+        self._rows = rows.embeddings.to(self.context.device)
         self._embedder = None  # its memory is the student's now
 
     def embed(self, images: Tensor, indices: Tensor) -> Tensor:
@@ -144,22 +149,22 @@ class AskedOnce:
         assert self._rows is not None, "begin comes first"
         return self._rows.index_select(0, indices)
 
-    def _ask(self) -> TeacherRows:
+    def _ask(self) -> TeacherEmbeddings:
         assert self._embedder is not None
         with progress() as display:
             task = display.add_task("embedding by the teacher", total=len(self.paths), info="")
             rows = self._embedder.embed_paths(self.paths, advance=functools.partial(display.advance, task))
-        return TeacherRows(torch.from_numpy(rows), self.fingerprint)
+        return TeacherEmbeddings(torch.from_numpy(rows), self.fingerprint)
 
 
-def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, place: Place) -> Teacher | None:
+def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, context: DistributedContext) -> Teacher | None:
     """Open the teacher that a configuration names, or None where it names none.
 
     Args:
         config: The run.
         paths: The training images.
-        data: `hat.train.state.describe_data` of them.
-        place: This process.
+        data: `hat.train.run.state.describe_data` of them.
+        context: This process.
 
     Raises:
         CheckpointError: There is nothing at the path that can be opened.
@@ -171,17 +176,17 @@ def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, place: Pl
         return None
     path = Path(config.distill.teacher).expanduser()
     if path.suffix == ".safetensors" and not path.is_dir():
-        return AskedOnce(None, paths, data, place, read_rows(path, data, len(paths)))
+        return CachedTeacher(None, paths, data, context, read_rows(path, data, len(paths)))
     precision = config.compute.precision
     exported = path.suffix.lower() in ARTIFACT_ENDINGS and not path.is_dir()
     if exported:
         # OpenVINO does not run on CUDA devices; the others run where the student is, or say why not. Beside a student on the
         # CPU they get as many threads as it has: OpenVINO does not look at OMP_NUM_THREADS and would take every core.
-        options = {"num_threads": torch.get_num_threads()} if place.device.type == "cpu" else {}
-        runtime = open_runtime(path, None if path.suffix.lower() == ".xml" else str(place.device), **options)
+        options: dict[str, Any] = {"num_threads": torch.get_num_threads()} if context.device.type == "cpu" else {}
+        runtime = open_runtime(path, None if path.suffix.lower() == ".xml" else str(context.device), **options)
     else:
-        runtime = open_runtime(path, str(place.device), precision, exact_graph=config.distill.cache)
+        runtime = open_runtime(path, str(context.device), precision, inference_graph=config.distill.cache)
     if not config.distill.cache:
-        return BesideStudent(runtime, precision)
+        return OnlineTeacher(runtime, precision)
     num_workers = config.data.num_workers or default_num_workers()
-    return AskedOnce(Embedder(runtime, batch_size=config.eval.batch_size, num_workers=num_workers), paths, data, place)
+    return CachedTeacher(Embedder(runtime, batch_size=config.eval.batch_size, num_workers=num_workers), paths, data, context)

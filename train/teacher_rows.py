@@ -1,8 +1,8 @@
 """A teacher's embeddings of the training images, computed once and kept beside the run that wanted them.
 
 The file is a ``.safetensors`` with one tensor, ``embeddings``, (num_images, embed_dim) float32 unit rows in the order of the
-training images. Its metadata names the images by the digest of `hat.train.state.describe_data`, so that rows never meet other
-images, and the model by its fingerprint.
+training images. Its metadata names the images by the digest of `hat.train.run.state.describe_data`, so that embeddings never
+meet other images, and the model by its fingerprint.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 from hat.errors import CheckpointError, ConfigError, WorkError
 from hat.io.checkpoint import write_atomically
 
-__all__ = ["TEACHER_FILE", "TeacherRows", "read_rows", "write_rows"]
+__all__ = ["TEACHER_FILE", "TeacherEmbeddings", "read_rows", "write_rows"]
 
 TEACHER_FILE = "teacher.safetensors"
 
 _FORMAT = "hat teacher embeddings 1"
 
 
-class TeacherRows(NamedTuple):
+class TeacherEmbeddings(NamedTuple):
     """A teacher's embeddings of a training set."""
 
     embeddings: Tensor
@@ -35,13 +35,13 @@ class TeacherRows(NamedTuple):
     """What made them."""
 
 
-def write_rows(path: Path, rows: TeacherRows, data: str) -> None:
+def write_rows(path: Path, rows: TeacherEmbeddings, data: str) -> None:
     """Write rows atomically.
 
     Args:
         path: The file.
         rows: The rows.
-        data: `hat.train.state.describe_data` of the images.
+        data: `hat.train.run.state.describe_data` of the images.
 
     Raises:
         WorkError: The file cannot be written.
@@ -53,12 +53,12 @@ def write_rows(path: Path, rows: TeacherRows, data: str) -> None:
         raise WorkError(f"{path}: the teacher's embeddings cannot be written: {error.strerror or error}") from None
 
 
-def read_rows(path: Path, data: str, num_images: int) -> TeacherRows:
+def read_rows(path: Path, data: str, num_images: int) -> TeacherEmbeddings:
     """Read rows.
 
     Args:
         path: The file.
-        data: `hat.train.state.describe_data` of the images that they are wanted for.
+        data: `hat.train.run.state.describe_data` of the images that they are wanted for.
         num_images: How many these are.
 
     Raises:
@@ -84,4 +84,4 @@ def read_rows(path: Path, data: str, num_images: int) -> TeacherRows:
         raise CheckpointError(f"{path} holds {tuple(embeddings.shape)} {embeddings.dtype}, expected {num_images} float32 rows")
     if not torch.allclose(torch.linalg.vector_norm(embeddings, dim=1), torch.ones(len(embeddings)), atol=1e-3):
         raise CheckpointError(f"{path} holds rows that are not of unit length")
-    return TeacherRows(embeddings, metadata.get("fingerprint", ""))
+    return TeacherEmbeddings(embeddings, metadata.get("fingerprint", ""))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hat.errors import UsageError
 from hat.serve import Filter, Gallery
-from hat.serve.enroll.enrolling import Enrollment, enroll
+from hat.serve.enroll.enrolling import Enrollment, enroll_images
 from hat.serve.gallery.identities import Identity
 
 from ..app_state import AppState
@@ -166,7 +166,7 @@ class GalleryActions:
 
         advance(0)
         gallery = self._state.gallery(session.gallery)
-        return enroll(gallery, self._state.embedder, items, thumbnail_height=THUMBNAIL_HEIGHT, advance=advance)
+        return enroll_images(gallery, self._state.embedder, items, thumbnail_height=THUMBNAIL_HEIGHT, progress=advance)
 
     def _records(self, session: Session, person: Any, camera: Any, page: int) -> str:
         gallery = self._state.gallery(session.gallery)

@@ -88,7 +88,7 @@ def benchmark_html(content: Mapping[str, Any]) -> str:
             f"{float(speed['images_per_s']):,.1f}",
             f"{float(speed['ratio']):.2f}×",
             *(f"{1000 * float(speed[key]):.1f}" for key in ("p50_s", "p95_s", "p99_s")),
-            _percent(speed.get("share_of_peak")),
+            _percent(speed.get("utilization")),
             f"{float(one['peak_bytes']) / 2**20:,.0f}",
             _accuracy(one.get("accuracy", {})),
         ]
@@ -96,7 +96,7 @@ def benchmark_html(content: Mapping[str, Any]) -> str:
         for speed in one["speeds"]
     ]
     columns = ["candidate", "mode, batch", "images/s", "to first", "p50 ms", "p95 ms", "p99 ms"]
-    columns += ["of peak", "memory MB", "accuracy"]
+    columns += ["utilization", "memory MB", "accuracy"]
     busy = notice("Others were at work on this machine: the figures may be too low.", kind="bad")
     return (
         f'<p class="hat-hint">{escaped(content.get("machine", ""))}</p>'

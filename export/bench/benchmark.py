@@ -16,7 +16,7 @@ from ..verify.candidate import parse_candidate
 from ..verify.image_folder import choose_images, list_images
 from .matrix_peak import peak_of, timed_precisions
 from .process import WorkerProcess
-from .report import BenchmarkReport, CandidateSpeed, Speed, Turn, summarize
+from .report import BenchmarkReport, CandidateSpeed, Turn, summarize
 
 __all__ = ["benchmark"]
 
@@ -115,8 +115,23 @@ def benchmark(
                 tell(f"accuracy of {spec}", index, len(facts))
                 size = max(batches)
                 accuracy, source = workers[index].ask("accuracy", data=data, num_ids=num_ids, seed=0, batch=size), data
-            speeds = tuple(_speed(turns, index, mode, batch, fact, peaks) for mode, batch in jobs)
-            entries.append(_entry(spec, fact, memory, accuracy, source, speeds))
+            best: dict[str, Any] = {"peak": peak_of(fact["precision"], peaks.get(fact["device"], {}))}
+            best["num_operations"] = fact["num_operations"]
+            speeds = [
+                summarize(turns[index, mode, batch], turns[0, mode, batch], mode=mode, batch=batch, **best)
+                for mode, batch in jobs
+            ]
+            told = {key: fact[key] for key in ("runtime", "precision", "num_operations", "process_bytes")}
+            entries.append(
+                CandidateSpeed(
+                    name=spec,
+                    **told,
+                    **memory,
+                    accuracy=accuracy,
+                    accuracy_source=source if accuracy else "",
+                    speeds=tuple(speeds),
+                )
+            )
     settings = {"batches": list(batches), "seconds": seconds, "rounds": rounds, "num_threads": num_threads, "device": device}
     settings |= {"images": None if images is None else os.fspath(images), "num_images": len(paths)}
     return BenchmarkReport(tuple(entries), peaks, settings, describe_machine(), load, os.cpu_count() or 1)
@@ -157,38 +172,3 @@ def _wanted_peaks(facts: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
         if fact["device"] is not None:
             wanted |= {(fact["device"], precision) for precision in ("fp32", fact["precision"])}
     return sorted((kind, precision) for kind, precision in wanted if precision in timed_precisions(kind))
-
-
-def _speed(
-    turns: dict[tuple[int, str, int], list[Turn]],
-    index: int,
-    mode: str,
-    batch: int,
-    fact: dict[str, Any],
-    peaks: dict[str, dict[str, float]],
-) -> Speed:
-    return summarize(
-        turns[index, mode, batch],
-        turns[0, mode, batch],
-        mode=mode,
-        batch=batch,
-        num_operations=fact["num_operations"],
-        peak=peak_of(fact["precision"], peaks.get(fact["device"], {})),
-    )
-
-
-def _entry(
-    spec: str, fact: dict[str, Any], memory: dict[str, Any], accuracy: dict[str, Any], source: str, speeds: tuple[Speed, ...]
-) -> CandidateSpeed:
-    return CandidateSpeed(
-        name=spec,
-        runtime=fact["runtime"],
-        precision=fact["precision"],
-        num_operations=fact["num_operations"],
-        peak_bytes=memory["peak_bytes"],
-        process_bytes=fact["process_bytes"],
-        device_bytes=memory["device_bytes"],
-        accuracy=accuracy,
-        accuracy_source=source if accuracy else "",
-        speeds=speeds,
-    )

@@ -36,7 +36,7 @@ def bench(
     record: Annotated[Path | None, typer.Option(help="Append the figures to this Markdown file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """How fast models and exported files are: images a second, latency, memory, and the share of what the machine can do.
+    """Measure how fast models and exported files are: images a second, latency, memory, and utilization of the machine.
 
     Each candidate lives in a process of its own and has its turn in every round, so that what slows the machine slows all of
     them alike. Ratios are taken within rounds and are the figures to trust. The peak is that of a large matrix product in the
@@ -103,7 +103,7 @@ def bench(
 
 
 def _row(entry: CandidateSpeed, speed: Speed) -> dict[str, str]:
-    share = "-" if speed.share_of_peak is None else f"{100 * speed.share_of_peak:.0f} %"
+    share = "-" if speed.utilization is None else f"{100 * speed.utilization:.0f} %"
     memory = f"{entry.peak_bytes / 2**20:,.0f}"
     if entry.device_bytes:
         memory += f" + {entry.device_bytes / 2**20:,.0f} GPU"
@@ -117,7 +117,7 @@ def _row(entry: CandidateSpeed, speed: Speed) -> dict[str, str]:
         "p50 ms": f"{1000 * speed.p50_s:,.1f}",
         "p95 ms": f"{1000 * speed.p95_s:,.1f}",
         "p99 ms": f"{1000 * speed.p99_s:,.1f}",
-        "of peak": share,
+        "utilization": share,
         "MiB": memory,
         "mAP": percent(entry.accuracy["mAP"]) if "mAP" in entry.accuracy else "-",
     }

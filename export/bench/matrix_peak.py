@@ -16,7 +16,7 @@ from typing import Any
 
 from hat.errors import UsageError
 
-from ..graph.matrix_products import has_float16, matrix_products
+from .matrix_products import has_float16, matrix_products
 
 __all__ = ["matrix_rate", "peak_of", "timed_precisions"]
 
@@ -24,13 +24,13 @@ _SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
 
 
 def timed_precisions(device: str) -> tuple[str, ...]:
-    """Precisions whose matrix product is timed: all that the device computes in."""
+    """Return the precisions whose matrix product is timed: all that the device computes in."""
     # Most processors have no float16 arithmetic, and runtimes compute in float32 there.
     return ("fp32", "bf16", "int8") if device == "cpu" and not has_float16() else ("fp32", "fp16", "bf16", "int8")
 
 
 def peak_of(precision: str, rates: Mapping[str, float]) -> float | None:
-    """The rate that a model of a precision is held against.
+    """Return the rate that a model of a precision is held against.
 
     A coarser precision may always be computed in float32, so it is the faster of the two.
 
@@ -49,7 +49,7 @@ def peak_of(precision: str, rates: Mapping[str, float]) -> float | None:
 
 
 def matrix_rate(precision: str, device: str, seconds: float) -> float:
-    """Best rate of a square matrix product, over some sizes and the libraries that are installed.
+    """Return the best rate of a square matrix product, over some sizes and the libraries that are installed.
 
     Args:
         precision: One of `timed_precisions`.
@@ -95,7 +95,7 @@ def matrix_rate(precision: str, device: str, seconds: float) -> float:
 
 @cache
 def _products(precision: str, device: str, num_threads: int) -> list[tuple[int, Callable[[], Any]]]:
-    """Operations of a call, and the call: kept from round to round, since libraries compile them."""
+    """Return the operations of a call, and the call: kept from round to round, since libraries compile them."""
     return [
         (2 * size**3 * count, product)
         for size in _SIZES[device.partition(":")[0]]

@@ -38,7 +38,7 @@ class Speed:
         p99_s: 99th percentile.
         ratio: To the first candidate at the same batch and mode: median of the ratios within each round, which what happens to
             the whole machine between two rounds leaves alone.
-        share_of_peak: Of the measured peak in its precision, in [0, 1]; None where it cannot be told.
+        utilization: Of the measured peak in its precision, in [0, 1]; None where it cannot be told.
         rounds: Images in a second, round by round.
         num_runs: Runs behind the percentiles.
     """
@@ -50,7 +50,7 @@ class Speed:
     p95_s: float
     p99_s: float
     ratio: float
-    share_of_peak: float | None
+    utilization: float | None
     rounds: tuple[float, ...]
     num_runs: int
 
@@ -110,7 +110,7 @@ class BenchmarkReport:
         return self.load is not None and self.load > 0.25 * self.num_cores
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         candidates = [{**vars(entry), "speeds": [vars(speed) for speed in entry.speeds]} for entry in self.candidates]
         return {**vars(self), "is_busy": self.is_busy, "candidates": candidates}
 
@@ -147,7 +147,7 @@ def summarize(
         p95_s=p95,
         p99_s=p99,
         ratio=float(np.median(ratios)),
-        share_of_peak=speed * num_operations / peak if num_operations and peak else None,
+        utilization=speed * num_operations / peak if num_operations and peak else None,
         rounds=tuple(rates.tolist()),
         num_runs=len(latencies),
     )

@@ -34,7 +34,7 @@ from .matrix_peak import matrix_rate
 
 __all__ = ["Worker", "main", "peak_memory_bytes"]
 
-_LEAST_RUNS = 3
+_MIN_RUNS = 3
 
 
 class Worker:
@@ -56,7 +56,7 @@ class Worker:
         info = getattr(runtime, "info", None)
         metrics = dict(info.metrics) if info is not None else candidate_metrics(candidate)
         config = runtime_config(runtime)
-        exact = not isinstance(runtime, TorchRuntime) or runtime.exact_graph
+        exact = not isinstance(runtime, TorchRuntime) or runtime.inference_graph
         return {
             "runtime": runtime.name,
             "precision": runtime_precision(runtime),
@@ -68,28 +68,28 @@ class Worker:
 
     def warm(self, *, mode: str, batch: int, seconds: float) -> dict[str, Any]:
         """Run without counting until everything that happens only once has happened."""
-        self._turn(mode, batch, seconds, least=_LEAST_RUNS)
+        self._turn(mode, batch, seconds, min_runs=_MIN_RUNS)
         return {}
 
     def measure(self, *, mode: str, batch: int, seconds: float, device: str | None) -> dict[str, Any]:
-        """One turn: how many images in how many seconds, and how long each run took."""
+        """Run one turn: how many images in how many seconds, and how long each run took."""
         used = _device_bytes_in_use(device)
-        self._turn(mode, batch, 0, least=1)  # what the other candidates pushed out of the caches comes back
-        latencies = self._turn(mode, batch, seconds, least=_LEAST_RUNS)
+        self._turn(mode, batch, 0, min_runs=1)  # what the other candidates pushed out of the caches comes back
+        latencies = self._turn(mode, batch, seconds, min_runs=_MIN_RUNS)
         self.device_bytes += _device_bytes_in_use(device) - used
         return {"num_images": batch * len(latencies), "seconds": sum(latencies), "latencies_s": latencies}
 
     def memory(self) -> dict[str, Any]:
-        """Peak of resident memory of this process, and what it took of the GPU's."""
+        """Return the peak of resident memory of this process, and what it took of the GPU's."""
         return {"peak_bytes": peak_memory_bytes(), "device_bytes": self.device_bytes}
 
     def accuracy(self, *, data: str, num_ids: int | None, seed: int, batch: int) -> dict[str, Any]:
-        """Figures on a data set."""
+        """Return the metrics on a data set."""
         dataset: ReIDDataset = some_identities(open_dataset(data), num_ids, seed)
         return evaluate(Embedder(self._open_runtime(), batch_size=batch), dataset).to_dict()
 
     def peak(self, *, precision: str, device: str, seconds: float, num_threads: int | None) -> dict[str, Any]:
-        """Rate of a matrix product."""
+        """Return the rate of a matrix product."""
         if num_threads is not None:
             import torch
 
@@ -101,19 +101,19 @@ class Worker:
             raise UsageError("no candidate is open")
         return self.runtime
 
-    def _turn(self, mode: str, batch: int, seconds: float, *, least: int) -> list[float]:
+    def _turn(self, mode: str, batch: int, seconds: float, *, min_runs: int) -> list[float]:
         runtime = self._open_runtime()
         if mode == "end-to-end":
-            return self._end_to_end(runtime, batch, seconds, least)
+            return self._end_to_end(runtime, batch, seconds, min_runs)
         images = self._images(runtime, batch)
-        return _timed(lambda: runtime.run(images), seconds, least)
+        return _timed(lambda: runtime.run(images), seconds, min_runs)
 
-    def _end_to_end(self, runtime: Runtime, batch: int, seconds: float, least: int) -> list[float]:
-        """Times between the embeddings of one batch and those of the next, decoding and resizing included.
+    def _end_to_end(self, runtime: Runtime, batch: int, seconds: float, min_runs: int) -> list[float]:
+        """Return the times between the embeddings of one batch and those of the next, decoding and resizing included.
 
         A whole number of batches from start to end: stopping early would leave images decoded that nobody pays for.
         """
-        runs = max(least, self.runs.get(batch, 0) if seconds > 0 else 0)
+        runs = max(min_runs, self.runs.get(batch, 0) if seconds > 0 else 0)
         while True:
             paths = list(islice(cycle(self.paths), runs * batch))
             times = [time.perf_counter()]
@@ -135,11 +135,11 @@ class Worker:
         return rng.integers(0, 256, (batch, 3, *runtime.preprocessing.size), dtype=np.uint8)
 
 
-def _timed(run: Callable[[], Any], seconds: float, least: int) -> list[float]:
-    """Seconds of each run, for so long and at least so many."""
+def _timed(run: Callable[[], Any], seconds: float, min_runs: int) -> list[float]:
+    """Return the seconds of each run, for so long and at least so many."""
     latencies: list[float] = []
     end = time.perf_counter() + seconds
-    while len(latencies) < least or time.perf_counter() < end:
+    while len(latencies) < min_runs or time.perf_counter() < end:
         start = time.perf_counter()
         run()
         latencies.append(time.perf_counter() - start)
@@ -147,7 +147,7 @@ def _timed(run: Callable[[], Any], seconds: float, least: int) -> list[float]:
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident size of this process so far."""
+    """Return the largest resident size of this process so far."""
     status = Path("/proc/self/status")
     if status.exists():
         # Not ru_maxrss where this can be had: that one begins with the size of the process that started this one.
@@ -159,7 +159,7 @@ def peak_memory_bytes() -> int:
 
 
 def _device_bytes_in_use(device: str | None) -> int:
-    """Memory of the GPU that is taken, by whomever: only one candidate has its turn, so a difference is its own."""
+    """Return the memory of the GPU that is taken, by whomever: only one candidate has its turn, so a difference is its own."""
     import torch
 
     chosen = "cuda" if device is None or device == "auto" else device

@@ -1,4 +1,4 @@
-"""DeepStream: a folder with the model, an nvinfer configuration and an NvDCF tracker configuration."""
+"""DeepStream: a folder with the model, its engine, and what tells nvinfer or the NvDCF tracker of them."""
 
 from __future__ import annotations
 
@@ -8,46 +8,55 @@ from pathlib import Path, PurePosixPath
 
 from hat.config import config_from_dict
 from hat.errors import UsageError
-from hat.io.artifact import ArtifactInfo, fingerprint, info_to_json
+from hat.io.artifact import ArtifactInfo, info_to_json
 from hat.io.atomic_folder import FACTS_FILE, atomic_folder
-from hat.model import HAT
 
+from ..onnx_source import ExportSource, OnnxSource
 from ..request import ExportRequest
 from ..to_onnx import export_onnx
-from .deepstream_config import NVINFER_MODES, DeepStreamOptions, nvinfer_config, tracker_config
+from .deepstream_config import NVINFER_MODES, DeepStreamOptions, nvinfer_config, read_embeddings, tracker_config
 from .triton_config import check_tensors
 
-__all__ = ["NVINFER_FILE", "ONNX_FILE", "TRACKER_FILE", "export_deepstream"]
+__all__ = ["ENGINE_FILE", "NVINFER_FILE", "ONNX_FILE", "READER_FILE", "TRACKER_FILE", "export_deepstream"]
 
 ONNX_FILE = "hat.onnx"
+
+ENGINE_FILE = "hat.engine"
 
 NVINFER_FILE = "nvinfer_reid.txt"
 
 TRACKER_FILE = "tracker_reid.yml"
 
+READER_FILE = "read_embeddings.py"
 
-def export_deepstream(model: HAT, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
+
+def export_deepstream(model: ExportSource, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
     """Write a trained model as a folder for NVIDIA DeepStream.
 
     The model takes float pixels in 0-255, normalizes them and gives unit vectors, since nvinfer and the tracker have one scale
-    for all channels and could not. DeepStream builds the engines from it at the first start, in the precision that the
-    configurations name: for ``"fp16"`` the file itself is in float32, and TensorRT chooses where it computes in halves.
+    for all channels and could not. Its precision is in the graph, so that an engine that `hat export` builds of it is strongly
+    typed and can be proven by `hat verify`: that one is used first. Where it is missing DeepStream builds one of its own at the
+    first start, where TensorRT chooses which layers compute in halves.
 
     Args:
-        model: The trained model; it is left as it is.
-        path: The folder to write: ``hat.onnx``, ``nvinfer_reid.txt``, ``tracker_reid.yml`` and the facts, ``hat_reid.json``.
+        model: The trained model, or an ONNX file of this package; it is left as it is.
+        path: The folder to write: ``hat.onnx``, the configuration of the element that embeds people, the metadata
+            ``hat_reid.json``, for nvinfer lines that read the embeddings, and ``hat.engine`` where it was asked for.
         request: ``"fp32"`` or ``"fp16"``, with ``input_type="float32"``. The largest batch of its profile is DeepStream's
-            batch. Its ``options`` are those of `hat.export.deploy.deepstream_config.DeepStreamOptions`. By default fp16.
+            batch. Its ``options`` are those of `hat.export.deploy.deepstream_config.DeepStreamOptions`. By default fp16 of a
+            trained model, and an ONNX file's own precision.
 
     Returns:
-        The facts, with the precision that DeepStream is told to build.
+        The metadata.
 
     Raises:
         UsageError: The folder is there and is not to be replaced, an option is unknown, or the precision cannot be built.
-        WorkError: The graph cannot be exported.
+        WorkError: The graph cannot be exported, or its engine not be built.
         MissingExtraError: A library for exporting is not installed.
     """
     path = Path(path).expanduser()
+    if request is None and isinstance(model, OnnxSource):
+        request = model.request(input_type="float32")
     request = request or ExportRequest(name=path.name, precision="fp16", input_type="float32")
     options = config_from_dict(DeepStreamOptions, request.options, where="deepstream")
     _check_request(request)
@@ -57,22 +66,23 @@ def export_deepstream(model: HAT, path: str | os.PathLike[str], request: ExportR
             f"the folder on the machine with DeepStream is an absolute path without quotes, got {str(on_target)!r}"
         )
     with atomic_folder(path, overwrite=request.overwrite) as folder:
-        of_file = dataclasses.replace(request, precision="fp32", options={}, calibration=None, overwrite=False)
-        inside = export_onnx(model, folder / ONNX_FILE, of_file)
-        check_tensors(folder / ONNX_FILE, inside)
-        engine = f"tracker_b{request.batch.max}_gpu{options.gpu_id}_{request.precision}.engine"
-        info = dataclasses.replace(
-            inside,
-            precision=request.precision,
-            fingerprint=fingerprint(inside.architecture, inside.preprocessing, inside.source_sha256, request.precision),
-            batch=request.batch,
-            details=inside.details | {"onnx": ONNX_FILE, "onnx_fingerprint": inside.fingerprint},
-        )
-        nvinfer = nvinfer_config(info, options, request.batch, onnx_name=ONNX_FILE)
-        tracker = tracker_config(info, options, request.batch, onnx=on_target / ONNX_FILE, engine=on_target / engine)
-        (folder / NVINFER_FILE).write_text(nvinfer, encoding="utf-8")
-        (folder / TRACKER_FILE).write_text(tracker, encoding="utf-8")
-        (folder / FACTS_FILE).write_text(info_to_json(info) + "\n", encoding="utf-8")
+        of_file = dataclasses.replace(request, options={}, calibration=None, overwrite=False)
+        info = export_onnx(model, folder / ONNX_FILE, of_file)
+        check_tensors(folder / ONNX_FILE, info)
+        if options.engine:
+            from ..tensorrt.builder import build_engine
+
+            build_engine(folder / ONNX_FILE, folder / ENGINE_FILE, profile=request.batch)
+        info = dataclasses.replace(info, batch=request.batch, details=info.details | {"onnx": ONNX_FILE, "engine": ENGINE_FILE})
+        texts = {FACTS_FILE: info_to_json(info) + "\n"}
+        if options.element in ("nvinfer", "both"):
+            texts[NVINFER_FILE] = nvinfer_config(info, options, request.batch, onnx=ONNX_FILE, engine=ENGINE_FILE)
+            texts[READER_FILE] = read_embeddings(info, options, request.batch)
+        if options.element in ("tracker", "both"):
+            places = {"onnx": on_target / ONNX_FILE, "engine": on_target / ENGINE_FILE}
+            texts[TRACKER_FILE] = tracker_config(info, options, request.batch, **places)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
     return info
 
 

@@ -13,9 +13,11 @@ from hat.config import config_from_dict
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import ArtifactInfo, info_to_json
 from hat.io.atomic_folder import FACTS_FILE, atomic_folder
-from hat.model import HAT
+from hat.runtime.tensorrt.library import load_tensorrt
 
+from ..onnx_source import ExportSource
 from ..request import ExportRequest
+from ..to_onnx import default_request
 from . import triton_model
 from .triton_config import TritonOptions, check_tensors, config_pbtxt, preferred_batch_sizes, triton_name
 
@@ -31,11 +33,11 @@ _FILES = {
 """What Triton's backends look for in a version's folder."""
 
 
-def export_triton(model: HAT, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
+def export_triton(model: ExportSource, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
     """Put a trained model into a Triton model repository.
 
     Args:
-        model: The trained model; it is left as it is.
+        model: The trained model, or an ONNX file of this package; it is left as it is.
         path: The repository, a folder; it is made where it is missing, and may hold other models.
         request: As for the file inside. Its batch profile gives Triton's largest and preferred batches. Its ``options`` are
             those of `hat.export.deploy.triton_config.TritonOptions`, and any others those of the file inside.
@@ -49,10 +51,14 @@ def export_triton(model: HAT, path: str | os.PathLike[str], request: ExportReque
         MissingExtraError: A library for exporting is not installed.
     """
     path = Path(path).expanduser()
-    request = request or ExportRequest(name=path.stem)
+    request = request or default_request(model, path.stem)
     options, of_file = _split_options(request.options)
+    if request.input_type == "normalized":
+        raise UsageError("normalized images are for trackers that open ONNX files: Triton takes uint8 or float32")
     if options.backend == "openvino":
         _check_openvino_precision(request)
+    if options.backend == "tensorrt":
+        _check_tensorrt(options)
     preferred_batch_sizes(options, request.batch)  # refused before the minutes that the file takes
     name = triton_name(options, request.name)
     made_here = not path.exists()
@@ -81,14 +87,14 @@ def export_triton(model: HAT, path: str | os.PathLike[str], request: ExportReque
 
 
 def _split_options(given: Mapping[str, Any]) -> tuple[TritonOptions, dict[str, Any]]:
-    """The options that are Triton's, and those of the file inside, which checks them itself."""
+    """Return the options that are Triton's, and those of the file inside, which checks them itself."""
     names = {field.name for field in dataclasses.fields(TritonOptions)}
     own = {name: value for name, value in given.items() if name in names}
     return config_from_dict(TritonOptions, own, where="triton"), {key: value for key, value in given.items() if key not in own}
 
 
 def _check_openvino_precision(request: ExportRequest) -> None:
-    """Triton's OpenVINO backend can be told to compute in bfloat16 and cannot be told not to.
+    """Check the precision: Triton's OpenVINO backend can be told to compute in bfloat16 and cannot be told not to.
 
     Raises:
         UsageError: A file in another precision would be computed in bfloat16 on some processors, without a word.
@@ -101,7 +107,28 @@ def _check_openvino_precision(request: ExportRequest) -> None:
         )
 
 
-def _export_file(model: HAT, file: Path, request: ExportRequest, options: TritonOptions) -> ArtifactInfo:
+def _check_tensorrt(options: TritonOptions) -> None:
+    """Check that the TensorRT that builds an engine is the one that opens it: another one fails only when Triton loads it.
+
+    Raises:
+        UsageError: The container's version was not said, is not the one that builds here, or instances were asked for on a CPU.
+    """
+    if options.instance_kind == "cpu":
+        raise UsageError("TensorRT runs on GPUs alone: instance_kind is gpu or auto")
+    if options.tensorrt_version is None:
+        raise UsageError(
+            "backend=tensorrt needs tensorrt_version=..., that of Triton's container (dpkg -l libnvinfer10 in it tells): "
+            "an engine opens with no other"
+        )
+    building = load_tensorrt("tensorrt").version
+    if building.split(".")[:3] != options.tensorrt_version.split(".")[:3]:
+        raise UsageError(
+            f"TensorRT {building} would build the engine and Triton would open it with {options.tensorrt_version}: "
+            "export inside the container, or install its version"
+        )
+
+
+def _export_file(model: ExportSource, file: Path, request: ExportRequest, options: TritonOptions) -> ArtifactInfo:
     if file.suffix == ".onnx":
         from ..to_onnx import export_onnx
 
@@ -112,8 +139,6 @@ def _export_file(model: HAT, file: Path, request: ExportRequest, options: Triton
         return export_openvino(model, file, request)
     from ..tensorrt.to_tensorrt import export_tensorrt
 
-    if options.instance_kind == "cpu":
-        raise UsageError("TensorRT runs on GPUs alone: instance_kind is gpu or auto")
     info = export_tensorrt(model, file, request)
     if info.batch is not None and info.batch.max != request.batch.max:
         raise WorkError(f"the engine takes {info.batch.max} images and Triton would send {request.batch.max}")

@@ -12,13 +12,24 @@ from hat.config import config_dataclass
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, BatchProfile, info_to_json
 
-__all__ = ["TENSOR_TYPES", "TensorSpec", "TritonOptions", "check_tensors", "config_pbtxt", "expected_tensors", "model_tensors"]
+from ..templates import render
+
+__all__ = [
+    "TENSOR_TYPES",
+    "TensorSpec",
+    "TritonOptions",
+    "check_tensors",
+    "config_pbtxt",
+    "expected_tensors",
+    "instance_kind",
+    "model_tensors",
+]
 
 TENSOR_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
 _KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 
-_BACKENDS = {
+_BACKENDS: dict[str, tuple[str, Literal["auto", "cpu", "gpu"]]] = {
     "onnx": ("onnxruntime", "auto"),
     "tensorrt": ("tensorrt", "gpu"),
     "openvino": ("openvino", "cpu"),
@@ -51,6 +62,16 @@ class TritonOptions:
     max_queue_delay_us: int = Field(default=1000, ge=0)
     """How long a request may wait for others to share a batch with, in microseconds."""
 
+    max_queue_size: int = Field(default=256, ge=0)
+    """Requests that may wait; Triton refuses further ones at once, instead of answering all of them late. 0 is no limit."""
+
+    warm_up: bool = True
+    """Run once at each preferred batch size, and at 1, before the model counts as ready."""
+
+    tensorrt_version: str | None = None
+    """Version of the TensorRT in Triton's container, such as 10.3.0, for ``backend=tensorrt``: no other can open the engine, so
+    the one that builds it must be of this version."""
+
     instances: int = Field(default=1, ge=1)
     """Copies of the model that run side by side on each device."""
 
@@ -67,7 +88,7 @@ class TensorSpec(NamedTuple):
 
 
 def triton_name(options: TritonOptions, name: str) -> str:
-    """What Triton calls the model: also a folder's name and part of URLs.
+    """Return what Triton calls the model: also a folder's name and part of URLs.
 
     Raises:
         UsageError: The name that was asked for cannot be one.
@@ -80,7 +101,7 @@ def triton_name(options: TritonOptions, name: str) -> str:
 
 
 def preferred_batch_sizes(options: TritonOptions, batch: BatchProfile) -> list[int]:
-    """Batch sizes that Triton waits for.
+    """Return the batch sizes that Triton waits for.
 
     Raises:
         UsageError: One of them is no batch that the model takes, or the model takes no single image.
@@ -96,7 +117,7 @@ def preferred_batch_sizes(options: TritonOptions, batch: BatchProfile) -> list[i
 
 
 def expected_tensors(info: ArtifactInfo) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output of a model by the facts about it."""
+    """Return input and output of a model by its metadata."""
     return (
         TensorSpec("images", info.input_type, (3, *info.preprocessing.size)),
         TensorSpec("embeddings", "float32", (info.embed_dim,)),
@@ -104,7 +125,7 @@ def expected_tensors(info: ArtifactInfo) -> tuple[TensorSpec, TensorSpec]:
 
 
 def model_tensors(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output of an ``.onnx`` or ``.xml`` file, read from the file.
+    """Return input and output of an ``.onnx`` or ``.xml`` file, read from the file.
 
     Raises:
         WorkError: It has more or fewer than one of each, or no batch of any size.
@@ -118,7 +139,7 @@ def model_tensors(path: Path) -> tuple[TensorSpec, TensorSpec]:
 
 
 def check_tensors(path: Path, info: ArtifactInfo) -> None:
-    """Hold a file against what Triton is going to be told of it.
+    """Compare a file with what Triton is going to be told of it.
 
     Raises:
         WorkError: A name, a type or a size differs.
@@ -129,10 +150,10 @@ def check_tensors(path: Path, info: ArtifactInfo) -> None:
 
 
 def config_pbtxt(info: ArtifactInfo, options: TritonOptions, batch: BatchProfile, *, name: str) -> str:
-    """The text of ``config.pbtxt``.
+    """Return the text of ``config.pbtxt``.
 
     Args:
-        info: The facts about the model's file; they go into ``parameters``, where a client can ask for them.
+        info: The metadata of the model's file; it goes into ``parameters``, where a client can ask for them.
         options: How it is to be served.
         batch: Batch sizes that it takes.
         name: What Triton calls it.
@@ -141,37 +162,48 @@ def config_pbtxt(info: ArtifactInfo, options: TritonOptions, batch: BatchProfile
         UsageError: The batch sizes contradict each other.
     """
     images, embeddings = expected_tensors(info)
-    backend, kind = _BACKENDS[options.backend]
+    kind = _KINDS[instance_kind(options, info)]
     parameters = {METADATA_KEY: info_to_json(info)}
     if options.backend == "openvino":
         # The backend gives the graph a fixed batch, the largest, and fills smaller ones up only when told to.
         parameters |= {"ENABLE_BATCH_PADDING": "YES", "HINT_BF16": "YES"}
-    lines = [
-        f"name: {_quoted(name)}",
-        f"backend: {_quoted(backend)}",
-        f"max_batch_size: {batch.max}",
-        *_tensor("input", images),
-        *_tensor("output", embeddings),
-        "dynamic_batching {",
-        f"  preferred_batch_size: [ {', '.join(map(str, preferred_batch_sizes(options, batch)))} ]",
-        f"  max_queue_delay_microseconds: {options.max_queue_delay_us}",
-        "}",
-        f"instance_group [ {{ count: {options.instances} kind: {_KINDS[options.instance_kind or kind]} }} ]",
-        f"version_policy {{ latest {{ num_versions: {options.num_versions} }} }}",
-    ]
-    for key, value in parameters.items():
-        lines.append(f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}")
-    return "\n".join(lines) + "\n"
+    if options.backend == "onnx" and kind != "KIND_CPU":
+        # By default cuDNN tries every algorithm whenever the batch size changes, which dynamic batching does all the time (1 is
+        # heuristic), and the arena doubles (1 is as requested).
+        parameters |= {"cudnn_conv_algo_search": "1", "arena_extend_strategy": "1"}
+    if options.tensorrt_version is not None:
+        parameters["tensorrt_version"] = options.tensorrt_version
+    sizes = preferred_batch_sizes(options, batch)
+    return render(
+        "hat.export.deploy",
+        "config.pbtxt.jinja",
+        name=name,
+        backend=_BACKENDS[options.backend][0],
+        batch=batch,
+        images=images,
+        embeddings=embeddings,
+        types=TENSOR_TYPES,
+        sizes=sizes,
+        options=options,
+        kind=kind,
+        warm_up=sorted({1, *sizes}) if options.warm_up else [],
+        parameters=parameters,
+    )
 
 
-def _tensor(role: str, spec: TensorSpec) -> list[str]:
-    dims = ", ".join(map(str, spec.shape))
-    return [f"{role} [ {{ name: {_quoted(spec.name)} data_type: {TENSOR_TYPES[spec.dtype]} dims: [ {dims} ] }} ]"]
+def instance_kind(options: TritonOptions, info: ArtifactInfo) -> Literal["auto", "cpu", "gpu"]:
+    """Return where the instances run.
 
-
-def _quoted(text: str) -> str:
-    """A string of protobuf's text format; the JSON of facts is ASCII and one line."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    Raises:
+        UsageError: An int8 file that was made for CPUs was asked to run on a GPU, where its layers would go back and forth.
+    """
+    default = _BACKENDS[options.backend][1]
+    made_for_cpu = info.precision == "int8" and info.details.get("quantization", {}).get("scheme") == "cpu"
+    if made_for_cpu and options.instance_kind not in (None, "cpu"):
+        raise UsageError(
+            f"int8 made for CPUs is slow on a GPU: leave out instance_kind={options.instance_kind}, or take backend=tensorrt"
+        )
+    return "cpu" if made_for_cpu else options.instance_kind or default
 
 
 def _onnx_tensors(path: Path) -> list[tuple[str, str, list[int | None]]]:

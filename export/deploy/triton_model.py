@@ -19,6 +19,10 @@ _CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
+# fp32 is fp32; and no search among all of cuDNN's algorithms whenever the batch size changes.
+_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+
+
 class TritonPythonModel:
     """What Triton's Python backend looks for."""
 
@@ -29,13 +33,13 @@ class TritonPythonModel:
             RuntimeError: What was asked for cannot run here; Triton then refuses to load the model, and logs why.
         """
         config = json.loads(args["model_config"])
-        self.facts = json.loads(config["parameters"]["hat_reid"]["string_value"])
+        self.metadata = json.loads(config["parameters"]["hat_reid"]["string_value"])
         folder = Path(args["model_repository"]) / args["model_version"]
         on_gpu, device = args["model_instance_kind"] == "GPU", int(args["model_instance_device_id"])
         if (folder / "model.onnx").is_file():
             self.run = _open_onnx(folder / "model.onnx", device if on_gpu else None)
         else:
-            self.run = _open_openvino(folder / "model.xml", on_gpu, self.facts)
+            self.run = _open_openvino(folder / "model.xml", on_gpu, self.metadata)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Embed the images of all requests of a batch in one run."""
@@ -50,7 +54,7 @@ class TritonPythonModel:
 def _open_onnx(path: Path, gpu: int | None) -> Any:
     import onnxruntime
 
-    provider: Any = "CPUExecutionProvider" if gpu is None else ("CUDAExecutionProvider", {"device_id": gpu})
+    provider: Any = "CPUExecutionProvider" if gpu is None else ("CUDAExecutionProvider", {"device_id": gpu, **_CUDA_OPTIONS})
     session = onnxruntime.InferenceSession(str(path), providers=[provider])
     name = provider if gpu is None else provider[0]
     if name not in session.get_providers():
@@ -58,11 +62,11 @@ def _open_onnx(path: Path, gpu: int | None) -> Any:
     return lambda images: session.run(None, {"images": images})[0]
 
 
-def _open_openvino(path: Path, on_gpu: bool, facts: dict[str, Any]) -> Any:
+def _open_openvino(path: Path, on_gpu: bool, metadata: dict[str, Any]) -> Any:
     import openvino
 
     core, device = openvino.Core(), "GPU" if on_gpu else "CPU"
-    precision = facts["details"].get("float_precision", "fp32") if facts["precision"] == "int8" else facts["precision"]
+    precision = metadata["details"].get("float_precision", "fp32") if metadata["precision"] == "int8" else metadata["precision"]
     capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
     if precision == "fp16" and "FP16" not in capabilities:
         precision = "fp32"  # weights in float16, computed in float32

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,20 +18,86 @@ from .onnx_trace import INPUT_NAME
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["activations", "tensors_around"]
+__all__ = ["GraphRunner", "activations", "tensors_around"]
 
-_IMAGES_AT_A_TIME = 4
+_PROVIDERS = ["CPUExecutionProvider"]
+
+_BATCH_SIZE = 4
 """All tensors of these images are in memory at once: a few hundred megabytes for the large models."""
+
+
+Inputs: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+
+class GraphRunner:
+    """A graph in ONNX Runtime on the CPU, which runs on the same images again and again.
+
+    Args:
+        proto: The model.
+        optimize: Let ONNX Runtime fuse nodes; a fused kernel would take switched Q/DQ pairs for real ones.
+
+    Raises:
+        WorkError: The graph cannot be run.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, *, optimize: bool = True) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise MissingExtraError("onnxruntime", "export", "quantizing") from None
+        import onnx
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # Threads of its own that find nothing to do would hold up what is computed of the values between two runs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self.is_uint8 = proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        try:
+            if proto.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
+                self.session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=_PROVIDERS)
+            else:
+                with tempfile.TemporaryDirectory(prefix="hat-calibration-") as folder:  # read while the session is made
+                    path = Path(folder) / "model.onnx"
+                    onnx.save_model(proto, path, save_as_external_data=True, location="model.onnx.data")
+                    self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=_PROVIDERS)
+        except Exception as error:  # its exceptions share no base below Exception
+            raise WorkError(f"the graph cannot be run: {str(error).splitlines()[0]}") from error
+
+    def batches(
+        self, images: npt.NDArray[np.uint8], names: Sequence[str] | None = None, inputs: Inputs | None = None
+    ) -> Iterator[list[npt.NDArray[Any]]]:
+        """Yield the values of outputs for a few images at a time.
+
+        Args:
+            images: (n, 3, H, W) uint8 RGB.
+            names: The outputs; None means all.
+            inputs: Further inputs of the graph, by their names.
+        """
+        for start in range(0, len(images), _BATCH_SIZE):
+            batch = images[start : start + _BATCH_SIZE]
+            given = {INPUT_NAME: batch if self.is_uint8 else batch.astype(np.float32), **(inputs or {})}
+            try:
+                values = self.session.run(names, given)
+            except Exception as error:  # its exceptions share no base below Exception
+                raise WorkError(f"the graph cannot be run: {str(error).splitlines()[0]}") from error
+            yield values
+
+    def embed(self, images: npt.NDArray[np.uint8], inputs: Inputs | None = None) -> npt.NDArray[np.float32]:
+        """Return the first output of all images, (n, embed_dim) float32."""
+        return np.concatenate([values[0] for values in self.batches(images, inputs=inputs)]).astype(np.float32, copy=False)
 
 
 def activations(
     proto: onnx.ModelProto, names: Sequence[str], images: npt.NDArray[np.uint8]
 ) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
-    """Run a model and give what it computes on the way.
+    """Run a model and yield what it computes on the way.
 
     Args:
         proto: A floating-point model with types of its tensors.
-        names: Tensors to give; the input is none of them.
+        names: Tensors to yield; the input is none of them.
         images: (n, 3, H, W) uint8 RGB.
 
     Yields:
@@ -41,31 +107,12 @@ def activations(
         WorkError: The graph cannot be run.
         MissingExtraError: ONNX Runtime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingExtraError("onnxruntime", "export", "quantizing") from None
-    import onnx
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Threads of its own that find nothing to do would hold up what is computed of the values between two runs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    is_uint8 = proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    try:
-        session = _open(_with_outputs(proto, names), options)
-        for start in range(0, len(images), _IMAGES_AT_A_TIME):
-            batch = images[start : start + _IMAGES_AT_A_TIME]
-            values = session.run(list(names), {INPUT_NAME: batch if is_uint8 else batch.astype(np.float32)})
-            yield {name: value.astype(np.float32, copy=False) for name, value in zip(names, values, strict=True)}
-    except WorkError:
-        raise
-    except Exception as error:  # its exceptions share no base below Exception
-        raise WorkError(f"the graph cannot be run to look at its values: {str(error).splitlines()[0]}") from error
+    for values in GraphRunner(_with_outputs(proto, names)).batches(images, names):
+        yield {name: value.astype(np.float32, copy=False) for name, value in zip(names, values, strict=True)}
 
 
 def tensors_around(proto: onnx.ModelProto, operators: Sequence[str]) -> list[str]:
-    """Names of all activations that enter or leave operators of certain types, in order of computation."""
+    """Return the names of all activations that enter or leave operators of certain types, in order of computation."""
     weights = {tensor.name for tensor in proto.graph.initializer} | {"", INPUT_NAME}
     touched = (name for node in proto.graph.node if node.op_type in operators for name in (*node.input, *node.output))
     return [name for name in dict.fromkeys(touched) if name not in weights]
@@ -74,23 +121,14 @@ def tensors_around(proto: onnx.ModelProto, operators: Sequence[str]) -> list[str
 def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     import onnx
 
-    types = {info.name: info.type for info in (*proto.graph.value_info, *proto.graph.output)}
-    if unknown := [name for name in names if name not in types]:
-        raise WorkError(f"the graph does not tell the type of {unknown[0]}")
     changed = onnx.ModelProto()
     changed.CopyFrom(proto)
+    types = {info.name: info.type for info in (*proto.graph.value_info, *proto.graph.output)}
+    if not types.keys() >= set(names):  # graphs of other projects name few types
+        changed = onnx.shape_inference.infer_shapes(changed)
+        types = {info.name: info.type for info in (*changed.graph.value_info, *changed.graph.output)}
+    if unknown := [name for name in names if name not in types]:
+        raise WorkError(f"the graph does not tell the type of {unknown[0]}")
     given = {output.name for output in proto.graph.output}
     changed.graph.output.extend(onnx.ValueInfoProto(name=name, type=types[name]) for name in names if name not in given)
     return changed
-
-
-def _open(proto: onnx.ModelProto, options: Any) -> Any:
-    import onnx
-    import onnxruntime
-
-    if proto.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
-        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    with tempfile.TemporaryDirectory(prefix="hat-calibration-") as folder:  # weights are read while the session is made
-        path = Path(folder) / "model.onnx"
-        onnx.save_model(proto, path, save_as_external_data=True, location="model.onnx.data")
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])

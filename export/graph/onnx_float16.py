@@ -87,7 +87,8 @@ class _HalfAttention(Attention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # The scale goes to the queries: unscaled logits of wide heads can leave the range of float16.
         logits = (q * self.scale) @ k.transpose(-1, -2)  # (B, heads, queries, N)
-        return logits.float().softmax(dim=-1).to(q.dtype) @ v  # (B, heads, queries, head_dim)
+        attended: Tensor = logits.float().softmax(dim=-1).to(q.dtype) @ v  # (B, heads, queries, head_dim)
+        return attended
 
 
 def _keep_in_float32(module: nn.Module) -> None:
@@ -101,7 +102,7 @@ def _keep_in_float32(module: nn.Module) -> None:
 
 
 def _converted(part: nn.Module, prefix: str, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-    """Every weight that is not inside a layer kept in float32, with its value in another type."""
+    """Return every weight that is not inside a layer kept in float32, with its value in another type."""
     kept = {id(inner) for module in part.modules() if isinstance(module, _InFloat32) for inner in module.modules()}
     pairs = []
     for path, module in part.named_modules(prefix=prefix):

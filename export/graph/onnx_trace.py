@@ -68,9 +68,26 @@ def trace_onnx(graph: nn.Module, *, opset: int, input_type: Literal["uint8", "fl
             raise WorkError(f"the graph cannot be exported to ONNX: {_innermost_reason(error)}") from error
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
+    _feed_cast_alone(proto)
     _name_by_layers(proto)
     fold_weights(proto)
     return proto
+
+
+def _feed_cast_alone(proto: onnx.ModelProto) -> None:
+    """Let the input be read by its Cast to float alone: TensorRT has no other layer that takes uint8.
+
+    The tracer reads the batch size off the input; off the float pixels it is the same.
+    """
+    casts = [node for node in proto.graph.node if node.op_type == "Cast" and node.input[0] == INPUT_NAME]
+    if not casts:
+        return  # floats come in
+    others = [node for node in proto.graph.node if node is not casts[0]]
+    for node in others:
+        node.input[:] = [casts[0].output[0] if name == INPUT_NAME else name for name in node.input]
+    nodes = [casts[0], *others]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
 
 
 def _name_by_layers(proto: onnx.ModelProto) -> None:
@@ -96,7 +113,7 @@ def _name_by_layers(proto: onnx.ModelProto) -> None:
 
 
 def _innermost(scopes: str) -> str:
-    """The last module path in the tracer's list, which is written as Python text: ``['', 'mfe', 'mfe.conv1', 'conv2d']``."""
+    """Return the last module path in the tracer's list, written as Python text: ``['', 'mfe', 'mfe.conv1', 'conv2d']``."""
     parts = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
     # The last part names the operation itself; parts of the tracer's own begin with an underscore.
     paths = [part for part in parts[:-1] if part and not part.startswith("_")]
@@ -104,7 +121,7 @@ def _innermost(scopes: str) -> str:
 
 
 def _innermost_reason(error: BaseException) -> str:
-    """The first line of the first cause: the exporter wraps it in advice on whom to write to."""
+    """Return the first line of the first cause: the exporter wraps it in advice on whom to write to."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -36,7 +36,7 @@ def tensor_ranges(
     percentile: float = 99.99,
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, Range]:
-    """Range of every tensor that enters or leaves certain operators, over images.
+    """Return the range of every tensor that enters or leaves certain operators, over images.
 
     Args:
         proto: A floating-point model.
@@ -78,7 +78,7 @@ def tensor_ranges(
 
 
 def _kept(counts: Tensor, ends: Range, percentile: float) -> Range:
-    """The edges of the bins in which the values that are kept begin and end."""
+    """Return the edges of the bins in which the values that are kept begin and end."""
     if not counts.any():  # one value alone
         return ends
     below = torch.cumsum(counts, 0) / counts.sum()

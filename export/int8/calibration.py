@@ -57,7 +57,7 @@ def calibration_from(
 
 
 def calibration_details(calibration: Calibration) -> dict[str, Any]:
-    """What an artifact records of its calibration images: how many, which, and a hash of their pixels."""
+    """Return what an artifact records of its calibration images: how many, which, and a hash of their pixels."""
     digest = hashlib.sha256(np.ascontiguousarray(calibration.images).tobytes())
     return {
         "dataset": calibration.dataset,
@@ -70,7 +70,7 @@ def calibration_details(calibration: Calibration) -> dict[str, Any]:
 
 
 def _from_common_folder(paths: Sequence[str]) -> list[str]:
-    """Paths without the folders that they share, so that a list tells nothing of the machine that it was made on."""
+    """Return paths without the folders that they share, so that a list tells nothing of the machine that it was made on."""
     folders = [path.replace("\\", "/").split("/")[:-1] for path in paths]
     shared = 0
     for parts in zip(*folders, strict=False):

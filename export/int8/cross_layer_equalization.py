@@ -1,4 +1,4 @@
-"""Channels of alike range: what one layer divides a channel by, the next one multiplies it with.
+"""Cross-layer equalization: what one layer divides a channel by, the next one multiplies it with.
 
 Eight bits give one scale to all channels of a tensor, so that a channel of small values beside one of large values is left with
 few steps. A convolution may give each channel another scale, through any ReLU, pooling or sum, as long as those that read it
@@ -14,9 +14,9 @@ again: a channel that reached its six on the images still ends there, any other 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -26,153 +26,189 @@ from ..graph.onnx_activations import activations
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["equalize_channels"]
+__all__ = ["EqualizationGroup", "equalize_channels"]
 
-_PASSED_BY = ("Add", "Clip", "Identity", "MaxPool", "Relu")
-"""What a scale for each channel passes through unchanged; a Clip from zero to a number once all channels end at one."""
+_COMMUTING = ("Add", "Clip", "Identity", "MaxPool", "Relu")
+"""Operators that a positive scale for each channel passes through unchanged; a Clip from zero if its bound is scaled too."""
 
-_SHARE = 0.8
-"""Part of the spread that a dense convolution takes into its weights, which are rounded with care; one half is usual."""
+_ALPHA = 0.8
+"""SmoothQuant's exponent: the part of the spread that a dense convolution takes into its weights. One half is usual; GPTQ,
+which rounds the weights here, makes more of it good."""
 
 _HEADROOM = 1.25
 """How far beyond what it reached on the images a channel may go before a Clip ends it."""
 
-_LEAST = 1 / 32
-"""Channels of less than this part of the widest one are not stretched further. They are all but silent, and their weights would
-become so large that a quantizer which bounds how far the scales of a tensor may lie apart, as NNCF does, cuts into the rest."""
+_MIN_SHARE = 1 / 32
+"""Channels of less than this part of the widest one are not widened further: they are all but silent."""
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass
-class _Stretch:
-    """Tensors whose channels must share their scales: what makes them, what reads them, and where they are cut between."""
+class EqualizationGroup:
+    """Tensors whose channels must share their scales, since nothing but commuting operators lies between them.
 
-    makers: list[onnx.NodeProto] = field(default_factory=list)
-    readers: list[onnx.NodeProto] = field(default_factory=list)
+    Attributes:
+        producers: Convolutions that write them.
+        consumers: Convolutions that read them.
+        clips: The ReLU6-like operators between.
+        bounds: Where those cut.
+        is_closed: Nothing else reads or writes them.
+    """
+
+    producers: list[onnx.NodeProto] = field(default_factory=list)
+    consumers: list[onnx.NodeProto] = field(default_factory=list)
     clips: list[onnx.NodeProto] = field(default_factory=list)
-    ends: set[float] = field(default_factory=set)
-    is_free: bool = True
+    bounds: set[float] = field(default_factory=set)
+    is_closed: bool = True
 
     @property
     def can_be_scaled(self) -> bool:
-        """Whether convolutions alone make and read it, and all cuts are alike."""
-        return self.is_free and bool(self.makers) and bool(self.readers) and len(self.ends) <= 1
+        """Whether convolutions alone write and read it, and all clips cut alike."""
+        return self.is_closed and bool(self.producers) and bool(self.consumers) and len(self.bounds) <= 1
 
 
 def equalize_channels(proto: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> tuple[onnx.ModelProto, int]:
-    """A copy of a model that computes the same with channels of more alike ranges.
+    """Return a copy of a model that computes the same with channels of more equal ranges.
 
     Args:
         proto: A floating-point model, float32 or float16, its batch norms folded.
-        images: (n, 3, H, W) uint8 RGB, on which the ranges are looked up.
+        images: (n, 3, H, W) uint8 RGB, on which the ranges are measured.
 
     Returns:
-        The copy, and the number of stretches of the graph that were changed: those that begin and end at convolutions.
+        The copy, and the number of groups of tensors that were changed: those between convolutions.
 
     Raises:
         WorkError: The graph cannot be run.
         MissingExtraError: ONNX Runtime is not installed.
     """
     import onnx
+    from onnx import numpy_helper
 
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
-    stretches = _stretches(changed)
-    if not stretches:
-        return changed, 0
-    ranges = _channel_ranges(proto, [reader.input[0] for stretch in stretches for reader in stretch.readers], images)
-    weights = _Weights(changed)
-    for stretch in stretches:
-        reach = np.maximum.reduce([ranges[reader.input[0]] for reader in stretch.readers])
-        if not reach.any():
+    equalized = onnx.ModelProto()
+    equalized.CopyFrom(proto)
+    constants = {tensor.name: tensor for tensor in equalized.graph.initializer}
+    groups = _find_groups(equalized, constants)
+    if not groups:
+        return equalized, 0
+    ranges = _channel_ranges(proto, [consumer.input[0] for group in groups for consumer in group.consumers], images)
+    names = {name for group in groups for node in (*group.producers, *group.consumers) for name in node.input[1:] if name}
+    weights: dict[str, Array] = {name: numpy_helper.to_array(constants[name]).astype(np.float64) for name in names}
+    for group in groups:
+        largest = np.maximum.reduce([ranges[consumer.input[0]] for consumer in group.consumers])
+        if not largest.any():
             continue
-        reach = np.maximum(reach, _LEAST * reach.max())
-        if stretch.ends:
-            reach = np.minimum(_HEADROOM * reach, next(iter(stretch.ends)))
-            scale = _around_one(reach)
-            weights.end_at(stretch.clips, float((reach / scale)[0]))
+        largest = np.maximum(largest, _MIN_SHARE * largest.max())
+        if group.bounds:
+            # Behind a Clip every channel must end at one number c. With s = r / c for what a channel may reach, r, it does: so
+            # the weights have no say, and r is bounded by where the channel was cut before.
+            reachable = np.minimum(_HEADROOM * largest, next(iter(group.bounds)))
+            scale = _normalized(reachable)
+            for clip in group.clips:
+                dtype = numpy_helper.to_array(constants[clip.input[2]]).dtype
+                clip.input[2] = f"{clip.name}/max"
+                bound = np.asarray((reachable / scale)[0], dtype=dtype)
+                equalized.graph.initializer.append(numpy_helper.from_array(bound, clip.input[2]))
         else:
-            scale = _scale(reach, [weights.by_input_channel(reader) for reader in stretch.readers])
-        for maker in stretch.makers:
-            weights.divide_outputs(maker, scale)
-        for reader in stretch.readers:
-            weights.multiply_inputs(reader, scale)
-    weights.store()
-    return changed, len(stretches)
+            scale = _smoothing_scale(largest, [_input_shares(node, weights[node.input[1]]) for node in group.consumers])
+        for node in group.producers:  # y / s = (W / s) x + b / s
+            for name in node.input[1:]:
+                weights[name] = weights[name] / scale.reshape(-1, *[1] * (weights[name].ndim - 1))
+        for node in group.consumers:  # W y = (W s) (y / s)
+            grouped = _grouped(node, weights[node.input[1]])
+            scaled = grouped * scale.reshape(len(grouped), 1, -1, 1, 1)
+            weights[node.input[1]] = scaled.reshape(weights[node.input[1]].shape)
+    for name, value in weights.items():
+        element = numpy_helper.to_array(constants[name]).dtype
+        constants[name].CopyFrom(numpy_helper.from_array(value.astype(element), name))
+    return equalized, len(groups)
 
 
-def _scale(reach: npt.NDArray[np.float64], weights: Sequence[npt.NDArray[np.float64] | None]) -> npt.NDArray[np.float64]:
-    """What to divide each channel by; its geometric mean is 1."""
-    dense = [size for size in weights if size is not None]
+def _smoothing_scale(largest: Array, shares: Sequence[Array | None]) -> Array:
+    """Return SmoothQuant's scale of each channel, range^alpha / weight^(1 - alpha), with a geometric mean of 1.
+
+    Args:
+        largest: Range of each channel.
+        shares: Of each consumer, `_input_shares`; None for depthwise ones, whose weights have a scale for every channel.
+    """
+    dense = [share for share in shares if share is not None]
     if not dense:
-        return _around_one(reach)
-    size = np.maximum.reduce(dense)
-    size = np.maximum(size, _LEAST * max(size.max(), np.finfo(np.float32).tiny))
-    return _around_one(reach**_SHARE / size ** (1 - _SHARE))
+        return _normalized(largest)
+    weight = np.maximum.reduce(dense)
+    weight = np.maximum(weight, _MIN_SHARE * max(weight.max(), np.finfo(np.float32).tiny))
+    return _normalized(largest**_ALPHA / weight ** (1 - _ALPHA))
 
 
-def _around_one(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    scaled: npt.NDArray[np.float64] = values / np.exp(np.log(values).mean())
+def _normalized(values: Array) -> Array:
+    scaled: Array = values / np.exp(np.log(values).mean())
     return scaled
 
 
-def _stretches(proto: onnx.ModelProto) -> list[_Stretch]:
-    """The stretches whose channels can be scaled."""
-    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-    sets = _DisjointSets()
-    passing = [node for node in proto.graph.node if _passes(node, constants)]
-    for node in passing:
-        for name in _activations(node, constants):
-            sets.join(name, node.output[0])
-    found: defaultdict[str, _Stretch] = defaultdict(_Stretch)
+def _grouped(node: onnx.NodeProto, weight: Array) -> Array:
+    """View the weight of a convolution as (groups, outputs, inputs, kernel height, kernel width)."""
+    num_groups = next((entry.i for entry in node.attribute if entry.name == "group"), 1)
+    return weight.reshape(num_groups, -1, *weight.shape[1:])
+
+
+def _input_shares(node: onnx.NodeProto, weight: Array) -> Array | None:
+    """Return the largest weight on each input channel, relative to its output channel's; None for a depthwise convolution."""
+    grouped = _grouped(node, weight)
+    if grouped.shape[2] == 1:
+        return None
+    size = np.abs(grouped).max(axis=(3, 4))
+    largest = size.max(axis=2, keepdims=True)
+    share: Array = (size / np.where(largest > 0, largest, 1)).max(axis=1).reshape(-1)
+    return share
+
+
+def _find_groups(proto: onnx.ModelProto, constants: dict[str, onnx.TensorProto]) -> list[EqualizationGroup]:
+    """Return the groups of tensors whose channels can be scaled."""
+    find, join = _disjoint_sets()
+
+    def tensors(node: onnx.NodeProto) -> list[str]:
+        return [name for name in node.input if name and name not in constants]
+
+    commuting = {node.name: node for node in proto.graph.node if _commutes(node, constants)}
+    for node in commuting.values():
+        for name in tensors(node):
+            join(name, node.output[0])
+    groups: defaultdict[str, EqualizationGroup] = defaultdict(EqualizationGroup)
     for value in (*proto.graph.input, *proto.graph.output):
-        found[sets.find(value.name)].is_free = False
-    for node in passing:
-        if node.op_type == "Clip":
-            found[sets.find(node.output[0])].clips.append(node)
-            found[sets.find(node.output[0])].ends.add(_end(node, constants))
-    names_passing = {node.name for node in passing}
+        groups[find(value.name)].is_closed = False
     for node in proto.graph.node:
-        if node.name in names_passing:
-            continue
-        read = [found[sets.find(name)] for name in _activations(node, constants)]
-        made = [found[sets.find(name)] for name in node.output]
-        if node.op_type == "Conv" and all(name in constants for name in node.input[1:]):
-            read[0].readers.append(node)
-            made[0].makers.append(node)
+        if node.name in commuting:
+            if node.op_type == "Clip":
+                groups[find(node.output[0])].clips.append(node)
+                groups[find(node.output[0])].bounds.add(_constant(constants[node.input[2]]))
+        elif node.op_type == "Conv" and all(name in constants for name in node.input[1:]):
+            groups[find(node.input[0])].consumers.append(node)
+            groups[find(node.output[0])].producers.append(node)
         else:
-            for stretch in (*read, *made):
-                stretch.is_free = False
-    return [stretch for stretch in found.values() if stretch.can_be_scaled]
+            for name in (*tensors(node), *node.output):
+                groups[find(name)].is_closed = False
+    return [group for group in groups.values() if group.can_be_scaled]
 
 
-def _passes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
-    from onnx import numpy_helper
-
-    if node.op_type not in _PASSED_BY or len(node.output) != 1:
+def _commutes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+    if node.op_type not in _COMMUTING or len(node.output) != 1:
         return False
     if node.op_type == "Add":
         return not any(name in constants for name in node.input)
     if node.op_type == "Clip":
-        bounds = [constants.get(name) for name in node.input[1:]]
-        return len(bounds) == 2 and None not in bounds and float(numpy_helper.to_array(bounds[0])) == 0
+        bounds = node.input[1:]
+        return len(bounds) == 2 and all(name in constants for name in bounds) and _constant(constants[bounds[0]]) == 0
     return True
 
 
-def _end(clip: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> float:
+def _constant(tensor: onnx.TensorProto) -> float:
     from onnx import numpy_helper
 
-    return float(numpy_helper.to_array(constants[clip.input[2]]))
+    return float(numpy_helper.to_array(tensor))
 
 
-def _activations(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> list[str]:
-    return [name for name in node.input if name and name not in constants]
-
-
-def _channel_ranges(
-    proto: onnx.ModelProto, names: Sequence[str], images: npt.NDArray[np.uint8]
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Largest absolute value of each channel of each tensor."""
-    ranges: dict[str, npt.NDArray[np.float64]] = {}
+def _channel_ranges(proto: onnx.ModelProto, names: Sequence[str], images: npt.NDArray[np.uint8]) -> dict[str, Array]:
+    """Return the largest absolute value of each channel of each tensor."""
+    ranges: dict[str, Array] = {}
     for values in activations(proto, list(dict.fromkeys(names)), images):
         for name, value in values.items():
             largest = np.abs(value).max(axis=(0, 2, 3)).astype(np.float64)
@@ -180,78 +216,16 @@ def _channel_ranges(
     return ranges
 
 
-class _Weights:
-    """Weights and biases of a model's convolutions while they are scaled."""
+def _disjoint_sets() -> tuple[Callable[[str], str], Callable[[str, str], None]]:
+    """Return functions that find the representative of a name's set, and that join two sets."""
+    parents: dict[str, str] = {}
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self._graph = proto.graph
-        self._tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-        self._values: dict[str, npt.NDArray[np.float64]] = {}
-
-    def by_input_channel(self, node: onnx.NodeProto) -> npt.NDArray[np.float64] | None:
-        """Largest weight that reads each input channel, relative to its output channel; None for a depthwise convolution."""
-        grouped = self._grouped(node)  # (groups, outputs, inputs, kernel...)
-        if grouped.shape[2] == 1:
-            return None
-        size = np.abs(grouped).max(axis=(3, 4))
-        largest = size.max(axis=2, keepdims=True)
-        share: npt.NDArray[np.float64] = (size / np.where(largest > 0, largest, 1)).max(axis=1).reshape(-1)
-        return share
-
-    def divide_outputs(self, node: onnx.NodeProto, scale: npt.NDArray[np.float64]) -> None:
-        """Let a convolution give each output channel divided by a number."""
-        self._values[node.input[1]] = self._value(node.input[1]) / scale[:, None, None, None]
-        if len(node.input) > 2:
-            self._values[node.input[2]] = self._value(node.input[2]) / scale
-
-    def multiply_inputs(self, node: onnx.NodeProto, scale: npt.NDArray[np.float64]) -> None:
-        """Let a convolution read each input channel multiplied by a number."""
-        grouped = self._grouped(node)
-        shape = self._value(node.input[1]).shape
-        self._values[node.input[1]] = (grouped * scale.reshape(len(grouped), 1, -1, 1, 1)).reshape(shape)
-
-    def end_at(self, clips: Sequence[onnx.NodeProto], end: float) -> None:
-        """Let some Clips cut at another number."""
-        from onnx import numpy_helper
-
-        for clip in clips:
-            element: Any = numpy_helper.to_array(self._tensors[clip.input[2]]).dtype
-            clip.input[2] = f"{clip.name}/end"
-            self._graph.initializer.append(numpy_helper.from_array(np.asarray(end, dtype=element), clip.input[2]))
-
-    def store(self) -> None:
-        """Write the values into the model."""
-        from onnx import numpy_helper
-
-        for name, value in self._values.items():
-            element: Any = numpy_helper.to_array(self._tensors[name]).dtype
-            self._tensors[name].CopyFrom(numpy_helper.from_array(value.astype(element), name))
-
-    def _value(self, name: str) -> npt.NDArray[np.float64]:
-        from onnx import numpy_helper
-
-        if name not in self._values:
-            self._values[name] = numpy_helper.to_array(self._tensors[name]).astype(np.float64)
-        return self._values[name]
-
-    def _grouped(self, node: onnx.NodeProto) -> npt.NDArray[np.float64]:
-        groups = next((entry.i for entry in node.attribute if entry.name == "group"), 1)
-        value = self._value(node.input[1])
-        return value.reshape(groups, -1, *value.shape[1:])
-
-
-class _DisjointSets:
-    """Which names belong together."""
-
-    def __init__(self) -> None:
-        self._parents: dict[str, str] = {}
-
-    def find(self, name: str) -> str:
-        """The name that stands for all that belong together with this one."""
-        while (parent := self._parents.get(name, name)) != name:
+    def find(name: str) -> str:
+        while (parent := parents.get(name, name)) != name:
             name = parent
         return name
 
-    def join(self, first: str, second: str) -> None:
-        """Let two names belong together."""
-        self._parents[self.find(first)] = self.find(second)
+    def join(first: str, second: str) -> None:
+        parents[find(first)] = find(second)
+
+    return find, join

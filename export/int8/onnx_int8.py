@@ -12,6 +12,7 @@ normalization stay in floating point. Two schemes, because runtimes match differ
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,22 +25,32 @@ from hat.console import progress
 from hat.errors import ConfigError, UsageError, WorkError
 from hat.model import HAT
 
-from ..graph.onnx_float16 import half_inference_model
-from ..graph.onnx_trace import trace_onnx
-from ..request import ExportRequest
+from ..graph.onnx_activations import GraphRunner
+from ..graph.onnx_folding import fold_foreign_graph
+from ..onnx_source import ExportSource, float_graph
+from ..request import Calibration, ExportRequest
 from .activation_ranges import CalibrationName, Range, tensor_ranges
 from .calibration import calibration_details
-from .preparation import WeightRounding, equalized, rounded, with_weights_of
-from .qdq_insertion import FLOAT16_SCALE_OPSET, QuantizableLayer, find_layers, insert_pairs
+from .cross_layer_equalization import equalize_channels
+from .gptq import round_weights
+from .qdq_insertion import FLOAT16_SCALE_OPSET, QuantizableLayer, find_layers, insert_qdq
+from .sensitivity import LayerLoss, cosine_losses, measure_sensitivity
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["QuantizationOptions", "quantized_graph"]
+__all__ = ["DEFAULT_MAX_DROP", "QuantizationOptions", "check_quantization", "quantized_graph"]
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _BETWEEN = ("Add", "Clip", "MaxPool", "Relu")
 """What stands between two convolutions and has an integer kernel in ONNX Runtime, or disappears into one."""
+
+DEFAULT_MAX_DROP = 0.001
+"""Fall of the mean cosine that int8 is allowed by default. For the model that comes along, OpenVINO's int8 that met it lost
+0.32 points of mAP and the one that did not 0.57, where half a point is allowed (docs/precision.md)."""
+
+_NUM_PREPARING = 256
+"""Calibration images that equalization and GPTQ look at: with twice as many the Hessians are the same."""
 
 
 @config_dataclass
@@ -55,25 +66,30 @@ class QuantizationOptions:
     percentile: float = 99.99
     """Part of the values that ``calibration=percentile`` keeps, in percent."""
 
-    equalize: bool = True
-    """Give the channels between two convolutions more alike ranges first, which computes the same."""
+    cross_layer_equalization: bool = True
+    """Scale the channels between two convolutions to more equal ranges first, which computes the same."""
 
-    rounding: WeightRounding = "outputs"
-    """How int8 weights are rounded: ``outputs``, so that what each layer gives changes least, or each to the ``nearest``."""
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    """How int8 weights are rounded: ``gptq``, so that what each layer gives changes least, or each to the ``nearest`` step."""
 
-    rest: Literal["fp32", "fp16"] | None = None
+    float_dtype: Literal["fp32", "fp16"] | None = None
     """Type of what is not quantized; None is fp32, but fp16 for ``scheme=tensorrt`` where the opset has it."""
 
     attention: bool = False
     """Quantize attention's two products of activations too: little work, and among the first to lose precision."""
 
+    layers: Literal["all", "linear"] = "all"
+    """Which are quantized: ``linear`` leaves convolutions in floating point, the default of TensorRT for RTX."""
+
     exclude: tuple[str, ...] = ()
     """Layers to leave out: names, or their beginnings."""
 
     max_drop: float | None = None
-    """Leave out every layer that, quantized alone, takes more than this from the worst cosine of the embedding."""
+    """Largest fall of the mean cosine between int8 and float embeddings: the layers that cost most are left out until it is
+    met. 1 leaves none out. None is 0.001 for ``scheme=cpu``, and 1 for ``tensorrt``, where the builder's plan decides what is
+    worth quantizing."""
 
-    num_sensitivity: int = 16
+    num_sensitivity: int = 32
     """Calibration images on which `max_drop` and the report are measured."""
 
     report: bool = False
@@ -82,26 +98,69 @@ class QuantizationOptions:
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile is above 50 and at most 100, got {self.percentile:g}")
-        if self.max_drop is not None and not 0 < self.max_drop < 1:
-            raise ValueError(f"max_drop is a loss of cosine between 0 and 1, got {self.max_drop:g}")
+        if self.max_drop is not None and not 0 < self.max_drop <= 1:
+            raise ValueError(f"max_drop is a loss of cosine above 0 and at most 1, got {self.max_drop:g}")
         if self.num_sensitivity < 1:
             raise ValueError(f"num_sensitivity is at least 1, got {self.num_sensitivity}")
 
+    @property
+    def allowed_drop(self) -> float:
+        """`max_drop`, or its default for the scheme."""
+        if self.max_drop is not None:
+            return self.max_drop
+        return DEFAULT_MAX_DROP if self.scheme == "cpu" else 1.0
 
-def quantized_graph(model: HAT, request: ExportRequest) -> tuple[onnx.ModelProto, dict[str, Any]]:
+
+def quantized_graph(model: ExportSource, request: ExportRequest) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Calibrate and quantize.
 
     Args:
-        model: The trained model.
+        model: The trained model, or an ONNX file of this package in floating point.
         request: Its precision is ``"int8"`` or ``"fp8"``.
 
     Returns:
-        The quantized model, and what to record of it: options, calibration images, layers that were left out and why, and
-        the loss of every layer where it was measured.
+        The quantized model, and what to record of it: options, calibration images, layers that were left out and why, the fall
+        of the mean cosine, and the loss of every layer where it was measured.
 
     Raises:
         UsageError: There are no calibration images, or an option is unknown or contradicts another.
         WorkError: The graph cannot be made, or no layer is left to quantize.
+    """
+    options, calibration = check_quantization(request)
+    images = calibration.images
+    proto = fold_foreign_graph(float_graph(model, request, _float_precision(model, request, options)))
+    if options.cross_layer_equalization:
+        proto, _ = equalize_channels(proto, images[:_NUM_PREPARING])
+    layers = find_layers(proto, attention=options.attention)
+    ranges = _ranges(proto, images, options)
+    quantizer = _Quantizer(proto, layers, ranges, request, options)
+    convolutions = {node.name for node in proto.graph.node if node.op_type == "Conv"} if options.layers == "linear" else set()
+    for layer in layers:
+        if layer.node in convolutions:
+            quantizer.left_out[layer.name] = "a convolution"
+        if layer.name.startswith(options.exclude or ("\0",)):
+            quantizer.left_out[layer.name] = "named"
+    if options.rounding == "gptq" and request.precision == "int8":
+        with progress() as display:
+            chosen = quantizer.kept
+            task = display.add_task("rounding weights", total=sum(layer.weight is not None for layer in chosen), info="")
+            quantizer.rounded = round_weights(
+                proto, chosen, images[:_NUM_PREPARING], advance=lambda count: display.advance(task, count)
+            )
+    quantized = quantizer.quantize(images[: options.num_sensitivity])
+    return quantized, quantizer.details | {
+        "quantization": config_to_dict(options),
+        "num_quantized_layers": len(quantizer.kept),
+        "layers_left_out": quantizer.left_out,
+        "calibration": calibration_details(calibration),
+    }
+
+
+def check_quantization(request: ExportRequest) -> tuple[QuantizationOptions, Calibration]:
+    """Return the options and images of an int8 or fp8 export.
+
+    Raises:
+        UsageError: There are no calibration images, or an option is unknown or contradicts the precision.
     """
     if request.calibration is None or not len(request.calibration.images):
         raise UsageError(f"{request.precision} needs calibration images: name a data set with --calibration-data [NAME=]DIR")
@@ -114,68 +173,100 @@ def quantized_graph(model: HAT, request: ExportRequest) -> tuple[onnx.ModelProto
             raise UsageError("fp8 belongs to scheme=tensorrt: no CPU computes in it")
         if request.opset < FLOAT16_SCALE_OPSET:
             raise UsageError(f"ONNX has float8 from opset {FLOAT16_SCALE_OPSET} on, got {request.opset}: ask for that one")
-    proto, images = _floating_point(model, request, options), request.calibration.images
-    if options.equalize:
-        proto = equalized(proto, images)
-    layers = find_layers(proto, attention=options.attention)
-    ranges = _ranges(proto, images, options)
-    kept = [layer for layer in layers if not layer.name.startswith(options.exclude or ("\0",))]
-    left_out = {layer.name: "named" for layer in layers if layer not in kept}
-    unrounded = proto
-    if options.rounding == "outputs" and request.precision == "int8":
-        proto = rounded(proto, kept, images)
-    details: dict[str, Any] = {}
-    if options.max_drop is not None or options.report:
-        from .sensitivity import measure_sensitivity
-
-        report = measure_sensitivity(
-            proto, kept, ranges, images[: options.num_sensitivity], kind=_kind(request), max_drop=options.max_drop
-        )
-        details["sensitivity"] = report.to_dict()
-        left_out |= {loss.layer: f"alone it costs {loss.alone:.2e}" for loss in report.losses if loss.excluded}
-        kept = [layer for layer in kept if layer.name not in left_out]
-    if options.scheme == "cpu":
-        feeding = _feeding(proto, {layer.node: layer.name for layer in layers if layer not in kept})
-        left_out |= {layer.name: f"it feeds {feeding[layer.node]}" for layer in kept if layer.node in feeding}
-        kept = [layer for layer in kept if layer.node not in feeding]
-    if not kept:
-        raise WorkError(
-            f"no layer is left to compute in {request.precision}: all {len(layers)} were left out; allow a larger --max-drop"
-        )
-    proto = with_weights_of(proto, unrounded, [layer for layer in layers if layer not in kept])
-    quantized = (
-        _for_cpu(proto, kept, ranges) if options.scheme == "cpu" else insert_pairs(proto, kept, ranges, kind=_kind(request))
-    )
-    details |= {
-        "quantization": config_to_dict(options),
-        "num_quantized_layers": len(kept),
-        "layers_left_out": left_out,
-        "calibration": calibration_details(request.calibration),
-    }
-    return quantized, details
+    return options, request.calibration
 
 
-def _kind(request: ExportRequest) -> Literal["int8", "fp8"]:
-    return "fp8" if request.precision == "fp8" else "int8"
+class _Quantizer:
+    """Quantizes a prepared graph, and leaves layers out until its embeddings have fallen by no more than is allowed."""
+
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        layers: Sequence[QuantizableLayer],
+        ranges: Mapping[str, Range],
+        request: ExportRequest,
+        options: QuantizationOptions,
+    ) -> None:
+        self.proto, self.rounded, self.layers, self.ranges = proto, proto, layers, ranges
+        self.precision, self.options = request.precision, options
+        self.kind: Literal["int8", "fp8"] = "fp8" if request.precision == "fp8" else "int8"
+        self.left_out: dict[str, str] = {}
+        self.details: dict[str, Any] = {}
+
+    @property
+    def kept(self) -> list[QuantizableLayer]:
+        """The layers that are quantized."""
+        return [layer for layer in self.layers if layer.name not in self.left_out]
+
+    def quantize(self, images: npt.NDArray[np.uint8]) -> onnx.ModelProto:
+        """Return the quantized graph.
+
+        Layers go in the order of what they cost by themselves, first one, then two, four, eight more: each step is measured on
+        the very graph that is written, and a step for every layer would measure almost the same graph a hundred times.
+        """
+        quantized = self._quantized()
+        losses: list[LayerLoss] = []
+        if self.options.report:
+            losses = measure_sensitivity(self.rounded, self.kept, self.ranges, images, kind=self.kind)
+        if self.options.allowed_drop < 1:
+            reference, step = GraphRunner(self.proto).embed(images), 1
+            while (drop := self._drop(reference, quantized, images)) > self.options.allowed_drop:
+                losses = losses or measure_sensitivity(self.rounded, self.kept, self.ranges, images, kind=self.kind)
+                remaining = [loss for loss in sorted(losses, key=lambda loss: -loss.mean) if loss.layer not in self.left_out]
+                self.left_out |= {loss.layer: f"alone it costs {loss.mean:.2e}" for loss in remaining[:step]}
+                quantized, step = self._quantized(), 2 * step
+            self.details["cosine_drop"] = float(f"{drop:.3e}")
+        if losses:
+            layers = [{**dataclasses.asdict(loss), "excluded": loss.layer in self.left_out} for loss in losses]
+            self.details["sensitivity"] = {"num_images": len(images), "layers": layers}
+        return quantized
+
+    def _drop(self, reference: npt.NDArray[np.float32], quantized: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> float:
+        return float(cosine_losses(reference, GraphRunner(quantized).embed(images)).mean())
+
+    def _quantized(self) -> onnx.ModelProto:
+        if self.options.scheme == "cpu":
+            feeding = _feeding(self.proto, {layer.node: layer.name for layer in self.layers if layer.name in self.left_out})
+            self.left_out |= {layer.name: f"it feeds {feeding[layer.node]}" for layer in self.kept if layer.node in feeding}
+        kept = self.kept
+        if not kept:
+            raise WorkError(
+                f"no layer is left to compute in {self.precision}: all {len(self.layers)} were left out; "
+                "allow a larger --max-drop"
+            )
+        # What stays in floating point has its own weights, and not those on the grid.
+        proto = _with_weights(self.proto, self.rounded, {layer.weight for layer in kept})
+        if self.options.scheme == "cpu":
+            return _for_cpu(proto, kept, self.ranges)
+        return insert_qdq(proto, kept, self.ranges, kind=self.kind)
 
 
-def _floating_point(model: HAT, request: ExportRequest, options: QuantizationOptions) -> onnx.ModelProto:
-    """The graph that is quantized."""
-    import torch
+def _with_weights(proto: onnx.ModelProto, source: onnx.ModelProto, names: set[str | None]) -> onnx.ModelProto:
+    """Return a copy in which some weights are those of another copy of the graph."""
+    import onnx
 
-    from ..to_onnx import inference_module
+    taken = {tensor.name: tensor for tensor in source.graph.initializer if tensor.name in names}
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    for tensor in changed.graph.initializer:
+        if tensor.name in taken:
+            tensor.CopyFrom(taken[tensor.name])
+    return changed
 
-    rest = options.rest
-    if rest is None:
-        rest = "fp16" if options.scheme == "tensorrt" and request.opset >= FLOAT16_SCALE_OPSET else "fp32"
-    if rest == "fp16":
+
+def _float_precision(model: ExportSource, request: ExportRequest, options: QuantizationOptions) -> Literal["fp32", "fp16"]:
+    """Return the type of what is not quantized."""
+    chosen = options.float_dtype
+    if chosen is None and not isinstance(model, HAT) and options.scheme == "tensorrt":
+        chosen = "fp16" if model.info.precision == "fp16" else "fp32"  # the file's own
+    if chosen is None:
+        chosen = "fp16" if options.scheme == "tensorrt" and request.opset >= FLOAT16_SCALE_OPSET else "fp32"
+    if chosen == "fp16":
         if options.scheme == "cpu":
-            raise UsageError("rest=fp16 belongs to scheme=tensorrt: a CPU computes the rest in fp32")
+            raise UsageError("float_dtype=fp16 belongs to scheme=tensorrt: a CPU computes the rest in fp32")
         if request.opset < FLOAT16_SCALE_OPSET:
             raise UsageError(f"int8 inside fp16 needs opset {FLOAT16_SCALE_OPSET}, got {request.opset}: ask for that one")
-        graph = half_inference_model(model, torch.float16)
-        return trace_onnx(graph, opset=request.opset, input_type=request.input_type)
-    return trace_onnx(inference_module(model, "fp32"), opset=request.opset, input_type=request.input_type)
+    return chosen
 
 
 def _ranges(proto: onnx.ModelProto, images: npt.NDArray[np.uint8], options: QuantizationOptions) -> dict[str, Range]:
@@ -228,12 +319,12 @@ def _for_cpu(proto: onnx.ModelProto, layers: Sequence[QuantizableLayer], ranges:
         logging.root.setLevel(level)
     quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
-    _renumber(quantized)
+    _drop_unused_imports(quantized)
     return quantized
 
 
 def _feeding(proto: onnx.ModelProto, left_out: dict[str, str]) -> dict[str, str]:
-    """Convolutions whose outputs enter layers that were left out.
+    """Return the convolutions whose outputs enter layers that were left out.
 
     This scheme quantizes a convolution's output, so a layer that is left out would still be given eight bits, and those of
     values from before the activation: more would be lost than by quantizing it.
@@ -245,14 +336,14 @@ def _feeding(proto: onnx.ModelProto, left_out: dict[str, str]) -> dict[str, str]
     Returns:
         Node of a convolution -> name of the layer that it feeds.
     """
-    made_by = {output: node for node in proto.graph.node for output in node.output}
+    producers = {output: node for node in proto.graph.node for output in node.output}
     found: dict[str, str] = {}
     for node in proto.graph.node:
         if node.name not in left_out:
             continue
         waiting, seen = [node.input[0]], set()
         while waiting:
-            producer = made_by.get(waiting.pop())
+            producer = producers.get(waiting.pop())
             if producer is None or producer.name in seen:
                 continue
             seen.add(producer.name)
@@ -264,7 +355,7 @@ def _feeding(proto: onnx.ModelProto, left_out: dict[str, str]) -> dict[str, str]
 
 
 def _between(proto: onnx.ModelProto, quantized: set[str]) -> list[str]:
-    """Activations, poolings and residual sums all of whose inputs come from quantized convolutions or from these."""
+    """Return the activations, poolings and residual sums all of whose inputs come from quantized convolutions or from these."""
     eight_bits: set[str] = set()
     found = []
     for node in proto.graph.node:
@@ -278,8 +369,8 @@ def _between(proto: onnx.ModelProto, quantized: set[str]) -> list[str]:
     return found
 
 
-def _renumber(proto: onnx.ModelProto) -> None:
-    """The quantizer leaves its own name as producer and may add an import of its own operators that nothing uses."""
+def _drop_unused_imports(proto: onnx.ModelProto) -> None:
+    """Take imports out that nothing uses: the quantizer may add one for its own operators."""
     used = {node.domain for node in proto.graph.node}
     imports = [entry for entry in proto.opset_import if entry.domain in used or entry.domain in ("", "ai.onnx")]
     del proto.opset_import[:]

@@ -1,8 +1,9 @@
 """Pairs of QuantizeLinear and DequantizeLinear around the layers of a graph, as TensorRT reads them.
 
-A layer's input is quantized by one scale for the tensor, its weight by one scale for each output channel, both symmetrically
-with the zero point 0. Biases and outputs stay as they are, in the type of the graph around: the layer after decides whether it
-wants eight bits. With `switches` every pair can be turned on and off at run time, which is how precision loss is measured.
+A layer's input is quantized by one scale for the tensor, its weight by one for each output channel (float8: one for all), both
+symmetrically with the zero point 0. Biases and outputs stay as they are, in the type of the graph around: the layer after
+decides whether it wants eight bits. With `switches` every pair can be turned on and off at run time, which is how precision
+loss is measured.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["SWITCHES", "QuantizableLayer", "find_layers", "insert_pairs"]
+__all__ = ["SWITCHES", "QuantizableLayer", "find_layers", "insert_qdq"]
 
 SWITCHES = "quantized_layers"
 """Input of a graph with switches: (number of layers,) bool."""
@@ -50,7 +51,7 @@ class QuantizableLayer:
 
 
 def find_layers(proto: onnx.ModelProto, *, attention: bool) -> list[QuantizableLayer]:
-    """The layers of a graph that do most of its work, in order of computation.
+    """Return the layers of a graph that do most of its work, in order of computation.
 
     Args:
         proto: A floating-point model.
@@ -74,7 +75,7 @@ def find_layers(proto: onnx.ModelProto, *, attention: bool) -> list[QuantizableL
     return layers
 
 
-def insert_pairs(
+def insert_qdq(
     proto: onnx.ModelProto,
     layers: Sequence[QuantizableLayer],
     ranges: Mapping[str, tuple[float, float]],
@@ -82,7 +83,7 @@ def insert_pairs(
     kind: Literal["int8", "fp8"] = "int8",
     switches: bool = False,
 ) -> onnx.ModelProto:
-    """A copy of a model whose layers compute in eight bits.
+    """Return a copy of a model whose layers compute in eight bits.
 
     Args:
         proto: A floating-point model, float32 or float16.
@@ -95,7 +96,7 @@ def insert_pairs(
 
     quantized = onnx.ModelProto()
     quantized.CopyFrom(proto)
-    builder = _Builder(quantized, ranges, kind, switches)
+    builder = _Builder(quantized, layers, ranges, kind, switches)
     by_node = {layer.node: (index, layer) for index, layer in enumerate(layers)}
     nodes = []
     for node in proto.graph.node:
@@ -115,18 +116,23 @@ def insert_pairs(
 
 
 class _Builder:
-    """Makes the nodes and constants of the pairs, each once for every tensor that needs it."""
+    """Nodes and constants of the Q/DQ pairs, each made once for every tensor that needs it."""
 
     def __init__(
-        self, proto: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]], kind: Literal["int8", "fp8"], switches: bool
+        self,
+        proto: onnx.ModelProto,
+        layers: Sequence[QuantizableLayer],
+        ranges: Mapping[str, tuple[float, float]],
+        kind: Literal["int8", "fp8"],
+        switches: bool,
     ) -> None:
         import onnx
 
         self.proto, self.ranges, self.kind, self.switches = proto, ranges, kind, switches
         self.stored = onnx.TensorProto.INT8 if kind == "int8" else onnx.TensorProto.FLOAT8E4M3FN
         self.weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-        first = next(tensor for tensor in proto.graph.initializer if tensor.name.endswith(".weight"))
-        self.element = first.data_type
+        named = next((layer.weight for layer in layers if layer.weight is not None), None)
+        self.element = self.weights[named].data_type if named is not None else onnx.TensorProto.FLOAT
         self.scale_type: Any = onnx.helper.tensor_dtype_to_np_dtype(self.element)
         self.nodes: list[onnx.NodeProto] = []
         self.done: dict[tuple[str, int | None, int | None], str] = {}
@@ -152,12 +158,14 @@ class _Builder:
         key = (tensor, axis, layer if self.switches else None)
         if key not in self.done:
             value = numpy_helper.to_array(self.weights[tensor]).astype(np.float32)
-            others = tuple(place for place in range(value.ndim) if place != axis)
-            scales = self._scale(np.abs(value).max(axis=others))
+            # TensorRT fuses what follows a float8 product where its weight has one scale for the tensor.
+            by_channel = self.kind == "int8"
+            others = tuple(place for place in range(value.ndim) if place != axis or not by_channel)
+            scales = self._scale(np.asarray(np.abs(value).max(axis=others)))
             scale, zero = self._constants(f"{tensor}/weight", scales)
             # Divided by the scale as it is stored, which half precision has rounded.
             stored_scales = scales.astype(self.scale_type).astype(np.float32)
-            shape = [-1 if place == axis else 1 for place in range(value.ndim)]
+            shape = [-1 if place == axis and by_channel else 1 for place in range(value.ndim)]
             levels = np.clip(value / stored_scales.reshape(shape), -_LARGEST[self.kind], _LARGEST[self.kind])
             name = self._name(tensor, layer)
             if self.kind == "int8":
@@ -166,12 +174,14 @@ class _Builder:
                 dtype = onnx.helper.tensor_dtype_to_np_dtype(self.stored)
                 packed = numpy_helper.from_array(levels.astype(dtype), f"{name}/quantized")
             self.proto.graph.initializer.append(packed)
-            self._node("DequantizeLinear", [packed.name, scale, zero], f"{name}/dequantized", axis=axis)
+            self._node(
+                "DequantizeLinear", [packed.name, scale, zero], f"{name}/dequantized", **({"axis": axis} if by_channel else {})
+            )
             self.done[key] = self._switched(f"{name}/dequantized", tensor, name, layer)
         return self.done[key]
 
     def take_nodes(self) -> list[onnx.NodeProto]:
-        """The nodes that were made since the last call."""
+        """Return the nodes that were made since the last call."""
         made, self.nodes = self.nodes, []
         return made
 
@@ -190,7 +200,7 @@ class _Builder:
         graph.initializer.extend(kept)
 
     def _scale(self, largest: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Scales for largest absolute values; a channel of zeros, or one that half precision would round to zero, gets one."""
+        """Return scales for largest absolute values; 1 for a channel that is zero, or would be in half precision."""
         scale = np.asarray(largest / _LARGEST[self.kind], dtype=np.float32)
         return np.where(scale.astype(self.scale_type).astype(np.float32) > 0, scale, np.float32(1))
 
@@ -208,7 +218,7 @@ class _Builder:
         return names
 
     def _switched(self, quantized: str, tensor: str, name: str, layer: int) -> str:
-        """The quantized tensor, or the tensor itself where the layer's switch is off."""
+        """Return the quantized tensor, or the tensor itself where the layer's switch is off."""
         import onnx
         from onnx import numpy_helper
 

@@ -1,14 +1,9 @@
-"""Int8 for OpenVINO: a graph prepared as for every runtime, then quantized by NNCF with ranges from calibration images.
-
-NNCF's own remedies are off unless asked for: SmoothQuant takes the prepared weights off the grid that they were rounded to, and
-biases are corrected for errors that are no longer there.
-"""
+"""Int8 for OpenVINO by NNCF: ranges from calibration images, fast bias correction and SmoothQuant as it offers them."""
 
 from __future__ import annotations
 
 import io
 import logging
-import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -23,23 +18,24 @@ from hat.config import config_dataclass, config_from_dict, config_to_dict
 from hat.errors import MissingExtraError, UsageError, WorkError
 
 from ..int8.calibration import calibration_details
-from ..int8.preparation import WeightRounding, equalized, rounded
-from ..int8.qdq_insertion import find_layers
+from ..int8.onnx_int8 import DEFAULT_MAX_DROP
 from ..request import Calibration, ExportRequest
 from .shapes import ATTENTION, PRODUCTS, around_network
 
 if TYPE_CHECKING:
     import nncf
-    import onnx
     import openvino
 
-__all__ = ["OpenVINOQuantization", "check_quantization", "prepared_for_openvino", "quantize_openvino"]
+__all__ = ["OpenVINOQuantization", "check_quantization", "quantize_openvino"]
 
 _SMOOTHING = {"MatMul": 0.95, "Convolution": 0.5}
 """SmoothQuant's exponents. NNCF leaves convolutions alone unless told; a mobile network gains from a half."""
 
 _OVERFLOW_FIXES = {"none": "disable", "first": "first_layer_only", "all": "enable"}
-"""NNCF's words for `OpenVINOQuantization.seven_bits`."""
+"""NNCF's words for `OpenVINOQuantization.reduce_range`."""
+
+_NUM_VALIDATION = 128
+"""Calibration images on which `OpenVINOQuantization.max_drop` is measured, again for every layer."""
 
 _MOVING = ("MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit")
 
@@ -54,23 +50,18 @@ class OpenVINOQuantization:
     model_type: Literal["transformer", "cnn"] = "transformer"
     """``"transformer"`` leaves sums, norms and gates in floats and quantizes products alone; ``"cnn"`` quantizes sums too."""
 
-    equalize: bool = True
-    """Give the channels between two convolutions more alike ranges first, which computes the same."""
-
-    rounding: WeightRounding = "outputs"
-    """How weights are rounded: ``outputs``, so that what each layer gives changes least, or each to the ``nearest``."""
-
     ranges: Literal["mean", "minmax"] = "mean"
     """``"mean"``: ranges of activations are the mean of every image's extremes, which suits the usual image and clips the
     unusual one; ``"minmax"``: the extremes of all images."""
 
-    bias_correction: Literal["none", "fast", "layerwise"] = "none"
-    """NNCF's: from statistics of one pass, or one layer after the other, each with those before it corrected."""
+    bias_correction: Literal["none", "fast", "layerwise"] = "fast"
+    """Correct biases for what quantization adds to the mean of a layer's output (Nagel et al., ICCV 2019, Sec. 4.2): by
+    statistics of one pass, or one layer after the other, each with those before it corrected."""
 
-    smooth_quant: bool = False
-    """NNCF's: move the spread of activations into the weights of linear layers and convolutions."""
+    smooth_quant: bool = True
+    """Move the spread of activations into the weights of linear layers and convolutions (Xiao et al., ICML 2023)."""
 
-    seven_bits: Literal["none", "first", "all"] = "none"
+    reduce_range: Literal["none", "first", "all"] = "none"
     """Which layers have weights of seven bits: sums of eight can overflow on processors without VNNI instructions, which most
     have since about 2019 (Intel) and 2022 (AMD)."""
 
@@ -89,46 +80,20 @@ class OpenVINOQuantization:
     ignored_patterns: list[str] = Field(default_factory=list)
     """Layers that stay in floats, by regular expressions over their names."""
 
-    max_drop: float | None = Field(default=None, gt=0, lt=1)
-    """Largest fall of the mean cosine between int8 and float embeddings of the calibration images: the layers that cost most go
-    back to floats until it is met. Takes a pass over the images for every layer; None does without."""
+    max_drop: float = Field(default=DEFAULT_MAX_DROP, gt=0, le=1)
+    """Largest fall of the mean cosine between int8 and float embeddings: the layers that cost most go back to floats until it
+    is met, which takes a pass over some images for every layer. 1 leaves none out."""
 
 
-def prepared_for_openvino(proto: onnx.ModelProto, request: ExportRequest) -> onnx.ModelProto:
-    """The ONNX graph from which the one is converted that is quantized.
-
-    Args:
-        proto: The float32 graph; it is left as it is.
-        request: Its calibration images and its options, those of `OpenVINOQuantization`.
-
-    Raises:
-        UsageError: There are no calibration images, or an option is unknown.
-        WorkError: The graph cannot be run.
-        MissingExtraError: ONNX Runtime is not installed.
-    """
-    options, calibration = check_quantization(request)
-    if options.equalize:
-        proto = equalized(proto, calibration.images)
-    if options.rounding == "outputs":
-        patterns = [*map(re.escape, options.ignored_names), *options.ignored_patterns]
-        layers = find_layers(proto, attention=False)
-        kept = [layer for layer in layers if not any(re.fullmatch(pattern, layer.node) for pattern in patterns)]
-        proto = rounded(proto, kept, calibration.images)
-    return proto
-
-
-def quantize_openvino(
-    model: openvino.Model, request: ExportRequest, reference: openvino.Model
-) -> tuple[openvino.Model, dict[str, Any]]:
+def quantize_openvino(model: openvino.Model, request: ExportRequest) -> tuple[openvino.Model, dict[str, Any]]:
     """Quantize a float32 graph.
 
     Pixels stay in floats up to the first convolution, and so does everything after the last join of features: necks and L2
     norm decide the angles between embeddings, and cost nothing.
 
     Args:
-        model: The graph in float32, converted from `prepared_for_openvino`; it is left as it is.
+        model: The graph in float32; it is left as it is.
         request: Its calibration images and its options, those of `OpenVINOQuantization`.
-        reference: The graph as it was before, which `OpenVINOQuantization.max_drop` is measured against.
 
     Returns:
         The quantized graph and what is to be recorded of how it was made.
@@ -158,13 +123,13 @@ def quantize_openvino(
     advanced = _advanced(options)
     try:
         with _quiet():
-            if options.max_drop is None:
+            if options.max_drop == 1:
                 quantized = nncf.quantize(model, nncf.Dataset(images), advanced_parameters=advanced, **arguments)
             else:
                 quantized = nncf.quantize_with_accuracy_control(
                     model,
                     nncf.Dataset(images),
-                    _validation_dataset(reference, images),
+                    _validation_dataset(model, images[:_NUM_VALIDATION]),
                     _mean_cosine,
                     max_drop=options.max_drop,
                     advanced_quantization_parameters=advanced,
@@ -185,7 +150,7 @@ def quantize_openvino(
 
 
 def check_quantization(request: ExportRequest) -> tuple[OpenVINOQuantization, Calibration]:
-    """Options and images of an int8 export; to be refused before the minutes that tracing takes.
+    """Return the options and images of an int8 export, which are refused before the minutes that tracing takes.
 
     Raises:
         UsageError: There are no calibration images, or an option is unknown.
@@ -205,7 +170,7 @@ def _advanced(options: OpenVINOQuantization) -> nncf.AdvancedQuantizationParamet
         convolution=_SMOOTHING["Convolution"] if options.smooth_quant else -1.0,
     )
     parameters = nncf.AdvancedQuantizationParameters(
-        overflow_fix=nncf.OverflowFix(_OVERFLOW_FIXES[options.seven_bits]),
+        overflow_fix=nncf.OverflowFix(_OVERFLOW_FIXES[options.reduce_range]),
         disable_bias_correction=options.bias_correction == "none",
         smooth_quant_alphas=smoothing,
     )
@@ -229,7 +194,7 @@ def _ignored(model: openvino.Model, options: OpenVINOQuantization) -> nncf.Ignor
 
 
 def _validation_dataset(model: openvino.Model, images: list[npt.NDArray[Any]]) -> nncf.Dataset:
-    """Every image together with the embedding that the float model gives it."""
+    """Return every image together with the embedding that the float model gives it."""
     import nncf
     import openvino
 
@@ -244,13 +209,13 @@ def _mean_cosine(compiled: Any, pairs: Iterable[Any]) -> tuple[float, list[float
 
 
 def _float_products(model: openvino.Model) -> tuple[int, list[str]]:
-    """How many convolutions and matrix products a graph has, and the names of those whose activations are not quantized."""
+    """Count the convolutions and matrix products of a graph, and name those whose activations are not quantized."""
     products = [operation for operation in model.get_ordered_ops() if operation.get_type_name() in PRODUCTS]
     return len(products), [op.get_friendly_name() for op in products if not _is_quantized(op.input_value(0).get_node())]
 
 
 def _is_quantized(node: Any) -> bool:
-    """Whether what a node gives was quantized, there or before it was merely moved about."""
+    """Return whether the output of a node was quantized, there or before it was merely moved about."""
     if node.get_type_name() == "FakeQuantize":
         return True
     if node.get_type_name() == "Concat":
@@ -260,7 +225,7 @@ def _is_quantized(node: Any) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """NNCF draws progress bars on stdout, which belongs to a command's result, and logs every ignored layer."""
+    """Silence NNCF: it draws progress bars on stdout, which belongs to a command's result, and logs every ignored layer."""
     logger = logging.getLogger("nncf")
     level = logger.level
     logger.setLevel(logging.ERROR)

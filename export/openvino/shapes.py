@@ -19,7 +19,7 @@ _STAYS_IN_FLOAT32 = "precise_0"
 
 
 def around_network(model: openvino.Model) -> set[str]:
-    """Names of what comes before the first layers with weights and after the last: normalization, necks and L2 norm.
+    """Return the names of what comes before the first layers with weights and after the last: normalization, necks and L2 norm.
 
     They decide the angles between embeddings and cost nothing, so that no precision is low enough to be worth it here.
     """

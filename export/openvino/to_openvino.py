@@ -1,4 +1,4 @@
-"""OpenVINO: a graph (``.xml``) and its weights (``.bin``), with the facts about itself in the graph's ``rt_info``."""
+"""OpenVINO: a graph (``.xml``) and its weights (``.bin``), with its metadata in the graph's ``rt_info``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_to_json
 from hat.io.atomic_output import atomic_output
 from hat.io.openvino_file import file_sha256, stored_as, weights_path
-from hat.model import HAT
 
+from ..onnx_source import ExportSource, OnnxSource
 from ..request import ExportRequest
-from ..to_onnx import build_onnx, describe, save_onnx
+from ..to_onnx import build_onnx, default_request, describe, save_onnx
 from .shapes import keep_in_float32
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["check_request", "check_saved", "convert_to_openvino", "export_openvi
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
-def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
+def export_openvino(model: ExportSource, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
     """Write a trained model as an OpenVINO file.
 
     It is made from the ONNX graph, not from PyTorch: so it is the very graph that all other targets have and that ONNX's
@@ -45,13 +45,13 @@ def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportReq
       `hat.export.openvino.int8.OpenVINOQuantization` for the options.
 
     Args:
-        model: The trained model; it is left as it is.
+        model: The trained model, or an ONNX file of this package; it is left as it is.
         path: The ``.xml`` file to write; the weights go into a ``.bin`` of the same name beside it.
         request: Precision, input type, opset, calibration images and options; by default float32 with uint8 images. Its batch
             profile has no effect: the batch is dynamic, and every size runs.
 
     Returns:
-        The facts that the file holds about itself.
+        The metadata that the file holds.
 
     Raises:
         UsageError: A file is there and is not to be replaced, or what was asked for cannot be had.
@@ -59,7 +59,12 @@ def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportReq
         MissingExtraError: openvino, or nncf for int8, is not installed.
     """
     path = Path(path).expanduser()
-    request = request or ExportRequest(name=path.stem)
+    request = request or default_request(model, path.stem)
+    if isinstance(model, OnnxSource) and model.is_quantized:
+        raise UsageError(
+            f"{model.path} is in {model.info.precision}: OpenVINO's int8 is made from a float32 file "
+            "(--precision int8 --calibration-data)"
+        )
     check_request(path, request)
     try:
         import openvino
@@ -69,10 +74,11 @@ def export_openvino(model: HAT, path: str | os.PathLike[str], request: ExportReq
         info = describe(model, request, name=path.stem)
         proto = build_onnx(model, replace(request, precision="fp32", calibration=None, options={})).proto
         graph = _convert(proto, info)
+        del proto
         if request.precision == "int8":
-            from .int8 import prepared_for_openvino, quantize_openvino
+            from .int8 import quantize_openvino
 
-            graph, details = quantize_openvino(_convert(prepared_for_openvino(proto, request), info), request, graph)
+            graph, details = quantize_openvino(graph, request)
             info = replace(info, details=info.details | details)
         info = save_openvino(graph, info, temporary)
         check_saved(openvino.Core(), temporary, request)
@@ -87,6 +93,8 @@ def check_request(path: Path, request: ExportRequest) -> None:
     """
     if request.precision not in PRECISIONS:
         raise UsageError(f"OpenVINO has no {request.precision}: expected {', '.join(PRECISIONS)}")
+    if request.input_type == "normalized":
+        raise UsageError("normalized images are for trackers that open ONNX files: OpenVINO takes uint8 or float32")
     if path.suffix != ".xml":
         raise UsageError(f"{path}: an OpenVINO file ends in .xml; its weights go into a .bin beside it")
     if weights_path(path).exists() and not request.overwrite:
@@ -100,7 +108,7 @@ def check_request(path: Path, request: ExportRequest) -> None:
 
 
 def _convert(proto: onnx.ModelProto, info: ArtifactInfo) -> openvino.Model:
-    """A float32 graph in OpenVINO's operations, by way of an ONNX file that is not kept."""
+    """Return a float32 graph in OpenVINO's operations, by way of an ONNX file that is not kept."""
     with tempfile.TemporaryDirectory(prefix="hat-openvino-") as folder:
         file = Path(folder) / "model.onnx"
         save_onnx(proto, info, file)
@@ -145,7 +153,7 @@ def save_openvino(graph: openvino.Model, info: ArtifactInfo, path: Path) -> Arti
     found = file_sha256(weights_path(path))
     content = path.read_bytes()
     if content.count(awaited.encode()) != 1:
-        raise WorkError(f"OpenVINO did not write the facts about the file into {path.name}")
+        raise WorkError(f"OpenVINO did not write the metadata into {path.name}")
     path.write_bytes(content.replace(awaited.encode(), found.encode()))
     return replace(info, details=info.details | {"weights_file_sha256": found})
 

@@ -1,4 +1,4 @@
-"""What can be asked of an engine beyond its precision and batch sizes, and which product can do it."""
+"""What can be asked of an engine beyond its precision and batch sizes, and which product and GPU can do it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from pydantic import Field
 
 from hat.config import config_dataclass
 from hat.errors import UsageError
-from hat.runtime.tensorrt.library import TensorRT
+from hat.io.artifact import ArtifactPrecision
+from hat.runtime.tensorrt.engine import HardwareCompatibility
+from hat.runtime.tensorrt.library import Gpu, TensorRT
 
-__all__ = ["COMPUTE_CAPABILITIES", "EngineOptions", "check_options"]
+__all__ = ["COMPUTE_CAPABILITIES", "EngineOptions", "check_options", "rtx_targets"]
 
 COMPUTE_CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
-"""What TensorRT for RTX can build for ahead of time: Turing, Ampere (two), Ada, Blackwell (two)."""
+"""What TensorRT for RTX can build for ahead of time, and nothing between: Turing, Ampere (two), Ada, Blackwell (two)."""
+
+_MIN_COMPUTE_CAPABILITY: dict[ArtifactPrecision, tuple[int, int]] = {"bf16": (8, 0), "fp8": (8, 9)}
+"""GPUs before these have no arithmetic in the precision."""
 
 
 @config_dataclass
@@ -23,20 +28,14 @@ class EngineOptions:
     timing_cache: str | None = None
     """File in which measured kernels are kept, so that the next build of a like network is quick; made where it is missing."""
 
-    strip_weights: bool = False
-    """Leave the weights out; the engine is refitted from an ONNX before it runs. Makes it refittable."""
-
-    refittable: bool = False
-    """Let the weights be replaced later, so that a retrained model reuses the engine; prevents some fusions."""
-
-    hardware_compatible: bool = False
-    """Run on every GPU from Ampere on, at some cost in speed."""
+    hardware_compatibility: HardwareCompatibility = "none"
+    """Run on more than this GPU, at some cost in speed: ``same_compute_capability`` or ``ampere_plus``."""
 
     version_compatible: bool = False
     """Run with newer libraries of the same major version, at some cost in speed and size."""
 
     compute_capability: tuple[str, ...] = ()
-    """What to build for (``"sm86"``, ``"sm89"``), TensorRT for RTX alone; none named means every GPU from Ampere on."""
+    """What to build for (``"sm86"``, ``"sm89"``), TensorRT for RTX alone; none named means every one from Ampere on."""
 
     workspace_bytes: Annotated[int, Field(gt=0)] | None = None
     """Scratch memory that a layer may take on the device; None allows all."""
@@ -47,9 +46,6 @@ class EngineOptions:
     tf32: bool = False
     """Let float32 products round their inputs to 10 bits of mantissa; off, because fp32 would no longer mean fp32."""
 
-    keep_onnx: bool = False
-    """Keep the ONNX beside the engine as ``NAME.onnx``, so that the engine can be rebuilt for another GPU or version."""
-
     def __post_init__(self) -> None:
         unknown = [name for name in self.compute_capability if name not in COMPUTE_CAPABILITIES]
         if unknown or len(set(self.compute_capability)) != len(self.compute_capability):
@@ -59,20 +55,51 @@ class EngineOptions:
             )
 
 
-def check_options(options: EngineOptions, trt: TensorRT) -> None:
-    """Refuse what a product cannot do, before anything is built.
+def check_options(options: EngineOptions, precision: ArtifactPrecision, trt: TensorRT, gpu: Gpu | None) -> None:
+    """Refuse what a product or a GPU cannot do, before anything is traced, calibrated or built.
+
+    Args:
+        options: What is asked for.
+        precision: In which the engine is to compute.
+        trt: The library.
+        gpu: Which the engine is built on; None for TensorRT for RTX.
 
     Raises:
-        UsageError: An option is not for this product.
+        UsageError: An option is not for this product, or a GPU has no arithmetic in the precision.
     """
     if trt.is_rtx:
         reasons = {
             "timing_cache": "it times no kernels when it builds",
-            "hardware_compatible": "its engines run on every GPU from Ampere on, or on those named by compute_capability",
+            "hardware_compatibility": "its engines run on the GPUs named by compute_capability",
             "version_compatible": "it has no lean runtime",
         }
     else:
         reasons = {"compute_capability": "it builds for the GPU of this machine; TensorRT for RTX builds for named ones"}
+    defaults = EngineOptions()
     for name, reason in reasons.items():
-        if getattr(options, name):
+        if getattr(options, name) != getattr(defaults, name):
             raise UsageError(f"{name} is not for {trt.title}: {reason}")
+    minimum = _MIN_COMPUTE_CAPABILITY.get(precision, (0, 0))
+    if trt.is_rtx:
+        too_old = [name for name in options.compute_capability if _numbers(name) < minimum]
+    else:
+        oldest = {"every GPU from Ampere on": (8, 0)} if options.hardware_compatibility == "ampere_plus" else {}
+        if gpu is not None:
+            oldest[str(gpu)] = gpu.compute_capability
+        too_old = [name for name, capability in oldest.items() if capability < minimum]
+    if too_old:
+        raise UsageError(
+            f"{precision} needs compute capability {minimum[0]}.{minimum[1]} or newer, and the engine is to run on "
+            f"{', '.join(too_old)}: ask for fp16"
+        )
+
+
+def rtx_targets(options: EngineOptions, precision: ArtifactPrecision) -> tuple[str, ...]:
+    """Compute capabilities that an engine of TensorRT for RTX is built for: those named, or all from Ampere on that can."""
+    minimum = max((8, 0), _MIN_COMPUTE_CAPABILITY.get(precision, (0, 0)))
+    return options.compute_capability or tuple(name for name in COMPUTE_CAPABILITIES if _numbers(name) >= minimum)
+
+
+def _numbers(name: str) -> tuple[int, int]:
+    """``"sm89"`` as (8, 9)."""
+    return int(name[2:-1]), int(name[-1])

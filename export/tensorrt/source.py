@@ -1,4 +1,4 @@
-"""The ONNX that an engine is built or refitted from: bytes or a file, with the facts that `hat export` put into it."""
+"""The ONNX that an engine is built from: bytes or a file, with the metadata that `hat export` put into it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hat.errors import CheckpointError, MissingExtraError, UsageError
+from hat.errors import CheckpointError, MissingExtraError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
-from hat.io.onnx_file import all_tensors, read_onnx
+from hat.io.onnx_file import all_tensors, onnx_opset, read_onnx
 from hat.runtime.tensorrt.engine import onnx_sha256
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["EngineSource", "keep_source", "open_source"]
+__all__ = ["EngineSource", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,16 @@ class EngineSource:
     Attributes:
         content: The model as bytes; None where its weights stand in another file, so that it is read from ``path``.
         path: Its file, where it has one.
-        info: The facts that it holds about itself.
+        info: The metadata that it holds about itself.
         sha256: Its hash, weights included.
+        opset: Version of the standard operator set.
     """
 
     content: bytes | None
     path: Path | None
     info: ArtifactInfo
     sha256: str
+    opset: int
 
 
 def open_source(model: bytes | str | os.PathLike[str]) -> EngineSource:
@@ -50,24 +52,15 @@ def open_source(model: bytes | str | os.PathLike[str]) -> EngineSource:
         proto = _decode(model)
         if _external_files(proto):
             raise CheckpointError("the ONNX model has its weights in another file: give its path instead of its bytes")
-        return EngineSource(model, None, _info(proto, "the ONNX model"), hashlib.sha256(model).hexdigest())
+        info = _info(proto, "the ONNX model")
+        return EngineSource(model, None, info, hashlib.sha256(model).hexdigest(), onnx_opset(proto))
     path = Path(model).expanduser()
     proto = read_onnx(path)
     external = _external_files(proto)
     if external - {f"{path.name}.data"}:
         raise CheckpointError(f"{path}: expected its weights in {path.name}.data, it names {', '.join(sorted(external))}")
-    return EngineSource(None if external else path.read_bytes(), path, _info(proto, str(path)), onnx_sha256(path))
-
-
-def keep_source(source: EngineSource, target: Path) -> None:
-    """Write a copy of the model.
-
-    Raises:
-        UsageError: Its weights stand in another file.
-    """
-    if source.content is None:
-        raise UsageError(f"{source.path} has its weights in another file and is not copied beside the engine: keep it yourself")
-    target.write_bytes(source.content)
+    content = None if external else path.read_bytes()
+    return EngineSource(content, path, _info(proto, str(path)), onnx_sha256(path), onnx_opset(proto))
 
 
 def _decode(content: bytes) -> onnx.ModelProto:
@@ -83,7 +76,7 @@ def _decode(content: bytes) -> onnx.ModelProto:
 
 
 def _external_files(proto: onnx.ModelProto) -> set[str]:
-    """Names of the files that weights stand in."""
+    """Return names of the files that weights stand in."""
     return {entry.value for tensor in all_tensors(proto.graph) for entry in tensor.external_data if entry.key == "location"}
 
 

@@ -38,14 +38,14 @@ class Candidate:
         spec: As it was typed.
         path: The checkpoint or file.
         precision: Of a checkpoint: in which it computes.
-        exact_graph: Of a checkpoint: run the exact inference graph instead of the training module.
+        inference_graph: Of a checkpoint: run the exact inference graph instead of the training module.
         compiled: Of a checkpoint: run through torch.compile.
     """
 
     spec: str
     path: Path
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    exact_graph: bool = False
+    inference_graph: bool = False
     compiled: bool = False
 
     @property
@@ -88,7 +88,7 @@ def parse_candidate(spec: str | os.PathLike[str]) -> Candidate:
         text,
         Path(place).expanduser(),
         precision=precisions[0] if precisions else "fp32",
-        exact_graph="graph" in words,
+        inference_graph="graph" in words,
         compiled="compile" in words,
     )
     if candidate.path.exists() and not candidate.is_checkpoint:
@@ -115,33 +115,33 @@ def open_candidate(candidate: Candidate, device: str | None = None, *, num_threa
 
     options: dict[str, Any] = {} if num_threads is None else {"num_threads": num_threads}
     if candidate.is_checkpoint:
-        options |= {"exact_graph": candidate.exact_graph, "compiled": candidate.compiled}
+        options |= {"inference_graph": candidate.inference_graph, "compiled": candidate.compiled}
     if candidate.is_remote:  # a server computes where it will: the device is said of what computes here
         return open_runtime(candidate.spec)
     return open_runtime(candidate.path, device, candidate.precision, **options)
 
 
 def runtime_precision(runtime: Runtime) -> str:
-    """In which precision a runtime computes, as it says of itself."""
+    """Return the precision in which a runtime computes, as it says of itself."""
     info = getattr(runtime, "info", None)
     return str(info.precision if info is not None else getattr(runtime, "precision", "fp32"))
 
 
 def runtime_fingerprint(runtime: Runtime) -> str | None:
-    """What a gallery of its embeddings is bound to; None where the runtime does not say which model it runs."""
+    """Return what a gallery of its embeddings is bound to; None where the runtime does not say which model it runs."""
     info = getattr(runtime, "info", None)
     return None if info is None else str(info.fingerprint)
 
 
 def runtime_config(runtime: Runtime) -> ModelConfig | None:
-    """The architecture that a runtime runs; None where it does not say."""
+    """Return the architecture that a runtime runs; None where it does not say."""
     info = getattr(runtime, "info", None)
     config: ModelConfig | None = info.model if info is not None else getattr(runtime, "config", None)
     return config
 
 
 def candidate_metrics(candidate: Candidate) -> dict[str, Any]:
-    """Figures that a checkpoint or a file holds about itself; for a file that is open, ask its ``info``."""
+    """Return the metrics that a checkpoint or a file holds about itself; for a file that is open, ask its ``info``."""
     from hat.io.checkpoint import read_checkpoint_info
 
     return dict(read_checkpoint_info(candidate.path).metrics) if candidate.path.is_dir() else {}

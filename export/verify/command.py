@@ -33,7 +33,7 @@ def verify(
     force: Annotated[bool, typer.Option("--force", help="Replace reports that are there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Does an exported file rank people as the model does?
+    """Check whether exported files rank people as the model does.
 
     Three levels: embeddings (worst cosine, largest difference of a value, largest shift in units of the distance between two
     images, and the same image in batches of 1, opt, max and max + 1), ranking (nearest, ten nearest, correlation of the whole

@@ -21,7 +21,7 @@ _NUM_PROBES = 16
 
 
 def incomparable(reference: Runtime, candidate: Runtime) -> list[str]:
-    """Why two models cannot be compared: they take their images in another way, or give embeddings of another width."""
+    """Return why two models cannot be compared: they take their images in another way, or give embeddings of another width."""
     found = []
     ours, theirs = reference.preprocessing, candidate.preprocessing
     for name in ("size", "mean", "std", "resize"):
@@ -48,7 +48,7 @@ def source_hash(runtime: Runtime) -> str | None:
     info = getattr(runtime, "info", None)
     if info is not None:
         return str(info.source_sha256)
-    if isinstance(runtime, TorchRuntime) and not runtime.exact_graph:
+    if isinstance(runtime, TorchRuntime) and not runtime.inference_graph:
         return weights_sha256(runtime.model)
     return None
 
@@ -62,7 +62,7 @@ def failure_hints(
     tolerance: Tolerance,
     hashes: tuple[str | None, str | None],
 ) -> list[str]:
-    """What a failure looks like, tried out where it can be: swapped channels, a missing L2 norm, other weights, mixed rows.
+    """Return what a failure looks like: swapped channels, a missing L2 norm, other weights, mixed rows, where it can be tried.
 
     Args:
         candidate: What failed.

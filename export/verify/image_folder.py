@@ -34,6 +34,6 @@ def _walk(tree: ImageTree, above: frozenset[Path]) -> Iterator[str]:
 
 
 def choose_images(paths: list[str], count: int, seed: int) -> list[str]:
-    """Some of the images, in an order drawn by the seed alone: file names often stand in the order of identities."""
+    """Return some of the images, in an order drawn by the seed alone: file names often stand in the order of identities."""
     order = np.random.default_rng(seed).permutation(len(paths))
     return [paths[i] for i in order[:count]]

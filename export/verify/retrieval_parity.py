@@ -38,7 +38,7 @@ def _change(name: str, before: float, after: float, limit: Limit) -> Check:
 
 
 def some_identities(dataset: ReIDDataset, num_ids: int | None, seed: int) -> ReIDDataset:
-    """A part of a data set: the query and gallery images of some identities, drawn from those that have a query.
+    """Return a part of a data set: the query and gallery images of some identities, drawn from those that have a query.
 
     Args:
         dataset: The whole.

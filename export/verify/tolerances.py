@@ -132,7 +132,7 @@ _LOOSEST_LAST: tuple[ArtifactPrecision, ...] = ("fp32", "fp16", "bf16", "fp8", "
 
 
 def tolerance_for(reference: str, candidate: str) -> tuple[ArtifactPrecision, Tolerance]:
-    """The limits for two files: those of the coarser of their precisions.
+    """Return the limits for two files: those of the coarser of their precisions.
 
     Returns:
         The precision that decides, and its limits.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -42,6 +41,9 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 MIN_IMAGES = 4
 """One query and three gallery images: the least of which an order can be right or wrong."""
+
+_MIN_SPREAD = 1e-11
+"""Of the reference: two images about 3e-6 apart, a few times what float32 rounding alone makes of one embedding."""
 
 _NUM_WORST = 8
 _NUM_DRAWN_PAIRS = 1500
@@ -93,8 +95,7 @@ def verify(
     paths, pixels, left_out, source = _read(images, runtime, num_images, seed, tell)
     num_queries = max(1, len(paths) // 4)
     side = _Side(runtime, pixels, dataset if dataset is None else some_identities(dataset, num_ids, seed), batch_size)
-    with _full_float32():
-        side.embed(f"reference {name}", tell)
+    side.embed(f"reference {name}", tell)
     _check_reference(name, side.rows)
 
     results = []
@@ -183,8 +184,7 @@ def _compare(
                 "similarities": sample_pairs(both, _NUM_DRAWN_PAIRS),
             }
             if candidate.dataset is not None:
-                with _full_float32():
-                    before = reference.rank("reference", tell)
+                before = reference.rank("reference", tell)
                 after = candidate.rank(label, tell)
                 checks += compare_retrieval(before, after, tolerance)
                 facts["figures"] = {"retrieval": after.to_dict()}
@@ -196,7 +196,7 @@ def _compare(
 
 
 def _check_paths(subjects: Sequence[Subject]) -> None:
-    """A path that leads nowhere is to be told before an hour of work and not after it."""
+    """Refuse a path that leads nowhere before an hour of work and not after it."""
     for subject in subjects:
         if isinstance(subject, str | os.PathLike) and parse_candidate(subject).is_missing:
             raise CheckpointError(f"{subject}: there is no such checkpoint or file")
@@ -214,7 +214,7 @@ def _open(subject: Subject, device: str | None) -> tuple[str, Runtime]:
 def _read(
     images: str | os.PathLike[str] | Sequence[str], runtime: Runtime, num_images: int, seed: int, tell: Progress
 ) -> tuple[list[str], npt.NDArray[np.uint8], list[str], str]:
-    """Paths and pixels of the compared images, those that were left out, and where they came from."""
+    """Return paths and pixels of the compared images, those that were left out, and where they came from."""
     if isinstance(images, str | os.PathLike):
         source, known = os.fspath(images), list_images(images)
     else:
@@ -243,23 +243,8 @@ def _read(
 def _check_reference(name: str, rows: npt.NDArray[np.float32]) -> None:
     if not np.isfinite(rows).all():
         raise WorkError(f"the reference {name} gives NaN or infinite values: nothing can be compared with it")
-    if spread(rows) < 1e-8:
+    if spread(rows) < _MIN_SPREAD:
         raise WorkError(f"the reference {name} gives one embedding for all images: nothing can be compared with it")
-
-
-def _full_float32() -> AbstractContextManager[Any]:
-    """cuDNN would compute float32 convolutions with ten bits of significand, which is no reference for 1e-4."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return nullcontext()
-    flags: AbstractContextManager[Any] = torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled,
-        benchmark=torch.backends.cudnn.benchmark,
-        deterministic=torch.backends.cudnn.deterministic,
-        allow_tf32=False,
-    )
-    return flags
 
 
 def _versions() -> dict[str, str]:

@@ -85,19 +85,19 @@ class Check:
         return f"{value:.6g}" if value > 0.9 else f"{value:.3g}"  # near 1 the digits that matter come late
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; a figure that is no number is None."""
+        """Return plain data; a figure that is no number is None."""
         value = self.value if np.isfinite(self.value) else None
         shown = {"level": self.level, "name": self.name, "value": value, "sense": self.sense, "limit": self.limit}
         return {**shown, "passed": self.passed, "reason": self.reason, "note": self.note}
 
 
 def at_least(level: Level, name: str, value: float, limit: Limit, note: str = "") -> Check:
-    """A figure of which more is better."""
+    """Make a check of which more is better."""
     return Check(level, name, float(value), limit.value, ">=", limit.reason, note)
 
 
 def at_most(level: Level, name: str, value: float, limit: Limit, note: str = "") -> Check:
-    """A figure of which less is better."""
+    """Make a check of which less is better."""
     return Check(level, name, float(value), limit.value, "<=", limit.reason, note)
 
 
@@ -173,18 +173,13 @@ class CandidateResult:
         return (*self.problems, *figures)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
+        names = ("name", "runtime", "precision", "tolerance", "fingerprint", "passed", "figures")
         return {
-            "name": self.name,
-            "runtime": self.runtime,
-            "precision": self.precision,
-            "tolerance": self.tolerance,
-            "fingerprint": self.fingerprint,
-            "passed": self.passed,
+            **{name: getattr(self, name) for name in names},
             "problems": list(self.problems),
             "hints": list(self.hints),
             "checks": [check.to_dict() for check in self.checks],
-            "figures": self.figures,
             "worst_images": [vars(shift) for shift in self.worst_images],
             "worst_pairs": [vars(pair) for pair in self.worst_pairs],
         }
@@ -238,20 +233,13 @@ class VerificationReport:
         return bool(self.candidates) and all(candidate.passed for candidate in self.candidates)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, without any pixel."""
+        """Return plain data for JSON, without any pixel."""
+        names = ("passed", "reference", "reference_runtime", "reference_fingerprint", "num_queries", "seed", "dataset")
         return {
-            "passed": self.passed,
-            "reference": self.reference,
-            "reference_runtime": self.reference_runtime,
-            "reference_fingerprint": self.reference_fingerprint,
+            **{name: getattr(self, name) for name in (*names, "machine", "versions")},
             "images": self.source,
             "num_images": len(self.paths),
-            "num_queries": self.num_queries,
             "num_gallery": len(self.paths) - self.num_queries,
-            "seed": self.seed,
             "left_out": list(self.left_out),
-            "dataset": self.dataset,
-            "machine": self.machine,
-            "versions": self.versions,
             "candidates": [candidate.to_dict() for candidate in self.candidates],
         }

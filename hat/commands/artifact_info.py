@@ -75,7 +75,7 @@ def _read_onnx(path: Path) -> tuple[ArtifactInfo, dict[str, Any]]:
 
 
 def artifact_table(result: dict[str, Any]) -> RenderableType:
-    """The same for a reader."""
+    """Return the same for a reader."""
     from rich.table import Table
 
     info = result["artifact"]

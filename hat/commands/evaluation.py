@@ -26,14 +26,30 @@ _NUM_PICTURED = 8
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A checkpoint folder, or a .pth file of HAT's released code.")],
-    data: Annotated[list[str], typer.Option("--data", help="A data set: DIR, or NAME=DIR. Repeat for a table of several.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A checkpoint folder, or an exported file (.onnx, .xml, .engine)."),
+    ],
+    data: Annotated[
+        list[str],
+        typer.Option("--data", help="A folder, zip file or table; NAME=PATH names it. Repeat for a table of several."),
+    ],
     rerank: Annotated[bool, typer.Option("--rerank", help="Rank by k-reciprocal re-ranked distances.")] = False,
     flip: Annotated[bool, typer.Option("--flip", help="Embed each image together with its mirror image.")] = False,
     center_cameras: Annotated[
         bool,
         typer.Option("--center-cameras", help="Subtract each camera's mean embedding first: better where cameras are new."),
     ] = False,
+    no_cameras: Annotated[
+        bool,
+        typer.Option("--no-cameras", help="Count every pair, those of one camera too: for data whose cameras mean nothing."),
+    ] = False,
+    split_seed: Annotated[
+        int, typer.Option(min=0, help="Draws the split of a folder for each identity or camera, which has none of its own.")
+    ] = 0,
+    save_split: Annotated[
+        Path | None, typer.Option(help="Write the split as a table (path,pid,camid,split) for others.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per run of the model.")] = 32,
@@ -48,10 +64,14 @@ def evaluate(
     tfc_maps: Annotated[Path | None, typer.Option(help="Picture of the averaged maps of every TFC.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """How well a model ranks people: mAP, Rank-1, Rank-5, Rank-10 and mINP.
+    """Measure how well a model ranks people: mAP, Rank-1, Rank-5, Rank-10 and mINP.
 
     Single query. Gallery images of the query's identity from the query's own camera are left out, and so is junk; queries
     without a match are left out of the means and counted. Pictures are of the first data set.
+
+    Data of your own: a folder for each identity (names or numbers), whose files say the camera (0002_c1s1_01.jpg,
+    front_cam2.jpg) or lie in ID/cam1/; train/, query/ and gallery/ with such folders or with Market-style names; a folder
+    for each camera; or a table with the columns path,pid,camid,split.
 
     Examples:
 
@@ -65,14 +85,21 @@ def evaluate(
     """
     from hat import visual
     from hat.data import open_dataset
+    from hat.data.csv_table import write_csv_table
     from hat.embedder import Embedder
-    from hat.evaluation import center_dataset, rank_embeddings
+    from hat.evaluation import center_dataset, check_rankable, rank_embeddings
     from hat.metrics import rerank as rerank_distances
     from hat.record import append_record
     from hat.runtime.torch_runtime import checked_precision
 
     start = time.monotonic()
-    datasets = [open_dataset(spec) for spec in data]
+    datasets = [open_dataset(spec, split_seed=split_seed, skip_missing=skip_bad) for spec in data]
+    if no_cameras:
+        datasets = [dataset.without_cameras() for dataset in datasets]
+    for dataset in datasets:
+        check_rankable(dataset)
+    if save_split is not None:
+        write_csv_table(datasets[0], save_split)
     embedder = Embedder.open(
         model, device=device, precision=checked_precision(precision), batch_size=batch_size, num_workers=num_workers
     )
@@ -89,7 +116,13 @@ def evaluate(
         figures = rank_embeddings(query, gallery, dataset, distances=distances)
         speed = (len(query) + len(gallery)) / seconds
         results.append(
-            {"dataset": dataset.name, **figures.to_dict(), "num_bad_images": num_bad, "images_per_s": round(speed, 1)}
+            {
+                "dataset": dataset.name,
+                **figures.to_dict(),
+                "has_cameras": dataset.has_cameras,
+                "num_bad_images": num_bad,
+                "images_per_s": round(speed, 1),
+            }
         )
         if index == 0 and rank_list is not None:
             title = f"{Path(model).name} on {dataset.name}"
@@ -128,10 +161,12 @@ def _without_bad_images(dataset: ReIDDataset) -> tuple[ReIDDataset, int]:
 
 
 def _embed(embedder: Embedder, dataset: ReIDDataset, flip: bool) -> tuple[Embeddings, Embeddings, float]:
+    from hat.data.images import describe_frames
+    from hat.data.overlaps import find_overlaps
     from hat.evaluation import embed_dataset
 
-    for note in dataset.notes:
-        stderr.print(f"{dataset.name}: {note}")
+    for note in (*dataset.notes, *find_overlaps(dataset), *describe_frames(dataset.query.paths)):
+        stderr.print(f"{dataset.name}: {note}", markup=False, soft_wrap=True)
     start = time.monotonic()
     with progress() as display:
         task = display.add_task(f"embedding {dataset.name}", total=len(dataset.query) + len(dataset.gallery), info="")
@@ -188,7 +223,14 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
     rates = {"mAP": result["mAP"], "Rank-1": result["rank1"], "Rank-5": result["rank5"], "Rank-10": result["rank10"]}
     counts = f"{result['num_queries']:,} of {result['num_queries'] + result['num_skipped_queries']:,}"
     shown = {name: percent(rate) for name, rate in (rates | {"mINP": result["mINP"]}).items()}
-    return {"data set": result["dataset"], **shown, "queries": counts, "images/s": f"{result['images_per_s']:.1f}"}
+    pairs = "other cameras" if result["has_cameras"] else "all (no cameras)"
+    return {
+        "data set": result["dataset"],
+        **shown,
+        "queries": counts,
+        "pairs": pairs,
+        "images/s": f"{result['images_per_s']:.1f}",
+    }
 
 
 def _table(results: list[dict[str, Any]]) -> Any:

@@ -20,7 +20,7 @@ def info(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field of a named model: depths=[3,3,3,3].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """What a model, a checkpoint or a file is: parameters, operations by part, embedding, preprocessing, figures.
+    """Show what a model, a checkpoint or a file is: parameters, operations by part, embedding, preprocessing, figures.
 
     An operation is a multiplication or an addition; classifiers are not counted, since an embedding does not need them.
 

@@ -39,7 +39,7 @@ _archives_lock = threading.Lock()
 
 
 def _forget_archives() -> None:
-    """A forked child shares file offsets with its parent and may inherit a lock that no thread will release: it starts anew."""
+    """Start again in a forked child, which shares file offsets with its parent and may inherit a lock that nobody releases."""
     global _archives, _archives_lock  # noqa: PLW0603
     _archives = OrderedDict()
     _archives_lock = threading.Lock()
@@ -67,7 +67,7 @@ def split_location(location: str) -> tuple[str, str] | None:
 
 
 def list_members(archive: Path) -> list[str]:
-    """Names of the files in a zip file, sorted; folders are left out.
+    """Return names of the files in a zip file, sorted; folders are left out.
 
     Raises:
         DataError: The archive cannot be read.

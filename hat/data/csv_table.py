@@ -7,7 +7,9 @@ ignored.
 
 from __future__ import annotations
 
+import codecs
 import csv
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +18,18 @@ from hat.data.archives import list_members, split_location
 from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, Split
 from hat.data.labels import number_labels
 from hat.data.published_counts import assemble
-from hat.errors import DataError
+from hat.errors import DataError, WorkError
 
-__all__ = ["COLUMNS", "csv_rows", "is_csv_table", "read_csv_table"]
+__all__ = ["COLUMNS", "csv_rows", "is_csv_table", "read_csv_table", "write_csv_table"]
 
 _MOST_COLUMNS = 1000
+_MAX_HEADER = 1_000_000
 
 
 def csv_rows(
     path: Path, *, required: Collection[str], all_or_none: Collection[str] = (), with_others: bool = True
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Read a CSV file (UTF-8, comma-separated, with a header), one row at a time.
+    """Read a table with a header, one row at a time: UTF-8 or UTF-16, separated by commas, semicolons or tabs.
 
     Args:
         path: The file.
@@ -43,9 +46,11 @@ def csv_rows(
             or too long.
     """
     try:
-        # utf-8-sig: spreadsheets write a byte-order mark, which would become part of the first column's name.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
+        with path.open(newline="", encoding=_encoding(path)) as file:
+            first = file.readline(_MAX_HEADER)
+            file.seek(0)
+            # The separator that the header has most of; names of columns hold none of the three.
+            reader = csv.reader(file, strict=True, delimiter=max(",;\t", key=first.count))
             header = [name.strip().lower() for name in next(reader, [])]
             read = header if with_others else [name for name in header if name in required or name in all_or_none]
             _check_header(path, read, required, all_or_none)
@@ -60,10 +65,17 @@ def csv_rows(
         raise DataError(f"{path}: there is no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except UnicodeError as error:
+        raise DataError(f"{path}: neither UTF-8 nor UTF-16 ({error}); save the table as UTF-8") from None
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+
+
+def _encoding(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(2)
+    # utf-8-sig: spreadsheets write a byte-order mark, which would become part of the first column's name.
+    return "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _check_header(path: Path, header: list[str], required: Collection[str], all_or_none: Collection[str]) -> None:
@@ -95,41 +107,77 @@ class _Row:
     split: str
 
 
-def read_csv_table(path: Path) -> ReIDDataset:
-    """Read a data set from a CSV file (UTF-8, comma-separated, with a header).
+def read_csv_table(path: Path, *, skip_missing: bool = False) -> ReIDDataset:
+    """Read a data set from a table, see `csv_rows`.
 
     Args:
-        path: The file. ``pid`` and ``camid`` are any labels: a column of numbers alone keeps its numbers, in any other the
-            labels are numbered from 1 in sorted order. A pid of ``-1`` is junk and left out. ``split`` is ``train``, ``query``
-            or ``gallery``.
+        path: The file. ``pid`` and ``camid`` are any labels: numbers keep their values, names are numbered after them. A pid of
+            ``-1`` is junk and left out. ``split`` is ``train``, ``query`` or ``gallery``. Paths may be written with
+            backslashes.
+        skip_missing: Leave rows out whose files are not there, with a note, instead of raising.
 
     Returns:
         The data set, rows in the order of the file.
 
     Raises:
-        DataError: The file cannot be read, a column is missing, or a row is wrong; the row is named by its line.
+        DataError: The file cannot be read, a column is missing, a row is wrong, or files are not there and ``skip_missing`` is
+            False; the row is named by its line.
     """
-    rows = list(_read_rows(path))
+    exists = _Existence()
+    rows: list[_Row] = []
+    missing: list[_Row] = []
+    for row in _read_rows(path, exists):
+        (rows if exists(row.location) else missing).append(row)
+    if missing and not skip_missing:
+        more = f" (and {len(missing) - 1:,} more of {len(rows) + len(missing):,}; --skip-bad leaves them out)"
+        raise DataError(
+            f"{path}, line {missing[0].line}: there is no file {missing[0].location}{more if len(missing) > 1 else ''}"
+        )
     if not rows:
         raise DataError(f"{path}: no rows after the header")
     pids = number_labels((row.pid for row in rows), f"{path}, column pid")
     camids = number_labels((row.camid for row in rows), f"{path}, column camid")
     kept = [row for row in rows if pids[row.pid] != JUNK_PID]
-    notes = (f"{len(rows) - len(kept):,} junk images (-1) left out",) if len(kept) < len(rows) else ()
+    notes = [f"{len(rows) - len(kept):,} junk images (-1) left out"] if len(kept) < len(rows) else []
+    if missing:
+        notes.append(f"{len(missing):,} listed files are not there and left out, the first is {missing[0].location}")
+    repeated = [name for name, count in Counter((row.location, row.split) for row in kept).items() if count > 1]
+    if repeated:
+        notes.append(f"{len(repeated):,} files are listed more than once in one split, such as {repeated[0][0]}")
     parts = {
         split: Split(split, [Sample(row.location, pids[row.pid], camids[row.camid]) for row in kept if row.split == split])
         for split in _SPLITS
     }
-    return assemble("csv", parts["train"], parts["query"], parts["gallery"], notes=notes)
+    return assemble("csv", parts["train"], parts["query"], parts["gallery"], notes=tuple(notes), where=str(path))
+
+
+def write_csv_table(dataset: ReIDDataset, path: Path) -> None:
+    """Write a data set as a table that `read_csv_table` reads, so that a drawn split can be handed on.
+
+    Args:
+        dataset: Any data set; absolute paths are written, since the table may lie anywhere.
+        path: The file; one that is there is replaced.
+
+    Raises:
+        WorkError: It cannot be written.
+    """
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for split in (dataset.train, dataset.query, dataset.gallery):
+                for sample in split:
+                    writer.writerow([Path(sample.path).absolute(), sample.pid, sample.camid, split.name])
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def is_csv_table(path: Path) -> bool:
-    """Whether this is a file whose name ends with ``.csv``."""
+    """Return whether this is a file whose name ends with ``.csv``."""
     return path.is_file() and path.name.lower().endswith(".csv")
 
 
-def _read_rows(path: Path) -> Iterator[_Row]:
-    exists = _Existence()
+def _read_rows(path: Path, exists: _Existence) -> Iterator[_Row]:
     for line, fields in csv_rows(path, required=COLUMNS, with_others=False):
         yield _check_row(_Row(line, *(fields[column] for column in COLUMNS)), path, f"{path}, line {line}", exists)
 
@@ -142,10 +190,9 @@ def _check_row(row: _Row, table: Path, where: str, exists: _Existence) -> _Row:
         raise DataError(f"{where}: split is {row.split!r}, expected {', '.join(_SPLITS)}")
     if row.camid.startswith("-"):
         raise DataError(f"{where}: camid is {row.camid!r}, expected a name or a number of at least 0")
-    # Joining keeps an absolute path as it is.
-    location = str(table.parent / row.location)
-    if not exists(location):
-        raise DataError(f"{where}: there is no file {location}")
+    location = str(table.parent / row.location)  # joining keeps an absolute path as it is
+    if "\\" in row.location and not exists(location):
+        location = str(table.parent / row.location.replace("\\", "/"))
     return _Row(row.line, location, row.pid, row.camid, row.split)
 
 

@@ -70,7 +70,7 @@ def read_cuhk03_np(root: Path, boxes: Boxes) -> ReIDDataset:
 
 
 def is_cuhk03_np(root: Path, boxes: Boxes) -> bool:
-    """Whether CUHK03-NP with these boxes lies here."""
+    """Return whether CUHK03-NP with these boxes lies here."""
     return _find_converted(root, boxes) is not None or _find_protocol(root, boxes) is not None
 
 
@@ -147,7 +147,7 @@ def _parse(path: Path, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _text(cell: Any, path: Path) -> str:
-    """A cell of a cell array of strings arrives as an array of one string."""
+    """Return the string in a cell of a cell array, which arrives as an array of one string."""
     value = cell.item() if isinstance(cell, np.ndarray) and cell.size == 1 else cell
     if not isinstance(value, str):
         raise DataError(f"{path}: filelist is expected to be a cell array of file names")

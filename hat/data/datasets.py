@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
 import numpy as np
@@ -102,6 +102,8 @@ class ReIDDataset:
         query: Probe images.
         gallery: Images to be ranked for each query; junk images are already left out.
         notes: What is worth telling the user: counts that differ from the published ones, images left out.
+        has_cameras: Whether cameras are known. Where they are not, the query is of camera 0 and the gallery of camera 1, so
+            that pairs of one camera count as matches, which benchmarks leave out because they are easy.
     """
 
     name: str
@@ -109,6 +111,13 @@ class ReIDDataset:
     query: Split
     gallery: Split
     notes: tuple[str, ...] = ()
+    has_cameras: bool = True
+
+    def without_cameras(self) -> ReIDDataset:
+        """Return the same images as if nothing were known of their cameras: every pair of query and gallery counts."""
+        query = Split("query", [Sample(sample.path, sample.pid, 0) for sample in self.query])
+        gallery = Split("gallery", [Sample(sample.path, sample.pid, 1) for sample in self.gallery])
+        return replace(self, query=query, gallery=gallery, has_cameras=False)
 
 
 def merge_training(datasets: Iterable[ReIDDataset]) -> Split:

@@ -1,30 +1,42 @@
 """A folder for each identity: the layout that people make by hand.
 
-With ``train/``, ``query/`` and ``gallery/`` each holding identity folders, those are the splits. Otherwise every sub-folder is
-an identity and the split is drawn by `_draw`, the same on every machine and for every reader of the same folders.
+With ``train/``, ``query/`` and ``gallery/`` each holding identity folders, those are the splits; ``train/`` beside ``test/`` or
+``val/`` is read as people to learn from and people to evaluate on. Otherwise every sub-folder is an identity and the split is
+drawn by `_draw`, the same on every machine and for every reader of the same folders.
 
-The camera is read from the file name, as in ``0002_c1s1_0451.jpg``, ``c3_17.png`` or ``front_cam2.jpg``. Where no name says a
-camera, the query is taken as seen by camera 0 and the gallery by camera 1, so that all their pairs count; training images are
-of camera 0.
+The camera is read from the file name, as in ``0002_c1s1_0451.jpg``, ``c3_17.png`` or ``front_cam2.jpg``, or from a folder
+inside the identity's (``ID/cam1/x.jpg``). Where nothing says a camera, the query is taken as seen by camera 0 and the gallery
+by camera 1, so that all their pairs count; training images are of camera 0.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, Split
-from hat.data.image_trees import ImageTree, open_tree
-from hat.data.labels import number_labels
+from hat.data.image_trees import ImageTree, describe_unread, find_child, open_tree, plain_name, unwrap
+from hat.data.labels import number_labels, parse_camera, parse_camera_folder
 from hat.data.published_counts import assemble
 from hat.errors import DataError
 
-__all__ = ["is_identity_folders", "parse_camera", "read_identity_folders"]
+__all__ = ["find_people", "is_identity_folders", "read_identity_folders"]
 
 _SPLITS = ("train", "query", "gallery")
-_CAMERA = re.compile(r"(?:^|[_\-. ])c(?:am(?:era)?)?([0-9]{1,6})(?=s[0-9]|[_\-. ]|$)", re.IGNORECASE)
+_SPLIT_FOLDERS = {
+    "train": ("train", "training", "bounding_box_train", "image_train"),
+    "query": ("query", "probe", "image_query"),
+    "gallery": ("gallery", "bounding_box_test", "image_test"),
+    "test": ("test", "testing", "val", "valid", "validation"),  # the gallery beside a query, or people to draw a split of
+}
+
+# Folders of these names hold people or parts of a data set, and are nobody's name.
+_NOT_A_PERSON = frozenset(
+    {"images", "image", "imgs", "img", "jpegimages", "pictures", "photos", "crops", "labels", "annotations", "data", "dataset"}
+    | {"masks", "videos", "frames", "all", "raw", "other", "unknown", "distractors"}
+    | {plain_name(name) for names in _SPLIT_FOLDERS.values() for name in names}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +47,29 @@ class _Found:
     camera: int | None
 
 
-def read_identity_folders(root: Path, *, seed: int = 0) -> ReIDDataset:
+def read_identity_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
     """Read a folder, or a zip file, with a folder for each identity.
 
     Without ``train/``, ``query/`` and ``gallery/`` the split is drawn: half of the identities (rounded down) are for training,
     the rest for evaluation. Of those, an identity seen by several cameras gives one image of each camera that has two or more
     to the query (if no camera has two: one image), and the rest to the gallery. An identity seen by one camera is in the
-    gallery alone. Where no file name says a camera, each identity with two or more images gives one to the query. If none of
-    this gives a query, everything is for training.
+    gallery alone. Where nothing says a camera, each identity with two or more images gives one to the query. If none of this
+    gives a query, everything is for training. With ``train/`` and ``test/`` alone, the test part's query is drawn so.
 
     Args:
-        root: The folder or zip file.
-        seed: Draws another split.
+        root: The folder or zip file, or a folder that holds nothing but such a folder; split folders in any case.
+        split_seed: Draws another split.
 
     Returns:
-        The data set. Folder names that are all numbers are the pids; others are numbered from 1 in sorted order. ``-1`` is
+        The data set. Folder names that are numbers are the pids; others are numbered after them in sorted order. ``-1`` is
         junk.
 
     Raises:
-        DataError: There are no identity folders with images, only some file names say a camera, or there are too few identities
-            to draw a split.
+        DataError: There are no identity folders with images, folders of another layout stand among them, only some files say a
+            camera, or there are too few identities to draw a split.
     """
-    tree = open_tree(root)
-    present = [name for name in _SPLITS if name in tree.folders()]
     notes: list[str] = []
-    if present:
-        parts = {name: _collect(tree.child(name), notes) if name in present else [] for name in _SPLITS}
-    else:
-        parts = {"": _collect(tree, notes)}
+    parts = _read_parts(root, notes)
     everything = [image for images in parts.values() for image in images]
     if not everything:
         raise DataError(
@@ -71,51 +78,102 @@ def read_identity_folders(root: Path, *, seed: int = 0) -> ReIDDataset:
     pids = number_labels((image.label for image in everything), str(root))
     has_cameras = _check_cameras(everything)
     if not has_cameras:
-        notes.append("no file name says a camera: query taken as camera 0, gallery as camera 1")
-    if not present:
-        persons = [image for image in everything if pids[image.label] != JUNK_PID]
-        parts = _draw(persons, seed, root)
-        if parts["query"]:
-            notes.append(f"split drawn by identity and camera with seed {seed}")
+        notes.append("nothing says a camera: query taken as camera 0, gallery as camera 1, so that all pairs count")
+    drawn_from = next((name for name in ("", "test") if name in parts), None)
+    if drawn_from is not None:
+        persons = [image for image in parts.pop(drawn_from) if pids[image.label] != JUNK_PID]
+        drawn = _draw(persons, split_seed, root, with_train=drawn_from == "")
+        if drawn["query"]:
+            notes.append(f"split drawn by identity and camera with seed {split_seed}")
         else:
-            parts = {"train": persons, "query": [], "gallery": []}
+            drawn = {"train": persons, "query": [], "gallery": []}
             notes.append("no identity drawn for evaluation was seen twice (by two cameras): all are for training")
+        parts = {name: parts.get(name, []) + drawn[name] for name in _SPLITS}
 
     def split(name: str) -> Split:
         blind = 1 if name == "gallery" else 0
-        samples = (Sample(i.location, pids[i.label], blind if i.camera is None else i.camera) for i in parts[name])
+        images = parts.get(name, [])
+        samples = (Sample(i.location, pids[i.label], blind if i.camera is None else i.camera) for i in images)
         return Split(name, [sample for sample in samples if sample.pid != JUNK_PID])
 
-    return assemble("folder", split("train"), split("query"), split("gallery"), notes=tuple(notes))
+    return assemble(
+        "folder",
+        split("train"),
+        split("query"),
+        split("gallery"),
+        notes=tuple(notes),
+        has_cameras=has_cameras,
+        where=str(root),
+    )
+
+
+def find_people(root: Path) -> dict[str, tuple[str, int | None]]:
+    """Return who is on every image of such a folder: location -> label of the identity, and the camera where it is said.
+
+    Raises:
+        DataError: Folders of another layout stand among them.
+    """
+    parts = _read_parts(root, [])
+    return {image.location: (image.label, image.camera) for images in parts.values() for image in images}
+
+
+def _read_parts(root: Path, notes: list[str]) -> dict[str, list[_Found]]:
+    """Return images by the part of the data set that they are in; all under ``""`` where there are no parts."""
+    tree = unwrap(open_tree(root))
+    found = {name: find_child(tree, names) for name, names in _SPLIT_FOLDERS.items()}
+    if found["gallery"] is None and found["query"] is not None:
+        found["gallery"], found["test"] = found["test"], None
+    parts = {name: _collect(child, notes) for name, child in found.items() if child is not None}
+    return parts or {"": _collect(tree, notes)}
 
 
 def is_identity_folders(root: Path) -> bool:
-    """Whether some folder below, where an identity's would be, has images."""
-    tree = open_tree(root)
-    parents = [tree.child(name) for name in _SPLITS if name in tree.folders()] or [tree]
-    return any(parent.child(name).images() for parent in parents for name in parent.folders())
-
-
-def parse_camera(file_name: str) -> int | None:
-    """The camera that a file name says, or None."""
-    match = _CAMERA.search(file_name.rpartition(".")[0])
-    return int(match[1]) if match else None
+    """Return whether some folder below, where an identity's would be, has images."""
+    tree = unwrap(open_tree(root))
+    children = [child for names in _SPLIT_FOLDERS.values() if (child := find_child(tree, names)) is not None]
+    for parent in children or [tree]:
+        for name in parent.folders():
+            folder = parent.child(name)
+            if folder.images() or any(
+                parse_camera_folder(n) is not None and folder.child(n).images() for n in folder.folders()
+            ):
+                return True
+    return False
 
 
 def _collect(tree: ImageTree, notes: list[str]) -> list[_Found]:
     found: list[_Found] = []
-    num_nested = 0
-    for label in tree.folders():
+    nested: list[str] = []
+    labels = tree.folders()
+    wrong = [label for label in labels if plain_name(label) in _NOT_A_PERSON]
+    if wrong:
+        raise DataError(
+            f"{tree.where}: the folder {wrong[0]} is no person's; expected a folder for each identity (the nearest layout), "
+            "train/, query/ and gallery/ with such folders, or Market-style names like 0002_c1s1_000451_03.jpg in those three"
+        )
+    for label in labels:
         folder = tree.child(label)
-        num_nested += len(folder.folders())
         found += [_Found(label, name, location, parse_camera(name)) for name, location in folder.images()]
-    if num_nested:
-        notes.append(f"{num_nested:,} folders inside identity folders of {tree.where} were not read")
+        for inner in folder.folders():
+            camera = parse_camera_folder(inner)
+            if camera is None:
+                nested.append(f"{label}/{inner}")
+            else:
+                images = folder.child(inner).images()
+                found += [_Found(label, f"{inner}/{name}", location, camera) for name, location in images]
+    if nested:
+        notes.append(f"{len(nested):,} folders inside identity folders of {tree.where} are not read, such as {nested[0]}")
+    notes += describe_unread([tree, *map(tree.child, labels)])
+    loose = tree.images()
+    if loose and found:
+        notes.append(
+            f"{len(loose):,} images directly in {tree.where} belong to no identity and are not read, such as {loose[0][0]}"
+        )
     return found
 
 
 def _check_cameras(images: list[_Found]) -> bool:
-    """Whether file names say cameras; some doing so and some not would make chance matches of the rest."""
+    """Return whether cameras are said; some files doing so and some not would make chance matches of the rest."""
     without = [image for image in images if image.camera is None]
     if without and len(without) < len(images):
         raise DataError(
@@ -125,16 +183,16 @@ def _check_cameras(images: list[_Found]) -> bool:
     return not without
 
 
-def _draw(images: list[_Found], seed: int, root: Path) -> dict[str, list[_Found]]:
+def _draw(images: list[_Found], seed: int, root: Path, *, with_train: bool) -> dict[str, list[_Found]]:
     """Split by identity and camera, in the order of a hash, which depends on names alone and on no random generator."""
 
     def rank(text: str) -> bytes:
         return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogateescape")).digest()
 
     labels = sorted({image.label for image in images}, key=rank)
-    if len(labels) < 2:
+    if with_train and len(labels) < 2:
         raise DataError(f"{root}: {len(labels)} identity; drawing a split needs at least 2 (one to train, one to evaluate)")
-    training = set(labels[: len(labels) // 2])
+    training = set(labels[: len(labels) // 2]) if with_train else set()
     parts: dict[str, list[_Found]] = {name: [] for name in _SPLITS}
     by_identity: dict[str, dict[int | None, list[_Found]]] = {}
     for image in images:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -17,14 +18,39 @@ __all__ = [
     "ImageTree",
     "ListedFiles",
     "ZipTree",
+    "describe_unread",
+    "find_child",
     "find_trees",
     "has_name",
     "is_image_name",
     "open_tree",
     "plain_name",
+    "unwrap",
 ]
 
 _MAX_ARCHIVES_IN_FOLDER = 64
+_MAX_WRAPPERS = 2
+
+# By `plain_name`: what systems and network drives put into folders.
+_SYSTEM_FOLDERS = frozenset(
+    {"eadir", "recyclebin", "recycle", "systemvolumeinformation", "lostfound", "macosx", "snapshot", "pycache"}
+)
+_SIDECAR_SUFFIXES = (
+    ".txt",
+    ".md",
+    ".json",
+    ".csv",
+    ".mat",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".html",
+    ".pdf",
+    ".db",
+    ".ini",
+    ".zip",
+    ".npy",
+)
 
 
 class ImageTree(Protocol):
@@ -41,15 +67,19 @@ class ImageTree(Protocol):
         ...
 
     def folders(self) -> list[str]:
-        """Names of the sub-folders, sorted."""
+        """Return names of the sub-folders, sorted."""
         ...
 
     def child(self, name: str) -> ImageTree:
-        """The sub-folder of a name that `folders` gave."""
+        """Return the sub-folder of a name that `folders` gave."""
         ...
 
     def images(self) -> list[tuple[str, str]]:
         """(file name, location) of the images directly in this folder, sorted by name."""
+        ...
+
+    def unread(self) -> list[str]:
+        """Return names of files here that are neither images nor texts, and of links that lead nowhere, sorted."""
         ...
 
 
@@ -70,11 +100,11 @@ class FolderTree:
         return self.path.name or self.path.resolve().name
 
     def folders(self) -> list[str]:
-        """Names of the sub-folders, sorted; hidden ones are left out."""
-        return sorted(entry.name for entry in self._scan() if not entry.name.startswith(".") and entry.is_dir())
+        """Return names of the sub-folders, sorted; hidden ones are left out."""
+        return sorted(entry.name for entry in self._scan() if not _is_system_name(entry.name) and entry.is_dir())
 
     def child(self, name: str) -> FolderTree:
-        """The sub-folder of that name."""
+        """Return the sub-folder of that name."""
         return FolderTree(self.path / name)
 
     def images(self) -> list[tuple[str, str]]:
@@ -82,8 +112,16 @@ class FolderTree:
         names = sorted(entry.name for entry in self._scan() if is_image_name(entry.name) and entry.is_file())
         return [(name, str(self.path / name)) for name in names]
 
+    def unread(self) -> list[str]:
+        """Return names of files here that are neither images nor texts, and of links that lead nowhere, sorted."""
+        return sorted(
+            entry.name
+            for entry in self._scan()
+            if not entry.is_dir() and not (is_image_name(entry.name) and entry.is_file()) and not _is_sidecar(entry.name)
+        )
+
     def archives(self) -> list[Path]:
-        """The zip files directly in this folder, sorted by name."""
+        """Return the zip files directly in this folder, sorted by name."""
         names = sorted(entry.name for entry in self._scan() if entry.name.lower().endswith(".zip") and entry.is_file())
         return [self.path / name for name in names[:_MAX_ARCHIVES_IN_FOLDER]]
 
@@ -123,13 +161,13 @@ class ZipTree:
         return self.prefix.rpartition("/")[2] if self.prefix else self.archive.stem
 
     def folders(self) -> list[str]:
-        """Names of the sub-folders, sorted; hidden ones are left out."""
+        """Return names of the sub-folders, sorted; hidden ones are left out."""
         start = f"{self.prefix}/" if self.prefix else ""
         below = {folder[len(start) :].partition("/")[0] for folder in self._files if folder.startswith(start)}
-        return sorted(name for name in below if name and not name.startswith("."))
+        return sorted(name for name in below if name and not _is_system_name(name))
 
     def child(self, name: str) -> ZipTree:
-        """The sub-folder of that name."""
+        """Return the sub-folder of that name."""
         return ZipTree(self.archive, self._files, f"{self.prefix}/{name}" if self.prefix else name)
 
     def images(self) -> list[tuple[str, str]]:
@@ -137,24 +175,68 @@ class ZipTree:
         start = f"{self.archive}!{self.prefix}/" if self.prefix else f"{self.archive}!"
         return [(name, start + name) for name in sorted(self._files.get(self.prefix, [])) if is_image_name(name)]
 
+    def unread(self) -> list[str]:
+        """Return names of files directly in this folder that are neither images nor texts, sorted."""
+        names = self._files.get(self.prefix, [])
+        return sorted(name for name in names if not is_image_name(name) and not _is_sidecar(name))
+
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name is taken for an image's: by its ending, and not hidden (``._x.jpg`` is a Mac's side file)."""
+    """Return whether a file name is taken for an image's: by its ending, and not hidden (``._x.jpg`` is a Mac's side file)."""
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
+def _is_system_name(name: str) -> bool:
+    return name.startswith(".") or plain_name(name) in _SYSTEM_FOLDERS
+
+
+def _is_sidecar(name: str) -> bool:
+    return name.startswith(".") or name.lower().endswith(_SIDECAR_SUFFIXES)
+
+
+def find_child(tree: ImageTree, names: Collection[str]) -> ImageTree | None:
+    """Return the sub-folder with the first of these names that is there, written in any case; None where none is."""
+    by_name = {name.lower(): name for name in reversed(tree.folders())}
+    return next((tree.child(by_name[name]) for name in names if name in by_name), None)
+
+
+def unwrap(tree: ImageTree) -> ImageTree:
+    """Return the folder inside folders that hold nothing else, as unpacked archives do, at most `_MAX_WRAPPERS` levels down.
+
+    An only folder that holds images itself is no wrapper.
+    """
+    for _ in range(_MAX_WRAPPERS):
+        names = tree.folders()
+        if len(names) != 1 or tree.images() or tree.child(names[0]).images():
+            break
+        tree = tree.child(names[0])
+    return tree
+
+
+def describe_unread(trees: Iterable[ImageTree]) -> tuple[str, ...]:
+    """Return a note on the files that are not read in these folders, by ending, or nothing."""
+    names = [name for tree in trees for name in tree.unread()]
+    if not names:
+        return ()
+    endings = Counter(Path(name).suffix.lower() or "no ending" for name in names)
+    counts = ", ".join(
+        f"{count:,} {'broken link to ' if ending in IMAGE_SUFFIXES else ''}{ending}" for ending, count in endings.most_common(5)
+    )
+    return (f"{len(names):,} files are not read ({counts}), such as {names[0]}",)
+
+
 def plain_name(name: str) -> str:
-    """A name as it is compared: lower case, letters and digits alone, so that ``CUHK03-NP`` and ``cuhk03_np`` are one."""
+    """Return a name as it is compared: lower case, letters and digits alone, so that ``CUHK03-NP`` is ``cuhk03_np``."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def has_name(tree: ImageTree, official: Collection[str]) -> bool:
-    """Whether a folder's own name is one of these, given as `plain_name` gives them."""
+    """Return whether a folder's own name is one of these, given as `plain_name` gives them."""
     return plain_name(tree.name) in official
 
 
 def open_tree(root: Path) -> FolderTree | ZipTree:
-    """A folder or a zip file as a tree.
+    """Return a folder or a zip file as a tree.
 
     Raises:
         DataError: There is neither a folder nor a zip file.
@@ -169,7 +251,7 @@ def open_tree(root: Path) -> FolderTree | ZipTree:
 
 
 def find_trees(root: Path, official: Collection[str]) -> Iterator[ImageTree]:
-    """The folders in which a data set may lie, the likeliest first.
+    """Yield the folders in which a data set may lie, the likeliest first.
 
     Those are ``root`` itself; folders of an official name up to two levels below it; and, where ``root`` is a folder, folders
     of an official name inside the zip files that it holds.
@@ -223,7 +305,7 @@ class ListedFiles:
         self._names: dict[str, frozenset[str]] = {}
 
     def find(self, relative: str, where: str) -> str | None:
-        """The path of a file, or None where it is missing.
+        """Return the path of a file, or None where it is missing.
 
         Args:
             relative: Its path in the list, with forward slashes.
@@ -244,7 +326,7 @@ class ListedFiles:
         return None
 
     def note(self) -> tuple[str, ...]:
-        """A note on the missing files, or nothing."""
+        """Return a note on the missing files, or nothing."""
         if not self.missing:
             return ()
         return (f"{len(self.missing):,} listed images are not in {self.folder}, the first is {self.missing[0]}",)

@@ -15,6 +15,7 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ __all__ = [
     "MAX_FILE_BYTES",
     "MAX_PIXELS",
     "decode_image",
+    "describe_frames",
     "image_size",
     "read_encoded",
     "read_image",
@@ -67,6 +69,7 @@ _DECODER_ERRORS = (
 _HEADER_LOCK = threading.Lock()
 """Python's filters of warnings belong to the process: only one thread at a time may change them."""
 
+_FRAMES_LOOKED_AT = 32
 _SOON_BLACK = 2**14
 """Sixteen-bit gray whose largest value is below this comes from a sensor of fewer bits, and would be nearly black."""
 
@@ -134,6 +137,28 @@ def image_size(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> tuple
     """
     with _open_lazily(data, name, max_pixels) as image:
         return image.size
+
+
+def describe_frames(paths: Sequence[str]) -> tuple[str, ...]:
+    """Return a note where most of some images, spread over these, are wider than high: whole frames and not crops of people.
+
+    Args:
+        paths: Files or members of zip files; one that cannot be read is left to whoever decodes it.
+    """
+    looked_at = paths[:: max(1, len(paths) // _FRAMES_LOOKED_AT)][:_FRAMES_LOOKED_AT]
+    num_wide = 0
+    for path in looked_at:
+        try:
+            width, height = image_size(read_encoded(path), path)
+        except ImageError:
+            continue
+        num_wide += width > height
+    if 2 * num_wide <= len(looked_at):
+        return ()
+    return (
+        f"{num_wide} of {len(looked_at)} images looked at are wider than high: the model expects one person a picture, cut out "
+        "by a detector, and whole frames give figures without a meaning",
+    )
 
 
 def to_rgb(image: Image.Image, *, name: str = "image", gray_bits: int | None = None) -> Image.Image:

@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 from hat.errors import DataError
 
-__all__ = ["FIRST_NUMBER", "MAX_LABEL_LENGTH", "number_labels", "parse_label"]
+__all__ = [
+    "FIRST_NUMBER",
+    "MAX_LABEL_LENGTH",
+    "number_labels",
+    "parse_camera",
+    "parse_camera_folder",
+    "parse_label",
+]
 
 FIRST_NUMBER = 1
 """Smallest number of a named label: 0 is the label of distractors in the field's own naming."""
@@ -17,6 +24,33 @@ MAX_LABEL_LENGTH = 200
 
 # Spreadsheets write whole numbers as 7.0. More than 18 digits would not fit into int64: such a label is a name.
 _INTEGER = re.compile(r"[+-]?0*([0-9]{1,18})(?:\.0*)?")
+
+_CAMERA_WORD = r"c(?:am(?:era)?[_\- ]?)?([0-9]{1,6})|cam(?:era)?[_\- ]?([a-z])"
+_CAMERA_IN_NAME = re.compile(rf"(?:^|[_\-. ])(?:{_CAMERA_WORD})(?=[sft][0-9]|[_\-. ]|$)", re.IGNORECASE)
+_CAMERA_FOLDER = re.compile(_CAMERA_WORD, re.IGNORECASE)
+_TRACKLET_NAME = re.compile(r"(?:-1|[0-9]{4})C([0-9]{1,2})T[0-9]{4}F[0-9]{3}")  # MARS: identity, camera, tracklet, frame
+
+
+def parse_camera(file_name: str) -> int | None:
+    """Return the camera that a file name says, or None.
+
+    Read are ``c1``, ``cam1``, ``Cam_1`` and ``camera-1`` as a part of the name (``0002_c1s1_000451.jpg``, ``front_cam2.jpg``),
+    with a letter in place of the number (``camA`` is 1, ``camB`` is 2), and MARS's ``0001C1T0001F001``.
+    """
+    stem = file_name.rpartition(".")[0] or file_name
+    tracklet = _TRACKLET_NAME.match(stem)
+    return int(tracklet[1]) if tracklet else _camera_number(_CAMERA_IN_NAME.search(stem))
+
+
+def parse_camera_folder(name: str) -> int | None:
+    """Return the camera that a folder's whole name says (``cam1``, ``Cam_A``), or None."""
+    return _camera_number(_CAMERA_FOLDER.fullmatch(name))
+
+
+def _camera_number(match: re.Match[str] | None) -> int | None:
+    if match is None:
+        return None
+    return int(match[1]) if match[1] else ord(match[2].lower()) - ord("a") + 1
 
 
 def parse_label(text: str) -> int | str:

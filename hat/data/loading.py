@@ -36,7 +36,7 @@ _MAX_DEFAULT_WORKERS = 16
 
 
 def default_num_workers() -> int:
-    """Number of cores that this process may use, at most 16."""
+    """Return number of cores that this process may use, at most 16."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, _MAX_DEFAULT_WORKERS)
 

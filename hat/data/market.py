@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, Split
-from hat.data.image_trees import ImageTree, find_trees, has_name, open_tree
+from hat.data.image_trees import ImageTree, describe_unread, find_child, find_trees, has_name, open_tree, unwrap
+from hat.data.labels import parse_camera
 from hat.data.published_counts import Count, Published, assemble
 from hat.errors import DataError
 
@@ -41,19 +42,18 @@ MARKET_FOLDERS: Mapping[str, tuple[str, ...]] = {
 }
 """Folder names of each split in the official layout; the first that is there is read."""
 
-_NAME = re.compile(r"(-1|[0-9]{1,9})_c([0-9]{1,6})(?![0-9])", re.IGNORECASE)
+_IDENTITY = re.compile(r"(-1|[0-9]{1,9})(?=_|C[0-9]{1,2}T[0-9]{4}F)")
 
 
 def parse_market_name(name: str) -> tuple[int, int] | None:
     """(pid, camid) of a file name, as the name says them; None for a name of another kind."""
-    match = _NAME.match(name)
-    return (int(match[1]), int(match[2])) if match else None
+    identity, camera = _IDENTITY.match(name), parse_camera(name)
+    return (int(identity[1]), camera) if identity and camera is not None else None
 
 
 def has_market_folders(tree: ImageTree, folders: Mapping[str, Sequence[str]] = MARKET_FOLDERS) -> bool:
-    """Whether a folder has a sub-folder for training images, or one for each of query and gallery."""
-    present = set(tree.folders())
-    train, query, gallery = (any(name in present for name in folders[split]) for split in ("train", "query", "gallery"))
+    """Return whether a folder has a sub-folder for training images, or one for each of query and gallery."""
+    train, query, gallery = (find_child(tree, folders[split]) is not None for split in ("train", "query", "gallery"))
     return train or (query and gallery)
 
 
@@ -82,11 +82,20 @@ def read_market_layout(
     trees = list(trees)
     notes: list[str] = []
     splits = {split: _read_split(split, trees, names, notes) for split, names in folders.items()}
-    return assemble(name, splits["train"], splits["query"], splits["gallery"], published=published, notes=tuple(notes))
+    return assemble(
+        name,
+        splits["train"],
+        splits["query"],
+        splits["gallery"],
+        published=published,
+        notes=tuple(notes),
+        where=trees[0].where if trees else "",
+    )
 
 
 def _read_split(split: str, trees: list[ImageTree], names: Sequence[str], notes: list[str]) -> Split:
-    folder = next((tree.child(name) for name in names for tree in trees if name in tree.folders()), None)
+    found = (find_child(tree, [name]) for name in names for tree in trees)
+    folder = next((child for child in found if child is not None), None)
     if folder is None:
         return Split(split, ())
     samples: list[Sample] = []
@@ -105,6 +114,12 @@ def _read_split(split: str, trees: list[ImageTree], names: Sequence[str], notes:
             f"{folder.where}: none of its {len(unmatched):,} images has a name like 0002_c1s1_000451_03.jpg (identity 2, "
             f"camera 1); the first is {unmatched[0]}"
         )
+    if not folder.images() and folder.folders():
+        raise DataError(
+            f"{folder.where}: no images, and the folders {', '.join(folder.folders()[:3])}; expected the images of the {split} "
+            "part directly in it, with names like 0002_c1s1_000451_03.jpg"
+        )
+    notes += describe_unread([folder])
     if num_junk:
         notes.append(f"{num_junk:,} junk images (-1) of {folder.name} left out")
     if unmatched:
@@ -143,7 +158,7 @@ def read_market1501(root: Path) -> ReIDDataset:
 
 
 def is_market1501(root: Path) -> bool:
-    """Whether Market-1501 lies here under its own name, unpacked or zipped."""
+    """Return whether Market-1501 lies here under its own name, unpacked or zipped."""
     return any(has_name(tree, _MARKET1501_NAMES) and has_market_folders(tree) for tree in find_trees(root, _MARKET1501_NAMES))
 
 
@@ -176,7 +191,7 @@ def read_dukemtmc(root: Path) -> ReIDDataset:
 
 
 def is_dukemtmc(root: Path) -> bool:
-    """Whether DukeMTMC-reID lies here under its own name, unpacked or zipped."""
+    """Return whether DukeMTMC-reID lies here under its own name, unpacked or zipped."""
     return any(has_name(tree, _DUKEMTMC_NAMES) and has_market_folders(tree) for tree in find_trees(root, _DUKEMTMC_NAMES))
 
 
@@ -184,9 +199,9 @@ MANIFEST = "synth.json"
 """Beside the folders of a generated data set: its parameters, seed and counts."""
 
 STYLE_FOLDERS = {
-    "train": ("bounding_box_train", "train"),
-    "query": ("query",),
-    "gallery": ("bounding_box_test", "gallery", "test"),
+    "train": ("bounding_box_train", "train", "training", "image_train"),
+    "query": ("query", "image_query", "probe"),
+    "gallery": ("bounding_box_test", "gallery", "image_test", "test"),
 }
 """Folder names of each split; the first that is there is read."""
 
@@ -196,7 +211,8 @@ def read_market_style(root: Path, *, name: str = "market-style") -> ReIDDataset:
 
     Args:
         root: A folder or zip file with ``train/`` (or ``bounding_box_train/``), ``query/`` and ``gallery/`` (or
-            ``bounding_box_test/``, or ``test/``). Either the first or the other two may be absent.
+            ``bounding_box_test/``, or ``test/``), in any case; VeRi's ``image_train/``, ``image_query/`` and ``image_test/``;
+            or a folder that holds nothing but such a folder. Either the first or the other two may be absent.
         name: What the data set is called.
 
     Returns:
@@ -205,7 +221,7 @@ def read_market_style(root: Path, *, name: str = "market-style") -> ReIDDataset:
     Raises:
         DataError: The folders are not there, or hold no images with such names.
     """
-    tree = open_tree(root)
+    tree = unwrap(open_tree(root))
     if not has_market_folders(tree, STYLE_FOLDERS):
         raise DataError(
             f"{root}: expected the folders train (or bounding_box_train), query, and gallery (or bounding_box_test); "
@@ -230,16 +246,15 @@ def read_synth(root: Path) -> ReIDDataset:
 
 
 def is_synth(root: Path) -> bool:
-    """Whether the file is there that ``hat synth`` writes beside its pictures."""
+    """Return whether the file is there that ``hat synth`` writes beside its pictures."""
     return (root / MANIFEST).is_file() and has_market_folders(open_tree(root), MARKET_FOLDERS)
 
 
 def is_market_style(root: Path) -> bool:
-    """Whether the folders are there and the first image in one of them has a name of this kind."""
-    tree = open_tree(root)
+    """Return whether the folders are there and the first image in one of them has a name of this kind."""
+    tree = unwrap(open_tree(root))
     if not has_market_folders(tree, STYLE_FOLDERS):
         return False
-    present = set(tree.folders())
-    folders = [tree.child(name) for names in STYLE_FOLDERS.values() for name in names if name in present]
-    names = (file_name for folder in folders for file_name, _ in folder.images())
+    folders = [find_child(tree, names) for names in STYLE_FOLDERS.values()]
+    names = (file_name for folder in folders if folder is not None for file_name, _ in folder.images())
     return any(parse_market_name(file_name) for file_name in names)

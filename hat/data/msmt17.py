@@ -61,7 +61,7 @@ def read_msmt17(root: Path) -> ReIDDataset:
 
 
 def is_msmt17(root: Path) -> bool:
-    """Whether MSMT17 lies here, told by its lists and folders."""
+    """Return whether MSMT17 lies here, told by its lists and folders."""
     return root.is_dir() and bool(_find(root))
 
 
@@ -75,7 +75,7 @@ def _find(root: Path) -> list[tuple[Path, str, str]]:
 
 
 def _read_list(path: Path, files: ListedFiles) -> list[Sample]:
-    """Samples of one list; a line is ``0000/0000_000_01_0303morning_0015_0.jpg 0``: path and identity."""
+    """Return samples of one list; a line is ``0000/0000_000_01_0303morning_0015_0.jpg 0``: path and identity."""
     try:
         if path.stat().st_size > _MAX_LIST_BYTES:
             raise DataError(f"{path}: larger than {_MAX_LIST_BYTES:,} bytes, so no list of MSMT17")

@@ -39,7 +39,15 @@ class Published:
 
 
 def assemble(
-    name: str, train: Split, query: Split, gallery: Split, *, published: Published | None = None, notes: tuple[str, ...] = ()
+    name: str,
+    train: Split,
+    query: Split,
+    gallery: Split,
+    *,
+    published: Published | None = None,
+    notes: tuple[str, ...] = (),
+    has_cameras: bool = True,
+    where: str = "",
 ) -> ReIDDataset:
     """Make a data set of its splits, with the notes that its sizes deserve.
 
@@ -50,6 +58,8 @@ def assemble(
         gallery: May be empty where the query is.
         published: Sizes to compare with.
         notes: What the reader noticed.
+        has_cameras: Whether cameras are known.
+        where: The folder or file, for error messages.
 
     Returns:
         The data set.
@@ -58,10 +68,10 @@ def assemble(
         DataError: All splits are empty, or one of query and gallery is.
     """
     if not (len(train) or len(query) or len(gallery)):
-        raise DataError(f"{name}: no images were found")
+        raise DataError(f"{where or name}: no images were found")
     if bool(len(query)) != bool(len(gallery)):
         empty, other = ("query", "gallery") if len(gallery) else ("gallery", "query")
-        raise DataError(f"{name}: the {empty} is empty and the {other} is not; ranking needs both")
+        raise DataError(f"{where or name}: the {empty} is empty and the {other} is not; ranking needs both")
     collected = list(notes)
     if not len(train):
         collected.append("no training part: only for evaluation")
@@ -69,7 +79,14 @@ def assemble(
         collected.append("no query and gallery: only for training")
     if published is not None:
         collected.append(_comparison(train, query, gallery, published))
-    return ReIDDataset(name, train, query, gallery, tuple(collected))
+    # Benchmarks are known to be free of this, and one of them numbers the people of its two parts apart.
+    shared = set(train.pids.tolist()) & set(query.pids.tolist())
+    if shared and published is None:
+        collected.append(
+            f"{len(shared):,} of {query.num_pids:,} query identities are in the training part too: figures of a model that was "
+            "trained on it flatter"
+        )
+    return ReIDDataset(name, train, query, gallery, tuple(collected), has_cameras)
 
 
 def _comparison(train: Split, query: Split, gallery: Split, published: Published) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
 
+from hat.data.camera_folders import is_camera_folders, read_camera_folders
 from hat.data.csv_table import is_csv_table, read_csv_table
 from hat.data.cuhk03 import is_cuhk03_np, read_cuhk03_np
 from hat.data.datasets import ReIDDataset
@@ -24,6 +25,7 @@ from hat.data.market import (
     read_market_style,
     read_synth,
 )
+from hat.data.mars import is_mars, read_mars
 from hat.data.msmt17 import is_msmt17, read_msmt17
 from hat.errors import DataError
 
@@ -34,9 +36,10 @@ __all__ = ["detect_dataset", "list_datasets", "load_dataset", "open_dataset"]
 class _Reader:
     """How one kind of data set is read, and told from others."""
 
-    read: Callable[[Path], ReIDDataset]
+    read: Callable[..., ReIDDataset]
     detect: Callable[[Path], bool]
     aliases: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()  # of `load_dataset`, which of them the reader takes
 
 
 _READERS: dict[str, _Reader] = {
@@ -51,29 +54,35 @@ _READERS: dict[str, _Reader] = {
         partial(read_cuhk03_np, boxes="detected"), partial(is_cuhk03_np, boxes="detected"), ("cuhk03detected",)
     ),
     "msmt17": _Reader(read_msmt17, is_msmt17, ("msmt17v1", "msmt17v2")),
+    "mars": _Reader(read_mars, is_mars),
     "synth": _Reader(read_synth, is_synth, ("synthetic",)),
     "market-style": _Reader(read_market_style, is_market_style),
-    "folder": _Reader(read_identity_folders, is_identity_folders),
-    "csv": _Reader(read_csv_table, is_csv_table),
+    "camera-folders": _Reader(
+        read_camera_folders, is_camera_folders, ("viper", "prid", "prid2011", "grid"), options=frozenset({"split_seed"})
+    ),
+    "folder": _Reader(read_identity_folders, is_identity_folders, options=frozenset({"split_seed"})),
+    "csv": _Reader(read_csv_table, is_csv_table, options=frozenset({"skip_missing"})),
 }
-"""By registered name. The benchmarks come first: their folders would pass for Market-style ones too."""
+"""By registered name, in the order in which an unnamed folder is asked: what comes first would pass for what comes later."""
 
 _BENCHMARKS = ("market1501", "dukemtmc-reid", "cuhk03-np-labeled", "cuhk03-np-detected", "msmt17")
 _BY_PLAIN_NAME = {plain_name(alias): name for name, reader in _READERS.items() for alias in (name, *reader.aliases)}
 
 
 def list_datasets() -> tuple[str, ...]:
-    """The registered names, the benchmarks first."""
+    """Return the registered names, the benchmarks first."""
     return tuple(_READERS)
 
 
-def load_dataset(name: str, root: str | PathLike[str]) -> ReIDDataset:
+def load_dataset(name: str, root: str | PathLike[str], *, split_seed: int = 0, skip_missing: bool = False) -> ReIDDataset:
     """Read a data set.
 
     Args:
         name: A name of `list_datasets`. Case, hyphens and underscores do not matter, and common spellings such as ``duke`` are
             known.
         root: Where it lies: its official folder, or the folder that holds it; for ``csv`` the file. ``~`` is the home folder.
+        split_seed: Draws another split, where a layout has none of its own: a folder for each identity or camera.
+        skip_missing: Leave out what a table lists and is not there, instead of raising.
 
     Returns:
         The data set. Its `notes` tell how its counts compare with the published ones, and what was left out.
@@ -82,7 +91,9 @@ def load_dataset(name: str, root: str | PathLike[str]) -> ReIDDataset:
         DataError: The name is unknown, or the data set is not there.
         MissingExtraError: Reading it needs an optional dependency.
     """
-    return _READERS[_registered(name)].read(_expand(root))
+    reader = _READERS[_registered(name)]
+    options = {"split_seed": split_seed, "skip_missing": skip_missing}
+    return reader.read(_expand(root), **{key: value for key, value in options.items() if key in reader.options})
 
 
 def detect_dataset(root: str | PathLike[str]) -> str:
@@ -108,21 +119,23 @@ def detect_dataset(root: str | PathLike[str]) -> str:
         raise DataError(f"{path}: holds {' and '.join(found)}; name the one that is meant, like {found[0]}={root}")
     if found:
         return found[0]
-    for name in ("synth", "market-style", "folder"):
+    for name in (name for name in _READERS if name not in _BENCHMARKS and name != "csv"):
         if _detects(name, path):
             return name
     raise DataError(
-        f"{path}: no known data set was found; expected the official folder of {', '.join(_BENCHMARKS)}, Market-style names in "
-        "train/, query/ and gallery/, a folder for each identity, or a CSV file"
+        f"{path}: no known data set was found; expected the official folder of {', '.join(_BENCHMARKS)} or mars, Market-style "
+        "names in train/, query/ and gallery/, a folder for each identity or for each camera, or a CSV file"
     )
 
 
-def open_dataset(spec: str | PathLike[str]) -> ReIDDataset:
+def open_dataset(spec: str | PathLike[str], *, split_seed: int = 0, skip_missing: bool = False) -> ReIDDataset:
     """Read a data set named as on the command line.
 
     Args:
-        spec: ``NAME=DIR``, or ``DIR`` alone, whose kind is then detected. Text before the first ``=`` that is no known name
-            belongs to the path where such a path exists.
+        spec: ``DIR`` alone, whose kind is detected; ``KIND=DIR`` with a name of `list_datasets`; or ``NAME=DIR`` with any other
+            name, which is what the data set is then called. A path that has a ``=`` in it and exists is a path.
+        split_seed: Draws another split, see `load_dataset`.
+        skip_missing: See `load_dataset`.
 
     Returns:
         The data set.
@@ -136,10 +149,18 @@ def open_dataset(spec: str | PathLike[str]) -> ReIDDataset:
     if equals and plain_name(name) in _BY_PLAIN_NAME:
         if not root:
             raise DataError(f"{text!r}: expected NAME=DIR, got no folder after the =")
-        return load_dataset(name, root)
-    if equals and not _expand(text).exists():
-        _registered(name)
-    return load_dataset(detect_dataset(text), text)
+        return load_dataset(name, root, split_seed=split_seed, skip_missing=skip_missing)
+    if equals and root and not _expand(text).exists():
+        if not _expand(root).exists() or _nearest(name):
+            _registered(name)
+        return replace(
+            load_dataset(detect_dataset(root), root, split_seed=split_seed, skip_missing=skip_missing), name=name.strip()
+        )
+    path = _expand(text)
+    dataset = load_dataset(detect_dataset(text), text, split_seed=split_seed, skip_missing=skip_missing)
+    # What people made themselves is called as they call it; two tables would both be "csv" otherwise.
+    own = dataset.name in ("csv", "folder", "market-style", "camera-folders") and bool(path.resolve().name)
+    return replace(dataset, name=path.resolve().stem if path.is_file() else path.resolve().name) if own else dataset
 
 
 def _detects(name: str, path: Path) -> bool:
@@ -150,9 +171,15 @@ def _registered(name: str) -> str:
     known = _BY_PLAIN_NAME.get(plain_name(name))
     if known is not None:
         return known
-    near = [_BY_PLAIN_NAME[alias] for alias in difflib.get_close_matches(plain_name(name), _BY_PLAIN_NAME, n=1)]
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = _nearest(name)
+    hint = f"did you mean {near}? " if near else ""
     raise DataError(f"unknown data set {name!r}; {hint}known: {', '.join(_READERS)}")
+
+
+def _nearest(name: str) -> str | None:
+    """Return the registered name that somebody who typed this may have meant."""
+    near = difflib.get_close_matches(plain_name(name), _BY_PLAIN_NAME, n=1, cutoff=0.7)
+    return _BY_PLAIN_NAME[near[0]] if near else None
 
 
 def _expand(root: str | PathLike[str]) -> Path:

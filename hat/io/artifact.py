@@ -22,10 +22,12 @@ __all__ = [
     "ArtifactInfo",
     "ArtifactPrecision",
     "BatchProfile",
+    "InputType",
     "checked_artifact_precision",
     "fingerprint",
     "info_from_json",
     "info_to_json",
+    "tensor_contract",
     "weights_sha256",
 ]
 
@@ -34,6 +36,8 @@ METADATA_KEY = "hat_reid"
 
 FORMAT_VERSION = 2
 """Version 1 knew no adopted models."""
+
+InputType = Literal["uint8", "float32", "normalized"]
 
 ArtifactPrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
@@ -64,7 +68,7 @@ class AdoptedModel:
     """Name of the file that it was adopted from."""
 
     family: str | None = None
-    """The family, of `hat.export.FAMILIES`, that its preprocessing was taken from."""
+    """The family, of `hat.export.foreign.model.FAMILIES`, that its preprocessing was taken from."""
 
     color: Literal["rgb", "bgr"]
     """Order of the channels inside the file; what is given to the file is RGB."""
@@ -101,8 +105,9 @@ class ArtifactInfo:
     precision: ArtifactPrecision
     """In which the file computes; norms, softmax and the L2 norm stay in float32 in every one."""
 
-    input_type: Literal["uint8", "float32"] = "uint8"
-    """Type of the input; floats are in the range 0-255 too."""
+    input_type: InputType = "uint8"
+    """What the file takes: ``"uint8"`` or ``"float32"`` in the range 0-255, or ``"normalized"``: float32 in the range 0-1 less
+    ImageNet's mean and divided by its standard deviation, as trackers feed it."""
 
     batch: BatchProfile | None = None
     """Batch sizes that the file takes; None where any size runs."""
@@ -188,7 +193,7 @@ def fingerprint(
 
 
 def _known_or_changed(fields: dict[str, Any], defaults: dict[str, Any], section: str = "") -> dict[str, Any]:
-    """Fields of version 1, and later ones that are not at their defaults."""
+    """Return fields of version 1, and later ones that are not at their defaults."""
     kept = {}
     for name, value in fields.items():
         if name in _FINGERPRINT_1[section] or value != defaults[name]:
@@ -197,7 +202,7 @@ def _known_or_changed(fields: dict[str, Any], defaults: dict[str, Any], section:
 
 
 def info_to_json(info: ArtifactInfo) -> str:
-    """An artifact's facts as one line of JSON."""
+    """Return an artifact's facts as one line of JSON."""
     return json.dumps(config_to_dict(info), sort_keys=True)
 
 
@@ -221,7 +226,7 @@ def info_from_json(text: str, source: str) -> ArtifactInfo:
 
 
 def checked_artifact_precision(precision: str) -> ArtifactPrecision:
-    """A precision as typed by a user.
+    """Return a precision as typed by a user.
 
     Raises:
         ConfigError: It is none that is known.
@@ -229,3 +234,25 @@ def checked_artifact_precision(precision: str) -> ArtifactPrecision:
     if precision not in get_args(ArtifactPrecision):
         raise ConfigError(f"unknown precision {precision!r}: expected {', '.join(get_args(ArtifactPrecision))}")
     return cast(ArtifactPrecision, precision)
+
+
+def tensor_contract(info: ArtifactInfo) -> dict[str, str]:
+    """Return what a file's input and output are, in words for people who have the file and not this package.
+
+    Returns:
+        Tensor name -> name, type, layout, color order, range and resize rule, or width and length.
+    """
+    height, width = info.preprocessing.size
+    values = {
+        "uint8": "uint8 in 0-255; the normalization is inside",
+        "float32": "float32 in 0-255; the normalization is inside",
+        "normalized": "float32: pixels / 255, less the mean 0.485, 0.456, 0.406, divided by 0.229, 0.224, 0.225",
+    }
+    return {
+        "images": (
+            f"(batch, 3, {height}, {width}), NCHW, RGB, {values[info.input_type]}; "
+            f"crops of one person, resized ({info.preprocessing.resize}) to {height} x {width} (height x width), "
+            "aspect ratio not kept"
+        ),
+        "embeddings": f"(batch, {info.embed_dim}) float32, rows of unit length: compare them by their dot product",
+    }

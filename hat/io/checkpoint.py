@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from hat.config import apply_overrides, config_dataclass, config_to_dict
 from hat.errors import CheckpointError, WeightsError, WorkError
+from hat.io.foreign_pickle import submodule_attribute
 from hat.io.format_version import facts_from_dict
-from hat.io.weights import load_state, read_state_file
-from hat.model import HAT, ModelConfig, create_model
-from hat.model.released import is_released_state, translate_released_state
+from hat.io.weights import load_state, read_state_file, read_weights_file, state_of
+from hat.model import HAT, ModelConfig
+from hat.model.released import is_released_state, released_config, translate_released_state
 from hat.preprocessing import Preprocessing
 
 __all__ = [
@@ -155,28 +156,57 @@ def load_checkpoint(folder: str | os.PathLike[str], device: str | torch.device =
     return model.to(device).eval()
 
 
-def load_released_weights(path: str | os.PathLike[str]) -> tuple[HAT, str]:
-    """Load a checkpoint of HAT's released code (ResNet-50).
+def load_released_weights(
+    path: str | os.PathLike[str], *, last_stride: Literal[1, 2] | None = None, image_size: tuple[int, int] | None = None
+) -> tuple[HAT, str]:
+    """Load a checkpoint of HAT's released code, of any depths and ResNet: a state dict, or a whole pickled model.
 
     Args:
-        path: A file that holds its state dict.
+        path: The file.
+        last_stride: Stride of the backbone's last level. A state dict does not tell it, a whole model does.
+        image_size: (height, width) of its images, where they are not twice as high as wide.
 
     Returns:
-        ``hat_resnet50_released`` with these weights, in evaluation mode, and one sentence that says what was dropped.
+        ``hat_resnet50_released``, or its variant, with these weights, in evaluation mode, and one sentence that says what was
+        dropped.
 
     Raises:
-        WeightsError: The file cannot be read, or does not fit.
+        WeightsError: The file cannot be read, does not fit, or does not tell its last stride, which was not given either.
     """
-    state = read_state_file(Path(path))
+    path = Path(path)
+    content = read_weights_file(path)
+    state = state_of(content, path)
     if not is_released_state(state):
         raise WeightsError(f"{path} has not the names of HAT's released code: expected base.* and HAT.TFC_S*")
     translation = translate_released_state(state)
     if translation.unknown:
         raise WeightsError(f"{path} holds {len(translation.unknown)} unknown tensors, such as {translation.unknown[0]}")
-    model = create_model("hat_resnet50_released", num_classes=_num_classes(translation.state, str(path)))
+    recorded = _recorded_stride(content)
+    if (last_stride or recorded) not in (1, 2):
+        raise WeightsError(
+            f"{path}: a state dict does not tell the stride of the backbone's last level, with which the released code was run "
+            f"as 1 and as 2; say which by `hat convert {path} --last-stride 1|2 --out DIR`, and give the folder"
+        )
+    if None not in (last_stride, recorded) and last_stride != recorded:
+        raise WeightsError(f"{path} was made with a last stride of {recorded}, not {last_stride}")
+    num_classes = _num_classes(translation.state, str(path))
+    config = released_config(translation.state, last_stride=last_stride or recorded, image_size=image_size, source=str(path))
+    model = HAT(config, num_classes)
     load_state(model, translation.state, str(path))
     dropped = f"{len(translation.dropped)} tensors with {translation.num_dropped_params / 1e6:.1f} M values that nothing reads"
     return model.eval(), f"loaded {len(translation.state)} tensors of the released code, dropped {dropped}"
+
+
+def _recorded_stride(content: Any) -> Any:
+    """Return the stride of the last level that a whole pickled model has, None for a state dict."""
+    for root in ("", "module."):
+        for convolution in ("conv1", "conv2", "conv3"):
+            stride = submodule_attribute(content, f"{root}base.layer4.0.{convolution}", "stride")
+            if stride == (2, 2):
+                return 2
+            if stride is not None and convolution == "conv2":
+                return 1
+    return None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -109,7 +109,7 @@ def compute_types(proto: onnx.ModelProto) -> dict[str, Counter[str]]:
     made_by = {output: node for node in graph.node for output in node.output}
 
     def stored_type(name: str) -> int:
-        """The type before a DequantizeLinear; a transposed weight is looked through."""
+        """Return the type before a DequantizeLinear; a transposed weight is looked through."""
         node = made_by.get(name)
         while node is not None and node.op_type in ("Transpose", "Reshape"):
             node = made_by.get(node.input[0])
@@ -159,7 +159,7 @@ _PRECISIONS: dict[str, ArtifactPrecision] = {
 
 
 def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor that a graph holds: weights, sparse weights, constants of its nodes, and those of graphs inside nodes."""
+    """Yield every tensor of a graph: weights, sparse weights, constants of its nodes, and those of graphs inside nodes."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -228,7 +228,7 @@ def _external_size(location: str, path: Path) -> int:
 
 
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with the names, types and shapes of the weights and the values of the small ones, which shapes depend on."""
+    """Return a copy with names, types and shapes of the weights and the values of the small ones, which shapes depend on."""
     import onnx
 
     shallow = onnx.ModelProto()

@@ -77,7 +77,7 @@ def read_openvino_xml(path: str | os.PathLike[str]) -> ET.Element:
 
 
 def weights_path(path: Path) -> Path:
-    """Where the weights of an OpenVINO file are: beside it."""
+    """Return where the weights of an OpenVINO file are: beside it."""
     return path.with_suffix(".bin")
 
 
@@ -91,7 +91,7 @@ def file_sha256(path: Path) -> str:
 
 
 def stored_elements(model: openvino.Model) -> Counter[str]:
-    """How many numbers of each type (``"f32"``, ``"f16"``, ``"i8"``, ...) the constants of a graph hold."""
+    """Return how many numbers of each type (``"f32"``, ``"f16"``, ``"i8"``, ...) the constants of a graph hold."""
     elements: Counter[str] = Counter()
     for operation in model.get_ops():
         if operation.get_type_name() == "Constant":
@@ -104,7 +104,7 @@ def stored_elements(model: openvino.Model) -> Counter[str]:
 
 
 def stored_as(model: openvino.Model) -> ArtifactPrecision:
-    """The precision of a graph, read off its weights: that of most of its numbers, or int8 where layers are quantized.
+    """Return the precision of a graph, read off its weights: that of most of its numbers, or int8 where layers are quantized.
 
     A graph of ``"bf16"`` has its weights in float16, which is finer, and says ``"fp16"`` here: OpenVINO knows bfloat16 as a way
     to compute and not as a way to store.

@@ -1,16 +1,20 @@
 """Reading files of weights, and starting a backbone from ImageNet's.
 
-Nothing is ever unpickled: ``.safetensors`` files hold tensors alone, and torch's own files are read with ``weights_only=True``
-or refused. A file that does not fit is an error that names what differs; there is no fallback to other weights.
+No code of a file ever runs: ``.safetensors`` files hold tensors alone, and torch's own files are read with
+``weights_only=True``, or, where they hold other objects, by `hat.io.foreign_pickle`. A file that does not fit is an error that
+names what differs; there is no fallback to other weights.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
+import struct
 import urllib.error
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,48 +22,82 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hat.errors import MissingExtraError, WeightsError
+from hat.io.foreign_pickle import UnknownObject, named_tensors, read_foreign_pickle
 from hat.model import HAT
 from hat.model.tfc import current_name
 from hat.torchvision_import import import_torchvision
 
-__all__ = ["load_backbone_weights", "load_state", "read_state_file"]
+__all__ = ["load_backbone_weights", "load_state", "read_state_file", "read_weights_file", "state_of"]
+
+DAMAGE = (
+    *(SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError),
+    *(AttributeError, ArithmeticError, AssertionError, MemoryError, struct.error),
+)
+"""What torch's readers raise on foreign bytes: whatever these happen to provoke."""
+
+_WRAPPERS = ("state_dict", "model_state_dict", "net_dict", "model", "net", "network")
+_MAX_WRAPPERS = 4
 
 
 def read_state_file(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict: a ``.safetensors`` file, or one written by ``torch.save``.
 
     Args:
-        path: The file. A state dict may be wrapped under ``state_dict``, ``model`` or ``model_state_dict``, and its names may
-            begin with ``module.``, as data-parallel training writes them.
+        path: The file: a state dict, which may be wrapped under ``state_dict``, ``model``, ``net_dict`` and the like, or a
+            whole pickled module of any class. Names may begin with ``module.``, as data-parallel training writes them.
 
     Returns:
         Name -> tensor, on the CPU.
 
     Raises:
-        WeightsError: The file is missing, is damaged, holds anything but tensors, or would have to be unpickled.
+        WeightsError: The file is missing, is damaged, or holds no state dict.
+    """
+    return state_of(read_weights_file(path), path)
+
+
+def read_weights_file(path: str | os.PathLike[str]) -> Any:
+    """Read what a file of weights holds, unwrapped: names and tensors, or an `UnknownObject` for a whole pickled module.
+
+    Raises:
+        WeightsError: The file is missing, is no file of weights, or is damaged.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise WeightsError(f"{path}: no such file of weights")
+    with path.open("rb") as file:
+        start = file.read(256).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path} is a Git LFS pointer and not the weights themselves: run `git lfs pull` where it came from")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise WeightsError(f"{path} is a web page and not weights: the download asked for a login or a confirmation; repeat it")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickle protocols; what cannot be read raises
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise WeightsError(
-            f"{path} is damaged, or holds Python objects besides tensors and is refused, since unpickling can run code: "
-            "save the model's state_dict() alone"
-        ) from None
-    except (SafetensorError, EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-        # torch's reader of its oldest format trips over foreign bytes with whatever they happen to provoke.
+            try:
+                content = torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError:
+                content = read_foreign_pickle(path)
+    except DAMAGE as error:
         raise WeightsError(f"{path} is damaged or no file of weights: {_first_line(error)}") from None
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{path} holds no state dict: expected names and tensors")
+    for _ in range(_MAX_WRAPPERS):
+        if isinstance(content, Mapping):
+            inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping | UnknownObject)]
+            content = inner[0] if inner else content
+    return content
+
+
+def state_of(content: Any, source: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Return the names and tensors of what `read_weights_file` read.
+
+    Raises:
+        WeightsError: It is neither a state dict nor a module.
+    """
+    if isinstance(content, UnknownObject):
+        content = named_tensors(content)
+    if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{source} holds no state dict: expected names and tensors")
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
@@ -114,43 +152,55 @@ def load_backbone_weights(model: HAT, source: str) -> str:
     if source == "none":
         return "backbone starts from random weights"
     if source == "torchvision":
-        state, described = _torchvision_state(model.mfe.library_name), "torchvision's ImageNet weights (IMAGENET1K_V1)"
+        state, described = _torchvision_state(str(model.mfe.library_name)), "torchvision's ImageNet weights (IMAGENET1K_V1)"
     elif source == "timm":
-        state, described = _timm_state(model.mfe.library_name), "timm's weights"
+        state, described = _timm_state(str(model.mfe.library_name)), "timm's weights"
     else:
         state, described = read_state_file(source), str(source)
     backbone = model.mfe
     own = backbone.state_dict()
+    state, outside = _inside_common_prefix(state, backbone.weight_prefix, own)
     renamed = {_own_name(name, backbone.weight_prefix, own): value for name, value in state.items()}
-    # The whole model of the library has layers above the last level, classifier included. Only those may be left over:
-    # whatever else is, a ResNet-101's further blocks for example, shows that the file is another model's.
-    above = {_own_name(name, backbone.weight_prefix, own) for name in _library_names(model.config.backbone.name)} - set(own)
+    # Heads and layers above the last level may be left over. What belongs to a layer that is here, a ResNet-101's blocks
+    # for example, shows that the file is another model's.
+    layers = {_layer(name) for name in own}
+    heads = [name for name in renamed if name not in own and _layer(name) not in layers]
     # Counters of batches say nothing about the weights, and converted files hold them in several shapes.
-    kept = {name: value for name, value in renamed.items() if name not in above and not name.endswith("num_batches_tracked")}
+    kept = {name: value for name, value in renamed.items() if name not in heads and not name.endswith("num_batches_tracked")}
     load_state(backbone, kept, f"{described} for the backbone {model.config.backbone.name}")
-    return f"backbone starts from {described}: {len(kept)} tensors"
+    left = _some("; left out", [*outside, *heads])
+    return f"backbone starts from {described}: {len(kept)} tensors{left}"
+
+
+def _inside_common_prefix(
+    state: Mapping[str, Tensor], weight_prefix: str, own: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Strip what other projects put before a backbone's names (``backbone.``, ``base.``, ``encoder_q.``); name what is outside.
+
+    The prefix is the one under which most names are the backbone's; of several as good, the first in the file.
+    """
+    prefixes = {"": 0}
+    for name in state:
+        parts = name.split(".")
+        prefixes.update({".".join(parts[:count]) + ".": 0 for count in range(1, min(4, len(parts)))})
+    for prefix in prefixes:
+        names = (name.removeprefix(prefix) for name in state if name.startswith(prefix))
+        prefixes[prefix] = sum(_own_name(name, weight_prefix, own) in own for name in names)
+    best = max(prefixes, key=lambda prefix: prefixes[prefix])
+    inside = {name.removeprefix(best): value for name, value in state.items() if name.startswith(best)}
+    return inside, [name for name in state if not name.startswith(best)]
 
 
 def _own_name(name: str, prefix: str, own: Mapping[str, Tensor]) -> str:
-    """A tensor's name in our backbone: without torchvision's prefix, or in timm's flattened form."""
+    """Return a tensor's name in our backbone: without torchvision's prefix, or in timm's flattened form."""
     for candidate in (name.removeprefix(prefix), f"features.{name}", "features." + name.replace(".", "_", 1)):
         if candidate in own:
             return candidate
     return name
 
 
-def _library_names(backbone: str) -> set[str]:
-    """Names of all tensors of the whole model in its library."""
-    models = import_torchvision("models")
-    with torch.device("meta"):
-        if backbone.startswith("timm/"):
-            import timm
-
-            whole = timm.create_model(backbone.removeprefix("timm/"), pretrained=False)
-        else:
-            options = {"init_weights": False} if backbone == "googlenet" else {}
-            whole = getattr(models, backbone)(weights=None, **options)
-    return set(whole.state_dict())
+def _layer(name: str) -> str:
+    return name.removeprefix("features.").partition(".")[0]
 
 
 def _torchvision_state(name: str) -> dict[str, Tensor]:
@@ -182,8 +232,8 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _some(label: str, names: Iterable[str], most: int = 4) -> str:
-    """ "label: a, b, c and 7 more", or nothing where there are no names."""
+def _some(label: str, names: Iterable[str], limit: int = 4) -> str:
+    """Write "label: a, b, c and 7 more", or nothing where there are no names."""
     names = list(names)
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{label}: {', '.join(names[:most])}{rest}" if names else ""
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{label}: {', '.join(names[:limit])}{rest}" if names else ""

@@ -2,8 +2,7 @@
 
 from hat.metrics.blockwise import evaluate_embeddings
 from hat.metrics.centering import CameraMeans, center_by_camera
-from hat.metrics.ranking import evaluate_ranking
+from hat.metrics.ranking import RankingResult, evaluate_ranking
 from hat.metrics.reranking import rerank
-from hat.metrics.result import RankingResult
 
 __all__ = ["CameraMeans", "RankingResult", "center_by_camera", "evaluate_embeddings", "evaluate_ranking", "rerank"]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 
 from hat.errors import UsageError
-from hat.metrics.distances import Metric, cosine_distances, squared_distances
 from hat.metrics.inputs import EmbeddingRows, Labels, Matrix, check_count, check_embedding_pair, check_label_pairs
-from hat.metrics.ranking import RankingAccumulator
-from hat.metrics.result import RankingResult
+from hat.metrics.ranking import RankingAccumulator, RankingResult
 
-__all__ = ["evaluate_embeddings"]
+__all__ = ["Metric", "cosine_distances", "evaluate_embeddings", "slices", "squared_distances"]
+
+Metric = Literal["cosine", "euclidean"]
 
 _GALLERY_ROWS = 8192
 """Gallery embeddings read at once: what a float16 or memory-mapped gallery costs in copies is this many rows."""
@@ -33,9 +33,8 @@ def evaluate_embeddings(
     """Evaluate the ranking that embeddings give, in bounded memory, under the protocol of `hat.metrics.ranking`.
 
     The result is that of `hat.evaluate_ranking` on the matrix of all distances. The two may differ where distances agree to the
-    last bits: a matrix product sums in an order that depends on the shapes it is given, so that a near tie of one block shape
-        is an exact
-    tie, or the opposite order, of another. Exact ties are resolved by gallery index here too.
+    last bits: a matrix product sums in an order that depends on its shapes, so that a near tie of one block shape is
+    an exact tie, or the opposite order, of another. Exact ties are resolved by gallery index here too.
 
     Args:
         query_embeddings: (num_query, embed_dim) float16, bfloat16, float32 or float64; NumPy (memory-mapped too) or torch.
@@ -66,9 +65,9 @@ def evaluate_embeddings(
         *check_label_pairs(gallery_pids, gallery_camids, gallery.num_rows, "gallery"),
         max_rank=max_rank,
     )
-    gallery_squares = torch.cat([_squares(gallery, rows, metric, dtype) for rows in _slices(gallery.num_rows, _GALLERY_ROWS)])
+    gallery_squares = torch.cat([_squares(gallery, rows, metric, dtype) for rows in slices(gallery.num_rows, _GALLERY_ROWS)])
     step = max(1, check_count(block_bytes, "block_bytes") // (gallery.num_rows * dtype.itemsize))
-    for rows in _slices(queries.num_rows, step):
+    for rows in slices(queries.num_rows, step):
         block = _distances(queries, rows, gallery, gallery_squares, metric)
         accumulator.add(block.numpy())
     return accumulator.result()
@@ -77,19 +76,19 @@ def evaluate_embeddings(
 def _distances(
     queries: EmbeddingRows, rows: slice, gallery: EmbeddingRows, gallery_squares: torch.Tensor, metric: Metric
 ) -> torch.Tensor:
-    """Distances of one block of queries to the whole gallery, (block, num_gallery)."""
+    """Compute the distances of one block of queries to the whole gallery, (block, num_gallery)."""
     dtype = gallery_squares.dtype
     measure = cosine_distances if metric == "cosine" else squared_distances
     left, left_squares = queries.read(rows.start, rows.stop, dtype), _squares(queries, rows, metric, dtype)
     block = torch.empty(len(left), gallery.num_rows, dtype=dtype)
-    for columns in _slices(gallery.num_rows, _GALLERY_ROWS):
+    for columns in slices(gallery.num_rows, _GALLERY_ROWS):
         right = gallery.read(columns.start, columns.stop, dtype)
         block[:, columns] = measure(left, left_squares, right, gallery_squares[columns])
     return block
 
 
 def _squares(embeddings: EmbeddingRows, rows: slice, metric: Metric, dtype: torch.dtype) -> torch.Tensor:
-    """Squared lengths of some rows, none of them 0 where rows are to be scaled to unit length."""
+    """Compute the squared lengths of rows, none of them 0 where rows are to be scaled to unit length."""
     squares = embeddings.squared_lengths(rows.start, rows.stop, dtype)
     if metric == "cosine" and not bool(squares.all()):
         row = rows.start + int((squares == 0).nonzero()[0, 0])
@@ -97,5 +96,48 @@ def _squares(embeddings: EmbeddingRows, rows: slice, metric: Metric, dtype: torc
     return squares
 
 
-def _slices(total: int, step: int) -> list[slice]:
+def slices(total: int, step: int) -> list[slice]:
+    """Cut ``range(total)`` into consecutive slices of ``step``, of which the last one may be shorter."""
     return [slice(start, min(start + step, total)) for start in range(0, total, step)]
+
+
+def cosine_distances(
+    left: torch.Tensor, left_squares: torch.Tensor, right: torch.Tensor, right_squares: torch.Tensor
+) -> torch.Tensor:
+    """Compute 1 - the product of rows scaled to unit length.
+
+    Args:
+        left: (m, embed_dim) float32 or float64 on the CPU.
+        left_squares: (m,) squared Euclidean lengths of its rows, none of them 0.
+        right: (n, embed_dim), likewise.
+        right_squares: (n,), likewise.
+
+    Returns:
+        (m, n) distances, 0 to 2 up to rounding.
+    """
+    return _inner_products(left / left_squares.sqrt()[:, None], right).div_(right_squares.sqrt()).neg_().add_(1)
+
+
+def squared_distances(
+    left: torch.Tensor, left_squares: torch.Tensor, right: torch.Tensor, right_squares: torch.Tensor
+) -> torch.Tensor:
+    """Compute squared Euclidean distances, by |a|² + |b|² - 2ab; what rounding leaves under 0 is raised to 0.
+
+    Args:
+        left: (m, embed_dim) float32 or float64 on the CPU.
+        left_squares: (m,) squared Euclidean lengths of its rows.
+        right: (n, embed_dim), likewise.
+        right_squares: (n,), likewise.
+
+    Returns:
+        (m, n) distances of at least 0.
+    """
+    products = _inner_products(left, right)
+    return products.mul_(-2).add_(left_squares[:, None]).add_(right_squares).clamp_(min=0)
+
+
+def _inner_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    # NumPy's product and not torch's: torch.set_float32_matmul_precision, which a training run lowers for speed, would change
+    # ours.
+    products: torch.Tensor = torch.from_numpy(left.numpy() @ right.numpy().T)
+    return products

@@ -126,7 +126,7 @@ class EmbeddingRows:
 
     @property
     def is_float64(self) -> bool:
-        """Whether the embeddings are stored in double precision."""
+        """True where the embeddings are stored in double precision."""
         return str(self._embeddings.dtype).endswith("float64")
 
     def read(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
@@ -140,7 +140,7 @@ class EmbeddingRows:
         return torch.from_numpy(part if shareable else np.array(part, dtype=_NUMPY_OF[dtype], order="C"))
 
     def squared_lengths(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
-        """Squared Euclidean lengths of rows ``start`` to ``stop``, (stop - start,) of ``dtype``, summed in float64.
+        """Return the squared Euclidean lengths of rows ``start`` to ``stop``, (stop - start,) of ``dtype``, summed in float64.
 
         Raises:
             UsageError: A value is NaN or infinite, or so large that a squared distance could overflow; the row is named.
@@ -170,7 +170,7 @@ def _check_float_matrix(matrix: Matrix, name: str, shape: str) -> None:
 
 
 def check_embedding_pair(query_embeddings: Matrix, gallery_embeddings: Matrix) -> tuple[EmbeddingRows, EmbeddingRows]:
-    """Rows of query and gallery, which must be equally wide.
+    """Return the rows of query and gallery, which must be equally wide.
 
     Raises:
         UsageError: A matrix has a wrong shape or type, or their widths differ.

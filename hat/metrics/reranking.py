@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 
 from hat.errors import UsageError
+from hat.metrics.blockwise import slices, squared_distances
 from hat.metrics.inputs import Matrix, check_count, check_embedding_pair
-from hat.metrics.neighbors import NearestNeighbors, distance_blocks
-from hat.metrics.sparse_rows import SparseRows
 
-__all__ = ["rerank"]
+__all__ = ["NearestNeighbors", "distance_blocks", "rerank"]
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
@@ -29,6 +29,10 @@ _BLOCK_ROWS = 4096
 
 _BLOCK_ENTRIES = 2**22
 """How many integers or floats a vectorized step works on at once."""
+
+
+_SELF_DISTANCE = -1.0
+"""Stands on the diagonal while neighbors are selected: an item comes before its exact duplicates."""
 
 
 def rerank(
@@ -102,13 +106,13 @@ def _stack(query_embeddings: Matrix, gallery_embeddings: Matrix) -> tuple[int, t
     queries, gallery = check_embedding_pair(query_embeddings, gallery_embeddings)
     stacked = torch.empty(queries.num_rows + gallery.num_rows, queries.embed_dim)
     squares = torch.empty(len(stacked))
-    place = 0
+    offset = 0
     for side in (queries, gallery):
         for start in range(0, side.num_rows, _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, side.num_rows)
-            squares[place : place + stop - start] = side.squared_lengths(start, stop, torch.float32)
-            stacked[place : place + stop - start] = side.read(start, stop, torch.float32)
-            place += stop - start
+            squares[offset : offset + stop - start] = side.squared_lengths(start, stop, torch.float32)
+            stacked[offset : offset + stop - start] = side.read(start, stop, torch.float32)
+            offset += stop - start
     return queries.num_rows, stacked, squares
 
 
@@ -127,20 +131,21 @@ def _encode(
     embeddings: torch.Tensor,
     scales: npt.NDArray[np.float32],
     k1: int,
-) -> SparseRows:
-    """Gaussian-weighted k-reciprocal encodings of all items, each of sum 1 (Eq. 7)."""
+) -> sparse.csr_array:
+    """Return the Gaussian-weighted k-reciprocal encodings of all items, (n, n), each row of sum 1 (Eq. 7)."""
     num_items = len(neighbors)
     rows, columns = _reciprocal_sets(neighbors, k1)
     weights = np.empty(len(rows))
-    for part in _parts(np.ones(len(rows), dtype=np.int64), _BLOCK_ENTRIES // (neighbors.shape[1] + 1)):
-        found = neighbors[rows[part]] == columns[part, None]
-        known = found.any(axis=1)
-        squared = neighbor_distances[rows[part], found.argmax(axis=1)].astype(np.float64)
+    for part in slices(len(rows), max(1, _BLOCK_ENTRIES // (neighbors.shape[1] + 1))):
+        is_column = neighbors[rows[part]] == columns[part, None]
+        is_near = is_column.any(axis=1)
+        squared = neighbor_distances[rows[part], is_column.argmax(axis=1)].astype(np.float64)
         # A set grows by neighbors of neighbors, some of which were not among the item's nearest.
-        squared[~known] = _pair_distances(embeddings, rows[part][~known], columns[part][~known])
+        squared[~is_near] = _pair_distances(embeddings, rows[part][~is_near], columns[part][~is_near])
         weights[part] = np.exp(-squared / scales[rows[part]])
     weights /= np.bincount(rows, weights=weights, minlength=num_items)[rows]
-    return SparseRows.from_entries(rows, columns, weights, num_items)
+    offsets = np.append(0, np.cumsum(np.bincount(rows, minlength=num_items)))
+    return sparse.csr_array((weights, columns, offsets), shape=(num_items, num_items))
 
 
 def _pair_distances(embeddings: torch.Tensor, left: Indices, right: Indices) -> npt.NDArray[np.float32]:
@@ -155,7 +160,7 @@ def _pair_distances(embeddings: torch.Tensor, left: Indices, right: Indices) -> 
 
 
 def _reciprocal_sets(neighbors: Indices, k1: int) -> tuple[Indices, Indices]:
-    """Expanded k-reciprocal sets R*(i, k1) of all items (Eq. 3-5).
+    """Return the expanded k-reciprocal sets R*(i, k1) of all items (Eq. 3-5).
 
     Returns:
         (items, members): one entry for each member of each set, sorted by item and then by member.
@@ -169,17 +174,16 @@ def _reciprocal_sets(neighbors: Indices, k1: int) -> tuple[Indices, Indices]:
     half_sizes = is_half_reciprocal.sum(axis=1)
 
     items, members = [], []
-    cost = max(num_items, near.shape[1] * half.shape[1])
-    for part in _parts(np.full(num_items, cost), _BLOCK_ENTRIES):
-        local, place = np.nonzero(is_reciprocal[part])
-        candidates = near[part][local, place]
+    for part in slices(num_items, max(1, _BLOCK_ENTRIES // max(num_items, near.shape[1] * half.shape[1]))):
+        local, rank = np.nonzero(is_reciprocal[part])
+        candidates = near[part][local, rank]
         in_set = np.zeros((part.stop - part.start, num_items), dtype=bool)
         in_set[local, candidates] = True
         overlaps = (in_set[local[:, None], half[candidates]] & is_half_reciprocal[candidates]).sum(axis=1)
         accepted = 3 * overlaps > 2 * half_sizes[candidates]
-        taken = candidates[accepted]
-        owner, member_place = np.nonzero(is_half_reciprocal[taken])
-        in_set[local[accepted][owner], half[taken][owner, member_place]] = True
+        joined = candidates[accepted]
+        owner, member_rank = np.nonzero(is_half_reciprocal[joined])
+        in_set[local[accepted][owner], half[joined][owner, member_rank]] = True
         item, member = np.nonzero(in_set)
         items.append(item + part.start)
         members.append(member)
@@ -187,57 +191,109 @@ def _reciprocal_sets(neighbors: Indices, k1: int) -> tuple[Indices, Indices]:
 
 
 def _reciprocal(near: Indices) -> npt.NDArray[np.bool_]:
-    """Whether each neighbor has the item among its own neighbors, the shape of ``near`` (Eq. 2)."""
+    """Tell whether each neighbor has the item among its own neighbors, the shape of ``near`` (Eq. 2)."""
     result = np.empty(near.shape, dtype=bool)
-    for part in _parts(np.full(len(near), near.shape[1] ** 2), _BLOCK_ENTRIES):
+    for part in slices(len(near), max(1, _BLOCK_ENTRIES // near.shape[1] ** 2)):
         items = np.arange(part.start, part.stop)[:, None, None]
         result[part] = (near[near[part]] == items).any(axis=2)
     return result
 
 
-def _expand_queries(encodings: SparseRows, neighbors: Indices) -> SparseRows:
+def _expand_queries(encodings: sparse.csr_array, neighbors: Indices) -> sparse.csr_array:
     """Local query expansion: average each item's encoding over its nearest items, itself included (Eq. 11)."""
     num_items, num_averaged = neighbors.shape
-    rows, columns, values = [], [], []
-    for part in _parts(encodings.lengths[neighbors].sum(axis=1), _BLOCK_ENTRIES):
-        owners, positions = encodings.entries_of(neighbors[part].ravel())
-        keys = (owners // num_averaged + part.start) * num_items + encodings.columns[positions]
-        unique, inverse = np.unique(keys, return_inverse=True)
-        rows.append(unique // num_items)
-        columns.append(unique % num_items)
-        values.append(np.bincount(inverse.ravel(), weights=encodings.values[positions]) / num_averaged)
-    return SparseRows.from_entries(np.concatenate(rows), np.concatenate(columns), np.concatenate(values), num_items)
+    offsets = np.arange(0, neighbors.size + 1, num_averaged)
+    averaging = sparse.csr_array((np.ones(neighbors.size), neighbors.ravel(), offsets), shape=(num_items, num_items))
+    averaged = averaging @ encodings
+    averaged.data /= num_averaged  # after the sum, so that equal encodings stay what they are to the last bit
+    return averaged
 
 
-def _blend_jaccard(encodings: SparseRows, distances: npt.NDArray[np.float32], lambda_value: float) -> None:
+def _blend_jaccard(encodings: sparse.csr_array, distances: npt.NDArray[np.float32], lambda_value: float) -> None:
     """Blend the Jaccard distance of encodings into the original distances, in place (Eq. 10 and 12).
 
     As each encoding has sum 1, the sum of maxima is 2 minus the sum of minima, and only columns that both have add to the
     latter.
     """
     num_query, num_gallery = distances.shape
-    # The inverted index lists gallery images alone: no other row is asked for.
-    first = encodings.offsets[num_query]
-    gallery = SparseRows(encodings.offsets[num_query:] - first, encodings.columns[first:], encodings.values[first:])
-    having = gallery.transposed(encodings.num_rows)
-
-    num_minima = np.append(0, np.cumsum(having.lengths[encodings.columns[:first]]))[encodings.offsets[: num_query + 1]]
-    for part in _parts(num_gallery + np.diff(num_minima), _BLOCK_ENTRIES):
-        owners, mine = encodings.entries_of(np.arange(part.start, part.stop))
-        pairs, theirs = having.entries_of(encodings.columns[mine])
-        minima = np.minimum(encodings.values[mine][pairs], having.values[theirs])
-        cells = owners[pairs] * num_gallery + having.columns[theirs]
-        sums = np.bincount(cells, weights=minima, minlength=(part.stop - part.start) * num_gallery)
-        sums = sums.reshape(-1, num_gallery)
-        distances[part] = (1 - lambda_value) * (1 - sums / (2 - sums)) + lambda_value * distances[part]
+    inverted = encodings[num_query:].tocsc()  # column -> the gallery images whose encodings have it
+    for query in range(num_query):
+        entries = slice(encodings.indptr[query], encodings.indptr[query + 1])
+        common = inverted[:, encodings.indices[entries]]
+        minima = np.minimum(common.data, np.repeat(encodings.data[entries], np.diff(common.indptr)))
+        sums = np.bincount(common.indices, weights=minima, minlength=num_gallery)
+        distances[query] = (1 - lambda_value) * (1 - sums / (2 - sums)) + lambda_value * distances[query]
 
 
-def _parts(costs: Indices, limit: int) -> Iterator[slice]:
-    """Cut a sequence into consecutive parts whose costs add up to at most a limit, or that have one element."""
-    ends = np.cumsum(costs)
-    start = 0
-    while start < len(costs):
-        spent = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, spent + limit, side="right")))
-        yield slice(start, stop)
-        start = stop
+def distance_blocks(
+    embeddings: torch.Tensor, squares: torch.Tensor, block_rows: int
+) -> Iterator[tuple[slice, slice, torch.Tensor]]:
+    """Squared Euclidean distances, block by block of the upper triangle; the lower one is its mirror.
+
+    Args:
+        embeddings: (n, embed_dim) float32.
+        squares: (n,) squared Euclidean lengths of its rows.
+        block_rows: Height and width of a block.
+
+    Yields:
+        (rows, columns, distances): two slices with ``rows.start <= columns.start`` and a float32 tensor of their lengths.
+        Distances are not negative; that of an item to itself is -1, as `NearestNeighbors` expects.
+    """
+    parts = slices(len(embeddings), block_rows)
+    for number, rows in enumerate(parts):
+        for columns in parts[number:]:
+            block = squared_distances(embeddings[rows], squares[rows], embeddings[columns], squares[columns])
+            if rows == columns:
+                block.fill_diagonal_(_SELF_DISTANCE)
+            yield rows, columns, block
+
+
+class NearestNeighbors:
+    """The nearest items of every item, kept up to date while blocks of distances come in.
+
+    Items are ordered by distance; of several at exactly the same distance the item itself comes first and the others follow by
+    index. The outcome does not depend on the order of the blocks.
+
+    A neighbor is kept as one integer, the bits of its distance above its index: bits of floats that are not negative sort like
+    the floats, so sorting these keys sorts by distance and then by index, and no two keys are equal. The bits of -1 make a
+    negative key.
+
+    Args:
+        num_items: How many items there are.
+        num_neighbors: How many neighbors of each are kept, the item itself included; at most ``num_items``.
+    """
+
+    def __init__(self, num_items: int, num_neighbors: int) -> None:
+        self._keys = torch.full((num_items, num_neighbors), torch.iinfo(torch.int64).max, dtype=torch.int64)
+
+    def update(self, rows: slice, columns: slice, block: torch.Tensor) -> None:
+        """Take in the distances of some items to some others.
+
+        Args:
+            rows: The items whose neighbors these may be.
+            columns: The items that may be neighbors.
+            block: (rows, columns) float32 distances, contiguous.
+        """
+        k = self._keys.shape[1]
+        # One more than is kept tells whether the last place is shared; torch picks among equal values as it likes.
+        values, indices = torch.topk(block, min(k + 1, block.shape[1]), dim=1, largest=False)
+        keys = _make_keys(values, indices + columns.start)[:, :k]
+        if values.shape[1] > k:
+            for row in (values[:, k - 1] == values[:, k]).nonzero()[:, 0].tolist():
+                all_keys = _make_keys(block[row], torch.arange(columns.start, columns.stop))
+                keys[row] = torch.topk(all_keys, k, largest=False, sorted=False).values
+        merged = torch.cat([self._keys[rows], keys], dim=1)
+        self._keys[rows] = merged.sort(dim=1).values[:, :k]
+
+    def indices(self) -> torch.Tensor:
+        """Return the indices of the neighbors, nearest first, (num_items, num_neighbors) int64."""
+        return self._keys & 0xFFFFFFFF
+
+    def distances(self) -> torch.Tensor:
+        """Return the distances of the neighbors in the same places, (num_items, num_neighbors) float32."""
+        return (self._keys >> 32).to(torch.int32).view(torch.float32).clamp(min=0)
+
+
+def _make_keys(distances: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    # Adding zero turns -0.0, whose bits would sort before everything, into 0.0.
+    return ((distances + 0.0).view(torch.int32).to(torch.int64) << 32) | indices

@@ -45,7 +45,7 @@ class TransformerConfig:
     """Layer norm after the residual sum (paper Eq. 2-3) or before each sub-layer (released code)."""
 
     num_heads: PositiveInt | None = 16
-    """Number of attention heads in every stage; None divides the stage's width by `head_dim`."""
+    """Number of attention heads in every stage; None: as many of at least `head_dim` channels as share the width evenly."""
 
     head_dim: PositiveInt | None = None
     """Width of a head; None divides the stage's width C_p by the number of heads (paper). Released code: 64 everywhere.
@@ -70,14 +70,16 @@ class TransformerConfig:
     @property
     def width_unit(self) -> int:
         """Number of which the width of a stage is a multiple, so that heads share it evenly."""
-        if self.num_heads is None:
-            return self.head_dim or 1
-        return self.num_heads if self.head_dim is None else 1
+        return self.num_heads if self.num_heads is not None and self.head_dim is None else 1
 
     def head_shape(self, width: int) -> tuple[int, int]:
         """Return the number of heads of a stage and the width of each, for tokens of a width."""
-        num_heads = width // (self.head_dim or 1) if self.num_heads is None else self.num_heads
-        return num_heads, width // num_heads if self.head_dim is None else self.head_dim
+        if self.num_heads is not None:
+            return self.num_heads, width // self.num_heads if self.head_dim is None else self.head_dim
+        num_heads = max(1, width // (self.head_dim or width))
+        while width % num_heads:
+            num_heads -= 1
+        return num_heads, width // num_heads
 
 
 @config_dataclass
@@ -135,11 +137,10 @@ class ModelConfig:
         if any(side % unit for side in self.image_size):
             height, width = self.image_size
             raise ValueError(f"image_size {height} x {width} is no multiple of {unit} in both directions")
-        heads = self.transformer
+        heads = self.transformer.width_unit
         for width, depth in zip(self.widths or (), self.depths if self.widths else (), strict=True):
-            if depth and width % heads.width_unit:
-                fixed, other = ("head_dim", "num_heads") if heads.num_heads is None else ("num_heads", "head_dim")
-                raise ValueError(f"width {width} is no multiple of {fixed} {heads.width_unit}; set transformer.{other}")
+            if depth and width % heads:
+                raise ValueError(f"width {width} is no multiple of num_heads {heads}; set transformer.head_dim")
 
     @property
     def levels(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hat.errors import ModelError
-from hat.model.backbone import build_backbone
+from hat.model.backbone import Backbone, build_backbone
 from hat.model.config import ModelConfig, model_config
 from hat.model.dsa import DSA, stage_widths
 from hat.model.layers import ResidualBlock, build_pooling
@@ -51,7 +51,7 @@ class FeatureExtractor(nn.Module):
     config: ModelConfig
     preprocessing: Preprocessing
     embed_dim: int
-    mfe: nn.Module
+    mfe: Backbone
     pooling: nn.Module
     bottlenecks: nn.ModuleDict
     dsa: DSA
@@ -67,9 +67,10 @@ class FeatureExtractor(nn.Module):
         """
         levels = self.mfe(pixels)
         maps = {name: blocks(levels[int(name[-1]) - 1]) for name, blocks in self.bottlenecks.items()}
-        features = {"mfe": self.pooling(levels[-1])} if self.config.mfe_supervision else {}  # (B, C)
+        features: dict[str, Tensor] = {"mfe": self.pooling(levels[-1])} if self.config.mfe_supervision else {}  # (B, C)
         height, width = pixels.shape[-2:]
-        return features | self.dsa(maps, (height, width))
+        stages: dict[str, Tensor] = self.dsa(maps, (height, width))
+        return features | stages
 
     def check_shape(self, images: Tensor) -> None:
         """Refuse images of a shape that the model does not take.
@@ -115,11 +116,10 @@ class HAT(FeatureExtractor):
         if self.preprocessing.size != config.image_size:
             raise ModelError(f"preprocessing gives images of {self.preprocessing.size}, the model takes {config.image_size}")
 
-        backbone = build_backbone(config.backbone, 4 if config.mfe_supervision else config.levels[-1])
-        self.mfe = backbone
+        self.mfe = build_backbone(config.backbone, 4 if config.mfe_supervision else config.levels[-1])
         if config.mfe_supervision:
             self.pooling = build_pooling(config.pooling)
-        channels = backbone.channels
+        channels = self.mfe.channels
         self.bottlenecks = nn.ModuleDict(
             {f"tfc{level}": _bottlenecks(channels[level - 1], config) for level in config.levels},
         )

@@ -2,18 +2,31 @@
 
 The released code is a fork of a strong baseline for re-ID; its model differs from the paper in the points that the preset
 ``hat_resnet50_released`` sets. Its checkpoints also hold linear layers that no forward pass touches: a quarter of their
-parameters.
+parameters. Backbone, depths and widths are read from the tensors; the stride of the last level leaves no trace in them.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
-__all__ = ["Translation", "is_released_state", "released_name", "translate_released_state"]
+from hat.config import apply_overrides
+from hat.errors import WeightsError
+from hat.model.backbone import list_backbones
+from hat.model.config import ModelConfig, model_config
+from hat.model.dsa import stage_widths
+from hat.torchvision_import import import_torchvision
+
+__all__ = ["Translation", "is_released_state", "released_config", "released_name", "translate_released_state"]
+
+_HEAD_DIM = 64
+"""Heads leave no trace in the tensors; the released code has 64 channels in each at every width."""
 
 _DEAD = re.compile(r"^HAT\.TFC_S\d\.transformer\.Non\w*\.")
 """Linear layers of the released transformer that are built and never called."""
@@ -29,7 +42,7 @@ _BLOCK_PARTS = {
     "1.fn.fn.net.3": "ffn.down",
 }
 
-_STAGE_PARTS = {"patch_to_embedding": "to_tokens", "cls_token": "cls_token", "pos_embedding": "position_embedding"}
+_STAGE_PARTS = {"patch_to_embedding": "patch_embed", "cls_token": "cls_token", "pos_embedding": "position_embedding"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,7 @@ class Translation:
 
 
 def is_released_state(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has the released code's names."""
+    """Tell the released code's names from others."""
     return any(name.startswith("HAT.TFC_S") for name in state) and any(name.startswith("base.") for name in state)
 
 
@@ -58,7 +71,7 @@ def translate_released_state(state: Mapping[str, Tensor]) -> Translation:
     """Translate a state dict of the released code into the names of ``hat_resnet50_released``.
 
     Args:
-        state: Released name -> tensor, for ResNet-50 as published.
+        state: Released name -> tensor.
 
     Returns:
         The translation. Tensors are the same objects; shapes are not checked here.
@@ -78,8 +91,92 @@ def translate_released_state(state: Mapping[str, Tensor]) -> Translation:
     return Translation(translated, tuple(dropped), num_dropped, tuple(unknown))
 
 
+def released_config(
+    state: Mapping[str, Tensor], *, last_stride: Literal[1, 2], image_size: tuple[int, int] | None = None, source: str
+) -> ModelConfig:
+    """Read the architecture of a released model from the shapes of its tensors.
+
+    Args:
+        state: Our name -> tensor, as `translate_released_state` gives them.
+        last_stride: Stride of the backbone's last level, which shapes do not tell.
+        image_size: (height, width) of its images; None where the number of positions is that of images twice as high as wide.
+        source: What the state is, for the error message.
+
+    Raises:
+        WeightsError: A tensor that decides is missing, the backbone is not a known ResNet, or the image size is needed.
+    """
+    levels = [level for level in range(1, 5) if any(name.startswith(f"dsa.tfc{level}.") for name in state)]
+    last = f"dsa.tfc{levels[-1]}"
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in state:
+            raise WeightsError(f"{source} does not fit: missing: {name}")
+        return tuple(state[name].shape)
+
+    num_positions = shape(f"{last}.position_embedding")[1] - 1
+    if image_size is None:
+        columns = math.isqrt(num_positions // 2)
+        image_size = (32 * columns, 16 * columns)
+    if (image_size[0] // 16) * (image_size[1] // 16) != num_positions:
+        raise WeightsError(
+            f"{source} has {num_positions} positions, which are not those of {image_size[0]} x {image_size[1]} images: "
+            "say the size that it was trained at"
+        )
+    depths = tuple(_count(state, f"dsa.tfc{level}.blocks.") for level in range(1, 5))
+    one, two, three, four = (shape(f"dsa.tfc{level}.cls_token")[-1] if level in levels else 1 for level in range(1, 5))
+    widths = (one, two, three, four)
+    channels = tuple(_channels(state, level) for level in range(1, 5))
+    first = f"bottlenecks.tfc{levels[0]}."
+    config = model_config(
+        "hat_resnet50_released",
+        image_size=image_size,
+        backbone={"name": _resnet_of(state, source), "last_stride": last_stride},
+        depths=depths,
+        num_bottlenecks=_count(state, first),
+        transformer={
+            "num_heads": shape(f"{last}.blocks.0.attention.to_qkv.weight")[0] // (3 * _HEAD_DIM),
+            "head_dim": _HEAD_DIM,
+            "ffn_dim": shape(f"{last}.blocks.0.ffn.up.weight")[0],
+        },
+        nea=len(levels) == 1 or f"dsa.tfc{levels[0]}.nea.conv1.weight" in state,
+        last_nea=f"{last}.nea.conv1.weight" in state,
+    )
+    default = {level: width for level, (_, width) in stage_widths(config, channels).items()}
+    return (
+        config
+        if default == {level: widths[level - 1] for level in levels}
+        else apply_overrides(config, {"widths": list(widths)})
+    )
+
+
+def _count(state: Mapping[str, Tensor], prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+
+
+def _channels(state: Mapping[str, Tensor], level: int) -> int:
+    """Return the channels of a level: those of the last batch norm of its first block."""
+    norms = [name for name in state if re.match(rf"^mfe\.layer{level}\.0\.bn\d\.weight$", name)]
+    return len(state[max(norms)]) if norms else 0
+
+
+def _resnet_of(state: Mapping[str, Tensor], source: str) -> str:
+    """Return the name of the ResNet whose layers have these shapes."""
+
+    def layers(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, torch.Size]:
+        weights = {name.removeprefix(prefix): value.shape for name, value in tensors.items() if name.endswith("weight")}
+        return {name: shape for name, shape in weights.items() if name.startswith("layer")}
+
+    given = layers(state, "mfe.")
+    for candidate in (name for name in list_backbones() if "resn" in name):
+        with torch.device("meta"):
+            known = getattr(import_torchvision("models"), candidate)(weights=None).state_dict()
+        if layers(known, "") == given:
+            return candidate
+    raise WeightsError(f"{source}: the layers of its backbone are those of none of {', '.join(list_backbones())}")
+
+
 def released_name(name: str) -> str | None:
-    """Our name of a tensor of the released code, or None where there is none."""
+    """Return our name of a tensor of the released code, or None where there is none."""
     first, _, rest = name.partition(".")
     if first == "base":
         return f"mfe.{rest}"

@@ -133,7 +133,7 @@ class OpenVINORuntime:
         return embeddings
 
     def _requests(self) -> list[openvino.InferRequest]:
-        """The calling thread's own requests, made at its first call."""
+        """Return the calling thread's own requests, made at its first call."""
         if not hasattr(self._of_thread, "requests"):
             self._of_thread.requests = [self.compiled.create_infer_request() for _ in range(self._num_requests)]
         requests: list[openvino.InferRequest] = self._of_thread.requests
@@ -235,6 +235,6 @@ def _type_name(value: Any) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The last line of OpenVINO's words that says anything; those before it name its own source files."""
+    """Return the last line of OpenVINO's words that says anything; those before it name its own source files."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in reversed(lines) if line), type(error).__name__)

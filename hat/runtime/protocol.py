@@ -12,7 +12,7 @@ from hat.errors import UsageError
 from hat.io.artifact import ArtifactInfo
 from hat.preprocessing import Preprocessing
 
-__all__ = ["Runtime", "fixed_batch", "run_in_pieces", "runtime_device", "runtime_info"]
+__all__ = ["Runtime", "fixed_batch", "run_in_pieces", "runtime_device", "runtime_info", "warm_up"]
 
 
 @runtime_checkable
@@ -66,6 +66,16 @@ def run_in_pieces(
     return np.concatenate(pieces)
 
 
+def warm_up(runtime: Runtime) -> None:
+    """Have a runtime do now what it does once for each batch size: capture CUDA graphs, choose or compile kernels.
+
+    Raises:
+        WorkError: It fails.
+    """
+    if prepare := getattr(runtime, "warm_up", None):
+        prepare()
+
+
 def runtime_device(runtime: Runtime) -> str | None:
     """Return ``"cpu"`` or ``"cuda"`` where a runtime's ``device_type`` says so; None for other devices and other machines."""
     kind = getattr(runtime, "device_type", None)
@@ -73,7 +83,7 @@ def runtime_device(runtime: Runtime) -> str | None:
 
 
 def runtime_info(runtime: Runtime) -> ArtifactInfo:
-    """What a runtime runs: architecture, preprocessing, precision and the fingerprint that a gallery is bound to.
+    """Return what a runtime runs: architecture, preprocessing, precision and the fingerprint that a gallery is bound to.
 
     The first call on a checkpoint hashes its weights, which takes up to a second.
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import ArtifactInfo, fingerprint, weights_sha256
 from hat.model import HAT
+from hat.runtime.full_float32 import full_float32
 
 __all__ = ["Precision", "TorchRuntime", "checked_precision", "choose_device"]
 
@@ -34,7 +35,7 @@ class TorchRuntime:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None takes a CUDA device where there is one.
         precision: ``"fp32"``, or ``"bf16"`` and ``"fp16"`` by autocast.
         channels_last: Lay images and convolutions out by pixel, which convolutions on CPUs and tensor cores prefer.
-        exact_graph: Run the exact inference graph (`hat.model.inference.InferenceModel`, the one that is exported) instead of
+        inference_graph: Run the exact inference graph (`hat.model.inference.InferenceModel`, which is exported too) instead of
             the training module: the same embeddings with fewer operations. The model's weights are copied and the model itself
             is not kept.
         compiled: Run through ``torch.compile``. The first calls with new batch sizes compile, which takes seconds to minutes.
@@ -54,7 +55,7 @@ class TorchRuntime:
         precision: Precision = "fp32",
         *,
         channels_last: bool = True,
-        exact_graph: bool = False,
+        inference_graph: bool = False,
         compiled: bool = False,
         model_name: str = "model",
         metrics: Mapping[str, Any] | None = None,
@@ -65,17 +66,17 @@ class TorchRuntime:
         self.config = model.config
         self.embed_dim = model.embed_dim
         self.preprocessing = model.preprocessing
-        self.exact_graph, self.compiled = exact_graph, compiled
+        self.inference_graph, self.compiled = inference_graph, compiled
         self.model_name, self.metrics = model_name, dict(metrics or {})
         # What stays behind cannot be hashed later; otherwise only who asks for the facts waits for the hash.
-        self._source_sha256 = weights_sha256(model) if exact_graph else None
-        self._model = None if exact_graph else model
-        network = _exact_graph(model) if exact_graph else model
+        self._source_sha256 = weights_sha256(model) if inference_graph else None
+        self._model = None if inference_graph else model
+        network = _inference_graph(model) if inference_graph else model
         network = network.to(self.device).to(memory_format=self.memory_format).eval()  # type: ignore[call-overload]
         self._network: nn.Module = cast(nn.Module, torch.compile(network)) if compiled else network
         self._turn: AbstractContextManager[Any] = threading.Lock() if compiled else nullcontext()
-        variant = f"{' exact graph' if exact_graph else ''}{' compiled' if compiled else ''}"
         self.device_type = self.device.type
+        variant = f"{' inference graph' if inference_graph else ''}{' compiled' if compiled else ''}"
         self.name = f"torch {precision}{variant} {self.device.type}"
 
     @property
@@ -117,10 +118,11 @@ class TorchRuntime:
         if not len(images):
             return np.empty((0, self.embed_dim), dtype=np.float32)
         batch = torch.from_numpy(images).to(self.device)
-        if not self.exact_graph:  # the graph has the normalization inside
+        if not self.inference_graph:  # the graph has the normalization inside
             batch = self.preprocessing.normalize(batch)
         batch = batch.contiguous(memory_format=self.memory_format)
-        with self._turn, torch.autocast(self.device.type, dtype=_DTYPES.get(self.precision), enabled=self.precision in _DTYPES):
+        autocast = torch.autocast(self.device.type, dtype=_DTYPES.get(self.precision), enabled=self.precision in _DTYPES)
+        with self._turn, full_float32(), autocast:
             embeddings = self._compiled_call(batch) if self.compiled else self._network(batch)
         result: npt.NDArray[np.float32] = embeddings.float().cpu().numpy()
         return result
@@ -138,14 +140,14 @@ class TorchRuntime:
             ) from error
 
 
-def _exact_graph(model: HAT) -> nn.Module:
+def _inference_graph(model: HAT) -> nn.Module:
     from hat.model.inference import InferenceModel
 
     return InferenceModel(model)
 
 
 def checked_precision(precision: str) -> Precision:
-    """A precision as typed by a user.
+    """Return a precision as typed by a user.
 
     Raises:
         UsageError: It is none of ``"fp32"``, ``"bf16"`` and ``"fp16"``.
@@ -157,7 +159,7 @@ def checked_precision(precision: str) -> Precision:
 
 
 def choose_device(device: str | None, local_rank: int = 0) -> torch.device:
-    """The device that was asked for, or the best one where None or ``"auto"`` was.
+    """Return the device that was asked for, or the best one where None or ``"auto"`` was.
 
     Args:
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.

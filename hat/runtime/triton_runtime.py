@@ -38,7 +38,7 @@ class TritonAddress(NamedTuple):
 
 
 def is_triton_address(text: str) -> bool:
-    """Whether a model is named by an address of this kind rather than a path."""
+    """Return whether a model is named by an address of this kind rather than a path."""
     return text.startswith(("triton://", "tritons://"))
 
 
@@ -111,7 +111,7 @@ class TritonRuntime:
         return rows
 
     def _infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """One request to the server."""
+        """Return one request to the server."""
         batch = np.ascontiguousarray(images if self.info.input_type == "uint8" else images.astype(np.float32))
         tensor = self._protocol.InferInput("images", list(batch.shape), _TYPES[self.info.input_type])
         tensor.set_data_from_numpy(batch, binary_data=True)

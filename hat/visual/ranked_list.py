@@ -5,7 +5,7 @@ from __future__ import annotations
 from PIL import Image
 
 from hat.data.datasets import ReIDDataset
-from hat.metrics.result import RankingResult
+from hat.metrics import RankingResult
 from hat.visual.ranking_rows import Choice, Matrix, RankedImage, RankedRow, rank_rows
 from hat.visual.tile_sheet import Tile, draw_ranking
 

@@ -21,7 +21,7 @@ from ..gallery.gallery import Gallery
 from ..gallery.identities import name_number
 from .image_pairs import Pairs, PairSet
 
-__all__ = ["RocPoint", "ThresholdCalibration", "calibrate", "chance_of_any"]
+__all__ = ["RocPoint", "ThresholdCalibration", "calibrate_thresholds", "chance_of_any"]
 
 CONFIDENCE = 0.95
 """Of the one-sided upper bound on a false match rate."""
@@ -125,8 +125,9 @@ class ThresholdCalibration:
         """
         if not 0 < false_match_rate < 1:
             raise UsageError(f"a false match rate lies between 0 and 1, got {false_match_rate}")
-        # The largest number whose chance is at most 5 % under this rate: one less than the 5 % quantile.
-        num_allowed = int(_binomial().binom.ppf(1 - CONFIDENCE, self.num_pairs, false_match_rate)) - 1
+        # The largest number whose chance is at most 5 % under this rate: one less than the 5 % quantile; of a little more than
+        # 5 %, so that rounding does not refuse the lowest rate.
+        num_allowed = int(_binomial().binom.ppf((1 - CONFIDENCE) * (1 + 1e-9), self.num_pairs, false_match_rate)) - 1
         if num_allowed < 0:
             needed = math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-false_match_rate))
             remedy = "enroll more people" if self.is_exhaustive else "compare more pairs (hat gallery calibrate --pairs)"
@@ -165,7 +166,7 @@ class ThresholdCalibration:
         }
 
 
-def calibrate(gallery: Gallery, *, num_pairs: int = 300_000, seed: int = 0) -> ThresholdCalibration:
+def calibrate_thresholds(gallery: Gallery, *, num_pairs: int = 300_000, seed: int = 0) -> ThresholdCalibration:
     """Estimate what similarities mean in a gallery.
 
     Pairs of different people are drawn with equal chances from all that the gallery has, with replacement; so the number of

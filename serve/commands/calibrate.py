@@ -43,7 +43,7 @@ def calibrate(
     from hat.io.plot_file import check_plot_path
 
     from ..calibrate.calibration_picture import draw_calibration
-    from ..calibrate.thresholds import calibrate as run
+    from ..calibrate.thresholds import calibrate_thresholds as run
     from ..calibrate.thresholds import chance_of_any
     from ..gallery.gallery import Gallery
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from hat.console import emit, progress, stderr
+
+from .options import AsJson, parse_attribute_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,10 +22,10 @@ if TYPE_CHECKING:
     from ..enroll.image_sources import ImageSources, NameStyle
     from ..gallery.gallery import Gallery
 
-__all__ = ["enroll"]
+__all__ = ["enroll", "print_reasons"]
 
-_NUM_TOLD = 20
-"""Bad images that are named on the screen; --json has all of them."""
+_MAX_NAMED = 20
+"""Images that are named on the screen; --json has all of them."""
 
 
 def enroll(
@@ -31,13 +34,15 @@ def enroll(
     model: Annotated[
         str, typer.Option("--model", help="A checkpoint folder or an exported file; always the same for a gallery.")
     ],
-    pid: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Identity of all images.")] = None,
+    pid: Annotated[str | None, typer.Option(help="Identity of all images, a number or a name.")] = None,
     camid: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Camera of all images.")] = None,
     time_: Annotated[
         str | None, typer.Option("--time", help="When all were seen, or a video began: 2026-11-25T08:30:15 (UTC), or seconds.")
     ] = None,
     attribute: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of all images; repeat for several.")] = None,
-    names: Annotated[str, typer.Option(help="File names like 0002_c1s1_000451_03.jpg: auto, market or none.")] = "auto",
+    names: Annotated[
+        str, typer.Option(help="File names like 0002_c1s1_000451_03.jpg: auto (or folders of people), market or none.")
+    ] = "auto",
     boxes: Annotated[
         Path | None, typer.Option(help="People in the video: frame or time, left, top, right, bottom, ...")
     ] = None,
@@ -46,16 +51,20 @@ def enroll(
     float16: Annotated[bool, typer.Option("--float16", help="A new gallery keeps embeddings in half the space.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images that are embedded and written at once.")] = 32,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Give known images the labels that are given now.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Add images of people to a gallery.
 
     An image that is there already is told by its content and not added again, so the same command may be repeated, and goes on
-    where it was stopped. Images that cannot be used are named and left out; the exit code is 1 when nothing could be enrolled.
+    where it was stopped. A known image keeps the labels that it has; where others are given now it is named and the exit code
+    is 1; --update changes them. Images that cannot be used are named and left out; the exit code is 1 when nothing could be
+    enrolled.
 
-    A table has the columns path, and as you like pid, camid, time, left, top, right, bottom; any other column becomes an
-    attribute. Market-style names give identity, camera, sequence and frame; junk (-1) is left out, and 0000, which is
-    background and passers-by, is enrolled without an identity. Options for all images stand above names and tables.
+    Identities and cameras are read as hat eval reads them: a folder for each person, whose name is a number (0007 is 7) or a
+    name; Market-style file names, which also give sequence and frame; VIPeR, MARS and others. Junk (-1) is left out, and 0000,
+    which is background and passers-by, is enrolled without an identity. A table has the column path, and maybe pid, camid,
+    time, left, top, right, bottom; any other column becomes an attribute. Options stand above all of it.
 
     Examples:
 
@@ -72,16 +81,17 @@ def enroll(
     from hat.runtime import runtime_info
 
     from ..enroll.image_sources import ImageSources, Labels
-    from ..gallery.attribute_values import parse_attributes, parse_moment
+    from ..gallery.attribute_values import parse_timestamp
     from ..gallery.binding import binding_of
     from ..gallery.gallery import Gallery
+    from ..gallery.identities import parse_identity
 
     start = time.monotonic()
     labels = Labels(
-        pid=pid,
+        pid=None if pid is None else parse_identity(pid, "--pid"),
         camid=camid,
-        time_s=None if time_ is None else parse_moment(time_, "--time"),
-        attributes=parse_attributes(split_pairs(attribute or [], "--attribute"), "--attribute"),
+        time_s=None if time_ is None else parse_timestamp(time_, "--time"),
+        attributes=parse_attribute_options(attribute),
     )
     sources = ImageSources(images, labels=labels, names=cast("NameStyle", names), boxes=boxes)
     total = sources.count()
@@ -95,7 +105,7 @@ def enroll(
             raise UsageError(f"{gallery} keeps embeddings in {opened.stored_type}: --float16 is for a new gallery")
         before = len(opened)
         try:
-            found = _enroll(opened, embedder, sources, total, batch_size, thumbnail_height if thumbnails else None)
+            found = _enroll(opened, embedder, sources, total, batch_size, thumbnail_height if thumbnails else None, update)
         except KeyboardInterrupt:
             raise WorkError(
                 f"interrupted: {len(opened) - before:,} images were added and stay; the same command goes on from there"
@@ -105,45 +115,54 @@ def enroll(
             "model": binding.name,
             "num_added": found.num_added,
             "num_known": found.num_known,
+            "num_updated": found.num_updated,
+            "num_conflicts": len(found.conflicts),
+            "conflicts": [{"source": source, "reason": reason} for source, reason in found.conflicts],
             "num_bad": len(found.bad),
             "bad": [{"source": source, "reason": reason} for source, reason in found.bad],
             "left_out": dict(sources.left_out),
+            "unread": list(sources.unread),
+            "notes": list(sources.notes),
             "num_records": len(opened),
             "seconds": round(time.monotonic() - start, 3),
         }
-    for source, reason in found.bad[:_NUM_TOLD]:
-        stderr.print(f"left out: {source}: {reason}", markup=False, soft_wrap=True)
-    if len(found.bad) > _NUM_TOLD:
-        stderr.print(f"left out: {len(found.bad) - _NUM_TOLD:,} more; --json names all of them")
+    print_reasons("left out", found.bad)
+    print_reasons("other labels", found.conflicts)
+    for note in sources.notes:
+        stderr.print(note, markup=False, soft_wrap=True)
+    for path in sources.unread:
+        stderr.print(f"not read: {path}", markup=False, soft_wrap=True)
     emit(result, _table(result), as_json)
     if not found.ids:
         source, reason = found.bad[0]
         raise WorkError(
             f"nothing could be enrolled: none of {len(found.bad):,} images can be used; the first: {source}: {reason}"
         )
+    if found.conflicts:
+        raise WorkError(
+            f"{len(found.conflicts):,} images are enrolled already with other labels, which they keep: --update changes them, "
+            "hat gallery label changes single ones"
+        )
 
 
-def split_pairs(texts: list[str], where: str) -> list[tuple[str, str]]:
-    """``NAME=VALUE`` texts in two parts.
-
-    Raises:
-        UsageError: One has no ``=``.
-    """
-    from hat.errors import UsageError
-
-    pairs = []
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not value:
-            raise UsageError(f"{where} is NAME=VALUE, such as color=red, got {text!r}")
-        pairs.append((name.strip(), value.strip()))
-    return pairs
+def print_reasons(what: str, found: Sequence[tuple[str, str]]) -> None:
+    """Name sources and reasons on stderr, the first of them."""
+    for source, reason in found[:_MAX_NAMED]:
+        stderr.print(f"{what}: {source}: {reason}", markup=False, soft_wrap=True)
+    if len(found) > _MAX_NAMED:
+        stderr.print(f"{what}: {len(found) - _MAX_NAMED:,} more; --json names all of them")
 
 
 def _enroll(
-    gallery: Gallery, embedder: Embedder, sources: ImageSources, total: int, batch_size: int, thumbnail_height: int | None
+    gallery: Gallery,
+    embedder: Embedder,
+    sources: ImageSources,
+    total: int,
+    batch_size: int,
+    thumbnail_height: int | None,
+    update: bool,
 ) -> Enrollment:
-    from ..enroll.enrolling import enroll as run
+    from ..enroll.enrolling import enroll_images as run
 
     with progress() as display:
         task = display.add_task("enrolling", total=total, info="")
@@ -153,7 +172,8 @@ def _enroll(
             sources.items(),
             batch_size=batch_size,
             thumbnail_height=thumbnail_height,
-            advance=lambda count: display.advance(task, count),
+            update=update,
+            progress=lambda count: display.advance(task, count),
         )
 
 
@@ -166,6 +186,10 @@ def _table(result: dict[str, Any]) -> Table:
     table.add_row("added", f"{result['num_added']:,}")
     if result["num_known"]:
         table.add_row("known already", f"{result['num_known']:,}")
+    if result["num_updated"]:
+        table.add_row("labels changed", f"{result['num_updated']:,}")
+    if result["num_conflicts"]:
+        table.add_row("other labels", f"{result['num_conflicts']:,} known images keep those that they have")
     if result["num_bad"]:
         table.add_row("cannot be used", f"{result['num_bad']:,}")
     for reason, count in result["left_out"].items():

@@ -1,4 +1,4 @@
-"""``hat gallery``: look into a gallery, remove people from it, rebuild it, say what its similarities mean."""
+"""``hat gallery``: look into a gallery, correct and remove what is in it, copy and rebuild it, say what similarities mean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ import typer
 from hat.console import emit
 
 from .calibrate import calibrate
-from .gallery_upkeep import accept, re_embed, remove, vacuum
+from .gallery_upkeep import accept, copy, label, re_embed, remove, vacuum
+from .options import (
+    AsJson,
+    AttributeOption,
+    CamidsOption,
+    Location,
+    PidsOption,
+    SinceOption,
+    UntilOption,
+    check_picture_path,
+    make_filter,
+    record_result,
+    write_picture,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +36,7 @@ gallery = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="""Look into a gallery, remove people from it, rebuild it, and say what its similarities mean.
+    help="""Look into a gallery, correct and remove what is in it, copy and rebuild it, and say what its similarities mean.
 
     Every subcommand has examples in its own help, and prints JSON with --json.
 
@@ -36,9 +49,6 @@ gallery = typer.Typer(
       hat gallery calibrate people.gallery
     """,
 )
-
-Location = Annotated[str, typer.Argument(metavar="GALLERY", help="A gallery's file, or milvus://HOST:PORT/NAME.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _NUM_PEOPLE = 10
 
@@ -67,8 +77,9 @@ def info(
             "gallery": location,
             "num_records": counts.num_records,
             "num_identities": len(counts.by_pid.keys() - {None}),
-            "by_pid": {_key(pid): count for pid, count in counts.by_pid.items()},
-            "by_camid": {_key(camid): count for camid, count in counts.by_camid.items()},
+            "num_without_pid": counts.by_pid.get(None, 0),
+            "by_pid": {str(pid): count for pid, count in counts.by_pid.items() if pid is not None},
+            "by_camid": {"unknown" if camid is None else str(camid): count for camid, count in counts.by_camid.items()},
             "first_seen_s": counts.first_seen_s,
             "last_seen_s": counts.last_seen_s,
             "stored_type": opened.stored_type,
@@ -91,11 +102,11 @@ def info(
 @gallery.command("list", no_args_is_help=True)
 def list_(
     location: Location,
-    camera: Annotated[list[int] | None, typer.Option(help="Only what this camera saw; repeat for several.")] = None,
-    pid: Annotated[list[int] | None, typer.Option(help="Only this identity; repeat for several.")] = None,
-    since: Annotated[str | None, typer.Option(help="Seen at this time or later: 2026-11-25T08:30 (UTC), or seconds.")] = None,
-    until: Annotated[str | None, typer.Option(help="Seen before this time.")] = None,
-    attribute: Annotated[list[str] | None, typer.Option(help="Only images with NAME=VALUE; repeat for several.")] = None,
+    camid: CamidsOption = None,
+    pid: PidsOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    attribute: AttributeOption = None,
     offset: Annotated[int, typer.Option(min=0, help="Leave out so many first ones.")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most records.")] = 50,
     as_json: AsJson = False,
@@ -106,27 +117,25 @@ def list_(
 
       hat gallery list people.gallery --pid 17
 
-      hat gallery list people.gallery --camera 3 --since 2026-11-25 --limit 1000 --json
+      hat gallery list people.gallery --camid 3 --since 2026-11-25 --limit 1000 --json
     """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    from ..gallery.attribute_values import show_moment
+    from ..gallery.attribute_values import format_timestamp
     from ..gallery.gallery import Gallery
-    from .search import make_filter, record_result
 
-    where = make_filter(camera, None, pid, since, until, attribute)
+    where = make_filter(camids=camid, pids=pid, since=since, until=until, attribute=attribute)
     with Gallery.open(location, read_only=True) as opened:
         ids = opened.ids(where)
-        chosen = [int(one) for one in ids[offset : offset + limit]]
-        records = [record_result(record) for record in opened.get(chosen)]
+        records = [record_result(record) for record in opened.get_present(ids[offset : offset + limit].tolist())]
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for column in ("id", "pid", "camera", "time (UTC)", "source"):
         table.add_column(column, justify="right" if column in ("id", "pid", "camera") else "left", overflow="fold")
     for record in records:
         labels = ["-" if record[key] is None else str(record[key]) for key in ("pid", "camid")]
-        seen = "-" if record["time_s"] is None else show_moment(record["time_s"])
+        seen = "-" if record["time_s"] is None else format_timestamp(record["time_s"])
         table.add_row(str(record["id"]), *labels, seen, Text(record["source"]))
     foot = Text(f"{len(records):,} of {len(ids):,} records", "dim")
     emit({"gallery": location, "num_matching": len(ids), "records": records}, Group(table, foot), as_json)
@@ -152,15 +161,13 @@ def show(
     from rich.table import Table
     from rich.text import Text
 
-    from hat.errors import UsageError, WorkError
+    from hat.errors import UsageError
 
-    from ..gallery.attribute_values import show_moment
+    from ..gallery.attribute_values import format_timestamp
     from ..gallery.gallery import Gallery
     from ..gallery.record_images import record_image
-    from .search import check_picture_place, record_result
 
-    if picture is not None:
-        check_picture_place(picture)
+    check_picture_path(picture)
     with Gallery.open(location, read_only=True) as opened:
         (record,) = opened.get([record_id], thumbnails=True)
     result = record_result(record) | {"has_thumbnail": record.thumbnail is not None}
@@ -170,24 +177,23 @@ def show(
             raise UsageError(
                 f"record {record_id} has no thumbnail, and {record.source} is not there or is another image by now"
             )
-        try:
-            image.save(picture)
-        except (OSError, ValueError) as error:
-            raise WorkError(f"{picture}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        write_picture(image, picture)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in result.items():
         if name == "attributes":
             for key, attribute in value.items():
                 table.add_row("attribute", Text(f"{key} = {attribute}"))
         elif name.endswith("_s") and value is not None:
-            table.add_row(name.removesuffix("_s"), show_moment(value))
+            table.add_row(name.removesuffix("_s"), format_timestamp(value))
         else:
             table.add_row(name, Text("-" if value is None else str(value)))
     emit(result, table, as_json)
 
 
+gallery.command(no_args_is_help=True)(label)
 gallery.command(no_args_is_help=True)(remove)
 gallery.command(no_args_is_help=True)(vacuum)
+gallery.command(no_args_is_help=True)(copy)
 gallery.command("re-embed", no_args_is_help=True)(re_embed)
 gallery.command(no_args_is_help=True)(accept)
 gallery.command(no_args_is_help=True)(calibrate)
@@ -203,10 +209,6 @@ def _checked(opened: Gallery, model: str) -> dict[str, Any]:
     return {"path": model, "fingerprint": binding.fingerprint, "is_own": binding.fingerprint == opened.binding.fingerprint}
 
 
-def _key(label: int | None) -> str:
-    return "unknown" if label is None else str(label)
-
-
 def _bytes_on_disk(location: str) -> int | None:
     """Size of a gallery's files; None where they are somewhere else."""
     path = Path(location).expanduser()
@@ -220,13 +222,13 @@ def _info_table(result: dict[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from ..gallery.attribute_values import show_moment
+    from ..gallery.attribute_values import format_timestamp
 
     model = result["model"]
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row("images", f"{result['num_records']:,}")
-    largest = sorted(((count, pid) for pid, count in result["by_pid"].items() if pid != "unknown"), reverse=True)
-    unknown = result["by_pid"].get("unknown", 0)
+    largest = sorted(((count, pid) for pid, count in result["by_pid"].items()), reverse=True)
+    unknown = result["num_without_pid"]
     people = f"{result['num_identities']:,}" + (f", and {unknown:,} images of unknown people" if unknown else "")
     table.add_row("identities", people)
     if largest:
@@ -234,7 +236,7 @@ def _info_table(result: dict[str, Any]) -> Table:
         table.add_row("most images", shown + (" ..." if len(largest) > _NUM_PEOPLE else ""))
     table.add_row("cameras", ", ".join(f"{camid} ({count:,})" for camid, count in result["by_camid"].items()) or "-")
     if result["first_seen_s"] is not None:
-        table.add_row("seen", f"{show_moment(result['first_seen_s'])} to {show_moment(result['last_seen_s'])} UTC")
+        table.add_row("seen", f"{format_timestamp(result['first_seen_s'])} to {format_timestamp(result['last_seen_s'])} UTC")
     size = "" if result["num_bytes"] is None else f", {result['num_bytes'] / 2**20:,.1f} MiB on disk"
     table.add_row("embeddings", f"{model['embed_dim']} x {result['stored_type']}{size}")
     table.add_row("model", Text(f"{model['name']}, {model['precision']}, fingerprint {model['fingerprint'][:16]}"))

@@ -1,4 +1,4 @@
-"""What changes a gallery besides enrollment: ``hat gallery remove``, ``vacuum``, ``re-embed`` and ``accept``."""
+"""What changes or copies a gallery: ``hat gallery label``, ``remove``, ``vacuum``, ``copy``, ``re-embed`` and ``accept``."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hat.console import emit, progress, stderr
+from hat.console import emit, progress
+
+from .enroll import print_reasons
+from .options import AsJson, Location, parse_attribute_options
 
 if TYPE_CHECKING:
     from ..enroll.enrolling import Enrollment
 
-__all__ = ["accept", "re_embed", "remove", "vacuum"]
-
-Location = Annotated[str, typer.Argument(metavar="GALLERY", help="A gallery's file, or milvus://HOST:PORT/NAME.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+__all__ = ["accept", "copy", "label", "re_embed", "remove", "vacuum"]
 
 _DAY_S = 86400
-_NUM_TOLD = 20
 
 
 def remove(
     location: Location,
     id_: Annotated[list[int] | None, typer.Option("--id", help="A record; repeat for several.")] = None,
-    pid: Annotated[int | None, typer.Option(help="All of a person.")] = None,
+    pid: Annotated[str | None, typer.Option(help="All of a person, by number or name.")] = None,
     older_than: Annotated[float | None, typer.Option(min=0, help="All that were enrolled so many days ago, or longer.")] = None,
     vacuum_: Annotated[bool, typer.Option("--vacuum", help="Take what was removed off the disk at once.")] = False,
     as_json: AsJson = False,
@@ -43,6 +42,7 @@ def remove(
     from hat.errors import UsageError
 
     from ..gallery.gallery import Gallery
+    from ..gallery.identities import parse_identity
 
     if sum(condition is not None for condition in (id_ or None, pid, older_than)) != 1:
         raise UsageError("say what to remove with exactly one of --id, --pid and --older-than")
@@ -50,12 +50,100 @@ def remove(
         if id_:
             opened.get(id_)  # a number that was mistyped is to be told, and nothing removed
         before_s = None if older_than is None else time.time() - older_than * _DAY_S
-        num_removed = opened.remove(ids=id_ or None, pid=pid, enrolled_before_s=before_s)
+        person = None if pid is None else parse_identity(pid, "--pid")
+        num_removed = opened.remove(ids=id_ or None, pid=person, enrolled_before_s=before_s)
         if vacuum_:
             opened.vacuum()
         result = {"gallery": location, "num_removed": num_removed, "num_records": len(opened), "vacuumed": vacuum_}
     kept = "" if vacuum_ or not num_removed else "; hat gallery vacuum takes what was removed off the disk"
     emit(result, f"removed {num_removed:,}, {result['num_records']:,} left{kept}", as_json)
+
+
+def label(
+    location: Location,
+    id_: Annotated[list[int] | None, typer.Option("--id", help="A record; repeat for several.")] = None,
+    pid: Annotated[str | None, typer.Option(help="All of a person, by number or name.")] = None,
+    to: Annotated[str | None, typer.Option(help="The identity that they are to have: a number or a name.")] = None,
+    unknown: Annotated[bool, typer.Option("--unknown", help="Their identity is not known after all.")] = False,
+    camid: Annotated[int | None, typer.Option(min=0, help="The camera that they are to have.")] = None,
+    time_: Annotated[str | None, typer.Option("--time", help="When they were seen: 2026-11-25T08:30 (UTC).")] = None,
+    attribute: Annotated[list[str] | None, typer.Option(help="NAME=VALUE that they are to have; repeat for several.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="Append a line to this audit log, as hat serve --audit does.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Correct the labels of records: relabel some, rename a person, or merge two people.
+
+    Where the new identity has images already, the two become one person: there is no way back but by the ids of the records.
+
+    Examples:
+
+      hat gallery label people.gallery --id 17 --id 18 --to alice
+
+      hat gallery label people.gallery --pid 17 --to alice
+
+      hat gallery label people.gallery --id 17 --camid 3 --time 2026-11-25T08:30
+    """
+    from hat.errors import UsageError
+
+    from ..gallery.attribute_values import parse_timestamp
+    from ..gallery.gallery import Gallery
+    from ..gallery.identities import parse_identity
+    from ..gallery.records import Filter, RecordLabels
+
+    if bool(id_) == (pid is not None):
+        raise UsageError("say which records with either --id or --pid")
+    if unknown and to is not None:
+        raise UsageError("--to and --unknown both set the identity: give one of them")
+    labels: RecordLabels = {}
+    if to is not None or unknown:
+        labels["pid"] = None if to is None else parse_identity(to, "--to")
+    if camid is not None:
+        labels["camid"] = camid
+    if time_ is not None:
+        labels["time_s"] = parse_timestamp(time_, "--time")
+    if attribute:
+        labels["attributes"] = parse_attribute_options(attribute)
+    if not labels:
+        raise UsageError("say what they are to have: --to, --unknown, --camid, --time or --attribute")
+    log = None
+    if audit is not None:
+        from ..service.audit import AuditLog
+
+        log = AuditLog(audit)
+    with Gallery.open(location) as opened:
+        ids = id_ or opened.ids(Filter.of(pids=[parse_identity(pid or "", "--pid")])).tolist()
+        if not ids:
+            raise UsageError(f"{location} has no image of {pid}: hat gallery info names its people")
+        person = labels.get("pid")
+        others = [] if person is None else opened.ids(Filter.of(pids=[person])).tolist()
+        num_merged = len(set(others) - set(ids))
+        num_changed = opened.update(ids, labels)
+    result = {"gallery": location, "num_changed": num_changed, "num_records": len(ids), "num_merged": num_merged}
+    if log is not None:
+        log.write({"client": "command line", "action": "label", **result})
+    merged = f"; {person} had {num_merged:,} images before, which are of the same person now" if num_merged else ""
+    emit(result, f"{num_changed:,} of {len(ids):,} records changed{merged}", as_json)
+
+
+def copy(
+    location: Location,
+    to: Annotated[Path, typer.Argument(metavar="TO", help="The copy's file; it must not be there yet.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy a gallery to another file, whole and as of one moment, also while a service writes to it.
+
+    A plain copy of the file lacks what is still in SQLite's log beside it (-wal). This one holds every record that was
+    acknowledged before it began, and is checked. To restore a backup, copy it to its place.
+
+    Examples:
+
+      hat gallery copy people.gallery /backup/people-2026-11-25.gallery
+    """
+    from ..gallery.gallery import Gallery
+
+    with Gallery.open(location, read_only=True) as opened:
+        result = {"gallery": location, "copy": str(to), "num_records": opened.copy_to(to)}
+    emit(result, f"{to}: {result['num_records']:,} images", as_json)
 
 
 def vacuum(location: Location, as_json: AsJson = False) -> None:
@@ -103,7 +191,7 @@ def re_embed(
     if new.exists():
         raise UsageError(f"{new} is there already: give another name")
     if not new.parent.is_dir():
-        raise UsageError(f"{new.parent} is no folder: make it first")
+        raise UsageError(f"{new.parent} is not a folder: make it first")
     partial = new.with_name(f"{new.name}.partial")
     with Gallery.open(location, read_only=True) as old:
         if not len(old):
@@ -115,15 +203,12 @@ def re_embed(
                 task = display.add_task("embedding", total=len(old), info="")
                 try:
                     found = reembed(
-                        old, rebuilt, embedder, batch_size=batch_size, advance=lambda count: display.advance(task, count)
+                        old, rebuilt, embedder, batch_size=batch_size, progress=lambda count: display.advance(task, count)
                     )
                 except KeyboardInterrupt:
                     raise WorkError(f"interrupted: the same command goes on from {len(rebuilt):,} images") from None
             result = _rebuilt_result(location, new, found, len(rebuilt))
-    for source, reason in found.bad[:_NUM_TOLD]:
-        stderr.print(f"gone: {source}: {reason}", markup=False, soft_wrap=True)
-    if len(found.bad) > _NUM_TOLD:
-        stderr.print(f"gone: {len(found.bad) - _NUM_TOLD:,} more; --json names all of them")
+    print_reasons("gone", found.bad)
     if not found.ids:
         partial.unlink()
         source, reason = found.bad[0]

@@ -64,7 +64,7 @@ def add(
 
 @keys.command("list", no_args_is_help=True)
 def list_keys(file: File, as_json: AsJson = False) -> None:
-    """The keys of a file, without their secrets.
+    """List the keys of a file, without their secrets.
 
     Examples:
 

@@ -78,19 +78,17 @@ def serve(
     from ..gallery.binding import binding_of
     from ..service.application import create_app
     from ..service.audit import AuditLog
-    from ..service.guard import LOOPBACK_HOSTS
+    from ..service.gallery_registry import GalleryRegistry, parse_gallery
+    from ..service.ingress import allowed_hosts, is_loopback
     from ..service.keys import KeyFile, KeyRing
-    from ..service.server import bind, is_loopback, run_server, shown_address
+    from ..service.server import bind, run_server, shown_address
     from ..service.service import Service
     from ..service.settings import ServiceSettings
-    from ..service.shelf import Shelf, parse_gallery
 
     if not is_loopback(host) and keys is None:
         raise UsageError(f"--host {host} can be reached by others: give the keys that they need with --keys (see hat keys)")
     if (tls_cert is None) != (tls_key is None):
         raise UsageError("--tls-cert and --tls-key belong together")
-    names = tuple(name.lower() for name in allow_host or ())
-    own = f"[{host}]" if ":" in host and not host.startswith("[") else host
     settings = ServiceSettings(
         max_batch=batch,
         max_wait_s=max_wait_ms / 1000,
@@ -103,7 +101,7 @@ def serve(
         num_decoders=decoders,
         timeout_s=timeout_s,
         rate_per_s=rate,
-        hosts=(*LOOPBACK_HOSTS, own, *names) if is_loopback(host) else names or None,
+        hosts=allowed_hosts(host, allow_host or ()),
         thumbnail_height=thumbnails,
     )
     ring = KeyRing(KeyFile(keys)) if keys is not None else None
@@ -124,14 +122,16 @@ def serve(
         options: dict[str, Any] = {} if threads is None else {"num_threads": threads}
         runtime = open_runtime(model, device, checked_precision(precision), **options)
         binding = binding_of(runtime_info(runtime))
-        shelf = Shelf.open(places, binding, root=gallery_root, read_only=read_only, max_galleries=settings.max_galleries)
-        service = Service(runtime, shelf, settings, keys=ring, audit=log)
+        registry = GalleryRegistry.open(
+            places, binding, root=gallery_root, read_only=read_only, max_galleries=settings.max_galleries
+        )
+        service = Service(runtime, registry, settings, keys=ring, audit=log)
         try:
             service.pipeline.warm_up()
             result = _result(service, shown_address(listener, tls=tls_cert is not None))
             emit(result, _table(result), as_json)
             sys.stdout.flush()  # whoever started this waits for it
-            _settle()
+            _freeze_garbage()
             run_server(create_app(service), listener, certificate=tls_cert, key=tls_key)
         finally:
             service.close()
@@ -154,7 +154,7 @@ def _need_libraries() -> None:
             raise MissingExtraError(library, "serve", "serving over HTTP")
 
 
-def _settle() -> None:
+def _freeze_garbage() -> None:
     """Keep what was loaded until now out of the garbage collector, which would look through all of it while clients wait."""
     import gc
 
@@ -178,8 +178,8 @@ def _result(service: Service, address: str) -> dict[str, Any]:
         "model": info.name,
         "runtime": service.pipeline.runtime.name,
         "fingerprint": info.fingerprint,
-        "galleries": {name: len(service.shelf.get(name)) for name in service.shelf.names()},
-        "keys": None if service.access.keys is None else len(service.access.keys),
+        "galleries": {name: len(service.galleries.get(name)) for name in service.galleries.names()},
+        "keys": None if service.keys is None else len(service.keys),
     }
 
 

@@ -20,11 +20,12 @@ from hat.runtime import Runtime, runtime_info
 
 from ..gallery.binding import binding_of
 from ..gallery.gallery import Gallery
+from ..gallery.identities import Identity
 from ..gallery.person_crops import BOX_ATTRIBUTE, Box, box_text, content_hash, crop_person, make_thumbnail
 from ..gallery.record_checks import checked_records
-from ..gallery.records import AttributeValue, NewRecord
+from ..gallery.records import AttributeValue, NewRecord, Record, RecordLabels
 
-__all__ = ["Enrollment", "ImageEmbedder", "Item", "enroll"]
+__all__ = ["Enrollment", "ImageEmbedder", "Item", "enroll_images"]
 
 _UNIT_ITEMS = 8
 """Images that one thread prepares at a time."""
@@ -72,7 +73,7 @@ class Item:
     source: str
     read: Callable[[], bytes]
     box: Box | None = None
-    pid: int | None = None
+    pid: Identity | None = None
     camid: int | None = None
     time_s: float | None = None
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
@@ -87,6 +88,8 @@ class Enrollment:
         ids: Of the images that were added or known already, in the order of the items.
         num_added: Images that are new in the gallery.
         num_known: Images that it had already.
+        num_updated: Of these, images whose labels were changed to those that were given.
+        conflicts: (source, reason) of known images that have other labels than those that were given, and kept them.
         bad: (source, reason) of the images that cannot be used.
     """
 
@@ -94,6 +97,8 @@ class Enrollment:
     num_added: int
     num_known: int
     bad: tuple[tuple[str, str], ...]
+    num_updated: int = 0
+    conflicts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,14 +112,15 @@ class _Prepared:
     reason: str | None = None
 
 
-def enroll(
+def enroll_images(
     gallery: Gallery,
     embedder: ImageEmbedder,
     items: Iterable[Item],
     *,
     batch_size: int = 32,
     thumbnail_height: int | None = None,
-    advance: Callable[[int], None] | None = None,
+    update: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> Enrollment:
     """Add images to a gallery.
 
@@ -128,7 +134,9 @@ def enroll(
         items: The images, any number of them.
         batch_size: Images that are embedded and written at once.
         thumbnail_height: Height in pixels of a small picture that is kept with each record; None keeps none.
-        advance: Called in the caller's thread with the number of items that are done with since its last call.
+        update: Give known images the labels of their items; otherwise they keep those that they have, and where these are
+            others it is a conflict.
+        progress: Called in the caller's thread with the number of items that are done with since its last call.
 
     Returns:
         What was added, what was known, and what could not be used.
@@ -150,9 +158,9 @@ def enroll(
     # Closed by hand, so that the threads end with this call also where it raises.
     with closing(map_in_order(prepare, _units(items), num_workers=_WORKERS, window=_UNITS_AHEAD)) as units:
         for batch in _batches(units, batch_size):
-            _add(gallery, embedder, batch, tally)
-            if advance is not None:
-                advance(len(batch))
+            _add(gallery, embedder, batch, tally, update=update)
+            if progress is not None:
+                progress(len(batch))
     return tally.result()
 
 
@@ -163,10 +171,19 @@ class _Tally:
     ids: list[int] = field(default_factory=list)
     num_added: int = 0
     num_known: int = 0
+    num_updated: int = 0
+    conflicts: list[tuple[str, str]] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
 
     def result(self) -> Enrollment:
-        return Enrollment(ids=tuple(self.ids), num_added=self.num_added, num_known=self.num_known, bad=tuple(self.bad))
+        return Enrollment(
+            ids=tuple(self.ids),
+            num_added=self.num_added,
+            num_known=self.num_known,
+            num_updated=self.num_updated,
+            conflicts=tuple(self.conflicts),
+            bad=tuple(self.bad),
+        )
 
 
 def _units(items: Iterable[Item]) -> Iterator[list[Item]]:
@@ -238,7 +255,7 @@ def _batches(units: Iterable[list[_Prepared]], batch_size: int) -> Iterator[list
         yield batch
 
 
-def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], tally: _Tally) -> None:
+def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], tally: _Tally, *, update: bool) -> None:
     # Asked again: the same image may have been read twice before it was written once.
     ids = gallery.ids_by_hash({one.content_hash for one in batch if one.reason is None})
     new: dict[str, _Prepared] = {}
@@ -256,6 +273,47 @@ def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], tall
         elif one.content_hash in ids:  # a known image that was removed meanwhile has no id any more
             tally.ids.append(ids[one.content_hash])
     tally.num_known += sum(one.reason is None for one in batch) - len(new)
+    known = [one for one in batch if one.content_hash in ids and new.get(one.content_hash) is not one]
+    _compare_labels(gallery, known, ids, tally, update=update)
+
+
+def _compare_labels(
+    gallery: Gallery, known: Sequence[_Prepared], ids: Mapping[str, int], tally: _Tally, *, update: bool
+) -> None:
+    """Look for known images whose labels are others than those that were given, and change or name them."""
+    records = {record.content_hash: record for record in gallery.get_present(sorted({ids[one.content_hash] for one in known}))}
+    for one in known:
+        record = records.get(one.content_hash)
+        labels = {} if record is None else _other_labels(record, one.item)
+        if record is None or not labels:
+            continue
+        if update:
+            tally.num_updated += gallery.update([record.id], labels)
+            records.update((changed.content_hash, changed) for changed in gallery.get_present([record.id]))
+        else:
+            differences = (f"{name} is {_shown(record, name)} and not {value!r}" for name, value in labels.items())
+            reason = f"enrolled already as record {record.id}, where {', '.join(differences)}"
+            tally.conflicts.append((_printable(one.item.source), _printable(reason)))
+
+
+def _other_labels(record: Record, item: Item) -> RecordLabels:
+    """Return the labels of an item that are known and not those of its record."""
+    labels: RecordLabels = {}
+    if item.pid is not None and item.pid != record.pid:
+        labels["pid"] = item.pid
+    if item.camid is not None and item.camid != record.camid:
+        labels["camid"] = item.camid
+    if item.time_s is not None and item.time_s != record.time_s:
+        labels["time_s"] = item.time_s
+    attributes = {name: value for name, value in item.attributes.items() if record.attributes.get(name) != value}
+    if attributes:
+        labels["attributes"] = attributes
+    return labels
+
+
+def _shown(record: Record, name: str) -> str:
+    value = getattr(record, name)
+    return "unknown" if value is None else repr(value)
 
 
 def _new_record(item: Item, digest: str, thumbnail: bytes | None) -> NewRecord:

@@ -8,15 +8,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from hat.data.archives import list_members, split_location
+from hat.data.archives import split_location
 from hat.data.datasets import DISTRACTOR_PID, JUNK_PID
-from hat.data.image_trees import FolderTree, is_image_name
+from hat.data.identity_folders import find_people
+from hat.data.image_trees import FolderTree, ZipTree, open_tree
 from hat.data.images import read_encoded
+from hat.data.labels import number_labels, parse_label
 from hat.data.market import parse_market_name
+from hat.data.registry import detect_dataset, load_dataset
 from hat.errors import DataError, UsageError
 
+from ..gallery.identities import Identity
 from ..gallery.records import AttributeValue
 from .enrolling import Item
 from .table_rows import BOX_COLUMNS, read_rows
@@ -28,8 +32,15 @@ __all__ = ["ImageSources", "Labels", "NameStyle", "read_name"]
 NameStyle = Literal["auto", "market", "none"]
 """What file names say: Market-style ones where they look like it, always, or nothing."""
 
-_MARKET_MOMENT = re.compile(r"(?:-1|\d+)_c\d+s(\d{1,9})_(\d{1,9})", re.IGNORECASE)
+_MARKET_FRAME = re.compile(r"(?:-1|\d+)_c\d+s(\d{1,9})_(\d{1,9})", re.IGNORECASE)
 _JUNK = "junk, pid -1"
+_UNREAD = "neither images nor texts, or links that lead nowhere"
+_NAMED_MARKETS_WAY = ("market1501", "dukemtmc-reid", "synth", "market-style", "csv")
+
+_Person = tuple[Identity | None, int | None]
+"""Identity, -1 for junk and 0 for distractors, and camera."""
+
+_MAX_UNREAD = 20
 _TABLE_COLUMNS = ("path", "pid", "camid", "time", *BOX_COLUMNS)
 
 
@@ -44,7 +55,7 @@ class Labels:
         attributes: Anything else, by name.
     """
 
-    pid: int | None = None
+    pid: Identity | None = None
     camid: int | None = None
     time_s: float | None = None
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
@@ -70,7 +81,9 @@ class ImageSources:
         boxes: Table of boxes of the video.
 
     Attributes:
-        left_out: Why -> how many images were left out, of those that were listed last.
+        left_out: Why -> how many files were left out, of those that were listed last.
+        unread: The first of the files that are not read.
+        notes: What is worth telling the user.
 
     Raises:
         UsageError: The inputs and options do not go together.
@@ -87,6 +100,8 @@ class ImageSources:
         self._names: NameStyle = names
         self._boxes = boxes
         self.left_out: Counter[str] = Counter()
+        self.unread: list[str] = []
+        self.notes: list[str] = []
         self._check()
 
     def count(self) -> int:
@@ -95,7 +110,7 @@ class ImageSources:
         Raises:
             DataError: A folder, zip file or table cannot be read, or a table has a mistake.
         """
-        self.left_out.clear()
+        self._clear()
         if self._boxes is not None:
             return sum(1 for _ in self._rows(self._boxes))
         return sum(1 for _ in self._listed())
@@ -107,13 +122,18 @@ class ImageSources:
             DataError: As `count`; or the video cannot be opened.
             MissingExtraError: PyAV is needed for a video and is not installed.
         """
-        self.left_out.clear()
+        self._clear()
         if self._boxes is not None:
             found = video_items(Path(self._inputs[0]), self._rows(self._boxes), self._labels.time_s)
             labels = replace(self._labels, time_s=None)
             yield from (labels.of(item) for item in found)
         else:
             yield from map(self._labels.of, self._listed())
+
+    def _clear(self) -> None:
+        self.left_out.clear()
+        self.unread.clear()
+        self.notes.clear()
 
     def _rows(self, boxes: Path) -> Iterator[BoxRow]:
         for row in read_boxes(boxes):
@@ -145,57 +165,89 @@ class ImageSources:
             path = Path(text)
             if text.lower().endswith(".csv"):
                 yield from self._table(path)
-                continue
-            if path.is_dir():
-                locations = _folder_images(path)
-            elif path.is_file() and text.lower().endswith(".zip"):
-                locations = _archive_images(path)
+            elif path.is_dir() or (path.is_file() and text.lower().endswith(".zip")):
+                yield from self._tree(path)
             else:
-                locations = iter([(path.name if split_location(text) is None else text.rpartition("/")[2], text)])
-            for name, location in locations:
-                item = self._named(name, location)
+                item = self._named(path.name if split_location(text) is None else text.rpartition("/")[2], text)
                 if item is not None:
                     yield item
 
-    def _named(self, name: str, location: str) -> Item | None:
+    def _tree(self, path: Path) -> Iterator[Item]:
+        """All images in a folder or a zip file and below, folder by folder in sorted order."""
+        people: dict[str, _Person] = {}
+        if self._names == "auto":
+            try:
+                people = _read_people(path)
+            except DataError as error:
+                self.notes.append(f"no identities are read: {error}")
+        root = open_tree(path)
+        waiting: list[tuple[FolderTree | ZipTree, frozenset[Any]]] = [(root, frozenset({_key(root)}))]
+        while waiting:
+            tree, above = waiting.pop()
+            for name, location in tree.images():
+                item = self._named(name, location, people.get(location))
+                if item is not None:
+                    yield item
+            self._count_unread(tree)
+            for name in reversed(tree.folders()):
+                child = tree.child(name)
+                key = _key(child)
+                if key not in above:  # a link to a folder above would never end
+                    waiting.append((child, above | {key}))
+
+    def _count_unread(self, tree: FolderTree | ZipTree) -> None:
+        for name in tree.unread():
+            self.left_out[_UNREAD] += 1
+            if len(self.unread) < _MAX_UNREAD:
+                self.unread.append(f"{tree.where}/{name}")
+
+    def _named(self, name: str, location: str, person: _Person | None = None) -> Item | None:
+        """An image with the labels that its data set says, or its name."""
         source = _absolute(location)
         item = Item(source=source, read=functools.partial(read_encoded, source))
         if self._names == "none":
             return item
-        said = read_name(name)
-        if said is None:
+        labels = read_name(name)
+        if person is not None:
+            camid = person[1] if person[1] is not None or labels is None else labels.camid
+            attributes = {} if labels is None else labels.attributes
+            labels = Labels(pid=None if person[0] == DISTRACTOR_PID else person[0], camid=camid, attributes=attributes)
+        if labels is None:
             if self._names == "auto":
                 return item
             self.left_out["their names are not Market-style"] += 1
             return None
-        if said.pid == JUNK_PID and self._labels.pid is None:
+        if labels.pid == JUNK_PID and self._labels.pid is None:
             self.left_out[_JUNK] += 1
             return None
-        return said.of(item)
+        return labels.of(item)
 
     def _table(self, path: Path) -> Iterator[Item]:
+        cameras = _camera_numbers(path)
         for row in read_rows(path, required=("path",)):
             text = row.text("path")
             if "\0" in text:
                 raise DataError(f"{row.where}: path is {text!r}, expected a file's path")
-            pid = row.label("pid")
+            pid = row.pid()
             if pid == JUNK_PID:
                 self.left_out[_JUNK] += 1
                 continue
             source = _absolute(str(path.parent / text))  # joining keeps an absolute path as it is
+            label = row.fields.get("camid", "")
+            camid = cameras[label] if label in cameras else row.whole_number("camid")
             yield Item(
                 source=source,
                 read=functools.partial(read_encoded, source),
                 box=row.box(),
                 pid=pid,
-                camid=row.label("camid"),
-                time_s=row.moment("time"),
-                attributes=row.attributes(_TABLE_COLUMNS),
+                camid=camid,
+                time_s=row.timestamp("time"),
+                attributes={**row.attributes(_TABLE_COLUMNS), **({"camera": label} if label in cameras else {})},
             )
 
 
 def read_name(name: str) -> Labels | None:
-    """What a Market-style file name says: ``0002_c1s1_000451_03.jpg`` is identity 2 seen by camera 1.
+    """Return what a Market-style file name says: ``0002_c1s1_000451_03.jpg`` is identity 2 seen by camera 1.
 
     The sequence and the frame within it (``s1_000451``) become attributes and no time, for nothing says when a sequence began.
     Identity 0 is Market-1501's label for background and passers-by, who are not one person: their identity is unknown.
@@ -207,37 +259,47 @@ def read_name(name: str) -> Labels | None:
     if labels is None:
         return None
     pid, camid = labels
-    moment = _MARKET_MOMENT.match(name)
-    attributes = {"sequence": int(moment[1]), "frame": int(moment[2])} if moment else {}
+    match = _MARKET_FRAME.match(name)
+    attributes = {"sequence": int(match[1]), "frame": int(match[2])} if match else {}
     return Labels(pid=None if pid == DISTRACTOR_PID else pid, camid=camid, attributes=attributes)
 
 
-def _folder_images(root: Path) -> Iterator[tuple[str, str]]:
-    """(name, path) of all images in a folder and below, folder by folder in sorted order."""
-    waiting = [(FolderTree(root), frozenset({_identity(root)}))]
-    while waiting:
-        tree, above = waiting.pop()
-        yield from tree.images()
-        for name in reversed(tree.folders()):
-            child = tree.child(name)
-            identity = _identity(child.path)
-            if identity not in above:  # a link to a folder above would never end
-                waiting.append((child, above | {identity}))
+def _read_people(root: Path) -> dict[str, _Person]:
+    """Return who is on the images of a data set without Market-style names, by location, as ``hat eval`` reads it.
 
-
-def _identity(folder: Path) -> tuple[int, int]:
+    Raises:
+        DataError: Its layout has a mistake.
+    """
     try:
-        status = folder.stat()
+        kind = detect_dataset(root)
+    except DataError:
+        return {}
+    if kind in _NAMED_MARKETS_WAY or (kind == "folder" and open_tree(root).images()):  # images beside folders: of no layout
+        return {}
+    if kind == "folder":
+        return {path: (parse_label(label), camid) for path, (label, camid) in find_people(root).items()}
+    dataset = load_dataset(kind, root)
+    samples = [*dataset.train, *dataset.query, *dataset.gallery]
+    return {sample.path: (sample.pid, sample.camid if dataset.has_cameras else None) for sample in samples}
+
+
+def _camera_numbers(table: Path) -> dict[str, int]:
+    """Numbers of the cameras of a table as ``hat eval`` gives them, where some are called by a name; otherwise nothing."""
+    labels = {row.fields.get("camid", "") for row in read_rows(table, required=("path",))} - {""}
+    if all(isinstance(parse_label(label), int) for label in labels if not label.startswith("-")):
+        return {}
+    return {label: number for label, number in number_labels(labels, f"{table}, column camid").items() if number >= 0}
+
+
+def _key(tree: FolderTree | ZipTree) -> Any:
+    """What makes a folder the same one, also under another name."""
+    if isinstance(tree, ZipTree):
+        return tree.prefix
+    try:
+        status = tree.path.stat()
     except OSError as error:
-        raise DataError(f"{folder}: the folder cannot be listed ({error.strerror})") from None
+        raise DataError(f"{tree.path}: the folder cannot be listed ({error.strerror})") from None
     return status.st_dev, status.st_ino
-
-
-def _archive_images(archive: Path) -> Iterator[tuple[str, str]]:
-    for member in list_members(archive):
-        name = member.rpartition("/")[2]
-        if is_image_name(name):
-            yield name, f"{archive}!{member}"
 
 
 def _absolute(location: str) -> str:

@@ -18,7 +18,7 @@ from ..gallery.gallery import Gallery
 from ..gallery.person_crops import BOX_ATTRIBUTE, content_hash
 from ..gallery.record_images import box_of, read_source
 from ..gallery.records import Record
-from .enrolling import Enrollment, ImageEmbedder, Item, enroll
+from .enrolling import Enrollment, ImageEmbedder, Item, enroll_images
 from .video_boxes import BoxRow, video_items
 from .video_frames import is_video_name
 
@@ -33,7 +33,7 @@ def reembed(
     embedder: ImageEmbedder,
     *,
     batch_size: int = 32,
-    advance: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Enrollment:
     """Enroll everything of one gallery in another.
 
@@ -46,7 +46,7 @@ def reembed(
         new: Where to; what is there already is kept.
         embedder: The new gallery's model.
         batch_size: Images that are embedded and written at once.
-        advance: Called with the number of records that are done with since its last call.
+        progress: Called with the number of records that are done with since its last call.
 
     Returns:
         What was added and, as bad, which images are gone or changed.
@@ -56,7 +56,9 @@ def reembed(
         WorkError: The new gallery cannot be written.
     """
     height = _thumbnail_height(old)
-    return enroll(new, embedder, _items(old.records()), batch_size=batch_size, thumbnail_height=height, advance=advance)
+    return enroll_images(
+        new, embedder, _items(old.records()), batch_size=batch_size, thumbnail_height=height, progress=progress
+    )
 
 
 def _thumbnail_height(gallery: Gallery) -> int | None:

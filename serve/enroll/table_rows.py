@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from hat.data.csv_table import csv_rows
-from hat.data.datasets import JUNK_PID
+from hat.data.datasets import DISTRACTOR_PID, JUNK_PID
+from hat.data.labels import parse_label
 from hat.errors import DataError
 
-from ..gallery.attribute_values import parse_attributes, parse_moment
+from ..gallery.attribute_values import parse_attributes, parse_timestamp
+from ..gallery.identities import Identity
 from ..gallery.person_crops import Box
 from ..gallery.records import AttributeValue
 
@@ -21,7 +22,6 @@ __all__ = ["BOX_COLUMNS", "TableRow", "read_rows"]
 BOX_COLUMNS = ("left", "top", "right", "bottom")
 """Columns of a box, in pixels; right and bottom are the first column and row outside it."""
 
-_LABEL = re.compile(r"\d{1,18}")
 _MAX_COORDINATE = 10**9
 
 T = TypeVar("T")
@@ -49,32 +49,41 @@ class TableRow:
             raise DataError(f"{self.where}: {column} is empty")
         return self.fields[column]
 
-    def label(self, column: str) -> int | None:
-        """A whole number of at least 0; None where the column is absent or empty. For pid, -1 is junk.
+    def pid(self) -> Identity | None:
+        """Return the identity, a number or a name; -1 is junk, and None where the column is absent, empty or 0 (distractors).
+
+        Raises:
+            DataError: It is no label.
+        """
+        label = self._label("pid")
+        return None if label == DISTRACTOR_PID else label
+
+    def whole_number(self, column: str) -> int | None:
+        """Return a whole number of at least 0; None where the column is absent or empty.
 
         Raises:
             DataError: It is something else.
         """
-        text = self.fields.get(column, "")
-        if not text:
-            return None
-        if column == "pid" and text == str(JUNK_PID):
-            return JUNK_PID
-        if not _LABEL.fullmatch(text):
-            raise DataError(
-                f"{self.where}: {column} is {text!r}, expected a whole number; a name can stand in a column of its own, which "
-                "becomes an attribute"
-            )
-        return int(text)
+        label = self._label(column)
+        if isinstance(label, str) or label == JUNK_PID:
+            raise DataError(f"{self.where}: {column} is {self.fields[column]!r}, expected a whole number of at least 0")
+        return label
 
-    def moment(self, column: str) -> float | None:
-        """A moment in seconds since 1970 (UTC); None where the column is absent or empty.
+    def _label(self, column: str) -> int | str | None:
+        text = self.fields.get(column, "")
+        try:
+            return parse_label(text) if text else None
+        except DataError as error:
+            raise DataError(f"{self.where}: {column}: {error}") from None
+
+    def timestamp(self, column: str) -> float | None:
+        """Return a time in seconds since 1970 (UTC); None where the column is absent or empty.
 
         Raises:
-            UsageError: It is no moment.
+            UsageError: It is not a time.
         """
         text = self.fields.get(column, "")
-        return parse_moment(text, f"{self.where}, column {column}") if text else None
+        return parse_timestamp(text, f"{self.where}, column {column}") if text else None
 
     def number(self, column: str, convert: Callable[[str], T]) -> T:
         """A number.

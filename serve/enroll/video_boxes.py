@@ -14,6 +14,7 @@ from PIL import Image
 
 from hat.errors import DataError, ImageError
 
+from ..gallery.identities import Identity
 from ..gallery.person_crops import BOX_ATTRIBUTE, Box, box_text, crop_person
 from ..gallery.records import AttributeValue
 from .enrolling import Item
@@ -24,7 +25,7 @@ __all__ = ["BoxRow", "read_boxes", "video_items"]
 
 _COLUMNS = ("frame", "time", "pid", "camid", *BOX_COLUMNS)
 
-_SAME_MOMENT_S = 5e-4
+_SAME_TIME_S = 5e-4
 """A time that was rounded to milliseconds still means the frame that is shown then."""
 
 _MAX_CROP_PIXELS = 10_000_000
@@ -49,7 +50,7 @@ class BoxRow:
     frame: int | None
     time_s: float | None
     box: Box
-    pid: int | None = None
+    pid: Identity | None = None
     camid: int | None = None
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
 
@@ -57,7 +58,7 @@ class BoxRow:
         """Whether this is the frame that is meant; ``end_s`` is when the next one is shown."""
         if self.frame is not None:
             return self.frame == frame.number
-        return self.time_s is not None and end_s is not None and self.time_s < end_s - _SAME_MOMENT_S
+        return self.time_s is not None and end_s is not None and self.time_s < end_s - _SAME_TIME_S
 
 
 def read_boxes(path: Path) -> Iterator[BoxRow]:
@@ -74,7 +75,7 @@ def read_boxes(path: Path) -> Iterator[BoxRow]:
     """
     last = 0.0
     for row in read_rows(path, required=BOX_COLUMNS):
-        frame, time_s = _moment(row)
+        frame, time_s = _frame_or_time(row)
         box = row.box()
         if box is None:
             raise DataError(f"{row.where}: the box is empty")
@@ -87,8 +88,8 @@ def read_boxes(path: Path) -> Iterator[BoxRow]:
             frame=frame,
             time_s=time_s,
             box=box,
-            pid=row.label("pid"),
-            camid=row.label("camid"),
+            pid=row.pid(),
+            camid=row.whole_number("camid"),
             attributes=row.attributes(_COLUMNS),
         )
 
@@ -135,8 +136,8 @@ def video_items(path: Path, rows: Iterable[BoxRow], start_s: float | None = None
         row = next(waiting, None)
 
 
-def _moment(row: TableRow) -> tuple[int | None, float | None]:
-    frame = row.label("frame")
+def _frame_or_time(row: TableRow) -> tuple[int | None, float | None]:
+    frame = row.whole_number("frame")
     if frame is not None:
         return frame, None
     if "frame" in row.fields or "time" not in row.fields:
@@ -158,7 +159,7 @@ def _with_ends(frames: Iterable[VideoFrame]) -> Iterator[tuple[VideoFrame, float
                 shown_s = frame.time_s - held.time_s
         held = frame
     if held is not None:
-        yield held, None if held.time_s is None else held.time_s + shown_s + 2 * _SAME_MOMENT_S
+        yield held, None if held.time_s is None else held.time_s + shown_s + 2 * _SAME_TIME_S
 
 
 def _decoded(frame: VideoFrame) -> Callable[[], Image.Image]:

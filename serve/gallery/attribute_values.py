@@ -1,4 +1,4 @@
-"""Free attributes and moments as people type them: ``color=red``, ``2026-11-25T08:30``."""
+"""Free attributes and times as people type them: ``color=red``, ``2026-11-25T08:30``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hat.errors import UsageError
 from .record_checks import MAX_ATTRIBUTES, MAX_TEXT_CHARACTERS
 from .records import AttributeValue
 
-__all__ = ["attribute_value", "parse_attributes", "parse_moment", "show_moment"]
+__all__ = ["attribute_value", "format_timestamp", "parse_attributes", "parse_timestamp"]
 
 _NAME = re.compile(r"[^\W\d][\w .:-]{0,63}")
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
@@ -21,7 +21,7 @@ _EARLIEST_S, _LATEST_S = -6e10, 1e11  # the years 68 and 5138; milliseconds take
 
 
 def attribute_value(text: str) -> AttributeValue:
-    """The value that a text stands for: ``true`` and ``false``, whole and decimal numbers, or else the text itself.
+    """Return the value that a text stands for: ``true`` and ``false``, whole and decimal numbers, or else the text itself.
 
     A number with a sign or zeros that it does not need (``007``, ``+1``) stays text: it is a name rather than a number.
     """
@@ -33,7 +33,7 @@ def attribute_value(text: str) -> AttributeValue:
 
 
 def parse_attributes(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, AttributeValue]:
-    """Attributes from names and texts; an empty text is no attribute.
+    """Return attributes from names and texts; an empty text is no attribute.
 
     Args:
         pairs: (name, text).
@@ -42,27 +42,27 @@ def parse_attributes(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, 
     Raises:
         UsageError: A name is none, a text is too long, there are too many, or one name is given twice.
     """
-    found: dict[str, AttributeValue] = {}
+    attributes: dict[str, AttributeValue] = {}
     for name, text in pairs:
         if not _NAME.fullmatch(name):
             raise UsageError(
-                f"{where}: {name[:80]!r} is no name for an attribute: a letter, then up to 63 letters, digits or .:-_"
+                f"{where}: {name[:80]!r} is not a name for an attribute: a letter, then up to 63 letters, digits or .:-_"
             )
-        if name in found:
+        if name in attributes:
             raise UsageError(f"{where}: the attribute {name} is given twice")
         if len(text) > MAX_TEXT_CHARACTERS:
             raise UsageError(
                 f"{where}: the attribute {name} has {len(text):,} characters, the limit is {MAX_TEXT_CHARACTERS:,}"
             )
         if text:
-            found[name] = attribute_value(text)
-    if len(found) > MAX_ATTRIBUTES:
-        raise UsageError(f"{where}: {len(found)} attributes, the limit is {MAX_ATTRIBUTES}")
-    return found
+            attributes[name] = attribute_value(text)
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise UsageError(f"{where}: {len(attributes)} attributes, the limit is {MAX_ATTRIBUTES}")
+    return attributes
 
 
-def parse_moment(text: str, where: str) -> float:
-    """A moment in seconds since 1970 (UTC).
+def parse_timestamp(text: str, where: str) -> float:
+    """Return a time in seconds since 1970 (UTC).
 
     Args:
         text: ISO 8601 (``2026-11-25``, ``2026-11-25T08:30:15``, with ``Z`` or ``+01:00``), taken as UTC where it names no zone;
@@ -77,17 +77,17 @@ def parse_moment(text: str, where: str) -> float:
     except ValueError:
         try:
             # Python 3.10 does not read the Z.
-            moment = datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", text.strip()))
-            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+            time = datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", text.strip()))
+            seconds = (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
         except (ValueError, OverflowError):
             seconds = math.nan
     if not _EARLIEST_S < seconds < _LATEST_S:
-        raise UsageError(f"{where}: {text!r} is no time: expected 2026-11-25T08:30:15 (UTC), or seconds since 1970")
+        raise UsageError(f"{where}: {text!r} is not a time: expected 2026-11-25T08:30:15 (UTC), or seconds since 1970")
     return seconds
 
 
-def show_moment(seconds: float) -> str:
-    """A moment for a reader, in UTC: ``2026-11-25 08:30:15``; in seconds since 1970 where no calendar has it."""
+def format_timestamp(seconds: float) -> str:
+    """Return a time for a reader, in UTC: ``2026-11-25 08:30:15``; in seconds since 1970 where no calendar has it."""
     if not _EARLIEST_S < seconds < _LATEST_S:
         return f"{seconds:g} s"
     return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%d %H:%M:%S")

@@ -6,12 +6,15 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
+
+from hat.errors import UsageError
 
 from .binding import Binding, VerifiedSibling
 from .identities import Identity
@@ -206,6 +209,21 @@ class Gallery(ABC):
             UsageError: A label is of the wrong type or size, or the gallery is read-only.
             WorkError: It cannot be written.
         """
+
+    def copy_to(self, path: Path) -> int:
+        """Write everything to a new gallery file, as of one moment, also while others write to this one.
+
+        Args:
+            path: The copy's file.
+
+        Returns:
+            How many records it holds.
+
+        Raises:
+            UsageError: The file is there already, its folder is not, or this store has a backup of its own.
+            WorkError: It cannot be written, or this gallery is damaged.
+        """
+        raise UsageError(f"{self.location} is not a file: back it up by the means of its server")
 
     @abstractmethod
     def vacuum(self) -> None:

@@ -237,8 +237,13 @@ class MilvusGallery(Gallery):
                 changed = []
                 for id_, row in self._rows(wanted[start : start + _THUMBNAILS_AT_ONCE], fields, _THUMBNAILS_AT_ONCE).items():
                     before = record_of(row)
-                    attributes = {**before.attributes, **labels.get("attributes", {})}
-                    after = replace(before, **{**labels, "attributes": attributes})
+                    after = replace(
+                        before,
+                        pid=labels.get("pid", before.pid),
+                        camid=labels.get("camid", before.camid),
+                        time_s=labels.get("time_s", before.time_s),
+                        attributes={**before.attributes, **labels.get("attributes", {})},
+                    )
                     if after != before:
                         changed.append(row_of(after, id_, np.asarray(row["embedding"], dtype=np.float32)))
                 self._collection.write(changed, undo=False)

@@ -163,7 +163,7 @@ def _deployment(serve: Any, least: int, most: int, requests_each: int, resources
 
 
 def _check(plan: ReplicaPlan, least: int, most: int, requests_each: int, prefix: str, host: str, port: int) -> None:
-    from ..service.server import is_loopback
+    from ..service.ingress import is_loopback
 
     if not 1 <= least <= most or requests_each < 1:
         got = f"{least} to {most} with {requests_each}"
@@ -197,8 +197,7 @@ def _check_resources(there: Mapping[str, float], least: int, num_cpus: float, nu
 
 def _completed(plan: ReplicaPlan, host: str, num_cpus: float) -> ReplicaPlan:
     """With what follows from how it is deployed, and with paths that other processes read as this one does."""
-    from ..service.guard import LOOPBACK_HOSTS
-    from ..service.server import is_loopback
+    from ..service.ingress import LOOPBACK_HOSTS, is_loopback
 
     settings = plan.settings
     if settings.hosts is None and is_loopback(host):

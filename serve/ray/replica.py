@@ -63,15 +63,15 @@ def open_service(plan: ReplicaPlan) -> Service:
     from hat.runtime import open_runtime, runtime_info
 
     from ..gallery.binding import binding_of
-    from ..service import AuditLog, KeyFile, KeyRing, Service, Shelf
+    from ..service import AuditLog, GalleryRegistry, KeyFile, KeyRing, Service
 
     ring = KeyRing(KeyFile(plan.keys)) if plan.keys is not None else None
     log = AuditLog(plan.audit) if plan.audit is not None else None
     options: dict[str, Any] = {} if plan.num_threads is None else {"num_threads": plan.num_threads}
     # Ray shows a replica the GPUs that it was given and no others: None takes one where there is one.
     runtime = open_runtime(plan.model, None, plan.precision, **options)
-    shelf = Shelf.open(plan.galleries, binding_of(runtime_info(runtime)), read_only=not plan.write)
-    service = Service(runtime, shelf, plan.settings, keys=ring, audit=log)
+    galleries = GalleryRegistry.open(plan.galleries, binding_of(runtime_info(runtime)), read_only=not plan.write)
+    service = Service(runtime, galleries, plan.settings, keys=ring, audit=log)
     try:
         service.pipeline.warm_up()
     except BaseException:

@@ -107,8 +107,10 @@ def _largest_products(
 
 def _products(queries: npt.NDArray[np.float32], vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """(num_queries, n) inner products."""
+    products: npt.NDArray[np.float32]
     if vectors.dtype == np.float32:
-        return queries @ vectors.T
+        products = queries @ vectors.T
+        return products
     import torch  # converts eight numbers at a time, NumPy one
 
     products = np.empty((len(queries), len(vectors)), dtype=np.float32)

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hat.data.datasets import JUNK_PID
 from hat.embedder import Embedder
 from hat.errors import UsageError
 
 from ..enroll.image_sources import read_name
 from ..gallery.gallery import Gallery
+from ..gallery.identities import Identity
 from ..gallery.records import Filter
-from .searching import Match, person_embedding, search_gallery
+from .searching import Match, Searchable, person_embedding, search_gallery
 
-__all__ = ["Query", "queries_of_images", "queries_of_records", "search_queries", "together"]
+__all__ = ["Query", "merge_queries", "queries_of_images", "queries_of_records", "search_queries"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,14 +37,14 @@ class Query:
 
     name: str
     embedding: npt.NDArray[np.float32] = field(repr=False)
-    pid: int | None = None
+    pid: Identity | None = None
     camids: frozenset[int] = frozenset()
     ids: frozenset[int] = frozenset()
     paths: tuple[str, ...] = ()
 
 
 def queries_of_images(paths: Sequence[str], embedder: Embedder, camid: int | None = None) -> list[Query]:
-    """One query for each image file; Market-style names say identity and camera.
+    """Return one query for each image file; Market-style names say identity and camera.
 
     Args:
         paths: Image files, or members of zip files.
@@ -54,13 +56,14 @@ def queries_of_images(paths: Sequence[str], embedder: Embedder, camid: int | Non
     """
     queries = []
     for path, embedding in zip(paths, embedder.embed_paths(paths), strict=True):
-        said = read_name(path.replace("!", "/").rpartition("/")[2])
-        seen = camid if camid is not None else said.camid if said is not None else None
+        labels = read_name(path.replace("!", "/").rpartition("/")[2])
+        seen = camid if camid is not None else None if labels is None else labels.camid
+        pid = None if labels is None or labels.pid == JUNK_PID else labels.pid
         queries.append(
             Query(
                 path,
                 embedding,
-                pid=said.pid if said is not None and said.pid is not None and said.pid >= 0 else None,
+                pid=pid,
                 camids=frozenset() if seen is None else frozenset({seen}),
                 paths=(path,),
             )
@@ -69,7 +72,7 @@ def queries_of_images(paths: Sequence[str], embedder: Embedder, camid: int | Non
 
 
 def queries_of_records(ids: Sequence[int], gallery: Gallery) -> list[Query]:
-    """One query for each record of the gallery, which it does not find itself; no model is needed.
+    """Return one query for each record of the gallery, which it does not find itself; no model is needed.
 
     Raises:
         UsageError: There is no record with one of the ids.
@@ -87,15 +90,16 @@ def queries_of_records(ids: Sequence[int], gallery: Gallery) -> list[Query]:
     ]
 
 
-def together(queries: Sequence[Query]) -> Query:
-    """All queries as one person: see `person_embedding`.
+def merge_queries(queries: Sequence[Query]) -> Query:
+    """Return all queries as one of one person: see `person_embedding`.
 
     Raises:
         UsageError: They are known to be of different people, or have nothing in common.
     """
     pids = {query.pid for query in queries if query.pid is not None}
     if len(pids) > 1:
-        raise UsageError(f"--together is for images of one person, and these are of the identities {sorted(pids)}")
+        named = ", ".join(sorted(map(str, pids)))
+        raise UsageError(f"--one-person is for images of one person, and these are of the identities {named}")
     return Query(
         " + ".join(query.name for query in queries),
         person_embedding(np.stack([query.embedding for query in queries])),
@@ -107,7 +111,7 @@ def together(queries: Sequence[Query]) -> Query:
 
 
 def search_queries(
-    gallery: Gallery,
+    gallery: Searchable,
     queries: Sequence[Query],
     *,
     top: int,
@@ -137,7 +141,7 @@ def search_queries(
     for place, query in enumerate(queries):
         if other_cameras and not query.camids:
             raise UsageError(
-                f"{query.name}: which camera saw it is not known: give it with --camid, or leave out --other-cameras"
+                f"{query.name}: which camera saw it is not known: give it with --query-camid, or leave out --other-cameras"
             )
         groups.setdefault((query.ids, query.camids if other_cameras else frozenset()), []).append(place)
     found: list[list[Match]] = [[] for _ in queries]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,9 @@ import numpy.typing as npt
 from hat.errors import UsageError, WorkError
 from hat.metrics import rerank as rerank_distances
 
-from ..gallery.gallery import Gallery
-from ..gallery.records import Filter, Record, RecordsMissingError
+from ..gallery.records import Filter, Neighbors, Record, RecordsMissingError
 
-__all__ = ["Match", "person_embedding", "search_gallery"]
+__all__ = ["Match", "Searchable", "person_embedding", "search_gallery"]
 
 _MAX_RERANK_POOL = 5000
 """Re-ranking compares the pool with itself: its work grows with the square of this."""
@@ -25,6 +25,24 @@ _SMALLEST_MEAN = 1e-3
 """Length of a mean of unit rows below which they point everywhere and their mean means nothing."""
 
 _MAX_ATTEMPTS = 3
+
+
+class Searchable(Protocol):
+    """What is searched: a `Gallery`, or a view of one."""
+
+    location: str
+
+    def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbors:
+        """See `Gallery.search`."""
+        ...
+
+    def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
+        """See `Gallery.get`."""
+        ...
+
+    def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """See `Gallery.embeddings`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +96,7 @@ def person_embedding(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.flo
 
 
 def search_gallery(
-    gallery: Gallery,
+    gallery: Searchable,
     queries: npt.NDArray[np.floating],
     *,
     top: int = 10,
@@ -126,7 +144,7 @@ def search_gallery(
 
 
 def _search_once(
-    gallery: Gallery,
+    gallery: Searchable,
     queries: npt.NDArray[np.floating],
     top: int,
     where: Filter | None,
@@ -154,7 +172,7 @@ def _search_once(
 
 
 def _reranked(
-    gallery: Gallery, query: npt.NDArray[np.floating], ids: npt.NDArray[np.int64], similarities: npt.NDArray[np.float32]
+    gallery: Searchable, query: npt.NDArray[np.floating], ids: npt.NDArray[np.int64], similarities: npt.NDArray[np.float32]
 ) -> list[_Hit]:
     if not len(ids):
         return []
@@ -169,7 +187,7 @@ def _reranked(
     ]
 
 
-def _with_records(gallery: Gallery, rankings: Sequence[Sequence[_Hit]], thumbnails: bool) -> list[list[Match]]:
+def _with_records(gallery: Searchable, rankings: Sequence[Sequence[_Hit]], thumbnails: bool) -> list[list[Match]]:
     ids = sorted({hit.id for ranking in rankings for hit in ranking})
     records = dict(zip(ids, gallery.get(ids, thumbnails=thumbnails), strict=True)) if ids else {}
     return [

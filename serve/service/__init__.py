@@ -9,20 +9,33 @@ from hat.lazy_names import lazy_names
 if TYPE_CHECKING:
     from .application import create_app
     from .audit import AuditLog
+    from .gallery_registry import GalleryRegistry
+    from .ingress import SameOriginMiddleware, allowed_hosts
     from .keys import KeyFile, KeyRing
     from .service import Service
     from .settings import ServiceSettings
-    from .shelf import Shelf
 
-__all__ = ["AuditLog", "KeyFile", "KeyRing", "Service", "ServiceSettings", "Shelf", "create_app"]
+__all__ = [
+    "AuditLog",
+    "GalleryRegistry",
+    "KeyFile",
+    "KeyRing",
+    "SameOriginMiddleware",
+    "Service",
+    "ServiceSettings",
+    "allowed_hosts",
+    "create_app",
+]
 
 _HOMES = {
     "AuditLog": "hat.serve.service.audit",
+    "GalleryRegistry": "hat.serve.service.gallery_registry",
     "KeyFile": "hat.serve.service.keys",
     "KeyRing": "hat.serve.service.keys",
+    "SameOriginMiddleware": "hat.serve.service.ingress",
     "Service": "hat.serve.service.service",
     "ServiceSettings": "hat.serve.service.settings",
-    "Shelf": "hat.serve.service.shelf",
+    "allowed_hosts": "hat.serve.service.ingress",
     "create_app": "hat.serve.service.application",
 }
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import orjson
 from fastapi.exceptions import RequestValidationError
@@ -57,13 +57,13 @@ def without_paths(message: str) -> str:
     return _ANY_PATH.sub("(left out)", message)
 
 
-async def _answer_http_error(request: Request, error: Exception) -> Response:
-    return error_response(request.scope, cast(HTTPException, error))
+async def _answer_http_error(request: Request, error: HTTPException) -> Response:
+    return error_response(request.scope, error)
 
 
-async def _answer_invalid_request(request: Request, error: Exception) -> Response:
+async def _answer_invalid_request(request: Request, error: RequestValidationError) -> Response:
     """Name the fields that are wrong and what was expected, and quote nothing."""
-    errors = cast(RequestValidationError, error).errors()
+    errors = error.errors()
     sentences = [_describe_field(item) for item in errors[:_MAX_FIELDS_NAMED]]
     more = f"; and {len(errors) - _MAX_FIELDS_NAMED} more" if len(errors) > _MAX_FIELDS_NAMED else ""
     return error_response(request.scope, ApiError(422, "; ".join(sentences) + more))
@@ -75,7 +75,7 @@ def _describe_field(item: Mapping[str, Any]) -> str:
     return f"{name[:100]}: {message}" if name else message
 
 
-async def _answer_usage_error(request: Request, error: Exception) -> Response:
+async def _answer_usage_error(request: Request, error: UsageError) -> Response:
     """Repeat what was wrong with the request, the gallery by its name and not by its place."""
     context, message = request.scope["hat_context"], str(error)
     if context.gallery is not None:
@@ -84,7 +84,7 @@ async def _answer_usage_error(request: Request, error: Exception) -> Response:
     return error_response(request.scope, ApiError(422, without_paths(message)))
 
 
-async def _answer_work_error(request: Request, error: Exception) -> Response:
+async def _answer_work_error(request: Request, error: WorkError) -> Response:
     """Keep the reason for the log, since it may name places."""
     context = request.scope["hat_context"]
     logger.error("request %s (%s): %s", context.request_id, context.action, error)
@@ -93,7 +93,7 @@ async def _answer_work_error(request: Request, error: Exception) -> Response:
     return error_response(request.scope, ApiError(503, detail, retry_after_s=5))
 
 
-EXCEPTION_HANDLERS = {
+EXCEPTION_HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     HTTPException: _answer_http_error,
     RequestValidationError: _answer_invalid_request,
     UsageError: _answer_usage_error,

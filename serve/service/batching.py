@@ -7,8 +7,8 @@ What is needed beside them is small: groups of images that may be split over run
 waiting for images that may never come.
 
 A run begins as soon as the model is free. It waits, at most ``max_wait_s``, only while images are known to be on their way:
-announced by the threads that decode them. So a lone request is not delayed, and under load a batch fills while the one before
-it runs.
+announced by the threads that decode them. So a lone request is not delayed, and under load a batch fills: while the one before
+it runs, or where that runs on the CPU, as soon as it has.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Batcher:
 
     Attributes:
         max_batch: Most images in a run.
+        idle: Set while no run is under way.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class Batcher:
         self._num_announced = 0
         self._closed = False
         self._changed = threading.Condition()
+        self.idle = threading.Event()
+        self.idle.set()
         self._thread = threading.Thread(target=self._work, name="hat-model", daemon=True)
         self._thread.start()
 
@@ -144,7 +147,7 @@ class Batcher:
             self._run(parts)
 
     def _take(self) -> list[_Part]:
-        """The images of the next run; none once the batcher is closed and nothing waits."""
+        """Return the images of the next run; none once the batcher is closed and nothing waits."""
         with self._changed:
             while True:
                 while not self._waiting and not self._closed:
@@ -179,6 +182,7 @@ class Batcher:
     def _run(self, parts: list[_Part]) -> None:
         batch = np.concatenate([group.pixels[start:stop] for group, start, stop in parts])
         began = time.perf_counter()
+        self.idle.clear()
         try:
             rows = self._runtime.run(batch)
         except Exception as error:  # noqa: BLE001 - whatever a runtime raises belongs to those who wait for it
@@ -186,6 +190,8 @@ class Batcher:
                 if not group.future.done():  # a group that was split fails once
                     group.future.set_exception(error)
             return
+        finally:
+            self.idle.set()
         if self._on_run is not None:
             self._on_run(len(batch), time.perf_counter() - began)
         position = 0

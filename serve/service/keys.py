@@ -7,7 +7,6 @@ that was removed stops working within a second.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import json
@@ -16,15 +15,17 @@ import re
 import secrets
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from hat.config import config_dataclass, config_from_dict, config_to_dict
-from hat.errors import ConfigError, UsageError, WorkError
+from hat.errors import ConfigError, UsageError
+from hat.io.atomic_output import atomic_output
 
-__all__ = ["ApiKey", "KeyFile", "KeyRing", "Role"]
+__all__ = ["LOCAL", "ApiKey", "KeyFile", "KeyRing", "Role"]
 
 Role = Literal["read", "write"]
 """``"read"`` embeds, searches and lists; ``"write"`` also enrolls, removes and makes galleries."""
@@ -39,7 +40,7 @@ _CHECK_EVERY_S = 1.0
 class ApiKey:
     """One key, without its secret."""
 
-    id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
+    id: str
     """Public part of the key, by which it is removed and which the audit log names."""
 
     name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
@@ -53,6 +54,10 @@ class ApiKey:
 
     created: str
     """When it was made, UTC."""
+
+
+LOCAL = ApiKey(id="local", name="local", role="write", sha256="0" * 64, created="")
+"""Everybody on this machine, where no keys are asked for."""
 
 
 @config_dataclass
@@ -77,10 +82,10 @@ class KeyFile:
         self.path = Path(path).expanduser()
 
     def read(self) -> tuple[ApiKey, ...]:
-        """The keys.
+        """Return the keys.
 
         Raises:
-            UsageError: The file is not there, is no file of keys, or can be changed by others.
+            UsageError: The file is not there, is not a file of keys, or can be changed by others.
         """
         try:
             with self.path.open("rb") as file:
@@ -90,15 +95,11 @@ class KeyFile:
         except OSError as error:
             raise UsageError(f"{self.path}: cannot be read: {error.strerror}; make one with `hat keys add`") from None
         try:
-            content = json.loads(data) if len(data) <= _MAX_FILE_BYTES else None
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise UsageError(f"{self.path} is no file of keys: expected a JSON object")
-        try:
+            if len(data) > _MAX_FILE_BYTES or not isinstance(content := json.loads(data), dict):
+                raise ConfigError("expected a JSON object")
             return config_from_dict(_Content, content, where=str(self.path)).keys
-        except ConfigError as error:
-            raise UsageError(f"{self.path} is no file of keys: {error}") from None
+        except (ValueError, ConfigError) as error:
+            raise UsageError(f"{self.path} is not a file of keys: {error}") from None
 
     def add(self, name: str, role: Role) -> tuple[ApiKey, str]:
         """Make a key.
@@ -111,22 +112,22 @@ class KeyFile:
             What is kept of it, and the key itself, which is shown once and cannot be had again.
 
         Raises:
-            UsageError: The name is of another form, or the file is no file of keys.
+            UsageError: The name is of another form, or the file is not a file of keys.
             WorkError: The file cannot be written.
         """
         if not _NAME.fullmatch(name):
             raise UsageError(f"a key's name is 1 to 64 letters, digits, spaces, dots, dashes and underscores, got {name!r}")
         keys = self.read() if self.path.exists() else ()
-        identity = secrets.token_hex(4)
-        while any(key.id == identity for key in keys):
-            identity = secrets.token_hex(4)
-        token = f"hat_{identity}_{secrets.token_urlsafe(32)}"
+        key_id = secrets.token_hex(4)
+        while any(key.id == key_id for key in keys):
+            key_id = secrets.token_hex(4)
+        token = f"hat_{key_id}_{secrets.token_urlsafe(32)}"
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        key = ApiKey(id=identity, name=name, role=role, sha256=_digest(token), created=created)
+        key = ApiKey(id=key_id, name=name, role=role, sha256=_digest(token), created=created)
         self._write((*keys, key))
         return key, token
 
-    def remove(self, identity: str) -> ApiKey:
+    def remove(self, key_id: str) -> ApiKey:
         """Remove a key by its id.
 
         Raises:
@@ -134,29 +135,16 @@ class KeyFile:
             WorkError: The file cannot be written.
         """
         keys = self.read()
-        for key in keys:
-            if key.id == identity:
-                self._write(tuple(one for one in keys if one is not key))
-                return key
-        raise UsageError(f"{self.path} has no key {identity!r}: `hat keys list` shows the ids")
+        key = next((key for key in keys if key.id == key_id), None)
+        if key is None:
+            raise UsageError(f"{self.path} has no key {key_id!r}: `hat keys list` shows the ids")
+        self._write(tuple(other for other in keys if other is not key))
+        return key
 
     def _write(self, keys: tuple[ApiKey, ...]) -> None:
-        text = json.dumps(config_to_dict(_Content(keys=keys)), indent=2) + "\n"
-        beside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-        try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                beside.replace(self.path)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    beside.unlink()
-                raise
-        except OSError as error:
-            raise WorkError(f"{self.path}: cannot be written: {error.strerror}") from None
+        with atomic_output(self.path, overwrite=True) as part:
+            part.touch(mode=0o600)
+            part.write_text(json.dumps(config_to_dict(_Content(keys=keys)), indent=2) + "\n", encoding="utf-8")
 
 
 class KeyRing:
@@ -176,11 +164,11 @@ class KeyRing:
         self._checked = time.monotonic()
 
     def __len__(self) -> int:
-        """Number of keys."""
+        """Return the number of keys."""
         return len(self._keys)
 
     def find(self, token: str) -> ApiKey | None:
-        """The key that a client showed; None where it is none of these, or the file cannot be read any more."""
+        """Return the key that a client showed; None where it is none of these, or the file cannot be read any more."""
         self._refresh()
         match = _TOKEN.fullmatch(token)
         key = self._keys.get(match[1]) if match else None
@@ -194,7 +182,7 @@ class KeyRing:
         self._checked = now
         if (state := self._file_state()) != self._state:
             self._state, self._keys = state, {}
-            with contextlib.suppress(UsageError):  # a file that cannot be read lets nobody in
+            with suppress(UsageError):  # a file that cannot be read lets nobody in
                 self._keys = {key.id: key for key in self._file.read()}
 
     def _file_state(self) -> tuple[int, int, int] | None:

@@ -42,7 +42,7 @@ class ServiceMetrics:
         Gauge(name, what, registry=self.registry).set_function(value)
 
     def count_request(self, action: str, status: int, seconds: float) -> None:
-        """One request was answered."""
+        """Count a request that was answered."""
         children = self._children.get((action, status))
         if children is None:  # looking a child up by its labels costs more than counting
             children = (self._requests.labels(action, str(status)), self._latency.labels(action))
@@ -51,14 +51,14 @@ class ServiceMetrics:
         children[1].observe(seconds)
 
     def count_images(self, outcome: str, number: int) -> None:
-        """Images were ``"embedded"``, ``"enrolled"`` or ``"bad"``."""
+        """Count images that were ``"embedded"``, ``"enrolled"`` or ``"bad"``."""
         self._images.labels(outcome).inc(number)
 
     def observe_run(self, num_images: int, seconds: float) -> None:
-        """The model ran once."""
+        """Count a run of the model."""
         self._batch_size.observe(num_images)
         self._batch_seconds.observe(seconds)
 
     def exposition(self) -> bytes:
-        """All of it as text."""
+        """Return all of it as text."""
         return generate_latest(self.registry)

@@ -1,8 +1,9 @@
 """From encoded images to embeddings: decoded and resized by threads, run by the batcher, nothing of it on the event loop.
 
 An image crosses threads as seldom as it can: the event loop hands bytes to a decoding thread, that thread hands pixels to the
-model's thread, and the event loop wakes once for each few images. Decoding releases the interpreter, so it overlaps with the
-model, as it does in ``hat bench --end-to-end``.
+model's thread, and the event loop wakes once for each few images. Where the model computes on a device of its own, decoding
+overlaps with it. On the CPU the two take turns, as in `hat.data.iterate_batches`: a model that computes on all cores waits in
+every layer for the one that a decoder has taken from it.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from PIL import Image
 
 from hat.data import decode_image
 from hat.data.loading import default_num_workers
-from hat.errors import ImageError, WorkError
+from hat.errors import ImageError, UsageError, WorkError
 from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime
+from hat.runtime.protocol import runtime_device, warm_up
 
 from .batching import Batcher, EmbeddingFuture
 from .metrics import ServiceMetrics
-from .refusal import RefusalError, without_paths
 from .settings import ServiceSettings
 from .uploads import UploadedImage
 
@@ -65,6 +66,7 @@ class Pipeline:
         self.batcher = Batcher(
             runtime, max_batch=settings.max_batch, max_wait_s=settings.max_wait_s, on_run=metrics.observe_run
         )
+        self._serialize = runtime_device(runtime) == "cpu"
         self._max_pixels = settings.max_pixels
         self._metrics = metrics
         self._decoders = ThreadPoolExecutor(settings.num_decoders or default_num_workers(), thread_name_prefix="hat-decode")
@@ -75,6 +77,7 @@ class Pipeline:
         Raises:
             WorkError: What came out are no embeddings.
         """
+        warm_up(self.runtime)
         for size in sorted({1, self.batcher.max_batch}):
             pixels = np.zeros((size, 3, *self.preprocessing.size), dtype=np.uint8)
             rows = self.batcher.submit(pixels).result()
@@ -88,7 +91,7 @@ class Pipeline:
             (n, embed_dim) float32 unit rows, in the order of the images.
 
         Raises:
-            RefusalError: An image cannot be used.
+            ImageError: An image cannot be used.
         """
         tasks = [
             _Task(list(images[start : start + _IMAGES_A_TASK]), Future()) for start in range(0, len(images), _IMAGES_A_TASK)
@@ -98,9 +101,11 @@ class Pipeline:
                 self.batcher.announce(len(task.images))
                 self._decoders.submit(self._decode, task, len(task.images))
             parts = [await asyncio.wrap_future(task.future) for task in tasks]
-        except ImageError as error:
+        except ImageError:
             self._metrics.count_images("bad", 1)
-            raise RefusalError(422, without_paths(str(error))) from None
+            raise
+        except UsageError as error:  # nothing that a client could have sent differently
+            raise WorkError(str(error)) from error
         finally:
             for task in tasks:
                 task.drop()
@@ -117,6 +122,8 @@ class Pipeline:
         try:
             pixels = np.empty((num_images, 3, *self.preprocessing.size), dtype=np.uint8)
             for row, image in zip(pixels, list(task.images), strict=False):
+                if self._serialize:
+                    self.batcher.idle.wait()
                 if task.future.cancelled():
                     return
                 picture = decode_image(image.data, image.name, max_pixels=self._max_pixels)
@@ -134,7 +141,7 @@ class Pipeline:
 
 
 class BatchedEmbedder:
-    """What `hat.serve.enroll` takes for an embedder: its images go through the batches of all other requests.
+    """What `hat.serve.enroll_images` takes for an embedder: its images go through the batches of all other requests.
 
     Args:
         pipeline: Runs the model.

@@ -3,52 +3,79 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, StringConstraints
 
-from ..gallery.records import AttributeValue, Filter, Record
-from .shelf import GALLERY_NAME
+from hat.data.labels import MAX_LABEL_LENGTH, parse_label
+from hat.errors import DataError
+
+from ..gallery.record_checks import MAX_ATTRIBUTES, MAX_TEXT_CHARACTERS
+from ..gallery.records import AttributeValue, Filter, RecordLabels
+from .gallery_registry import GALLERY_NAME
 
 __all__ = [
-    "EmbedAnswer",
-    "EnrollAnswer",
+    "Embeddings",
     "EnrollForm",
-    "GalleryAnswer",
+    "EnrollResult",
+    "GalleryInfo",
     "GalleryList",
+    "Health",
+    "Identity",
     "ItemLabels",
     "MakeGallery",
-    "ModelAnswer",
+    "ModelInfo",
+    "NumRemoved",
+    "NumUpdated",
     "Problem",
-    "RecordAnswer",
     "RecordFilter",
+    "RecordInfo",
     "RecordPage",
-    "Removed",
-    "SearchAnswer",
     "SearchForm",
-    "record_answer",
+    "SearchResults",
+    "UpdatePerson",
+    "UpdateRecord",
 ]
 
 _LARGEST = 2**63 - 1
-_MAX_ATTRIBUTES = 32
 _YEAR_9999 = 253_402_300_800.0
-"""Seconds from 1970 to the year 10000: what lies beyond is no time."""
+"""Seconds from 1970 to the year 10000: what lies beyond is not a time."""
 
 GalleryName = Annotated[str, StringConstraints(pattern=f"^{GALLERY_NAME}$")]
-Label = Annotated[int, Field(ge=-1, le=_LARGEST)]
+Camera = Annotated[int, Field(ge=-1, le=_LARGEST)]
 RecordId = Annotated[int, Field(ge=1, le=_LARGEST)]
 Side = Annotated[int, Field(ge=-(2**20), le=2**20)]
 TimeS = Annotated[float, Field(ge=-_YEAR_9999, le=_YEAR_9999, allow_inf_nan=False)]
 
 
+def _parse_identity(value: Any) -> Any:
+    """Read a text as file names, tables and the command line are read: ``"007"`` is the number 7, anything else a name."""
+    try:
+        return parse_label(value) if isinstance(value, str) else value
+    except DataError as error:
+        raise ValueError(str(error)) from None
+
+
+def _check_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("printable text is expected")
+    return text
+
+
+PrintableText = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_check_printable)]
+Number = Annotated[int, Field(ge=-1, le=_LARGEST)]
+PersonName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LABEL_LENGTH)]
+Identity = Annotated[Number | PersonName, BeforeValidator(_parse_identity)]
+
+
 def _checked_attributes(attributes: dict[str, AttributeValue]) -> dict[str, AttributeValue]:
-    if len(attributes) > _MAX_ATTRIBUTES:
-        raise ValueError(f"at most {_MAX_ATTRIBUTES} attributes")
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise ValueError(f"at most {MAX_ATTRIBUTES} attributes")
     for name, value in attributes.items():
         if not 1 <= len(name) <= 64 or not name.isprintable():
             raise ValueError("an attribute's name is 1 to 64 printable characters")
-        if isinstance(value, str) and (len(value) > 256 or not value.isprintable()):
-            raise ValueError("an attribute's text is at most 256 printable characters")
+        if isinstance(value, str) and (len(value) > MAX_TEXT_CHARACTERS or not value.isprintable()):
+            raise ValueError(f"an attribute's text is at most {MAX_TEXT_CHARACTERS} printable characters")
         if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
             raise ValueError("an attribute's whole number has at most 63 bits")
         if isinstance(value, float) and not math.isfinite(value):
@@ -62,7 +89,7 @@ FormAttributes = Annotated[Attributes | Json[Attributes], Field(union_mode="left
 
 
 def _one(value: Any) -> Any:
-    """A form gives a list of values for every field; where one is meant, one must have been given."""
+    """Return the value where one is meant: a form gives a list of values for every field."""
     if isinstance(value, list):
         if len(value) != 1:
             raise ValueError("expected one value")
@@ -93,19 +120,19 @@ class SearchForm(_Form):
     min_similarity: Annotated[float | None, Once] = Field(
         default=None, ge=-1, le=1, allow_inf_nan=False, description="Leave out matches below this cosine similarity."
     )
-    camids: list[Label] | None = Field(default=None, max_length=1000, description="Only these cameras.")
-    exclude_camids: list[Label] = Field(default=[], max_length=1000, description="None of these cameras.")
-    pids: list[Label] | None = Field(default=None, max_length=1000, description="Only these identities.")
+    camids: list[Camera] | None = Field(default=None, max_length=1000, description="Only these cameras.")
+    exclude_camids: list[Camera] = Field(default=[], max_length=1000, description="None of these cameras.")
+    pids: list[Identity] | None = Field(default=None, max_length=1000, description="Only these identities.")
     since_s: Annotated[TimeS | None, Once] = Field(default=None, description="Seen at this time or later, seconds since 1970.")
     until_s: Annotated[TimeS | None, Once] = Field(default=None, description="Seen before this time.")
     attributes: Annotated[FormAttributes, Once] = Field(default={}, description="Only records with these values.")
 
     def where(self, *, exclude_ids: frozenset[int] = frozenset()) -> Filter:
-        """The filter."""
-        return Filter(
-            camids=None if self.camids is None else frozenset(self.camids),
-            exclude_camids=frozenset(self.exclude_camids),
-            pids=None if self.pids is None else frozenset(self.pids),
+        """Return the filter."""
+        return Filter.of(
+            camids=self.camids,
+            exclude_camids=self.exclude_camids,
+            pids=self.pids,
             since_s=self.since_s,
             until_s=self.until_s,
             exclude_ids=exclude_ids,
@@ -118,8 +145,8 @@ class RecordFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    pid: Label | None = Field(default=None, description="Only this identity.")
-    camid: Label | None = Field(default=None, description="Only this camera.")
+    pid: Identity | None = Field(default=None, description="Only this identity.")
+    camid: Camera | None = Field(default=None, description="Only this camera.")
     since_s: TimeS | None = Field(default=None, description="Seen at this time or later, seconds since 1970.")
     until_s: TimeS | None = Field(default=None, description="Seen before this time.")
     after_id: int = Field(
@@ -128,57 +155,49 @@ class RecordFilter(BaseModel):
     limit: int = Field(default=100, ge=1, le=1000, description="Most records on a page.")
 
     def where(self) -> Filter:
-        """The filter."""
-        return Filter(
-            pids=None if self.pid is None else frozenset({self.pid}),
-            camids=None if self.camid is None else frozenset({self.camid}),
+        """Return the filter."""
+        return Filter.of(
+            pids=None if self.pid is None else [self.pid],
+            camids=None if self.camid is None else [self.camid],
             since_s=self.since_s,
             until_s=self.until_s,
         )
 
 
-class ItemLabels(_Form):
-    """What is known of one image that is enrolled."""
-
-    source: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(
-        default=None, description="How it is called for people; the file's name where unset."
-    )
-    pid: Label | None = Field(default=None, description="Identity.")
-    camid: Label | None = Field(default=None, description="Camera.")
+class _Labels(_Form):
+    pid: Identity | None = Field(default=None, description="Identity, a number or a name.", examples=["alice"])
+    camid: Camera | None = Field(default=None, description="Camera.")
     time_s: TimeS | None = Field(default=None, description="When the person was seen, seconds since 1970.")
     attributes: Attributes = Field(default={}, description="Anything else, by name.")
-    box: Annotated[list[Side], Field(min_length=4, max_length=4)] | None = Field(
+
+
+class ItemLabels(_Labels):
+    """What is known of one image that is enrolled."""
+
+    source: PrintableText | None = Field(default=None, description="How it is called for people; the file's name where unset.")
+    box: tuple[Side, Side, Side, Side] | None = Field(
         default=None, description="[left, top, right, bottom] in pixels: the person within a larger picture."
     )
-
-    def region(self) -> tuple[int, int, int, int] | None:
-        """The box as `hat.serve.Item` takes it."""
-        if self.box is None:
-            return None
-        left, top, right, bottom = self.box
-        return (left, top, right, bottom)
-
-    @field_validator("source")
-    @classmethod
-    def _source_is_printable(cls, source: str | None) -> str | None:
-        if source is not None and not source.isprintable():
-            raise ValueError("printable text is expected")
-        return source
 
 
 class EnrollForm(_Form):
     """What is known of images that are enrolled: of all of them alike, or of each."""
 
-    pid: Annotated[Label | None, Once] = Field(default=None, description="Identity in all images.", examples=[17])
-    camid: Annotated[Label | None, Once] = Field(default=None, description="Camera of all images.", examples=[3])
+    pid: Annotated[Identity | None, Once] = Field(
+        default=None, description="Identity in all images, a number or a name.", examples=[17]
+    )
+    camid: Annotated[Camera | None, Once] = Field(default=None, description="Camera of all images.", examples=[3])
     time_s: Annotated[TimeS | None, Once] = Field(default=None, description="When all were taken, seconds since 1970.")
     attributes: Annotated[FormAttributes, Once] = Field(default={}, description="Anything else, as a JSON object.")
     records: Annotated[Json[list[ItemLabels]] | None, Once] = Field(
         default=None, description="What is known of each image, as a JSON list in the order of the images."
     )
+    update: Annotated[bool, Once] = Field(
+        default=False, description="Give images that are there already the labels that are given now."
+    )
 
     def labels(self, num_images: int) -> list[ItemLabels]:
-        """One for each image.
+        """Return one for each image.
 
         Raises:
             ValueError: The list has another length, or both ways are mixed.
@@ -186,11 +205,34 @@ class EnrollForm(_Form):
         if self.records is None:
             labels = ItemLabels(pid=self.pid, camid=self.camid, time_s=self.time_s, attributes=self.attributes)
             return [labels] * num_images
-        if self.model_fields_set != {"records"}:
+        if self.model_fields_set - {"update"} != {"records"}:
             raise ValueError("say what is known either of all images or in `records`, not both")
         if len(self.records) != num_images:
             raise ValueError(f"`records` has {len(self.records)} entries for {num_images} images")
         return self.records
+
+
+class UpdateRecord(_Labels):
+    """Labels that a record is to have: what is not given it keeps, attributes too, and null makes a label unknown."""
+
+    def labels(self) -> RecordLabels:
+        """Return what was given."""
+        labels: RecordLabels = {}
+        for name in self.model_fields_set:
+            labels[name] = getattr(self, name)  # type: ignore[literal-required]
+        return labels
+
+
+class UpdatePerson(_Form):
+    """Who a person is after all; where there are records of that identity, the two become one."""
+
+    pid: Identity | None = Field(description="Identity, a number or a name; null where nobody knows.", examples=["alice"])
+
+
+class Health(BaseModel):
+    """Whether the service answers."""
+
+    status: Literal["alive", "ready"]
 
 
 class MakeGallery(_Form):
@@ -206,7 +248,7 @@ class Problem(BaseModel):
     request_id: str = Field(description="Number under which the service's log knows the request.")
 
 
-class EmbedAnswer(BaseModel):
+class Embeddings(BaseModel):
     """Embeddings."""
 
     embeddings: list[list[float]] = Field(description="Unit vectors, one for each image, in order.", examples=[[[0.6, 0.8]]])
@@ -214,12 +256,12 @@ class EmbedAnswer(BaseModel):
     fingerprint: str = Field(description="The model: embeddings of different fingerprints must not be compared.")
 
 
-class RecordAnswer(BaseModel):
+class RecordInfo(BaseModel):
     """A record of a gallery."""
 
     id: int
     source: str
-    pid: int | None
+    pid: int | str | None
     camid: int | None
     time_s: float | None
     attributes: dict[str, AttributeValue]
@@ -227,7 +269,7 @@ class RecordAnswer(BaseModel):
     content_hash: str
 
 
-class MatchAnswer(RecordAnswer):
+class MatchInfo(RecordInfo):
     """A record that was found."""
 
     similarity: float = Field(description="Cosine similarity in [-1, 1], larger is closer.")
@@ -235,21 +277,21 @@ class MatchAnswer(RecordAnswer):
     rank_before: int | None = Field(default=None, description="Rank from 1 by similarity alone, where it was asked for.")
 
 
-class QueryAnswer(BaseModel):
+class QueryResult(BaseModel):
     """What was found for one query."""
 
     query: str = Field(description="Name of the image, or the record.", examples=["a.jpg"])
-    matches: list[MatchAnswer]
+    matches: list[MatchInfo]
 
 
-class SearchAnswer(BaseModel):
+class SearchResults(BaseModel):
     """What was found."""
 
     gallery: str
-    results: list[QueryAnswer]
+    results: list[QueryResult]
 
 
-class ModelAnswer(BaseModel):
+class ModelInfo(BaseModel):
     """The model of the service."""
 
     name: str
@@ -261,7 +303,7 @@ class ModelAnswer(BaseModel):
     fingerprint: str
 
 
-class GalleryAnswer(BaseModel):
+class GalleryInfo(BaseModel):
     """How much a gallery holds."""
 
     name: str
@@ -285,42 +327,36 @@ class GalleryList(BaseModel):
 class RecordPage(BaseModel):
     """Some of a gallery's records, by ascending id."""
 
-    records: list[RecordAnswer]
+    records: list[RecordInfo]
     num_matching: int = Field(description="How many records pass the filter in all.")
     next_after_id: int | None = Field(description="`after_id` of the next page; null on the last one.")
 
 
-class BadImage(BaseModel):
-    """An image that could not be used."""
+class ImageNote(BaseModel):
+    """What is to be said of an image."""
 
     source: str
     reason: str
 
 
-class EnrollAnswer(BaseModel):
+class EnrollResult(BaseModel):
     """What came of an enrollment."""
 
     ids: list[int] = Field(description="Of the images that were added or known already, in order.")
     num_added: int
     num_known: int
-    bad: list[BadImage]
+    num_updated: int = Field(description="Of these, images whose labels were changed.")
+    conflicts: list[ImageNote] = Field(description="Known images that have other labels than those given, and kept them.")
+    bad: list[ImageNote] = Field(description="Images that could not be used.")
 
 
-class Removed(BaseModel):
+class NumUpdated(BaseModel):
+    """What was changed."""
+
+    num_updated: int
+
+
+class NumRemoved(BaseModel):
     """What was removed."""
 
     num_removed: int
-
-
-def record_answer(record: Record) -> dict[str, Any]:
-    """A record as plain data; its thumbnail is an answer of its own."""
-    return {
-        "id": record.id,
-        "source": record.source,
-        "pid": record.pid,
-        "camid": record.camid,
-        "time_s": record.time_s,
-        "attributes": dict(record.attributes),
-        "enrolled_s": record.enrolled_s,
-        "content_hash": record.content_hash,
-    }

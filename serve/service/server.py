@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import signal
 import socket
 from pathlib import Path
@@ -13,24 +12,14 @@ from fastapi import FastAPI
 
 from hat.errors import UsageError, WorkError
 
-__all__ = ["bind", "is_loopback", "run_server", "shown_address"]
+__all__ = ["bind", "run_server", "shown_address"]
 
 _BACKLOG = 1024
 _SHUTDOWN_S = 60
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """Return a listening socket.
 
     Args:
         host: An address of this machine, or a name of one.
@@ -59,7 +48,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def shown_address(listener: socket.socket, *, tls: bool) -> str:
-    """Where a socket can be reached, as a URL."""
+    """Return where a socket can be reached, as a URL."""
     host, port = listener.getsockname()[:2]
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 

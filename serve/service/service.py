@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
-
-import numpy as np
-import numpy.typing as npt
-from starlette.requests import Request
 
 from hat.io.artifact import ArtifactInfo
 from hat.runtime import Runtime, runtime_info
 
-from ..gallery.gallery import Gallery
-from .access import Access, Caller
-from .admission import Admission, Place
+from .admission import Admission, RateLimiter
+from .api_error import ApiError
 from .audit import AuditLog
-from .exchange import Exchange, exchange_of
+from .gallery_registry import GalleryRegistry
 from .keys import KeyRing
 from .metrics import ServiceMetrics
-from .patience import while_wanted
 from .pipeline import BatchedEmbedder, Pipeline
 from .settings import ServiceSettings
-from .shelf import Shelf, is_gallery_name
-from .store_threads import StoreThreads
-from .uploads import Upload, UploadedImage, read_upload, skip_body
 
-__all__ = ["Service", "Visit", "reader", "service_of", "writer"]
+__all__ = ["Service", "StoreThreads"]
 
 T = TypeVar("T")
 
@@ -37,9 +29,9 @@ class Service:
 
     Args:
         runtime: The model.
-        shelf: The galleries.
+        galleries: The galleries; the service closes them.
         settings: The bounds.
-        keys: Whose keys are asked for; None asks for none.
+        keys: Whose keys are asked for; None asks for none, which is for loopback alone.
         audit: Where requests are put on record; None keeps no record.
 
     Raises:
@@ -49,7 +41,7 @@ class Service:
     def __init__(
         self,
         runtime: Runtime,
-        shelf: Shelf,
+        galleries: GalleryRegistry,
         settings: ServiceSettings,
         *,
         keys: KeyRing | None = None,
@@ -57,8 +49,9 @@ class Service:
     ) -> None:
         self.settings = settings
         self.info: ArtifactInfo = runtime_info(runtime)
-        self.shelf = shelf
-        self.access = Access(keys, settings.rate_per_s)
+        self.galleries = galleries
+        self.keys = keys
+        self.rate_limiter = RateLimiter(settings.rate_per_s)
         self.audit = audit
         self.metrics = ServiceMetrics()
         self.pipeline = Pipeline(runtime, settings, self.metrics)
@@ -79,74 +72,54 @@ class Service:
         """Finish the work in hand and let go of everything."""
         self.threads.close()
         self.pipeline.close()
-        self.shelf.close()
+        self.galleries.close()
 
 
-@dataclass(slots=True)
-class Visit:
-    """One request whose caller is known and may do what it asks.
+class StoreThreads:
+    """Runs calls to galleries, which block: a few threads do their work, and a bounded number of requests waits for one.
+
+    Args:
+        num_threads: Threads.
+        max_requests: Most calls that run or wait.
 
     Attributes:
-        service: The service.
-        request: The request.
-        caller: Who asks.
-        exchange: What is put on record of it.
+        num_requests: Calls that run or wait.
     """
 
-    service: Service
-    request: Request
-    caller: Caller
-    exchange: Exchange
-    _body_is_read: bool = False
+    def __init__(self, num_threads: int, max_requests: int) -> None:
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="hat-store")
+        self._max_requests = max_requests
+        self.num_requests = 0
 
-    async def upload(self, place: Place, *, json: bool = False) -> Upload:
-        """Read the request's body; see `read_upload`."""
-        upload = await read_upload(self.request, place, self.service.settings, json=json)
-        self._body_is_read = True
-        self.exchange.counts["num_images"] = len(upload.images)
-        self.service.access.charge(self.caller, max(0, len(upload.images) - 1), begun=True)
-        return upload
+    async def run_in_threadpool(self, work: Callable[[], T], *, finish: bool = False) -> T:
+        """Do work in a thread. When the call is cancelled, work that has not begun is dropped.
 
-    async def embed(self, images: Sequence[UploadedImage]) -> npt.NDArray[np.float32]:
-        """Embed images while the client waits for it; see `Pipeline.embed`."""
-        return await while_wanted(self.request, self.service.pipeline.embed(images), self.service.settings.timeout_s)
+        Args:
+            work: What to do.
+            finish: Where work that has begun is cancelled, wait for its end all the same: it writes, and belongs on record.
 
-    async def in_shelf(self, name: str, work: Callable[[], T]) -> T:
-        """Do work on the shelf in a thread: there is no gallery of this name yet."""
-        run = self.service.threads.run(name, "", work, finish=True)
-        return await while_wanted(self.request, run, self.service.settings.timeout_s)
+        Raises:
+            ApiError: Too many requests are waiting.
+        """
+        if self.num_requests >= self._max_requests:
+            raise ApiError(503, "too many requests to galleries: try again later", retry_after_s=1)
+        self.num_requests += 1
+        future = self._pool.submit(work)
+        result = asyncio.wrap_future(future)
+        # Counted until the thread is done, also where nobody waits any more.
+        result.add_done_callback(self._count_down)
+        try:
+            return await asyncio.shield(result)
+        except asyncio.CancelledError:
+            if not future.cancel() and finish:
+                await asyncio.wait((result,))
+            raise
 
-    async def in_store(self, name: str, gallery: Gallery, work: Callable[[], T], *, finish: bool = False) -> T:
-        """Do work on a gallery in a thread while the client waits for it; see `StoreThreads.run`."""
-        if not self._body_is_read:
-            await skip_body(self.request)
-            self._body_is_read = True
-        run = self.service.threads.run(name, gallery.location, work, finish=finish)
-        return await while_wanted(self.request, run, self.service.settings.timeout_s)
+    def close(self) -> None:
+        """Wait for the work in hand."""
+        self._pool.shutdown(wait=True)
 
-
-def service_of(request: Request) -> Service:
-    """The service that a request came to."""
-    service: Service = request.app.state.service
-    return service
-
-
-async def reader(request: Request) -> Visit:
-    """Dependency of every route that embeds, searches or lists."""
-    return _visit(request, to_write=False)
-
-
-async def writer(request: Request) -> Visit:
-    """Dependency of every route that changes a gallery."""
-    return _visit(request, to_write=True)
-
-
-def _visit(request: Request, *, to_write: bool) -> Visit:
-    service, exchange = service_of(request), exchange_of(request)
-    exchange.action = request.scope["endpoint"].__name__
-    name = request.path_params.get("name", "")
-    exchange.gallery = name if is_gallery_name(name) else None
-    caller = service.access.identify(request.headers.get("authorization"), to_write=to_write)
-    exchange.caller = caller
-    service.access.charge(caller, 1)
-    return Visit(service, request, caller, exchange)
+    def _count_down(self, result: asyncio.Future[T]) -> None:
+        self.num_requests -= 1
+        if not result.cancelled():
+            result.exception()  # looked at: where the request was given up, nobody else does

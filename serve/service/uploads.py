@@ -1,4 +1,4 @@
-"""Reading a request's body: images and fields, every part of it bounded, and a place taken before a byte is kept.
+"""Reading a request's body: images and fields, every part of it bounded, and room reserved before a byte is kept.
 
 The framework's own form parsing is not used: it reads the whole body before anyone has been asked whether it is wanted, and
 spools it to disk. The parser, ``multipart``, takes a body in pieces and costs a thirtieth of the framework's for one crop.
@@ -7,19 +7,24 @@ spools it to disk. The parser, ``multipart``, takes a body in pieces and costs a
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import anyio
 import orjson
+from fastapi.exceptions import RequestValidationError
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
 
-from .admission import Place
-from .refusal import ClientGoneError, RefusalError
+from .admission import Reservation
+from .api_error import ApiError
 from .settings import ServiceSettings
 
-__all__ = ["IMAGE_FIELD", "Upload", "UploadedImage", "read_upload", "skip_body"]
+__all__ = ["IMAGE_FIELD", "Upload", "UploadedImage", "describe_body", "read_upload", "skip_body"]
+
+M = TypeVar("M", bound=BaseModel)
 
 IMAGE_FIELD = "images"
 """Name of the multipart field that holds an image; it may be there many times."""
@@ -58,38 +63,52 @@ class Upload:
     images: list[UploadedImage] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
 
+    def parse(self, model: type[M]) -> M:
+        """Return the fields as a model.
 
-async def read_upload(request: Request, place: Place, settings: ServiceSettings, *, json: bool = False) -> Upload:
+        Raises:
+            RequestValidationError: A field is unknown, missing or wrong.
+        """
+        try:
+            return model.model_validate(self.fields)
+        except ValidationError as error:
+            raise RequestValidationError(error.errors(include_input=False, include_url=False, include_context=False)) from None
+
+
+async def read_upload(request: Request, reservation: Reservation, settings: ServiceSettings, *, json: bool = False) -> Upload:
     """Read a body: ``multipart/form-data``, one image alone, or JSON.
 
     Args:
         request: The request, its body not read yet.
-        place: Where room is taken for bytes and images as they come.
+        reservation: Where room is acquired for bytes and images as they come.
         settings: The bounds.
         json: Whether JSON is taken as well.
 
     Raises:
-        RefusalError: The body is too large, of a wrong kind, broken or too slow, or there is no room for it.
-        ClientGoneError: The client went away.
+        ApiError: The body is too large, of a wrong kind, broken or too slow, or there is no room for it.
+        ClientDisconnect: The client went away.
     """
+    if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
+        raise ApiError(415, "compressed bodies are not taken: send images as they are")
     kind, parameters = parse_options_header(request.headers.get("content-type", ""))
-    upload = Upload()
-    whole = _WholeReader()
-    reader: _Reader = whole
+    upload, data = Upload(), bytearray()
     if kind == "multipart/form-data":
-        reader = _FormReader(upload, place, settings, parameters.get("boundary", ""))
+        form = _FormReader(upload, reservation, settings, parameters.get("boundary", ""))
+        try:
+            await _receive(request, reservation, settings, form.write)
+            form.close()
+        except MultipartError as error:
+            raise ApiError(400, f"the multipart body is broken: {str(error)[:100]}") from None
     elif kind.startswith("image/") or kind == "application/octet-stream":
-        place.take(images=1)
+        reservation.acquire(num_images=1)
+        await _receive(request, reservation, settings, data.extend)
+        upload.images.append(UploadedImage("body", bytes(data)))
     elif kind == "application/json" and json:
-        pass
+        await _receive(request, reservation, settings, data.extend)
+        upload.fields = _json_object(data)
     else:
         kinds = "multipart/form-data, image/* or application/json" if json else "multipart/form-data or image/*"
-        raise RefusalError(415, f"expected a body of type {kinds}")
-    await _feed(request, place, settings, reader)
-    if kind == "application/json":
-        upload.fields = _json_object(whole.data)
-    elif reader is whole:
-        upload.images.append(UploadedImage("body", bytes(whole.data)))
+        raise ApiError(415, f"expected a body of type {kinds}")
     return upload
 
 
@@ -97,8 +116,8 @@ async def skip_body(request: Request) -> None:
     """Read past the body of a request that needs none, so that the end of its connection can be told.
 
     Raises:
-        RefusalError: It has one that is not small, or that does not come.
-        ClientGoneError: The client went away.
+        ApiError: It has one that is not small, or that does not come.
+        ClientDisconnect: The client went away.
     """
     received = 0
     try:
@@ -106,71 +125,90 @@ async def skip_body(request: Request) -> None:
             async for piece in request.stream():
                 received += len(piece)
                 if received > _SKIPPED_BYTES:
-                    raise RefusalError(413, "this request takes no body")
+                    raise ApiError(413, "this request takes no body")
     except TimeoutError:
-        raise RefusalError(408, "this request takes no body, and one was announced that did not come") from None
-    except ClientDisconnect:
-        raise ClientGoneError from None
+        raise ApiError(408, "this request takes no body, and one was announced that did not come") from None
 
 
-class _Reader(Protocol):
-    """Takes a body in pieces, and then its end."""
+def describe_body(
+    form: type[BaseModel] | None = None, *, images: bool, alone: bool = False, json: bool = False
+) -> dict[str, Any]:
+    """Return a request's body for OpenAPI, since bodies are not read by the framework.
 
-    def write(self, data: bytes) -> None: ...
+    Args:
+        form: Its fields beside the images.
+        images: Whether it takes images.
+        alone: Whether one image may be the whole body.
+        json: Whether the fields may come as JSON, without images.
+    """
+    schema = form.model_json_schema() if form is not None else {}
+    schema = _inline(schema, schema.pop("$defs", {}))
+    properties, required = dict(schema.get("properties", {})), list(schema.get("required", []))
+    content: dict[str, Any] = {}
+    if json:
+        content["application/json"] = {"schema": {**schema, "type": "object"}}
+    if images:
+        binary = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "JPEG, PNG, WebP or BMP."}
+        multipart = {"type": "object", "additionalProperties": False, "properties": {IMAGE_FIELD: binary, **properties}}
+        multipart["required"] = required if json else [IMAGE_FIELD, *required]
+        content["multipart/form-data"] = {"schema": multipart}
+    if alone:
+        content["image/jpeg"] = {"schema": {"type": "string", "format": "binary"}}
+    return {"requestBody": {"required": True, "content": content}}
 
-    def finish(self) -> None: ...
+
+def _inline(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """Put a schema's definitions where they are used: beside a route there is no place for them."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _inline(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+        return {key: _inline(value, definitions) for key, value in schema.items()}
+    return [_inline(item, definitions) for item in schema] if isinstance(schema, list) else schema
 
 
-async def _feed(request: Request, place: Place, settings: ServiceSettings, reader: _Reader) -> None:
-    """Give a body to a reader. Room is taken for all of it at once where its length is known, else as it comes."""
+async def _receive(
+    request: Request, reservation: Reservation, settings: ServiceSettings, write: Callable[[bytes], None]
+) -> None:
+    """Give a body on in pieces. Room is acquired for all of it at once where its length is known, else as it comes."""
     declared = request.headers.get("content-length")
     if declared is not None:
-        place.take(num_bytes=int(declared))
+        if not declared.isdecimal() or len(declared) > 18:
+            raise ApiError(400, "the Content-Length header is not a number")
+        if int(declared) > settings.max_body_bytes:
+            raise _too_large(settings)
+        reservation.acquire(num_bytes=int(declared))
     received = 0
     try:
         with anyio.fail_after(settings.receive_timeout_s):
             async for piece in request.stream():
                 received += len(piece)
                 if received > settings.max_body_bytes:
-                    raise RefusalError(413, f"the body has more than {settings.max_body_bytes:,} bytes")
+                    raise _too_large(settings)
                 if declared is None:
-                    place.take(num_bytes=len(piece))
-                reader.write(piece)
-        reader.finish()
+                    reservation.acquire(num_bytes=len(piece))
+                write(piece)
     except TimeoutError:
-        raise RefusalError(408, f"the body did not arrive within {settings.receive_timeout_s:g} s") from None
-    except ClientDisconnect:
-        raise ClientGoneError from None
-    except MultipartError as error:
-        raise RefusalError(400, f"the multipart body is broken: {str(error)[:100]}") from None
+        raise ApiError(408, f"the body did not arrive within {settings.receive_timeout_s:g} s") from None
 
 
-class _WholeReader:
-    """Keeps a body as it is."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def finish(self) -> None:
-        """There is no end to be told by the bytes."""
+def _too_large(settings: ServiceSettings) -> ApiError:
+    return ApiError(413, f"the body has more than {settings.max_body_bytes:,} bytes")
 
 
 class _FormReader:
     """Sorts the parts of a multipart body into images and fields."""
 
-    def __init__(self, upload: Upload, place: Place, settings: ServiceSettings, boundary: str) -> None:
+    def __init__(self, upload: Upload, reservation: Reservation, settings: ServiceSettings, boundary: str) -> None:
         if not 0 < len(boundary) <= 200 or not boundary.isprintable():
-            raise RefusalError(400, "the multipart body has no usable boundary")
-        self._upload, self._place, self._settings = upload, place, settings
+            raise ApiError(400, "the multipart body has no usable boundary")
+        self._upload, self._reservation, self._settings = upload, reservation, settings
         self._parser = PushMultipartParser(boundary, max_header_size=_MAX_HEADER_BYTES)
         self._num_fields = 0
         self._part = MultipartSegment([])
         self._pieces: list[bytes] = []
 
     def write(self, data: bytes) -> None:
+        """Take a piece of the body."""
         if not data:
             return  # which would be the end to the parser
         for event in self._parser.parse(data):
@@ -181,21 +219,22 @@ class _FormReader:
             else:
                 self._pieces.append(event)
                 if self._part.name != IMAGE_FIELD and self._part.bytes_received > _MAX_FIELD_BYTES:
-                    raise RefusalError(413, f"a field has more than {_MAX_FIELD_BYTES:,} bytes")
+                    raise ApiError(413, f"a field has more than {_MAX_FIELD_BYTES:,} bytes")
 
-    def finish(self) -> None:
+    def close(self) -> None:
+        """Take the end of the body."""
         self._parser.close()
 
     def _begin_part(self, part: MultipartSegment) -> None:
         self._part, self._pieces = part, []
         if part.name == IMAGE_FIELD:
             if len(self._upload.images) >= self._settings.max_images:
-                raise RefusalError(413, f"more than {self._settings.max_images} images in one request")
-            self._place.take(images=1)
+                raise ApiError(413, f"more than {self._settings.max_images} images in one request")
+            self._reservation.acquire(num_images=1)
             return
         self._num_fields += 1
         if self._num_fields > _MAX_FIELDS:
-            raise RefusalError(413, f"more than {_MAX_FIELDS} fields in one request")
+            raise ApiError(413, f"more than {_MAX_FIELDS} fields in one request")
 
     def _end_part(self) -> None:
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
@@ -207,12 +246,12 @@ class _FormReader:
         try:
             value = data.decode("utf-8")
         except UnicodeDecodeError:
-            raise RefusalError(422, f"a field is not UTF-8 text; images go into fields named {IMAGE_FIELD}") from None
+            raise ApiError(422, f"a field is not UTF-8 text; images go into fields named {IMAGE_FIELD}") from None
         self._upload.fields.setdefault(self._part.name, []).append(value)
 
 
 def printable_name(name: str) -> str:
-    """A client's name of a file, fit to be shown and stored: no folders, nothing but plain characters, not too long."""
+    """Return a client's name of a file, fit to be shown and stored: no folders, nothing but plain characters, not too long."""
     return _UNPRINTABLE.sub("_", re.split(r"[/\\]", name)[-1])[-_MAX_NAME:].strip()
 
 
@@ -220,7 +259,7 @@ def _json_object(data: bytearray) -> dict[str, Any]:
     try:
         content = orjson.loads(data)
     except orjson.JSONDecodeError:
-        raise RefusalError(400, "the body is not JSON") from None
+        raise ApiError(400, "the body is not JSON") from None
     if not isinstance(content, dict):
-        raise RefusalError(422, "expected a JSON object")
+        raise ApiError(422, "expected a JSON object")
     return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Collection, Sequence
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from hat.errors import UsageError, WorkError
+from hat.io.atomic_output import atomic_output
 
 from ..gallery.binding import Binding, VerifiedSibling, binding_from_json, binding_to_json
 from ..gallery.gallery import Gallery, StoredType
@@ -30,7 +32,7 @@ from ..gallery.record_checks import (
 )
 from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage, missing_records
 from ..search.exact_search import nearest_rows
-from .connection import SqliteConnection
+from .connection import SqliteConnection, sqlite_errors
 from .memory_index import MemoryIndex
 from .record_columns import RecordColumns
 from .records import (
@@ -232,6 +234,19 @@ class SqliteGallery(Gallery):
         wanted, labels = checked_ids(ids), checked_labels(labels)
         with self._writing() as sqlite:
             return update_records(sqlite, wanted, labels)
+
+    def copy_to(self, path: Path) -> int:
+        """Write everything to a new file; see `Gallery.copy_to`."""
+        with atomic_output(path) as unfinished:
+            with sqlite_errors(path, 0), contextlib.closing(sqlite3.connect(unfinished)) as copy:
+                with self._reader.exclusive() as sqlite:
+                    sqlite.backup(copy)  # what the log holds included, as of one moment
+                (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+                num_records = read_state(copy).num_records if verdict == "ok" else 0
+            if verdict != "ok":
+                raise WorkError(f"{self.location} is damaged ({verdict}): restore it from a backup")
+            unfinished.chmod(self._path.stat().st_mode & 0o777)  # who may read the gallery may read its copy
+        return num_records
 
     def vacuum(self) -> None:
         """Rewrite the store so that nothing of removed records is left in its files; see `Gallery.vacuum`.

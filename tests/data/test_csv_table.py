@@ -117,7 +117,7 @@ def test_a_wrong_table_is_told(write, text, words):
 
 
 def test_not_utf8_missing_and_folder(write, tmp_path):
-    with pytest.raises(DataError, match="not UTF-8"):
+    with pytest.raises(DataError, match="neither UTF-8 nor UTF-16"):
         load_dataset("csv", write(GOOD.replace("anna", "änna"), encoding="latin-1"))
     with pytest.raises(DataError, match="there is no such file"):
         load_dataset("csv", tmp_path / "none.csv")

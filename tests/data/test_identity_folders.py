@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hat.data import load_dataset
-from hat.data.identity_folders import parse_camera, read_identity_folders
-from hat.data.labels import number_labels
+from hat.data.identity_folders import read_identity_folders
+from hat.data.labels import number_labels, parse_camera
 from hat.errors import DataError
 
 
@@ -64,7 +64,8 @@ def test_numbers_are_kept_and_cameras_are_made_up_where_no_name_has_one(touch, t
     assert labels(dataset.train) == [(10, 0)]
     assert labels(dataset.query) == [(7, 0)]
     assert labels(dataset.gallery) == [(0, 1), (7, 1)]
-    assert dataset.notes == ("no file name says a camera: query taken as camera 0, gallery as camera 1",)
+    assert dataset.notes == ("nothing says a camera: query taken as camera 0, gallery as camera 1, so that all pairs count",)
+    assert not dataset.has_cameras
 
 
 def test_some_names_with_a_camera_and_some_without_is_an_error(touch, tmp_path):
@@ -104,10 +105,10 @@ def test_a_drawn_split_is_whole_fair_and_repeatable(counts, with_cameras, seed, 
     num_identities = len({pid for pid, _ in counts})
     assume(num_identities >= 2)
     touch(root, names)
-    dataset = read_identity_folders(root, seed=seed)
+    dataset = read_identity_folders(root, split_seed=seed)
     splits = (dataset.train, dataset.query, dataset.gallery)
     assert sorted(path for split in splits for path in split.paths) == sorted(str(root / name) for name in names)
-    again = read_identity_folders(root, seed=seed)
+    again = read_identity_folders(root, split_seed=seed)
     assert [split.samples for split in (again.train, again.query, again.gallery)] == [split.samples for split in splits]
     if not len(dataset.query):
         assert len(dataset.train) == len(names)
@@ -129,7 +130,7 @@ def test_a_drawn_split_is_whole_fair_and_repeatable(counts, with_cameras, seed, 
 
 def test_another_seed_draws_another_split_and_the_first_one_is_fixed(touch, tmp_path):
     touch(tmp_path, [f"p{pid:02d}/c{cam}_{i}.jpg" for pid in range(12) for cam in (1, 2) for i in range(2)])
-    drawn = {seed: read_identity_folders(tmp_path, seed=seed) for seed in range(4)}
+    drawn = {seed: read_identity_folders(tmp_path, split_seed=seed) for seed in range(4)}
     assert len({tuple(sorted(set(dataset.train.pids.tolist()))) for dataset in drawn.values()}) > 1
     # Results on a drawn split can be compared across machines and versions only while the draw stays what it is.
     assert sorted(set(drawn[0].train.pids.tolist())) == FIRST_DRAW

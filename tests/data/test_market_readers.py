@@ -182,6 +182,9 @@ class NamesInMemory:
     def images(self):
         return [(name, name) for name in self.content]
 
+    def unread(self):
+        return []
+
 
 def test_a_copy_of_the_published_size_is_told_as_such_and_one_image_less_is_not():
     def names(num_images, num_pids):

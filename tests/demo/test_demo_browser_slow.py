@@ -147,7 +147,7 @@ def test_cameras_are_chosen_and_a_wrong_time_is_a_sentence(browser, full_demo, s
         page.get_by_label("Seen from (UTC)").press("Enter")
         toast = page.get_by_test_id("toast-body")
         toast.wait_for()
-        assert "yesterday is no time" in toast.inner_text()
+        assert "yesterday is not a time" in toast.inner_text()
 
 
 def test_a_person_is_cropped_out_of_a_photo_by_mouse_and_by_keys(browser, full_demo, sample, tmp_path):

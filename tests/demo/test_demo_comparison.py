@@ -88,7 +88,7 @@ def test_the_models_own_file_ranks_as_the_search_does(state):
 
 def test_only_a_whole_network_can_be_looked_into(state, tmp_path):
     assert state.inspectable() is state.embedder.runtime
-    exact = SharedEmbedder(Embedder(TorchRuntime(copy.deepcopy(state.embedder.runtime.model), "cpu", exact_graph=True)))
+    exact = SharedEmbedder(Embedder(TorchRuntime(copy.deepcopy(state.embedder.runtime.model), "cpu", inference_graph=True)))
     assert AppState("exact", exact, tmp_path).inspectable() is None
 
 

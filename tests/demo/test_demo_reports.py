@@ -50,14 +50,14 @@ VERIFICATION = {
 }
 
 
-def speed(images_per_s, ratio, p50_s, share_of_peak):
+def speed(images_per_s, ratio, p50_s, utilization):
     spent = {"p50_s": p50_s, "p95_s": 2 * p50_s, "p99_s": 3 * p50_s}
     return {
         "mode": "embedding",
         "batch": 8,
         "images_per_s": images_per_s,
         "ratio": ratio,
-        "share_of_peak": share_of_peak,
+        "utilization": utilization,
         **spent,
     }
 

@@ -18,11 +18,11 @@ from hat.errors import CheckpointError, UsageError, WorkError
 from hat.export.bench import matrix_peak
 from hat.export.bench.benchmark import benchmark
 from hat.export.bench.matrix_peak import matrix_rate, peak_of, timed_precisions
+from hat.export.bench.matrix_products import matrix_products
 from hat.export.bench.picture import draw_picture
 from hat.export.bench.process import WorkerProcess
 from hat.export.bench.report import BenchmarkReport, CandidateSpeed, Turn, summarize
 from hat.export.bench.worker import Worker, peak_memory_bytes
-from hat.export.graph.matrix_products import matrix_products
 from hat.model.complexity import count_complexity
 from hat.runtime import TorchRuntime
 
@@ -45,10 +45,10 @@ def test_rates_are_medians_ratios_are_taken_within_rounds_and_the_share_is_of_th
     speed = summarize(second, first, mode="embedding", batch=4, num_operations=2_000, peak=160_000)
     assert speed.images_per_s == pytest.approx(40) and speed.rounds == pytest.approx((30, 40, 50))
     assert speed.ratio == pytest.approx(2)  # of 3, 2 and 0.5; the ratio of the medians is 2 too, that of the means is not
-    assert speed.share_of_peak == pytest.approx(0.5)
+    assert speed.utilization == pytest.approx(0.5)
     assert speed.p50_s == pytest.approx(0.1) and speed.num_runs == 30
     assert speed.p95_s == pytest.approx(4 / 30) and speed.p99_s == pytest.approx(4 / 30)
-    assert summarize(first, first, mode="embedding", batch=4, num_operations=None, peak=1.0).share_of_peak is None
+    assert summarize(first, first, mode="embedding", batch=4, num_operations=None, peak=1.0).utilization is None
     uneven = summarize(turns(10, 10, 40), turns(5, 20, 40), mode="embedding", batch=4, num_operations=None, peak=None)
     assert uneven.ratio == pytest.approx(1)  # of 2, 0.5 and 1, where the medians would give 0.5
 
@@ -167,7 +167,7 @@ def test_the_command_measures_all_candidates_in_one_run(monkeypatch, capsys, pla
         assert entry["peak_bytes"] > entry["process_bytes"] > 0 and entry["accuracy"] == {"mAP": 0.5}
         for speed in entry["speeds"]:
             assert len(speed["rounds"]) == 2 and 0 < speed["p50_s"] <= speed["p95_s"] <= speed["p99_s"]
-            assert speed["share_of_peak"] > 0
+            assert speed["utilization"] > 0
     assert [speed["ratio"] for speed in content["candidates"][0]["speeds"]] == [1, 1, 1, 1]
     with Image.open(place / "speed.png") as picture:
         assert picture.width > 500
@@ -218,18 +218,18 @@ def test_a_picture_needs_an_accuracy_and_names_those_without(tmp_path):
         draw_picture(BenchmarkReport((entry("b", {}),), {}), tmp_path / "none.png")
 
 
-def test_the_torch_runtime_runs_the_exact_graph(place):
+def test_the_torch_runtime_runs_the_inference_graph(place):
     model = small_model(0)
-    plain, graph = TorchRuntime(model, "cpu"), TorchRuntime(model, "cpu", exact_graph=True)
+    plain, graph = TorchRuntime(model, "cpu"), TorchRuntime(model, "cpu", inference_graph=True)
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 64, 32), dtype=np.uint8)
     expected = plain.run(images)
     got = graph.run(images)
     assert 0 < np.abs(got - expected).max() < 1e-5 and got.shape == (3, graph.embed_dim)
-    assert graph.name == "torch fp32 exact graph cpu" and plain.model is model
+    assert graph.name == "torch fp32 inference graph cpu" and plain.model is model
     assert graph.run(images[:0]).shape == plain.run(images[:0]).shape == (0, graph.embed_dim)
     with pytest.raises(UsageError, match="no training module to look into"):
         _ = graph.model
-    coarse = TorchRuntime(model, "cpu", "bf16", exact_graph=True).run(images)
+    coarse = TorchRuntime(model, "cpu", "bf16", inference_graph=True).run(images)
     assert coarse.dtype == np.float32 and 1e-5 < np.abs(coarse - expected).max() < 0.1
 
 
@@ -239,8 +239,8 @@ def test_the_torch_runtime_runs_the_exact_graph(place):
 def test_the_compiled_graph_gives_the_same_embeddings_at_every_batch_size():
     model = small_model(0)
     images = np.random.default_rng(0).integers(0, 256, (9, 3, 64, 32), dtype=np.uint8)
-    expected = TorchRuntime(model, "cpu", exact_graph=True).run(images)
-    compiled = TorchRuntime(model, "cpu", exact_graph=True, compiled=True)
-    assert compiled.name == "torch fp32 exact graph compiled cpu"
+    expected = TorchRuntime(model, "cpu", inference_graph=True).run(images)
+    compiled = TorchRuntime(model, "cpu", inference_graph=True, compiled=True)
+    assert compiled.name == "torch fp32 inference graph compiled cpu"
     for batch in (4, 9, 1):
         np.testing.assert_allclose(compiled.run(images[:batch]), expected[:batch], atol=1e-5)

@@ -64,7 +64,7 @@ def test_blocks_with_relu6_compute_the_same_and_their_channels_reach_alike_far()
     assert narrow < wide
     before, after = weights_of(proto), weights_of(equal)
     assert np.array_equal(before["stem.weight"], after["stem.weight"]), "what a softplus reads cannot be scaled"
-    assert after["six"] == 6 and float(after["one.up/Clip/end"]) != 6
+    assert after["six"] == 6 and float(after["one.up/Clip/max"]) != 6
 
 
 def test_images_that_reach_further_are_cut_a_little_further_only():
@@ -77,7 +77,7 @@ def test_images_that_reach_further_are_cut_a_little_further_only():
     alive = reach > reach.max() / 32  # what is all but silent is not stretched so far
     assert (reach == 6).any() and (reach[alive] < 3).any()
     scale = reach[alive] / after["one.b"].max(axis=(0, 2, 3))[alive]
-    end = float(weights_of(equal)["one.up/Clip/end"])
+    end = float(weights_of(equal)["one.up/Clip/max"])
     # What was all but silent is treated as if it had reached a 32nd of the widest.
     np.testing.assert_allclose(end * scale, np.minimum(1.25 * np.maximum(reach[alive], 6 / 32), 6), rtol=1e-4)
 

@@ -1,19 +1,23 @@
 """``hat export`` and ``hat info`` as a user meets them: real processes, whole files or none."""
 
+import dataclasses
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hat
-from hat.errors import UsageError, WorkError
+from hat.errors import CheckpointError, UsageError, WorkError
 from hat.export import to_onnx
+from hat.export.onnx_source import open_onnx_source, with_input_type
 from hat.export.request import ExportRequest
-from hat.export.targets import TARGETS, export_function
+from hat.export.targets import TARGETS, check_ending, export_function, written_files
 from hat.io.atomic_output import atomic_output
 
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
@@ -51,7 +55,20 @@ def people(tmp_path_factory):
 def test_an_int8_export_from_a_real_process_runs_and_tells_what_it_is(checkpoint, people, tmp_path, pixels, reference):
     out = tmp_path / "market.int8.onnx"
     arguments = ["export", checkpoint, "--to", "onnx", "--precision", "int8", "--calibration-data", f"market-style={people}"]
-    result = run(*arguments, "--num-calibration", "4", "--seed", "3", "--max-drop", "0.2", "--out", out, "--json")
+    result = run(
+        *arguments,
+        "--num-calibration",
+        "4",
+        "--seed",
+        "3",
+        "--max-drop",
+        "0.2",
+        "--option",
+        "report=true",
+        "--out",
+        out,
+        "--json",
+    )
     assert result.returncode == 0, result.stderr
     content = json.loads(result.stdout)
     details = content["artifact"]["details"]
@@ -80,6 +97,68 @@ def test_an_int8_export_from_a_real_process_runs_and_tells_what_it_is(checkpoint
     assert facts["compute_types"]["Softmax"] == {"float": 3}
 
 
+@pytest.mark.parametrize(
+    ("out", "better"), [("mymodel", "mymodel.onnx"), ("market.int8", "market.int8.onnx"), ("m.engine", "m.onnx")]
+)
+def test_check_ending_names_the_file_that_can_be_opened(out, better, tmp_path):
+    with pytest.raises(UsageError, match=f"ends in .onnx, got .*: try --out {tmp_path / better}$"):
+        check_ending("onnx", tmp_path / out)
+    check_ending("onnx", tmp_path / better)
+
+
+def test_written_files_leaves_neighbors_out(tmp_path):
+    out = tmp_path / "m.onnx"
+    for name in ("m.bin", "m.onnx.data", "m.onnx.json", "m.onnx.notes"):
+        (tmp_path / name).write_bytes(b"another's")
+    before = written_files(out)
+    out.write_bytes(b"ours")
+    os.utime(tmp_path / "m.onnx.data", ns=(1, 1))
+    assert list(written_files(out, before)) == [out, tmp_path / "m.onnx.data"]
+
+
+def test_export_quantizes_an_onnx_file_as_it_does_the_checkpoint(onnx_files, small_model, calibration, tmp_path, pixels):
+    source = open_onnx_source(onnx_files["fp32"].path)
+    info = to_onnx.export_onnx(source, tmp_path / "x.onnx", source.request(precision="int8", calibration=calibration))
+    assert info == onnx_files["int8"].info
+    ours, theirs = (hat.Embedder.open(path).runtime.run(pixels) for path in (tmp_path / "x.onnx", onnx_files["int8"].path))
+    assert np.array_equal(ours, theirs)
+
+    again = open_onnx_source(tmp_path / "x.onnx")
+    kept = to_onnx.export_onnx(again, tmp_path / "floats.onnx", again.request(input_type="float32"))
+    assert kept == dataclasses.replace(info, input_type="float32")
+    assert np.array_equal(hat.Embedder.open(tmp_path / "floats.onnx").runtime.run(pixels), ours)
+    with pytest.raises(UsageError, match="was quantized for a CPU, and TensorRT computes another pattern"):
+        to_onnx.build_onnx(again, again.request())
+    with pytest.raises(UsageError, match="is quantized already"):
+        to_onnx.export_onnx(again, tmp_path / "y.onnx", again.request(calibration=calibration))
+    with pytest.raises(UsageError, match="is in fp32 and a graph in fp16 is needed"):
+        to_onnx.export_onnx(source, tmp_path / "y.onnx", source.request(precision="fp16"))
+    with pytest.raises(UsageError, match="has opset 18 and 20 was asked for"):
+        to_onnx.export_onnx(source, tmp_path / "y.onnx", source.request(opset=20))
+
+
+def test_with_input_type_gives_a_float_graph_a_cast(onnx_files, pixels):
+    import onnxruntime
+
+    source = open_onnx_source(onnx_files["fp16"].path)
+    there_and_back = with_input_type(with_input_type(source.proto, "float32"), "uint8")
+    sessions = [onnxruntime.InferenceSession(proto.SerializeToString()) for proto in (source.proto, there_and_back)]
+    first, second = (session.run(None, {"images": pixels})[0] for session in sessions)
+    assert np.array_equal(first, second)
+
+
+def test_open_onnx_source_refuses_what_lies_about_its_precision(onnx_files, tmp_path):
+    import onnx
+
+    proto = onnx.load(onnx_files["fp32"].path)
+    onnx.helper.set_model_props(
+        proto, {"hat_reid": json.dumps({**json.loads(proto.metadata_props[0].value), "precision": "fp16"})}
+    )
+    onnx.save(proto, tmp_path / "x.onnx")
+    with pytest.raises(CheckpointError, match="it says fp16 and computes in fp32"):
+        open_onnx_source(tmp_path / "x.onnx")
+
+
 def test_info_of_every_precision(onnx_files):
     from hat.commands.artifact_info import artifact_result
 
@@ -95,11 +174,13 @@ def test_info_of_every_precision(onnx_files):
         (["--to", "onx"], "unknown target 'onx'; did you mean onnx?"),
         (["--to", "onnx", "--precision", "fp12"], "unknown precision 'fp12'"),
         (["--to", "onnx", "--precision", "int8"], "int8 needs calibration images: name a data set with --calibration-data"),
-        (["--to", "onnx", "--calibration-data", "x"], "belong to int8 and fp8, and fp32 was asked for"),
-        (["--to", "onnx", "--max-drop", "0.1"], "belong to int8 and fp8, and fp32 was asked for"),
+        (["--to", "onnx", "--calibration-data", "x"], "make int8 and fp8 of floats, and fp32 was asked for"),
+        (["--to", "onnx", "--max-drop", "0.1"], "make int8 and fp8 of floats, and fp32 was asked for"),
         (["--to", "onnx", "--input", "int32"], "unknown input type 'int32'"),
         (["--to", "onnx", "--batch", "8,1,32"], "--batch is MIN,OPT,MAX"),
         (["--to", "onnx", "--batch", "8"], "--batch is MIN,OPT,MAX"),
+        (["--to", "openvino"], "a file for openvino ends in .xml"),
+        (["--to", "triton"], "triton is a folder"),
         (["--to", "onnx", "--option", "fast"], "expected an override like"),
         (["--to", "onnx", "--precision", "int8", "--calibration-data", "nowhere"], "nowhere"),
     ],
@@ -153,7 +234,7 @@ def test_a_full_disk_leaves_nothing(small_model, onnx_files, tmp_path, monkeypat
 
 def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom hat.export.atomic_output import atomic_output\n"
+        "import sys, time\nfrom pathlib import Path\nfrom hat.io.atomic_output import atomic_output\n"
         "with atomic_output(Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_bytes(bytes(1000))\n    print('half', flush=True)\n    time.sleep(60)\n"
     )
@@ -195,3 +276,23 @@ def test_an_error_in_the_middle_leaves_nothing(tmp_path):
 def test_every_target_has_its_function(target):
     function = export_function(target)
     assert function.__name__ == TARGETS[target].partition(":")[2]
+
+
+def test_export_of_an_onnx_file_keeps_its_precision_and_needs_no_tracing(onnx_files, tmp_path, capsys, monkeypatch):
+    from hat.cli import main
+    from hat.export import onnx_source
+
+    monkeypatch.setattr(onnx_source, "trace_onnx", lambda *arguments, **options: pytest.fail("it was traced"))
+
+    def export(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hat", "export", *map(str, arguments), "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        return json.loads(capsys.readouterr().out)
+
+    result = export(onnx_files["fp16"].path, "--to", "deepstream", "--out", tmp_path / "deepstream")
+    assert (result["artifact"]["precision"], result["artifact"]["input_type"]) == ("fp16", "float32")
+    assert set(result["files"]) == {"hat.onnx", "hat_reid.json", "nvinfer_reid.txt", "read_embeddings.py"}
+    export(onnx_files["int8"].path, "--to", "triton", "--out", tmp_path / "models")
+    assert "KIND_CPU" in (tmp_path / "models" / "small" / "config.pbtxt").read_text()

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
 from traced_once import traced_once
 
 from hat.errors import ConfigError, UsageError, WorkError
@@ -22,7 +21,7 @@ from hat.io.openvino_file import read_openvino_info, stored_as, stored_elements 
 from hat.runtime.openvino_runtime import OpenVINORuntime  # noqa: E402
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-PLAIN = {"equalize": False, "rounding": "nearest"}  # without the seconds that preparing takes
+PLAIN = {"bias_correction": "none", "smooth_quant": False, "max_drop": 1.0}  # without the seconds that remedies take
 CAPABILITIES = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 HAS_BF16, HAS_FP16 = "BF16" in CAPABILITIES, "FP16" in CAPABILITIES
 
@@ -100,7 +99,8 @@ def test_int8_leaves_pixels_and_the_l2_norm_in_floats(files):
         readers = [port.get_node() for port in node.output(0).get_target_inputs()]
         (node,) = [reader for reader in readers if reader.get_type_name() != "ShapeOf"]
         path.append(node.get_type_name())
-    assert path == ["Convert", "Multiply", "Add", "FakeQuantize", "Convolution"]
+    assert path[:3] == ["Convert", "Multiply", "Add"] and path[-2:] == ["FakeQuantize", "Convolution"]
+    assert path[3:-2] in ([], ["Multiply"]), "nothing but SmoothQuant's scale stands between pixels and quantization"
 
     makers, seen = [model.outputs[0].get_node()], set()
     while makers:
@@ -112,39 +112,24 @@ def test_int8_leaves_pixels_and_the_l2_norm_in_floats(files):
     assert "FakeQuantize" not in seen
 
 
-def test_int8_weights_are_the_ones_that_were_rounded_with_care(files, small_model, calibration):
-    """NNCF finds the very steps; rounding again would undo what the preparation did."""
-    request = ExportRequest(name="small", precision="int8", calibration=calibration)
-    prepared = openvino_int8.prepared_for_openvino(
-        to_openvino.build_onnx(small_model, ExportRequest(name="small")).proto, request
-    )
-    expected = [numpy_helper.to_array(tensor) for tensor in prepared.graph.initializer if tensor.name.endswith("conv1.weight")]
-    assert len(expected) > 5
-    stored = {}
-    for operation in openvino.Core().read_model(files["int8"].path).get_ops():
-        if operation.get_type_name() == "Constant" and operation.get_output_element_type(0) == openvino.Type.i8:
-            steps = operation.get_data().astype(np.float32)
-            (convert,) = operation.output(0).get_target_inputs()
-            (multiply,) = convert.get_node().output(0).get_target_inputs()
-            weight = steps * multiply.get_node().input_value(1).get_node().get_data()
-            stored.setdefault(weight.shape, []).append(weight)
-    assert sum(map(len, stored.values())) > 30
-    for weight in expected:
-        assert min(np.abs(weight - found).max() for found in stored[weight.shape]) < 1e-5 * np.abs(weight).max()
-
-
 def test_int8_records_how_it_was_made(files, calibration):
     details = files["int8"].info.details
     assert details["calibration"] == calibration_details(calibration)
     assert details["calibration"]["images"] == list(calibration.paths)
     assert (details["float_precision"], details["quantization"]["preset"]) == ("fp32", "mixed")
-    assert details["num_products"] > 30
-    assert details["float_products"] == []
+    assert (details["quantization"]["bias_correction"], details["quantization"]["smooth_quant"]) == ("fast", True)
+    assert details["num_products"] > 30 and len(details["float_products"]) < 10
+
+
+def test_int8_meets_its_default_drop(files, pixels, reference):
+    cosines = (OpenVINORuntime(files["int8"].path).run(pixels) * reference).sum(axis=1)
+    assert files["int8"].info.details["quantization"]["max_drop"] == 0.001
+    assert 1 - cosines.mean() < 0.0012
 
 
 def test_layers_can_be_left_out_of_int8(small_model, calibration, tmp_path, pixels, reference):
     path = tmp_path / "part.xml"
-    options = {"ignored_patterns": ["mfe.*"], "subset_size": 4, "bias_correction": "fast", "smooth_quant": True}
+    options = {"ignored_patterns": ["mfe.*"], "subset_size": 4, "max_drop": 1.0}
     request = ExportRequest(name="part", precision="int8", calibration=calibration, options=options)
     info = export_openvino(small_model, path, request)
     left = info.details["float_products"]
@@ -158,7 +143,7 @@ def test_layers_can_be_left_out_of_int8(small_model, calibration, tmp_path, pixe
 
 @pytest.mark.slow
 def test_layers_go_back_to_floats_until_the_stated_drop_is_met(small_model, calibration, tmp_path):
-    options = {"max_drop": 1e-7, "subset_size": 4} | PLAIN
+    options = PLAIN | {"max_drop": 1e-7, "subset_size": 4}
     request = ExportRequest(name="control", precision="int8", calibration=calibration, options=options)
     try:
         info = export_openvino(small_model, tmp_path / "control.xml", request)
@@ -224,7 +209,7 @@ def test_a_file_of_another_precision_is_caught_before_it_appears(small_model, tm
 
 
 def test_a_quantizer_that_does_nothing_is_caught(small_model, calibration, tmp_path, monkeypatch):
-    monkeypatch.setattr(openvino_int8, "quantize_openvino", lambda graph, request, reference: (graph, {}))
+    monkeypatch.setattr(openvino_int8, "quantize_openvino", lambda graph, request: (graph, {}))
     with pytest.raises(WorkError, match="int8 was asked for and the weights are stored in fp32"):
         request = ExportRequest(name="x", precision="int8", calibration=calibration, options=PLAIN)
         export_openvino(small_model, tmp_path / "model.xml", request)

@@ -13,7 +13,7 @@ from traced_once import traced_once
 from hat.errors import ConfigError, UsageError, WorkError
 from hat.export.deploy import to_triton
 from hat.export.deploy.to_triton import export_triton
-from hat.export.deploy.triton_config import check_tensors
+from hat.export.deploy.triton_config import TritonOptions, check_tensors, instance_kind
 from hat.export.deploy.triton_model import TritonPythonModel
 from hat.export.request import ExportRequest
 from hat.export.tensorrt import to_tensorrt
@@ -63,13 +63,27 @@ def test_what_triton_is_told_is_what_the_file_is(backend, repository):
     assert config["input"] == [{"name": ["images"], "data_type": ["TYPE_UINT8"], "dims": [3, 64, 32]}]
     dims = [infos[backend].embed_dim]
     assert config["output"] == [{"name": ["embeddings"], "data_type": ["TYPE_FP32"], "dims": dims}]
-    assert config["dynamic_batching"] == [{"preferred_batch_size": [4, 16], "max_queue_delay_microseconds": [250]}]
+    policy = {"default_queue_policy": [{"max_queue_size": [256]}]}
+    assert config["dynamic_batching"] == [{"preferred_batch_size": [4, 16], "max_queue_delay_microseconds": [250], **policy}]
+    assert [entry["batch_size"] for entry in config["model_warmup"]] == [[1], [4], [16]]
+    warm_up = config["model_warmup"][0]["inputs"][0]
+    assert warm_up["key"] == ["images"] and warm_up["value"][0]["dims"] == [3, 64, 32]
     assert config["instance_group"] == [{"count": [2], "kind": ["KIND_AUTO" if backend == "onnx" else "KIND_CPU"]}]
     assert config["version_policy"] == [{"latest": [{"num_versions": [2]}]}]
     parameters = {entry["key"][0]: entry["value"][0]["string_value"][0] for entry in config["parameters"]}
     assert info_from_json(parameters.pop("hat_reid"), "config") == infos[backend]
     assert infos[backend].name == 'a "name" \\ é'
-    assert parameters == ({"ENABLE_BATCH_PADDING": "YES", "HINT_BF16": "YES"} if backend == "openvino" else {})
+    more = {"openvino": {"ENABLE_BATCH_PADDING": "YES", "HINT_BF16": "YES"}}
+    more["onnx"] = {"cudnn_conv_algo_search": "1", "arena_extend_strategy": "1"}
+    assert parameters == more.get(backend, {})
+
+
+def test_instance_kind_keeps_int8_made_for_cpus_off_a_gpu(repository):
+    made_for_cpu = replace(repository[1]["onnx"], precision="int8", details={"quantization": {"scheme": "cpu"}})
+    assert instance_kind(TritonOptions(), made_for_cpu) == "cpu"
+    assert instance_kind(TritonOptions(), repository[1]["onnx"]) == "auto"
+    with pytest.raises(UsageError, match="int8 made for CPUs is slow on a GPU"):
+        instance_kind(TritonOptions(instance_kind="gpu"), made_for_cpu)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -151,6 +165,7 @@ def test_a_file_that_is_not_what_triton_would_be_told_is_caught(repository, smal
         ({"backend": "openvino"}, "fp32", BatchProfile(), UsageError, "cannot be held to fp32"),
         ({"backend": "openvino"}, "int8", BatchProfile(), UsageError, "cannot be held to fp32"),
         ({"backend": "tensorrt", "instance_kind": "cpu"}, "fp32", BatchProfile(), UsageError, "GPUs alone"),
+        ({"backend": "tensorrt"}, "fp32", BatchProfile(), UsageError, "needs tensorrt_version"),
     ],
 )
 def test_what_triton_cannot_do_is_refused_and_leaves_nothing(options, precision, batch, error, words, small_model, tmp_path):
@@ -195,7 +210,11 @@ def test_an_engine_with_another_batch_than_tritons_is_caught(small_model, tmp_pa
         path.with_suffix(".onnx").rename(path)
         return replace(info, batch=BatchProfile(opt=1, max=largest))
 
-    request = ExportRequest(name="x", options={"backend": "tensorrt"})
+    request = ExportRequest(name="x", options={"backend": "tensorrt", "tensorrt_version": "10.3.0"})
+    monkeypatch.setattr(to_triton, "load_tensorrt", lambda variant: types.SimpleNamespace(version="10.9.0.34"))
+    with pytest.raises(UsageError, match=r"TensorRT 10\.9\.0\.34 would build .* Triton would open it with 10\.3\.0"):
+        export_triton(small_model, tmp_path, request)
+    monkeypatch.setattr(to_triton, "load_tensorrt", lambda variant: types.SimpleNamespace(version="10.3.0.26"))
     monkeypatch.setattr(to_tensorrt, "export_tensorrt", lambda *args: build(*args, largest=8))
     with pytest.raises(WorkError, match="takes 8 images and Triton would send 32"):
         export_triton(small_model, tmp_path, request)

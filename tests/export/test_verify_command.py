@@ -64,7 +64,7 @@ def test_a_faithful_candidate_ends_with_0_and_reports_all_three_levels(run, plac
     assert content == json.loads((place / "a.json").read_text()) and content["passed"]
     (candidate,) = content["candidates"]
     assert {check["level"] for check in candidate["checks"]} == {"rows", "embedding", "batch", "ranking", "retrieval"}
-    assert candidate["runtime"] == "torch fp32 exact graph cpu" and content["num_images"] == 21
+    assert candidate["runtime"] == "torch fp32 inference graph cpu" and content["num_images"] == 21
     assert content["dataset"]["reference"]["num_queries"] == 8
     retrieval = [check for check in candidate["checks"] if check["level"] == "retrieval"]
     assert [check["name"] for check in retrieval] == ["change of mAP", "change of Rank-1", "change of mINP"]

@@ -9,7 +9,7 @@ import torch
 from convolution_graphs import convolution, graph, pictures, run, weights_of
 from onnx import TensorProto, helper, numpy_helper
 
-from hat.export.int8 import gptq as weight_rounding
+from hat.export.int8 import gptq
 from hat.export.int8.gptq import round_to_steps, round_weights
 from hat.export.int8.qdq_insertion import find_layers
 
@@ -19,10 +19,10 @@ def nearest(rows):
     return np.rint(rows / scale) * scale
 
 
-def rounded_by(rows, moments):
+def rounded_by(rows, hessian):
     """`round_to_steps` for one group, its steps a 127th of each row's largest value."""
     scale = np.abs(rows).max(axis=1, keepdims=True) / 127
-    arrays = (rows, np.where(scale > 0, scale, 1), moments)
+    arrays = (rows, np.where(scale > 0, scale, 1), hessian)
     return round_to_steps(*(torch.from_numpy(array)[None] for array in arrays))[0].numpy()
 
 
@@ -32,8 +32,8 @@ def error(rows, rounded, inputs):
 
 def test_independent_inputs_leave_nothing_better_than_the_nearest_step():
     rows = np.random.default_rng(0).normal(size=(5, 300))
-    moments = np.diag(np.random.default_rng(1).uniform(0.1, 3, 300))
-    rounded = rounded_by(rows, moments)
+    hessian = np.diag(np.random.default_rng(1).uniform(0.1, 3, 300))
+    rounded = rounded_by(rows, hessian)
     np.testing.assert_allclose(rounded, nearest(rows), atol=1e-12)
 
 
@@ -99,7 +99,7 @@ def every_kind_of_layer(element):
 
 @pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.FLOAT16])
 def test_layers_of_every_kind_are_rounded_by_their_own_inputs(element, monkeypatch):
-    monkeypatch.setattr(weight_rounding, "_MOST_MOMENTS", 27**2 + 8 * 9**2)  # the images are run several times
+    monkeypatch.setattr(gptq, "_MAX_HESSIAN_ELEMENTS", 27**2 + 8 * 9**2)  # the images are run several times
     proto, images = every_kind_of_layer(element), pictures()
     layers = find_layers(proto, attention=False)
     assert [layer.name for layer in layers] == ["stem", "depth", "grouped", "product", "gemm"]

@@ -5,14 +5,14 @@ import contextlib
 import onnx
 import pytest
 
-from hat.export import to_onnx
+from hat.export import onnx_source
 
 
 @contextlib.contextmanager
 def traced_once():
     """While it lasts, graphs of the same class, opset and input are traced once. For tests with a single model."""
     made = {}
-    trace = to_onnx.trace_onnx
+    trace = onnx_source.trace_onnx
 
     def shared(graph, *, opset, input_type):
         key = (type(graph).__name__, opset, input_type)
@@ -21,5 +21,5 @@ def traced_once():
         return onnx.ModelProto.FromString(made[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(to_onnx, "trace_onnx", shared)
+        patch.setattr(onnx_source, "trace_onnx", shared)
         yield

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hat.data.records import ReIDDataset, Sample, Split
+from hat.data.datasets import ReIDDataset, Sample, Split
 from hat.errors import UsageError
 from hat.evaluation import center_dataset, rank_embeddings
 from hat.metrics import CameraMeans, center_by_camera

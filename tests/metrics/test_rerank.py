@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 
 from hat.errors import UsageError
 from hat.metrics import evaluate_ranking, rerank, reranking
-from hat.metrics import neighbors as neighbors_module
-from hat.metrics.distances import squared_distances
-from hat.metrics.neighbors import NearestNeighbors
-from hat.metrics.sparse_rows import SparseRows
+from hat.metrics.blockwise import squared_distances
+from hat.metrics.reranking import NearestNeighbors, distance_blocks
 
 
 def reference(queries, gallery, k1=20, k2=6, lambda_value=0.3):
@@ -216,7 +214,7 @@ def test_nearest_neighbors_equal_a_sort_with_many_ties(seed, num_items, block_ro
     num_neighbors = data.draw(st.integers(1, num_items))
     items = torch.from_numpy(np.random.default_rng(seed).integers(-1, 2, (num_items, 2)).astype(np.float32))
     nearest = NearestNeighbors(num_items, num_neighbors)
-    blocks = list(neighbors_module.distance_blocks(items, items.square().sum(1), block_rows))
+    blocks = list(distance_blocks(items, items.square().sum(1), block_rows))
     for rows, columns, block in data.draw(st.permutations(blocks)):
         nearest.update(rows, columns, block)
         if rows != columns:
@@ -227,18 +225,6 @@ def test_nearest_neighbors_equal_a_sort_with_many_ties(seed, num_items, block_ro
     ]
     assert nearest.indices().tolist() == expected
     np.testing.assert_allclose(nearest.distances(), np.take_along_axis(squared.numpy(), np.array(expected), 1), atol=1e-5)
-
-
-def test_sparse_rows_transpose():
-    matrix = np.array([[0, 2, 0, 1], [0, 0, 0, 0], [3, 4, 0, 0]], dtype=np.float64)
-    rows, columns = np.nonzero(matrix)
-    sparse = SparseRows.from_entries(rows, columns, matrix[rows, columns], 3).transposed(4)
-    dense = np.zeros((4, 3))
-    dense[np.repeat(np.arange(4), sparse.lengths), sparse.columns] = sparse.values
-    assert np.array_equal(dense, matrix.T)
-    owners, positions = sparse.entries_of(np.array([1, 2, 1]))
-    assert owners.tolist() == [0, 0, 2, 2]
-    assert sparse.values[positions].tolist() == [2, 4, 2, 4]
 
 
 def test_squared_distances_are_never_negative():

@@ -138,10 +138,7 @@ def test_a_damaged_file_is_refused(content, suffix, tmp_path):
         read_state_file(path)
 
 
-def test_pickled_objects_are_refused(tmp_path):
-    torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "model.pth")
-    with pytest.raises(WeightsError, match="refused, since unpickling can run code"):
-        read_state_file(tmp_path / "model.pth")
+def test_read_state_file_of_other_things_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "state.pth")
     with pytest.raises(WeightsError, match="no state dict"):
         read_state_file(tmp_path / "state.pth")

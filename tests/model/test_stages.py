@@ -40,6 +40,21 @@ def test_attention_equals_loops_over_heads_and_queries(head_dim, scale_by, scale
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 5))
 
 
+@pytest.mark.parametrize(
+    ("settings", "width", "expected"),
+    [
+        ({}, 768, (16, 48)),
+        ({"head_dim": 64}, 768, (16, 64)),
+        ({"num_heads": None, "head_dim": 32}, 256, (8, 32)),
+        ({"num_heads": None, "head_dim": 32}, 16, (1, 16)),
+        ({"num_heads": None, "head_dim": 16}, 40, (2, 20)),
+        ({"num_heads": None, "head_dim": 16}, 58, (2, 29)),
+    ],
+)
+def test_head_shape_shares_the_width_or_is_as_said(settings, width, expected):
+    assert TransformerConfig(**settings).head_shape(width) == expected
+
+
 @pytest.mark.parametrize("order", ["post", "pre"])
 def test_blocks_follow_equations_2_and_3_in_either_norm_order(order):
     torch.manual_seed(0)

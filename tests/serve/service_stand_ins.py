@@ -18,7 +18,7 @@ from hat.io.artifact import ArtifactInfo
 from hat.model import model_config
 from hat.preprocessing import Preprocessing
 from hat.serve import Gallery, binding_of
-from hat.serve.service import Service, ServiceSettings, Shelf, create_app
+from hat.serve.service import GalleryRegistry, Service, ServiceSettings, create_app
 
 PREPROCESSING = Preprocessing(height=32, width=16)
 EMBED_DIM = 24
@@ -107,8 +107,8 @@ def running(runtime=None, *, galleries=(), root=None, keys=None, audit=None, **s
         for name in galleries
     }
     limits = ServiceSettings(**{"num_decoders": 2, **settings})
-    shelf = Shelf(opened, binding, root=root, max_galleries=limits.max_galleries)
-    service = Service(runtime, shelf, limits, keys=keys, audit=audit)
+    registry = GalleryRegistry(opened, binding, root=root, max_galleries=limits.max_galleries)
+    service = Service(runtime, registry, limits, keys=keys, audit=audit)
     with serving(create_app(service)) as address, httpx.Client(base_url=address, timeout=30) as client:
         yield client, service
 

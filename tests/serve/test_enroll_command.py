@@ -172,9 +172,9 @@ def test_a_zip_bomb_is_one_bad_image(run, world, gallery, tmp_path, monkeypatch)
     [
         (["nowhere.jpg"], "nowhere.jpg: there is no such file or folder"),
         (["EMPTY"], "there is no image to enroll in"),
-        (["PEOPLE", "--time", "noon"], "--time: 'noon' is no time"),
+        (["PEOPLE", "--time", "noon"], "--time: 'noon' is not a time"),
         (["PEOPLE", "--attribute", "red"], "--attribute is NAME=VALUE"),
-        (["PEOPLE", "--attribute", "7=x"], "'7' is no name for an attribute"),
+        (["PEOPLE", "--attribute", "7=x"], "'7' is not a name for an attribute"),
         (["PEOPLE", "--names", "best"], "names are read as auto, market, none, got 'best'"),
         (["PEOPLE", "--boxes", "boxes.csv"], "--boxes belongs to one video"),
         (["PEOPLE", "--device", "cuda:99"], "cuda"),
@@ -260,3 +260,34 @@ def test_a_stop_in_the_middle_keeps_what_was_written_and_the_rest_follows(run, w
         assert process.returncode == -signal.SIGKILL
     result = run("enroll", *arguments, "--json").json
     assert (result["num_known"], result["num_added"], result["num_records"]) == (written, 60 - written, 60)
+
+
+def test_known_images_with_other_labels_are_named_and_update_changes_them(run, world, gallery, tmp_path):
+    picture = noise(tmp_path / "a.png")
+    options = ("--model", world / "model")
+    assert run("enroll", gallery, picture, *options, "--pid", 7).code == 0
+    assert run("enroll", gallery, picture, *options).code == 0  # nothing is said of labels: nothing to compare
+    answer = run("enroll", gallery, picture, *options, "--pid", "alice", "--camid", 2, "--json")
+    assert answer.code == 1 and answer.json["num_conflicts"] == 1
+    assert "pid is 7 and not 'alice', camid is unknown and not 2" in answer.json["conflicts"][0]["reason"]
+    assert "--update changes them" in answer.err
+    with Gallery.open(gallery, read_only=True) as opened:
+        assert (opened.get([1])[0].pid, opened.get([1])[0].camid) == (7, None)
+    answer = run("enroll", gallery, picture, *options, "--pid", "alice", "--camid", 2, "--update", "--json")
+    assert answer.code == 0 and (answer.json["num_updated"], answer.json["num_conflicts"]) == (1, 0)
+    with Gallery.open(gallery, read_only=True) as opened:
+        assert (opened.get([1])[0].pid, opened.get([1])[0].camid) == ("alice", 2)
+
+
+def test_one_image_twice_with_two_identities_is_a_conflict(run, world, gallery, tmp_path):
+    noise(tmp_path / "a.png")
+    (tmp_path / "people.csv").write_text("path,pid\na.png,7\na.png,8\n")
+    answer = run("enroll", gallery, tmp_path / "people.csv", "--model", world / "model", "--json")
+    assert answer.code == 1 and answer.json["num_added"] == answer.json["num_conflicts"] == 1
+
+
+def test_files_that_are_not_read_are_counted_and_named(run, world, gallery, tmp_path):
+    noise(tmp_path / "a.png")
+    (tmp_path / "notes.doc").write_text("x")
+    answer = run("enroll", gallery, tmp_path, "--model", world / "model")
+    assert answer.code == 0 and f"not read: {tmp_path}/notes.doc" in answer.err and "left out" in answer.out

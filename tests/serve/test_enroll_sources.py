@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hat.data import load_dataset
 from hat.errors import DataError, ImageError, UsageError
 from hat.serve.enroll.image_sources import ImageSources, Labels, read_name
-from hat.serve.gallery.attribute_values import attribute_value, parse_attributes, parse_moment, show_moment
+from hat.serve.gallery.attribute_values import attribute_value, format_timestamp, parse_attributes, parse_timestamp
 from hat.serve.gallery.person_crops import box_from_text, box_text, content_hash, crop_person, make_thumbnail
 
 
@@ -40,8 +41,8 @@ def listed(*inputs, **options):
     ],
 )
 def test_market_names(name, pid, camid, attributes):
-    said = read_name(name)
-    assert (said.pid, said.camid, dict(said.attributes), said.time_s) == (pid, camid, attributes, None)
+    labels = read_name(name)
+    assert (labels.pid, labels.camid, dict(labels.attributes), labels.time_s) == (pid, camid, attributes, None)
 
 
 def test_other_names_say_nothing():
@@ -49,23 +50,26 @@ def test_other_names_say_nothing():
 
 
 def test_folders_are_read_whole_in_order_with_links_that_lead_back_left_out(tmp_path, picture):
-    for name in ("b/2.png", "b/deep/1.PNG", "a.jpg", "z.png", ".hidden/x.png", "b/._2.png", "b/notes.txt"):
+    for name in ("b/2.png", "b/deep/1.PNG", "a.jpg", "z.png", ".hidden/x.png", "b/._2.png", "b/notes.doc"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(picture)
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     (tmp_path / "again").symlink_to(tmp_path / "b" / "deep")
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "gone.jpg")
     items, left_out = listed(tmp_path)
     names = [item.source.removeprefix(f"{tmp_path}/") for item in items]
-    assert names == ["a.jpg", "z.png", "again/1.PNG", "b/2.png", "b/deep/1.PNG"] and left_out == {}
+    assert names == ["a.jpg", "z.png", "again/1.PNG", "b/2.png", "b/deep/1.PNG"]
+    assert left_out == {"neither images nor texts, or links that lead nowhere": 2}
     assert all(item.read() == picture for item in items)
 
 
 def test_zip_files_are_read_without_unpacking(tmp_path, picture):
     archive = tmp_path / "people.zip"
     with zipfile.ZipFile(archive, "w") as file:
-        for name in ("0002_c1s1_000451_03.jpg", "sub/0003_c2s1_000001_00.jpg", "sub/readme.txt", "__MACOSX/._0002.jpg"):
+        for name in ("0002_c1s1_000451_03.jpg", "sub/0003_c2s1_000001_00.jpg", "sub/readme.doc", "__MACOSX/._0002.jpg"):
             file.writestr(name, picture)
-    items, _ = listed(archive)
+    items, left_out = listed(archive)
+    assert left_out == {"neither images nor texts, or links that lead nowhere": 1}
     assert [(item.pid, item.camid) for item in items] == [(2, 1), (3, 2)]
     assert items[1].source == f"{archive}!sub/0003_c2s1_000001_00.jpg" and items[1].read() == picture
     (single,), _ = listed(f"{archive}!sub/0003_c2s1_000001_00.jpg")
@@ -84,6 +88,75 @@ def test_names_are_believed_as_asked(tmp_path, picture):
     assert [item.pid for item in items] == [None] * 4 and left_out == {}
     with pytest.raises(UsageError, match="auto, market, none"):
         ImageSources([str(tmp_path)], names="imagenet")
+
+
+def test_a_folder_for_each_person_gives_identities_as_hat_eval_reads_them(tmp_path, picture):
+    names = ("0007/a_cam2.png", "alice/cam1/b.png", "alice/c_c3.png", "-1/d_c1.png", "0000/e_c1.png", "bob/0005_c4s1_1.png")
+    for name in names:
+        (tmp_path / "flat" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "flat" / name).write_bytes(picture)
+    items, left_out = listed(tmp_path / "flat")
+    found = {item.source.rpartition("/")[2]: (item.pid, item.camid) for item in items}
+    assert found == {
+        "a_cam2.png": (7, 2), "b.png": ("alice", 1), "c_c3.png": ("alice", 3), "e_c1.png": (None, 1),
+        "0005_c4s1_1.png": ("bob", 4),
+    }  # fmt: skip
+    assert left_out == {"junk, pid -1": 1}
+    (tmp_path / "split").mkdir()
+    (tmp_path / "flat" / "bob" / "0005_c4s1_1.png").unlink()
+    (tmp_path / "flat").rename(tmp_path / "split" / "query")
+    (tmp_path / "split" / "gallery" / "alice").mkdir(parents=True)
+    (tmp_path / "split" / "gallery" / "alice" / "f_c2.png").write_bytes(picture)
+    items, _ = listed(tmp_path / "split")
+    assert [item.pid for item in items] == ["alice", None, 7, "alice", "alice"]
+    assert [item.pid for item in listed(tmp_path / "split", names="none")[0]] == [None] * 6
+    dataset = load_dataset("folder", tmp_path / "split")
+    cameras = {sample.path: sample.camid for sample in [*dataset.query, *dataset.gallery]}
+    assert cameras == {item.source: item.camid for item in items}
+
+
+def test_a_zip_file_of_such_folders_is_read_alike(tmp_path, picture):
+    with zipfile.ZipFile(tmp_path / "people.zip", "w") as file:
+        for name in ("7/a.png", "alice/b.png"):
+            file.writestr(name, picture)
+    items, _ = listed(tmp_path / "people.zip")
+    assert [item.pid for item in items] == [7, "alice"]
+
+
+def test_other_layouts_are_read_as_hat_eval_reads_them(tmp_path, picture):
+    """VIPeR's: a folder for each camera, and names that say the person."""
+    for camera in ("cam_a", "cam_b"):
+        (tmp_path / camera).mkdir()
+        for pid in range(4):
+            (tmp_path / camera / f"{pid + 1:03d}_45.bmp").write_bytes(picture)
+    items, _ = listed(tmp_path)
+    dataset = load_dataset("camera-folders", tmp_path)
+    samples = [*dataset.train, *dataset.query, *dataset.gallery]
+    expected = {sample.path: (sample.pid, sample.camid) for sample in samples}
+    assert {item.source: (item.pid, item.camid) for item in items} == expected and len({item.pid for item in items}) == 4
+
+
+def test_folders_that_are_nobodys_give_no_identities_and_a_note(tmp_path, picture):
+    for name in ("alice/a.png", "images/b.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(picture)
+    sources = ImageSources([str(tmp_path)])
+    assert [item.pid for item in sources.items()] == [None, None]
+    assert "no identities are read" in sources.notes[0] and "the folder images is no person's" in sources.notes[0]
+
+
+def test_labels_of_tables_are_read_as_hat_eval_reads_them(tmp_path, picture):
+    """Names, numbers as spreadsheets write them, and cameras called by a name."""
+    (tmp_path / "a.png").write_bytes(picture)
+    table = tmp_path / "people.csv"
+    labels = [("7.0", "door"), ("007", "yard"), ("alice", "door"), ("0000", "3"), ("-1.0", "yard"), ("1" * 19, "3.0")]
+    rows = "".join(f"a.png,{pid},{camid},query\n" for pid, camid in labels)
+    table.write_text(f"path,pid,camid,split\n{rows}a.png,7,3,gallery\n")
+    items, left_out = listed(table)
+    assert [item.pid for item in items] == [7, 7, "alice", None, "1" * 19, 7] and left_out == {"junk, pid -1": 1}
+    dataset = load_dataset("csv", table)
+    assert [item.camid for item in items] == [*dataset.query.camids, *dataset.gallery.camids]
+    assert [item.attributes["camera"] for item in items[:3]] == ["door", "yard", "door"]
 
 
 def test_labels_of_a_call_stand_above_names(tmp_path, picture):
@@ -128,17 +201,17 @@ def test_a_table_says_everything(tmp_path, picture):
         ("path,path\na,b\n", "path more than once"),
         ("path,left\na,1\n", "top, right, bottom missing"),
         ("path,pid\na.png\n", "line 2: expected 2 fields, got 1"),
-        ("path,pid\na.png,alice\n", "line 2: pid is 'alice', expected a whole number; a name can stand in a column of its own"),
-        ("path,pid\na.png,-2\n", "line 2: pid is '-2'"),
+        ("path,pid\na.png,-2\n", "line 2: pid: the label -2 is a negative number"),
+        ("path,pid\na.png," + "x" * 201 + "\n", "line 2: pid: 'xxx"),
         ("path,camid\na.png,-1\n", "line 2: camid is '-1'"),
         ("path,pid\n,3\n", "line 2: path is empty"),
-        ("path,time\na.png,yesterday\n", "line 2, column time: 'yesterday' is no time"),
-        ("path,time\na.png,1764059400000\n", "is no time"),
+        ("path,time\na.png,yesterday\n", "line 2, column time: 'yesterday' is not a time"),
+        ("path,time\na.png,1764059400000\n", "is not a time"),
         ("path,left,top,right,bottom\na.png,1,2,,4\n", "line 2: right is empty"),
         ("path,left,top,right,bottom\na.png,1,2,x,4\n", "line 2: right is 'x', expected a number"),
         ("path,left,top,right,bottom\na.png,1,2,nan,4\n", "line 2: right is 'nan', expected a number"),
         ("path,left,top,right,bottom\na.png,1,2,inf,4\n", "line 2: right is 'inf', expected a number"),
-        ("path,9x\na.png,1\n", "line 2: '9x' is no name for an attribute"),
+        ("path,9x\na.png,1\n", "line 2: '9x' is not a name for an attribute"),
         ("path,x\na.png," + "y" * 4097 + "\n", "4,097 characters, the limit is 4,096"),
         ('path\n"a\n', "line 2: not CSV"),
         ("path\na\0b.png\n", "expected a file's path"),
@@ -154,7 +227,7 @@ def test_a_mistake_in_a_table_is_named_by_its_line_before_anything_is_done(tmp_p
 
 def test_tables_that_cannot_be_read(tmp_path):
     (tmp_path / "latin.csv").write_bytes(b"path\n\xe9.png\n")
-    with pytest.raises(DataError, match="not UTF-8"):
+    with pytest.raises(DataError, match="neither UTF-8 nor UTF-16"):
         ImageSources([str(tmp_path / "latin.csv")]).count()
     with pytest.raises(DataError, match="no such file or folder"):
         ImageSources([str(tmp_path / "none.csv")])
@@ -216,21 +289,21 @@ def test_attribute_values_are_of_the_type_that_they_look_like(text, value):
 def test_attributes_that_are_refused():
     assert parse_attributes([("a", "1"), ("b", "")], "here") == {"a": 1}
     for pairs, sentence in (
-        ([("", "1")], "no name"),
+        ([("", "1")], "not a name"),
         ([("a", "1"), ("a", "2")], "given twice"),
         ([(f"a{number}", "1") for number in range(65)], "65 attributes"),
-        ([("x" * 65, "1")], "no name"),
+        ([("x" * 65, "1")], "not a name"),
     ):
         with pytest.raises(UsageError, match=f"here: .*{sentence}"):
             parse_attributes(pairs, "here")
 
 
-def test_moments():
+def test_parse_timestamp_and_format_timestamp():
     noon = datetime(2026, 11, 25, 12, tzinfo=timezone.utc).timestamp()
     for text in ("2026-11-25T12:00:00", "2026-11-25 12:00", "2026-11-25T12:00:00Z", "2026-11-25T13:00:00+01:00", str(noon)):
-        assert parse_moment(text, "x") == noon
-    assert show_moment(noon) == "2026-11-25 12:00:00"
-    assert show_moment(1e30) == "1e+30 s" and show_moment(math.nan) == "nan s"
+        assert parse_timestamp(text, "x") == noon
+    assert format_timestamp(noon) == "2026-11-25 12:00:00"
+    assert format_timestamp(1e30) == "1e+30 s" and format_timestamp(math.nan) == "nan s"
     for text in ("", "nan", "inf", "1e12", "2026-13-01", "noon"):
-        with pytest.raises(UsageError, match=r"x: .* is no time"):
-            parse_moment(text, "x")
+        with pytest.raises(UsageError, match=r"x: .* is not a time"):
+            parse_timestamp(text, "x")

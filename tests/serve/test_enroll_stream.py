@@ -13,7 +13,7 @@ import hat
 from hat.errors import ImageError, UsageError, WorkError
 from hat.preprocessing import Preprocessing
 from hat.runtime import TorchRuntime, runtime_info
-from hat.serve import Item, binding_of, enroll
+from hat.serve import Item, binding_of, enroll_images
 from hat.serve.gallery.person_crops import content_hash
 
 
@@ -54,7 +54,7 @@ def gallery(embedder):
 def test_embeddings_are_those_of_the_images_whole_or_cropped(gallery, embedder):
     items = [item(0, pid=1, camid=2, time_s=3.0, attributes={"a": 1}), item(1), item(1, pid=7)]
     boxed = Item(source="1.png", read=lambda: png(1), box=(5, -4, 38, 70))
-    found = enroll(gallery, embedder, [*items, boxed], batch_size=3, thumbnail_height=32)
+    found = enroll_images(gallery, embedder, [*items, boxed], batch_size=3, thumbnail_height=32)
     assert (found.ids, found.num_added, found.num_known, found.bad) == ((1, 2, 2, 3), 3, 1, ())
     whole = [Image.open(io.BytesIO(png(seed))).convert("RGB") for seed in (0, 1)]
     expected = embedder.embedder.embed([*whole, whole[1].crop((5, 0, 38, 70))])
@@ -71,9 +71,9 @@ def test_embeddings_are_those_of_the_images_whole_or_cropped(gallery, embedder):
 
 def test_enrolling_again_asks_the_model_for_nothing(gallery, embedder):
     items = [item(seed) for seed in range(10)]
-    assert enroll(gallery, embedder, items, batch_size=4).num_added == 10
+    assert enroll_images(gallery, embedder, items, batch_size=4).num_added == 10
     assert embedder.batches == [4, 4, 2] and gallery.num_adds == 3
-    again = enroll(gallery, embedder, reversed(items), batch_size=4)
+    again = enroll_images(gallery, embedder, reversed(items), batch_size=4)
     assert (again.ids, again.num_added, again.num_known) == (tuple(range(10, 0, -1)), 0, 10)
     assert embedder.batches == [4, 4, 2] and len(gallery) == 10
 
@@ -91,7 +91,7 @@ def test_bad_images_are_told_and_the_rest_is_enrolled(gallery, embedder):
         Item(source="far.png", read=lambda: png(4), box=(100, 100, 120, 140)),
         item(1),
     ]
-    found = enroll(gallery, embedder, items)
+    found = enroll_images(gallery, embedder, items)
     assert (found.ids, found.num_added) == ((1, 2), 2)
     assert [source for source, _ in found.bad] == ["gone.png", "text.png", "cut.png", "empty.png", "far.png"]
     assert found.bad[0][1] == "there is no such file" and "not an image" in found.bad[1][1]
@@ -106,7 +106,7 @@ def test_a_record_that_no_gallery_takes_costs_itself_alone(gallery, embedder):
         item(4, time_s=float("inf")),
         item(5, attributes={"x": float("nan")}),
     ]
-    found = enroll(gallery, embedder, [item(0), *wrong, item(6)])
+    found = enroll_images(gallery, embedder, [item(0), *wrong, item(6)])
     assert (found.num_added, len(found.bad)) == (2, 5)
     assert found.bad[0][0] == "\\udcff.png" and "rename it" in found.bad[0][1]
     json.dumps(found.bad, ensure_ascii=False).encode()
@@ -130,7 +130,7 @@ def test_an_endless_stream_is_taken_piece_by_piece(gallery, embedder):
             raise FullError
 
     with pytest.raises(FullError):
-        enroll(gallery, embedder, endless(), batch_size=8, advance=stop_at_40)
+        enroll_images(gallery, embedder, endless(), batch_size=8, progress=stop_at_40)
     assert len(gallery) == 40 and last < 120
 
 
@@ -140,10 +140,10 @@ def test_a_stop_keeps_what_was_written_and_the_next_call_does_the_rest(gallery, 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        enroll(gallery, embedder, interrupted(), batch_size=4)
+        enroll_images(gallery, embedder, interrupted(), batch_size=4)
     written = len(gallery)
     assert written < 30 and written % 4 == 0
-    found = enroll(gallery, embedder, (item(seed) for seed in range(30)), batch_size=4)
+    found = enroll_images(gallery, embedder, (item(seed) for seed in range(30)), batch_size=4)
     assert (found.num_known, found.num_added, len(gallery)) == (written, 30 - written, 30)
 
 
@@ -153,21 +153,21 @@ def test_a_gallery_that_cannot_be_written_ends_the_call(gallery, embedder, monke
 
     monkeypatch.setattr(gallery, "add", full)
     with pytest.raises(WorkError, match="disk is full"):
-        enroll(gallery, embedder, [item(0)])
+        enroll_images(gallery, embedder, [item(0)])
 
 
-def test_advance_counts_every_item_once(gallery, embedder):
+def test_progress_counts_every_item_once(gallery, embedder):
     counts = []
     items = [item(0), item(0), Item(source="bad", read=lambda: b"x"), *(item(seed) for seed in range(20))]
-    enroll(gallery, embedder, items, batch_size=5, advance=counts.append)
+    enroll_images(gallery, embedder, items, batch_size=5, progress=counts.append)
     assert sum(counts) == 23 and len(counts) > 3
 
 
 def test_many_known_images_need_no_batch_of_new_ones(gallery, embedder, monkeypatch):
     monkeypatch.setattr("hat.serve.enroll.enrolling._MAX_IDLE", 16)
-    enroll(gallery, embedder, [item(0)])
+    enroll_images(gallery, embedder, [item(0)])
     counts = []
-    enroll(gallery, embedder, [item(0)] * 100, batch_size=4, advance=counts.append)
+    enroll_images(gallery, embedder, [item(0)] * 100, batch_size=4, progress=counts.append)
     assert max(counts) <= 20 and sum(counts) == 100
 
 
@@ -179,15 +179,15 @@ def test_another_model_is_refused_before_anything_is_read(gallery, embedder, mon
         raise AssertionError("nothing is to be read")
 
     with pytest.raises(UsageError, match="was made by another model"):
-        enroll(gallery, embedder, [Item(source="a", read=read)])
+        enroll_images(gallery, embedder, [Item(source="a", read=read)])
 
 
 @pytest.mark.parametrize(("options", "sentence"), [({"batch_size": 0}, "batch_size"), ({"thumbnail_height": 4}, "16 to 1024")])
 def test_numbers_out_of_range(gallery, embedder, options, sentence):
     with pytest.raises(UsageError, match=sentence):
-        enroll(gallery, embedder, [], **options)
+        enroll_images(gallery, embedder, [], **options)
 
 
 def test_nothing_is_nothing(gallery, embedder):
-    found = enroll(gallery, embedder, [])
+    found = enroll_images(gallery, embedder, [])
     assert (found.ids, found.num_added, found.num_known, found.bad) == ((), 0, 0, ())

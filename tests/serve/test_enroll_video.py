@@ -155,7 +155,7 @@ def test_a_video_that_breaks_off_keeps_what_came_before(tmp_path):
         ("time,left,top,right,bottom\nnan,0,0,9,9\n", "time is nan"),
         ("frame,left,top,right,bottom\n1.5,0,0,9,9\n", "frame is '1.5'"),
         ("frame,left,top,right,bottom\n1,,,,\n", "the box is empty"),
-        ("frame,left,top,right,bottom,pid\n1,0,0,9,9,bob\n", "pid is 'bob'"),
+        ("frame,left,top,right,bottom,camid\n1,0,0,9,9,door\n", "camid is 'door'"),
     ],
 )
 def test_a_mistake_in_the_boxes_is_named_before_anything_is_done(video, tmp_path, text, sentence):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hat.embedder import Embedder
 from hat.runtime import open_runtime, runtime_info
-from hat.serve import Gallery, Item, binding_of, calibrate, enroll
+from hat.serve import Gallery, Item, binding_of, calibrate_thresholds, enroll_images
 from hat.serve.enroll.image_sources import ImageSources
 
 
@@ -28,7 +28,9 @@ def whole(world, tmp_path_factory):
     path = tmp_path_factory.mktemp("galleries") / "whole.gallery"
     embedder = Embedder.open(world / "model")
     with Gallery.open(path, binding=binding_of(runtime_info(embedder.runtime)), create=True) as gallery:
-        enroll(gallery, embedder, ImageSources([str(world / "people" / "bounding_box_test")]).items(), thumbnail_height=48)
+        enroll_images(
+            gallery, embedder, ImageSources([str(world / "people" / "bounding_box_test")]).items(), thumbnail_height=48
+        )
     return path
 
 
@@ -47,8 +49,8 @@ def run(monkeypatch, capsys):
 def test_info_counts_and_names_the_model(run, world, gallery, tmp_path):
     result = run("info", gallery, "--json").json
     assert (result["num_records"], result["num_identities"], result["stored_type"]) == (12, 5, "float32")
-    assert result["by_pid"] == {"unknown": 2, "2": 2, "3": 2, "4": 2, "5": 2, "6": 2} or len(result["by_pid"]) == 6
-    assert sum(result["by_pid"].values()) == 12 and result["by_camid"] == {"1": 6, "2": 6}
+    assert result["by_pid"] == {"2": 2, "3": 2, "4": 2, "5": 2, "6": 2} and result["num_without_pid"] == 2
+    assert result["by_camid"] == {"1": 6, "2": 6}
     fingerprint = runtime_info(open_runtime(world / "model")).fingerprint
     assert result["model"]["fingerprint"] == fingerprint and result["num_bytes"] > 0
     table = run("info", gallery, "--model", world / "model")
@@ -134,7 +136,7 @@ def test_a_gallery_is_rebuilt_by_another_model(run, world, gallery, tmp_path):
             source=str(scene), read=scene.read_bytes, box=(5, 5, 60, 85), pid=77, camid=3, time_s=5.0, attributes={"a": True}
         )
         upload = Item(source="upload.jpg", read=(world / "people/query/0002_c1s1_000664_00.jpg").read_bytes)
-        enroll(opened, embedder, [boxed, upload], thumbnail_height=48)
+        enroll_images(opened, embedder, [boxed, upload], thumbnail_height=48)
     new = tmp_path / "new.gallery"
     answer = run("re-embed", gallery, new, "--model", other, "--json")
     assert answer.code == 0, answer.err
@@ -174,7 +176,7 @@ def test_people_of_a_video_are_rebuilt_from_it(run, world, tmp_path):
     embedder = Embedder.open(world / "model")
     with Gallery.open(tmp_path / "a.gallery", binding=binding_of(runtime_info(embedder.runtime)), create=True) as opened:
         items = list(sources.items())
-        enroll(opened, embedder, [items[1], items[2], items[0]])
+        enroll_images(opened, embedder, [items[1], items[2], items[0]])
         embeddings = opened.embeddings([1, 2, 3])
     answer = run("re-embed", tmp_path / "a.gallery", tmp_path / "b.gallery", "--model", world / "model", "--json")
     assert answer.code == 0 and answer.json["num_records"] == 3, answer.err
@@ -193,7 +195,7 @@ def test_an_image_that_has_changed_is_not_taken_for_the_one_that_was_enrolled(ru
     Image.fromarray(np.zeros((64, 32, 3), np.uint8)).save(picture)
     embedder = Embedder.open(world / "model")
     with Gallery.open(tmp_path / "a.gallery", binding=binding_of(runtime_info(embedder.runtime)), create=True) as opened:
-        enroll(opened, embedder, ImageSources([str(picture)]).items())
+        enroll_images(opened, embedder, ImageSources([str(picture)]).items())
     Image.fromarray(np.full((64, 32, 3), 9, np.uint8)).save(picture)
     answer = run("re-embed", tmp_path / "a.gallery", tmp_path / "b.gallery", "--model", world / "model")
     assert answer.code == 1 and "another image than the one that was enrolled" in answer.err
@@ -298,7 +300,7 @@ def test_a_real_report_of_hat_verify_is_understood(world, gallery, sibling, tmp_
 def test_calibrate_prints_what_the_library_finds(run, gallery, tmp_path):
     result = run("calibrate", gallery, "--json").json
     with Gallery.open(gallery, read_only=True) as opened:
-        expected = calibrate(opened)
+        expected = calibrate_thresholds(opened)
     assert {key: result[key] for key in ("num_identities", "num_pairs", "num_genuine_pairs")} == {
         "num_identities": 5,
         "num_pairs": 40,
@@ -343,3 +345,68 @@ def test_every_subcommand_has_examples_and_json_and_refuses_what_is_not_there(ru
     answer = run(command, tmp_path / "none.gallery", *rest.get(command, []))
     assert answer.code == 2 and re.search(r"none\.gallery", answer.err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_label_relabels_renames_and_merges(run, gallery, tmp_path):
+    log = tmp_path / "audit.log"
+    result = run("label", gallery, "--id", 1, "--id", 2, "--to", "alice", "--audit", log, "--json").json
+    assert (result["num_changed"], result["num_records"], result["num_merged"]) == (2, 2, 0)
+    assert run("label", gallery, "--pid", "alice", "--to", "bob", "--audit", log).code == 0  # renamed
+    answer = run("label", gallery, "--pid", 2, "--to", "bob", "--audit", log)
+    assert answer.code == 0 and "2 of 2 records changed; bob had 2 images before" in answer.out  # merged
+    assert run("info", gallery, "--json").json["by_pid"] == {"bob": 4, "3": 2, "4": 2, "5": 2, "6": 2}
+    assert "bob" in run("list", gallery, "--pid", "bob").out
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["num_changed"] for line in lines] == [2, 2, 2] and all(line["action"] == "label" for line in lines)
+    assert not any("bob" in line for line in log.read_text().splitlines())  # counts alone
+    assert run("label", gallery, "--pid", 3, "--unknown", "--camid", 9, "--time", "12.5", "--attribute", "hat=red").code == 0
+    (record, _) = run("list", gallery, "--attribute", "hat=red", "--json").json["records"]
+    assert (record["pid"], record["camid"], record["time_s"]) == (None, 9, 12.5)
+    assert run("remove", gallery, "--pid", "bob", "--json").json["num_removed"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--to", "x"], "either --id or --pid"),
+        (["--id", "1", "--pid", "2", "--to", "x"], "either --id or --pid"),
+        (["--id", "1"], "say what they are to have"),
+        (["--id", "1", "--to", "x", "--unknown"], "give one of them"),
+        (["--id", "99", "--to", "x"], "no record with id 99"),
+        (["--pid", "nobody", "--to", "x"], "has no image of nobody"),
+        (["--id", "1", "--to", "-1"], "--to: -1 is junk"),
+        (["--id", "1", "--to", "x", "--audit", "/nowhere/log"], "cannot be opened"),
+    ],
+)
+def test_label_refuses_what_is_unclear(run, gallery, arguments, sentence):
+    before = run("list", gallery, "--json").json
+    answer = run("label", gallery, *arguments)
+    assert answer.code == 2 and sentence in answer.err
+    assert run("list", gallery, "--json").json == before
+
+
+def test_copy_holds_what_is_still_in_the_log(run, world, gallery, tmp_path):
+    with Gallery.open(gallery) as opened:
+        (record,) = opened.get([1], thumbnails=True)
+        embeddings = opened.embeddings(list(range(1, 13)))
+        for number in range(20):  # as a service does, which goes on running
+            opened.update([number % 12 + 1], {"attributes": {"seen": number}})
+        torn = shutil.copy(gallery, tmp_path / "torn.gallery")
+        result = run("copy", gallery, tmp_path / "copy.gallery", "--json").json
+        expected = list(opened.records())
+    assert result["num_records"] == 12 and [path.name for path in tmp_path.glob("copy*")] == ["copy.gallery"]
+    with Gallery.open(tmp_path / "copy.gallery") as copied, Gallery.open(torn, read_only=True) as incomplete:
+        assert list(copied.records()) == expected != list(incomplete.records())
+        assert copied.get([1], thumbnails=True)[0].thumbnail == record.thumbnail is not None
+        np.testing.assert_array_equal(copied.embeddings(list(range(1, 13))), embeddings)
+        copied.remove(ids=[1])
+    again = run("copy", gallery, tmp_path / "copy.gallery")
+    assert again.code == 2 and "is there already" in again.err
+
+
+def test_copy_of_a_damaged_gallery_is_refused(run, gallery, tmp_path):
+    content = bytearray(gallery.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 4096] = b"\xff" * 4096
+    gallery.write_bytes(content)
+    answer = run("copy", gallery, tmp_path / "copy.gallery")
+    assert answer.code == 1 and "damaged" in answer.err and not (tmp_path / "copy.gallery").exists()

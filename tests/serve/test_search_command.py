@@ -10,13 +10,13 @@ from PIL import Image
 
 import hat
 from hat.embedder import Embedder
-from hat.serve import Gallery, calibrate, person_embedding
+from hat.serve import Gallery, calibrate_thresholds, person_embedding
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     from hat.runtime import runtime_info
-    from hat.serve import binding_of, enroll
+    from hat.serve import binding_of, enroll_images
     from hat.serve.enroll.image_sources import ImageSources
 
     whole, folder = shared_world(tmp_path_factory), tmp_path_factory.mktemp("world")
@@ -27,7 +27,7 @@ def world(tmp_path_factory):
         binding = binding_of(runtime_info(embedder.runtime))
         with Gallery.open(folder / f"{name}.gallery", binding=binding, create=True) as gallery:
             items = ImageSources([str(folder / "people" / "bounding_box_test")]).items()
-            enroll(gallery, embedder, items, thumbnail_height=height)
+            enroll_images(gallery, embedder, items, thumbnail_height=height)
     return folder
 
 
@@ -77,11 +77,11 @@ def test_the_ranking_is_that_of_the_cosines(run, world, model, queries, known):
 
 def test_several_images_of_one_person(run, world, model, queries, known):
     ids, embeddings, _ = known
-    answer = run(*queries[:2], *model, "--together", "--top", 12, "--json")
+    answer = run(*queries[:2], *model, "--one-person", "--top", 12, "--json")
     mean = person_embedding(Embedder.open(world / "model").embed([str(path) for path in queries[:2]]))
     assert ranked(answer.json) == [ids[place] for place in np.argsort(-(embeddings @ mean), kind="stable")]
     assert len(answer.json["queries"]) == 1
-    strangers = run(queries[0], queries[-1], *model, "--together")
+    strangers = run(queries[0], queries[-1], *model, "--one-person")
     assert strangers.code == 2 and "images of one person" in strangers.err
 
 
@@ -91,7 +91,7 @@ def test_records_are_searched_for_without_a_model_and_do_not_find_themselves(run
     assert answer.code == 0, answer.err
     order = [ids[place] for place in np.argsort(-(embeddings @ embeddings[3]), kind="stable")]
     assert ranked(answer.json) == [one for one in order if one != ids[3]]
-    both = run("--id", ids[2], "--id", ids[3], "--together", "--top", 50, "--json").json
+    both = run("--id", ids[2], "--id", ids[3], "--one-person", "--top", 50, "--json").json
     assert set(ranked(both)) == set(ids) - {ids[2], ids[3]}
 
 
@@ -120,14 +120,14 @@ def test_filters(run, model, queries, known):
     def those(condition):
         return {record.id for record in records if condition(record)}
 
-    assert found("--camera", 2) == those(lambda record: record.camid == 2)
-    assert found("--exclude-camera", 2) == those(lambda record: record.camid != 2)
+    assert found("--camid", 2) == those(lambda record: record.camid == 2)
+    assert found("--exclude-camid", 2) == those(lambda record: record.camid != 2)
     assert found("--pid", 3, "--pid", 4) == those(lambda record: record.pid in (3, 4))
     assert found("--attribute", "frame=689") == those(lambda record: record.attributes["frame"] == 689)
     assert found("--since", "2026-01-01") == set()
     # The name of the query says camera 1.
     assert found("--other-cameras") == those(lambda record: record.camid == 2)
-    assert found("--other-cameras", "--camid", 2) == those(lambda record: record.camid == 1)
+    assert found("--other-cameras", "--query-camid", 2) == those(lambda record: record.camid == 1)
     mine = next(record for record in records if record.camid == 2)
     answer = run("--id", mine.id, "--other-cameras", "--top", 50, "--json")
     assert set(ranked(answer.json)) == those(lambda record: record.camid == 1)
@@ -142,15 +142,17 @@ def test_other_cameras_needs_to_know_the_querys_camera(run, model, queries, tmp_
 
 def test_thresholds(run, world, model, queries):
     everything = run(queries[0], *model, "--top", 50, "--json").json["queries"][0]["matches"]
-    middle = everything[5]["similarity"] - 5e-7  # printed with six digits
-    above = run(queries[0], *model, "--top", 50, "--threshold", middle, "--json").json
-    assert ranked(above) == [match["id"] for match in everything[:6]]
-    nothing = run(queries[0], *model, "--threshold", 1)
+    values = [match["similarity"] for match in everything]
+    count = max(range(1, len(values)), key=lambda at: values[at - 1] - values[at])  # similarities are printed with six digits
+    middle = (values[count - 1] + values[count]) / 2
+    above = run(queries[0], *model, "--top", 50, "--min-similarity", middle, "--json").json
+    assert ranked(above) == [match["id"] for match in everything[:count]]
+    nothing = run(queries[0], *model, "--min-similarity", 1)
     assert nothing.code == 0 and "no match of 1.0000 or more" in nothing.out
     rated = run(queries[0], *model, "--top", 50, "--false-match-rate", 0.3, "--json")
     with Gallery.open(world / "plain.gallery", read_only=True) as opened:
-        threshold = calibrate(opened).threshold_at(0.3)
-    assert rated.json["threshold"] == threshold
+        threshold = calibrate_thresholds(opened).threshold_at(0.3)
+    assert rated.json["min_similarity"] == threshold
     assert ranked(rated.json) == [match["id"] for match in everything if match["similarity"] >= threshold]
     assert "at most 0.3 of the pairs of different people" in rated.err and "among 12 images" in rated.err
     too_fine = run(queries[0], *model, "--false-match-rate", 0.0001)
@@ -188,12 +190,12 @@ def test_a_picture_of_the_matches(run, world, model, queries, tmp_path, monkeypa
     [
         ([], "nothing to look for"),
         (["QUERY"], "--model FILE"),
-        (["QUERY", "MODEL", "--threshold", "0.5", "--false-match-rate", "0.1"], "give one of them"),
+        (["QUERY", "MODEL", "--min-similarity", "0.5", "--false-match-rate", "0.1"], "give one of them"),
         (["QUERY", "MODEL", "--false-match-rate", "2"], "between 0 and 1"),
-        (["QUERY", "MODEL", "--since", "2026-02-01", "--until", "2026-01-01"], "nothing can be seen"),
+        (["QUERY", "MODEL", "--since", "2026-02-01", "--until", "2026-01-01"], "nothing is seen at"),
         (["QUERY", "MODEL", "--attribute", "x"], "NAME=VALUE"),
         (["QUERY", "MODEL", "--picture", "a.txt"], "must name a picture format"),
-        (["QUERY", "MODEL", "--picture", "nowhere/a.png"], "is no folder"),
+        (["QUERY", "MODEL", "--picture", "nowhere/a.png"], "is not a folder"),
         (["QUERY", "MODEL", "--rerank", "--rerank-pool", "100000"], "nearest records"),
         (["nowhere.jpg", "MODEL"], "nowhere.jpg: there is no such file"),
         (["--id", "999"], "999"),

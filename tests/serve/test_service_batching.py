@@ -1,14 +1,19 @@
 """Batches: shared, split, withdrawn, cancelled, failed, and always the same numbers."""
 
+import asyncio
 from concurrent.futures import Future
 
 import numpy as np
 import pytest
-from service_stand_ins import ColorRuntime, colors, until
+from service_stand_ins import ColorRuntime, colors, picture, until
 
 from hat.errors import UsageError, WorkError
 from hat.runtime import TorchRuntime
+from hat.serve.service import ServiceSettings
 from hat.serve.service.batching import Batcher
+from hat.serve.service.metrics import ServiceMetrics
+from hat.serve.service.pipeline import Pipeline
+from hat.serve.service.uploads import UploadedImage
 
 
 def pixels(count, seed=0):
@@ -151,3 +156,27 @@ def test_a_real_model_gives_in_any_batch_what_it_gives_alone(tiny_model):
     together = np.concatenate([future.result(30) for future in futures])
     batcher.close()
     np.testing.assert_allclose(together, alone, atol=2e-6)
+
+
+@pytest.mark.parametrize(("device", "num_decoded"), [("cpu", 0), ("cuda", 2)])
+def test_images_are_decoded_beside_the_model_only_where_it_has_a_device_of_its_own(device, num_decoded):
+    runtime = ColorRuntime()
+    runtime.name = f"colors {device}"
+    pipeline = Pipeline(runtime, ServiceSettings(num_decoders=2), ServiceMetrics())
+    images = [UploadedImage("a", picture(seed)) for seed in range(3)]
+
+    async def embed():
+        runtime.held.clear()
+        first = asyncio.create_task(pipeline.embed(images[:1]))
+        while not runtime.in_run.is_set():
+            await asyncio.sleep(0.005)
+        others = [asyncio.create_task(pipeline.embed([image])) for image in images[1:]]
+        await asyncio.sleep(0.1)
+        while pipeline.batcher.num_waiting < num_decoded:
+            await asyncio.sleep(0.005)
+        waiting = pipeline.batcher.num_waiting
+        runtime.held.set()
+        return waiting, [len(await task) for task in (first, *others)]
+
+    assert asyncio.run(embed()) == (num_decoded, [1, 1, 1])
+    pipeline.close()

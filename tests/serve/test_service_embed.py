@@ -9,7 +9,7 @@ import pytest
 from service_stand_ins import EMBED_DIM, ColorRuntime, embedding_of, files, picture, running, serving, until
 
 from hat.runtime import TorchRuntime
-from hat.serve.service import Service, ServiceSettings, Shelf, create_app
+from hat.serve.service import GalleryRegistry, Service, ServiceSettings, create_app
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_real_model_answers_over_http_as_in_the_library(tiny_model):
     from hat.serve import binding_of
 
     expected = hat.Embedder(runtime).embed([decode_image(one, "picture") for one in pictures])
-    service = Service(runtime, Shelf({}, binding_of(runtime.info)), ServiceSettings(max_batch=2))
+    service = Service(runtime, GalleryRegistry({}, binding_of(runtime.info)), ServiceSettings(max_batch=2))
     service.pipeline.warm_up()
     with serving(create_app(service)) as address:
         answer = httpx.post(f"{address}/v1/embed", files=files(*pictures), timeout=30).json()
@@ -168,7 +168,7 @@ def test_what_takes_too_long_is_dropped_with_504():
 def test_a_model_that_fails_gives_500_with_a_number_and_no_reason(caplog):
     runtime = ColorRuntime()
     with running(runtime) as (client, _):
-        runtime.failure = RuntimeError("CUDA out of memory in /opt/model.bin while embedding secret.png")
+        runtime.failure = RuntimeError("CUDA error in /opt/model.bin while embedding secret.png")
         answer = client.post("/v1/embed", files=files(("secret.png", picture(1))))
         assert answer.status_code == 500
         assert answer.json()["request_id"] in answer.json()["detail"] and "CUDA" not in answer.text
@@ -177,3 +177,16 @@ def test_a_model_that_fails_gives_500_with_a_number_and_no_reason(caplog):
     logged = "\n".join(record.getMessage() for record in caplog.records if record.name == "hat.serve")
     assert answer.json()["request_id"] in logged and "RuntimeError" in logged
     assert "secret" not in logged and "CUDA" not in logged
+
+
+def test_a_model_that_runs_out_of_memory_gives_503_with_what_to_do():
+    runtime = ColorRuntime()
+    with running(runtime) as (client, _):
+        in_onnx_runtime = type("RuntimeException", (Exception,), {})("Failed to allocate memory for requested buffer of size 9")
+        for failure in (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError(), in_onnx_runtime):
+            runtime.failure = failure
+            answer = client.post("/v1/embed", files=files(picture(1)))
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "6")
+            assert answer.json()["detail"] == "the service ran out of memory: send fewer or smaller images at once"
+        runtime.failure = None
+        assert client.post("/v1/embed", files=files(picture(1))).status_code == 200

@@ -16,9 +16,9 @@ from service_stand_ins import ColorRuntime, embedding_of, files, picture, runnin
 
 from hat.errors import UsageError
 from hat.serve import Gallery, binding_of
-from hat.serve.service import AuditLog, Shelf
-from hat.serve.service.refusal import RefusalError
-from hat.serve.service.shelf import parse_gallery
+from hat.serve.service import AuditLog, GalleryRegistry
+from hat.serve.service.api_error import ApiError
+from hat.serve.service.gallery_registry import parse_gallery
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_what_is_enrolled_is_found_with_what_is_known_of_it(client, people):
     answer = enrolled(
         client, people, 1, 2, pid="7", camid="3", time_s="1700000000.5", attributes='{"coat": "red", "tall": true}'
     )
-    assert answer == {"ids": [1, 2], "num_added": 2, "num_known": 0, "bad": []}
+    assert answer == {"ids": [1, 2], "num_added": 2, "num_known": 0, "num_updated": 0, "conflicts": [], "bad": []}
     record = client.get(f"{people}/records/2").json()
     assert record == {
         "id": 2,
@@ -84,7 +84,7 @@ def test_each_image_may_have_its_own_record(served, people):
     file = io.BytesIO()
     Image.open(io.BytesIO(picture(1))).crop((0, 0, 10, 25)).save(file, "PNG")
     np.testing.assert_allclose(
-        service.shelf.get(people.rpartition("/")[2]).embeddings([2])[0], embedding_of(file.getvalue()), atol=1e-6
+        service.galleries.get(people.rpartition("/")[2]).embeddings([2])[0], embedding_of(file.getvalue()), atol=1e-6
     )
 
 
@@ -94,7 +94,7 @@ def test_an_image_that_is_there_is_not_added_again_and_a_bad_one_is_told(client,
         f"{people}/records", files=files(picture(1), ("/srv/x/broken.jpg", b"\xff\xd8\xff"), picture(2))
     ).json()
     assert (answer["ids"], answer["num_added"], answer["num_known"]) == ([1, 2], 1, 1)
-    assert [one["source"] for one in answer["bad"]] == ["broken.jpg"] and "truncated" in answer["bad"][0]["reason"]
+    assert [one["source"] for one in answer["bad"]] == ["broken.jpg"] and "not an image" in answer["bad"][0]["reason"]
 
 
 def test_counts_tell_how_much_a_gallery_holds(client, people):
@@ -137,6 +137,83 @@ def test_records_are_listed_page_by_page_and_filtered(client, people):
     }
 
 
+def test_known_images_with_other_labels_are_conflicts_or_updated(client, people):
+    enrolled(client, people, 1, 2, pid="7")
+    again = enrolled(client, people, 1, 2, pid="bob")
+    assert (again["num_known"], again["num_updated"], len(again["conflicts"])) == (2, 0, 2)
+    assert again["conflicts"][0]["source"] == "0.png" and "bob" in again["conflicts"][0]["reason"]
+    again = enrolled(client, people, 1, 2, pid="bob", update="true")
+    assert (again["num_known"], again["num_updated"], again["conflicts"]) == (2, 2, [])
+    assert client.get(f"{people}/records", params={"pid": "bob"}).json()["num_matching"] == 2
+
+
+def test_a_page_leaves_out_what_is_removed_while_it_is_read(monkeypatch):
+    with running(galleries=("people",)) as (client, service):
+        enrolled(client, "/v1/galleries/people", *range(6))
+        gallery = service.galleries.get("people")
+        listed = gallery.ids
+
+        def ids(where=None):
+            found = listed(where)
+            gallery.remove(ids=[2])
+            return found
+
+        monkeypatch.setattr(gallery, "ids", ids)
+        answer = client.get("/v1/galleries/people/records", params={"limit": 4})
+        assert answer.status_code == 200, answer.text
+        assert [record["id"] for record in answer.json()["records"]] == [1, 3, 4] and answer.json()["next_after_id"] == 4
+
+
+def test_identities_are_numbers_or_names_and_read_as_everywhere(client, people):
+    for seed, pid in enumerate(("alice", "007", "7.0", "Zoë Ünal", "a/b")):
+        enrolled(client, people, seed, pid=pid)
+    pids = [record["pid"] for record in client.get(f"{people}/records").json()["records"]]
+    assert pids == ["alice", 7, 7, "Zoë Ünal", "a/b"]
+    assert client.get(f"{people}/records", params={"pid": "7"}).json()["num_matching"] == 2
+    body = {"gallery": people.rpartition("/")[2], "record_ids": [2], "pids": ["alice", 7]}
+    matches = client.post("/v1/search", json=body).json()["results"][0]["matches"]
+    assert {match["pid"] for match in matches} == {"alice", 7}
+    assert client.delete(f"{people}/people/Zoë Ünal").json() == {"num_removed": 1}
+    assert client.delete(f"{people}/people/a%2Fb").json() == {"num_removed": 1}
+    assert client.get(people).json()["num_people"] == 2
+
+
+def test_update_record_changes_what_is_given_and_nothing_else(client, people):
+    enrolled(client, people, 1, pid="7", camid="3", time_s="5", attributes='{"coat": "red"}')
+    changed = client.patch(f"{people}/records/1", json={"pid": "alice", "time_s": None, "attributes": {"hat": True}})
+    assert changed.status_code == 200, changed.text
+    record = client.get(f"{people}/records/1").json()
+    assert changed.json() == record
+    assert (record["pid"], record["camid"], record["time_s"]) == ("alice", 3, None)
+    assert record["attributes"] == {"coat": "red", "hat": True}
+    for body, status in [({}, 422), ({"pid": ""}, 422), ({"id": 2}, 422), ({"pid": [1]}, 422)]:
+        assert client.patch(f"{people}/records/1", json=body).status_code == status
+    assert client.patch(f"{people}/records/9", json={"pid": 1}).status_code == 404
+    assert client.patch(f"{people}/records/1", files=files(picture(1))).status_code == 415
+    assert client.get(f"{people}/records/1").json() == record
+
+
+def test_update_person_renames_and_merges_and_is_on_record(tmp_path):
+    log = AuditLog(tmp_path / "audit.jsonl")
+    with running(galleries=("people",), root=tmp_path, audit=log) as (client, service):
+        people = "/v1/galleries/people"
+        enrolled(client, people, 1, 2, pid="7")
+        enrolled(client, people, 3, pid="bob")
+        assert client.patch(f"{people}/people/7", json={"pid": "bob"}).json() == {"num_updated": 2}
+        assert service.galleries.get("people").counts().by_pid == {"bob": 3}
+        assert client.patch(f"{people}/people/7", json={"pid": "bob"}).json() == {"num_updated": 0}
+        assert client.patch(f"{people}/people/bob", json={"pid": None}).json() == {"num_updated": 3}
+        assert client.patch(f"{people}/people/bob", json={}).status_code == 422
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert [(line["action"], line.get("num_updated"), line["status"]) for line in lines[2:]] == [
+        ("update_person", 2, 200),
+        ("update_person", 0, 200),
+        ("update_person", 3, 200),
+        ("update_person", None, 422),
+    ]
+    assert "bob" not in log.path.read_text()
+
+
 def test_records_are_removed_one_by_one_by_person_and_by_age(served, people):
     client, _ = served
     enrolled(client, people, 1, 2, pid="7")
@@ -166,14 +243,17 @@ def test_a_thumbnail_is_kept_where_the_service_keeps_them(served, people):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"pid": "one"}, "pid: "),
+        ({"pid": "a\nb"}, "pid: "),
+        ({"pid": "-7"}, "pid: "),
+        ({"pid": "x" * 201}, "pid: "),
+        ({"camid": "one"}, "camid: "),
         ({"pid": ["1", "2"]}, "pid: expected one value"),
-        ({"pid": str(2**64)}, "pid: "),
+        ({"camid": str(2**64)}, "camid: "),
         ({"time_s": "nan"}, "time_s: "),
         ({"time_s": "1e300"}, "time_s: "),
         ({"attributes": "red"}, "attributes"),
         ({"attributes": json.dumps({str(number): 1 for number in range(99)})}, "attributes"),
-        ({"attributes": json.dumps({"name": "x" * 999})}, "attributes"),
+        ({"attributes": json.dumps({"name": "x" * 9999})}, "attributes"),
         ({"records": "[{}, {}]"}, "2 entries for 1 images"),
         ({"records": "[{}]", "pid": "1"}, "not both"),
         ({"records": '[{"name": 1}]'}, "records.0.name"),
@@ -210,17 +290,17 @@ def test_a_gallery_is_made_where_a_folder_was_set_aside(tmp_path):
 )
 def test_a_gallery_may_not_be_called_anything(served, name):
     client, service = served
-    before = service.shelf.names()
+    before = service.galleries.names()
     answer = client.post("/v1/galleries", json={"name": name})
-    assert answer.status_code == 422 and service.shelf.names() == before
+    assert answer.status_code == 422 and service.galleries.names() == before
 
 
 def test_the_shelf_itself_takes_no_other_name(tmp_path):
-    shelf = Shelf({}, binding_of(ColorRuntime().info), root=tmp_path / "inside")
+    registry = GalleryRegistry({}, binding_of(ColorRuntime().info), root=tmp_path / "inside")
     for name in ("../x", "a/b", "", "A", "x" * 64, "a\n"):
-        with pytest.raises(RefusalError) as refused:
-            shelf.make(name)
-        assert refused.value.status == 422 and list(tmp_path.iterdir()) == []
+        with pytest.raises(ApiError) as refused:
+            registry.create(name)
+        assert refused.value.status_code == 422 and list(tmp_path.iterdir()) == []
 
 
 def test_no_gallery_is_made_without_a_folder_for_it_or_beyond_their_number(tmp_path):
@@ -252,7 +332,7 @@ def test_work_on_galleries_is_bounded_and_recovers():
 def test_what_is_removed_is_gone_from_disk_after_a_vacuum(served, people):
     client, service = served
     enrolled(client, people, 5, attributes='{"note": "quite-unmistakable-text"}')
-    file = Path(service.shelf.get(people.rpartition("/")[2]).location)
+    file = Path(service.galleries.get(people.rpartition("/")[2]).location)
     assert client.delete(f"{people}/records/1").json() == {"num_removed": 1}
     assert client.post(f"{people}/vacuum").status_code == 204
     assert not [path for path in file.parent.glob(f"{file.name}*") if b"quite-unmistakable-text" in path.read_bytes()]
@@ -266,7 +346,7 @@ def test_a_client_that_leaves_while_it_enrolls_is_still_on_record(tmp_path):
         with httpx.Client(base_url=client.base_url, timeout=0.5) as hasty, pytest.raises(httpx.ReadTimeout):
             hasty.post("/v1/galleries/people/records", files=files(picture(1)))
         runtime.held.set()
-        until(lambda: len(service.shelf.get("people")) == 1 and log.path.stat().st_size > 0)
+        until(lambda: len(service.galleries.get("people")) == 1 and log.path.stat().st_size > 0)
     (line,) = [json.loads(line) for line in log.path.read_text().splitlines()]
     assert (line["action"], line["gallery"], line["status"]) == ("enroll", "people", 499)
 
@@ -283,18 +363,18 @@ def test_a_shelf_opens_what_lies_in_its_folder_and_refuses_what_does_not_belong(
     binding = binding_of(ColorRuntime().info)
     for name in ("one", "two", "Not a name"):
         Gallery.open(tmp_path / f"{name}.gallery", binding=binding, create=True).close()
-    shelf = Shelf.open({}, binding, root=tmp_path)
-    assert shelf.names() == ["one", "two"]
-    shelf.close()
+    registry = GalleryRegistry.open({}, binding, root=tmp_path)
+    assert registry.names() == ["one", "two"]
+    registry.close()
     with pytest.raises(UsageError, match="two galleries are called 'one'"):
-        Shelf.open({"one": str(tmp_path / "two.gallery")}, binding, root=tmp_path)
+        GalleryRegistry.open({"one": str(tmp_path / "two.gallery")}, binding, root=tmp_path)
     with pytest.raises(UsageError, match="expected a folder"):
-        Shelf.open({}, binding, root=tmp_path / "missing")
+        GalleryRegistry.open({}, binding, root=tmp_path / "missing")
     with pytest.raises(UsageError, match="another model"):
-        Shelf.open({"one": str(tmp_path / "one.gallery")}, binding_of(ColorRuntime(fingerprint="other").info))
+        GalleryRegistry.open({"one": str(tmp_path / "one.gallery")}, binding_of(ColorRuntime(fingerprint="other").info))
     with pytest.raises(UsageError):
-        Shelf.open({"three": str(tmp_path / "three.gallery")}, binding)
-    reading = Shelf.open({"one": str(tmp_path / "one.gallery")}, binding, read_only=True)
+        GalleryRegistry.open({"three": str(tmp_path / "three.gallery")}, binding)
+    reading = GalleryRegistry.open({"one": str(tmp_path / "one.gallery")}, binding, read_only=True)
     assert reading.get("one").read_only
     reading.close()
 

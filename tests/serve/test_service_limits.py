@@ -1,5 +1,6 @@
 """Hostile and endless input: refused early, in bounded memory, and the service answers the next one."""
 
+import asyncio
 import io
 import socket
 import struct
@@ -11,6 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from service_stand_ins import ColorRuntime, embedding_of, files, picture, running, until
+
+from hat.serve.service.admission import Admission
+from hat.serve.service.api_error import ApiError
 
 BODY_LIMIT = 200_000
 
@@ -195,6 +199,23 @@ def test_ten_times_too_much_is_answered_with_503_and_then_all_is_well():
         assert crowd.count(200) == 4 and service.admission.num_images == service.admission.num_bytes == 0
         for _ in range(5):
             assert client.post("/v1/embed", files=files(*[picture(1)] * 4)).status_code == 200
+
+
+@pytest.mark.parametrize("is_freed", [True, False])
+def test_wait_for_room_lets_in_what_finds_room_within_a_moment_and_refuses_the_rest(is_freed, monkeypatch):
+    monkeypatch.setattr("hat.serve.service.admission._HOLD_S", 0.1)
+
+    async def ask():
+        admission = Admission(max_images=2, max_bytes=100)
+        with admission.reserve() as first:
+            first.acquire(num_images=2)
+            waiting = asyncio.create_task(admission.wait_for_room())
+            await asyncio.sleep(0.01 if is_freed else 0.2)
+            assert waiting.done() != is_freed
+        return await asyncio.gather(waiting, return_exceptions=True)
+
+    (outcome,) = asyncio.run(ask())
+    assert outcome is None if is_freed else isinstance(outcome, ApiError) and outcome.status_code == 503
 
 
 def test_bodies_are_held_within_a_bound_however_many_come():

@@ -20,7 +20,8 @@ from hat.runtime import open_runtime
 from hat.serve import Gallery, binding_of
 from hat.serve.commands.serve import serve
 from hat.serve.service import KeyFile
-from hat.serve.service.server import bind, is_loopback
+from hat.serve.service.ingress import is_loopback
+from hat.serve.service.server import bind
 
 
 @pytest.fixture
@@ -44,9 +45,10 @@ def test_a_server_starts_answers_and_ends_at_sigterm_with_its_work_done(checkpoi
     Gallery.open(tmp_path / "people.gallery", binding=binding, create=True).close()
     command = [sys.executable, "-W", "error", "-m", "hat", "serve", str(checkpoint), "--port", "0", "--json"]
     command += ["--gallery", str(tmp_path / "people.gallery"), "--audit", str(tmp_path / "audit.jsonl")]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(home)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         facts = started(process)
         assert facts["galleries"] == {"people": 0} and facts["keys"] is None and facts["fingerprint"] == binding.fingerprint
@@ -77,6 +79,7 @@ def test_a_server_starts_answers_and_ends_at_sigterm_with_its_work_done(checkpoi
         assert answer.startswith(b"HTTP/1.1 200 ") and b"embeddings" in answer
         _, errors = process.communicate(timeout=30)
         assert (process.returncode, errors) == (0, "stopped\n")
+        assert list(home.rglob("*")) == []  # no library of those underneath has left a device id or a cache there
     finally:
         process.kill()
         process.wait()

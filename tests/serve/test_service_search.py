@@ -16,7 +16,7 @@ START = 1_700_000_000.0
 def served(tmp_path_factory):
     """Twelve people, each seen by three cameras a minute apart, in pictures that differ in size."""
     with running(galleries=("people",), root=tmp_path_factory.mktemp("search")) as (client, service):
-        gallery = service.shelf.get("people")
+        gallery = service.galleries.get("people")
         for person in range(NUM_PEOPLE):
             for camera in range(NUM_CAMERAS):
                 data = seen(person, camera)

@@ -1,5 +1,6 @@
 """What a service must not do: answer another site, name its places, keep what it was shown, forget who asked."""
 
+import asyncio
 import json
 import re
 import socket
@@ -10,9 +11,9 @@ from service_stand_ins import ColorRuntime, files, picture, running, serving
 
 from hat.errors import UsageError, WorkError
 from hat.serve import binding_of
-from hat.serve.service import AuditLog, KeyFile, KeyRing, Service, ServiceSettings, Shelf, create_app
-from hat.serve.service.guard import LOOPBACK_HOSTS
-from hat.serve.service.refusal import without_paths
+from hat.serve.service import AuditLog, GalleryRegistry, KeyFile, KeyRing, Service, ServiceSettings, create_app
+from hat.serve.service.api_error import without_paths
+from hat.serve.service.ingress import LOOPBACK_HOSTS, SameOriginMiddleware, allowed_hosts
 
 RECORDS = "/v1/galleries/people/records"
 
@@ -51,6 +52,46 @@ def test_another_sites_page_is_refused_whatever_it_asks(client, origin):
 def test_a_page_of_the_services_own_place_is_let_in(client):
     origin = str(client.base_url).rstrip("/")
     assert client.get("/v1/model", headers={"origin": origin}).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize(
+    ("headers", "is_answered"),
+    [
+        ([(b"host", b"localhost:7860")], True),
+        ([(b"host", b"127.0.0.1:7860"), (b"origin", b"http://127.0.0.1:7860")], True),
+        ([(b"host", b"evil.example:7860")], False),
+        ([(b"host", b"localhost:7860"), (b"origin", b"http://evil.example")], False),
+        ([(b"host", b"localhost"), (b"host", b"evil.example")], False),
+        ([], False),
+    ],
+)
+def test_same_origin_middleware_guards_any_application(kind, headers, is_answered):
+    answered, sent = [], []
+
+    async def app(scope, receive, send):
+        answered.append(scope["type"])
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        sent.append(message)
+
+    guarded = SameOriginMiddleware(app, hosts=allowed_hosts("127.0.0.1"))
+    asyncio.run(guarded({"type": kind, "headers": headers}, receive, send))
+    assert bool(answered) == is_answered
+    if not is_answered and kind == "http":
+        assert sent[0]["status"] in (400, 403, 421)
+    elif not is_answered:
+        assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_allowed_hosts_are_loopbacks_names_or_those_that_were_given():
+    assert allowed_hosts("127.0.0.1") == (*LOOPBACK_HOSTS, "127.0.0.1")
+    assert allowed_hosts("::1", ["Reid.Example"]) == (*LOOPBACK_HOSTS, "[::1]", "reid.example")
+    assert allowed_hosts("0.0.0.0") is None
+    assert allowed_hosts("0.0.0.0", ["reid.example"]) == ("reid.example",)
 
 
 def test_two_host_headers_are_refused(client):
@@ -109,11 +150,11 @@ FAILURES = [
 def test_a_gallery_that_fails_is_an_answer_without_its_place_and_the_service_goes_on(error, status, caplog):
     runtime = ColorRuntime()
     binding = binding_of(runtime.info)
-    shelf = Shelf({"people": UnluckyGallery(binding, error), "others": MemoryGallery(binding)}, binding)
+    registry = GalleryRegistry({"people": UnluckyGallery(binding, error), "others": MemoryGallery(binding)}, binding)
     import httpx
 
     with (
-        serving(create_app(Service(runtime, shelf, ServiceSettings()))) as address,
+        serving(create_app(Service(runtime, registry, ServiceSettings()))) as address,
         httpx.Client(base_url=address, timeout=30) as client,
     ):
         answers = [

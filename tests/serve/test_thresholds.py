@@ -10,7 +10,7 @@ from scipy.stats import binom
 from hat.errors import UsageError
 from hat.serve import Binding, NewRecord
 from hat.serve.calibrate.image_pairs import PairSet
-from hat.serve.calibrate.thresholds import ThresholdCalibration, calibrate, chance_of_any
+from hat.serve.calibrate.thresholds import ThresholdCalibration, calibrate_thresholds, chance_of_any
 
 
 def unit(rows):
@@ -64,7 +64,7 @@ def test_every_pair_is_counted_where_there_are_few(people):
             impostor.append(similarity)
         elif None not in (camids[i], camids[j]) and camids[i] != camids[j]:
             genuine.append(similarity)
-    found = calibrate(gallery)
+    found = calibrate_thresholds(gallery)
     assert (found.num_records, found.num_identities, found.is_exhaustive) == (13, 6, True)
     np.testing.assert_allclose(found.impostor, sorted(impostor), atol=1e-6)
     np.testing.assert_allclose(found.genuine, sorted(genuine), atol=1e-6)
@@ -75,7 +75,7 @@ def test_every_pair_is_counted_where_there_are_few(people):
 
 
 def test_a_pair_that_is_exactly_at_the_threshold_counts(people):
-    found = calibrate(people[0])
+    found = calibrate_thresholds(people[0])
     top = float(found.impostor[-1])
     assert found.false_match_rate_at(top) == 1 / found.num_pairs
     assert found.false_match_rate_at(float(np.nextafter(np.float32(top), np.float32(2)))) == 0
@@ -83,7 +83,7 @@ def test_a_pair_that_is_exactly_at_the_threshold_counts(people):
 
 @pytest.mark.parametrize("rate", [0.9, 0.5, 0.2, 0.1, 0.06])
 def test_a_threshold_is_the_lowest_whose_bound_keeps_to_the_rate(people, rate):
-    found = calibrate(people[0])
+    found = calibrate_thresholds(people[0])
     threshold = found.threshold_at(rate)
     assert found.false_match_bound_at(threshold) <= rate
     below = max((float(one) for one in found.impostor if one < threshold), default=None)
@@ -91,7 +91,7 @@ def test_a_threshold_is_the_lowest_whose_bound_keeps_to_the_rate(people, rate):
 
 
 def test_a_rate_that_so_few_pairs_cannot_show_is_refused(people):
-    found = calibrate(people[0])
+    found = calibrate_thresholds(people[0])
     assert found.lowest_rate == pytest.approx(1 - 0.05 ** (1 / found.num_pairs))
     with pytest.raises(
         UsageError, match=rf"cannot be shown by {found.num_pairs} pairs .* it takes 2,995, .*enroll more people"
@@ -103,7 +103,7 @@ def test_a_rate_that_so_few_pairs_cannot_show_is_refused(people):
 
 
 def test_the_roc_falls_with_the_threshold(people):
-    points = calibrate(people[0]).roc()
+    points = calibrate_thresholds(people[0]).roc()
     assert [point.false_match_rate for point in points] == sorted((p.false_match_rate for p in points), reverse=True)
     assert [point.similarity for point in points] == sorted(point.similarity for point in points)
     assert all(point.false_match_rate <= point.false_match_bound for point in points) and points
@@ -114,27 +114,27 @@ def test_a_sample_finds_the_rate_of_all_pairs_and_its_bound_holds(make_gallery):
     pids = rng.integers(60, size=400).tolist()
     vectors = unit(rng.normal(size=(400, 8)))
     gallery = make_gallery(vectors, pids, rng.integers(3, size=400).tolist())
-    exact = calibrate(gallery)
+    exact = calibrate_thresholds(gallery)
     assert exact.is_exhaustive and exact.num_pairs > 70_000
     covered = []
     for seed in range(60):
-        sample = calibrate(gallery, num_pairs=2000, seed=seed)
+        sample = calibrate_thresholds(gallery, num_pairs=2000, seed=seed)
         assert not sample.is_exhaustive and sample.num_pairs == 2000
         covered.append(sample.false_match_bound_at(0.6) >= exact.false_match_rate_at(0.6))
         assert sample.false_match_rate_at(0.6) == pytest.approx(exact.false_match_rate_at(0.6), abs=5 * (0.05 / 2000) ** 0.5)
     # At least 95 % of bounds hold; 50 of 60 or fewer would happen once in ten thousand times.
     assert sum(covered) > 50
-    again = calibrate(gallery, num_pairs=2000, seed=7)
-    assert np.array_equal(again.impostor, calibrate(gallery, num_pairs=2000, seed=7).impostor)
-    assert not np.array_equal(again.impostor, calibrate(gallery, num_pairs=2000, seed=8).impostor)
+    again = calibrate_thresholds(gallery, num_pairs=2000, seed=7)
+    assert np.array_equal(again.impostor, calibrate_thresholds(gallery, num_pairs=2000, seed=7).impostor)
+    assert not np.array_equal(again.impostor, calibrate_thresholds(gallery, num_pairs=2000, seed=8).impostor)
 
 
 def test_a_gallery_too_large_to_be_held_gives_the_same(people, monkeypatch):
     gallery = people[0]
-    held = calibrate(gallery, num_pairs=20)
+    held = calibrate_thresholds(gallery, num_pairs=20)
     monkeypatch.setattr("hat.serve.calibrate.thresholds._ROWS_BYTES", 100)
     monkeypatch.setattr("hat.serve.calibrate.thresholds._BLOCK_BYTES", 3 * 2 * 64)
-    read = calibrate(gallery, num_pairs=20)
+    read = calibrate_thresholds(gallery, num_pairs=20)
     np.testing.assert_array_equal(held.impostor, read.impostor)
     np.testing.assert_array_equal(held.genuine, read.genuine)
 
@@ -143,14 +143,14 @@ def test_galleries_that_know_too_little_are_refused(make_gallery):
     vectors = unit(np.random.default_rng(0).normal(size=(3, 4)))
     for pids in ([None, None, None], [7, 7, 7], [7, None, None]):
         with pytest.raises(UsageError, match="pairs of different people: enroll images"):
-            calibrate(make_gallery(vectors, pids, [1, 2, 3]))
+            calibrate_thresholds(make_gallery(vectors, pids, [1, 2, 3]))
     with pytest.raises(UsageError, match="number of pairs"):
-        calibrate(make_gallery(vectors, [1, 2, 3], [1, 2, 3]), num_pairs=0)
+        calibrate_thresholds(make_gallery(vectors, [1, 2, 3], [1, 2, 3]), num_pairs=0)
 
 
 def test_without_cameras_no_true_match_rate_is_made_up(make_gallery):
     vectors = unit(np.random.default_rng(0).normal(size=(4, 4)))
-    found = calibrate(make_gallery(vectors, [1, 1, 2, 2], [None] * 4))
+    found = calibrate_thresholds(make_gallery(vectors, [1, 1, 2, 2], [None] * 4))
     assert (found.num_genuine, found.true_match_rate_at(0.0), found.num_pairs) == (0, None, 4)
 
 

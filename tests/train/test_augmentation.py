@@ -14,7 +14,8 @@ from torch import Tensor
 
 from hat.preprocessing import IMAGENET_MEAN
 from hat.torchvision_import import import_torchvision
-from hat.train.augmentation import (
+from hat.train.config import AugmentationConfig
+from hat.train.data.augmentation import (
     NUM_DRAWS,
     Augmentation,
     color_jitter,
@@ -24,7 +25,6 @@ from hat.train.augmentation import (
     sample_params,
     to_grayscale,
 )
-from hat.train.config import AugmentationConfig
 from hat.train.randomness import derive_seed, uniforms
 
 reference = import_torchvision("transforms.functional")

@@ -23,13 +23,13 @@ from hat.errors import CheckpointError, ConfigError
 from hat.model import HAT
 from hat.train import TrainConfig, Trainer, compose_config
 from hat.train.distillation import embedding_loss, similarity_loss
-from hat.train.distributed import Place
-from hat.train.run_folder import RunFolder
-from hat.train.state import describe_data
-from hat.train.teacher import BesideStudent
-from hat.train.teacher_rows import TEACHER_FILE, TeacherRows, read_rows, write_rows
+from hat.train.distributed import DistributedContext
+from hat.train.run.run_folder import RunFolder
+from hat.train.run.state import describe_data
+from hat.train.teacher import OnlineTeacher
+from hat.train.teacher_rows import TEACHER_FILE, TeacherEmbeddings, read_rows, write_rows
 
-CPU = Place(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 def unit_rows(num: int, width: int, seed: int) -> Tensor:
@@ -37,11 +37,11 @@ def unit_rows(num: int, width: int, seed: int) -> Tensor:
     return F.normalize(rows, dim=1)
 
 
-def slow_similarity(student: Tensor, wanted: Tensor, kind: str, temperature: float) -> float:
+def slow_similarity(student: Tensor, target: Tensor, kind: str, temperature: float) -> float:
     total = 0.0
     for i in range(len(student)):
         others = [j for j in range(len(student)) if j != i]
-        ours, theirs = ([float(rows[i] @ rows[j]) for j in others] for rows in (student, wanted))
+        ours, theirs = ([float(rows[i] @ rows[j]) for j in others] for rows in (student, target))
         if kind == "mse":
             total += sum((a - b) ** 2 for a, b in zip(ours, theirs, strict=True)) / len(others)
             continue
@@ -53,12 +53,12 @@ def slow_similarity(student: Tensor, wanted: Tensor, kind: str, temperature: flo
 
 @pytest.mark.parametrize(("kind", "temperature"), [("kl", 0.2), ("kl", 1.0), ("mse", 1.0)])
 def test_similarities_equal_the_double_loop(kind: Any, temperature: float) -> None:
-    student, wanted = unit_rows(7, 4, 0), unit_rows(7, 9, 1)
-    expected = slow_similarity(student, wanted, kind, temperature)
-    assert similarity_loss(student, wanted, kind, temperature).item() == pytest.approx(expected, rel=1e-9)
+    student, target = unit_rows(7, 4, 0), unit_rows(7, 9, 1)
+    expected = slow_similarity(student, target, kind, temperature)
+    assert similarity_loss(student, target, kind, temperature).item() == pytest.approx(expected, rel=1e-9)
     halves = [
         similarity_loss(
-            student[rows], wanted[rows], kind, temperature, pool=student, wanted_pool=wanted, first=rows.start
+            student[rows], target[rows], kind, temperature, gathered=student, gathered_target=target, offset=rows.start
         ).item()
         for rows in (slice(0, 3), slice(3, 7))
     ]
@@ -67,14 +67,14 @@ def test_similarities_equal_the_double_loop(kind: Any, temperature: float) -> No
 
 @pytest.mark.parametrize("kind", ["kl", "mse"])
 def test_a_student_that_is_the_teacher_turned_around_has_nothing_to_learn(kind: Any) -> None:
-    wanted = unit_rows(6, 5, 2)
+    target = unit_rows(6, 5, 2)
     turn, _ = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
-    student = (wanted @ turn).requires_grad_()
-    loss = similarity_loss(student, wanted, kind, 0.2)
+    student = (target @ turn).requires_grad_()
+    loss = similarity_loss(student, target, kind, 0.2)
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-12)
     assert student.grad is not None and student.grad.abs().max() < 1e-12
-    assert similarity_loss(unit_rows(6, 5, 3), wanted, kind, 0.2).item() > 1e-3
+    assert similarity_loss(unit_rows(6, 5, 3), target, kind, 0.2).item() > 1e-3
 
 
 def test_a_tiny_temperature_stays_finite() -> None:
@@ -87,9 +87,9 @@ def test_a_tiny_temperature_stays_finite() -> None:
 def test_embedding_loss_by_hand() -> None:
     # Cosines 0.6 and -1; lengths do not matter.
     projected = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
-    wanted = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
-    assert embedding_loss(projected, wanted).item() == pytest.approx((0.4 + 2) / 2)
-    assert embedding_loss(7 * projected, wanted).item() == pytest.approx((0.4 + 2) / 2)
+    target = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
+    assert embedding_loss(projected, target).item() == pytest.approx((0.4 + 2) / 2)
+    assert embedding_loss(7 * projected, target).item() == pytest.approx((0.4 + 2) / 2)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def some_images(size: tuple[int, int], batch: int = 5) -> Tensor:
 
 
 def test_a_checkpoint_embeds_the_students_images_at_its_own_size(teacher: Path) -> None:
-    beside = BesideStudent(hat.runtime.open_runtime(teacher, "cpu"), "fp32")
+    beside = OnlineTeacher(hat.runtime.open_runtime(teacher, "cpu"), "fp32")
     model = hat.load_checkpoint(teacher)
     images = some_images((64, 32))
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_an_exported_file_is_a_teacher_too(teacher: Path) -> None:
     runtime = hat.runtime.open_runtime(teacher, "cpu")
     assert isinstance(runtime, hat.runtime.TorchRuntime)
     images = some_images((32, 16))
-    exported, checkpoint = BesideStudent(SmallBatches(runtime), "bf16"), BesideStudent(runtime, "fp32")
+    exported, checkpoint = OnlineTeacher(SmallBatches(runtime), "bf16"), OnlineTeacher(runtime, "fp32")
     torch.testing.assert_close(
         exported.embed(images, torch.arange(5)), checkpoint.embed(images, torch.arange(5)), rtol=1e-4, atol=1e-5
     )
@@ -235,13 +235,13 @@ def test_wrong_teachers_are_refused(dataset: ReIDDataset, teacher: Path, tmp_pat
     with pytest.raises(CheckpointError, match=r"there is no such file of a teacher's embeddings"):
         Trainer(configure(tmp_path / "nowhere.safetensors"), train, folder, CPU)
     path = tmp_path / TEACHER_FILE
-    write_rows(path, TeacherRows(unit_rows(24, 8, 0).float(), "x"), "other images")
+    write_rows(path, TeacherEmbeddings(unit_rows(24, 8, 0).float(), "x"), "other images")
     with pytest.raises(ConfigError, match=r"belongs to other training images: other images; got 24 images, 6 identities"):
         Trainer(configure(path), train, folder, CPU)
-    write_rows(path, TeacherRows(torch.ones(24, 8), "x"), describe_data(train))
+    write_rows(path, TeacherEmbeddings(torch.ones(24, 8), "x"), describe_data(train))
     with pytest.raises(CheckpointError, match="not of unit length"):
         Trainer(configure(path), train, folder, CPU)
-    write_rows(path, TeacherRows(unit_rows(23, 8, 0).float(), "x"), describe_data(train))
+    write_rows(path, TeacherEmbeddings(unit_rows(23, 8, 0).float(), "x"), describe_data(train))
     with pytest.raises(CheckpointError, match=r"holds \(23, 8\) .* expected 24 float32 rows"):
         Trainer(configure(path), train, folder, CPU)
     save_file({"embeddings": torch.ones(24, 8)}, path)

@@ -23,14 +23,21 @@ from torch import Tensor, nn
 
 from hat.config import merge
 from hat.errors import UsageError
-from hat.model import HAT
+from hat.model import HAT, Branch
+from hat.preprocessing import Preprocessing
 from hat.runtime import choose_device
-from hat.train.batch_norm import GlobalBatchNorm, synchronize_batch_norms
 from hat.train.distillation import Distillation
-from hat.train.distributed import Place, gather_with_gradient, gather_without_gradient, process_group
+from hat.train.distributed import (
+    DistributedContext,
+    GlobalBatchNorm,
+    gather_with_gradient,
+    gather_without_gradient,
+    process_group,
+    synchronize_batch_norms,
+)
 from hat.train.presets import compose_config
+from hat.train.run.stopping import StopRequest
 from hat.train.step import Batch, TrainingStep
-from hat.train.stopping import StopRequest
 
 NO_DROPOUT = {"model": {"transformer": {"dropout": 0.0}}}
 NUM_STEPS = 4
@@ -73,34 +80,63 @@ def train_in_float64(rank: int, world_size: int) -> tuple[list[dict[str, float]]
     if world_size == 1:
         torch.manual_seed(0)
     model = HAT(config.model, 4).double()
-    place = Place(torch.device("cpu"), rank, world_size)
-    distillation = Distillation(config, FixedTeacher(), model, place)
+    context = DistributedContext(torch.device("cpu"), rank, world_size)
+    distillation = Distillation(config, FixedTeacher(), model, context)
     distillation.projection.double()
-    step = TrainingStep(model, model.preprocessing, config, place, distillation)
+    step = TrainingStep(model, model.preprocessing, config, context, distillation)
     prepare = step.prepare
     step.prepare = lambda images: prepare(images).double()  # type: ignore[method-assign]
     rows = slice(rank * 8 // world_size, (rank + 1) * 8 // world_size)
     batches = [Batch(*(part[rows] for part in batch)) for batch in global_batches()]
-    figures = [step(batches[2 * n : 2 * n + 2], 0, n, 1e-3) for n in range(NUM_STEPS)]
+    metrics = [step(batches[2 * n : 2 * n + 2], 0, n, 1e-3) for n in range(NUM_STEPS)]
     weights = {**model.state_dict(), "projection": distillation.projection.weight.detach()}
-    return [{name: value.item() for name, value in figure.items()} for figure in figures], weights
+    return [{name: value.item() for name, value in figure.items()} for figure in metrics], weights
 
 
 def _worker(rank: int, port: int, out: str) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
-    with process_group("cpu") as place:
-        figures, weights = train_in_float64(place.rank, place.world_size)
-        torch.save((figures, weights, _norms_and_gathering(rank), _stopping(place)), Path(out) / f"{rank}.pt")
+    with process_group("cpu") as context:
+        metrics, weights = train_in_float64(context.rank, context.world_size)
+        parts = _norms_and_gathering(rank) | {"exchanged": _gradients_are_exchanged(context)}
+        torch.save((metrics, weights, parts, _stopping(context)), Path(out) / f"{rank}.pt")
 
 
-def _stopping(place: Place) -> list[bool | str | None]:
+class OneBranch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mfe, self.classifier = nn.Linear(3 * 32 * 16, 8), nn.Linear(8, 4, bias=False)
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        feature = self.mfe(images.flatten(1))
+        return {"mfe": Branch(feature, self.classifier(feature), feature)}
+
+
+def _gradients_are_exchanged(context: DistributedContext) -> list[list[bool]]:
+    """Are gradients the same everywhere after a batch before the last, and after the last; of a plain and a compiled model."""
+    compiler, found = torch.compile, []
+    torch.compile = lambda model, **options: compiler(model, backend="eager")  # no need for a C++ compiler
+    for compiled in (False, True):
+        config = compose_config([("", TINY_RUN), ("", {"compute": {"compile": compiled}})])
+        torch.manual_seed(0)
+        step = TrainingStep(OneBranch(), Preprocessing(height=32, width=16), config, context)
+        same = []
+        for last, batch in zip((False, True), global_batches(), strict=False):
+            step._accumulate(Batch(*(part.chunk(2)[context.rank] for part in batch)), 0, 2, last=last)
+            rows = gather_without_gradient(step.model.mfe.weight.grad[None])
+            same.append(torch.equal(rows[0], rows[1]))
+        found.append(same)
+    torch.compile = compiler
+    return found
+
+
+def _stopping(context: DistributedContext) -> list[bool | str | None]:
     """The first process's time is over; the second one is asked to end later."""
-    past, never = StopRequest(0.0, place), StopRequest(0.0 if place.rank else None, place)
+    past, never = StopRequest(0.0, context), StopRequest(0.0 if context.rank else None, context)
     found: list[bool | str | None] = [past.is_due(together=False), past.is_due(together=True), past.reason]
     with never:
         found.append(never.is_due(together=True))
-        if place.rank == 1:
+        if context.rank == 1:
             signal.raise_signal(signal.SIGTERM)
         found += [never.is_due(together=True), never.reason]
     return found
@@ -141,16 +177,16 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 
 def test_two_processes_train_like_one(two: list[Any]) -> None:
-    figures, weights = train_in_float64(0, 1)
+    metrics, weights = train_in_float64(0, 1)
     for theirs, their_weights, *_ in two:
-        for ours, other in zip(figures, theirs, strict=True):
+        for ours, other in zip(metrics, theirs, strict=True):
             assert ours.keys() == other.keys()
             assert all(other[name] == pytest.approx(value, rel=1e-7) for name, value in ours.items())
         for name, value in weights.items():
             torch.testing.assert_close(
                 their_weights[name], value, rtol=1e-6, atol=1e-8, msg=lambda text, n=name: f"{n}: {text}"
             )
-    assert figures[0]["loss"] != figures[-1]["loss"]
+    assert metrics[0]["loss"] != metrics[-1]["loss"]
 
 
 def test_global_batch_norm_equals_one_over_the_whole_batch(two: list[Any]) -> None:
@@ -177,6 +213,10 @@ def test_gathering_brings_rows_and_gradients(two: list[Any]) -> None:
         assert torch.equal(parts["rows_gradient"], gradients[2 * rank : 2 * rank + 2])
 
 
+def test_accumulated_gradients_are_exchanged_once_compiled_or_not(two: list[Any]) -> None:
+    assert [parts["exchanged"] for _, _, parts, _ in two] == [[[False, True], [False, True]]] * 2
+
+
 def test_processes_stop_together(two: list[Any]) -> None:
     expected = [False, True, "its time is over", False, True, "the process was asked to end"]
     assert [stopping for *_, stopping in two] == [expected, expected]
@@ -200,8 +240,8 @@ def test_replacing_batch_norms_changes_no_name_and_no_value() -> None:
 
 def test_one_process_needs_no_group() -> None:
     rows = torch.randn(2, 2)
-    with process_group("cpu") as place:
-        assert place == Place(torch.device("cpu")) and place.is_main
+    with process_group("cpu") as context:
+        assert context == DistributedContext(torch.device("cpu")) and context.is_main
         assert gather_with_gradient(rows) is rows and not dist.is_initialized()
 
 

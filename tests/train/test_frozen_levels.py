@@ -8,15 +8,15 @@ import torch
 import hat
 from hat.errors import ConfigError, ModelError
 from hat.train.config import EMAConfig, OptimConfig, TrainConfig
-from hat.train.distributed import Place
-from hat.train.freezing import freeze_levels
+from hat.train.distributed import DistributedContext
+from hat.train.optimizer import freeze_levels
 from hat.train.step import Batch, TrainingStep
 
 
 def take_steps(model, num_levels, count=2):
     """Train for some steps, evaluating in between."""
     config = TrainConfig(model=model.config, optim=OptimConfig(frozen_levels=num_levels), ema=EMAConfig(enabled=False))
-    step = TrainingStep(model, model.preprocessing, config, Place(torch.device("cpu")))
+    step = TrainingStep(model, model.preprocessing, config, DistributedContext(torch.device("cpu")))
     generator = torch.Generator().manual_seed(0)
     for number in range(count):
         images = torch.randint(0, 256, (4, 3, 64, 32), dtype=torch.uint8, generator=generator)

@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hat.errors import ConfigError, DataError
-from hat.train import IdentitySampler
+from hat.train import RandomIdentitySampler
 from hat.train.config import SamplerConfig
 
 counts_of_identities = st.lists(st.integers(1, 12), min_size=2, max_size=14)
 sizes = st.tuples(st.integers(2, 6), st.integers(2, 4))
 
 
-def make(counts: list[int], p: int, l: int, seed: int = 0) -> tuple[IdentitySampler, np.ndarray]:  # noqa: E741
+def make(counts: list[int], p: int, l: int, seed: int = 0) -> tuple[RandomIdentitySampler, np.ndarray]:  # noqa: E741
     pids = np.repeat(np.arange(len(counts)), counts)
     pids = np.random.default_rng(1).permutation(pids)
-    return IdentitySampler(pids, SamplerConfig(num_identities=p, num_images=l), seed), pids
+    return RandomIdentitySampler(pids, SamplerConfig(num_identities=p, num_instances=l), seed), pids
 
 
 @settings(max_examples=80, deadline=None)
@@ -82,7 +82,7 @@ def test_identities_are_drawn_evenly() -> None:
 def test_shares_of_processes_make_up_the_global_batch() -> None:
     sampler, pids = make([5] * 9, 6, 3)
     plan = sampler.plan(2)
-    shares = [sampler.share(plan, rank, 3) for rank in range(3)]
+    shares = [sampler.shard(plan, rank, 3) for rank in range(3)]
     assert (np.concatenate(shares, axis=1) == plan).all()
     assert all(len(set(pids[row].tolist())) == 2 for share in shares for row in share)
 
@@ -90,6 +90,6 @@ def test_shares_of_processes_make_up_the_global_batch() -> None:
 def test_refusals() -> None:
     sampler, _ = make([5] * 9, 6, 3)
     with pytest.raises(ConfigError, match=r"num_identities=6 is no multiple of the 4 processes"):
-        sampler.share(sampler.plan(0), 0, 4)
+        sampler.shard(sampler.plan(0), 0, 4)
     with pytest.raises(DataError, match="at least 2 identities, got 1"):
-        IdentitySampler([7, 7, 7], SamplerConfig(), 0)
+        RandomIdentitySampler([7, 7, 7], SamplerConfig(), 0)

@@ -11,12 +11,10 @@ from PIL import Image
 
 from hat.errors import ImageError
 from hat.preprocessing import Preprocessing
-from hat.train import image_source
 from hat.train.config import DataConfig
-from hat.train.distributed import Place
-from hat.train.image_source import choose_cache, free_memory_bytes, open_images
-from hat.train.in_memory import InMemoryImages
-from hat.train.streaming import StreamingImages
+from hat.train.data import images
+from hat.train.data.images import InMemoryImages, StreamingImages, choose_cache, free_memory_bytes, open_images
+from hat.train.distributed import DistributedContext
 
 CPU = torch.device("cpu")
 SMALL = Preprocessing(height=32, width=16)
@@ -31,7 +29,7 @@ def test_both_sources_give_the_same_batches(paths: list[str]) -> None:
     plan = np.array([[0, 5, 5], [23, 1, 2], [7, 7, 0]])
     expected = [torch.stack([SMALL(Image.open(paths[index])) for index in row]) for row in plan]
     for cache, kind in (("device", InMemoryImages), ("host", InMemoryImages), ("none", StreamingImages)):
-        source = open_images(paths, SMALL, DataConfig(cache=cache, num_workers=2), Place(CPU))
+        source = open_images(paths, SMALL, DataConfig(cache=cache, num_workers=2), DistributedContext(CPU))
         assert isinstance(source, kind)
         found = list(source.batches(plan))
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), cache
@@ -41,15 +39,15 @@ def test_a_bad_image_is_named(paths: list[str], tmp_path: Path) -> None:
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"bad\.jpg"):
-        open_images([*paths, str(bad)], SMALL, DataConfig(cache="device"), Place(CPU))
-    source = open_images([*paths, str(bad)], SMALL, DataConfig(cache="none"), Place(CPU))
+        open_images([*paths, str(bad)], SMALL, DataConfig(cache="device"), DistributedContext(CPU))
+    source = open_images([*paths, str(bad)], SMALL, DataConfig(cache="none"), DistributedContext(CPU))
     with pytest.raises(ImageError, match=r"bad\.jpg"):
         list(source.batches(np.array([[0, len(paths)]])))
 
 
 def test_auto_takes_the_first_place_where_images_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"cuda": 1000, "cpu": 4000}
-    monkeypatch.setattr(image_source, "free_memory_bytes", lambda device: free[device.type])
+    monkeypatch.setattr(images, "free_memory_bytes", lambda device: free[device.type])
     config, gpu = DataConfig(cache_fraction=0.5), torch.device("cuda", 0)
     assert [choose_cache(config, size, gpu) for size in (500, 501, 2000, 2001)] == ["device", "host", "host", "none"]
     assert [choose_cache(config, size, CPU) for size in (2000, 2001)] == ["device", "none"]

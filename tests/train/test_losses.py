@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hat.train import batch_hard_triplet, hat_loss, smoothed_cross_entropy
-from hat.train.circle import circle_loss
 from hat.train.loss_config import LossConfig
-from hat.train.losses import branch_weights
+from hat.train.losses import branch_weights, circle_loss
 
 
 class Output(NamedTuple):
@@ -74,13 +73,13 @@ def test_triplet_equals_the_double_loop(seed: int, pids: list[int], margin: floa
 
 def test_triplet_looks_for_pairs_in_the_pool() -> None:
     generator = torch.Generator().manual_seed(1)
-    pool = torch.randn(8, 3, generator=generator)
+    gathered = torch.randn(8, 3, generator=generator)
     pids = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
     halves = [
-        batch_hard_triplet(pool[rows], pids[rows], 0.3, pool_features=pool, pool_pids=pids)
+        batch_hard_triplet(gathered[rows], pids[rows], 0.3, gathered_features=gathered, gathered_pids=pids)
         for rows in (slice(0, 4), slice(4, 8))
     ]
-    assert torch.stack(halves).mean().item() == pytest.approx(slow_triplet(pool, pids.tolist(), 0.3), rel=1e-6)
+    assert torch.stack(halves).mean().item() == pytest.approx(slow_triplet(gathered, pids.tolist(), 0.3), rel=1e-6)
 
 
 def slow_circle(features: Tensor, pids: list[int], margin: float, scale: float) -> float:
@@ -102,9 +101,9 @@ def test_circle_by_hand() -> None:
     features = torch.tensor([[1.0, 0.0, 0.0], [1.2, 1.6, 0.0], [0.8, 0.0, 0.6]])
     found = circle_loss(features, torch.tensor([0, 0, 1]), 0.25, 2.0).item()
     pull = math.exp(-2 * 0.65 * (0.6 - 0.75))
-    first = math.log1p(pull * math.exp(2 * 1.05 * 0.55))
+    offset = math.log1p(pull * math.exp(2 * 1.05 * 0.55))
     second = math.log1p(pull * math.exp(2 * 0.73 * 0.23))  # 0.6 * 0.8 = 0.48
-    assert found == pytest.approx((first + second + 0) / 3, rel=1e-6)  # the third has no positive
+    assert found == pytest.approx((offset + second + 0) / 3, rel=1e-6)  # the third has no positive
 
 
 @settings(max_examples=40, deadline=None)
@@ -124,13 +123,13 @@ def test_circle_equals_the_double_loop(seed: int, pids: list[int], margin: float
 
 
 def test_circle_looks_for_pairs_in_the_pool() -> None:
-    pool = torch.randn(8, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gathered = torch.randn(8, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     pids = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
     halves = [
-        circle_loss(pool[rows], pids[rows], 0.25, 64.0, pool_features=pool, pool_pids=pids, first=rows.start)
+        circle_loss(gathered[rows], pids[rows], 0.25, 64.0, gathered_features=gathered, gathered_pids=pids, offset=rows.start)
         for rows in (slice(0, 4), slice(4, 8))
     ]
-    assert torch.stack(halves).mean().item() == pytest.approx(slow_circle(pool, pids.tolist(), 0.25, 64.0), rel=1e-9)
+    assert torch.stack(halves).mean().item() == pytest.approx(slow_circle(gathered, pids.tolist(), 0.25, 64.0), rel=1e-9)
 
 
 def test_circle_forces_carry_no_gradient() -> None:
@@ -138,8 +137,8 @@ def test_circle_forces_carry_no_gradient() -> None:
     angle = torch.tensor(1.2, dtype=torch.float64, requires_grad=True)
     still = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
     anchor = torch.stack([angle.cos(), angle.sin()])[None]
-    pool, pids = torch.cat([anchor.detach(), still]), torch.tensor([0, 0, 1])
-    circle_loss(anchor, pids[:1], 0.25, 8.0, pool_features=pool, pool_pids=pids).backward()
+    gathered, pids = torch.cat([anchor.detach(), still]), torch.tensor([0, 0, 1])
+    circle_loss(anchor, pids[:1], 0.25, 8.0, gathered_features=gathered, gathered_pids=pids).backward()
     positive, negative = math.cos(1.2), 0.6 * math.cos(1.2) + 0.8 * math.sin(1.2)
     pull, push = 1.25 - positive, negative + 0.25
     inside = -8 * pull * (positive - 0.75) + 8 * push * (negative - 0.25)

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from hat.model import HAT
 from hat.preprocessing import Preprocessing
 from hat.train.config import EMAConfig, OptimConfig, TrainConfig
-from hat.train.cpu_kernels import CpuKernels
-from hat.train.distributed import Place
-from hat.train.ema import MovingAverage
+from hat.train.cpu_kernels import CpuKernels, dropout
+from hat.train.distributed import DistributedContext
+from hat.train.ema import ModelEma
 from hat.train.losses import hat_loss
-from hat.train.optimization import build_optimizer, parameter_groups, set_learning_rate
+from hat.train.optimizer import build_optimizer, parameter_groups, set_learning_rate
 from hat.train.presets import compose_config
 from hat.train.step import Batch, TrainingStep
 
-CPU = Place(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 class Output(NamedTuple):
@@ -100,7 +100,7 @@ def test_decay_can_leave_norms_and_biases_out(tiny: HAT) -> None:
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_a_step_equals_torchs_plain_optimizer(name: str) -> None:
-    config = OptimConfig(name=name, lr=0.01, tfc_rate_factor=1.0, weight_decay=0.1)
+    config = OptimConfig(name=name, lr=0.01, tfc_lr_scale=1.0, weight_decay=0.1)
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     options = {"momentum": 0.9} if name == "sgd" else {}
     torch.manual_seed(0)
@@ -123,14 +123,14 @@ def test_moving_average_by_hand() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
     with torch.no_grad():
         model[0].weight.fill_(1.0)
-    average = MovingAverage(model, EMAConfig(enabled=True, decay=0.9, warmup=False))
+    average = ModelEma(model, EMAConfig(enabled=True, decay=0.9, warmup=False))
     expected = 1.0
     for step in range(3):
         with torch.no_grad():
             model[0].weight.fill_(10.0 * step)
             model[1].running_mean.fill_(1.0)
             model[1].num_batches_tracked.fill_(step)
-        average.update(model)
+        average.update()
         expected = 0.9 * expected + 0.1 * 10.0 * step
     assert average.model[0].weight.item() == pytest.approx(expected)
     assert average.model[1].running_mean.item() == pytest.approx(1 - 0.9**3)
@@ -139,19 +139,38 @@ def test_moving_average_by_hand() -> None:
 
 
 def test_moving_average_begins_with_a_smaller_decay() -> None:
-    average = MovingAverage(nn.Linear(1, 1), EMAConfig(enabled=True, decay=0.99))
-    assert [average.decay(n) for n in (0, 8, 10**6)] == [pytest.approx(0.1), pytest.approx(0.5), 0.99]
+    average = ModelEma(nn.Linear(1, 1), EMAConfig(enabled=True, decay=0.99))
+    found = [average.decay(torch.tensor(float(n))).item() for n in (0, 8, 10**6)]
+    assert found == [pytest.approx(0.1), pytest.approx(0.5), pytest.approx(0.99)]
+
+
+def test_ema_stays_where_the_loss_scaler_skipped_the_step() -> None:
+    torch.manual_seed(0)
+    config = configure(compute={"precision": "fp16"}, ema={"enabled": True, "decay": 0.5, "warmup": False})
+    step = TrainingStep(Plain(), Preprocessing(height=32, width=16), config, CPU)
+    assert step.average is not None
+    expected = [value.clone() for value in step.model.parameters()]
+    skipped = []
+    for number in range(15):
+        before = [value.clone() for value in step.model.parameters()]
+        step([some_batch(0)], 0, number, 1e-3)
+        skipped.append(all(torch.equal(ours, theirs) for ours, theirs in zip(before, step.model.parameters(), strict=True)))
+        if not skipped[-1]:
+            expected = [0.5 * average + 0.5 * value for average, value in zip(expected, step.model.parameters(), strict=True)]
+    # The first scales are too large on purpose.
+    assert skipped[0] and not skipped[-1]
+    assert step.state()["num_average_updates"] == skipped.count(False)
+    for found, value in zip(step.average.model.parameters(), expected, strict=True):
+        torch.testing.assert_close(found, value)
 
 
 def test_accumulated_gradients_are_the_mean_over_batches() -> None:
     torch.manual_seed(0)
     model = Plain()
-    config = configure(
-        optim={"name": "sgd", "lr": 0.1, "momentum": 0, "weight_decay": 0, "tfc_rate_factor": 1, "accumulate": 3}
-    )
+    config = configure(optim={"name": "sgd", "lr": 0.1, "momentum": 0, "weight_decay": 0, "tfc_lr_scale": 1, "accumulate": 3})
     step = TrainingStep(copy.deepcopy(model), Preprocessing(height=32, width=16), config, CPU)
     batches = [some_batch(seed) for seed in range(3)]
-    figures = step(batches, 0, 0, 0.1)
+    metrics = step(batches, 0, 0, 0.1)
 
     seen = [step.augmentation(batch.images, 0, batch.positions) for batch in batches]
     losses = [
@@ -159,8 +178,8 @@ def test_accumulated_gradients_are_the_mean_over_batches() -> None:
     ]
     mean = sum(loss.total for loss in losses) / 3
     mean.backward()
-    assert figures["loss"].item() == pytest.approx(mean.item(), rel=1e-6)
-    assert figures["tfc1_ce"].item() == pytest.approx(sum(loss.parts["tfc1_ce"].item() for loss in losses) / 3, rel=1e-6)
+    assert metrics["loss"].item() == pytest.approx(mean.item(), rel=1e-6)
+    assert metrics["tfc1_ce"].item() == pytest.approx(sum(loss.parts["tfc1_ce"].item() for loss in losses) / 3, rel=1e-6)
     for found, before in zip(step.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(found, before - 0.1 * before.grad, rtol=1e-5, atol=1e-6)
 
@@ -168,11 +187,11 @@ def test_accumulated_gradients_are_the_mean_over_batches() -> None:
 def test_clipping_bounds_the_step() -> None:
     torch.manual_seed(0)
     model = Plain()
-    optim = {"name": "sgd", "momentum": 0, "weight_decay": 0, "tfc_rate_factor": 1, "clip_grad_norm": 0.01}
+    optim = {"name": "sgd", "momentum": 0, "weight_decay": 0, "tfc_lr_scale": 1, "clip_grad_norm": 0.01}
     step = TrainingStep(copy.deepcopy(model), Preprocessing(height=32, width=16), configure(optim=optim), CPU)
-    figures = step([some_batch(0)], 0, 0, 1.0)
+    metrics = step([some_batch(0)], 0, 0, 1.0)
     moved = torch.cat([(a - b).flatten() for a, b in zip(step.model.parameters(), model.parameters(), strict=True)])
-    assert figures["grad_norm"].item() > 0.1
+    assert metrics["grad_norm"].item() > 0.1
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
@@ -204,12 +223,66 @@ def test_float16_scales_the_loss_and_gets_over_overflows() -> None:
 def test_dropout_follows_seed_epoch_step_and_rank(tiny: HAT) -> None:
     def loss(epoch: int, step: int, rank: int = 0, seed: int = 0) -> float:
         config = configure(seed=seed, augmentation={"pad": 0, "flip": 0, "erasing": 0})
-        training = TrainingStep(copy.deepcopy(tiny), tiny.preprocessing, config, Place(torch.device("cpu"), rank=rank))
+        training = TrainingStep(
+            copy.deepcopy(tiny), tiny.preprocessing, config, DistributedContext(torch.device("cpu"), rank=rank)
+        )
         return training([some_batch(0)], epoch, step, 1e-3)["loss"].item()
 
     first = loss(0, 0)
     assert loss(0, 0) == first
     assert len({first, loss(1, 0), loss(0, 1), loss(0, 0, rank=1), loss(0, 0, seed=1)}) == 5
+
+
+def test_dropout_drops_as_many_and_keeps_the_expectation() -> None:
+    torch.manual_seed(0)
+    values = torch.full((1001, 1003), 2.0, requires_grad=True)
+    dropped = dropout(values, 0.1)
+    kept = dropped != 0
+    # A million draws: the share of zeros has a standard deviation of 0.0003.
+    assert abs(kept.double().mean().item() - 0.9) < 0.0015
+    torch.testing.assert_close(dropped[kept], torch.full_like(dropped[kept], 2 / 0.9), rtol=1e-4, atol=0)
+    dropped.sum().backward()
+    torch.testing.assert_close(values.grad, dropped.detach() / 2)
+    rows, columns = (1 - kept.double()).mean(dim=1), (1 - kept.double()).mean(dim=0)
+    assert rows.std() < 0.012 and columns.std() < 0.012, "elements that share a number are independent"
+    assert dropout(values, 0.1, False) is values and dropout(values, 0.0) is values and not dropout(values, 1.0).any()
+
+
+@pytest.mark.parametrize("channels", [(8, 24), (24, 8)])
+def test_pointwise_convolution_has_torchs_gradients(channels: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(3, channels[0], 6, 5).contiguous(memory_format=torch.channels_last)
+    kernels = CpuKernels()
+    kernels._pointwise_by_product = True
+    found = []
+    for context in (nullcontext(), kernels):
+        ours = images.clone().requires_grad_()
+        layer = nn.Conv2d(*channels, 1, bias=False)
+        nn.init.constant_(layer.weight, 0.5)
+        layer.weight.data += torch.arange(layer.weight.numel()).reshape(layer.weight.shape) / 100
+        with context:
+            result = layer(ours)
+        (result * torch.arange(5)).square().sum().backward()
+        assert ("Pointwise" in type(result.grad_fn).__name__) == (context is kernels)
+        found.append((result.detach(), ours.grad, layer.weight.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+def test_the_last_stage_is_trained_by_its_cls_alone(tiny: HAT) -> None:
+    config = configure(model={"transformer": {"dropout": 0.0}}, augmentation={"pad": 0, "flip": 0, "erasing": 0})
+    torch.manual_seed(0)
+    whole = HAT(config.model, 5)
+    step = TrainingStep(copy.deepcopy(whole), whole.preprocessing, config, CPU)
+    whole = whole.to(memory_format=torch.channels_last)
+    batch = some_batch(0)
+    expected = hat_loss(whole(step.prepare(batch.images)), batch.pids, config.loss)
+    expected.total.backward()
+    step._accumulate(batch, 0, 1, last=True)
+    assert step.model.dsa.cls_only and not whole.dsa.cls_only
+    for (name, ours), theirs in zip(step.model.named_parameters(), whole.parameters(), strict=True):
+        if ours.requires_grad:
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def test_slow_bfloat16_operations_run_in_float32() -> None:

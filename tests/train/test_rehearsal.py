@@ -46,8 +46,8 @@ def test_every_step_on_ten_people(tmp_path: Path) -> None:
 
     # The edge model learns from it.
     edge = ["train", "market1501-edge", "--data", "people", "--out", "edge", "--epochs", "1", "--teacher", "plus", *SMALL]
-    figures = json.loads(hat(tmp_path, *edge, "--json"))["figures"]
-    assert {"distill_embedding", "distill_similarity"} <= set(figures)
+    metrics = json.loads(hat(tmp_path, *edge, "--json"))["metrics"]
+    assert {"distill_embedding", "distill_similarity"} <= set(metrics)
 
     # Files, compared with the checkpoint and evaluated. After two steps all embeddings are nearly one, and what would be their
     # ranking is rounding: here the embeddings themselves have to agree, and nothing else.

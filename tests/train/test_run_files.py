@@ -1,8 +1,11 @@
-"""What a run writes and reads back: its state, its figures, its folder."""
+"""What a run writes and reads back: its state, its metrics, its folder."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,10 @@ import torch
 from hat.config import config_to_dict
 from hat.data.datasets import Sample, Split
 from hat.errors import CheckpointError, ConfigError, MissingExtraError, UsageError, WorkError
-from hat.train import TrainConfig, compose_config, metrics_log
-from hat.train.metrics_log import MetricsLog, RunningMeans
-from hat.train.run_folder import RunFolder
-from hat.train.state import RunState, check_same_run, describe_data, read_state, write_state
+from hat.train import TrainConfig, compose_config
+from hat.train.run.log import MetricsLog, RunningMeans
+from hat.train.run.run_folder import RunFolder
+from hat.train.run.state import RunState, check_same_run, describe_data, read_state, write_state
 
 
 def some_state(**changes: Any) -> RunState:
@@ -152,7 +155,7 @@ def test_tensorboard_that_is_not_installed_is_an_error(tmp_path: Path, monkeypat
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'hat-reid\[train\]'"):
-        metrics_log.MetricsLog(tmp_path, 0, tensorboard=True)
+        MetricsLog(tmp_path, 0, tensorboard=True)
 
 
 def test_running_means_go_on_from_saved_sums() -> None:
@@ -165,6 +168,47 @@ def test_running_means_go_on_from_saved_sums() -> None:
     assert other.means() == {"loss": 3.0}
     other.reset()
     assert other.means() == {}
+
+
+def test_means_count_a_metric_only_where_a_step_has_it() -> None:
+    means = RunningMeans()
+    means.add({"loss": 1.0, "grad_norm": 4.0})
+    means.add({"loss": 2.0})  # fp16 overflowed: the step was left out and its norm says nothing
+    other = RunningMeans()
+    other.restore(means.state())
+    other.add({"loss": 6.0, "grad_norm": 2.0})
+    assert other.means() == {"loss": 3.0, "grad_norm": 3.0}
+
+
+def test_lock_refuses_a_second_training_and_names_the_first(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock():
+        folder.check(resume=False, force=False)
+        owner = rf"process {os.getpid()} on {re.escape(socket.gethostname())}; stop it or wait"
+        with pytest.raises(UsageError, match=owner), folder.lock():
+            pytest.fail("two trainings in one folder")
+    assert not folder.path.exists(), "a lock alone leaves nothing"
+
+
+def test_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1}))
+    with RunFolder(tmp_path).lock():
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
+    lock.write_text("half a li")
+    with RunFolder(tmp_path).lock():
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_of_another_host_stays(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text(json.dumps({"host": "elsewhere", "pid": 7}))
+    with (
+        pytest.raises(UsageError, match=r"process 7 on elsewhere; if it has ended, remove .*\.lock"),
+        RunFolder(tmp_path).lock(),
+    ):
+        pytest.fail("another host's training was not seen")
+    assert (tmp_path / ".lock").is_file()
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:

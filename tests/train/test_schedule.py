@@ -7,7 +7,7 @@ import math
 import pytest
 
 from hat.train.config import ScheduleConfig
-from hat.train.schedule import rate_factor
+from hat.train.optimizer import lr_scale
 
 
 @pytest.mark.parametrize(
@@ -28,19 +28,19 @@ from hat.train.schedule import rate_factor
     ],
 )
 def test_the_papers_schedule(epoch: float, lr: float) -> None:
-    assert 4e-4 * rate_factor(ScheduleConfig(), epoch, 150) == pytest.approx(lr, rel=1e-12)
+    assert 4e-4 * lr_scale(ScheduleConfig(), epoch, 150) == pytest.approx(lr, rel=1e-12)
 
 
 def test_cosine_after_a_warm_up() -> None:
     config = ScheduleConfig(kind="cosine", warmup_epochs=2, warmup_factor=0.1, final_factor=0.05)
-    assert rate_factor(config, 0, 12) == pytest.approx(0.1)
-    assert rate_factor(config, 1, 12) == pytest.approx(0.55)
-    assert rate_factor(config, 2, 12) == pytest.approx(1)
-    assert rate_factor(config, 7, 12) == pytest.approx((1 + 0.05) / 2)
-    assert rate_factor(config, 4.5, 12) == pytest.approx(0.05 + 0.95 * (1 + math.cos(math.pi / 4)) / 2)
-    assert rate_factor(config, 12, 12) == pytest.approx(0.05)
+    assert lr_scale(config, 0, 12) == pytest.approx(0.1)
+    assert lr_scale(config, 1, 12) == pytest.approx(0.55)
+    assert lr_scale(config, 2, 12) == pytest.approx(1)
+    assert lr_scale(config, 7, 12) == pytest.approx((1 + 0.05) / 2)
+    assert lr_scale(config, 4.5, 12) == pytest.approx(0.05 + 0.95 * (1 + math.cos(math.pi / 4)) / 2)
+    assert lr_scale(config, 12, 12) == pytest.approx(0.05)
 
 
 def test_constant_and_no_warm_up() -> None:
     config = ScheduleConfig(kind="constant", warmup_epochs=0)
-    assert [rate_factor(config, epoch, 10) for epoch in (0, 3.3, 10)] == [1, 1, 1]
+    assert [lr_scale(config, epoch, 10) for epoch in (0, 3.3, 10)] == [1, 1, 1]

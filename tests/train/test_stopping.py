@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +20,11 @@ from whole_runs import CPU, assert_same_weights, run_lines
 from hat.cli import app
 from hat.config import merge
 from hat.data import merge_training, open_dataset
-from hat.errors import UsageError
+from hat.errors import UsageError, WorkError
 from hat.train import Trainer, compose_config, train_model
-from hat.train.run_folder import RunFolder
-from hat.train.stopping import StopRequest
+from hat.train.run import stopping
+from hat.train.run.run_folder import RunFolder
+from hat.train.run.stopping import StopRequest
 
 
 def test_a_step_at_a_time_ends_in_the_same_weights(market_folder: Path, tmp_path: Path) -> None:
@@ -69,6 +73,51 @@ def test_the_signal_is_listened_to_inside_the_context_alone() -> None:
         assert heard == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with StopRequest(None, CPU) as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # torchrun passes on what the terminal has sent already
+        assert stop.is_due(together=True)
+    monkeypatch.setattr(stopping, "_SAME_REQUEST_S", 0.0)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), StopRequest(None, CPU) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_due(together=True) and stop.reason == "the process was asked to end"
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    code = (
+        "import signal, torch\nfrom hat.train.distributed import DistributedContext\n"
+        "from hat.train.run import stopping\nfrom hat.train.run.stopping import StopRequest\nstopping._SAME_REQUEST_S = 0\n"
+        "with StopRequest(None, DistributedContext(torch.device('cpu'))):\n"
+        "    signal.raise_signal(signal.SIGTERM)\n    print('goes on', flush=True)\n"
+        "    signal.raise_signal(signal.SIGTERM)\n    print('still here')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGTERM and done.stdout == "goes on\n" and "once more ends at once" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_out_of_memory_is_one_sentence(error: Exception, market_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def fail(trainer: Trainer, stop_at: float | None) -> None:
+        trainer._write_state()
+        raise error
+
+    monkeypatch.setattr(Trainer, "run", fail)
+    with pytest.raises(WorkError) as caught:
+        train_model(compose_config([("", TINY_RUN)]), [open_dataset(market_folder)], tmp_path / "run", device="cpu")
+    said = str(caught.value)
+    assert said.startswith("memory ran out: lower sampler.num_identities") and "\n" not in said
+    assert said.endswith(f"the last state is kept in {tmp_path / 'run' / 'last'}")
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_a_run_in_another_thread_listens_to_no_signal() -> None:

@@ -89,6 +89,15 @@ def test_print_config_is_the_whole_recipe_and_reads_back() -> None:
     assert taught["distill"]["teacher"] == "runs/market" and taught["distill"]["embedding_weight"] == 1.0
 
 
+@pytest.mark.parametrize(("preset", "epochs", "warmup"), [("quick", 1, 0.25), ("market1501-edge", 5, 0.1042), ("quick", 2, 1)])
+def test_warm_up_fits_into_a_short_run(preset: str, epochs: int, warmup: float) -> None:
+    result = CliRunner().invoke(app, ["train", preset, "--print-config", "--json", "--epochs", str(epochs)])
+    assert json.loads(result.stdout)["schedule"]["warmup_epochs"] == warmup
+    assert ("is shortened to" in result.stderr) == (epochs != 2)
+    asked = ["train", preset, "--print-config", "--epochs", "1", "--set", "schedule.warmup_epochs=1"]
+    assert "leaves nothing of num_epochs=1" in str(CliRunner().invoke(app, asked).exception)
+
+
 def test_help_has_examples_and_needs_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['hat', 'train', '--help']\n"
@@ -98,6 +107,7 @@ def test_help_has_examples_and_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+    assert "one folder a person" in " ".join(done.stdout.split())
     assert "Examples:" in done.stdout and "--backbone-weights" in done.stdout
 
 

@@ -21,12 +21,12 @@ def test_the_papers_recipe_is_the_default() -> None:
     assert config == TrainConfig()
     assert config.model_name == "hat_resnet50" and config.model == model_config("hat_resnet50")
     assert config.model.image_size == (256, 128)
-    assert (config.sampler.num_identities, config.sampler.num_images) == (16, 4)
+    assert (config.sampler.num_identities, config.sampler.num_instances) == (16, 4)
     assert (config.augmentation.pad, config.augmentation.flip, config.augmentation.erasing) == (10, 0.5, 0.5)
     assert (config.augmentation.erasing_area, config.augmentation.erasing_ratio) == ((0.02, 0.4), (0.3, 3.33))
     assert (config.loss.label_smoothing, config.loss.margin, config.loss.auxiliary_weight) == (0.1, 0.3, 0.5)
     assert (config.optim.name, config.optim.lr, config.optim.weight_decay) == ("adam", 4e-4, 5e-4)
-    assert config.optim.tfc_rate_factor == 0.5
+    assert config.optim.tfc_lr_scale == 0.5
     assert config.schedule.warmup_factor * config.optim.lr == pytest.approx(4e-6)
     assert (config.schedule.warmup_epochs, config.schedule.gamma) == (10, 0.4)
     assert config.schedule.milestones == (50, 70, 90, 110, 130)
@@ -75,7 +75,7 @@ def test_docstrings_of_all_fields() -> None:
     import hat.train.config as module
 
     folder = Path(str(module.__file__)).parent
-    sources = [(folder / f"{name}.py").read_text(encoding="utf-8") for name in ("config", "loss_config", "distill_config")]
+    sources = [(folder / f"{name}.py").read_text(encoding="utf-8") for name in ("config", "loss_config")]
     tree = ast.parse("\n".join(source.replace("from __future__ import annotations", "") for source in sources))
     assert {"TrainConfig", "LossConfig", "DistillConfig"} <= {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
@@ -116,7 +116,7 @@ def test_another_model_begins_with_its_own_architecture() -> None:
         ("model.transformer.heads=4", r"unknown key model\.transformer\.heads"),
         ("optim.lr=-1", r"optim\.lr: .*greater than 0, got -1"),
         ("optim.lr=fast", r"optim\.lr: .*got 'fast'"),
-        ("sampler.num_images=1", r"sampler\.num_images: .*2, got 1"),
+        ("sampler.num_instances=1", r"sampler\.num_instances: .*2, got 1"),
         ("schedule.kind=linear", r"schedule\.kind: .*got 'linear'"),
         ("schedule.milestones=[50,40]", r"milestones ascend without repeats, got \[50\.0, 40\.0\]"),
         ("augmentation.flip=1.5", r"augmentation\.flip: .*1\.5"),

@@ -19,8 +19,8 @@ from hat.data import merge_training, open_dataset
 from hat.data.datasets import ReIDDataset, Sample, Split
 from hat.errors import ConfigError, DataError, WorkError
 from hat.train import TrainConfig, Trainer, compose_config
-from hat.train.distributed import Place
-from hat.train.run_folder import RunFolder
+from hat.train.distributed import DistributedContext
+from hat.train.run.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_tiny_problem_is_learned(dataset: ReIDDataset, tmp_path: Path) -> None
     assert result.num_steps == len(losses) == 24
     assert result.num_images == 24 * 8
     last = run_lines(tmp_path / "run")[-1]
-    assert result.figures["mfe_ce"] < 0.75 * math.log(NUM_PIDS)
+    assert result.metrics["mfe_ce"] < 0.75 * math.log(NUM_PIDS)
     expected = last["mfe_ce"] + last["mfe_triplet"] + last["tfc3_ce"] + last["tfc3_triplet"]
     assert last["loss"] == pytest.approx(expected + 0.5 * (last["tfc1_ce"] + last["tfc1_triplet"]), rel=1e-5)
 
@@ -164,7 +164,7 @@ def test_contradictions_are_refused(dataset: ReIDDataset, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="an epoch has 3 batches and a step accumulates 4"):
         Trainer(configure(optim={"accumulate": 4}), train, folder, CPU)
     with pytest.raises(ConfigError, match="num_identities=4 is no multiple of the 3 processes"):
-        Trainer(configure(), train, folder, Place(torch.device("cpu"), 0, 3))
+        Trainer(configure(), train, folder, DistributedContext(torch.device("cpu"), 0, 3))
     with pytest.raises(DataError, match="identities of training images are 0 to 0; got 5 to 5"):
         Trainer(configure(), Split("train", [Sample("a", 5, 0)]), folder, CPU)
     with pytest.raises(hat.HatError, match=r"nowhere\.pth"):

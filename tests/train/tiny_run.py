@@ -19,7 +19,7 @@ TINY_RUN: dict[str, Any] = {
     "model": TINY_MODEL,
     "backbone_weights": "none",
     "num_epochs": 2,
-    "sampler": {"num_identities": 4, "num_images": 2},
+    "sampler": {"num_identities": 4, "num_instances": 2},
     "augmentation": {"pad": 2},
     "schedule": {"kind": "constant", "warmup_epochs": 0},
     "log": {"every_steps": 1},

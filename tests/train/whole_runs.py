@@ -15,10 +15,10 @@ import hat
 from hat.data import merge_training
 from hat.data.datasets import ReIDDataset
 from hat.train import TrainConfig, Trainer, TrainingResult
-from hat.train.distributed import Place
-from hat.train.run_folder import RunFolder
+from hat.train.distributed import DistributedContext
+from hat.train.run.run_folder import RunFolder
 
-CPU = Place(torch.device("cpu"))
+CPU = DistributedContext(torch.device("cpu"))
 
 
 def run(config: TrainConfig, dataset: ReIDDataset, out: Path, *, resume: bool = False, **options: Any) -> TrainingResult:

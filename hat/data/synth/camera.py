@@ -81,8 +81,8 @@ def make_camera(seed: int, index: int) -> Camera:
     height, distance = float(rng.uniform(*PLACES[place][2])), float(rng.uniform(7.5, 11.0))
     sunny = place in OUTDOOR and rng.random() < 0.7
     light = rng.uniform((0.35, 0.4, 0.5), 0.75) * (rng.choice((-1, 1)), 1, 1)
-    saturation, contrast, warmth = rng.uniform(0.62, 1.1), rng.uniform(0.8, 1.12), rng.uniform(-1, 1)
-    gains = np.array([1 + 0.11 * warmth, 1 + rng.normal(0, 0.02), 1 - 0.13 * warmth]) * rng.uniform(0.84, 1.12)
+    saturation, contrast, warmth = rng.uniform(0.75, 1.1), rng.uniform(0.85, 1.12), rng.uniform(-1, 1)
+    gains = np.array([1 + 0.07 * warmth, 1 + rng.normal(0, 0.01), 1 - 0.08 * warmth]) * rng.uniform(0.88, 1.1)
     gray = np.array([0.299, 0.587, 0.114])[:, None] @ np.ones((1, 3))
     return Camera(
         seed=seed,
@@ -100,7 +100,7 @@ def make_camera(seed: int, index: int) -> Camera:
         blur=float(rng.uniform(0.0005, 0.0038)),
         noise=float(rng.uniform(0.6, 3.4)),
         quality=int(rng.integers(68, 93)),
-        occlusion=float(rng.uniform(0.12, 0.32)),
+        occlusion=float(rng.uniform(0.1, 0.25)),
         misfit=float(rng.uniform(0.6, 1.4)),
         crowd=float(rng.uniform(0.1, 0.3)),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .solids import Array, Field, Solids
+from .solids import Array, Field, Solids, over, plain
 from .wardrobe import BLACK, HATS, WHITE, Color, Person, mix
 
 __all__ = ["Posture", "build_figure", "pose_person"]
@@ -121,15 +121,6 @@ def build_figure(person: Person, posture: Posture) -> Solids:
     return solids
 
 
-def _plain(color: Color) -> Field:
-    return lambda azimuth, along: np.broadcast_to(color, (along.size, azimuth.size, 3))
-
-
-def _over(color: Array, mask: Array, top: Color) -> Array:
-    """Lay a second color over the first with opacities (r, c)."""
-    return np.asarray(color + np.asarray(mask, dtype=float)[..., None] * (np.array(top) - color))
-
-
 def _cloth(person: Person, color: Color, depth: float = 0.08) -> Field:
     """Return cloth of one color with soft folds."""
 
@@ -144,16 +135,16 @@ def _add_leg(solids: Solids, person: Person, leg: Array, side: int) -> None:
     lower, color, girth = person.lower, person.lower_color, 0.4 + 0.6 * person.girth
 
     def flesh(azimuth: Array, along: Array) -> Array:
-        base = _plain(mix(color, BLACK, 0.35) if lower == "tights" else person.skin)(azimuth, along)
-        return _over(base, (along > 0.9) & (person.shoes == "trainers" and lower != "tights"), (0.88, 0.88, 0.86))
+        base = plain(mix(color, BLACK, 0.35) if lower == "tights" else person.skin)(azimuth, along)
+        return over(base, (along > 0.9) & (person.shoes == "trainers" and lower != "tights"), (0.88, 0.88, 0.86))
 
     def trousers(azimuth: Array, along: Array) -> Array:
         base = _cloth(person, color)(azimuth, along)
         if lower == "jeans":  # Paler on the thigh.
-            base = _over(base, np.exp(-(((along - 0.3) / 0.2) ** 2)) * np.clip(np.sin(azimuth), 0, 0.7), mix(color, WHITE, 0.2))
+            base = over(base, np.exp(-(((along - 0.3) / 0.2) ** 2)) * np.clip(np.sin(azimuth), 0, 0.7), mix(color, WHITE, 0.2))
         if person.side_stripe:
             stripe = (0.92, 0.91, 0.88) if sum(color) < 1.8 else mix(color, BLACK, 0.5)
-            base = _over(base, np.cos(azimuth) * side > 0.8, stripe)
+            base = over(base, np.cos(azimuth) * side > 0.8, stripe)
         return base
 
     if lower in _LEGS:
@@ -167,18 +158,17 @@ def _add_leg(solids: Solids, person: Person, leg: Array, side: int) -> None:
         solids.limb(np.stack([leg[0], hem]), np.array((0.052, 0.051)) * girth, trousers, steps=6, side=side, layer=0.02)
     shin = (leg[2] - leg[1]) / 0.235
     if person.shoes == "boots":
-        solids.limb(leg[2] + shin * [[-0.07], [0.03]], np.array((0.029, 0.026)), _plain(person.shoe_color), steps=4)
+        solids.limb(leg[2] + shin * [[-0.07], [0.03]], np.array((0.029, 0.026)), plain(person.shoe_color), steps=4)
     toe = leg[3] + (0.0, 0.004, 0.0)
     heel = 1.22 * (leg[2] + shin * 0.03) - 0.22 * toe
     # Place, half width and half height of a shoe from heel to tip.
-    last = np.array(
-        [(0, 0, 0), (0.01, 14, 16), (0.15, 19, 23), (0.4, 19, 24), (0.65, 21, 18), (0.85, 20, 13), (0.99, 8, 5), (1, 0, 0)]
-    )
+    last = [(0, 0, 0), (0.01, 14, 16), (0.15, 19, 23), (0.4, 19, 24), (0.65, 21, 18), (0.85, 20, 13), (0.99, 8, 5), (1, 0, 0)]
+    place, width, height = np.array(last).T
 
     def shoe(azimuth: Array, along: Array) -> Array:
-        return _over(_plain(person.shoe_color)(azimuth, along), np.sin(azimuth) < -0.3, person.sole)
+        return over(plain(person.shoe_color)(azimuth, along), np.sin(azimuth) < -0.3, person.sole)
 
-    solids.rings(heel + last[:, :1] * (toe - heel), last[:, 1] / 1000, last[:, 2] / 1000, shoe, columns=12, upright=False)
+    solids.rings(heel + place[:, None] * (toe - heel), width / 1000, height / 1000, shoe, columns=12, upright=False)
 
 
 def _sections(person: Person, posture: Posture, levels: Array, extra: float) -> tuple[Array, Array, Array]:
@@ -205,7 +195,7 @@ def _add_trunk(solids: Solids, person: Person, posture: Posture) -> None:
         solids.rings(centers, width, depth, color, along=levels, twist=twist, columns=columns, layer=layer)
 
     neck = np.add([(0.0, 0.82, -0.004), (0.0, 0.89, 0.006)], (0.0, posture.rise, posture.lean * 0.32))
-    solids.limb(neck, np.array((0.032, 0.029)), _plain(mix(person.neck, BLACK, 0.08)), steps=3)
+    solids.limb(neck, np.array((0.032, 0.029)), plain(mix(person.neck, BLACK, 0.08)), steps=3)
     rows = 36 if person.pattern in ("stripes", "checks", "dots") else 22
     hem = person.hem if person.upper == "dress" else _HEMS.get(person.upper, 0.478)
     tube(0.858, hem, _THICKNESS.get(person.upper, 0.004), functools.partial(_upper, person), rows, 38, 0.06)
@@ -226,7 +216,7 @@ def _patterned(person: Person, around: Array, level: Array) -> Array:
         "two-tone": level + 0 * around > 0.7 + 0.04 * (person.texture % 1),
         "dots": down * across > 0.35,
     }.get(kind)
-    return color if mask is None else _over(color, mask, person.upper_accent)
+    return color if mask is None else over(color, mask, person.upper_accent)
 
 
 def _upper(person: Person, azimuth: Array, level: Array) -> Array:
@@ -236,23 +226,23 @@ def _upper(person: Person, azimuth: Array, level: Array) -> Array:
     x = np.where(ahead, np.abs(0.1 * np.cos(azimuth)), 1.0) + 0 * level  # Far off behind, where nothing of this is.
     color = _patterned(person, (azimuth - math.pi / 2) * 0.092, level)
     if person.pattern == "logo":
-        color = _over(color, x * x + (level - 0.735) ** 2 < 0.0009, person.upper_accent)
+        color = over(color, x * x + (level - 0.735) ** 2 < 0.0009, person.upper_accent)
     neckline = 0.853 - 0.026 * ahead * np.sin(azimuth) ** 2
     if kind in ("open jacket", "coat"):
         gap = 0.016 + 0.11 * np.clip(0.845 - level, 0.0, 0.4) if kind == "open jacket" else (level - 0.7).clip(0, 0.14) * 0.36
-        color = _over(_over(color, x < gap + 0.009, dark), x < gap, person.upper_accent)
+        color = over(over(color, x < gap + 0.009, dark), x < gap, person.upper_accent)
         neckline = np.where(x < gap, 0.828, 1.0) if kind == "open jacket" else 1.0
     elif kind in ("jacket", "shirt"):
-        color = _over(color, (0.7 * (x < 0.008)).clip(level > 0.842), dark if kind == "jacket" else pale)
+        color = over(color, (0.7 * (x < 0.008)).clip(level > 0.842), dark if kind == "jacket" else pale)
         neckline = 0.856
     elif kind == "hoodie":
-        color = _over(color, 0.3 * ((np.abs(level - 0.555) < 0.04) & (x < 0.075 - (level - 0.54).clip(0) * 0.5)), dark)
-        color = _over(color, (np.abs(x - 0.017) < 0.008) & (np.abs(level - 0.8) < 0.03), pale)
+        color = over(color, 0.3 * ((np.abs(level - 0.555) < 0.04) & (x < 0.075 - (level - 0.54).clip(0) * 0.5)), dark)
+        color = over(color, (np.abs(x - 0.017) < 0.008) & (np.abs(level - 0.8) < 0.03), pale)
         neckline = 0.856
     elif kind == "dress":
-        color = _over(color, 0.8 * (np.abs(level - 0.625) + 0 * x < 0.012), dark)
+        color = over(color, 0.8 * (np.abs(level - 0.625) + 0 * x < 0.012), dark)
         neckline = 0.85 - np.clip(0.045 - x, 0, 1)
-    return _over(color, level + 0 * x > neckline, person.neck)
+    return over(color, level + 0 * x > neckline, person.neck)
 
 
 def _add_arm(solids: Solids, person: Person, arm: Array, side: int) -> None:
@@ -263,7 +253,7 @@ def _add_arm(solids: Solids, person: Person, arm: Array, side: int) -> None:
     if patterned:
         sleeve = lambda azimuth, along: _patterned(person, (azimuth - math.pi / 2) * 0.03, 0.79 - along * 0.3)  # noqa: E731
     if person.upper == "t-shirt" or (person.upper == "dress" and person.lower != "tights"):
-        solids.limb(arm[:3], flesh, _plain(person.skin), steps=4, side=side, layer=0.06)
+        solids.limb(arm[:3], flesh, plain(person.skin), steps=4, side=side, layer=0.06)
         end = arm[0] + (arm[1] - arm[0]) * 0.66
         solids.limb(np.stack([arm[0], end]), np.array((0.032, 0.0335)) * girth, sleeve, steps=6, side=side, layer=0.065)
     else:
@@ -272,7 +262,7 @@ def _add_arm(solids: Solids, person: Person, arm: Array, side: int) -> None:
         radii = flesh + np.array((0.5 * extra + 0.003, extra + 0.002, extra + 0.003))
         solids.limb(np.stack([*arm[:2], wrist]), radii, sleeve, steps=6, side=side, layer=0.06)
     hand = np.stack([arm[2], 0.4 * arm[2] + 0.6 * arm[3], arm[3]])
-    solids.limb(hand, np.array((0.015, 0.02, 0.014)), _plain(person.skin), steps=2, columns=8, layer=0.06)
+    solids.limb(hand, np.array((0.015, 0.02, 0.014)), plain(person.skin), steps=2, columns=8, layer=0.06)
 
 
 def _direction(azimuth: Array, up: Array) -> tuple[Array, Array]:
@@ -295,15 +285,15 @@ def _head(person: Person) -> Solids:
         if person.hair_style not in ("long", "bob", "headscarf", "afro", "curly"):
             features.append(((side, -0.08, -0.1), (0.008, 0.018, 0.012), mix(skin, BLACK, 0.08)))
     for place, radii, color in features:
-        solids.ball(np.multiply(_SKULL, place), radii, _plain(color))
+        solids.ball(np.multiply(_SKULL, place), radii, plain(color))
 
     def face(azimuth: Array, up: Array) -> Array:
         side, front = _direction(azimuth, up)
-        color, side = _plain(skin)(azimuth, up), np.abs(side)
+        color, side = plain(skin)(azimuth, up), np.abs(side)
         if person.beard:
-            color = _over(color, (front > 0.05) & (up < np.where(side > 0.55, 0.0, -0.3)), mix(hair, skin, 0.25))
+            color = over(color, (front > 0.05) & (up < np.where(side > 0.55, 0.0, -0.3)), mix(hair, skin, 0.25))
         if person.glasses:
-            color = _over(color, 0.75 * ((np.abs(up - 0.06) < 0.09) & (front > 0) & (side > 0.08)), (0.1, 0.1, 0.12))
+            color = over(color, 0.75 * ((np.abs(up - 0.06) < 0.09) & (front > 0) & (side > 0.08)), (0.1, 0.1, 0.12))
         return color
 
     solids.ball(np.zeros(3), _SKULL, face, rows=16, columns=22, jaw=0.25)
@@ -336,17 +326,18 @@ def _add_hair(solids: Solids, person: Person) -> None:
         crown = up - forehead - 0.12 * front + 0.16 * side * side
         if style in ("side parted", "bob", "long"):
             crown = up - 0.36 - 0.25 * np.abs(side - part) + 0.3 * side * side
-        return np.maximum(np.maximum(crown, np.minimum(-0.12 - front, up + nape)), np.minimum(0.32 - front, up + burns))
+        back = np.maximum(np.minimum(-0.12 - front, up + nape), np.minimum(0.32 - front, up + burns))
+        return np.asarray(np.maximum(crown, back))
 
     def wrapped(azimuth: Array, up: Array) -> Array:
         side, front = _direction(azimuth, up)
-        return np.where(front > 0, np.hypot(side / 0.66, (up + 0.1) / 0.7) - 1, 1.0)
+        return np.asarray(np.where(front > 0, np.hypot(side / 0.66, (up + 0.1) / 0.7) - 1, 1.0))
 
     def above(level: float) -> Field:
         return lambda azimuth, up: up - level - 0.1 * _direction(azimuth, up)[1]
 
     if style in _HAIR:
-        shell(_HAIR[style][0], _plain(mix(person.hair, person.skin, 0.3)) if style == "buzz cut" else hair, cropped)
+        shell(_HAIR[style][0], plain(mix(person.hair, person.skin, 0.3)) if style == "buzz cut" else hair, cropped)
     if style in ("long", "bob", "curly"):
         fall({"long": -0.15, "bob": -0.07, "curly": -0.05}[style], 0.062, hair)
     elif style == "afro":
@@ -361,11 +352,11 @@ def _add_hair(solids: Solids, person: Person) -> None:
         fall(-0.13, 0.066, hat)
     elif style == "beanie":
         shell(1.13, hat, above(0.24))
-        shell(1.17, _plain(mix(person.hat, BLACK, 0.18)), lambda a, up: np.minimum(above(0.2)(a, up), 0.5 - up))
+        shell(1.17, plain(mix(person.hat, BLACK, 0.18)), lambda a, up: np.minimum(above(0.2)(a, up), 0.5 - up))
     elif style in HATS:
         shell(1.1, hat, above(0.3))
         place, size = ((0.0, 0.026, 0.07), (0.042, 0.006, 0.04)) if style == "cap" else ((0.0, 0.034, 0.0), (0.1, 0.007, 0.105))
-        solids.ball(np.array(place), size, _plain(mix(person.hat, BLACK, 0.12)), columns=20)
+        solids.ball(np.array(place), size, plain(mix(person.hat, BLACK, 0.12)), columns=20)
 
 
 def _add_bag(solids: Solids, person: Person, posture: Posture) -> None:
@@ -375,21 +366,21 @@ def _add_bag(solids: Solids, person: Person, posture: Posture) -> None:
     def strap(azimuths: Array, levels: Array) -> None:
         centers, width, depth = _sections(person, posture, levels, _THICKNESS.get(person.upper, 0.004) + 0.003)
         points = centers + np.stack([width * np.cos(azimuths), 0 * levels, depth * np.sin(azimuths)], axis=1)
-        solids.limb(points, np.full(len(points), 0.0105), _plain(dark), steps=1, columns=6, layer=0.08)
+        solids.limb(points, np.full(len(points), 0.0105), plain(dark), steps=1, columns=6, layer=0.08)
 
     def box(center: tuple[float, float, float], half: tuple[float, float, float], color: Field) -> None:
         solids.ball(np.array(center), half, color, rows=8, columns=16, square=0.45, layer=0.06)
 
     def flap(azimuth: Array, up: Array) -> Array:
-        return _over(_plain(color)(azimuth, up), 0.8 * (up > 0.1), dark)
+        return over(plain(color)(azimuth, up), 0.8 * (up > 0.1), dark)
 
     if person.bag == "backpack":
         for across in (0.053, -0.053):
             levels = np.linspace(0.832, 0.66, 7)
             strap(np.arccos(across / _sections(person, posture, levels, 0.0)[1].clip(0.06)), levels)
         back = posture.lean * 0.18 - 0.062 * person.girth - 0.035
-        box((0.0, 0.7 + rise, back), (0.078, 0.115, 0.045), _plain(color))
-        box((0.0, 0.66 + rise, back - 0.04), (0.056, 0.05, 0.02), _plain(mix(color, WHITE, 0.08)))
+        box((0.0, 0.7 + rise, back), (0.078, 0.115, 0.045), plain(color))
+        box((0.0, 0.66 + rise, back - 0.04), (0.056, 0.05, 0.02), plain(mix(color, WHITE, 0.08)))
     elif person.bag == "shoulder bag":
         share = np.linspace(0, 1, 10)
         for turn in (1, -1):
@@ -399,10 +390,10 @@ def _add_bag(solids: Solids, person: Person, posture: Posture) -> None:
     elif person.bag == "handbag":
         box((x, y - 0.085, z), (0.026, 0.05, 0.07), flap)
         for end in (0.05, -0.05):
-            solids.limb(np.array([(x, y, z), (x, y - 0.05, z + end)]), np.full(2, 0.006), _plain(dark), steps=2, columns=6)
+            solids.limb(np.array([(x, y, z), (x, y - 0.05, z + end)]), np.full(2, 0.006), plain(dark), steps=2, columns=6)
     elif person.bag == "suitcase":
         for offset in (-0.035, 0.035):
             bar = np.array([(x + offset, 0.34, z - 0.13), (x + offset, y, z)])
-            solids.limb(bar, np.full(2, 0.0055), _plain((0.45, 0.46, 0.48)), steps=2, columns=6)
-            solids.ball(np.array((x + 2 * offset, 0.035, z - 0.13)), (0.012, 0.018, 0.018), _plain((0.13, 0.13, 0.14)))
-        box((x + side * 0.01, 0.2, z - 0.13), (0.1, 0.15, 0.055), _plain(color))
+            solids.limb(bar, np.full(2, 0.0055), plain((0.45, 0.46, 0.48)), steps=2, columns=6)
+            solids.ball(np.array((x + 2 * offset, 0.035, z - 0.13)), (0.012, 0.018, 0.018), plain((0.13, 0.13, 0.14)))
+        box((x + side * 0.01, 0.2, z - 0.13), (0.1, 0.15, 0.055), plain(color))

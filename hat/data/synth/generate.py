@@ -165,7 +165,7 @@ def generate_dataset(
     except OSError as error:
         raise WorkError(f"{target} could not be written: {error.strerror or error}") from error
     seconds = time.perf_counter() - started
-    return SynthSummary(**vars(plan), **plan.counts(), out=str(target), num_workers=num_workers, seconds=seconds)
+    return SynthSummary(**(vars(plan) | plan.counts()), out=str(target), num_workers=num_workers, seconds=seconds)
 
 
 def _check_target(target: Path, force: bool) -> None:

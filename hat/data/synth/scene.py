@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -171,7 +170,11 @@ def _shop(brush: Brush) -> None:
     brush.wall(-60, 60, 0, 2.35, 2.6, (0.3, 0.285, 0.275))
     for low in (0.14, 0.62, 1.06, 1.48, 1.88):
         for left, right in brush.pieces(2.6, 0.3, 0.8):
-            tone, high, number = brush.choose(*tones), float(brush.rng.uniform(0.2, 0.34)), round((right - left) / 0.15)
+            tone, high, number = (
+                mix(brush.choose(*tones), (0.6, 0.59, 0.57), 0.4),
+                float(brush.rng.uniform(0.2, 0.34)),
+                round((right - left) / 0.15),
+            )
             for x in np.linspace(left, right, number + 1)[:-1].tolist():
                 brush.wall(x, x + (right - left) / number - 0.015, low, low + high, 2.6, tone)
             brush.wall(left + 0.02, right - 0.03, low + 0.4 * high, low + 0.65 * high, 2.6, mix(tone, WHITE, 0.4))
@@ -207,7 +210,7 @@ def _station(brush: Brush) -> None:
 
 
 # How each place is painted, the color of its distance, and the least and greatest height of a camera there.
-PLACES: dict[str, tuple[Any, Color, tuple[float, float]]] = {
+PLACES: dict[str, tuple[Callable[[Brush], None], Color, tuple[float, float]]] = {
     "street": (_street, (0.8, 0.84, 0.88), (1.9, 4.2)),
     "park": (_park, (0.84, 0.89, 0.9), (1.8, 2.8)),
     "shop": (_shop, (0.86, 0.85, 0.82), (2.1, 3.4)),

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from .wardrobe import Color
 
-__all__ = ["SUPERSAMPLING", "Array", "Field", "Solids", "View"]
+__all__ = ["SUPERSAMPLING", "Array", "Field", "Solids", "View", "over", "plain"]
 
 SUPERSAMPLING = 3
 """Pixels in each direction that are averaged to one of a picture."""
@@ -27,8 +27,19 @@ Field = Callable[[Array, Array], Array]
 Azimuth is 0 at the person's left, pi / 2 in front, pi at the right. Places run from 0 to 1 unless the solid says otherwise.
 """
 
+
 # What a color is multiplied by in full shade and in full light, and the share of light that comes from everywhere.
 _SHADE, _BRIGHT, _AMBIENT = np.array((0.52, 0.53, 0.62)), np.array((1.12, 1.09, 1.03)), 0.35
+
+
+def plain(color: Color) -> Field:
+    """Return a field of one color."""
+    return lambda azimuth, along: np.broadcast_to(color, (along.size, azimuth.size, 3))
+
+
+def over(color: Array, mask: npt.ArrayLike, top: Color) -> Array:
+    """Lay a second color over the first with opacities (r, c)."""
+    return np.asarray(color + np.asarray(mask, dtype=float)[..., None] * (np.array(top) - color))
 
 
 @dataclass(frozen=True)
@@ -151,8 +162,9 @@ class Solids:
             inner = 0.3 * np.clip(-side * np.cos(azimuth), 0, 1)
             return np.asarray(color(azimuth, along) * (1 - inner[..., None]))
 
-        options = {"along": along, "columns": 10, "upright": False} | options
-        self.rings(centers, radius, radius, shaded if side else color, **options)
+        self.rings(
+            centers, radius, radius, shaded if side else color, **({"columns": 10} | options), along=along, upright=False
+        )
 
     def ball(self, center: Array, radii: Color, color: Field, *, rows: int = 5, jaw: float = 0.0, **options: Any) -> None:
         """Add an ellipsoid with half width, height and depth; places run from 1 at its top to -1.
@@ -164,7 +176,7 @@ class Solids:
         up = np.sign(turn) * np.abs(np.sin(turn)) ** square
         ring = np.maximum(np.cos(turn), 0.0) ** square * (1 - jaw * np.clip(-up - 0.1, 0, 1))
         centers = center + up[:, None] * (0.0, radii[1], 0.0)
-        self.rings(centers, ring * radii[0], ring * radii[2], color, **({"along": up, "columns": 8} | options))
+        self.rings(centers, ring * radii[0], ring * radii[2], color, **({"columns": 8} | options), along=up)
 
     def draw(self, view: View, light: Array, size: tuple[int, int], unit: float) -> Array:
         """Draw the facets.
@@ -216,11 +228,11 @@ def _circle(columns: int, square: float) -> tuple[Array, Array, Array]:
 def _facets(rows: int, columns: int) -> npt.NDArray[np.intp]:
     """Return the corners (n, 4) of the facets between rows and columns of points."""
     first = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).reshape(-1, 1)
-    return first + np.array((0, 1, columns + 1, columns))
+    return np.asarray(first + np.array((0, 1, columns + 1, columns)))
 
 
 @functools.lru_cache(maxsize=64)
 def _weights(joints: int, steps: int) -> Array:
     """Return how much each joint counts (n, joints) at places evenly spread over the bones."""
     places = np.linspace(0, joints - 1, (joints - 1) * steps + 1)
-    return np.maximum(1 - np.abs(places[:, None] - np.arange(joints)), 0)
+    return np.asarray(np.maximum(1 - np.abs(places[:, None] - np.arange(joints)), 0))

@@ -20,10 +20,18 @@ class EngineBuffers:
         image_size: (height, width).
         embed_dim: Width of an embedding.
         input_type: Type of the engine's input; images come as uint8 and are widened on the device.
+        scratch_bytes: What the engine needs between its layers; all its contexts share it.
     """
 
     def __init__(
-        self, device: torch.device, *, max_batch: int, image_size: tuple[int, int], embed_dim: int, input_type: torch.dtype
+        self,
+        device: torch.device,
+        *,
+        max_batch: int,
+        image_size: tuple[int, int],
+        embed_dim: int,
+        input_type: torch.dtype,
+        scratch_bytes: int,
     ) -> None:
         self.device = device
         on_gpu = device.type == "cuda"
@@ -34,6 +42,7 @@ class EngineBuffers:
         self.images = self.pixels if input_type == torch.uint8 else torch.zeros(shape, dtype=input_type, device=device)
         self.embeddings = torch.zeros((max_batch, embed_dim), dtype=torch.float32, device=device)
         self.host_embeddings = torch.zeros((max_batch, embed_dim), dtype=torch.float32, pin_memory=on_gpu)
+        self.scratch = torch.empty(max(scratch_bytes, 1), dtype=torch.uint8, device=device)
         if on_gpu:
             torch.cuda.synchronize(device)  # the zeros are written on another stream than the one that is used from here on
 

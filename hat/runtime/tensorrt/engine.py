@@ -1,7 +1,7 @@
-"""What an engine file is and where it runs: the side file beside it, and the checks before it is loaded.
+"""What an engine file is and where it runs: the sidecar beside it, and the checks before it is loaded.
 
 An engine cannot hold metadata. `hat.engine` therefore has `hat.engine.json` beside it, which says what it embeds, and by which
-library, for which GPU and from which ONNX it was built; and, where it was asked for, the ONNX itself as `hat.engine.onnx`.
+library, for which GPU and from which ONNX it was built.
 """
 
 from __future__ import annotations
@@ -15,26 +15,30 @@ from pydantic import Field
 from hat.config import config_dataclass, config_from_dict
 from hat.errors import CheckpointError, ConfigError
 from hat.io.artifact import ArtifactInfo, info_from_json
-from hat.runtime.tensorrt.library import Flavor, Gpu, TensorRT
+from hat.runtime.tensorrt.library import Gpu, TensorRT, Variant
 
 __all__ = [
-    "EngineFacts",
-    "engine_facts",
+    "EngineMetadata",
+    "HardwareCompatibility",
+    "engine_metadata",
     "engine_mismatch",
     "file_sha256",
-    "onnx_beside",
     "onnx_sha256",
     "read_engine_info",
-    "side_file",
+    "runtime_cache_path",
+    "sidecar_path",
     "target_name",
 ]
 
 
-@config_dataclass
-class EngineFacts:
-    """What is particular to an engine; kept under ``details["engine"]`` of its `ArtifactInfo`."""
+HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
 
-    flavor: Flavor
+
+@config_dataclass
+class EngineMetadata:
+    """Metadata that only an engine has; kept under ``details["engine"]`` of its `ArtifactInfo`."""
+
+    variant: Variant
     """The product that built it and that runs it."""
 
     version: str
@@ -44,7 +48,7 @@ class EngineFacts:
     """Hash of the engine file."""
 
     onnx_sha256: str
-    """Hash of the ONNX that it was built from, or last refitted from."""
+    """Hash of the ONNX that it was built from."""
 
     gpu: str | None = None
     """Name of the GPU that it was built on; None where it was built without one."""
@@ -52,53 +56,53 @@ class EngineFacts:
     compute_capability: tuple[int, int] | None = None
     """Of that GPU."""
 
+    num_sms: int | None = None
+    """Streaming multiprocessors of that GPU; chips that share its name differ in them."""
+
     targets: tuple[str, ...] = ()
-    """Compute capabilities that it was built for (``"sm86"``), TensorRT for RTX alone; none means all from ``oldest`` on."""
+    """Compute capabilities that it was built for (``"sm86"``), TensorRT for RTX alone."""
 
-    oldest: tuple[int, int] | None = None
-    """The oldest compute capability that it runs on, where none is named and it is not bound to one GPU."""
-
-    hardware_compatible: bool = False
-    """It was built on one GPU for every GPU from Ampere on."""
+    hardware_compatibility: HardwareCompatibility = "none"
+    """Whether an engine of TensorRT runs on more GPUs than the one that it was built on."""
 
     version_compatible: bool = False
     """It runs with newer libraries of the same major version; it carries a lean runtime, which is native code."""
 
-    refittable: bool = False
-    """Its weights can be replaced."""
-
-    weights: Literal["inside", "stripped"] = "inside"
-    """Stripped ones have to be refitted before it runs."""
-
-    precision_source: Literal["engine inspector", "parsed network"]
-    """Where ``precision_types`` were read."""
-
     precision_types: dict[str, int]
-    """How many tensors (inspector) or convolutions and matrix products (network) compute in which type."""
+    """How many convolutions and matrix products of the parsed network compute in which type."""
+
+    inspector_types: dict[str, int] = Field(default_factory=dict)
+    """How many tensors are of which type as the engine inspector tells; empty where it tells none."""
+
+    plan: dict[str, Any] = Field(default_factory=dict)
+    """Figures of the fused plan, where the build log prints one (TensorRT for RTX)."""
+
+    warnings: tuple[str, ...] = ()
+    """What the library warned of during the build."""
 
     options: dict[str, Any] = Field(default_factory=dict)
     """The options that it was built with."""
 
 
-def side_file(path: Path) -> Path:
-    """Where the facts about an engine stand."""
+def sidecar_path(path: Path) -> Path:
+    """Return where the metadata of an engine stands."""
     return path.with_name(f"{path.name}.json")
 
 
-def onnx_beside(path: Path) -> Path:
-    """Where the ONNX that an engine was built from is kept, where it is."""
-    return path.with_name(f"{path.name}.onnx")
+def runtime_cache_path(path: Path) -> Path:
+    """Return where TensorRT for RTX keeps what it compiled for the GPUs of this machine."""
+    return path.with_name(f"{path.name}.cache")
 
 
 def read_engine_info(path: Path) -> ArtifactInfo:
-    """Read the facts about an engine.
+    """Read the metadata of an engine.
 
     Raises:
-        CheckpointError: The engine or its side file is missing or cannot be read.
+        CheckpointError: The engine or its sidecar is missing or cannot be read.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
-    beside = side_file(path)
+    beside = sidecar_path(path)
     try:
         text = beside.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -110,71 +114,72 @@ def read_engine_info(path: Path) -> ArtifactInfo:
     return info_from_json(text, str(beside))
 
 
-def engine_facts(info: ArtifactInfo, source: str) -> EngineFacts:
-    """The facts of an engine that only an engine has.
+def engine_metadata(info: ArtifactInfo, source: str) -> EngineMetadata:
+    """Return the metadata that only an engine has.
 
     Raises:
         CheckpointError: They are not there, or not as this version writes them.
     """
     content = info.details.get("engine")
     if not isinstance(content, dict):
-        raise CheckpointError(f"{source}: its side file is not an engine's: details.engine is missing")
+        raise CheckpointError(f"{source}: its sidecar is not an engine's: details.engine is missing")
     try:
-        return config_from_dict(EngineFacts, content, where=f"{source}: details.engine")
+        return config_from_dict(EngineMetadata, content, where=f"{source}: details.engine")
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
 
 
-def engine_mismatch(path: Path, facts: EngineFacts, trt: TensorRT, gpu: Gpu | None) -> str | None:
-    """Why an engine must not be loaded here, or None where it may.
+def engine_mismatch(path: Path, metadata: EngineMetadata, trt: TensorRT, gpu: Gpu | None) -> str | None:
+    """Return why an engine must not be loaded here, or None where it may.
 
     Args:
         path: The engine.
-        facts: What its side file says.
+        metadata: What its sidecar says.
         trt: The library that is to run it.
         gpu: The GPU that it is to run on.
     """
-    if (digest := file_sha256(path)) != facts.engine_sha256:
-        return f"its SHA-256 is {digest[:12]}..., its side file is of an engine with {facts.engine_sha256[:12]}..."
-    kept = onnx_beside(path)
-    if kept.is_file() and (digest := onnx_sha256(kept)) != facts.onnx_sha256:
-        return f"{kept.name} beside it has SHA-256 {digest[:12]}..., it was built from {facts.onnx_sha256[:12]}..."
-    if facts.flavor != trt.flavor:
-        return f"it was built by {facts.flavor}, and {trt.flavor} is to run it"
-    return _version_mismatch(facts, trt) or _gpu_mismatch(facts, gpu)
+    if (digest := file_sha256(path)) != metadata.engine_sha256:
+        return f"its SHA-256 is {digest[:12]}..., its sidecar is of an engine with {metadata.engine_sha256[:12]}..."
+    if metadata.variant != trt.variant:
+        return f"it was built by {metadata.variant}, and {trt.variant} is to run it"
+    return _version_mismatch(metadata, trt) or _gpu_mismatch(metadata, gpu)
 
 
-def _version_mismatch(facts: EngineFacts, trt: TensorRT) -> str | None:
-    if facts.version == trt.version:
+def _version_mismatch(metadata: EngineMetadata, trt: TensorRT) -> str | None:
+    if metadata.version == trt.version:
         return None
-    built, here = _numbers(facts.version), _numbers(trt.version)
-    if facts.version_compatible and built[0] == here[0] and built <= here:
+    built, here = _numbers(metadata.version), _numbers(trt.version)
+    if metadata.version_compatible and built[0] == here[0] and built <= here:
         return None
-    return f"it was built by version {facts.version}, and {trt.title} is installed"
+    return f"it was built by version {metadata.version}, and {trt.title} is installed"
 
 
-def _gpu_mismatch(facts: EngineFacts, gpu: Gpu | None) -> str | None:
+def _gpu_mismatch(metadata: EngineMetadata, gpu: Gpu | None) -> str | None:
     if gpu is None:
         return None  # whoever opens a device says by himself that there is none
-    major, minor = gpu.compute_capability
-    if facts.targets:
-        fits = f"sm{major}{minor}" in facts.targets
-        return None if fits else f"it was built for {', '.join(facts.targets)}, and this is {gpu}"
-    if facts.oldest is not None:
-        fits = gpu.compute_capability >= facts.oldest
-        return None if fits else f"it was built for {target_name(facts)}, and this is {gpu}"
-    if (facts.gpu, facts.compute_capability) == (gpu.name, gpu.compute_capability):
-        return None
-    return f"it was built on {target_name(facts)}, and this is {gpu}"
+    capability = gpu.compute_capability
+    if metadata.targets:
+        fits = "sm{}{}".format(*capability) in metadata.targets
+    elif metadata.hardware_compatibility == "ampere_plus":
+        fits = capability >= (8, 0)
+    elif metadata.hardware_compatibility == "same_compute_capability":
+        fits = capability == metadata.compute_capability
+    else:
+        built_on = (metadata.gpu, metadata.compute_capability, metadata.num_sms)
+        fits = built_on == (gpu.name, capability, gpu.num_sms)
+    return None if fits else f"it was built for {target_name(metadata)}, and this is {gpu}"
 
 
-def target_name(facts: EngineFacts) -> str:
-    """What an engine runs on, in words."""
-    if facts.targets:
-        return ", ".join(facts.targets)
-    if facts.oldest is not None:
-        return "compute capability {}.{} and newer".format(*facts.oldest)
-    return "{} (compute capability {}.{})".format(facts.gpu, *(facts.compute_capability or (0, 0)))
+def target_name(metadata: EngineMetadata) -> str:
+    """Name what an engine runs on."""
+    if metadata.targets:
+        return ", ".join(metadata.targets)
+    if metadata.hardware_compatibility == "ampere_plus":
+        return "compute capability 8.0 and newer"
+    capability = "compute capability {}.{}".format(*(metadata.compute_capability or (0, 0)))
+    if metadata.hardware_compatibility == "same_compute_capability":
+        return capability
+    return f"{metadata.gpu} ({capability}, {metadata.num_sms} SMs)"
 
 
 def file_sha256(path: Path) -> str:

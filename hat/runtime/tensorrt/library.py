@@ -1,8 +1,8 @@
 """The one place where TensorRT 10, TensorRT 11 and TensorRT for RTX are reached, and where they differ.
 
 They share an API and not its extent: 10 needs a flag for strong typing, 11 ignores it and lost every flag that chose a
-precision, RTX has target architectures and neither timing cache nor lean runtime. Everything else asks a `TensorRT` object,
-which tests build around a stand-in; nothing imports the libraries directly.
+precision, RTX has target architectures and a runtime cache and neither timing cache nor lean runtime. Everything else asks a
+`TensorRT` object, which tests build around a fake; nothing imports the libraries directly.
 """
 
 from __future__ import annotations
@@ -11,23 +11,25 @@ import importlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast, get_args
 
 import torch
 
-from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+from hat.errors import CheckpointError, HatError, MissingExtraError, UsageError, WorkError
 from hat.runtime.torch_runtime import choose_device
 
-__all__ = ["Flavor", "Gpu", "TensorRT", "checked_flavor", "current_gpu", "load_tensorrt"]
+__all__ = ["Gpu", "Messages", "TensorRT", "Variant", "current_gpu", "find_variants", "load_tensorrt"]
 
-Flavor = Literal["tensorrt", "tensorrt-rtx"]
+Variant = Literal["tensorrt", "tensorrt-rtx"]
 
 _TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}
-_OLDEST = {"tensorrt": (10, 0), "tensorrt-rtx": (1, 0)}
+_MIN_VERSIONS = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 3)}
 _VENDOR_INDEX = "https://pypi.nvidia.com"
+_JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
 
 @dataclass(frozen=True)
@@ -37,27 +39,47 @@ class Gpu:
     index: int
     name: str
     compute_capability: tuple[int, int]
+    num_sms: int
+    """Number of streaming multiprocessors: "Orin" alone is the name of three chips."""
 
     def __str__(self) -> str:
         major, minor = self.compute_capability
-        return f"{self.name} (compute capability {major}.{minor})"
+        return f"{self.name} (compute capability {major}.{minor}, {self.num_sms} SMs)"
+
+
+@dataclass
+class Messages:
+    """What a library reported meanwhile, each message on one line.
+
+    Attributes:
+        errors: For the exception that follows.
+        warnings: Kept in the sidecar of what was built.
+        plans: Lists of an engine's layers, as they were printed; TensorRT for RTX prints one for each compute capability.
+    """
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    plans: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return joined(self.errors)
 
 
 def current_gpu(index: int | None = None) -> Gpu | None:
-    """A CUDA device as torch sees it, the current one where no index is given; None where there is none."""
+    """Return a CUDA device as torch sees it, the current one where no index is given; None where there is none."""
     if not torch.cuda.is_available():
         return None
     chosen = torch.cuda.current_device() if index is None else index
     properties = torch.cuda.get_device_properties(chosen)
-    return Gpu(chosen, properties.name, (properties.major, properties.minor))
+    return Gpu(chosen, properties.name, (properties.major, properties.minor), properties.multi_processor_count)
 
 
 class TensorRT:
     """One TensorRT library with what this package needs of it.
 
     Args:
-        library: The imported module, or a stand-in with the same names.
-        flavor: Which product it is.
+        library: The imported module, or a fake with the same names.
+        variant: Which product it is.
         find_gpu: Tells the GPU for an index; `current_gpu`.
 
     Attributes:
@@ -68,17 +90,17 @@ class TensorRT:
         UsageError: The library is older than this package supports.
     """
 
-    def __init__(self, library: Any, flavor: Flavor, find_gpu: Callable[[int | None], Gpu | None] = current_gpu) -> None:
+    def __init__(self, library: Any, variant: Variant, find_gpu: Callable[[int | None], Gpu | None] = current_gpu) -> None:
         self.library = library
-        self.flavor = flavor
+        self.variant = variant
         self.find_gpu = find_gpu
         self.version = str(library.__version__)
-        self.title = f"{_TITLES[flavor]} {self.version}"
+        self.title = f"{_TITLES[variant]} {self.version}"
         numbers = tuple(int(part) for part in re.findall(r"\d+", self.version)[:2])
-        if numbers < _OLDEST[flavor]:
-            oldest = ".".join(map(str, _OLDEST[flavor]))
+        if numbers < _MIN_VERSIONS[variant]:
+            min_version = ".".join(map(str, _MIN_VERSIONS[variant]))
             raise UsageError(
-                f"{self.title} is installed: {oldest} or newer is needed, which types a network by its graph alone"
+                f"{self.title} is installed: {min_version} or newer is needed, which types a network by its graph alone"
             )
         self.major = numbers[0]
         self.logger = _make_logger(library)
@@ -86,25 +108,25 @@ class TensorRT:
     @property
     def is_rtx(self) -> bool:
         """Whether it is TensorRT for RTX, which builds without a GPU and finishes the build on the machine that runs."""
-        return self.flavor == "tensorrt-rtx"
+        return self.variant == "tensorrt-rtx"
 
     @contextmanager
-    def listen(self) -> Iterator[list[str]]:
-        """Collect what the library reports as an error, for the exception that its caller raises."""
-        heard: list[str] = []
-        self.logger.listeners[id(heard)] = heard  # by identity: two lists that heard nothing are equal
+    def listen(self) -> Iterator[Messages]:
+        """Collect what the library reports."""
+        messages = Messages()
+        self.logger.listeners[id(messages)] = messages  # by identity: two that collected nothing are equal
         try:
-            yield heard
+            yield messages
         finally:
-            del self.logger.listeners[id(heard)]
+            del self.logger.listeners[id(messages)]
 
     def network_flags(self) -> int:
-        """How to create a strongly typed network: 10 and RTX have a flag for it; where it is gone, nothing else exists."""
+        """Return how to create a strongly typed network: 10 and RTX have a flag for it; where that is gone, all are."""
         flags = self.library.NetworkDefinitionCreationFlag
         return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
     def builder_flag(self, name: str) -> Any:
-        """A builder flag by name.
+        """Return a builder flag by name.
 
         Raises:
             UsageError: This library has none of that name.
@@ -115,7 +137,7 @@ class TensorRT:
         return flag
 
     def device(self, device: str | None) -> torch.device:
-        """The CUDA device to run on.
+        """Return the CUDA device to run on.
 
         Raises:
             UsageError: It is not a CUDA device, or is not there.
@@ -123,24 +145,24 @@ class TensorRT:
         chosen = choose_device(device)
         if chosen.type != "cuda":
             asked = f"{device} was asked for" if device not in (None, "auto") else "torch sees no CUDA device"
-            raise UsageError(f"{asked}, and {_TITLES[self.flavor]} engines run on NVIDIA GPUs alone")
+            raise UsageError(f"{asked}, and {_TITLES[self.variant]} engines run on NVIDIA GPUs alone")
         index = cast("int | None", chosen.index)  # torch's stubs leave out that "cuda" has none
         return torch.device("cuda", torch.cuda.current_device() if index is None else index)
 
     def make(self, name: str, *arguments: Any) -> Any:
-        """One of the library's own objects by class name; the logger is the last argument of each.
+        """Return one of the library's own objects by class name; the logger is the last argument of each.
 
         Raises:
             WorkError: The library cannot start: no driver, or one that is too old; its own messages say why.
         """
-        with self.listen() as heard:
+        with self.listen() as messages:
             try:
                 return getattr(self.library, name)(*arguments, self.logger)
             except TypeError as error:  # what its bindings make of a null pointer
-                raise WorkError(f"{self.title} cannot start: {said(heard or [str(error)])}") from None
+                raise WorkError(f"{self.title} cannot start: {joined(messages.errors or [str(error)])}") from None
 
     def runtime(self, *, host_code: bool = False) -> Any:
-        """A runtime; ``host_code`` lets an engine run the lean runtime that it carries, which is native code.
+        """Return a runtime; ``host_code`` lets an engine run the lean runtime that it carries, which is native code.
 
         Raises:
             WorkError: The library cannot start.
@@ -156,82 +178,88 @@ class TensorRT:
         Raises:
             CheckpointError: The library refuses it; its own messages say why.
         """
-        with self.listen() as heard:
+        with self.listen() as messages:
             engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise CheckpointError(f"{source} cannot be loaded by {self.title}: {said(heard)}")
+            raise CheckpointError(f"{source} cannot be loaded by {self.title}: {messages}")
         return engine
 
-    def context(self, engine: Any, source: str, *, cuda_graph: bool = False) -> Any:
-        """Make an execution context; with ``cuda_graph``, RTX captures and replays by itself.
+    def context(self, engine: Any, source: str, settings: Any = None) -> Any:
+        """Make an execution context: one of RTX by its settings, any other one without scratch memory of its own.
 
         Raises:
             WorkError: The library cannot make one, for want of memory for example.
         """
-        with self.listen() as heard:
-            if cuda_graph and self.is_rtx:
-                settings = engine.create_runtime_config()
-                settings.cuda_graph_strategy = self.library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-                context = engine.create_execution_context(settings)
-            else:
-                context = engine.create_execution_context()
+        with self.listen() as messages:
+            shared = self.library.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = engine.create_execution_context(shared if settings is None else settings)
         if context is None:
-            raise WorkError(f"{source}: {self.title} cannot make an execution context: {said(heard)}")
+            raise WorkError(f"{source}: {self.title} cannot make an execution context: {messages}")
         return context
 
 
 @cache
-def load_tensorrt(flavor: Flavor) -> TensorRT:
+def load_tensorrt(variant: Variant) -> TensorRT:
     """Import a TensorRT library; the same object every time, because TensorRT holds on to the first logger that it is given.
 
     Raises:
         MissingExtraError: It is not installed.
         UsageError: It is installed and cannot be loaded, or is too old.
     """
-    module = flavor.replace("-", "_")
+    module = variant.replace("-", "_")
     try:
         library: ModuleType = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module:
-            raise UsageError(f"{flavor} is installed and cannot be loaded: {error}") from None
-        missing = MissingExtraError(flavor, flavor, f"{_TITLES[flavor]} engines")
-        if flavor == "tensorrt":
+            raise UsageError(f"{variant} is installed and cannot be loaded: {error}") from None
+        missing = MissingExtraError(variant, variant, f"{_TITLES[variant]} engines")
+        if variant == "tensorrt" and _JETSON_RELEASE.exists():
+            missing.args = (
+                "TensorRT of JetPack is not seen by this environment: install python3-libnvinfer and make the "
+                "environment with python3 -m venv --system-site-packages; no wheel of TensorRT runs on a Jetson",
+            )
+        elif variant == "tensorrt":
             missing.args = (f"{missing} --extra-index-url {_VENDOR_INDEX}",)
         raise missing from None
     except (ImportError, OSError) as error:  # its wheels load shared libraries by hand
-        raise UsageError(f"{flavor} is installed and cannot be loaded: {error}") from None
-    return TensorRT(library, flavor)
+        raise UsageError(f"{variant} is installed and cannot be loaded: {error}") from None
+    return TensorRT(library, variant)
 
 
-def checked_flavor(flavor: str) -> Flavor:
-    """A flavor as typed by a user.
+def find_variants() -> dict[Variant, str]:
+    """Versions of the TensorRT libraries that load here, or why one that is installed does not; missing ones are left out."""
+    found: dict[Variant, str] = {}
+    for variant in get_args(Variant):
+        try:
+            found[variant] = load_tensorrt(variant).version
+        except MissingExtraError:
+            continue
+        except HatError as error:
+            found[variant] = str(error)
+    return found
 
-    Raises:
-        UsageError: It is none that is known.
-    """
-    if flavor not in get_args(Flavor):
-        raise UsageError(f"unknown TensorRT flavor {flavor!r}: expected {' or '.join(get_args(Flavor))}")
-    return cast(Flavor, flavor)
 
-
-def said(messages: list[str]) -> str:
-    """The library's words in one sentence."""
+def joined(messages: list[str]) -> str:
+    """Join a library's messages to one sentence."""
     return "; ".join(dict.fromkeys(messages)) or "it gave no reason"
 
 
 def _make_logger(library: Any) -> Any:
-    """A logger that passes errors on to those who listen; its base class is the library's, hence made at run time."""
-    severity = library.ILogger.Severity
-    kept = {severity.INTERNAL_ERROR, severity.ERROR}
+    """Return a logger that passes messages on to those who listen; its base class is the library's, hence made at run time."""
+    levels = library.ILogger.Severity
 
     class Logger(library.ILogger):  # type: ignore[misc] # the base is known at run time alone
         def __init__(self) -> None:
             library.ILogger.__init__(self)
-            self.listeners: dict[int, list[str]] = {}
+            self.listeners: dict[int, Messages] = {}
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in kept:
-                for heard in list(self.listeners.values()):
-                    heard.append(" ".join(str(message).split()))
+            for messages in list(self.listeners.values()):
+                if severity in (levels.INTERNAL_ERROR, levels.ERROR):
+                    messages.errors.append(" ".join(str(message).split()))
+                elif severity == levels.WARNING:
+                    messages.warnings.append(" ".join(str(message).split()))
+                elif message.startswith("Layers:\n"):
+                    messages.plans.append(message)
 
     return Logger()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,36 +15,41 @@ import torch
 
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.io.artifact import BatchProfile
+from hat.io.atomic_output import atomic_output
 from hat.runtime.tensorrt.buffers import EngineBuffers
-from hat.runtime.tensorrt.engine import EngineFacts, engine_facts, engine_mismatch, read_engine_info
-from hat.runtime.tensorrt.library import TensorRT, load_tensorrt, said
+from hat.runtime.tensorrt.engine import engine_metadata, engine_mismatch, read_engine_info, runtime_cache_path
+from hat.runtime.tensorrt.library import TensorRT, load_tensorrt
 
-__all__ = ["TensorRTRuntime"]
+__all__ = ["TensorRTRuntime", "batch_buckets"]
 
 INPUT_NAME, OUTPUT_NAME = "images", "embeddings"
 
+_LOG = logging.getLogger(__name__)
+
 
 class TensorRTRuntime:
-    """Runs an engine of this package. Calls may come from several threads and take turns: buffers and context are one set.
+    """Runs an engine of this package. Calls may come from several threads and take turns: buffers and contexts are one set.
 
-    An engine is loaded only where its side file says that it belongs: same product and version, the GPU that it was built for,
+    An engine is loaded only where its sidecar says that it belongs: same product and version, the GPU that it was built for,
     the very file that was built. An engine is native code for a GPU: load none from a source whose programs you would not run.
 
+    Batches are filled up to a few sizes (`batch_buckets`): each is prepared once, by a captured CUDA graph that saves the
+    launch of every kernel, and for RTX by kernels that are compiled for it and kept in ``NAME.cache`` beside the engine, so
+    that the next process finds them.
+
     Args:
-        path: The engine, with its side file ``NAME.json`` beside it.
+        path: The engine, with its sidecar ``NAME.json`` beside it.
         device: ``"cuda"``, ``"cuda:1"``; None takes the current CUDA device.
-        module: The TensorRT library; None imports the one that the side file names.
-        cuda_graph: Replay captured CUDA graphs, which saves the launch of every kernel. RTX captures by itself; otherwise there
-            is a graph and a context for the smallest, the tuned and the largest batch, and others are filled up to the next.
-        rebuild: Called with the path when the engine does not belong here; `hat.export.rebuild_engine` builds it anew from the
-            ONNX kept beside it. None refuses such an engine.
+        module: The TensorRT library; None imports the one that the sidecar names.
+        cuda_graph: Capture CUDA graphs. Where a driver does not capture an engine, a warning says so and it runs without.
 
     Attributes:
-        info: The facts about the engine.
-        facts: Those that only an engine has.
+        info: The metadata of the engine.
+        metadata: The part of it that only an engine has.
+        batch_sizes: The sizes that are run, ascending.
 
     Raises:
-        CheckpointError: The engine or its side file is missing, cannot be read, or does not belong here; the reason is named.
+        CheckpointError: The engine or its sidecar is missing, cannot be read, or does not belong here; the reason is named.
         UsageError: There is no such CUDA device.
         WorkError: There is not enough memory on the device.
         MissingExtraError: The library is not installed.
@@ -58,40 +63,45 @@ class TensorRTRuntime:
         device: str | None = None,
         *,
         module: TensorRT | None = None,
-        cuda_graph: bool = False,
-        rebuild: Callable[[Path], object] | None = None,
+        cuda_graph: bool = True,
     ) -> None:
         path = Path(path)
         self.info = read_engine_info(path)
-        self.facts = engine_facts(self.info, str(path))
-        self.trt = module if module is not None else load_tensorrt(self.facts.flavor)
+        self.metadata = engine_metadata(self.info, str(path))
+        self.trt = module if module is not None else load_tensorrt(self.metadata.variant)
         self.device = self.trt.device(device)
-        self._check(path, rebuild)
+        if reason := engine_mismatch(path, self.metadata, self.trt, self.trt.find_gpu(self.device.index)):
+            raise CheckpointError(f"{path} does not belong here: {reason}. Export it again on this machine")
 
         profile = self.info.batch or BatchProfile()
+        self.path = path
         self.max_batch = profile.max
-        self.profile = profile
+        self.batch_sizes = batch_buckets(profile)
         self.preprocessing = self.info.preprocessing
         self.embed_dim = self.info.embed_dim
         self.device_type = self.device.type
-        self.name = f"{self.facts.flavor} {self.info.precision} {self.device.type}"
+        self.name = f"{self.metadata.variant} {self.info.precision} {self.device.type}"
         self.lock = threading.Lock()
         # TensorRT works on the current device of the thread; the runtime outlives what was loaded by it.
         with self._current_device():
-            self.runtime = self.trt.runtime(host_code=self.facts.version_compatible)
+            self.runtime = self.trt.runtime(host_code=self.metadata.version_compatible)
             self.engine = self.trt.deserialize(self.runtime, path.read_bytes(), str(path))
             self._check_tensors(path)
-            self.buffers = self._allocate(path)
-            self.captures = cuda_graph and not self.trt.is_rtx
-            sizes = sorted({profile.min, profile.opt, profile.max}) if self.captures else [profile.max]
-            # A captured graph belongs to the state of its context, so that every batch size with a graph has its own.
-            self.contexts = {
-                size: self._bind(self.trt.context(self.engine, str(path), cuda_graph=cuda_graph)) for size in sizes
-            }
+            self.buffers = self._allocate(profile.max)
+            self.captures = cuda_graph and not self.trt.is_rtx and self.device.type == "cuda"
+            self.settings: Any = None
+            self.cache: Any = None
+            if self.trt.is_rtx:
+                self.settings, self.cache = self._rtx_settings(cuda_graph)
+            # A captured graph belongs to the state of its context, so that every batch size with a graph has its own; they
+            # share one block of scratch memory, which is enough because they never run at the same time.
+            contexts = self.batch_sizes if self.captures else self.batch_sizes[-1:]
+            self.contexts = {size: self._bind(self.trt.context(self.engine, str(path), self.settings)) for size in contexts}
             self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._prepared: set[int] = set()
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Embed a batch of any size; one above the profile is split, one below it is filled up.
+        """Embed a batch of any size; one above the profile is split, others are filled up to the next of `batch_sizes`.
 
         Args:
             images: (B, 3, H, W) uint8 RGB, with (H, W) of ``preprocessing``; B may be 0.
@@ -107,71 +117,118 @@ class TensorRTRuntime:
         if images.ndim != 4 or images.shape[1:] != expected or images.dtype != np.uint8:
             raise UsageError(f"expected images (B, {', '.join(map(str, expected))}) uint8, got {images.shape} {images.dtype}")
         results = np.empty((len(images), self.embed_dim), dtype=np.float32)
-        with self.lock, self._current_device():
-            for start in range(0, len(images), self.profile.max):
-                part = images[start : start + self.profile.max]
-                results[start : start + len(part)] = self._run_part(part)
+        largest = self.batch_sizes[-1]
+        with self.lock, self._current_device(), self.buffers.on_stream():
+            for start in range(0, len(images), largest):
+                part = images[start : start + largest]
+                size = next(size for size in self.batch_sizes if size >= len(part))
+                self.buffers.upload(part)
+                self._prepare(size)
+                self._execute(size)
+                results[start : start + len(part)] = self.buffers.download(len(part))
         return results
 
-    def _run_part(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        with self.buffers.on_stream():
-            self.buffers.upload(images)
-            if self.captures:
-                self._replay(min(size for size in self.contexts if size >= len(images)))
-            else:
-                self._enqueue(self.contexts[self.profile.max], max(len(images), self.profile.min))
-            return self.buffers.download(len(images))
+    def warm_up(self) -> None:
+        """Prepare every batch size, so that no later call waits for what happens only once.
 
-    def _replay(self, size: int) -> None:
-        graph = self.graphs.get(size)
-        if graph is None:
-            self._enqueue(self.contexts[size], size)  # a first run allocates, which a capture does not allow
-            self.buffers.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self.buffers.stream):
-                self._enqueue(self.contexts[size], size)
+        Raises:
+            WorkError: The engine fails; its own messages say why.
+        """
+        with self.lock, self._current_device(), self.buffers.on_stream():
+            for size in self.batch_sizes:
+                self._prepare(size)
+
+    def _prepare(self, size: int) -> None:
+        """Run a batch size for the first time: what is allocated, compiled or captured by it is there afterwards."""
+        if size in self._prepared:
+            return
+        self._enqueue(size)
+        self.buffers.synchronize()
+        if self.captures:
+            self._capture(size)
+        if self.cache is not None:
+            self._save_cache()
+        self._prepared.add(size)
+
+    def _capture(self, size: int) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads may allocate meanwhile (a service decodes images): only what this thread does is captured.
+            with torch.cuda.graph(graph, stream=self.buffers.stream, capture_error_mode="thread_local"):
+                self._enqueue(size)
+        except (RuntimeError, WorkError) as error:
+            self.captures = False
+            self.graphs.clear()
+            _LOG.warning(
+                "%s runs without CUDA graphs, which cannot be captured here: %s", self.path, str(error).splitlines()[0]
+            )
+        else:
             self.graphs[size] = graph
-        graph.replay()
 
-    def _enqueue(self, context: Any, size: int) -> None:
-        with self.trt.listen() as heard:
+    def _execute(self, size: int) -> None:
+        if size in self.graphs:
+            self.graphs[size].replay()
+        else:
+            self._enqueue(size)
+
+    def _enqueue(self, size: int) -> None:
+        context = self.contexts.get(size) or self.contexts[self.batch_sizes[-1]]
+        with self.trt.listen() as messages:
             done = context.set_input_shape(INPUT_NAME, (size, 3, *self.preprocessing.size))
             done = done and context.execute_async_v3(self.buffers.stream_handle)
         if not done:
-            raise WorkError(f"{self.name} failed on a batch of {size}: {said(heard)}")
+            raise WorkError(f"{self.name} failed on a batch of {size}: {messages}")
 
     def _bind(self, context: Any) -> Any:
+        if not self.trt.is_rtx:  # RTX decides when it has compiled what it needs
+            context.set_device_memory(self.buffers.scratch.data_ptr(), self.buffers.scratch.numel())
         context.set_tensor_address(INPUT_NAME, self.buffers.images.data_ptr())
         context.set_tensor_address(OUTPUT_NAME, self.buffers.embeddings.data_ptr())
         return context
 
-    def _allocate(self, path: Path) -> EngineBuffers:
+    def _rtx_settings(self, cuda_graph: bool) -> tuple[Any, Any]:
+        """Return how RTX is to run the engine, and its cache of compiled kernels, filled from the file where that fits."""
+        settings = self.engine.create_runtime_config()
+        # Compiled before the first answer and not behind it: answers do not change while a service runs.
+        settings.dynamic_shapes_kernel_specialization_strategy = (
+            self.trt.library.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        if cuda_graph:
+            settings.cuda_graph_strategy = self.trt.library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        cache = settings.create_runtime_cache()
+        try:
+            content = runtime_cache_path(self.path).read_bytes()
+        except OSError:
+            content = b""
+        with self.trt.listen():  # that of another driver or GPU is refused, and written anew
+            if content:
+                cache.deserialize(content)
+        settings.set_runtime_cache(cache)
+        return settings, cache
+
+    def _save_cache(self) -> None:
+        try:
+            with atomic_output(runtime_cache_path(self.path), overwrite=True) as temporary:
+                temporary.write_bytes(bytes(memoryview(self.cache.serialize())))
+        except (OSError, WorkError, UsageError) as error:  # a folder that is read-only costs time and nothing else
+            _LOG.warning("%s: compiled kernels cannot be kept, every start compiles them again: %s", self.path, error)
+            self.cache = None
+
+    def _allocate(self, max_batch: int) -> EngineBuffers:
         try:
             return EngineBuffers(
                 self.device,
-                max_batch=self.profile.max,
+                max_batch=max_batch,
                 image_size=self.preprocessing.size,
                 embed_dim=self.embed_dim,
                 input_type=torch.uint8 if self.info.input_type == "uint8" else torch.float32,
+                scratch_bytes=0 if self.trt.is_rtx else int(self.engine.device_memory_size_v2),
             )
         except torch.OutOfMemoryError:
-            raise WorkError(f"{path}: no memory is left on {self.device} for batches of {self.profile.max}") from None
-
-    def _check(self, path: Path, rebuild: Callable[[Path], object] | None) -> None:
-        """Refuse an engine that does not belong here, or have it rebuilt and look again."""
-        gpu = self.trt.find_gpu(self.device.index)
-        reason = engine_mismatch(path, self.facts, self.trt, gpu)
-        if reason is not None and rebuild is not None:
-            rebuild(path)
-            self.info = read_engine_info(path)
-            self.facts = engine_facts(self.info, str(path))
-            reason = engine_mismatch(path, self.facts, self.trt, gpu)
-        if reason is not None:
-            raise CheckpointError(f"{path} does not belong here: {reason}. Export it again on this machine")
-        _refuse_stripped(path, self.facts)
+            raise WorkError(f"{self.path}: no memory is left on {self.device} for batches of {max_batch}") from None
 
     def _check_tensors(self, path: Path) -> None:
-        """The engine has the tensors that its side file says."""
+        """Check that the engine has the tensors that its sidecar says."""
         names = {self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)}
         if names != {INPUT_NAME, OUTPUT_NAME}:
             raise CheckpointError(
@@ -181,17 +238,18 @@ class TensorRTRuntime:
         for name, shape in expected.items():
             got = tuple(self.engine.get_tensor_shape(name))
             # A profile of one single size may be built into the engine.
-            if got[1:] != shape[1:] or got[0] not in (-1, self.profile.max):
-                raise CheckpointError(f"{path}: {name} is {got}, its side file says {shape}")
+            if got[1:] != shape[1:] or got[0] not in (-1, self.batch_sizes[-1]):
+                raise CheckpointError(f"{path}: {name} is {got}, its sidecar says {shape}")
         types = {INPUT_NAME: "UINT8" if self.info.input_type == "uint8" else "FLOAT", OUTPUT_NAME: "FLOAT"}
         for name, kind in types.items():
             if (found := self.engine.get_tensor_dtype(name).name) != kind:
-                raise CheckpointError(f"{path}: {name} is {found}, its side file says {kind}")
+                raise CheckpointError(f"{path}: {name} is {found}, its sidecar says {kind}")
 
     def _current_device(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
 
-def _refuse_stripped(path: Path, facts: EngineFacts) -> None:
-    if facts.weights == "stripped":
-        raise CheckpointError(f"{path} was built without its weights: refit it first (hat.export.refit_engine)")
+def batch_buckets(profile: BatchProfile) -> tuple[int, ...]:
+    """Batch sizes that are run: the smallest, the largest, the one that was tuned for, and the powers of two between."""
+    powers = {2**exponent for exponent in range(profile.max.bit_length())}
+    return tuple(sorted({size for size in powers if size >= profile.min} | {profile.min, profile.opt, profile.max}))

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
-from ..forms import request_body
-from ..refusal import RefusalError
-from ..schemas import EmbedAnswer
-from ..service import reader
+from ..api_error import ApiError
+from ..dependencies import Reader
+from ..schemas import Embeddings
+from ..uploads import describe_body
 
 __all__ = ["router"]
 
@@ -24,7 +24,7 @@ _NPY = "application/x-npy"
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": EmbedAnswer,
+        "model": Embeddings,
         "content": {
             _NPY: {"schema": {"type": "string", "format": "binary", "description": "(n, embed_dim) float32, NumPy's format"}}
         },
@@ -32,24 +32,21 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/v1/embed", tags=["embed"], responses=_ANSWERS, openapi_extra=request_body(images=True, alone=True))
-async def embed(request: Request) -> Response:
+@router.post("/v1/embed", tags=["embed"], responses=_ANSWERS, openapi_extra=describe_body(images=True, alone=True))
+async def embed(reader: Reader) -> Response:
     """Embed images: as parts `images` of a form, or one image as the whole body.
 
     With `Accept: application/x-npy` the answer is a NumPy file of (n, embed_dim) float32 instead of JSON, at a third of the
     size.
     """
-    # Called and not declared as a dependency, as elsewhere: for one small crop that machinery is a good part of the time.
-    visit = await reader(request)
-    service = visit.service
-    with service.admission.enter() as place:
-        upload = await visit.upload(place)
+    async with reader.receive() as upload:
         if not upload.images or upload.fields:
-            raise RefusalError(422, "expected images, in fields named images, and no other field")
-        embeddings = await visit.embed(upload.images)
-    if _NPY in request.headers.get("accept", ""):
+            raise ApiError(422, "expected images, in fields named images, and no other field")
+        embeddings = await reader.embed(upload.images)
+    if _NPY in reader.headers.get("accept", ""):
         return Response(_npy(embeddings), media_type=_NPY)
-    content = {"embeddings": embeddings, "embed_dim": service.info.embed_dim, "fingerprint": service.info.fingerprint}
+    info = reader.service.info
+    content = {"embeddings": embeddings, "embed_dim": info.embed_dim, "fingerprint": info.fingerprint}
     return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 

@@ -4,93 +4,85 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import orjson
-from fastapi import APIRouter, Depends, Path, Query
-from starlette.responses import Response
+from fastapi import APIRouter, Path, Query
 
 from ...gallery.gallery import Gallery
-from ..forms import checked, request_body
-from ..schemas import GalleryAnswer, GalleryList, GalleryName, MakeGallery, Removed, TimeS
-from ..service import Visit, reader, writer
+from ...gallery.records import Filter, RecordsMissingError
+from ..api_error import ApiError
+from ..dependencies import GalleryDep, Name, Reader, Writer
+from ..schemas import GalleryInfo, GalleryList, Identity, MakeGallery, NumRemoved, NumUpdated, TimeS, UpdatePerson
+from ..uploads import describe_body
 
-__all__ = ["Name", "json_answer", "router"]
+__all__ = ["router"]
 
 router = APIRouter(tags=["galleries"])
 
-Name = Annotated[GalleryName, Path(description="Name of the gallery.", examples=["people"])]
+Person = Annotated[Identity, Path(description="Identity, a number or a name.")]
 
 
-def json_answer(content: dict[str, Any], status: int = 200) -> Response:
-    """Plain data as an answer."""
-    return Response(orjson.dumps(content), status, media_type="application/json")
-
-
-@router.get("/v1/galleries", responses={200: {"model": GalleryList}})
-async def list_galleries(visit: Annotated[Visit, Depends(reader)]) -> Response:
-    """The names of all galleries."""
-    return json_answer({"galleries": visit.service.shelf.names()})
+@router.get("/v1/galleries")
+async def list_galleries(reader: Reader) -> GalleryList:
+    """List the names of all galleries."""
+    return GalleryList(galleries=reader.service.galleries.names())
 
 
 @router.post(
     "/v1/galleries",
     status_code=201,
-    responses={201: {"model": GalleryAnswer}},
-    openapi_extra=request_body(MakeGallery, images=False, json=True),
+    response_model=GalleryInfo,
+    openapi_extra=describe_body(MakeGallery, images=False, json=True),
 )
-async def make_gallery(visit: Annotated[Visit, Depends(writer)]) -> Response:
+async def make_gallery(writer: Writer) -> dict[str, Any]:
     """Make an empty gallery for the service's model, where the service was started with a folder for it."""
-    with visit.service.admission.enter() as place:
-        upload = await visit.upload(place, json=True)
-    name = checked(MakeGallery, upload.fields).name
-    visit.exchange.gallery = name
-    gallery = await visit.in_shelf(name, lambda: visit.service.shelf.make(name))
-    return json_answer(await visit.in_store(name, gallery, lambda: _described(name, gallery)), 201)
+    name = writer.context.gallery = (await writer.receive_json(MakeGallery)).name
+    return await writer.run(lambda: _info(name, writer.service.galleries.create(name)))
 
 
-@router.get("/v1/galleries/{name}", responses={200: {"model": GalleryAnswer}})
-async def describe_gallery(visit: Annotated[Visit, Depends(reader)], name: Name) -> Response:
-    """How much a gallery holds, and which model made its embeddings."""
-    gallery = visit.service.shelf.get(name)
-    return json_answer(await visit.in_store(name, gallery, lambda: _described(name, gallery)))
+@router.get("/v1/galleries/{name}", response_model=GalleryInfo)
+async def describe_gallery(reader: Reader, name: Name, gallery: GalleryDep) -> dict[str, Any]:
+    """Count what a gallery holds, and name the model that made its embeddings."""
+    return await reader.run(lambda: _info(name, gallery))
 
 
-@router.delete("/v1/galleries/{name}/people/{pid}", responses={200: {"model": Removed}})
-async def remove_person(
-    visit: Annotated[Visit, Depends(writer)],
-    name: Name,
-    pid: Annotated[int, Path(ge=-1, le=2**63 - 1, description="Identity.")],
-) -> Response:
+@router.patch("/v1/galleries/{name}/people/{pid:path}", openapi_extra=describe_body(UpdatePerson, images=False, json=True))
+async def update_person(writer: Writer, gallery: GalleryDep, pid: Person) -> NumUpdated:
+    """Rename a person in all records; where the new identity has records too, the two are merged."""
+    update = await writer.receive_json(UpdatePerson)
+
+    def rename() -> int:
+        ids = gallery.ids(Filter.of(pids=[pid])).tolist()
+        return gallery.update(ids, {"pid": update.pid}) if ids else 0
+
+    try:
+        num_updated = writer.context.counts["num_updated"] = await writer.run(rename)
+    except RecordsMissingError:
+        raise ApiError(409, "records of this person were removed meanwhile: ask again") from None
+    return NumUpdated(num_updated=num_updated)
+
+
+@router.delete("/v1/galleries/{name}/people/{pid:path}")
+async def remove_person(writer: Writer, gallery: GalleryDep, pid: Person) -> NumRemoved:
     """Remove all records of one person, for good. `vacuum` takes their bytes off the disk."""
-    gallery = visit.service.shelf.get(name)
-    return _removed(visit, await visit.in_store(name, gallery, lambda: gallery.remove(pid=pid), finish=True))
+    return writer.record_removal(await writer.run(lambda: gallery.remove(pid=pid)))
 
 
-@router.delete("/v1/galleries/{name}/records", responses={200: {"model": Removed}})
+@router.delete("/v1/galleries/{name}/records")
 async def remove_old_records(
-    visit: Annotated[Visit, Depends(writer)],
-    name: Name,
+    writer: Writer,
+    gallery: GalleryDep,
     enrolled_before_s: Annotated[TimeS, Query(description="Enrolled before this time, seconds since 1970 (UTC).")],
-) -> Response:
+) -> NumRemoved:
     """Remove all records that were enrolled before a time, for good."""
-    gallery = visit.service.shelf.get(name)
-    removed = await visit.in_store(name, gallery, lambda: gallery.remove(enrolled_before_s=enrolled_before_s), finish=True)
-    return _removed(visit, removed)
+    return writer.record_removal(await writer.run(lambda: gallery.remove(enrolled_before_s=enrolled_before_s)))
 
 
-@router.post("/v1/galleries/{name}/vacuum", status_code=204, response_class=Response)
-async def vacuum(visit: Annotated[Visit, Depends(writer)], name: Name) -> Response:
+@router.post("/v1/galleries/{name}/vacuum", status_code=204)
+async def vacuum(writer: Writer, gallery: GalleryDep) -> None:
     """Rewrite the gallery's files so that nothing of removed records is left in them."""
-    gallery = visit.service.shelf.get(name)
-    await visit.in_store(name, gallery, gallery.vacuum, finish=True)
-    return Response(status_code=204)
+    await writer.run(gallery.vacuum)
 
 
-def _removed(visit: Visit, number: int) -> Response:
-    visit.exchange.counts["num_removed"] = number
-    return json_answer({"num_removed": number})
-
-
-def _described(name: str, gallery: Gallery) -> dict[str, Any]:
+def _info(name: str, gallery: Gallery) -> dict[str, Any]:
     counts = gallery.counts()
     return {
         "name": name,

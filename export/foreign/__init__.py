@@ -1,0 +1,1 @@
+"""Models of other projects: adopted as artifacts of ours."""

@@ -1,0 +1,222 @@
+"""What is put around a foreign ONNX graph: conversion from uint8 RGB in front, the L2 norm behind."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+from hat.io.artifact import METADATA_KEY, ArtifactInfo
+from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
+from hat.runtime.protocol import run_in_pieces
+
+from ..to_onnx import save_onnx
+from .model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
+from .probe import Run, Surrounded, has_own_rows, is_same, probe_images, why_fixed
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["save_adopted", "surround"]
+
+_OLDEST_OPSET = 9
+"""Since about 2018; what is older broadcasts in another way."""
+
+_OURS = ("images", "embeddings")
+
+
+def surround(path: Path, declared: ForeignModel) -> Surrounded:
+    """Make a graph that takes uint8 RGB images and gives unit vectors; see `hat.export.foreign.adoption.adopt`.
+
+    Raises:
+        UsageError: What was declared does not fit the file.
+        CheckpointError: It cannot be read.
+        WorkError: It cannot be run.
+        MissingExtraError: onnx or ONNX Runtime is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError(error.name or "onnx", "onnxruntime", "adopting ONNX files") from None
+    proto = _read(path)
+    entry = _input_of(proto, path)
+    sides = entry.type.tensor_type.shape.dim
+    shape = [side.dim_value if side.HasField("dim_value") and side.dim_value > 0 else None for side in sides]
+    layout, size, fixed = input_of(shape, declared, str(path))
+    outputs = [value.name for value in proto.graph.output]
+    output = outputs[output_of(outputs, declared, str(path))]
+    digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+    versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+
+    reasons = []
+    for batch in dict.fromkeys((None, fixed)):
+        graph = _wrapped(_freed(proto, fixed) if batch is None else _copied(proto), output, batch, size, layout, declared)
+        try:
+            precision = graph_precision(graph)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        try:
+            run = _run(graph)
+            rows = run(probe_images(size, batch or 2))
+            if (batch is None and not has_own_rows(run, size, precision)) or len(rows) != (batch or 2):
+                reasons.append("images of one batch change each other's embeddings, or do not have one each")
+                continue
+            if batch is None and fixed is not None:
+                original = _run(_wrapped(_copied(proto), output, fixed, size, layout, declared))
+                if not is_same(run_in_pieces(original, probe_images(size, 2), fixed), rows, precision):
+                    reasons.append("with an open batch it computes something else")
+                    continue
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no base below Exception
+            reasons.append((str(error).strip().splitlines() or [type(error).__name__])[0])
+            continue
+        graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = rows.shape[1]
+        width, why = rows.shape[1], why_fixed(reasons)
+        return Surrounded(graph, size, width, batch, precision, layout, output, digest, versions, why, run)
+    raise WorkError(f"{path} cannot be run on images of {size[0]} x {size[1]}: {'; '.join(dict.fromkeys(reasons))}")
+
+
+def save_adopted(surrounded: Surrounded, info: ArtifactInfo, path: Path) -> ArtifactInfo:
+    """Write the graph with the facts about itself; see `hat.export.to_onnx.save_onnx`."""
+    save_onnx(surrounded.graph, info, path)
+    return info
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    import onnx
+
+    proto = read_onnx(path)
+    refuse_own(any(entry.key == METADATA_KEY for entry in proto.metadata_props), path)
+    if onnx_opset(proto) < _OLDEST_OPSET:
+        raise UsageError(f"{path} is of opset {onnx_opset(proto)}, expected {_OLDEST_OPSET} or later: export it again")
+    onnx.load_external_data_for_model(proto, str(path.parent))
+    return proto
+
+
+def _inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return inputs that are no weights: old files list those too."""
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    return [value for value in proto.graph.input if value.name not in weights]
+
+
+def _input_of(proto: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
+    from onnx import TensorProto
+
+    inputs = _inputs(proto)
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs)
+        raise UsageError(f"{path} has {len(inputs)} inputs ({names}), expected images alone")
+    element = inputs[0].type.tensor_type.elem_type
+    if element not in (TensorProto.FLOAT, TensorProto.FLOAT16):
+        name = TensorProto.DataType.Name(element).lower()
+        raise UsageError(f"{path} takes images of type {name}, expected float or float16")
+    return inputs[0]
+
+
+def _copied(proto: onnx.ModelProto) -> onnx.ModelProto:
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    return copy
+
+
+def _freed(proto: onnx.ModelProto, fixed: int | None) -> onnx.ModelProto:
+    """Return a copy whose reshapes keep the batch that they are given, where tracing wrote the batch of its example into them.
+
+    ``x.view(x.size(0), -1)`` becomes a reshape to (1, -1) when it is traced with one image; 0 means "as it was". What this
+    changes besides the batch is found by comparing with the graph as it was.
+    """
+    from onnx import numpy_helper
+
+    proto = _copied(proto)
+    made_by = {name: node for node in proto.graph.node for name in node.output}
+    values = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for name, node in made_by.items():
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "value":
+                values[name] = attribute.t
+    for node in proto.graph.node if fixed is not None else ():
+        if node.op_type != "Reshape" or node.input[0] in values or node.input[1] not in values:
+            continue
+        shape = numpy_helper.to_array(values[node.input[1]]).copy()
+        if not shape.size or shape[0] != fixed or 0 in shape:
+            continue
+        shape[0] = 0
+        values[node.input[1]].CopyFrom(numpy_helper.from_array(shape, values[node.input[1]].name))
+        literal = [attribute for attribute in node.attribute if attribute.name == "allowzero"]  # there 0 would mean none at all
+        for attribute in literal:
+            node.attribute.remove(attribute)
+    return proto
+
+
+def _wrapped(
+    proto: onnx.ModelProto,
+    output: str,
+    batch: int | None,
+    size: tuple[int, int],
+    layout: Layout,
+    declared: ForeignModel,
+) -> onnx.ModelProto:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    names = {name for node in proto.graph.node for name in (*node.input, *node.output)}
+    if any(name in _OURS or name.startswith("hat/") for name in names):
+        proto = onnx.compose.add_prefix(proto, "foreign/")
+        output = f"foreign/{output}"
+    graph = proto.graph
+    (entry,) = _inputs(proto)
+
+    front: list[onnx.NodeProto] = []
+    last = "images"
+
+    def then(operator: str, *constants: tuple[str, npt.NDArray[Any]], **attributes: Any) -> None:
+        nonlocal last
+        inputs = [last]
+        for name, value in constants:
+            graph.initializer.append(numpy_helper.from_array(value, f"hat/{name}"))
+            inputs.append(f"hat/{name}")
+        last = f"hat/{operator.lower()}_{len(front)}"
+        front.append(helper.make_node(operator, inputs, [last], name=last, **attributes))
+
+    then("Cast", to=TensorProto.FLOAT)
+    mean, std = affine(declared)
+    if mean.any():
+        then("Sub", ("mean", mean.astype(np.float32).reshape(1, 3, 1, 1)))
+    if (std != 1).any():
+        then("Div", ("std", std.astype(np.float32).reshape(1, 3, 1, 1)))
+    if declared.color == "bgr":
+        then("Gather", ("bgr", np.array([2, 1, 0])), axis=1)
+    if layout == "nhwc":
+        then("Transpose", perm=[0, 2, 3, 1])
+    then("Cast", to=entry.type.tensor_type.elem_type)
+    front[-1].output[0] = entry.name  # the tensor that the foreign graph reads
+    back = [
+        helper.make_node("Cast", [output], ["hat/output"], name="hat/output", to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["hat/output"], ["hat/rows"], name="hat/rows", axis=1),
+        helper.make_node("LpNormalization", ["hat/rows"], ["embeddings"], name="hat/unit", axis=1, p=2),
+    ]
+    nodes = [*front, *graph.node, *back]
+    kept = [value for value in graph.input if value.name != entry.name]
+    first = "batch" if batch is None else batch
+    del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.input.extend([helper.make_tensor_value_info("images", TensorProto.UINT8, [first, 3, *size]), *kept])
+    graph.output.append(helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, [first, "embed_dim"]))
+    return proto
+
+
+def _run(graph: onnx.ModelProto) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return np.asarray(session.run(["embeddings"], {"images": images})[0], dtype=np.float32)
+
+    return run

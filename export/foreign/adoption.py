@@ -1,0 +1,162 @@
+"""Adopting: another project's ONNX or OpenVINO file, with all that our files promise put around it.
+
+Its graph stays as it is. Before it come the conversion from uint8 RGB to what it was trained on, after it the L2 norm, and
+into the file the facts about itself, so that everything that takes one of our files takes this one.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hat.config import config_from_dict
+from hat.errors import UsageError, WorkError
+from hat.io.artifact import AdoptedModel, ArtifactInfo, BatchProfile, fingerprint
+from hat.io.atomic_output import atomic_output
+from hat.io.openvino_file import weights_path
+from hat.preprocessing import Preprocessing
+from hat.runtime.opening import open_runtime
+from hat.runtime.protocol import run_in_pieces
+
+from .model import ForeignModel, affine, declared_model
+from .probe import Surrounded, probe_images
+
+__all__ = ["AdoptWarning", "adopt"]
+
+_CONSTANT = 1e-3
+"""Where 1 - cosine between any two of the probe images is below it, a model does not see what they show."""
+
+
+_UNMOVED = 1e-6
+"""Where 1 - cosine is below it for every probe image, a change of the image has not changed its embedding."""
+
+
+class AdoptWarning(UserWarning):
+    """The declared preprocessing of an adopted model is probably not the one that it was trained with."""
+
+
+def adopt(
+    foreign: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    like: str | None = None,
+    name: str | None = None,
+    overwrite: bool = False,
+    **declared: Any,
+) -> ArtifactInfo:
+    """Make one of our files of another project's: uint8 RGB images in, unit vectors out, the facts about itself inside.
+
+    The batch is made dynamic where the graph computes the same with it, which is tried out; otherwise the file is run in pieces
+    of its fixed size. Weights that an OpenVINO file stores in float16 are written in float32, so that it computes the same
+    everywhere.
+
+    Args:
+        foreign: Its ``.onnx`` file, or its ``.xml`` file with the ``.bin`` beside it.
+        path: The file to write, with the same ending.
+        like: A family of `hat.export.foreign.model.FAMILIES`, which says how the model wants its images.
+        name: What to call the model; by default the foreign file's name.
+        overwrite: Replace a file that is there.
+        **declared: Fields of `ForeignModel`: what no family says, or what differs from it. None leaves a field as it is.
+
+    Returns:
+        The facts that the file holds about itself.
+
+    Raises:
+        UsageError: The family or a field is unknown, what is needed was not said, or it does not fit the file.
+        CheckpointError: The file is missing, damaged, of another kind, or one of ours already.
+        WorkError: The graph cannot be run or written.
+        MissingExtraError: The library for its kind of file is not installed.
+
+    Warns:
+        AdoptWarning: The output shows that the preprocessing cannot be the one that the model was trained with.
+    """
+    foreign, path = Path(foreign).expanduser(), Path(path).expanduser()
+    model = declared_model(like, declared)
+    ending = foreign.suffix.lower()
+    if ending not in (".onnx", ".xml"):
+        raise UsageError(f"{foreign} cannot be adopted: expected an ONNX file (.onnx) or an OpenVINO file (.xml)")
+    if path.suffix.lower() != ending:
+        raise UsageError(f"{path}: {foreign.name} stays what it is: expected a name that ends in {ending}")
+    if path.resolve() == foreign.resolve():
+        raise UsageError(f"{path} is the foreign file itself: give another name")
+    for written in (path, weights_path(path)) if ending == ".xml" else (path,):
+        if written.exists() and not overwrite:
+            raise UsageError(f"{written} is there already: give another name, or --force to replace it")
+    if ending == ".onnx":
+        from .adopt_onnx import save_adopted, surround
+    else:
+        from .adopt_openvino import save_adopted, surround
+    surrounded = surround(foreign, model)
+    is_documented = like is not None and not any(declared.get(key) for key in ("value_range", "mean", "std"))
+    for words in _doubts(surrounded, model, is_documented):
+        warnings.warn(AdoptWarning(f"{foreign.name}: {words}"), stacklevel=2)
+    with atomic_output(path, overwrite=overwrite) as temporary:
+        info = save_adopted(surrounded, _describe(surrounded, model, foreign.name, name or foreign.stem, like), temporary)
+        open_runtime(temporary, "cpu")  # checks the file's tensors and weights against what it says of itself
+    return info
+
+
+def _doubts(surrounded: Surrounded, declared: ForeignModel, is_documented: bool) -> list[str]:
+    """Return what shows that the declared preprocessing cannot be right, each as a sentence.
+
+    An output that ignores the scale of the pixels is no mistake by itself: networks with instance norm do, those of Open Model
+    Zoo among them. It is told where range, mean and std are the user's word alone (not ``is_documented``): they stay unproven.
+
+    Raises:
+        WorkError: The embeddings are not finite.
+    """
+    images = probe_images(surrounded.size)
+
+    def embed(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        rows = run_in_pieces(surrounded.run, np.ascontiguousarray(pixels), surrounded.batch or len(pixels))
+        return rows.astype(np.float64)
+
+    rows = embed(images)
+    if not np.isfinite(rows).all() or np.abs(np.linalg.norm(rows, axis=1) - 1).max() > 1e-2:
+        raise WorkError("the model gives no unit vectors: values overflow, are not finite, or are all zero")
+    if 1 - (rows @ rows.T).min() < _CONSTANT:
+        said = f"range 0-{declared.value_range}, mean {declared.mean}, std {declared.std}"
+        return [f"quite different images get almost the same embedding, so {said} cannot be what it was trained with"]
+    found = []
+    dark = images // 4
+    if not is_documented and 1 - (embed(dark * 4) * embed(dark)).sum(axis=1).min() < _UNMOVED:
+        found.append("its output does not change with the scale of the pixels: check range, mean and std by hat eval")
+    if 1 - (rows * embed(images[:, ::-1])).sum(axis=1).min() < _UNMOVED:
+        found.append("its output does not change when red and blue are swapped: check that the output is the embedding")
+    return found
+
+
+def _describe(surrounded: Surrounded, declared: ForeignModel, file: str, name: str, like: str | None) -> ArtifactInfo:
+    from importlib.metadata import version
+
+    mean, std = affine(declared)
+    preprocessing = config_from_dict(
+        Preprocessing,
+        {
+            "height": surrounded.size[0],
+            "width": surrounded.size[1],
+            "mean": tuple(mean / 255),
+            "std": tuple(std / 255),
+            "resize": declared.resize,
+        },
+        where=file,
+    )
+    model = AdoptedModel(file=file, family=like, color=declared.color, layout=surrounded.layout, output=surrounded.output)
+    batch = surrounded.batch
+    return ArtifactInfo(
+        name=name,
+        adopted=model,
+        preprocessing=preprocessing,
+        embed_dim=surrounded.embed_dim,
+        precision=surrounded.precision,
+        batch=None if batch is None else BatchProfile(min=batch, opt=batch, max=batch),
+        source_sha256=surrounded.source_sha256,
+        fingerprint=fingerprint(model, preprocessing, surrounded.source_sha256, surrounded.precision),
+        versions={"hat-reid": version("hat-reid"), **surrounded.versions},
+        details=surrounded.details,
+    )

@@ -1,0 +1,163 @@
+"""What another project's file does not say of itself: how its model wants its images, and which output is the embedding."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from hat.config import config_dataclass, config_from_dict
+from hat.errors import CheckpointError, UsageError
+from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+
+__all__ = ["FAMILIES", "ForeignModel", "Layout", "affine", "declared_model", "input_of", "output_of", "refuse_own"]
+
+PositiveFloat = Annotated[float, Field(gt=0)]
+Layout = Literal["nchw", "nhwc"]
+
+_CHANNELS: dict[Layout, int] = {"nchw": 1, "nhwc": 3}
+"""Which dimension of a layout the channels are."""
+
+
+@config_dataclass
+class ForeignModel:
+    """What cannot be read from another project's file: how it wants its images, and which output is the embedding."""
+
+    color: Literal["rgb", "bgr"]
+    """Order of the channels."""
+
+    value_range: Literal[1, 255]
+    """Pixels are scaled to 0-1, or left at 0-255, before the mean is subtracted."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Subtracted from each channel, in units of `value_range`, in the order R, G, B whatever `color` is."""
+
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
+    """Each channel is divided by it after the mean is subtracted; R, G, B as well."""
+
+    resize: Literal["bilinear", "bicubic"] = "bilinear"
+    """Filter of the resize to the model's size."""
+
+    image_size: tuple[int, int] | None = None
+    """(height, width), where the file leaves them open."""
+
+    layout: Layout | None = None
+    """Order of the dimensions, where it cannot be told by which of them is 3."""
+
+    output: str | None = None
+    """Name of the output that is the embedding, where there are several."""
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "omz": {"color": "bgr", "value_range": 255},
+    "torchreid": {"color": "rgb", "value_range": 1, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+    "fastreid": {"color": "rgb", "value_range": 255, "resize": "bicubic"},
+    "boxmot": {"color": "rgb", "value_range": 1, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+}
+"""Family -> fields of `ForeignModel`, as the family's own code or documents have them.
+
+- ``omz``: Open Model Zoo, person-reidentification-retail-*: its model descriptions (shape 1, 3, 256, 128, "the expected color
+  order is BGR"), and the files' own ``conversion_parameters``, which say that mean, std and the swap of channels are inside the
+  graph. Their accuracy configuration resizes with Pillow, bilinear.
+- ``torchreid``: KaiyangZhou/deep-person-reid, ``torchreid/utils/feature_extractor.py``: RGB by Pillow, torchvision's ``Resize``
+  (bilinear), ``ToTensor`` (0-1), ImageNet's mean and std.
+- ``fastreid``: JDAI-CV/fast-reid, ``tools/deploy/onnx_inference.py``: RGB, bicubic by OpenCV, floats from 0 to 255;
+  ``fastreid/modeling/meta_arch/baseline.py`` subtracts the mean and divides by std in the graph. Early versions did not.
+- ``boxmot``: mikel-brostrom/boxmot, ``boxmot/reid/core/preprocessing.py`` and ``boxmot/reid/backends/base_backend.py``: RGB,
+  bilinear by OpenCV, 0-1, ImageNet's mean and std.
+
+Pillow widens the filter when it shrinks an image and OpenCV does not: crops larger than the model's input give slightly other
+embeddings than in a project that resizes by OpenCV.
+"""
+
+
+def declared_model(like: str | None, declared: Mapping[str, Any]) -> ForeignModel:
+    """Return what a family and a user say together.
+
+    Raises:
+        UsageError: The family is unknown, or color and range were not said.
+        ConfigError: A field is unknown or has a wrong value.
+    """
+    if like is not None and like not in FAMILIES:
+        near = difflib.get_close_matches(like, FAMILIES, n=1)
+        raise UsageError(f"unknown family {like!r}{f', did you mean {near[0]}?' if near else ''}; known: {', '.join(FAMILIES)}")
+    fields = {**FAMILIES.get(like or "", {}), **{key: value for key, value in declared.items() if value is not None}}
+    if missing := [key for key in ("color", "value_range") if key not in fields]:
+        raise UsageError(
+            f"a file does not say how its model wants its images, and {' and '.join(missing)} were not given: name a family "
+            f"with --like ({', '.join(FAMILIES)}), or say --color, --range and, where it has them, --mean and --std"
+        )
+    return config_from_dict(ForeignModel, fields, where="adopt")
+
+
+def input_of(shape: Sequence[int | None], declared: ForeignModel, where: str) -> tuple[Layout, tuple[int, int], int | None]:
+    """Read layout, (height, width) and the fixed batch off the shape of a foreign input; None is an open dimension.
+
+    Raises:
+        UsageError: It takes no RGB images, is of another size than was said, or leaves open what was not said.
+    """
+    shown = " x ".join("?" if side is None else str(side) for side in shape)
+    if len(shape) != 4:
+        raise UsageError(
+            f"{where} takes an array of {len(shape)} dimensions ({shown}), expected images: (batch, 3, height, width)"
+        )
+    possible = [layout for layout, place in _CHANNELS.items() if shape[place] in (3, None)]
+    if certain := [layout for layout, place in _CHANNELS.items() if shape[place] == 3]:
+        possible = certain
+    if declared.layout is not None:
+        possible = [layout for layout in possible if layout == declared.layout]
+    if not possible:
+        raise UsageError(
+            f"{where} takes {shown}, which is no batch of RGB images{f' in {declared.layout}' if declared.layout else ''}"
+        )
+    if len(possible) > 1:
+        raise UsageError(f"{where} takes {shown}, which does not say where the channels are: say --layout nchw or nhwc")
+    sides = shape[2:] if possible[0] == "nchw" else shape[1:3]
+    size = []
+    for side, said in zip(sides, declared.image_size or (None, None), strict=True):
+        if side is None and said is None:
+            raise UsageError(f"{where} takes images of any size ({shown}): say which with --image-size, such as 256x128")
+        if side is not None and said not in (None, side):
+            raise UsageError(f"{where} takes {shown}, so the image size {_by(declared.image_size)} does not fit")
+        size.append(side or said or 0)
+    return possible[0], (size[0], size[1]), shape[0]
+
+
+def output_of(names: Sequence[str], declared: ForeignModel, where: str) -> int:
+    """Return the place of the output that is the embedding.
+
+    Raises:
+        UsageError: There are several and none was chosen, or there is none of that name.
+    """
+    if declared.output is None and len(names) == 1:
+        return 0
+    if declared.output is None:
+        raise UsageError(f"{where} has {len(names)} outputs: say which is the embedding, --output {' or '.join(names)}")
+    if declared.output not in names:
+        raise UsageError(f"{where} has no output {declared.output!r}: expected {' or '.join(names)}")
+    return list(names).index(declared.output)
+
+
+def affine(declared: ForeignModel) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return (mean, std), each (3,) in R, G, B, of pixels from 0 to 255."""
+    unit = 255 / declared.value_range
+    return np.array(declared.mean) * unit, np.array(declared.std) * unit
+
+
+def refuse_own(is_own: bool, path: Path) -> None:
+    """Refuse a file that is one of ours.
+
+    Raises:
+        CheckpointError: It is.
+    """
+    if is_own:
+        raise CheckpointError(f"{path} is one of this package's files already: there is nothing to adopt")
+
+
+def _by(size: tuple[int, int] | None) -> str:
+    return "" if size is None else f"{size[0]}x{size[1]}"

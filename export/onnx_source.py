@@ -1,0 +1,177 @@
+"""An ONNX file of this package as what an export begins with: its graph, weights and metadata, without tracing anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from hat.errors import CheckpointError, UsageError
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, ArtifactPrecision, info_from_json
+from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
+from hat.model import HAT
+from hat.model.inference import InferenceModel
+from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+
+from .graph.onnx_float16 import half_inference_model
+from .graph.onnx_folding import drop_allowzero
+from .graph.onnx_trace import trace_onnx
+from .request import ExportRequest
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["ExportSource", "OnnxSource", "float_graph", "open_onnx_source", "with_input_type", "with_normalized_input"]
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxSource:
+    """An ONNX file that was exported or adopted before.
+
+    Attributes:
+        path: The file.
+        proto: Its graph, weights included.
+        info: Its metadata.
+    """
+
+    path: Path
+    proto: onnx.ModelProto
+    info: ArtifactInfo
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operator set."""
+        return onnx_opset(self.proto)
+
+    def request(self, **changes: Any) -> ExportRequest:
+        """Return the request that keeps the file's name, precision, input and opset, but for some changes."""
+        info = self.info
+        kept = ExportRequest(info.name, info.precision, info.input_type, opset=self.opset, metrics=info.metrics)
+        return dataclasses.replace(kept, **changes)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether calibration and quantization lie behind it already."""
+        return self.info.precision in ("int8", "fp8")
+
+    @property
+    def scheme(self) -> str | None:
+        """``"cpu"`` or ``"tensorrt"``: what a quantized file was made for; None of a floating-point file."""
+        quantization = self.info.details.get("quantization")
+        return quantization.get("scheme") if self.is_quantized and isinstance(quantization, dict) else None
+
+
+ExportSource: TypeAlias = HAT | OnnxSource
+"""What can be exported: a trained model, or an ONNX file of this package, where nothing is traced any more."""
+
+
+def open_onnx_source(path: str | os.PathLike[str]) -> OnnxSource:
+    """Read an ONNX file of this package, weights included.
+
+    Raises:
+        CheckpointError: It cannot be read, was not made by this package, or computes in another precision than it says.
+        MissingExtraError: onnx is not installed.
+    """
+    path = Path(path)
+    proto = read_onnx(path)
+    metadata = next((entry.value for entry in proto.metadata_props if entry.key == METADATA_KEY), None)
+    if metadata is None:
+        raise CheckpointError(f"{path} was not made by hat export: make it one of our files with hat adopt first")
+    info = info_from_json(metadata, str(path))
+    if (built := graph_precision(proto)) != info.precision:
+        raise CheckpointError(f"{path} is not what it says of itself: it says {info.precision} and computes in {built}")
+    from onnx.external_data_helper import load_external_data_for_model
+
+    load_external_data_for_model(proto, str(path.parent))  # read_onnx has checked where they lie
+    return OnnxSource(path, proto, info)
+
+
+def float_graph(source: ExportSource, request: ExportRequest, precision: ArtifactPrecision) -> onnx.ModelProto:
+    """Return a floating-point ONNX graph of a source: traced from a trained model, or the one that a file holds.
+
+    Args:
+        source: The trained model or the file; it is left as it is.
+        request: Opset and input type.
+        precision: In which its products compute: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+
+    Raises:
+        UsageError: The file is of another precision, which cannot be changed without the trained model.
+        WorkError: The graph cannot be traced.
+        MissingExtraError: A library for exporting is not installed.
+    """
+    if isinstance(source, HAT):
+        kind: Literal["uint8", "float32"] = "uint8" if request.input_type == "uint8" else "float32"
+        proto = trace_onnx(_inference_module(source, precision), opset=request.opset, input_type=kind)
+        drop_allowzero(proto)
+        return proto
+    if source.info.precision != precision:
+        raise UsageError(
+            f"{source.path} is in {source.info.precision} and a graph in {precision} is needed: "
+            f"export the checkpoint in {precision}"
+        )
+    return with_input_type(source.proto, request.input_type)
+
+
+def _inference_module(model: HAT, precision: ArtifactPrecision) -> InferenceModel:
+    """Return the module that is traced for a floating-point precision."""
+    if precision == "fp16":
+        return half_inference_model(model, torch.float16)
+    if precision == "bf16":
+        return half_inference_model(model, torch.bfloat16)
+    return InferenceModel(model).cpu()
+
+
+def with_input_type(proto: onnx.ModelProto, input_type: str) -> onnx.ModelProto:
+    """Return a copy of a graph that takes images as uint8 or as float32.
+
+    A graph begins with a Cast to float32. It is a no-op for floats, so that the declared type of the input is all that differs;
+    a graph that was exported for floats has none, and is given one.
+    """
+    import onnx
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    image = changed.graph.input[0]
+    element = onnx.TensorProto.UINT8 if input_type == "uint8" else onnx.TensorProto.FLOAT
+    if image.type.tensor_type.elem_type == element:
+        return changed
+    image.type.tensor_type.elem_type = element
+    if _redirect(changed, image.name, f"{image.name}/float", but=("Cast", "Shape")):
+        cast = onnx.helper.make_node("Cast", [image.name], [f"{image.name}/float"], name=f"{image.name}/Cast", to=1)
+        changed.graph.node.insert(0, cast)
+    return changed
+
+
+def with_normalized_input(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a graph for float32 pixels that takes what trackers feed: pixels in 0-1, normalized as for ImageNet.
+
+    Two nodes in front bring them back to 0-255, and the graph goes on as it was, with the model's own normalization.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    image = changed.graph.input[0].name
+    _redirect(changed, image, f"{image}/pixels", but=("Shape",))
+    for name, values in (("std", IMAGENET_STD), ("mean", IMAGENET_MEAN)):
+        constant = np.array(values, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
+        changed.graph.initializer.append(numpy_helper.from_array(constant, f"{image}/{name}"))
+    scaled = helper.make_node("Mul", [image, f"{image}/std"], [f"{image}/scaled"], name=f"{image}/Mul")
+    pixels = helper.make_node("Add", [f"{image}/scaled", f"{image}/mean"], [f"{image}/pixels"], name=f"{image}/Add")
+    changed.graph.node.insert(0, scaled)
+    changed.graph.node.insert(1, pixels)
+    return changed
+
+
+def _redirect(proto: onnx.ModelProto, tensor: str, other: str, *, but: tuple[str, ...]) -> bool:
+    """Let the nodes that read a tensor read another one, but for some operators; return whether there were any."""
+    readers = [node for node in proto.graph.node if tensor in node.input and node.op_type not in but]
+    for node in readers:
+        node.input[:] = [other if name == tensor else name for name in node.input]
+    return bool(readers)

@@ -1,0 +1,66 @@
+"""``hat convert``: a ``.pth`` file of HAT's released code as a checkpoint folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hat.console import emit
+from hat.errors import UsageError
+
+__all__ = ["convert"]
+
+
+def convert(
+    file: Annotated[Path, typer.Argument(help="A .pth file that HAT's released code wrote.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.", show_default=False)],
+    last_stride: Annotated[
+        int | None,
+        typer.Option(min=1, max=2, help="Stride of the CNN's last level in its training; a state dict does not tell it."),
+    ] = None,
+    image_size: Annotated[
+        str | None, typer.Option(help="Height x width of its images, where they are not twice as high as wide: 384x128.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make a checkpoint folder of a .pth file that HAT's released code wrote: a state dict or a whole pickled model.
+
+    Depths, widths and ResNet are read from the tensors. None of the file's code runs. Every command takes the folder.
+
+    Examples:
+
+      hat convert market_120.pth --last-stride 2 --out runs/released
+
+      hat train market1501 --model hat_resnet50_released --data ~/data --out runs/own --initial-checkpoint runs/released
+    """
+    from hat.io.checkpoint import CONFIG_FILE, load_released_weights, save_checkpoint
+
+    size: Any = None
+    if image_size is not None:
+        match = re.fullmatch(r"(\d+)[x,](\d+)", image_size)
+        if match is None:
+            raise UsageError(f"--image-size {image_size}: expected height x width, such as 384x128")
+        size = (int(match[1]), int(match[2]))
+    if (out / CONFIG_FILE).exists():
+        raise UsageError(f"{out} holds a checkpoint already: choose another --out")
+    stride: Any = last_stride
+    model, loaded = load_released_weights(file, last_stride=stride, image_size=size)
+    save_checkpoint(model, out)
+    config = model.config
+    described = f"{config.backbone.name}, last stride {config.backbone.last_stride}, depths {list(config.depths)}"
+    emit(
+        {
+            "out": str(out),
+            "backbone": config.backbone.name,
+            "last_stride": config.backbone.last_stride,
+            "depths": list(config.depths),
+            "image_size": list(config.image_size),
+            "num_classes": model.num_classes,
+            "loaded": loaded,
+        },
+        f"{out}: {described}, {model.num_classes} classes; {loaded}",
+        as_json,
+    )

@@ -1,0 +1,237 @@
+"""``hat doctor``: what is installed and what runs here, what does not fit together, and the one command that mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hat.console import emit
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Diagnosis", "Problem", "diagnose", "doctor"]
+
+_JETSON_RELEASE = Path("/etc/nv_tegra_release")
+_TORCH_INDEX = "https://download.pytorch.org/whl"
+_NEWEST_TORCH_CUDA = "cu130"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that does not fit together.
+
+    Attributes:
+        what: What is wrong, in one sentence.
+        command: What mends it.
+    """
+
+    what: str
+    command: str
+
+
+@dataclass
+class Diagnosis:
+    """What a machine has.
+
+    Attributes:
+        facts: Name -> what is there, in words; in the order of the table.
+        problems: What does not fit together.
+    """
+
+    facts: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Tell what is installed and what runs here, and what does not fit together with the command that mends it.
+
+    Ends with 1 where something does not fit together. Nothing is changed, and nothing is sent anywhere.
+
+    Examples:
+
+      hat doctor
+
+      hat doctor --json > machine.json
+    """
+    found = diagnose()
+    emit({"facts": found.facts, "problems": [asdict(problem) for problem in found.problems]}, _table(found), as_json)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def diagnose() -> Diagnosis:
+    """Look at Python, torch, the driver, GPUs, and every runtime that is installed: each is really loaded."""
+    found = Diagnosis()
+    found.facts["Python"] = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+    if _JETSON_RELEASE.exists():
+        found.facts["Jetson"] = _JETSON_RELEASE.read_text(encoding="utf-8", errors="replace").splitlines()[0].strip("# ")
+    found.facts["hat-reid"] = _version("hat-reid") or "not installed"
+    driver = _driver()
+    found.facts["NVIDIA driver"] = driver or "none"
+    cuda = _look_at_torch(found, driver)
+    _look_at_onnxruntime(found, cuda)
+    _look_at_tensorrt(found, cuda)
+    _look_at_openvino(found)
+    return found
+
+
+def _look_at_torch(found: Diagnosis, driver: str | None) -> str | None:
+    """Return the CUDA version of torch where it sees a GPU."""
+    import torch
+
+    built_for = torch.version.cuda
+    found.facts["torch"] = f"{torch.__version__}, built for {f'CUDA {built_for}' if built_for else 'the CPU alone'}"
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            gpu = torch.cuda.get_device_properties(index)
+            found.facts[f"GPU {index}"] = (
+                f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}, {gpu.multi_processor_count} SMs, "
+                f"{gpu.total_memory / 2**30:.0f} GiB"
+            )
+        return built_for
+    found.facts["GPU"] = "torch sees none"
+    if driver is not None:
+        found.problems.append(_blind_torch(built_for))
+    return None
+
+
+def _blind_torch(built_for: str | None) -> Problem:
+    if _JETSON_RELEASE.exists():
+        return Problem(
+            "a Jetson's torch comes from NVIDIA, and this one sees no GPU: a wheel for servers has replaced it",
+            "pip install --force-reinstall --no-deps torch --index-url https://pypi.jetson-ai-lab.io/jp6/cu126",
+        )
+    if built_for is None:
+        return Problem(
+            "a driver is there and torch is built for the CPU alone",
+            f"pip install --force-reinstall torch torchvision --index-url {_TORCH_INDEX}/{_NEWEST_TORCH_CUDA}",
+        )
+    return Problem(
+        f"a driver is there and torch for CUDA {built_for} sees no GPU: the driver is older, or CUDA_VISIBLE_DEVICES hides it",
+        f"unset CUDA_VISIBLE_DEVICES; or pip install --force-reinstall torch torchvision --index-url {_TORCH_INDEX}/cu126",
+    )
+
+
+def _look_at_onnxruntime(found: Diagnosis, cuda: str | None) -> None:
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
+    if not installed:
+        found.facts["ONNX Runtime"] = "not installed"
+        return
+    if len(installed) > 1:
+        found.problems.append(
+            Problem(
+                "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
+                "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+            )
+        )
+    providers = _providers_that_load()
+    found.facts["ONNX Runtime"] = f"{_version(installed[0])}, loads {', '.join(providers) or 'no provider'}"
+    if cuda is not None and "CUDAExecutionProvider" not in providers:
+        gpu_build = "onnxruntime-gpu" in installed
+        what = "loads no CUDA: its build is for another CUDA than torch's" if gpu_build else "is the build for CPUs"
+        found.problems.append(
+            Problem(
+                f"torch sees a GPU and ONNX Runtime {what}",
+                f"pip uninstall -y {' '.join(installed)} && pip install 'hat-reid[gpu-cu{cuda.partition('.')[0]}]'",
+            )
+        )
+
+
+def _providers_that_load() -> list[str]:
+    """Return providers with which a session of one node really opens: the list of a build says only what it was built with."""
+    code = (
+        "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'\n"
+        "import torch, onnxruntime as ort\n"  # torch brings the CUDA libraries
+        "from onnx import TensorProto as T, helper as h\n"
+        "x, y = (h.make_tensor_value_info(n, T.FLOAT, [1]) for n in 'xy')\n"
+        "graph = h.make_graph([h.make_node('Abs', ['x'], ['y'])], 'g', [x], [y])\n"
+        "model = h.make_model(graph, opset_imports=[h.make_opsetid('', 18)], ir_version=9).SerializeToString()\n"
+        "options = ort.SessionOptions(); options.log_severity_level = 4\n"
+        "for name in ('CUDAExecutionProvider', 'CPUExecutionProvider'):\n"
+        "    if name in ort.get_available_providers():\n"
+        "        if name in ort.InferenceSession(model, options, providers=[name]).get_providers(): print(name)\n"
+    )
+    # In a process of its own: a provider that cannot be loaded may take the process with it.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    return done.stdout.split()
+
+
+def _look_at_tensorrt(found: Diagnosis, cuda: str | None) -> None:
+    from hat.runtime.tensorrt.library import find_variants
+
+    variants = find_variants()
+    found.facts["TensorRT"] = variants.get("tensorrt", "not installed")
+    found.facts["TensorRT for RTX"] = variants.get("tensorrt-rtx", "not installed")
+    for variant, said in variants.items():
+        if "cannot be loaded" in said or "is needed" in said:
+            found.problems.append(Problem(said, f"pip install --force-reinstall 'hat-reid[{variant}]'"))
+    majors = {name.rpartition("cu")[2][:2] for name in _distributions("tensorrt-cu")}
+    if cuda is not None and majors and cuda.partition(".")[0] not in majors:
+        major = cuda.partition(".")[0]
+        found.problems.append(
+            Problem(
+                f"TensorRT is of CUDA {', '.join(sorted(majors))} and torch of CUDA {cuda}: they cannot share a process",
+                f"pip install 'hat-reid[gpu-cu{major}]' --extra-index-url https://pypi.nvidia.com",
+            )
+        )
+
+
+def _look_at_openvino(found: Diagnosis) -> None:
+    installed = _version("openvino")
+    if installed is None:
+        found.facts["OpenVINO"] = "not installed"
+        return
+    try:
+        import openvino
+
+        devices = list(openvino.Core().available_devices)
+    except (ImportError, RuntimeError) as error:
+        found.problems.append(Problem(f"OpenVINO cannot be loaded: {error}", "pip install --force-reinstall openvino"))
+        devices = []
+    found.facts["OpenVINO"] = f"{installed}, devices {', '.join(devices) or 'none'}"
+
+
+def _driver() -> str | None:
+    """Return the version of NVIDIA's driver, None where there is none."""
+    if tool := shutil.which("nvidia-smi"):
+        query = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+        done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
+        if done.returncode == 0 and done.stdout.strip():
+            return done.stdout.split()[0]
+    loaded = Path("/proc/driver/nvidia/version")
+    return loaded.read_text(encoding="utf-8").splitlines()[0].strip() if loaded.is_file() else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _distributions(beginning: str) -> list[str]:
+    names: list[Any] = [distribution.metadata["Name"] for distribution in distributions()]
+    return [name for name in names if name and name.lower().replace("_", "-").startswith(beginning)]
+
+
+def _table(found: Diagnosis) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in found.facts.items():
+        facts.add_row(name, value)
+    if not found.problems:
+        return Group(facts, "", "Everything that is installed fits together.")
+    problems = [f"{problem.what}:\n  {problem.command}" for problem in found.problems]
+    return Group(facts, "", "\n".join(problems))

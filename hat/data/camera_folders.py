@@ -1,0 +1,123 @@
+"""Data sets of one folder for each camera: VIPeR, PRID 2011, GRID, and anybody's.
+
+Their papers draw random halves of the identities that two cameras saw: one half to learn from, the other to evaluate on, and
+report means over ten draws. Here a draw is a seed, the same on every machine: identities in the order of a hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from hat.data.datasets import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, Split
+from hat.data.image_trees import ImageTree, describe_unread, find_child, open_tree, unwrap
+from hat.data.labels import number_labels, parse_camera_folder
+from hat.data.published_counts import assemble
+from hat.errors import DataError
+
+__all__ = ["is_camera_folders", "read_camera_folders"]
+
+# VIPeR 003_90.bmp, PRID person_0001.png, GRID 0001_1_25004_107_32_106_221.jpeg, and names that are a number alone.
+_PERSON = re.compile(r"(?:person[_\- ]?|p|id[_\- ]?)?(-?[0-9]{1,9})(?![0-9])", re.IGNORECASE)
+_GRID_CAMERA = re.compile(r"[0-9]{4}_([0-9]{1,3})_[0-9]+_[0-9]+_[0-9]+_[0-9]+_[0-9]+\.")
+
+
+def read_camera_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
+    """Read a folder, or a zip file, with a folder for each camera.
+
+    In a camera's folder lie images whose names begin with the identity (VIPeR's ``cam_a/000_45.bmp``, PRID's
+    ``cam_a/person_0001.png``), or a folder for each identity. Of PRID, ``single_shot`` is read. GRID's ``probe/`` and
+    ``gallery/`` are two such folders; its file names say the camera.
+
+    Of the identities that two or more cameras saw, half (rounded down) are for training. Of the others, images of the first
+    camera are the query and the rest the gallery, together with everybody whom the first camera did not see: PRID's 549 and
+    GRID's 775 further people.
+
+    Args:
+        root: The folder or zip file.
+        split_seed: Draws another half.
+
+    Raises:
+        DataError: There are no such folders, a name says no identity, or no identity was seen by two cameras.
+    """
+    tree, is_grid = _find(open_tree(root))
+    if tree is None:
+        raise DataError(f"{root}: expected a folder for each camera (cam_a, cam_b), or GRID's probe and gallery")
+    samples = _grid(tree) if is_grid else _cameras(tree)
+    by_pid: dict[int, dict[int, list[Sample]]] = {}
+    groups: dict[str, int] = {}
+    for group, sample in samples:
+        place = groups.setdefault(group, len(groups))
+        if sample.pid != JUNK_PID:
+            by_pid.setdefault(sample.pid, {}).setdefault(place, []).append(sample)
+    paired = [pid for pid, places in by_pid.items() if len(places) > 1 and not (is_grid and pid == DISTRACTOR_PID)]
+    if len(paired) < 2:
+        raise DataError(f"{root}: {len(paired)} identities are in two camera folders; a split needs at least 2")
+    order = sorted(paired, key=lambda pid: hashlib.sha256(f"{split_seed}\0{pid}".encode()).digest())
+    training = set(order[: len(order) // 2])
+    everything = [(pid, place, sample) for pid, places in by_pid.items() for place, found in places.items() for sample in found]
+    train = [sample for pid, _, sample in everything if pid in training]
+    query = [sample for pid, place, sample in everything if place == 0 and pid in set(order) - training]
+    gallery = [sample for pid, place, sample in everything if place != 0 and pid not in training]
+    notes = (
+        f"half of the {len(paired):,} identities that two cameras saw are for training, drawn with seed {split_seed}",
+        *describe_unread([tree, *map(tree.child, tree.folders())]),
+    )
+    return assemble(
+        "camera-folders", Split("train", train), Split("query", query), Split("gallery", gallery), notes=notes, where=str(root)
+    )
+
+
+def is_camera_folders(root: Path) -> bool:
+    """Return whether the sub-folders are cameras, or GRID's two."""
+    return _find(open_tree(root))[0] is not None
+
+
+def _find(tree: ImageTree) -> tuple[ImageTree | None, bool]:
+    """Return the folder that holds the cameras' folders, and whether it is GRID's."""
+    tree = unwrap(tree)
+    tree = find_child(tree, ("single_shot", "multi_shot")) or tree
+    names = tree.folders()
+    if len(names) > 1 and all(parse_camera_folder(name) is not None for name in names):
+        return tree, False
+    probe, gallery = find_child(tree, ("probe",)), find_child(tree, ("gallery",))
+    if probe is not None and gallery is not None and any(_GRID_CAMERA.match(name) for name, _ in probe.images()):
+        return tree, True
+    return None, False
+
+
+def _cameras(tree: ImageTree) -> list[tuple[str, Sample]]:
+    found: list[tuple[str, str, str, int]] = []  # camera's folder, identity, location, camera
+    for name in tree.folders():
+        camera, folder = parse_camera_folder(name), tree.child(name)
+        assert camera is not None
+        found += [(name, _identity(file_name, folder), location, camera) for file_name, location in folder.images()]
+        for identity in folder.folders():
+            found += [(name, identity, location, camera) for _, location in folder.child(identity).images()]
+    pids = number_labels((identity for _, identity, _, _ in found), tree.where)
+    return [(name, Sample(location, pids[identity], camera)) for name, identity, location, camera in found]
+
+
+def _grid(tree: ImageTree) -> list[tuple[str, Sample]]:
+    folders: Mapping[str, ImageTree | None] = {name: find_child(tree, (name,)) for name in ("probe", "gallery")}
+    samples = []
+    for group, folder in folders.items():
+        for file_name, location in folder.images() if folder else []:
+            camera = _GRID_CAMERA.match(file_name)
+            if camera is None:
+                raise DataError(
+                    f"{location}: expected a name of GRID, like 0001_1_25004_107_32_106_221.jpeg (identity, camera)"
+                )
+            samples.append((group, Sample(location, int(file_name[:4]), int(camera[1]))))
+    return samples
+
+
+def _identity(file_name: str, folder: ImageTree) -> str:
+    match = _PERSON.match(file_name)
+    if match is None:
+        raise DataError(
+            f"{folder.where}/{file_name}: its name does not begin with an identity, like 003_90.bmp or person_0003.png"
+        )
+    return match[1]

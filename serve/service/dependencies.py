@@ -1,0 +1,175 @@
+"""FastAPI's dependencies: who asks, and for which gallery; a route's signature reads as what it needs.
+
+A request has one dependency that is solved for all of it, since for one small crop the machinery of each is a good part of the
+time: the body is received by the route, `AuthorizedRequest.receive`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import Depends, Path, Request
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+
+from ..gallery.gallery import Gallery
+from .api_error import ApiError
+from .gallery_registry import is_gallery_name
+from .keys import LOCAL
+from .request_context import RequestContext
+from .schemas import GalleryName, NumRemoved
+from .service import Service
+from .uploads import Upload, UploadedImage, read_upload, skip_body
+
+__all__ = ["AuthorizedRequest", "GalleryDep", "Name", "Reader", "ServiceDep", "Writer", "run_until_disconnect"]
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+
+class AuthorizedRequest:
+    """One request whose caller is known and may do what it asks.
+
+    Attributes:
+        service: The service.
+        context: What is put on record of it.
+        headers: Its headers.
+    """
+
+    def __init__(self, request: Request, *, writes: bool) -> None:
+        self.service: Service = request.app.state.service
+        self.context: RequestContext = request.scope["hat_context"]
+        self.headers = request.headers
+        self._request = request
+        self._writes = writes
+        self._body_is_read = False
+
+    @asynccontextmanager
+    async def receive(self, *, json: bool = False) -> AsyncIterator[Upload]:
+        """Read the body, and hold the room that it takes until the end of an ``async with`` statement; see `read_upload`."""
+        with self.service.admission.reserve() as reservation:
+            upload = await read_upload(self._request, reservation, self.service.settings, json=json)
+            self._body_is_read = True
+            self.context.counts["num_images"] = len(upload.images)
+            if self.context.caller is not None:
+                num_further = max(0, len(upload.images) - 1)
+                self.service.rate_limiter.charge(self.context.caller.id, num_further, admitted=True)
+            yield upload
+
+    async def receive_json(self, model: type[M]) -> M:
+        """Read a body that is JSON alone.
+
+        Raises:
+            ApiError: It is something else; see `read_upload`.
+            RequestValidationError: A field is unknown, missing or wrong.
+        """
+        async with self.receive(json=True) as upload:
+            if upload.images:
+                raise ApiError(415, "expected a body of type application/json")
+            return upload.parse(model)
+
+    async def embed(self, images: Sequence[UploadedImage]) -> npt.NDArray[np.float32]:
+        """Embed images while the client waits for it; see `Pipeline.embed`."""
+        return await self._run_until_disconnect(self.service.pipeline.embed(images))
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Work on a gallery in a thread while the client waits for it; see `StoreThreads.run_in_threadpool`."""
+        if not self._body_is_read:
+            await skip_body(self._request)
+            self._body_is_read = True
+        return await self._run_until_disconnect(self.service.threads.run_in_threadpool(work, finish=self._writes))
+
+    def record_removal(self, num_removed: int) -> NumRemoved:
+        """Put on record how many records were removed, and return it as an answer."""
+        self.context.counts["num_removed"] = num_removed
+        return NumRemoved(num_removed=num_removed)
+
+    async def _run_until_disconnect(self, work: Coroutine[Any, Any, T]) -> T:
+        return await run_until_disconnect(self._request, work, self.service.settings.timeout_s)
+
+
+async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+    """Await work for a request whose body has been read; cancel it when the client goes away or it takes too long.
+
+    Raises:
+        ClientDisconnect: The client closed its connection.
+        ApiError: The time is over.
+    """
+    task = asyncio.ensure_future(work)
+    # Once its body is read, the only thing that a request can still receive is the end of its connection.
+    gone = asyncio.ensure_future(request.receive())
+    try:
+        done, _ = await asyncio.wait((task, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if task in done:
+            return task.result()
+        if gone in done:
+            raise ClientDisconnect
+        raise ApiError(504, f"this took longer than {timeout_s:g} s and was dropped", retry_after_s=timeout_s)
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            # What it holds and what it began belongs to this request, and is waited for.
+            await asyncio.wait((task,))
+            if not task.cancelled():
+                task.exception()
+
+
+class _RequireKey(HTTPBearer):
+    """Finds out who asks, whether they may, and counts the request against their rate."""
+
+    def __init__(self, *, writes: bool) -> None:
+        description = "A key of `hat keys`, where the service was started with some."
+        super().__init__(scheme_name="key", auto_error=False, description=description)
+        self._writes = writes
+
+    async def __call__(self, request: Request) -> AuthorizedRequest:  # type: ignore[override]
+        authorized = AuthorizedRequest(request, writes=self._writes)
+        service, context = authorized.service, authorized.context
+        context.action = request.scope["endpoint"].__name__
+        name = request.path_params.get("name", "")
+        context.gallery = name if is_gallery_name(name) else None
+        caller = LOCAL
+        if service.keys is not None:
+            credentials = await super().__call__(request)
+            found = service.keys.find(credentials.credentials) if credentials is not None else None
+            if found is None:
+                detail = "this key is not known" if credentials else "an API key is needed: Authorization: Bearer KEY"
+                raise ApiError(401, detail, headers={"WWW-Authenticate": "Bearer"})
+            caller = found
+        context.caller = caller
+        if self._writes and caller.role != "write":
+            raise ApiError(403, "this key may only read: a key with the role write is needed")
+        service.rate_limiter.charge(caller.id, 1)
+        return authorized
+
+
+require_read = _RequireKey(writes=False)
+"""Lets everybody in who may embed, search and list."""
+
+require_write = _RequireKey(writes=True)
+"""Lets those in who may change galleries."""
+
+Reader = Annotated[AuthorizedRequest, Depends(require_read)]
+Writer = Annotated[AuthorizedRequest, Depends(require_write)]
+Name = Annotated[GalleryName, Path(description="Name of the gallery.", examples=["people"])]
+
+
+async def _get_service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def _get_gallery(request: Request, name: Name) -> Gallery:
+    service: Service = request.app.state.service
+    return service.galleries.get(name)
+
+
+ServiceDep = Annotated[Service, Depends(_get_service)]
+GalleryDep = Annotated[Gallery, Depends(_get_gallery)]

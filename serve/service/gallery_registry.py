@@ -1,0 +1,165 @@
+"""The galleries of a service, by name: opened and checked at the start, and made over HTTP where a folder was set aside for it.
+
+A name is all that a client ever says. It must match one pattern, and no other part of a request takes part in a path.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from hat.errors import UsageError
+
+from ..gallery.binding import Binding
+from ..gallery.gallery import Gallery
+from .api_error import ApiError
+
+__all__ = ["GALLERY_NAME", "GalleryRegistry", "is_gallery_name", "parse_gallery"]
+
+GALLERY_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
+"""What a gallery may be called."""
+
+_ENDING = ".gallery"
+_NAME = re.compile(GALLERY_NAME)
+
+
+def is_gallery_name(name: str) -> bool:
+    """Return whether a gallery may be called so."""
+    return _NAME.fullmatch(name) is not None
+
+
+def parse_gallery(text: str) -> tuple[str, str]:
+    """Split a gallery as it is typed, ``NAME=PLACE`` or only the place: (name, place).
+
+    Raises:
+        UsageError: The name has another form.
+    """
+    name, equals, place = text.partition("=")
+    if equals and is_gallery_name(name) and place:
+        return name, place
+    name = text.partition("?")[0].rstrip("/").rpartition("/")[2] if "://" in text else Path(text).stem
+    if not is_gallery_name(name):
+        raise UsageError(
+            # Not the whole of the place, which may hold a password.
+            f"{name!r} cannot be a gallery's name over HTTP (small letters, digits, - and _, at most 63): give one, NAME=PLACE"
+        )
+    return name, text
+
+
+class GalleryRegistry:
+    """Open galleries by name.
+
+    Args:
+        galleries: Those that are there from the start; the registry closes them.
+        binding: The model of the service, for galleries that are made.
+        root: Folder in which galleries can be made; None allows none.
+        max_galleries: Most galleries, those made over HTTP included.
+    """
+
+    def __init__(
+        self, galleries: Mapping[str, Gallery], binding: Binding, *, root: Path | None = None, max_galleries: int = 256
+    ) -> None:
+        self.binding = binding
+        self._galleries = dict(galleries)
+        self._root = root
+        self._max_galleries = max_galleries
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        places: Mapping[str, str],
+        binding: Binding,
+        *,
+        root: Path | None = None,
+        read_only: bool = False,
+        max_galleries: int = 256,
+    ) -> GalleryRegistry:
+        """Open galleries and check that they are of the service's model.
+
+        Args:
+            places: Name -> path or URI.
+            binding: The model of the service.
+            root: Folder in which galleries can be made; those that are in it are opened too.
+            read_only: Refuse changes.
+            max_galleries: Most galleries.
+
+        Raises:
+            UsageError: A gallery is missing, of another model or no gallery; a name is there twice; the folder is none.
+            WorkError: A gallery cannot be opened.
+        """
+        places = dict(places)
+        if root is not None:
+            root = root.expanduser()
+            if not root.is_dir():
+                raise UsageError(f"--gallery-root {root}: expected a folder that is there")
+            for path in sorted(root.glob(f"*{_ENDING}")):
+                if path.stem in places:
+                    raise UsageError(f"two galleries are called {path.stem!r}: {path} and another; name them, NAME=PLACE")
+                if is_gallery_name(path.stem):
+                    places[path.stem] = str(path)
+        if len(places) > max_galleries:
+            raise UsageError(f"{len(places)} galleries are more than the {max_galleries} that a service may have")
+        with ExitStack() as opened:
+            galleries = {}
+            for name, place in places.items():
+                galleries[name] = opened.enter_context(Gallery.open(place, binding=binding, read_only=read_only))
+                galleries[name].prepare()
+            opened.pop_all()
+        return cls(galleries, binding, root=None if read_only else root, max_galleries=max_galleries)
+
+    def __len__(self) -> int:
+        """Return the number of galleries."""
+        return len(self._galleries)
+
+    def names(self) -> list[str]:
+        """Return the galleries' names, sorted."""
+        return sorted(self._galleries)
+
+    def get(self, name: str) -> Gallery:
+        """Return a gallery by its name.
+
+        Raises:
+            ApiError: There is none of this name.
+        """
+        gallery = self._galleries.get(name)
+        if gallery is None:
+            raise ApiError(404, "there is no gallery of this name: GET /v1/galleries lists them")
+        return gallery
+
+    def location(self, name: str) -> str:
+        """Return a gallery's path or URI, which no message may show; empty where there is none of this name."""
+        return self._galleries[name].location if name in self._galleries else ""
+
+    def create(self, name: str) -> Gallery:
+        """Create a gallery for the service's model.
+
+        Args:
+            name: Its name, of the form `GALLERY_NAME`.
+
+        Raises:
+            ApiError: The name is taken or of another form, no folder is set aside, or there are too many.
+            WorkError: It cannot be made.
+        """
+        if not is_gallery_name(name):
+            raise ApiError(422, "a gallery's name is 1 to 63 small letters, digits, - and _, the first no - or _")
+        if self._root is None:
+            raise ApiError(403, "galleries cannot be made over HTTP here: the service was started without --gallery-root")
+        with self._lock:
+            path = self._root / f"{name}{_ENDING}"
+            if name in self._galleries or path.exists():
+                raise ApiError(409, "there is a gallery of this name already")
+            if len(self._galleries) >= self._max_galleries:
+                raise ApiError(409, f"there are {self._max_galleries} galleries already, and no more are allowed")
+            gallery = Gallery.open(path, binding=self.binding, create=True)
+            # A new dictionary, since others may be looking through the old one in another thread.
+            self._galleries = {**self._galleries, name: gallery}
+        return gallery
+
+    def close(self) -> None:
+        """Close all of them."""
+        for gallery in self._galleries.values():
+            gallery.close()

@@ -1,0 +1,257 @@
+"""An interpreter of TensorRT's network definition: what the parser understood of an ONNX file, computed by torch on the CPU.
+
+It walks `INetworkDefinition` layer by layer, so that it executes what TensorRT was told and not what the ONNX says: axes as bit
+masks, padding, resize rules, zero points, the order of weights, types. Products accumulate in float32 and are rounded to the
+type of their output once, as tensor cores do; everything else is computed in its own type. It knows the kinds of layers that
+our graphs have, and refuses every other one.
+"""
+
+from collections import Counter, deque
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+__all__ = ["Interpreter", "parsed_network"]
+
+
+def parsed_network(trt, content):
+    """Return (network, what has to live as long) of an ONNX model's bytes."""
+    builder = trt.make("Builder")
+    network = builder.create_network(trt.network_flags())
+    parser = trt.make("OnnxParser", network)
+    assert parser.parse(content), [parser.get_error(index).desc() for index in range(parser.num_errors)]
+    return network, (builder, parser, content)
+
+
+class Interpreter:
+    """Runs a parsed network of one input and one output.
+
+    Args:
+        library: The TensorRT module that the network belongs to.
+        network: Its `INetworkDefinition`.
+    """
+
+    def __init__(self, library, network):
+        self.library, self.network = library, network
+        self.types = {
+            library.DataType.FLOAT: torch.float32, library.DataType.HALF: torch.float16, library.DataType.INT8: torch.int8,
+            library.DataType.INT32: torch.int32, library.DataType.INT64: torch.int64, library.DataType.UINT8: torch.uint8,
+            library.DataType.BOOL: torch.bool, library.DataType.BF16: torch.bfloat16,
+        }  # fmt: skip
+
+    @torch.inference_mode()
+    def run(self, images):
+        """Return the output for (B, 3, H, W) images, an array."""
+        layers = [self.network.get_layer(index) for index in range(self.network.num_layers)]
+        inputs = [[layer.get_input(place) for place in range(layer.num_inputs)] for layer in layers]
+        names = [[None if tensor is None else tensor.name for tensor in found] for found in inputs]
+        reads = Counter(name for found in names for name in found)
+        values = {self.network.get_input(0).name: torch.from_numpy(images)}
+        waiting = deque(zip(layers, names, strict=True))  # the parser adds some helpers behind their readers
+        while waiting:
+            layer, found = waiting.popleft()
+            if any(name is not None and name not in values for name in found):
+                waiting.append((layer, found))
+                continue
+            output = layer.get_output(0)
+            value = self._layer(layer, [None if name is None else values[name] for name in found])
+            assert layer.num_outputs == 1 and value.dtype == self.types[output.dtype], (layer.name, value.dtype, output.dtype)
+            sizes = zip(output.shape, value.shape, strict=True)
+            assert all(told in (-1, made) for told, made in sizes), (layer.name, tuple(output.shape), tuple(value.shape))
+            values[output.name] = value
+            reads.subtract(found)
+            for name in found:  # what nothing reads any more is let go: the maps of a large model fill the memory
+                if name is not None and reads[name] == 0:
+                    values.pop(name, None)
+        return values[self.network.get_output(0).name].numpy()
+
+    def _layer(self, layer, inputs):
+        kind = self.library.ILayer.type.fget(layer).name  # two kinds have a type of their own by the same name
+        compute = getattr(self, f"_{kind.lower()}", None)
+        assert compute is not None, f"{layer.name} is of the unknown kind {kind}"
+        layer.__class__ = getattr(self.library, _CLASSES[kind])
+        return compute(layer, *inputs)
+
+    def _out(self, layer):
+        return self.types[layer.get_output(0).dtype]
+
+    def _constant(self, layer):
+        return torch.from_numpy(np.array(layer.weights)).reshape(tuple(layer.shape)).to(self._out(layer))
+
+    def _identity(self, layer, x):
+        return x.to(self._out(layer))
+
+    _cast = _identity
+
+    def _shape(self, layer, x):
+        return torch.tensor(x.shape, dtype=torch.int64)
+
+    def _elementwise(self, layer, x, y):
+        assert x.dtype == y.dtype and x.ndim == y.ndim, layer.name
+        return _ELEMENTWISE[layer.op.name](x, y)
+
+    def _unary(self, layer, x):
+        return _UNARY[layer.op.name](x)
+
+    def _activation(self, layer, x):
+        return _ACTIVATION[layer.type.name](x, layer.alpha, layer.beta)
+
+    def _select(self, layer, condition, x, y):
+        return torch.where(condition, x, y)
+
+    def _convolution(self, layer, x, kernel=None, bias=None):
+        if kernel is None:
+            shape = (layer.num_output_maps, x.shape[1] // layer.num_groups, *layer.kernel_size_nd)
+            kernel = torch.from_numpy(np.array(layer.kernel)).reshape(shape)
+        if bias is None and layer.bias is not None and np.array(layer.bias).size:
+            bias = torch.from_numpy(np.array(layer.bias))
+        before, after = tuple(layer.pre_padding), tuple(layer.post_padding)
+        assert layer.padding_mode.name.startswith("EXPLICIT"), layer.padding_mode
+        x = F.pad(x.float(), (before[1], after[1], before[0], after[0]))
+        bias = None if bias is None else bias.float()
+        made = F.conv2d(x, kernel.float(), bias, tuple(layer.stride_nd), 0, tuple(layer.dilation_nd), layer.num_groups)
+        return made.to(self._out(layer))
+
+    def _matrix_multiply(self, layer, x, y):
+        x, y = (value.transpose(-1, -2) if op.name == "TRANSPOSE" else value for value, op in ((x, layer.op0), (y, layer.op1)))
+        assert "VECTOR" not in (layer.op0.name, layer.op1.name)
+        return (x.float() @ y.float()).to(self._out(layer))
+
+    def _pooling(self, layer, x):
+        before, after = tuple(layer.pre_padding), tuple(layer.post_padding)
+        assert layer.padding_mode.name == "EXPLICIT_ROUND_DOWN", layer.padding_mode
+        window, stride, kind = tuple(layer.window_size_nd), tuple(layer.stride_nd), layer.type.name
+        edges = (before[1], after[1], before[0], after[0])
+        if kind == "MAX":
+            return F.max_pool2d(F.pad(x.float(), edges, value=-torch.inf), window, stride).to(x.dtype)
+        assert kind == "AVERAGE" and (not any(edges) or not layer.average_count_excludes_padding), layer.name
+        return F.avg_pool2d(F.pad(x.float(), edges), window, stride).to(x.dtype)
+
+    def _reduce(self, layer, x):
+        axes = _axes(layer.axes)
+        reduce = {"SUM": torch.sum, "AVG": torch.mean, "MAX": torch.amax, "MIN": torch.amin}[layer.op.name]
+        return reduce(x, dim=axes, keepdim=layer.keep_dims)
+
+    def _softmax(self, layer, x):
+        (axis,) = _axes(layer.axes)
+        return x.softmax(axis)
+
+    def _normalization(self, layer, x, scale, bias):
+        assert layer.num_groups == 1
+        axes = _axes(layer.axes)
+        mean = x.mean(axes, keepdim=True)
+        variance = ((x - mean) ** 2).mean(axes, keepdim=True)
+        return (x - mean) / (variance + layer.epsilon).sqrt() * scale + bias
+
+    def _shuffle(self, layer, x, shape=None):
+        x = _permuted(x, layer.first_transpose)
+        target = shape.tolist() if shape is not None else _dims(layer.reshape_dims)
+        if target is None and len(layer.get_output(0).shape) != x.ndim:
+            target = list(layer.get_output(0).shape)  # to a scalar, which looks like no reshape at all
+        if target is not None:
+            if layer.zero_is_placeholder:
+                target = [x.shape[place] if size == 0 else size for place, size in enumerate(target)]
+            x = x.reshape(target)
+        return _permuted(x, layer.second_transpose)
+
+    def _concatenation(self, layer, *parts):
+        return torch.cat(parts, layer.axis)
+
+    def _gather(self, layer, x, indices):
+        assert layer.mode.name == "DEFAULT" and layer.num_elementwise_dims == 0
+        axis = layer.axis
+        picked = x.index_select(axis, indices.reshape(-1).long())
+        return picked.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+
+    def _slice(self, layer, x, start=None, shape=None, stride=None, fill=None):
+        start, shape, stride = (
+            value.tolist() if value is not None else list(given)
+            for value, given in ((start, layer.start), (shape, layer.shape), (stride, layer.stride))
+        )
+        mode = layer.mode.name
+        axes = tuple(layer.axes) if layer.axes else range(x.ndim)
+        for axis, first, size, step in zip(axes, start, shape, stride, strict=True):
+            places = first + step * torch.arange(size)
+            limit = x.shape[axis]
+            inside = (places >= 0) & (places < limit)
+            if mode == "CLAMP":
+                places = places.clamp(0, limit - 1)
+            elif mode == "FILL":
+                assert fill is None or not fill.any()
+                picked = x.index_select(axis, places.clamp(0, limit - 1))
+                x = picked * inside.reshape(-1, *[1] * (x.ndim - axis - 1)).to(x.dtype)
+                continue
+            else:
+                assert mode.startswith(("STRICT", "DEFAULT")) and inside.all(), (layer.name, mode)
+            x = x.index_select(axis, places)
+        return x
+
+    def _resize(self, layer, x, shape=None):
+        size = shape.tolist()[2:] if shape is not None else _dims(layer.shape)
+        size = size[-2:] if size else [round(side * scale) for side, scale in zip(x.shape[2:], layer.scales[2:], strict=True)]
+        mode, rule = layer.resize_mode.name, layer.coordinate_transformation.name
+        assert mode == "LINEAR" and rule in ("HALF_PIXEL", "ALIGN_CORNERS"), (mode, rule)
+        made = F.interpolate(x.float(), tuple(size), mode="bilinear", align_corners=rule == "ALIGN_CORNERS")
+        return made.to(x.dtype)
+
+    def _quantize(self, layer, x, scale, zero=None):
+        assert zero is None or not zero.any()  # symmetric, as TensorRT wants it
+        levels = (x.float() / _by_channel(scale, x, layer.axis)).round()  # half to even, as ONNX and the GPU do
+        return levels.clamp(-128, 127).to(self._out(layer))
+
+    def _dequantize(self, layer, x, scale, zero=None):
+        assert zero is None or not zero.any()
+        return (x.float() * _by_channel(scale, x, layer.axis)).to(self._out(layer))
+
+
+_CLASSES = {
+    "ACTIVATION": "IActivationLayer", "CAST": "ICastLayer", "CONCATENATION": "IConcatenationLayer",
+    "CONSTANT": "IConstantLayer", "CONVOLUTION": "IConvolutionLayer", "DEQUANTIZE": "IDequantizeLayer",
+    "ELEMENTWISE": "IElementWiseLayer", "GATHER": "IGatherLayer", "IDENTITY": "IIdentityLayer",
+    "MATRIX_MULTIPLY": "IMatrixMultiplyLayer", "NORMALIZATION": "INormalizationLayer", "POOLING": "IPoolingLayer",
+    "QUANTIZE": "IQuantizeLayer", "REDUCE": "IReduceLayer", "RESIZE": "IResizeLayer", "SELECT": "ISelectLayer",
+    "SHAPE": "IShapeLayer", "SHUFFLE": "IShuffleLayer", "SLICE": "ISliceLayer", "SOFTMAX": "ISoftMaxLayer",
+    "UNARY": "IUnaryLayer",
+}  # fmt: skip
+
+_ELEMENTWISE = {
+    "SUM": torch.add, "PROD": torch.mul, "SUB": torch.sub, "MAX": torch.maximum, "MIN": torch.minimum, "POW": torch.pow,
+    "DIV": lambda x, y: x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc"),
+    "FLOOR_DIV": torch.floor_divide, "EQUAL": torch.eq, "LESS": torch.lt, "GREATER": torch.gt, "AND": torch.logical_and,
+    "OR": torch.logical_or,
+}  # fmt: skip
+
+_UNARY = {
+    "ERF": torch.erf, "SQRT": torch.sqrt, "EXP": torch.exp, "ABS": torch.abs, "NEG": torch.neg, "RECIP": torch.reciprocal,
+    "LOG": torch.log, "NOT": torch.logical_not,
+}  # fmt: skip
+
+_ACTIVATION = {
+    "RELU": lambda x, alpha, beta: x.relu(),
+    "SIGMOID": lambda x, alpha, beta: x.sigmoid(),
+    "TANH": lambda x, alpha, beta: x.tanh(),
+    "CLIP": lambda x, alpha, beta: x.clamp(alpha, beta),
+    "HARD_SIGMOID": lambda x, alpha, beta: (alpha * x + beta).clamp(0, 1),
+    "GELU_ERF": lambda x, alpha, beta: F.gelu(x),
+}
+
+
+def _axes(mask):
+    """Return the axes that are set in a bit mask."""
+    return tuple(axis for axis in range(8) if mask >> axis & 1)
+
+
+def _dims(dims):
+    """Return dimensions as a list, None where they were not set."""
+    return list(dims) or None if dims is not None else None
+
+
+def _permuted(x, permutation):
+    order = tuple(permutation)[: x.ndim]
+    return x.permute(order) if len(set(order)) == x.ndim else x
+
+
+def _by_channel(scale, x, axis):
+    scale = scale.float()
+    return scale.reshape([-1 if place == axis else 1 for place in range(x.ndim)]) if scale.numel() > 1 else scale

@@ -1,0 +1,134 @@
+"""Batches of P identities with L images each, planned for a whole epoch from (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from hat.errors import ConfigError, DataError
+
+from ..config import SamplerConfig
+from ..randomness import derive_seed
+
+__all__ = ["RandomIdentitySampler"]
+
+Indices = npt.NDArray[np.int64]
+
+
+class RandomIdentitySampler:
+    """Plans epochs of P x L batches (paper Sec. 4.2: 16 x 4).
+
+    In an epoch the images of each identity are shuffled and cut into groups of L; an identity with fewer than L repeats some,
+    and what is left over after the last full group waits for another epoch. Each batch takes one group from each of P
+    identities drawn at random among those that have groups left. An identity with so many groups that they would not fit into
+    the batches that remain is taken first, so the number of batches is the same in every epoch: the largest for which P
+    different identities in every batch are possible. With fewer than P identities in all, a batch takes several groups from
+    each.
+
+    Everything follows from (seed, epoch), so an epoch can be entered at any batch, and each process can compute the same plan
+    and take its own slice of it.
+
+    Args:
+        pids: (n,) identities of the training images.
+        config: P and L.
+        seed: The run's seed.
+
+    Raises:
+        DataError: There are fewer than two identities.
+    """
+
+    def __init__(self, pids: Sequence[int] | Indices, config: SamplerConfig, seed: int) -> None:
+        labels = np.asarray(pids, dtype=np.int64)
+        _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        if len(counts) < 2:
+            raise DataError(f"triplets need images of at least 2 identities, got {len(counts)}")
+        order = np.argsort(inverse, kind="stable")
+        self._members: list[Indices] = np.split(order.astype(np.int64), np.cumsum(counts)[:-1])
+        self._num_groups = np.maximum(1, counts // config.num_instances).astype(np.int64)
+        self.num_identities = config.num_identities
+        self.num_instances = config.num_instances
+        self.seed = seed
+        self.num_batches = self._count_batches()
+
+    @property
+    def batch_size(self) -> int:
+        """P x L, images in a global batch."""
+        return self.num_identities * self.num_instances
+
+    def plan(self, epoch: int) -> Indices:
+        """Plan an epoch.
+
+        Args:
+            epoch: The epoch, counted from 0.
+
+        Returns:
+            (num_batches, P x L) int64, indices of images; the L images of an identity stand together.
+        """
+        generator = np.random.Generator(np.random.PCG64(derive_seed(self.seed, epoch)))
+        queues = [_Queue(members, self.num_instances, generator) for members in self._members]
+        remaining = self._num_groups.copy()
+        batches = np.empty((self.num_batches, self.batch_size), dtype=np.int64)
+        for row in range(self.num_batches):
+            chosen = self._choose(remaining, self.num_batches - row, generator)
+            np.subtract.at(remaining, chosen, 1)
+            batches[row] = np.concatenate([queues[identity].take() for identity in chosen])
+        return batches
+
+    def shard(self, plan: Indices, rank: int, world_size: int) -> Indices:
+        """Return the columns of a plan that belong to one process: whole identities, in the order of ranks.
+
+        Raises:
+            ConfigError: P is no multiple of the number of processes.
+        """
+        if self.num_identities % world_size:
+            raise ConfigError(
+                f"sampler.num_identities={self.num_identities} is no multiple of the {world_size} processes; "
+                f"set it to a multiple of {world_size}"
+            )
+        width = self.batch_size // world_size
+        return plan[:, rank * width : (rank + 1) * width]
+
+    def _choose(self, remaining: Indices, num_left: int, generator: np.random.Generator) -> Indices:
+        """P identities for one batch, when ``num_left`` batches with this one are still to be filled."""
+        num_all = len(remaining)
+        if num_all < self.num_identities:
+            rounds = [generator.permutation(num_all) for _ in range(-(-self.num_identities // num_all))]
+            return np.concatenate(rounds)[: self.num_identities]
+        urgent = generator.permutation(np.flatnonzero(remaining >= num_left))
+        others = generator.permutation(np.flatnonzero((remaining > 0) & (remaining < num_left)))
+        return np.concatenate([urgent, others])[: self.num_identities]
+
+    def _count_batches(self) -> int:
+        total = int(self._num_groups.sum())
+        if len(self._num_groups) < self.num_identities:
+            return max(1, total // self.num_identities)
+        # An identity can stand in a batch once: n batches are possible if and only if the groups, at most n of each identity,
+        # fill n * P places. What is possible for n is possible for fewer.
+        low, high = 1, total // self.num_identities
+        while low < high:
+            middle = (low + high + 1) // 2
+            if np.minimum(self._num_groups, middle).sum() >= middle * self.num_identities:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+class _Queue:
+    """An identity's images in random order, handed out L at a time without repeats until they run out."""
+
+    def __init__(self, members: Indices, size: int, generator: np.random.Generator) -> None:
+        self.members = members
+        self.size = size
+        self.generator = generator
+        self.waiting: Indices = members[:0]
+
+    def take(self) -> Indices:
+        while len(self.waiting) < self.size:
+            again = self.generator.permutation(self.members)
+            # Short identities repeat; others begin anew with a whole group, so that a group never holds an image twice.
+            self.waiting = again if len(self.members) >= self.size else np.concatenate([self.waiting, again])
+        group, self.waiting = self.waiting[: self.size], self.waiting[self.size :]
+        return group

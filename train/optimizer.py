@@ -1,0 +1,132 @@
+"""Which weights learn and how fast: groups of parameters, frozen levels, the learning rate over time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from hat.errors import ConfigError
+from hat.model import HAT
+
+from .config import OptimConfig, ScheduleConfig
+
+__all__ = ["build_optimizer", "freeze_levels", "lr_scale", "parameter_groups", "set_learning_rate", "training_mode"]
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Sort the trainable parameters by learning rate and weight decay.
+
+    The TFC stages are ``model.dsa``; they learn at `OptimConfig.tfc_lr_scale` times the rate of the rest (paper Sec. 4.2).
+    The CNN, ``model.mfe``, has groups of its own where it begins to learn later than the rest.
+
+    Args:
+        model: A HAT, or any module with a child ``dsa``.
+        config: Rates and weight decay.
+
+    Returns:
+        Groups for an optimizer, each with its ``name`` and ``lr_scale``, and ``frozen_epochs`` where it learns nothing for
+        so many; in a fixed order, none empty.
+
+    Raises:
+        ConfigError: The model has no trainable parameter.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        of_tfc = name.startswith("dsa.")
+        decayed = config.decay_norms_and_biases or not _is_norm_or_bias(name, parameter)
+        waits = config.backbone_frozen_epochs > 0 and name.startswith("mfe.")
+        key = ("tfc" if of_tfc else "backbone" if waits else "rest") + ("" if decayed else "_without_decay")
+        group = groups.setdefault(
+            key,
+            {
+                "name": key,
+                "params": [],
+                "lr_scale": config.tfc_lr_scale if of_tfc else 1.0,
+                "weight_decay": config.weight_decay if decayed else 0.0,
+                **({"frozen_epochs": config.backbone_frozen_epochs} if waits else {}),
+            },
+        )
+        group["params"].append(parameter)
+    if not groups:
+        raise ConfigError("the model has no trainable parameter")
+    return [groups[key] for key in sorted(groups)]
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Make the optimizer, with the fused kernels that update all parameters in one pass where the device has them."""
+    groups = parameter_groups(model, config)
+    fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
+    for group in groups:
+        group["lr"] = config.lr * group["lr_scale"]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, epoch: int) -> None:
+    """Give every group ``lr`` times its own factor, and 0 before the epoch, counted from 0, in which it begins to learn."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0 if epoch < group.get("frozen_epochs", 0) else lr * group["lr_scale"]
+
+
+def _is_norm_or_bias(name: str, parameter: nn.Parameter) -> bool:
+    # A (1, 1, C) CLS token and a (1, N, C) position embedding are added like biases, so decay pulls them the same wrong way.
+    return parameter.ndim <= 1 or name.endswith(("cls_token", "pos_embedding", "position_embedding"))
+
+
+def lr_scale(config: ScheduleConfig, epoch: float, num_epochs: int) -> float:
+    """Learning rate at a moment, relative to `optim.lr` (paper Sec. 4.2).
+
+    Args:
+        config: Kind of schedule, warm-up and milestones.
+        epoch: Epochs done so far, with the part of the current one: step / steps_per_epoch.
+        num_epochs: Length of the run.
+
+    Returns:
+        The factor, in (0, 1].
+    """
+    if epoch < config.warmup_epochs:
+        done = epoch / config.warmup_epochs
+        return config.warmup_factor + (1 - config.warmup_factor) * done
+    if config.kind == "step":
+        return config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+    if config.kind == "cosine":
+        done = min(1.0, (epoch - config.warmup_epochs) / (num_epochs - config.warmup_epochs))
+        return config.final_factor + (1 - config.final_factor) * 0.5 * (1 + math.cos(math.pi * done))
+    return 1.0
+
+
+def freeze_levels(model: nn.Module, num_levels: int) -> None:
+    """Take the weights of the CNN's first levels out of training.
+
+    Args:
+        model: A HAT.
+        num_levels: How many levels, Res2 first, the stem among them; 0 freezes nothing.
+
+    Raises:
+        ConfigError: The model is no HAT.
+        ModelError: Its CNN cannot be taken apart.
+    """
+    for layer in _frozen_layers(model, num_levels):
+        layer.requires_grad_(False)
+
+
+def training_mode(model: nn.Module, num_levels: int) -> None:
+    """Put a model into training mode, but for its frozen levels: their batch norms keep the statistics that they have."""
+    model.train()
+    for layer in _frozen_layers(model, num_levels):
+        layer.eval()
+
+
+def _frozen_layers(model: nn.Module, num_levels: int) -> list[nn.Module]:
+    if not num_levels:
+        return []
+    if not isinstance(model, HAT):
+        raise ConfigError(f"optim.frozen_levels is {num_levels}, and {type(model).__name__} has no levels")
+    return model.mfe.layers_below(num_levels)

@@ -1,0 +1,334 @@
+"""A training run from its first step, or the one it stopped at, to its product."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hat.config import config_to_dict
+from hat.data.datasets import ReIDDataset, Split
+from hat.data.loading import default_num_workers
+from hat.embedder import Embedder
+from hat.errors import ConfigError, DataError, WorkError
+from hat.evaluation import evaluate
+from hat.io.checkpoint import save_checkpoint
+from hat.model import HAT
+from hat.runtime import TorchRuntime
+
+from .config import TrainConfig
+from .data.images import ImageSource, open_images
+from .data.sampler import RandomIdentitySampler
+from .distillation import Distillation
+from .distributed import DistributedContext
+from .initial_model import initial_model
+from .optimizer import lr_scale
+from .run.log import MetricsLog, RunDisplay, RunningMeans
+from .run.run_folder import RunFolder
+from .run.state import FORMAT_VERSION, RunState, check_same_run, describe_data, read_state, write_state
+from .run.stopping import StopRequest
+from .step import Batch, TrainingStep
+from .teacher import open_teacher
+
+__all__ = ["Trainer", "TrainingResult"]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run came to.
+
+    Attributes:
+        folder: The run's folder, a checkpoint that `hat.load_checkpoint` reads.
+        num_steps: Steps taken in all.
+        num_images: Images trained on since this process began, those of other processes included.
+        seconds: Time this process took for them, evaluations included.
+        metrics: Means of the losses over the last epoch, or what was done of it.
+        best: Metrics of the best evaluation; None where nothing was evaluated.
+        stopped: Why the run was ended before its end; None where it was not.
+    """
+
+    folder: Path
+    num_steps: int
+    num_images: int
+    seconds: float
+    metrics: dict[str, float]
+    best: dict[str, float] | None
+    stopped: str | None = None
+
+
+class Trainer:
+    """Trains a HAT.
+
+    Args:
+        config: The run.
+        train: Training images, identities labeled 0 to n - 1.
+        folder: The run's folder; `RunFolder.begin` makes it ready before `run`.
+        context: This process among all.
+        resume: Go on from the folder's state; from the beginning where a run was killed before it wrote one.
+        evaluation: Evaluated as `EvalConfig` says.
+        images: Where images come from; opened as `DataConfig` says if None.
+
+    Raises:
+        ConfigError: Backbone weights are not said, P does not suit the number of processes, an epoch has fewer batches than one
+            step accumulates, evaluation is asked for without a data set, or the run to be resumed is another one.
+        DataError: Identities are not 0 to n - 1, or fewer than two.
+        WeightsError: Backbone weights cannot be had or do not fit.
+        ImageError: An image cannot be read.
+        CheckpointError: The state to be resumed from, or the teacher, cannot be read.
+        UsageError: The teacher does not run on this device.
+        MissingExtraError: What runs the teacher is not installed.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train: Split,
+        folder: RunFolder,
+        context: DistributedContext,
+        *,
+        resume: bool = False,
+        evaluation: ReIDDataset | None = None,
+        images: ImageSource | None = None,
+    ) -> None:
+        self.config = config
+        self.context = context
+        self.folder = folder
+        self.evaluation = evaluation
+        if config.eval.every_epochs and evaluation is None:
+            raise ConfigError("eval.every_epochs is set and no data set given has both query and gallery; set it to 0")
+        self.pids = torch.from_numpy(_check_labels(train)).to(context.device)
+        self.sampler = RandomIdentitySampler(train.pids, config.sampler, config.seed)
+        self.sampler.shard(np.empty((0, self.sampler.batch_size), dtype=np.int64), context.rank, context.world_size)
+        self.num_steps = self.sampler.num_batches // config.optim.accumulate
+        if not self.num_steps:
+            raise ConfigError(
+                f"an epoch has {self.sampler.num_batches} batches and a step accumulates {config.optim.accumulate}; "
+                "lower optim.accumulate or the batch"
+            )
+        self.model, self.weights_note = initial_model(config, train.num_pids)
+        self._plain_config = config_to_dict(config)
+        self._data = describe_data(train)
+        self.teacher = open_teacher(config, train.paths, self._data, context)
+        self.distillation = None if self.teacher is None else Distillation(config, self.teacher, self.model, context)
+        self.step = TrainingStep(self.model, self.model.preprocessing, config, context, self.distillation)
+        self.epoch, self.epoch_step, self.global_step = 0, 0, 0
+        self.best: dict[str, Any] | None = None
+        self._state_written = time.monotonic()
+        self.interval, self.whole_epoch = RunningMeans(), RunningMeans()
+        if resume and folder.has_state:
+            self._restore(read_state(folder.last))
+        self.images = images if images is not None else open_images(train.paths, self.model.preprocessing, config.data, context)
+
+    def run(self, stop_at: float | None = None) -> TrainingResult:
+        """Train to the end, or until the time is over or the process gets SIGTERM or SIGINT.
+
+        A run that is stopped writes its state after the step that is under way; resumed, it goes on as if it had never stopped.
+
+        Args:
+            stop_at: When to stop, as `time.monotonic` counts; at least one step is taken.
+
+        Raises:
+            WorkError: A loss is not finite, or a file cannot be written. The last state that was written is kept.
+            ImageError: An image cannot be read.
+            CheckpointError: The teacher's embeddings that the run has written are damaged.
+            ConfigError: They are another teacher's.
+        """
+        if self.teacher is not None and self.epoch < self.config.num_epochs:
+            self.teacher.begin(self.folder.path)
+        began = self._state_written = time.monotonic()
+        done = self.global_step
+        log = MetricsLog(self.folder.path, done, tensorboard=self.config.log.tensorboard) if self.context.is_main else None
+        display = RunDisplay(self.config.num_epochs, self.num_steps, done, silent=not self.context.is_main)
+        metrics: dict[str, float] = {}
+        stop = StopRequest(stop_at, self.context)
+        try:
+            with display, stop:
+                while self.epoch < self.config.num_epochs and stop.reason is None:
+                    self._train_epoch(log, display, stop)
+                    metrics = self.whole_epoch.means()
+                    if stop.reason is None:
+                        self.whole_epoch.reset()
+                        self._finish_epoch(log, display)
+        finally:
+            if log is not None:
+                log.close()
+        num_images = (self.global_step - done) * self.config.optim.accumulate * self.sampler.batch_size
+        best = None if self.best is None else {name: float(value) for name, value in self.best.items()}
+        seconds = time.monotonic() - began
+        return TrainingResult(self.folder.path, self.global_step, num_images, seconds, metrics, best, stop.reason)
+
+    def _train_epoch(self, log: MetricsLog | None, display: RunDisplay, stop: StopRequest) -> None:
+        config, epoch, accumulate = self.config, self.epoch, self.config.optim.accumulate
+        plan = self.sampler.plan(epoch)[self.epoch_step * accumulate : self.num_steps * accumulate]
+        positions = np.arange(self.sampler.num_batches * self.sampler.batch_size).reshape(self.sampler.num_batches, -1)
+        own_plan = self.sampler.shard(plan, self.context.rank, self.context.world_size)
+        own_positions = torch.from_numpy(self.sampler.shard(positions, self.context.rank, self.context.world_size)).to(
+            self.pids.device
+        )
+        batches = self.images.batches(own_plan)
+        indices = torch.from_numpy(own_plan).to(self.pids.device)  # (batches, B)
+        labels = self.pids[indices]
+        pending: list[tuple[int, dict[str, Tensor]]] = []
+        interval_began, interval_steps = time.monotonic(), 0
+        first = self.epoch_step
+        for step in range(first, self.num_steps):
+            lr = config.optim.lr * lr_scale(config.schedule, epoch + step / self.num_steps, config.num_epochs)
+            group = [
+                Batch(next(batches), labels[index], own_positions[first * accumulate + index], indices[index])
+                for index in range((step - first) * accumulate, (step - first + 1) * accumulate)
+            ]
+            metrics = self.step(group, epoch, step, lr)
+            pending.append((step, metrics))
+            self.epoch_step, self.global_step, interval_steps = step + 1, self.global_step + 1, interval_steps + 1
+            last = step + 1 == self.num_steps
+            write_line = last or self.global_step % config.log.every_steps == 0
+            by_steps = config.checkpoint.every_steps > 0 and self.global_step % config.checkpoint.every_steps == 0
+            save = stop.is_due(together=write_line) or (not last and (by_steps or self._state_is_due()))
+            # Metrics stay on a GPU until they are needed: to read them after each step would let it wait for Python.
+            if write_line or save or self.pids.device.type == "cpu":
+                self._count(pending)
+                pending = []
+            seconds = max(time.monotonic() - interval_began, 1e-9)
+            rate = interval_steps * accumulate * self.sampler.batch_size / seconds
+            means = self.interval.means() if write_line else None
+            display.step(epoch, means, lr, rate)
+            if write_line:
+                if log is not None:
+                    log.write("train", epoch + 1, self.global_step, {**(means or {}), "lr": lr, "images_per_s": round(rate, 1)})
+                self.interval.reset()
+                interval_began, interval_steps = time.monotonic(), 0
+            if save:
+                self._write_state()
+            if stop.reason is not None:
+                return
+        display.epoch_done(epoch, self.whole_epoch.means())
+
+    def _count(self, steps: Sequence[tuple[int, Mapping[str, Tensor]]]) -> None:
+        """Add the metrics of steps to the means; one copy from the device for all of them.
+
+        Raises:
+            WorkError: A loss is not finite.
+        """
+        rows = torch.stack([torch.stack([value.float() for value in metrics.values()]) for _, metrics in steps]).tolist()
+        for (step, metrics), row in zip(steps, rows, strict=True):
+            self._count_step(step, dict(zip(metrics, row, strict=True)))
+
+    def _count_step(self, step: int, values: dict[str, float]) -> None:
+        wrong = [f"{name} is {value}" for name, value in values.items() if name != "grad_norm" and not math.isfinite(value)]
+        if wrong:
+            kept = f"the state before it is kept in {self.folder.last}" if self.folder.has_state else "no state was written yet"
+            raise WorkError(
+                f"epoch {self.epoch + 1}, step {step + 1} of {self.num_steps}: {', '.join(wrong)}; {kept}. Lower optim.lr, set "
+                "optim.clip_grad_norm, or use bf16 or fp32 instead of fp16"
+            )
+        # An overflow of fp16 gradients is dealt with by the loss scale: the step is left out, and its norm says nothing.
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        self.interval.add(values)
+        self.whole_epoch.add(values)
+
+    def _finish_epoch(self, log: MetricsLog | None, display: RunDisplay) -> None:
+        """Evaluate and write what is asked for; the state comes last, so that it never claims what is not there."""
+        config, number = self.config, self.epoch + 1
+        last = number == config.num_epochs
+        evaluated = None
+        if config.eval.every_epochs and (last or number % config.eval.every_epochs == 0) and self.context.is_main:
+            evaluated = self._evaluate()
+            is_best = self.best is None or evaluated["mAP"] > self.best["mAP"]
+            display.evaluated(self.epoch, evaluated, is_best=is_best)
+            if log is not None:
+                log.write("eval", number, self.global_step, evaluated)
+            if is_best:
+                self.best = {**evaluated, "epoch": number}
+                self._save_weights(self.folder.path, evaluated)
+        self.epoch, self.epoch_step = number, 0
+        every = config.checkpoint.every_epochs
+        if self.context.is_main and (last or (every > 0 and number % every == 0)):
+            if self.best is None:
+                self._save_weights(self.folder.path, None)
+            self._save_weights(self.folder.last, evaluated)
+            self._write_state()
+        elif self._state_is_due():
+            self._write_state()
+        if self.context.world_size > 1:
+            dist.barrier()
+
+    def _evaluate(self) -> dict[str, float]:
+        if self.evaluation is None:
+            raise ConfigError("evaluation needs a data set with query and gallery")
+        config = self.config
+        # The runtime would otherwise lay out the weights that are being trained in another way.
+        runtime = TorchRuntime(
+            self.eval_model(), str(self.context.device), config.compute.precision, channels_last=config.compute.channels_last
+        )
+        embedder = Embedder(
+            runtime, batch_size=config.eval.batch_size, num_workers=config.data.num_workers or default_num_workers()
+        )
+        result = evaluate(embedder, self.evaluation)
+        self.step.train_mode()
+        return {"mAP": result.mAP, "rank1": result.rank1, "rank5": result.rank5, "rank10": result.rank10, "mINP": result.mINP}
+
+    def eval_model(self) -> HAT:
+        """Return the model that is evaluated and kept: the moving average where there is one."""
+        model = self.model if self.step.average is None else self.step.average.model
+        assert isinstance(model, HAT)
+        return model
+
+    def _save_weights(self, folder: Path, metrics: Mapping[str, float] | None) -> None:
+        training = {
+            **self._plain_config,
+            "epochs_done": self.epoch if self.epoch_step == 0 else self.epoch + 1,
+            "data": self._data,
+        }
+        save_checkpoint(self.eval_model(), folder, training=training, metrics=metrics)
+
+    def _state_is_due(self) -> bool:
+        minutes = self.config.checkpoint.every_minutes
+        return minutes is not None and time.monotonic() - self._state_written >= 60 * minutes
+
+    def _write_state(self) -> None:
+        if not self.context.is_main:
+            return
+        state: RunState = {
+            **self.step.state(),
+            "format_version": FORMAT_VERSION,
+            "config": self._plain_config,
+            "data": self._data,
+            "teacher": None if self.teacher is None else self.teacher.fingerprint,
+            "epoch": self.epoch,
+            "step": self.epoch_step,
+            "global_step": self.global_step,
+            "interval": self.interval.state(),
+            "whole_epoch": self.whole_epoch.state(),
+            "best": self.best,
+        }
+        write_state(state, self.folder.last)
+        self._state_written = time.monotonic()
+
+    def _restore(self, state: RunState) -> None:
+        check_same_run(state, self._plain_config, self._data, None if self.teacher is None else self.teacher.fingerprint)
+        if state["step"] and self.config.num_epochs <= state["epoch"]:
+            raise ConfigError(f"the run is in epoch {state['epoch'] + 1}, more than num_epochs={self.config.num_epochs}")
+        self.step.restore(state)
+        self.epoch, self.epoch_step, self.global_step = state["epoch"], state["step"], state["global_step"]
+        self.interval.restore(state["interval"])
+        self.whole_epoch.restore(state["whole_epoch"])
+        self.best = state["best"]
+
+
+def _check_labels(train: Split) -> np.ndarray[Any, np.dtype[np.int64]]:
+    found = np.unique(train.pids)
+    if not len(found):
+        raise DataError("there are no training images")
+    if found[0] != 0 or found[-1] != len(found) - 1:
+        raise DataError(
+            f"identities of training images are 0 to {len(found) - 1}; got {found[0]} to {found[-1]}: use merge_training"
+        )
+    return train.pids
