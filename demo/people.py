@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hat.data import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, load_dataset, read_image
+from hat.data.images import read_encoded
 from hat.errors import DataError
 from hat.serve import Gallery
 from hat.serve.enroll.enrolling import ImageEmbedder, Item, enroll_images
@@ -97,7 +98,7 @@ def enroll_dataset(
     items = [
         Item(
             source="/".join(Path(sample.path).parts[-2:]),
-            read=partial(_read_bytes, sample.path),
+            read=partial(read_encoded, sample.path),
             pid=None if sample.pid in nobody else sample.pid,
             camid=sample.camid,
             time_s=times.get(sample.path),
@@ -112,7 +113,7 @@ def enroll_dataset(
 
 
 def gallery_sample(dataset: ReIDDataset, max_images: int) -> list[Sample]:
-    """Images of the gallery: all, or those of whole identities, chosen by a fixed seed, that have at most so many together.
+    """Return the gallery's images, or those of whole identities, chosen by a fixed seed, that are at most so many together.
 
     Raises:
         DataError: The data set has no gallery.
@@ -152,19 +153,6 @@ def sample_queries(dataset: ReIDDataset, pids: set[Identity], *, count: int = 12
         picture = jpeg_bytes(read_image(sample.path), max_height=height)
         chosen.append(SampleQuery(sample.path, sample.pid, sample.camid, picture))
     return tuple(chosen)
-
-
-def _read_bytes(path: str) -> bytes:
-    from hat.data.archives import read_member, split_location
-    from hat.data.images import MAX_FILE_BYTES
-    from hat.errors import ImageError
-
-    if (member := split_location(path)) is not None:
-        return read_member(*member, max_bytes=MAX_FILE_BYTES)
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _descriptions(samples: list[Sample]) -> dict[int, dict[str, str]]:

@@ -144,7 +144,7 @@ def maps_html(columns: Sequence[MapColumn], labels: Sequence[str]) -> str:
             for column in columns
         )
         rows += f'<tr><th scope="row">{label}</th>{tiles}</tr>'
-    stops = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in color_table()[::32].tolist())
+    stops = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in color_table()[::51].tolist())
     return (
         '<div class="hat-scroll" tabindex="0" role="region" aria-label="Where the model looks"><table class="hat-maps">'
         f"<thead><tr><td></td>{over}</tr><tr><td></td>{names}</tr></thead><tbody>{rows}</tbody></table></div>"
