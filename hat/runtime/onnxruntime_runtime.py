@@ -136,7 +136,7 @@ def _is_for_cpus(info: ArtifactInfo) -> bool:
 
 def _nodes_on_cpu(session: Any) -> dict[str, int]:
     """Count by operator the nodes that a session leaves to the CPU, shapes aside; an old ONNX Runtime does not say."""
-    parts = getattr(session, "get_provider_graph_assignment_info", list)()
+    parts: list[Any] = getattr(session, "get_provider_graph_assignment_info", list)()
     on_cpu = [part for part in parts if part.ep_name == "CPUExecutionProvider"]
     counts = Counter(node.op_type for part in on_cpu for node in part.get_nodes())
     return {operator: count for operator, count in counts.items() if operator not in _SHAPE_OPERATORS}

@@ -88,7 +88,10 @@ class TensorRTRuntime:
             self._check_tensors(path)
             self.buffers = self._allocate(profile.max)
             self.captures = cuda_graph and not self.trt.is_rtx and self.device.type == "cuda"
-            self.settings, self.cache = self._rtx_settings(cuda_graph) if self.trt.is_rtx else (None, None)
+            self.settings: Any = None
+            self.cache: Any = None
+            if self.trt.is_rtx:
+                self.settings, self.cache = self._rtx_settings(cuda_graph)
             # A captured graph belongs to the state of its context, so that every batch size with a graph has its own; they
             # share one block of scratch memory, which is enough because they never run at the same time.
             contexts = self.batch_sizes if self.captures else self.batch_sizes[-1:]
