@@ -49,6 +49,7 @@ def round_weights(
     layers: Sequence[QuantizableLayer],
     images: npt.NDArray[np.uint8],
     *,
+    per_tensor: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> onnx.ModelProto:
     """Return a copy of a model in which the weights of some layers are whole multiples of a 127th of each channel's largest.
@@ -57,6 +58,7 @@ def round_weights(
         proto: A floating-point model, float32 or float16.
         layers: Which, of `hat.export.int8.qdq_insertion.find_layers`; those without a weight are left alone.
         images: (n, 3, H, W) uint8 RGB, whose inputs to each layer decide.
+        per_tensor: Take a 127th of each tensor's largest for all of its channels.
         advance: Called with the number of layers that were just rounded.
 
     Raises:
@@ -70,7 +72,9 @@ def round_weights(
     rounded.CopyFrom(proto)
     weights = {tensor.name: tensor for tensor in rounded.graph.initializer}
     nodes = {node.name: node for node in proto.graph.node}
-    parts = [_Rounding(layer, nodes[layer.node], weights[layer.weight]) for layer in layers if layer.weight is not None]
+    parts = [
+        _Rounding(layer, nodes[layer.node], weights[layer.weight], per_tensor) for layer in layers if layer.weight is not None
+    ]
     for group in _in_groups(parts):
         names = list(dict.fromkeys(part.layer.inputs[0] for part in group))
         most = max(1, _MAX_POSITIONS // len(images))
@@ -88,10 +92,10 @@ def round_weights(
 class _Rounding:
     """A layer, its weight, and the Hessian of its inputs so far."""
 
-    def __init__(self, layer: QuantizableLayer, node: onnx.NodeProto, tensor: onnx.TensorProto) -> None:
+    def __init__(self, layer: QuantizableLayer, node: onnx.NodeProto, tensor: onnx.TensorProto, per_tensor: bool) -> None:
         from onnx import helper
 
-        self.layer, self.tensor = layer, tensor
+        self.layer, self.tensor, self.per_tensor = layer, tensor, per_tensor
         self.is_convolution = node.op_type == "Conv"
         self.attributes: dict[str, Any] = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
         self.num_groups = int(self.attributes.get("group", 1))
@@ -131,7 +135,8 @@ class _Rounding:
         """Return the weight on its grid."""
         rows = torch.from_numpy(np.moveaxis(weight, self.layer.channel_axis, 0).astype(np.float64))
         by_group = rows.reshape(self.num_groups, -1, self.num_parts, self.num_inputs)
-        scale = by_group.abs().amax(dim=(2, 3), keepdim=True) / _LARGEST
+        largest = by_group.abs().amax(dim=(2, 3), keepdim=True)
+        scale = (largest.max().expand_as(largest) if self.per_tensor else largest) / _LARGEST
         scale = torch.where(scale > 0, scale, torch.ones_like(scale)).expand(-1, -1, self.num_parts, -1)
         by_part, scale = (part.transpose(1, 2).flatten(0, 1) for part in (by_group, scale))  # (groups * parts, channels, ...)
         done = round_to_steps(by_part, scale, self.hessian.double())

@@ -81,6 +81,10 @@ class QuantizationOptions:
     layers: Literal["all", "linear"] = "all"
     """Which are quantized: ``linear`` leaves convolutions in floating point, the default of TensorRT for RTX."""
 
+    weight_scales: Literal["channel", "tensor"] = "channel"
+    """One scale for each output channel of an int8 weight, or one for the tensor: the default of TensorRT for RTX, whose
+    products then move less."""
+
     exclude: tuple[str, ...] = ()
     """Layers to leave out: names, or their beginnings."""
 
@@ -145,7 +149,11 @@ def quantized_graph(model: ExportSource, request: ExportRequest) -> tuple[onnx.M
             chosen = quantizer.kept
             task = display.add_task("rounding weights", total=sum(layer.weight is not None for layer in chosen), info="")
             quantizer.rounded = round_weights(
-                proto, chosen, images[:_NUM_PREPARING], advance=lambda count: display.advance(task, count)
+                proto,
+                chosen,
+                images[:_NUM_PREPARING],
+                per_tensor=options.weight_scales == "tensor",
+                advance=lambda count: display.advance(task, count),
             )
     quantized = quantizer.quantize(images[: options.num_sensitivity])
     return quantized, quantizer.details | {
@@ -238,7 +246,8 @@ class _Quantizer:
         proto = _with_weights(self.proto, self.rounded, {layer.weight for layer in kept})
         if self.options.scheme == "cpu":
             return _for_cpu(proto, kept, self.ranges)
-        return insert_qdq(proto, kept, self.ranges, kind=self.kind)
+        per_tensor = self.options.weight_scales == "tensor"
+        return insert_qdq(proto, kept, self.ranges, kind=self.kind, per_tensor=per_tensor)
 
 
 def _with_weights(proto: onnx.ModelProto, source: onnx.ModelProto, names: set[str | None]) -> onnx.ModelProto:

@@ -81,6 +81,7 @@ def insert_qdq(
     ranges: Mapping[str, tuple[float, float]],
     *,
     kind: Literal["int8", "fp8"] = "int8",
+    per_tensor: bool = False,
     switches: bool = False,
 ) -> onnx.ModelProto:
     """Return a copy of a model whose layers compute in eight bits.
@@ -90,6 +91,7 @@ def insert_qdq(
         layers: What to quantize, of `find_layers`.
         ranges: Tensor name -> its lowest and highest value, for the inputs of the layers.
         kind: ``"int8"``, or ``"fp8"`` (float8 e4m3).
+        per_tensor: Give an int8 weight one scale, as float8 weights have, in place of one for each output channel.
         switches: Give the copy a further input `SWITCHES` that chooses which of the layers are quantized.
     """
     import onnx
@@ -97,6 +99,7 @@ def insert_qdq(
     quantized = onnx.ModelProto()
     quantized.CopyFrom(proto)
     builder = _Builder(quantized, layers, ranges, kind, switches)
+    builder.by_channel = kind == "int8" and not per_tensor
     by_node = {layer.node: (index, layer) for index, layer in enumerate(layers)}
     nodes = []
     for node in proto.graph.node:
@@ -129,6 +132,7 @@ class _Builder:
         import onnx
 
         self.proto, self.ranges, self.kind, self.switches = proto, ranges, kind, switches
+        self.by_channel = kind == "int8"
         self.stored = onnx.TensorProto.INT8 if kind == "int8" else onnx.TensorProto.FLOAT8E4M3FN
         self.weights = {tensor.name: tensor for tensor in proto.graph.initializer}
         named = next((layer.weight for layer in layers if layer.weight is not None), None)
@@ -159,7 +163,7 @@ class _Builder:
         if key not in self.done:
             value = numpy_helper.to_array(self.weights[tensor]).astype(np.float32)
             # TensorRT fuses what follows a float8 product where its weight has one scale for the tensor.
-            by_channel = self.kind == "int8"
+            by_channel = self.by_channel
             others = tuple(place for place in range(value.ndim) if place != axis or not by_channel)
             scales = self._scale(np.asarray(np.abs(value).max(axis=others)))
             scale, zero = self._constants(f"{tensor}/weight", scales)

@@ -99,15 +99,15 @@ def test_ranges_are_those_of_the_tensors():
     assert "images" not in found
 
 
-@pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_inserted_pairs_compute_what_rounding_by_hand_gives(kind):
+@pytest.mark.parametrize(("kind", "per_tensor"), [("int8", False), ("int8", True), ("fp8", True)])
+def test_inserted_pairs_compute_what_rounding_by_hand_gives(kind, per_tensor):
     proto, images = three_layers(1), noise(3)
     layers = find_layers(proto, attention=False)
     assert [layer.name for layer in layers] == ["layer0", "layer1", "layer2"]
     ranges = ranges_of(proto)
     if kind == "fp8":
         proto.opset_import[0].version = 19
-    quantized = insert_qdq(proto, layers[1:2], ranges, kind=kind)
+    quantized = insert_qdq(proto, layers[1:2], ranges, kind=kind, per_tensor=per_tensor)
     onnx.checker.check_model(quantized, full_check=True)
     assert compute_types(quantized)["MatMul"] == {"float": 2, {"int8": "int8", "fp8": "float8e4m3fn"}[kind]: 1}
 
@@ -121,9 +121,8 @@ def test_inserted_pairs_compute_what_rounding_by_hand_gives(kind):
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     x1 = np.maximum(images.reshape(3, -1).astype(np.float32) / np.float32(255) @ weights["layer0.weight"], 0)
     w1 = weights["layer1.weight"]
-    x2 = np.maximum(
-        rounded(x1, np.float32(max(map(abs, ranges["x1"])) / largest)) @ rounded(w1, np.abs(w1).max(0) / largest), 0
-    )
+    weight_scale = np.abs(w1).max(None if per_tensor else 0) / largest
+    x2 = np.maximum(rounded(x1, np.float32(max(map(abs, ranges["x1"])) / largest)) @ rounded(w1, weight_scale), 0)
     y = x2 @ weights["layer2.weight"]
     np.testing.assert_allclose(run(quantized, images), y / np.linalg.norm(y, axis=1, keepdims=True), atol=2e-3)
 
