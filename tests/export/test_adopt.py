@@ -331,7 +331,7 @@ def test_fingerprint_of_an_adopted_model_is_what_decides_an_embedding(tmp_path):
         return adopt(tmp_path / file, tmp_path / "ours.onnx", overwrite=True, **declared)
 
     first = made()
-    assert first.fingerprint == made("renamed.onnx", name="another", like="omz", shade="rgb").fingerprint
+    assert first.fingerprint == made("renamed.onnx", name="another", like="omz", color="rgb").fingerprint
     others = [made(color="bgr"), made(output="second"), made(value_range=1), made(mean=(1, 2, 3)), made(resize="bicubic")]
     other_weights = linear_onnx(tmp_path / "changed.onnx", matrix=MATRIX * 2, outputs=("first", "second"))
     others.append(made(other_weights.name))
