@@ -59,8 +59,8 @@ def check_identity(value: object, where: str) -> Identity:
 
 def name_number(identity: Identity) -> int:
     """Return the number that stores keep for an identity: its own, or for a name one of 62 bits of the name's SHA-256."""
-    if isinstance(identity, int):
-        return identity
+    if not isinstance(identity, str):
+        return int(identity)  # NumPy's numbers too
     return FIRST_NAMED - int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") % 2**62
 
 

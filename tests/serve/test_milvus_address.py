@@ -67,7 +67,7 @@ def test_what_is_no_address_is_refused_without_repeating_a_password(location, wo
 def open_elsewhere(location, timeout_s=5.0):
     """What opening a gallery raises, and whatever else the process says: gRPC writes past Python's own streams."""
     code = (
-        "import sys\nfrom hat.errors import WorkError\nfrom hat.serve.milvus_gallery import MilvusGallery\n"
+        "import sys\nfrom hat.errors import WorkError\nfrom hat.serve.milvus.gallery import MilvusGallery\n"
         "try:\n    MilvusGallery.open(sys.argv[1], timeout_s=float(sys.argv[2]))\nexcept WorkError as error:\n    print(error)"
     )
     done = subprocess.run(

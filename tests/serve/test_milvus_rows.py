@@ -28,7 +28,7 @@ from hat.serve.milvus.rows import (
 VECTOR = np.ones(4, np.float32) / 2
 HOSTILE = ['"', "\\", "' or id > 0 or '", '") or (id > 0', "\x00", "é🙂", "a" * 4000, "%", "{x}", "\n"]
 TEXTS = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=200))
-NUMBERS = st.integers(-(2**63) + 1, 2**63 - 1)
+NUMBERS = st.integers(-(2**62) + 1, 2**63 - 1)  # what lies below stands for names
 VALUES = st.one_of(TEXTS, NUMBERS, st.floats(allow_nan=False, allow_infinity=False), st.booleans())
 FEW = settings(max_examples=40, deadline=None)
 

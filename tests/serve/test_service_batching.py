@@ -161,7 +161,7 @@ def test_a_real_model_gives_in_any_batch_what_it_gives_alone(tiny_model):
 @pytest.mark.parametrize(("device", "num_decoded"), [("cpu", 0), ("cuda", 2)])
 def test_images_are_decoded_beside_the_model_only_where_it_has_a_device_of_its_own(device, num_decoded):
     runtime = ColorRuntime()
-    runtime.name = f"colors {device}"
+    runtime.device_type = device
     pipeline = Pipeline(runtime, ServiceSettings(num_decoders=2), ServiceMetrics())
     images = [UploadedImage("a", picture(seed)) for seed in range(3)]
 
