@@ -132,7 +132,7 @@ def sample_strip(samples: Sequence[SampleQuery]) -> str:
         for place, sample in enumerate(samples)
     )
     label = '<p class="hat-label" id="hat-samples">Or try one of these</p>'
-    return f'{label}<ul class="hat-strip" aria-labeledby="hat-samples">{tiles}</ul>'
+    return f'{label}<ul class="hat-strip" aria-labelledby="hat-samples">{tiles}</ul>'
 
 
 def record_cards(records: Sequence[Record], marked: Collection[int], *, can_mark: bool) -> str:
