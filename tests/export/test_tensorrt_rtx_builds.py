@@ -62,7 +62,8 @@ def test_a_whole_model_is_built_in_every_precision(precision, tiny_model, tmp_pa
     assert isinstance(info, ArtifactInfo) and read_engine_info(path) == info
     assert (info.precision, info.name, info.batch.max) == (precision, "tiny", 16)
     assert info.versions["tensorrt-rtx"] == metadata.version == TRT.version
-    assert metadata.precision_types[PRODUCTS[precision]] > 50
+    # On RTX cards int8 is in linear layers alone: the rest would move more bytes than it saves.
+    assert metadata.precision_types[PRODUCTS[precision]] > (10 if precision == "int8" else 50)
     assert path.stat().st_size > 1_000_000
 
 
