@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hat.config import config_to_dict
 from hat.console import metric_rows
-from hat.io.artifact import ArtifactInfo
+from hat.io.artifact import ArtifactInfo, tensor_contract
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,7 +41,8 @@ def artifact_result(path: Path) -> dict[str, Any]:
         from hat.runtime.tensorrt.engine import read_engine_info
 
         info = read_engine_info(path)
-    return {"bytes": path.stat().st_size, **found, "artifact": config_to_dict(info)}
+    tensors = tensor_contract(info)
+    return {"bytes": path.stat().st_size, **found, "tensors": tensors, "artifact": config_to_dict(info)}
 
 
 def served_result(address: str) -> dict[str, Any]:
@@ -58,7 +60,8 @@ def served_result(address: str) -> dict[str, Any]:
     from hat.runtime.triton_runtime import TritonRuntime
 
     runtime = TritonRuntime(address)
-    return {"max_batch": runtime.max_batch, "artifact": config_to_dict(runtime.info)}
+    tensors = tensor_contract(runtime.info)
+    return {"max_batch": runtime.max_batch, "tensors": tensors, "artifact": config_to_dict(runtime.info)}
 
 
 def _read_onnx(path: Path) -> tuple[ArtifactInfo, dict[str, Any]]:
@@ -79,21 +82,9 @@ def artifact_table(result: dict[str, Any]) -> RenderableType:
     from rich.table import Table
 
     info = result["artifact"]
-    preprocessing, model, adopted = info["preprocessing"], info["model"], info["adopted"]
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    if "bytes" in result:
-        table.add_row("file", f"{result['target']}, {result['bytes'] / 1e6:,.1f} MB")
-    else:
-        table.add_row("served", f"{result['target']}, at most {result['max_batch']} images at once")
-    if model is not None:
-        table.add_row("model", f"{info['name']}: {model['backbone']['name']}, depths {list(model['depths'])}")
-    else:
-        table.add_row("model", f"{info['name']}: adopted from {adopted['file']}, its output {adopted['output']}")
-        family = f", as {adopted['family']} has it" if adopted["family"] else ""
-        table.add_row("", f"it takes {adopted['layout'].upper()}, {adopted['color'].upper()}{family}; the file converts")
-    size = f"{preprocessing['height']} x {preprocessing['width']}"
-    table.add_row("input", f"{size} (height x width), RGB, {info['input_type']}; normalization is inside the file")
-    table.add_row("embedding", f"{info['embed_dim']} values, unit length")
+    for row in [*_origin(result), *result["tensors"].items()]:
+        table.add_row(*row)
     table.add_row("precision", info["precision"])
     if "built_precision" in result:
         table.add_row("read back", result["built_precision"])
@@ -112,6 +103,22 @@ def artifact_table(result: dict[str, Any]) -> RenderableType:
     for name, value in metric_rows(info["metrics"]):
         table.add_row(name, value)
     return table
+
+
+def _origin(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield rows on where an artifact is and what model it was made of."""
+    info = result["artifact"]
+    if "bytes" in result:
+        yield "file", f"{result['target']}, {result['bytes'] / 1e6:,.1f} MB"
+    else:
+        yield "served", f"{result['target']}, at most {result['max_batch']} images at once"
+    model, adopted = info["model"], info["adopted"]
+    if model is not None:
+        yield "model", f"{info['name']}: {model['backbone']['name']}, depths {list(model['depths'])}"
+        return
+    yield "model", f"{info['name']}: adopted from {adopted['file']}, its output {adopted['output']}"
+    family = f", as {adopted['family']} has it" if adopted["family"] else ""
+    yield "", f"it takes {adopted['layout'].upper()}, {adopted['color'].upper()}{family}; the file converts"
 
 
 def _short(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ _COLUMNS = ("frame", "time", "pid", "camid", *BOX_COLUMNS)
 
 _SAME_TIME_S = 5e-4
 """A time that was rounded to milliseconds still means the frame that is shown then."""
+
+_MOT_COLUMNS = range(6, 11)
+_MAX_MOT_LINE = 1000
 
 _MAX_CROP_PIXELS = 10_000_000
 """Some dozens of crops wait for the model at once. A person who fills a frame of 8K has fewer pixels."""
@@ -67,12 +71,19 @@ def read_boxes(path: Path) -> Iterator[BoxRow]:
     ``pid`` and ``camid`` may be there, any other column is an attribute; where both ``frame`` and ``time`` are, the frame
     decides. The rows stand in the order of the frames, as a detector writes them, so that a long video needs no memory.
 
+    A file of the MOT challenge is told by its first line, which is numbers and no header: frame (from 1), track, left, top,
+    width, height, confidence and up to three more. Tracks become identities, none where the track is -1; rows whose confidence
+    is 0 are left out, as that format means it; the order is any, since ground truth comes by track.
+
     Args:
-        path: A CSV file.
+        path: A table, or a file of the MOT challenge.
 
     Raises:
         DataError: The file cannot be read, is not CSV, lacks a column, has a mistake, or is not in order.
     """
+    if _is_mot(path):
+        yield from _mot_rows(path)
+        return
     last = 0.0
     for row in read_rows(path, required=BOX_COLUMNS):
         frame, time_s = _frame_or_time(row)
@@ -92,6 +103,35 @@ def read_boxes(path: Path) -> Iterator[BoxRow]:
             camid=row.whole_number("camid"),
             attributes=row.attributes(_COLUMNS),
         )
+
+
+def _is_mot(path: Path) -> bool:
+    try:
+        with path.open(encoding="ascii", errors="replace") as file:
+            first = file.readline(_MAX_MOT_LINE).split(",")
+        return len(first) in _MOT_COLUMNS and all(math.isfinite(float(text)) for text in first)
+    except (OSError, ValueError):
+        return False  # what is wrong with it, the reader of tables says
+
+
+def _mot_rows(path: Path) -> Iterator[BoxRow]:
+    rows: list[BoxRow] = []
+    with path.open(encoding="ascii", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                frame, track, left, top, width, height, *rest = (float(text) for text in line.split(","))
+                box = (round(left), round(top), round(left + width), round(top + height))
+            except (ValueError, OverflowError):
+                raise DataError(f"{where}: expected frame, track, left, top, width, height and confidence as numbers") from None
+            if frame < 1 or frame != int(frame) or track != int(track):
+                raise DataError(f"{where}: frame and track are whole numbers, frames from 1; got {frame:g} and {track:g}")
+            if not rest or rest[0] != 0:
+                pid = int(track) if track >= 0 else None
+                rows.append(BoxRow(where=where, frame=int(frame) - 1, time_s=None, box=box, pid=pid))
+    yield from sorted(rows, key=lambda row: row.frame or 0)
 
 
 def video_items(path: Path, rows: Iterable[BoxRow], start_s: float | None = None) -> Iterator[Item]:

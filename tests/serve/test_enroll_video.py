@@ -193,3 +193,20 @@ def test_without_pyav_it_says_what_to_install(video, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(MissingExtraError, match=r"av is needed .*hat-reid\[serve\]"):
         list(read_frames(video))
+
+
+def test_read_boxes_of_the_mot_challenge(tmp_path):
+    path = tmp_path / "gt.txt"
+    path.write_text("1,3,10.0,20,30,60.4,1,1,0.9\n3,3,12,20,30,60,1,1,1\n\n1,-1,0,0,5,9,0.5,-1,-1,-1\n2,4,1,2,3,4,0,1,1\n")
+    rows = list(read_boxes(path))
+    assert [(row.frame, row.pid, row.box) for row in rows] == [
+        (0, 3, (10, 20, 40, 80)),
+        (0, None, (0, 0, 5, 9)),
+        (2, 3, (12, 20, 42, 80)),
+    ]
+    path.write_text("1,3,10,20,30,60,1\n0,3,12,20,30,60,1\n")
+    with pytest.raises(DataError, match="line 2: frame and track are whole numbers, frames from 1"):
+        list(read_boxes(path))
+    path.write_text("1,3,10,20,30,60,1\n2,x\n")
+    with pytest.raises(DataError, match="line 2: expected frame, track"):
+        list(read_boxes(path))
