@@ -231,7 +231,8 @@ def _table(result: dict[str, Any]) -> RenderableType:
     left_out = info["details"].get("layers_left_out", {})
     if left_out:
         table.add_row("left out", "; ".join(f"{name} ({why})" for name, why in left_out.items()))
-    for key, value in info["details"].get("engine", {}).get("plan", {}).items():
+    engine = info["details"].get("engine")  # of a folder for DeepStream it is a file's name
+    for key, value in (engine.get("plan", {}) if isinstance(engine, dict) else {}).items():
         table.add_row(key.replace("_", " "), str(value))
     table.add_row("fingerprint", info["fingerprint"])
     sensitivity = info["details"].get("sensitivity")
