@@ -100,7 +100,7 @@ def upload_items(
     parse_labels_from_names: bool = True,
     limits: UploadLimits = UPLOAD_LIMITS,
 ) -> list[Item]:
-    """Images that are to be enrolled, from uploaded images and zip files; they are read when they are needed.
+    """Return images that are to be enrolled, from uploaded images and zip files; they are read when they are needed.
 
     Args:
         paths: Uploaded files.

@@ -108,7 +108,7 @@ def pictures_of(gallery: Gallery, where: Filter | None) -> Pictures:
 
 
 def compared_html(pictures: Pictures, lists: Sequence[ComparedList], query_pid: Identity | None) -> str:
-    """Figures of each file, and the ranked lists one under the other."""
+    """Return figures of each file, and the ranked lists one under the other."""
     ids = sorted({match.id for one in lists for match in one.matches})
     records = {record.id: record for record in pictures.gallery.get(ids, thumbnails=True)}
     columns = "".join(_column(one, records, query_pid, is_first=place == 0) for place, one in enumerate(lists))

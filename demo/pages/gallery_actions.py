@@ -48,7 +48,7 @@ class GalleryActions:
         self._state = state
 
     def shown(self, session: Session) -> Values:
-        """Values of the page's outputs for the gallery that a session works with, from its first record on."""
+        """Return values of the page's outputs for the gallery that a session works with, from its first record on."""
         gallery = self._state.gallery(session.gallery)
         counts = gallery.counts()
         session.marked, session.removal = set(), {}

@@ -49,7 +49,7 @@ class Step:
 
 
 def quickstart_steps() -> list[Step]:
-    """All steps in their order; the engine's is among them where TensorRT for RTX is installed."""
+    """Return all steps in their order; the engine's is among them where TensorRT for RTX is installed."""
     steps = [
         Step(
             title="Draw people as four cameras see them",

@@ -83,7 +83,7 @@ def outcome_summary(outcome: Outcome) -> str:
 
 
 def timing_line(timings: Timings) -> str:
-    """How long each step took."""
+    """Return how long each step took."""
     steps = [("decode", timings.decode_s), ("embed", timings.embed_s), ("search", timings.search_s)]
     if timings.rerank_s is not None:
         steps.append(("re-rank", timings.rerank_s))
@@ -92,7 +92,7 @@ def timing_line(timings: Timings) -> str:
 
 
 def match_details(outcome: Outcome, chosen: int, chance: str = "") -> str:
-    """All that is known of the chosen match; ``chance`` is trusted markup on what its similarity means."""
+    """Return all that is known of the chosen match; ``chance`` is trusted markup on what its similarity means."""
     if not 0 <= chosen < len(outcome.matches):
         return ""
     match = outcome.matches[chosen]
@@ -173,7 +173,7 @@ def _match_card(outcome: Outcome, rank: int, match: Match, is_chosen: bool) -> s
 
 
 def _move(rank: int, before: int | None, shown: int) -> str:
-    """How many ranks a match went up or down by re-ranking."""
+    """Return how many ranks a match went up or down by re-ranking."""
     if before is None or before == rank:
         return ""
     up = before > rank

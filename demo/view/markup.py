@@ -18,7 +18,7 @@ _TEMPLATE_SIGNS = {ord("{"): "&#123;", ord("}"): "&#125;", ord("$"): "&#36;", or
 
 
 def escaped(text: object) -> str:
-    """Text as text: safe between tags and within a quoted attribute, without control characters, and of bounded length."""
+    """Return text as text: safe between tags and in a quoted attribute, without control characters, of bounded length."""
     shown = "".join(character if character.isprintable() else " " for character in str(text)[: MAX_TEXT + 1])
     if len(shown) > MAX_TEXT:
         shown = shown[: MAX_TEXT - 1] + "…"

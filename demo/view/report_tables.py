@@ -136,7 +136,7 @@ def _figure(check: Mapping[str, Any], key: str) -> str:
 
 
 def _tolerance_bar(name: str, check: Mapping[str, Any]) -> str:
-    """How far a figure went from perfect towards its limit; the whole width is the limit."""
+    """Return how far a figure went from perfect towards its limit; the whole width is the limit."""
     value, limit = check["value"], float(check["limit"])
     if value is None:
         return _bar(escaped(SHORT_NAMES.get(name, name)), 1.0, "not a number", kind="hat-bad")

@@ -111,7 +111,7 @@ class ThresholdCalibration:
         return 1 - float(np.searchsorted(self.genuine, np.float32(similarity), side="left")) / self.num_genuine
 
     def threshold_at(self, false_match_rate: float) -> float:
-        """The lowest similarity that keeps to a false match rate: the upper bound at it, and not only the estimate, is within.
+        """Return the lowest similarity that keeps to a false match rate: its upper bound, not only the estimate, is within.
 
         Args:
             false_match_rate: Of one comparison, in (0, 1).
@@ -139,7 +139,7 @@ class ThresholdCalibration:
         return float(np.nextafter(self.impostor[self.num_pairs - 1 - num_allowed], np.float32(2)))
 
     def point_at(self, similarity: float) -> RocPoint:
-        """All rates at a similarity."""
+        """Return all rates at a similarity."""
         return RocPoint(
             similarity,
             self.false_match_rate_at(similarity),

@@ -111,7 +111,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most records.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """The records of a gallery, by their ids.
+    """List the records of a gallery by their ids.
 
     Examples:
 

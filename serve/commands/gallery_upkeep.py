@@ -258,7 +258,7 @@ def accept(
 
 
 def _is_open_elsewhere(path: Path) -> bool:
-    """Whether a closed gallery still has a log beside it: then not all of it is in its file yet."""
+    """Return whether a closed gallery still has a log beside it: then not all of it is in its file yet."""
     log = path.with_name(f"{path.name}-wal")
     return log.exists() and log.stat().st_size > 0
 

@@ -51,7 +51,7 @@ class ImageEmbedder(Protocol):
     runtime: Runtime
 
     def embed(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
-        """(n, embed_dim) float32 unit rows."""
+        """Return (n, embed_dim) float32 unit rows."""
         ...
 
 
@@ -331,5 +331,5 @@ def _new_record(item: Item, digest: str, thumbnail: bytes | None) -> NewRecord:
 
 
 def _printable(text: str) -> str:
-    """A text that can be written anywhere: a file's name on disk may hold bytes that are no text."""
+    """Return a text that can be written anywhere: a file's name on disk may hold bytes that are no text."""
     return text.encode(errors="backslashreplace").decode()

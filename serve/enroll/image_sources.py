@@ -61,7 +61,7 @@ class Labels:
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
 
     def of(self, item: Item) -> Item:
-        """An item with these labels in place of its own."""
+        """Return an item with these labels in place of its own."""
         return replace(
             item,
             pid=item.pid if self.pid is None else self.pid,
@@ -105,7 +105,7 @@ class ImageSources:
         self._check()
 
     def count(self) -> int:
-        """How many items there are; every list and table is read for it, and no image.
+        """Return how many items there are; every list and table is read for it, and no image.
 
         Raises:
             DataError: A folder, zip file or table cannot be read, or a table has a mistake.
@@ -116,7 +116,7 @@ class ImageSources:
         return sum(1 for _ in self._listed())
 
     def items(self) -> Iterator[Item]:
-        """The items, in an order that is always the same.
+        """Yield the items, in an order that is always the same.
 
         Raises:
             DataError: As `count`; or the video cannot be opened.
@@ -173,7 +173,7 @@ class ImageSources:
                     yield item
 
     def _tree(self, path: Path) -> Iterator[Item]:
-        """All images in a folder or a zip file and below, folder by folder in sorted order."""
+        """Yield all images in a folder or a zip file and below, folder by folder in sorted order."""
         people: dict[str, _Person] = {}
         if self._names == "auto":
             try:
@@ -202,7 +202,7 @@ class ImageSources:
                 self.unread.append(f"{tree.where}/{name}")
 
     def _named(self, name: str, location: str, person: _Person | None = None) -> Item | None:
-        """An image with the labels that its data set says, or its name."""
+        """Return an image with the labels that its data set says, or its name."""
         source = _absolute(location)
         item = Item(source=source, read=functools.partial(read_encoded, source))
         if self._names == "none":
@@ -292,7 +292,7 @@ def _camera_numbers(table: Path) -> dict[str, int]:
 
 
 def _key(tree: FolderTree | ZipTree) -> Any:
-    """What makes a folder the same one, also under another name."""
+    """Return what makes a folder the same one, also under another name."""
     if isinstance(tree, ZipTree):
         return tree.prefix
     try:
@@ -303,6 +303,6 @@ def _key(tree: FolderTree | ZipTree) -> Any:
 
 
 def _absolute(location: str) -> str:
-    """A location that means the same wherever a later command is called."""
+    """Return a location that means the same wherever a later command is called."""
     member = split_location(location)
     return str(Path(location).absolute()) if member is None else f"{Path(member[0]).absolute()}!{member[1]}"

@@ -95,7 +95,7 @@ class _Runs:
 
 
 def _video_place(record: Record) -> tuple[str | None, int]:
-    """The video and the frame that a record was cut from; None for any other record."""
+    """Return the video and the frame that a record was cut from; None for any other record."""
     path, mark, number = record.source.rpartition("#")
     if mark and number.isascii() and number.isdigit() and len(number) <= 18 and is_video_name(path) and box_of(record):
         return path, int(number)

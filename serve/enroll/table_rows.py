@@ -40,7 +40,7 @@ class TableRow:
     fields: dict[str, str]
 
     def text(self, column: str) -> str:
-        """What stands in a column.
+        """Return what stands in a column.
 
         Raises:
             DataError: Nothing does.
@@ -86,7 +86,7 @@ class TableRow:
         return parse_timestamp(text, f"{self.where}, column {column}") if text else None
 
     def number(self, column: str, convert: Callable[[str], T]) -> T:
-        """A number.
+        """Return a number.
 
         Raises:
             DataError: It is none.
@@ -98,7 +98,7 @@ class TableRow:
             raise DataError(f"{self.where}: {column} is {text!r}, expected a number") from None
 
     def box(self) -> Box | None:
-        """The box, rounded to whole pixels; None where its columns are absent or all empty.
+        """Return the box, rounded to whole pixels; None where its columns are absent or all empty.
 
         Raises:
             DataError: Some are empty, or one is no number.
@@ -109,7 +109,7 @@ class TableRow:
         return left, top, right, bottom
 
     def attributes(self, known: Collection[str]) -> dict[str, AttributeValue]:
-        """What stands in the columns that have no meaning of their own.
+        """Return what stands in the columns that have no meaning of their own.
 
         Raises:
             UsageError: A column's name or a value cannot be an attribute.

@@ -59,7 +59,7 @@ class BoxRow:
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
 
     def belongs_to(self, frame: VideoFrame, end_s: float | None) -> bool:
-        """Whether this is the frame that is meant; ``end_s`` is when the next one is shown."""
+        """Return whether this is the frame that is meant; ``end_s`` is when the next one is shown."""
         if self.frame is not None:
             return self.frame == frame.number
         return self.time_s is not None and end_s is not None and self.time_s < end_s - _SAME_TIME_S
@@ -135,7 +135,7 @@ def _mot_rows(path: Path) -> Iterator[BoxRow]:
 
 
 def video_items(path: Path, rows: Iterable[BoxRow], start_s: float | None = None) -> Iterator[Item]:
-    """The people in a video as items to be enrolled; frames are decoded as they are needed, and none after the last row's.
+    """Yield the people in a video as items to be enrolled; frames are decoded as needed, and none after the last row's.
 
     A row whose frame is not there, cannot be decoded, or does not hold the box becomes an item that says so when it is read.
 
@@ -189,7 +189,7 @@ def _frame_or_time(row: TableRow) -> tuple[int | None, float | None]:
 
 
 def _with_ends(frames: Iterable[VideoFrame]) -> Iterator[tuple[VideoFrame, float | None]]:
-    """Each frame with the time at which the next one is shown; the last one stays as long as the one before it did."""
+    """Yield each frame with the time at which the next one is shown; the last one stays as long as the one before it did."""
     held: VideoFrame | None = None
     shown_s = 1.0
     for frame in frames:
@@ -203,7 +203,7 @@ def _with_ends(frames: Iterable[VideoFrame]) -> Iterator[tuple[VideoFrame, float
 
 
 def _decoded(frame: VideoFrame) -> Callable[[], Image.Image]:
-    """The frame as a picture, converted once for all people in it."""
+    """Return the frame as a picture, converted once for all people in it."""
     try:
         picture = Image.fromarray(frame.pixels())
     except ImageError as error:

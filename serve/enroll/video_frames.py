@@ -69,7 +69,7 @@ class VideoFrame:
 
 
 def is_video_name(name: str) -> bool:
-    """Whether a file name is taken for a video's, by its ending."""
+    """Return whether a file name is taken for a video's, by its ending."""
     return Path(name).suffix.lower() in VIDEO_FORMATS
 
 

@@ -60,7 +60,7 @@ class Binding:
     """Other files of the same weights that may be used as well."""
 
     def differences(self, other: Binding) -> list[str]:
-        """What tells another model from this one, each as "what: here, there"; empty where it may be used with this gallery."""
+        """Return what tells another model from this one, each as "what: here, there"; empty where this gallery takes it."""
         if other.fingerprint == self.fingerprint or any(other.fingerprint == one.fingerprint for one in self.compatible_models):
             return []
         found = []
@@ -97,7 +97,7 @@ class Binding:
 
 
 def binding_of(info: ArtifactInfo) -> Binding:
-    """The binding of embeddings that a model makes, from the facts about it (`hat.runtime.runtime_info`)."""
+    """Return the binding of embeddings that a model makes, from the facts about it (`hat.runtime.runtime_info`)."""
     return Binding(
         fingerprint=info.fingerprint,
         name=info.name,
@@ -110,7 +110,7 @@ def binding_of(info: ArtifactInfo) -> Binding:
 
 
 def binding_to_json(binding: Binding) -> str:
-    """A binding as one line of JSON."""
+    """Return a binding as one line of JSON."""
     return json.dumps(config_to_dict(binding), sort_keys=True)
 
 

@@ -21,7 +21,7 @@ _WORST_COSINE = "worst cosine"
 
 
 def read_compatible_model(path: Path, gallery: Binding, candidate: Binding, *, min_cosine: float) -> CompatibleModel:
-    """What a report says of a file, once it is certain that it is about this gallery's model and this very file.
+    """Return what a report says of a file, once it is certain that it is about this gallery's model and this very file.
 
     Args:
         path: JSON of ``hat verify --report-json``.

@@ -91,7 +91,7 @@ class Gallery(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of records."""
+        """Return number of records."""
 
     @abstractmethod
     def add(self, embeddings: npt.NDArray[np.floating], records: Sequence[NewRecord]) -> list[int]:
@@ -111,7 +111,7 @@ class Gallery(ABC):
 
     @abstractmethod
     def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbors:
-        """The nearest records of each query, exactly.
+        """Return the nearest records of each query, exactly.
 
         Args:
             embeddings: (num_queries, embed_dim) unit rows.
@@ -124,7 +124,7 @@ class Gallery(ABC):
 
     @abstractmethod
     def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
-        """Records by id, in the order of the ids; thumbnails are read only when asked for.
+        """Return records by id, in the order of the ids; thumbnails are read only when asked for.
 
         Raises:
             RecordsMissingError: There is no record with one of the ids.
@@ -132,7 +132,7 @@ class Gallery(ABC):
 
     @abstractmethod
     def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        """(n, embed_dim) float32 unit rows of records, in the order of the ids.
+        """Return (n, embed_dim) float32 unit rows of records, in the order of the ids.
 
         Raises:
             RecordsMissingError: There is no record with one of the ids.
@@ -140,7 +140,7 @@ class Gallery(ABC):
 
     @abstractmethod
     def ids(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
-        """Ids of the records that pass a filter, ascending."""
+        """Return ids of the records that pass a filter, ascending."""
 
     def page(self, where: Filter | None = None, *, after_id: int = 0, limit: int = 100) -> RecordPage:
         """Return some of the records that pass a filter, by ascending id.
@@ -171,11 +171,11 @@ class Gallery(ABC):
 
     @abstractmethod
     def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
-        """Ids of those of these images that are enrolled, by content hash."""
+        """Return ids of those of these images that are enrolled, by content hash."""
 
     @abstractmethod
     def counts(self) -> GalleryCounts:
-        """How much it holds."""
+        """Return how much it holds."""
 
     @abstractmethod
     def remove(
@@ -247,7 +247,7 @@ class Gallery(ABC):
         """Let go of files and connections; twice is fine."""
 
     def records(self, where: Filter | None = None, *, chunk: int = 1000) -> Iterator[Record]:
-        """Records that pass a filter, by ascending id, read a chunk at a time; those removed meanwhile are left out."""
+        """Yield records that pass a filter, by ascending id, read a chunk at a time; those removed meanwhile are left out."""
         ids = self.ids(where).tolist()
         for start in range(0, len(ids), chunk):
             yield from self.get_present(ids[start : start + chunk])

@@ -27,18 +27,18 @@ _THUMBNAIL_QUALITY = 80
 
 
 def box_text(box: Box) -> str:
-    """A box as an attribute says it: ``"left,top,right,bottom"``."""
+    """Return a box as an attribute says it: ``"left,top,right,bottom"``."""
     return ",".join(map(str, box))
 
 
 def box_from_text(text: str) -> Box | None:
-    """A box that `box_text` wrote; None for any other text."""
+    """Return a box that `box_text` wrote; None for any other text."""
     match = _BOX_TEXT.fullmatch(text)
     return (int(match[1]), int(match[2]), int(match[3]), int(match[4])) if match else None
 
 
 def content_hash(data: bytes, box: Box | None = None) -> str:
-    """What makes an image the same one: SHA-256 of its encoded bytes and, where there is one, of the box; hexadecimal."""
+    """Return what makes an image the same one: SHA-256 of its encoded bytes and, where there is one, of the box, as hex."""
     digest = hashlib.sha256(data)
     if box is not None:
         digest.update(f";box={box_text(box)}".encode())
@@ -46,7 +46,7 @@ def content_hash(data: bytes, box: Box | None = None) -> str:
 
 
 def crop_person(image: Image.Image, box: Box, name: str) -> Image.Image:
-    """The part of a picture that a box names; what of the box lies outside the picture is cut off.
+    """Return the part of a picture that a box names; what of the box lies outside the picture is cut off.
 
     Args:
         image: The whole picture.
@@ -67,7 +67,7 @@ def crop_person(image: Image.Image, box: Box, name: str) -> Image.Image:
 
 
 def make_thumbnail(image: Image.Image, height: int) -> bytes:
-    """A JPEG of a picture, at most ``height`` pixels high and twice as wide; a smaller picture keeps its size."""
+    """Return a JPEG of a picture, at most ``height`` pixels high and twice as wide; a smaller picture keeps its size."""
     small = image.convert("RGB")
     small.thumbnail((2 * height, height))
     encoded = io.BytesIO()

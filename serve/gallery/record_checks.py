@@ -51,7 +51,7 @@ _INT64 = np.iinfo(np.int64)
 
 
 def checked_embeddings(embeddings: npt.ArrayLike, embed_dim: int, what: str = "embeddings") -> npt.NDArray[np.float32]:
-    """Embeddings as a contiguous float32 array.
+    """Return embeddings as a contiguous float32 array.
 
     Args:
         embeddings: (n, embed_dim) unit rows.
@@ -78,7 +78,7 @@ def checked_embeddings(embeddings: npt.ArrayLike, embed_dim: int, what: str = "e
 
 
 def checked_top(top: int, num_queries: int) -> int:
-    """Number of neighbors that were asked for.
+    """Return number of neighbors that were asked for.
 
     Raises:
         UsageError: It is below 1, or the result would be unreasonably large.
@@ -93,7 +93,7 @@ def checked_top(top: int, num_queries: int) -> int:
 
 
 def checked_records(records: Sequence[NewRecord], count: int) -> list[NewRecord]:
-    """Records that belong to ``count`` embeddings, their values plain Python, each with its time of enrollment.
+    """Return records that belong to ``count`` embeddings, their values plain Python, each with its time of enrollment.
 
     Raises:
         UsageError: There are more or fewer, or a value is of the wrong type or size; the record's source is named.
@@ -114,7 +114,7 @@ def checked_hashes(content_hashes: Iterable[str]) -> list[str]:
 
 
 def checked_ids(ids: Iterable[int]) -> list[int]:
-    """Ids as plain Python numbers.
+    """Return ids as plain Python numbers.
 
     Raises:
         UsageError: One is no whole number.
@@ -123,7 +123,7 @@ def checked_ids(ids: Iterable[int]) -> list[int]:
 
 
 def checked_filter(where: Filter | None) -> Filter | None:
-    """A filter; None where every record passes it.
+    """Return a filter; None where every record passes it.
 
     Raises:
         UsageError: A value is of a type that no record can have.

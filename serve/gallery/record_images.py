@@ -14,13 +14,13 @@ __all__ = ["box_of", "read_source", "record_image"]
 
 
 def box_of(record: Record) -> Box | None:
-    """Which part of its source a record shows; None where it is the whole."""
+    """Return which part of its source a record shows; None where it is the whole."""
     text = record.attributes.get(BOX_ATTRIBUTE)
     return box_from_text(text) if isinstance(text, str) else None
 
 
 def read_source(record: Record) -> bytes:
-    """The encoded bytes that a record was made from.
+    """Return the encoded bytes that a record was made from.
 
     Raises:
         ImageError: Its source is no file or member of a zip file, cannot be read, or is another image by now.
@@ -32,7 +32,7 @@ def read_source(record: Record) -> bytes:
 
 
 def record_image(record: Record) -> Image.Image | None:
-    """The picture of a record, in RGB; None where neither a thumbnail nor the source is there.
+    """Return the picture of a record, in RGB; None where neither a thumbnail nor the source is there.
 
     Args:
         record: Read with its thumbnail, if that is to be used.

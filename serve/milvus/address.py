@@ -62,7 +62,7 @@ class MilvusAddress:
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def __str__(self) -> str:
-        """The address without user, password and token."""
+        """Return the address without user, password and token."""
         return f"{MILVUS_SCHEME}{self.server}/{self.name}{f'?db={self.database}' if self.database else ''}"
 
 
@@ -159,7 +159,7 @@ def connect(address: MilvusAddress, timeout_s: float) -> MilvusClient:
 
 
 def _knock(address: MilvusAddress, timeout_s: float) -> None:
-    """Whether anything listens, at once: pymilvus itself waits for a server that is not there until its time is up."""
+    """Return whether anything listens, at once: pymilvus itself waits for a server that is not there until its time is up."""
     try:
         socket.create_connection((address.host, address.port), timeout=timeout_s).close()
     except OSError as error:
@@ -170,7 +170,7 @@ def _knock(address: MilvusAddress, timeout_s: float) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What Milvus or gRPC says of it, on one line."""
+    """Return what Milvus or gRPC says of it, on one line."""
     details = getattr(error, "details", None)  # a call that failed below Milvus; all of what it says would be a page
     text = details() if callable(details) else getattr(error, "message", None) or error
     return " ".join(str(text or type(error).__name__).split())[:400]

@@ -61,7 +61,7 @@ class MilvusCollection:
         self._client: MilvusClient = connect(address, timeout_s)
 
     def exists(self) -> bool:
-        """Whether the server has it."""
+        """Return whether the server has it."""
         with self._talking():
             return bool(self._client.has_collection(self._name, timeout=self._timeout_s))
 
@@ -88,7 +88,7 @@ class MilvusCollection:
             self._client.load_collection(self._name, timeout=self._timeout_s)
 
     def properties(self) -> dict[str, str]:
-        """What is kept with it, by name."""
+        """Return what is kept with it, by name."""
         with self._talking():
             return dict(self._client.describe_collection(self._name, timeout=self._timeout_s).get("properties") or {})
 
@@ -100,7 +100,7 @@ class MilvusCollection:
                 self._client.alter_collection_properties(self._name, properties=dict(properties), timeout=self._timeout_s)
 
     def count(self) -> int:
-        """Number of rows."""
+        """Return number of rows."""
         with self._talking():
             answer = self._client.query(
                 self._name, filter="", output_fields=["count(*)"], consistency_level="Strong", timeout=self._timeout_s
@@ -108,7 +108,7 @@ class MilvusCollection:
         return int(answer[0]["count(*)"])
 
     def query(self, expression: str, fields: Sequence[str], limit: int = WINDOW) -> list[dict[str, Any]]:
-        """Rows that pass an expression, at most ``limit``."""
+        """Return rows that pass an expression, at most ``limit``."""
         with self._talking():
             answer = self._client.query(
                 self._name,
@@ -121,7 +121,7 @@ class MilvusCollection:
         return list(answer)
 
     def scan(self, passing: str, fields: Sequence[str], last_id: int) -> Iterator[dict[str, Any]]:
-        """Rows that pass an expression, a range of ids at a time: such a range has no more rows than an answer may have.
+        """Yield rows that pass an expression, a range of ids at a time: such a range has no more rows than an answer may have.
 
         Args:
             passing: The expression; empty for all.
@@ -133,7 +133,7 @@ class MilvusCollection:
             yield from self.query(_both(range_expression(after, upto), passing), fields)
 
     def nearest(self, queries: npt.NDArray[np.float32], top: int, passing: str, last_id: int) -> list[Nearest]:
-        """The rows with the largest inner products with each query, equal ones by id.
+        """Return the rows with the largest inner products with each query, equal ones by id.
 
         Milvus leaves the order of equal ones open, so more is asked for until what follows the last place is farther away.
 

@@ -123,7 +123,7 @@ class MilvusGallery(Gallery):
         super().check_model(binding)
 
     def __len__(self) -> int:
-        """Number of records."""
+        """Return number of records."""
         return self._collection.count()
 
     def add(self, embeddings: npt.NDArray[np.floating], records: Sequence[NewRecord]) -> list[int]:
@@ -149,7 +149,7 @@ class MilvusGallery(Gallery):
         return [ids[record.content_hash] for record in checked]
 
     def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbors:
-        """The nearest records of each query, exactly; see `Gallery.search`."""
+        """Return the nearest records of each query, exactly; see `Gallery.search`."""
         queries = checked_embeddings(embeddings, self.binding.embed_dim, "queries")
         top = checked_top(top, len(queries))
         ids = np.full((len(queries), top), -1, dtype=np.int64)
@@ -163,13 +163,13 @@ class MilvusGallery(Gallery):
         return Neighbors(ids, similarities)
 
     def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
-        """Records by id, in the order of the ids; see `Gallery.get`."""
+        """Return records by id, in the order of the ids; see `Gallery.get`."""
         fields = [*RECORD_FIELDS, "thumbnail"] if thumbnails else RECORD_FIELDS
         rows = self._rows(ids, fields, _THUMBNAILS_AT_ONCE if thumbnails else _RECORDS_AT_ONCE)
         return [record_of(rows[int(one)]) for one in ids]
 
     def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        """(n, embed_dim) float32 unit rows of records, in the order of the ids; see `Gallery.embeddings`."""
+        """Return (n, embed_dim) float32 unit rows of records, in the order of the ids; see `Gallery.embeddings`."""
         dim = self.binding.embed_dim
         rows = self._rows(ids, ("id", "embedding"), max(1, min(WINDOW, MESSAGE_BYTES // (4 * dim))))
         made = np.empty((len(ids), dim), dtype=np.float32)
@@ -178,16 +178,16 @@ class MilvusGallery(Gallery):
         return made
 
     def ids(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
-        """Ids of the records that pass a filter, ascending."""
+        """Return ids of the records that pass a filter, ascending."""
         rows = self._collection.scan(filter_expression(checked_filter(where)), ["id"], last_id(self._collection))
         return np.array(sorted(int(row["id"]) for row in rows), dtype=np.int64)
 
     def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
-        """Ids of those of these images that are enrolled, by content hash."""
+        """Return ids of those of these images that are enrolled, by content hash."""
         return self._ids_by_hash(checked_hashes(content_hashes))
 
     def counts(self) -> GalleryCounts:
-        """How much it holds; the numbers of every record are read for it."""
+        """Return how much it holds; the numbers of every record are read for it."""
         pids: Counter[Identity | None] = Counter()
         camids: Counter[int | None] = Counter()
         names: dict[int | None, Identity | None] = {}
@@ -281,7 +281,7 @@ class MilvusGallery(Gallery):
         return found
 
     def _rows(self, ids: Sequence[int], fields: Sequence[str], step: int) -> dict[int, dict[str, Any]]:
-        """Rows by id.
+        """Return rows by id.
 
         Raises:
             RecordsMissingError: There is none with one of the ids.
@@ -292,7 +292,7 @@ class MilvusGallery(Gallery):
         return rows
 
     def _rows_there(self, ids: Collection[int], fields: Sequence[str], step: int) -> dict[int, dict[str, Any]]:
-        """Rows by id, those that are there."""
+        """Return rows by id, those that are there."""
         wanted = sorted({one for one in checked_ids(ids) if one > 0})
         rows: dict[int, dict[str, Any]] = {}
         for start in range(0, len(wanted), step):
@@ -302,7 +302,7 @@ class MilvusGallery(Gallery):
 
     @contextmanager
     def _changing(self) -> Iterator[MilvusWriter]:
-        """A change: in turn, and only by the writer."""
+        """Yield a change: in turn, and only by the writer."""
         if self._writer is None:
             raise UsageError(f"{self.location} was opened read-only and cannot be changed")
         with self._writer.turn:

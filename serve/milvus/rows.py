@@ -59,7 +59,7 @@ _UNKNOWN_TIME = -1.7e308
 
 
 def schema(embed_dim: int) -> CollectionSchema:
-    """The fields of a gallery."""
+    """Return the fields of a gallery."""
     from pymilvus import DataType, MilvusClient
 
     made = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -77,7 +77,7 @@ def schema(embed_dim: int) -> CollectionSchema:
 
 
 def row_of(record: NewRecord, number: int, embedding: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """A checked record as Milvus is given it.
+    """Return a checked record as Milvus is given it.
 
     Raises:
         UsageError: Milvus cannot keep it: a text or its thumbnail is too long, or a number stands for what is not known.
@@ -110,7 +110,7 @@ def row_of(record: NewRecord, number: int, embedding: npt.NDArray[np.float32]) -
 
 
 def batches(rows: Sequence[dict[str, Any]], max_bytes: int) -> list[list[dict[str, Any]]]:
-    """Rows in messages of at most so many bytes; a single row is never split."""
+    """Return rows in messages of at most so many bytes; a single row is never split."""
     made: list[list[dict[str, Any]]] = []
     room = 0
     for row in rows:
@@ -129,7 +129,7 @@ def _row_bytes(row: Mapping[str, Any]) -> int:
 
 
 def record_of(row: Mapping[str, Any]) -> Record:
-    """A record as Milvus gave it back."""
+    """Return a record as Milvus gave it back."""
     facts = json.loads(row["facts"])
     return Record(
         id=int(row["id"]),
@@ -154,17 +154,17 @@ def identity_of(row: Mapping[str, Any]) -> Identity | None:
 
 
 def known_number(value: int) -> int | None:
-    """An identity or a camera as it was stored; None where it is not known."""
+    """Return an identity or a camera as it was stored; None where it is not known."""
     return None if value == _UNKNOWN else int(value)
 
 
 def known_time(value: float) -> float | None:
-    """A time as it was stored; None where it is not known."""
+    """Return a time as it was stored; None where it is not known."""
     return None if value <= _UNKNOWN_TIME else float(value)
 
 
 def filter_expression(where: Filter | None) -> str:
-    """A checked filter as an expression; empty where every record passes."""
+    """Return a checked filter as an expression; empty where every record passes."""
     if where is None:
         return ""
     conditions = []
@@ -184,23 +184,23 @@ def filter_expression(where: Filter | None) -> str:
 
 
 def range_expression(after: int, upto: int | None) -> str:
-    """Records of a range of ids, the first bound left out; without an end where there is no second."""
+    """Return records of a range of ids, the first bound left out; without an end where there is no second."""
     return f"id > {int(after)}" + ("" if upto is None else f" and id <= {int(upto)}")
 
 
 def ids_expression(ids: Iterable[int]) -> str:
-    """Records by id."""
+    """Return records by id."""
     return f"id in [{_listed(ids)}]"
 
 
 def hash_expression(content_hashes: Collection[str]) -> str:
-    """Records by checked content hash."""
+    """Return records by checked content hash."""
     digits = ", ".join(f'"{one}"' for one in sorted(content_hashes))
     return f"content_hash in [{digits}]"
 
 
 def _possible(values: Iterable[int]) -> list[int]:
-    """Those that a record can have."""
+    """Return those that a record can have."""
     return [int(value) for value in values if _UNKNOWN < value < 2**63]
 
 
@@ -209,12 +209,12 @@ def _listed(values: Iterable[int]) -> str:
 
 
 def _finite(value: float) -> float:
-    """The nearest number that Milvus can read."""
+    """Return the nearest number that Milvus can read."""
     return float(min(max(value, -sys.float_info.max), sys.float_info.max))
 
 
 def _attribute_key(name: str, value: AttributeValue) -> str:
-    """What an attribute is found by: the same for 1 and 1.0, another for true."""
+    """Return what an attribute is found by: the same for 1 and 1.0, another for true."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return hashlib.sha256(json.dumps([name, value]).encode()).hexdigest()[:32]

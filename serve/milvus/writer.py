@@ -21,12 +21,12 @@ _WRITER, _LAST_ID = "hat_reid.writer", "hat_reid.last_id"
 
 
 def initial_properties() -> dict[str, str]:
-    """What a new collection says: no writer, no id given."""
+    """Return what a new collection says: no writer, no id given."""
     return {_WRITER: "", _LAST_ID: "0"}
 
 
 def last_id(collection: MilvusCollection) -> int:
-    """An id that no record lies beyond."""
+    """Return an id that no record lies beyond."""
     return int(collection.properties().get(_LAST_ID, 0))
 
 
@@ -71,7 +71,7 @@ class MilvusWriter:
         return int(kept.get(_LAST_ID, 0))
 
     def reserve(self, count: int) -> int:
-        """The first of so many ids that were never given, and that nobody else will give.
+        """Return the first of so many ids that were never given, and that nobody else will give.
 
         They are reserved before any record has them: those of a write that fails are never used. The writer is looked up again
         after the reservation: if it is still this one, then whoever takes over from now on sees the reservation.

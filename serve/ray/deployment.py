@@ -119,7 +119,7 @@ def deploy(
 
 
 def application(args: Mapping[str, Any]) -> Application:
-    """The service for Ray's own commands and configuration files: ``import_path: hat.serve.ray.deployment:application``.
+    """Return the service for Ray's own commands and configuration files: ``import_path: hat.serve.ray.deployment:application``.
 
     How many replicas there are, what each is given and where they listen is said to Ray there; the deployment is called
     ``service``. Only `deploy` can see to it that a gallery has one writer: with ``write`` true, say ``num_replicas: 1``.
@@ -218,7 +218,7 @@ def _absolute(place: str) -> str:
 
 
 def _reason(ray: Any, serve: Any, name: str, error: BaseException) -> str:
-    """What a replica raised, where it was one of our errors; otherwise the last line that says anything."""
+    """Return what a replica raised, where it was one of our errors; otherwise the last line that says anything."""
     texts = [str(error)]
     with suppress(RuntimeError, KeyError, ray.exceptions.RayError):  # a Ray that does not answer is what is being reported
         status = serve.status().applications[name]

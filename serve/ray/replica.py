@@ -116,7 +116,7 @@ class Doorway:
 
 
 def _below_root(scope: Scope) -> Scope:
-    """The audit log and the routes go by the path; a prefix that is Ray's is none of their business."""
+    """Return the audit log and the routes go by the path; a prefix that is Ray's is none of their business."""
     root = scope.get("root_path", "").rstrip("/")
     if not root or scope["type"] != "http":
         return scope

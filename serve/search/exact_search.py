@@ -74,7 +74,7 @@ def nearest_rows(
 
 
 def _rounding(embed_dim: int) -> float:
-    """How far a float32 inner product of two unit vectors of ``embed_dim`` terms may lie from the true one.
+    """Return how far a float32 inner product of two unit vectors of ``embed_dim`` terms may lie from the true one.
 
     The sum of D terms is off by at most D * 2**-24, and practically never by more than 4 * sqrt(D) * 2**-24 (Higham and Mary,
     2019, a probabilistic bound); 1.01 since lengths may be off by what the checks let pass, 2**-23 for rounding the result.
@@ -85,7 +85,7 @@ def _rounding(embed_dim: int) -> float:
 def _largest_products(
     chunks: Sequence[npt.NDArray[Any]], queries: npt.NDArray[np.float32], width: int, mask: npt.NDArray[np.bool_] | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """(num_queries, width) rows with the largest products in float32, in no order, and (num_queries,) the smallest of these."""
+    """Return the (num_queries, width) rows of the largest float32 products, in no order, and the smallest of these products."""
     best = np.full((len(queries), width), -np.inf, dtype=np.float32)
     rows = np.full((len(queries), width), -1, dtype=np.int64)
     for numbers, vectors in _blocks(chunks, max(1, MAX_PRODUCTS // len(queries)), mask):
@@ -106,7 +106,7 @@ def _largest_products(
 
 
 def _products(queries: npt.NDArray[np.float32], vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """(num_queries, n) inner products."""
+    """Return (num_queries, n) inner products."""
     products: npt.NDArray[np.float32]
     if vectors.dtype == np.float32:
         products = queries @ vectors.T
@@ -142,7 +142,7 @@ def _rescore(
 def _blocks(
     chunks: Sequence[npt.NDArray[Any]], max_rows: int, mask: npt.NDArray[np.bool_] | None, gather_below: float = GATHER_BELOW
 ) -> Iterator[_Block]:
-    """All rows in blocks of at most ``max_rows``; of those with fewer than a share that pass the mask, these rows alone."""
+    """Yield all rows in blocks of at most ``max_rows``; where fewer than a share pass the mask, these rows alone."""
     first = 0
     for chunk in chunks:
         for start in range(0, len(chunk), max_rows):
@@ -158,7 +158,7 @@ def _blocks(
 
 
 def _gather(chunks: Sequence[npt.NDArray[Any]], starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Iterator[_Block]:
-    """These rows in blocks; ``starts`` are the first row of each chunk and the number of rows."""
+    """Yield these rows in blocks; ``starts`` are the first row of each chunk and the number of rows."""
     for first in range(0, len(rows), EXACT_ROWS_AT_ONCE):
         numbers = rows[first : first + EXACT_ROWS_AT_ONCE]
         homes = np.searchsorted(starts, numbers, side="right") - 1

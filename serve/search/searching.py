@@ -73,7 +73,7 @@ class _Hit:
 
 
 def person_embedding(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """One embedding for several images of one person: the mean of their unit rows, at unit length again.
+    """Return one embedding for several images of one person: the mean of their unit rows, at unit length again.
 
     Args:
         embeddings: (n, embed_dim) unit rows, n of at least 1.

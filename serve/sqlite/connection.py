@@ -46,13 +46,13 @@ class SqliteConnection:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A read transaction: all that is read within it belongs to one moment."""
+        """Yield a read transaction: all that is read within it belongs to one moment."""
         with self._transaction("BEGIN") as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: all of it is written for good when the block ends, or nothing when it raises.
+        """Yield a write transaction: all of it is written for good when the block ends, or nothing when it raises.
 
         Raises:
             WorkError: It cannot be written, or another process keeps writing.
@@ -62,7 +62,7 @@ class SqliteConnection:
 
     @contextmanager
     def exclusive(self) -> Iterator[sqlite3.Connection]:
-        """The connection without a transaction, for what SQLite does not do within one; other threads wait."""
+        """Yield the connection without a transaction, for what SQLite does not do within one; other threads wait."""
         with self._lock:
             if self._closed:
                 raise UsageError(f"{self.path} was closed: open it again")

@@ -148,7 +148,7 @@ class SqliteGallery(Gallery):
             return insert_records(sqlite, vectors, checked)
 
     def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbors:
-        """The nearest records of each query, exactly, by the inner product with the vectors as they are stored."""
+        """Return the nearest records of each query, exactly, by the inner product with the vectors as they are stored."""
         queries = checked_embeddings(embeddings, self._embed_dim, "queries")
         top = checked_top(top, len(queries))
         where = checked_filter(where)
@@ -162,7 +162,7 @@ class SqliteGallery(Gallery):
         return Neighbors(ids=ids, similarities=similarities)
 
     def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
-        """Records by id; see `Gallery.get`."""
+        """Return records by id; see `Gallery.get`."""
         wanted = checked_ids(ids)
         with self._reader.reading() as sqlite:
             found = read_records(sqlite, wanted, thumbnails=thumbnails)
@@ -171,7 +171,7 @@ class SqliteGallery(Gallery):
         return [found[id_] for id_ in wanted]
 
     def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Embeddings of records; see `Gallery.embeddings`. Those that are stored in float16 are of unit length again."""
+        """Return embeddings of records; see `Gallery.embeddings`. Those that are stored in float16 are of unit length again."""
         wanted = checked_ids(ids)
         with self._reader.reading() as sqlite:
             rows = read_vectors(sqlite, wanted, self._dtype, self._embed_dim)
@@ -182,7 +182,7 @@ class SqliteGallery(Gallery):
         return rows
 
     def ids(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
-        """Ids of the records that pass a filter, ascending."""
+        """Return ids of the records that pass a filter, ascending."""
         where = checked_filter(where)
         with self._reader.reading() as sqlite:
             columns = self._index.columns(sqlite)
@@ -208,13 +208,13 @@ class SqliteGallery(Gallery):
         return RecordPage([found[id_] for id_ in sorted(found)], int(np.count_nonzero(mask)), next_id)
 
     def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
-        """Ids of those of these images that are enrolled, by content hash."""
+        """Return ids of those of these images that are enrolled, by content hash."""
         wanted = checked_hashes(content_hashes)
         with self._reader.reading() as sqlite:
             return known_ids(sqlite, wanted)
 
     def counts(self) -> GalleryCounts:
-        """How much it holds."""
+        """Return how much it holds."""
         with self._reader.reading() as sqlite:
             return self._index.columns(sqlite).counts(read_names(sqlite))
 

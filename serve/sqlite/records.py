@@ -114,7 +114,7 @@ def read_records(sqlite: sqlite3.Connection, ids: Sequence[int], *, thumbnails: 
 
 
 def read_vectors(sqlite: sqlite3.Connection, ids: Sequence[int], dtype: np.dtype[Any], embed_dim: int) -> npt.NDArray[Any]:
-    """(n, embed_dim) stored vectors in the order of the ids.
+    """Return (n, embed_dim) stored vectors in the order of the ids.
 
     Raises:
         UsageError: There is no record with one of the ids.
@@ -136,7 +136,7 @@ def read_vectors(sqlite: sqlite3.Connection, ids: Sequence[int], dtype: np.dtype
 def stream_vectors(
     sqlite: sqlite3.Connection, after_id: int, dtype: np.dtype[Any], embed_dim: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
-    """Ids and vectors of all records after an id, ascending, some megabytes at a time.
+    """Yield ids and vectors of all records after an id, ascending, some megabytes at a time.
 
     Raises:
         WorkError: A vector has another size than the gallery says.
@@ -146,7 +146,7 @@ def stream_vectors(
 
 
 def ids_with_attribute(sqlite: sqlite3.Connection, name: str, value: AttributeValue) -> npt.NDArray[np.int64]:
-    """Ids of the records that have this value, ascending. True is not 1, and 1 is 1.0."""
+    """Return ids of the records that have this value, ascending. True is not 1, and 1 is 1.0."""
     query = "SELECT id FROM attributes WHERE name = ? AND value = ? AND is_bool = ? ORDER BY id"
     cursor = sqlite.execute(query, (name, value, isinstance(value, bool)))
     return np.fromiter((id_ for (id_,) in cursor), dtype=np.int64)

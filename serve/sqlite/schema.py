@@ -171,7 +171,7 @@ def prepare_names(sqlite: sqlite3.Connection) -> None:
 
 
 def read_metadata(sqlite: sqlite3.Connection, path: Path) -> GalleryMetadata:
-    """What a gallery is.
+    """Return what a gallery is.
 
     Raises:
         WorkError: Facts are missing or make no sense.
@@ -187,7 +187,7 @@ def read_metadata(sqlite: sqlite3.Connection, path: Path) -> GalleryMetadata:
 
 
 def read_state(sqlite: sqlite3.Connection) -> State:
-    """The counters, as one row.
+    """Return the counters, as one row.
 
     Raises:
         WorkError: The row is missing.

@@ -125,7 +125,7 @@ def _header(metadata: GalleryMetadata, commit: tuple[int, int], num_rows: int, i
 
 
 def _mapped(file: IO[bytes], metadata: GalleryMetadata, header: dict[str, Any]) -> VectorMap | None:
-    """The content of a file; None where it is not as long as its header says, or the ids are others."""
+    """Return the content of a file; None where it is not as long as its header says, or the ids are others."""
     num_rows, dtype = header["num_rows"], np.dtype(metadata.stored_type)
     start = _start_of_vectors(num_rows)
     if num_rows < 1 or os.fstat(file.fileno()).st_size != start + num_rows * metadata.embed_dim * dtype.itemsize:
