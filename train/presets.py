@@ -78,7 +78,7 @@ _PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "quick": (
         "A first run of a minute or two on a small data set: a small HAT on ResNet-18 at 128 x 64 from random weights.",
-        # What learns something in a hundred steps from nothing: plain residual blocks, a high rate, no obstacles. With
+        # What learns something in 150 steps from nothing: plain residual blocks, a high rate, no obstacles. With
         # MobileNetV2 or the paper's rate, erasing and smoothing the ranking stays near chance for as long.
         merge(
             _EDGE,
@@ -86,7 +86,7 @@ _PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
                 "model_name": "hat_resnet18",
                 "model": {"depths": [1, 1, 2, 0], "widths": [64, 128, 256, 256], "num_bottlenecks": 1},
                 "backbone_weights": "none",
-                "num_epochs": 4,
+                "num_epochs": 6,
                 "sampler": {"num_identities": 8},
                 "augmentation": {"erasing": 0.0},
                 "loss": {"label_smoothing": 0.0},

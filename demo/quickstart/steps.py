@@ -62,7 +62,7 @@ def quickstart_steps() -> list[Step]:
             title="Train a small HAT on half of them",
             command=("train", "quick", "--data", _DATA, "--out", _RUN),
             product=_RUN,
-            seconds=90,
+            seconds=130,
             summary=lambda result: f"{result['num_steps']} steps, {result['images_per_s']:.0f} images/s",
             goes_on=("--resume",),
         ),

@@ -82,6 +82,19 @@ def test_the_peak_is_that_of_the_fastest_library(monkeypatch):
     assert 0.2 * 4 * 2e6 / 0.004 < matrix_rate("fp32", "cpu", 0.05) <= 4 * 2e6 / 0.004
 
 
+def test_matrix_rate_leaves_larger_products_of_an_emulated_precision_out(monkeypatch):
+    called = []
+
+    def products(precision, size, device):
+        yield 1, lambda: (called.append(size), time.sleep(0.3))
+
+    monkeypatch.setattr(matrix_peak, "matrix_products", products)
+    monkeypatch.setattr(matrix_peak, "_products", matrix_peak._products.__wrapped__)
+    monkeypatch.setattr(matrix_peak, "_SIZES", {"cpu": (100, 1000)})
+    assert 0 < matrix_rate("fp32", "cpu", 0.05) <= 2e6 / 0.3
+    assert called == [100]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_every_library_multiplies(precision):
     """Each gives a matrix of the size; what it computes is its own affair."""
