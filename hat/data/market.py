@@ -148,18 +148,13 @@ def read_market1501(root: Path) -> ReIDDataset:
     Raises:
         DataError: None of these is there.
     """
-    trees = [tree for tree in find_trees(root, _MARKET1501_NAMES) if has_market_folders(tree)]
-    if not trees:
-        raise DataError(
-            f"{root}: Market-1501 was not found; expected Market-1501-v15.09.15/ with bounding_box_train/, query/ and "
-            "bounding_box_test/, as a folder or inside zip files"
-        )
+    trees = _trees_below(root, _MARKET1501_NAMES, "Market-1501 was not found; expected Market-1501-v15.09.15/", "zip files")
     return read_market_layout("market1501", trees, published=MARKET1501_COUNTS)
 
 
 def is_market1501(root: Path) -> bool:
     """Return whether Market-1501 lies here under its own name, unpacked or zipped."""
-    return any(has_name(tree, _MARKET1501_NAMES) and has_market_folders(tree) for tree in find_trees(root, _MARKET1501_NAMES))
+    return _lies_below(root, _MARKET1501_NAMES)
 
 
 _DUKEMTMC_NAMES = frozenset({"dukemtmcreid", "dukemtmc", "duke"})
@@ -181,18 +176,26 @@ def read_dukemtmc(root: Path) -> ReIDDataset:
     Raises:
         DataError: None of these is there.
     """
-    trees = [tree for tree in find_trees(root, _DUKEMTMC_NAMES) if has_market_folders(tree)]
-    if not trees:
-        raise DataError(
-            f"{root}: DukeMTMC-reID was not found; expected DukeMTMC-reID/ with bounding_box_train/, query/ and "
-            "bounding_box_test/, as a folder or inside a zip file"
-        )
+    trees = _trees_below(root, _DUKEMTMC_NAMES, "DukeMTMC-reID was not found; expected DukeMTMC-reID/", "a zip file")
     return read_market_layout("dukemtmc-reid", trees, published=DUKEMTMC_COUNTS)
 
 
 def is_dukemtmc(root: Path) -> bool:
     """Return whether DukeMTMC-reID lies here under its own name, unpacked or zipped."""
-    return any(has_name(tree, _DUKEMTMC_NAMES) and has_market_folders(tree) for tree in find_trees(root, _DUKEMTMC_NAMES))
+    return _lies_below(root, _DUKEMTMC_NAMES)
+
+
+def _trees_below(root: Path, official: frozenset[str], missing: str, zipped: str) -> list[ImageTree]:
+    """Return where a benchmark's folders lie, or say what was expected."""
+    trees = [tree for tree in find_trees(root, official) if has_market_folders(tree)]
+    if not trees:
+        folders = "with bounding_box_train/, query/ and bounding_box_test/"
+        raise DataError(f"{root}: {missing} {folders}, as a folder or inside {zipped}")
+    return trees
+
+
+def _lies_below(root: Path, official: frozenset[str]) -> bool:
+    return any(has_name(tree, official) and has_market_folders(tree) for tree in find_trees(root, official))
 
 
 MANIFEST = "synth.json"
