@@ -1,7 +1,5 @@
 """The state that all visitors of the demo share: the model, galleries, people to try, files to compare. No page in here."""
 
-from __future__ import annotations
-
 import shutil
 import threading
 import time
@@ -24,8 +22,6 @@ from .people import SampleQuery
 from .session import QueryImage
 from .uploads import UPLOAD_LIMITS, UploadLimits, reduce_image
 from .view.markup import jpeg_bytes
-
-__all__ = ["NEW_GALLERY_LIMIT", "AppState", "SharedEmbedder", "last_part"]
 
 NEW_GALLERY_LIMIT = 8
 """Galleries that visitors may make or hand in while the demo runs."""

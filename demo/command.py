@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from .app_state import AppState
 
-__all__ = ["demo"]
-
 
 def demo(
     file: Annotated[

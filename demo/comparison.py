@@ -1,7 +1,5 @@
 """The same query on several files of a model: ranked lists side by side, embeddings against each other, speed."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +14,6 @@ from hat.errors import UsageError
 from hat.runtime import runtime_info
 from hat.serve.enroll.enrolling import ImageEmbedder
 from hat.serve.search.searching import person_embedding
-
-__all__ = ["Artifact", "ComparedList", "ComparedMatch", "compare_artifacts"]
 
 Embeddings = npt.NDArray[np.float32]
 

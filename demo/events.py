@@ -1,7 +1,5 @@
 """Handlers of the page: each gets the visitor's session, and whatever goes wrong in one reaches the visitor as a sentence."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Callable, Sequence
@@ -14,8 +12,6 @@ from hat.serve.gallery.identities import Identity, parse_identity
 
 from .session import Session
 from .view.markup import escaped
-
-__all__ = ["CLICKS", "bind", "clicked", "event_data", "typed_identity", "whole_number"]
 
 Handler = Callable[..., Sequence[Any]]
 

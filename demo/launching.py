@@ -18,7 +18,6 @@ from hat.errors import MissingExtraError, UsageError, WorkError
 if TYPE_CHECKING:
     from .app_state import AppState
 
-__all__ = ["Address", "check_address", "interruptible", "private_environment", "serve_page"]
 
 MAX_SESSIONS = 64
 """Visitors whose pages are remembered; the one who was away longest is forgotten for another one."""

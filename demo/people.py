@@ -1,7 +1,5 @@
 """The people of the demo: a small generated gallery, or the gallery of a data set, with queries that can be tried at once."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +16,6 @@ from hat.serve.enroll.enrolling import ImageEmbedder, Item, enroll_images
 from hat.serve.gallery.identities import Identity
 
 from .view.markup import jpeg_bytes
-
-__all__ = ["SampleQuery", "draw_people", "enroll_dataset", "sample_queries"]
 
 _SEED = 7
 """Not the seed that `hat synth` begins with: a model that was trained on its people has not seen these."""

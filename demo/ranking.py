@@ -1,7 +1,5 @@
 """From a query and the page's choices to a ranked list, each step timed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -14,8 +12,6 @@ from hat.serve.gallery.identities import Identity
 from hat.serve.search.searching import person_embedding, search_gallery
 
 from .session import Outcome, QueryImage, Timings
-
-__all__ = ["MAX_TOP", "SearchOptions", "format_time", "parse_time", "rank"]
 
 MAX_TOP = 60
 """Longest list that a page shows."""

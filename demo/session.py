@@ -1,7 +1,5 @@
 """What one visitor is doing. Each has a session of their own, and nothing of it is ever written to disk or shown to another."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,8 +10,6 @@ from PIL import Image
 from hat.serve import Filter
 from hat.serve.gallery.identities import Identity
 from hat.serve.search.searching import Match
-
-__all__ = ["Outcome", "QueryImage", "Session", "Timings", "Upload"]
 
 
 class Upload(NamedTuple):

@@ -1,7 +1,5 @@
 """What a visitor may hand in: images and zip files, bounded in number, bytes and pixels, read into memory and then deleted."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,16 +18,6 @@ from hat.serve.enroll.enrolling import Item
 from hat.serve.gallery.identities import Identity
 
 from .session import Upload
-
-__all__ = [
-    "UPLOAD_LIMITS",
-    "UploadLimits",
-    "files_at_hand",
-    "forget_files",
-    "reduce_image",
-    "upload_items",
-    "uploaded_image",
-]
 
 _JUNK_FOLDERS = ("__MACOSX/",)
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .onnx_source import ExportSource, OnnxSource
     from .request import Calibration
 
-__all__ = ["export"]
-
 
 def export(
     source: Annotated[

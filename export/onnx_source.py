@@ -26,8 +26,6 @@ from .request import ExportRequest
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ExportSource", "OnnxSource", "float_graph", "open_onnx_source", "with_input_type", "with_normalized_input"]
-
 
 @dataclass(frozen=True, eq=False)
 class OnnxSource:

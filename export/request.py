@@ -1,7 +1,5 @@
 """What is asked of an export, in one object, so that every target is called alike."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hat.io.artifact import ArtifactPrecision, BatchProfile, InputType
-
-__all__ = ["Calibration", "ExportRequest"]
 
 
 @dataclass(frozen=True, eq=False)

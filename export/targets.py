@@ -1,7 +1,5 @@
 """What can be exported to, and by which function: imported only when it is asked for."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 from collections.abc import Callable
@@ -13,8 +11,6 @@ from hat.io.artifact import ArtifactInfo
 
 from .onnx_source import ExportSource
 from .request import ExportRequest
-
-__all__ = ["TARGETS", "ExportFunction", "check_ending", "export_function", "list_targets", "written_files"]
 
 ExportFunction: TypeAlias = Callable[[ExportSource, Path, ExportRequest], ArtifactInfo]
 """Writes a trained model, or an ONNX file of this package, to a path as requested, whole or not at all."""

@@ -1,10 +1,6 @@
 """Texts that are written for others, from the jinja2 templates beside the code that fills them."""
 
-from __future__ import annotations
-
 from typing import Any
-
-__all__ = ["render"]
 
 
 def render(package: str, template: str, /, **values: Any) -> str:

@@ -26,7 +26,6 @@ from .request import ExportRequest
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DEFAULT_OPSET", "BuiltGraph", "build_onnx", "default_request", "describe", "export_onnx", "save_onnx"]
 
 DEFAULT_OPSET = 18
 """What every runtime of the last years reads. The exporter of torch starts here; 17 would silently become 18."""

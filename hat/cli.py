@@ -4,8 +4,6 @@
 function with typer's annotations; its docstring is its help.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys
@@ -16,8 +14,6 @@ from typer.core import TyperGroup
 
 from hat.errors import HatError, UsageError, describe_failure
 from hat.host_tuning import keep_freed_memory, wait_passively
-
-__all__ = ["COMMANDS", "NEEDS_NO_ARGUMENTS", "app", "main"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("hat.commands.info:info", "What a model, a checkpoint or an exported file is."),

@@ -5,8 +5,6 @@ pydantic's dataclass with unknown keys refused. This file adds what a command li
 (``optim.lr=3e-4``), errors that name the full path of the wrong key, and a plain dictionary for YAML and JSON.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping
@@ -18,16 +16,6 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import dataclass_transform
 
 from hat.errors import ConfigError
-
-__all__ = [
-    "apply_overrides",
-    "config_dataclass",
-    "config_from_dict",
-    "config_to_dict",
-    "config_to_yaml",
-    "merge",
-    "parse_overrides",
-]
 
 T = TypeVar("T")
 

@@ -1,7 +1,5 @@
 """What a command says: results on stdout, as a table or as JSON; everything else, progress bars included, on stderr."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,8 +8,6 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-__all__ = ["emit", "metric_rows", "percent", "progress", "stderr"]
 
 stderr = Console(stderr=True, highlight=False)
 """Where messages go, so that what a command prints on stdout can be piped."""

@@ -19,8 +19,6 @@ from hat.runtime import Runtime, open_runtime
 from hat.runtime.protocol import runtime_device
 from hat.runtime.torch_runtime import Precision
 
-__all__ = ["Embedder", "ImageLike"]
-
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 """A path, a PIL image, or an (H, W, 3) uint8 RGB array."""
 

@@ -4,24 +4,7 @@ A message says what is wrong, what was expected, what was got and what to do nex
 without a traceback, and exits with `exit_code`: 2 when the request was wrong, 1 when the request was right and the work failed.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
-
-__all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "HatError",
-    "ImageError",
-    "MissingExtraError",
-    "ModelError",
-    "UsageError",
-    "WeightsError",
-    "WorkError",
-    "describe_failure",
-    "is_out_of_memory",
-]
 
 
 class HatError(Exception):

@@ -1,7 +1,5 @@
 """Evaluating a model on a data set: embed both splits, rank the gallery for each query, count."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -12,8 +10,6 @@ from hat.embedder import Embedder
 from hat.errors import DataError
 from hat.metrics import RankingResult, center_by_camera, evaluate_embeddings, evaluate_ranking
 from hat.metrics import rerank as rerank_distances
-
-__all__ = ["center_dataset", "check_rankable", "embed_dataset", "evaluate", "rank_embeddings"]
 
 
 def evaluate(

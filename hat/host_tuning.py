@@ -1,13 +1,9 @@
 """What makes long computations on a CPU faster without changing them: how memory is kept and how threads wait."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform
 import sys
-
-__all__ = ["keep_freed_memory", "wait_passively"]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 _TOP_PAD = 256 * 2**20

@@ -18,7 +18,6 @@ from hat.config import config_dataclass
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocessing"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of ImageNet's training images by channel, RGB, for pixels in [0, 1]."""

@@ -1,7 +1,5 @@
 """Results worth keeping: a Markdown section with the figures and all that is needed to measure them again."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shlex
@@ -13,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from hat.errors import UsageError, WorkError
-
-__all__ = ["append_record", "describe_machine", "markdown_table", "source_commit"]
 
 
 def append_record(path: Path, title: str, rows: Sequence[Mapping[str, Any]], wall_time_s: float) -> None:

@@ -1,10 +1,6 @@
 """The small trained model that comes with the package, where this installation has it."""
 
-from __future__ import annotations
-
 from pathlib import Path
-
-__all__ = ["SHIPPED_NAME", "shipped_model"]
 
 SHIPPED_NAME = "hat_mobilenet_v2_market1501"
 """Folder of the model in ``hat/models``."""

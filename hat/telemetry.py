@@ -1,13 +1,9 @@
 """Usage data of the libraries underneath is never collected: switched off when `hat` is imported, before any of them is."""
 
-from __future__ import annotations
-
 import os
 import sys
 from types import ModuleType
 from typing import cast
-
-__all__ = ["ENVIRONMENT", "disable_telemetry"]
 
 ENVIRONMENT = {
     "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime, since 1.29 on Linux too

@@ -6,16 +6,12 @@ the import with "operator torchvision::nms does not exist". Models, transforms a
 is enough to declare the two schemas and import again. The operators themselves, and torchvision's image decoders, stay absent.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from types import ModuleType
 from typing import Any
 
 import torch
-
-__all__ = ["import_torchvision"]
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

@@ -1,14 +1,10 @@
 """Which store a gallery's location means."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from typing import Any
 
 from hat.errors import UsageError
-
-__all__ = ["store_class"]
 
 _STORES = {"": "hat.serve.sqlite.gallery:SqliteGallery", "milvus": "hat.serve.milvus.gallery:MilvusGallery"}
 """Scheme of a location -> the class that keeps galleries there, imported when one is opened."""

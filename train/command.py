@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from .config import TrainConfig
     from .trainer import TrainingResult
 
-__all__ = ["train"]
-
 
 def train(
     preset: Annotated[

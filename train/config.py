@@ -3,8 +3,6 @@
 The defaults are the paper's recipe (Sec. 4.2) on Market-1501; `hat.train.presets` holds the differences of everything else.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -23,23 +21,6 @@ from .loss_config import (
     PositiveInt,
     Probability,
 )
-
-__all__ = [
-    "AugmentationConfig",
-    "CheckpointConfig",
-    "ComputeConfig",
-    "DataConfig",
-    "DistillConfig",
-    "DistributedConfig",
-    "EMAConfig",
-    "EvalConfig",
-    "LogConfig",
-    "LossConfig",
-    "OptimConfig",
-    "SamplerConfig",
-    "ScheduleConfig",
-    "TrainConfig",
-]
 
 
 @config_dataclass

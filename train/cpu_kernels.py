@@ -1,7 +1,5 @@
 """Faster ways to the same results on a CPU, for operations that torch does slowly there."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-
-__all__ = ["CpuKernels", "dropout"]
 
 
 class CpuKernels(TorchFunctionMode):

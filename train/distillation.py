@@ -1,7 +1,5 @@
 """What a student learns of a teacher: its embeddings, and how near it holds the images of a batch to each other."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal
 
@@ -16,8 +14,6 @@ from .distributed import DistributedContext, gather_with_gradient, gather_withou
 from .losses import LossParts, at_least_float32
 from .randomness import derive_seed
 from .teacher import Teacher
-
-__all__ = ["Distillation", "embedding_loss", "similarity_loss"]
 
 _INITIAL_PROJECTION = 2  # tells this seed from those of dropout
 

@@ -4,8 +4,6 @@ Processes are started by torchrun, which tells each of them its place by environ
 process.
 """
 
-from __future__ import annotations
-
 import datetime
 import os
 from collections.abc import Iterator
@@ -20,17 +18,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hat.errors import UsageError
 from hat.runtime import choose_device
-
-__all__ = [
-    "DistributedContext",
-    "GlobalBatchNorm",
-    "gather_with_gradient",
-    "gather_without_gradient",
-    "process_group",
-    "row_offset",
-    "sum_over_processes",
-    "synchronize_batch_norms",
-]
 
 
 @dataclass(frozen=True)

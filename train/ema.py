@@ -1,15 +1,11 @@
 """An exponential moving average of a model's weights."""
 
-from __future__ import annotations
-
 import copy
 
 import torch
 from torch import Tensor, nn
 
 from .config import EMAConfig
-
-__all__ = ["ModelEma"]
 
 
 class ModelEma:

@@ -1,7 +1,5 @@
 """What a run begins with: a backbone's ImageNet weights, or the whole of a model that was trained before."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,6 @@ from hat.model.tfc import TFC
 
 from .config import TrainConfig
 from .randomness import derive_seed
-
-__all__ = ["initial_model"]
 
 _INITIAL_WEIGHTS = 0  # tells the seed of initial weights from those of dropout
 

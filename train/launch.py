@@ -1,7 +1,5 @@
 """From data sets and a configuration to a finished run, in one process or in each of several."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time
@@ -20,8 +18,6 @@ from .config import TrainConfig
 from .distributed import DistributedContext, process_group
 from .run.run_folder import RunFolder
 from .trainer import Trainer, TrainingResult
-
-__all__ = ["train_model"]
 
 
 def train_model(

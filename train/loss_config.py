@@ -1,14 +1,10 @@
 """What a run minimizes: the losses for identities, and what is learned from a teacher."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from hat.config import config_dataclass
-
-__all__ = ["DistillConfig", "LossConfig"]
 
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]

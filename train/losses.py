@@ -1,7 +1,5 @@
 """The losses of a HAT (paper Sec. 3.4): cross entropy and batch-hard triplets, or circles, on every supervised branch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -11,17 +9,6 @@ from torch import Tensor
 
 from .distributed import gather_with_gradient, gather_without_gradient, row_offset
 from .loss_config import LossConfig
-
-__all__ = [
-    "BranchOutput",
-    "LossParts",
-    "at_least_float32",
-    "batch_hard_triplet",
-    "branch_weights",
-    "circle_loss",
-    "hat_loss",
-    "smoothed_cross_entropy",
-]
 
 
 class BranchOutput(Protocol):

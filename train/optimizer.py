@@ -1,7 +1,5 @@
 """Which weights learn and how fast: groups of parameters, frozen levels, the learning rate over time."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -12,8 +10,6 @@ from hat.errors import ConfigError
 from hat.model import HAT
 
 from .config import OptimConfig, ScheduleConfig
-
-__all__ = ["build_optimizer", "freeze_levels", "lr_scale", "parameter_groups", "set_learning_rate", "training_mode"]
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """Named recipes. A preset holds only what differs from the defaults of `TrainConfig`, which are the paper's."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,8 +12,6 @@ from hat.errors import ConfigError
 from hat.model import model_config
 
 from .config import TrainConfig
-
-__all__ = ["compose_config", "describe_preset", "list_presets", "load_preset", "preset_differences", "read_config_file"]
 
 _EDGE: dict[str, Any] = {
     "model_name": "hat_mobilenet_v2",

@@ -6,12 +6,8 @@ hash is the finalizer of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), whole-num
 device.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
-
-__all__ = ["derive_seed", "uniforms"]
 
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15

@@ -1,7 +1,5 @@
 """One step of training: batches in, changed weights out."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -24,8 +22,6 @@ from .losses import LossParts, hat_loss
 from .optimizer import build_optimizer, freeze_levels, set_learning_rate, training_mode
 from .randomness import derive_seed
 from .run.state import StepState
-
-__all__ = ["Batch", "TrainingStep"]
 
 _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _DROPOUT = 1  # tells seeds of dropout from seeds of anything else that is derived from (seed, epoch)

@@ -1,7 +1,5 @@
 """The trained model that a student learns from: run beside it on the same images, or asked once before training."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +22,6 @@ from hat.runtime.protocol import runtime_info
 from .config import TrainConfig
 from .distributed import DistributedContext
 from .teacher_rows import TEACHER_FILE, TeacherEmbeddings, read_rows, write_rows
-
-__all__ = ["CachedTeacher", "OnlineTeacher", "Teacher", "open_teacher"]
 
 _AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

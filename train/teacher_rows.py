@@ -5,8 +5,6 @@ training images. Its metadata names the images by the digest of `hat.train.run.s
 meet other images, and the model by its fingerprint.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +15,6 @@ from torch import Tensor
 
 from hat.errors import CheckpointError, ConfigError, WorkError
 from hat.io.checkpoint import write_atomically
-
-__all__ = ["TEACHER_FILE", "TeacherEmbeddings", "read_rows", "write_rows"]
 
 TEACHER_FILE = "teacher.safetensors"
 

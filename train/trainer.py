@@ -1,7 +1,5 @@
 """A training run from its first step, or the one it stopped at, to its product."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -37,8 +35,6 @@ from .run.state import FORMAT_VERSION, RunState, check_same_run, describe_data, 
 from .run.stopping import StopRequest
 from .step import Batch, TrainingStep
 from .teacher import open_teacher
-
-__all__ = ["Trainer", "TrainingResult"]
 
 
 @dataclass(frozen=True)

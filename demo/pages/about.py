@@ -1,7 +1,5 @@
 """The About page: what the model is, what it must not be used for, and what happens to what a visitor hands in."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -13,8 +11,6 @@ from hat.runtime import runtime_info
 
 from ..app_state import AppState
 from ..view.markup import escaped
-
-__all__ = ["LIMITS_OF_USE", "about_page", "card_text"]
 
 LIMITS_OF_USE = (
     "Re-identification is biometric processing. It finds a person again by clothes and build, it errs, and it errs more for "

@@ -1,7 +1,5 @@
 """The Compare page: what other files of the model make of the same query."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +19,6 @@ from ..events import bind
 from ..session import Session
 from ..view.cards import person_name, picture, short_source, verdict
 from ..view.markup import empty_state, escaped, plural, table
-
-__all__ = ["COMPARE_LIMIT", "Pictures", "compare_page", "compared_html", "pictures_of"]
 
 COMPARE_LIMIT = 500
 """Gallery images that every file embeds at most."""

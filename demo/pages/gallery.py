@@ -1,7 +1,5 @@
 """The Gallery page: what is enrolled, adding to it, and removing from it for good."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +10,6 @@ from hat.data.images import IMAGE_SUFFIXES
 from ..app_state import AppState
 from ..events import CLICKS, bind
 from .gallery_actions import GalleryActions
-
-__all__ = ["GalleryPage", "gallery_page"]
 
 _TEMPORARY_HINT = (
     '<p class="hat-hint">Galleries that are made or opened here are seen by everyone who uses this demo, and end with it.</p>'

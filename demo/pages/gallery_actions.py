@@ -1,7 +1,5 @@
 """What happens on the Gallery page: looking through records, adding images, removing records for good."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,6 @@ from ..uploads import files_at_hand, forget_files, upload_items
 from ..view.cards import person_name, record_cards
 from ..view.gallery_overview import gallery_overview
 from ..view.markup import empty_state, escaped, notice, plural
-
-__all__ = ["PAGE_SIZE", "GalleryActions"]
 
 PAGE_SIZE = 35
 """Records that are shown at once."""

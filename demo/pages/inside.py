@@ -1,7 +1,5 @@
 """The Look inside page: where the model looks in the query and in the chosen match."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,8 +19,6 @@ from ..events import bind
 from ..session import Session
 from ..view.cards import person_name
 from ..view.markup import data_uri, empty_state, escaped, jpeg_bytes, notice
-
-__all__ = ["MapColumn", "inside_page", "look_inside", "maps_html"]
 
 Values = tuple[Any, ...]
 

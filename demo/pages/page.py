@@ -1,7 +1,5 @@
 """The whole page: a header, a page for each thing to do, and one gallery that they all work with."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,6 @@ from .gallery import gallery_page
 from .inside import inside_page
 from .report import report_page
 from .search import search_page
-
-__all__ = ["build_page"]
 
 SESSION_S = 7200
 """A visitor's images and embeddings are forgotten this long after they were last used; what the page showed of them is

@@ -1,7 +1,5 @@
 """The Report page: the last verification and the last benchmark that were written."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +16,6 @@ from ..ranking import format_time
 from ..session import Session
 from ..view.markup import empty_state, escaped, notice, plural
 from ..view.report_tables import benchmark_html, verification_html
-
-__all__ = ["Report", "check_report_paths", "find_reports", "report_page", "reports_html"]
 
 MAX_REPORT_BYTES = 8 * 2**20
 """Largest report that is read."""

@@ -1,7 +1,5 @@
 """The Search page: who is looked for, where, and who was found."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +13,6 @@ from ..ranking import MAX_TOP
 from ..view.cards import sample_strip
 from ..view.crop import CROP_BOX
 from .search_actions import WELCOME, SearchActions
-
-__all__ = ["SearchPage", "search_page"]
 
 _KNOWN_HINT = (
     '<p class="hat-hint">With an identity, right and wrong matches are marked. With a camera, what it saw can be left out.</p>'

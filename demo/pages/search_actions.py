@@ -1,7 +1,5 @@
 """What happens on the Search page: taking a query, searching, looking closer at a match."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
@@ -18,8 +16,6 @@ from ..uploads import files_at_hand, forget_files, reduce_image, uploaded_image
 from ..view.cards import match_cards, match_details, outcome_summary, query_tiles, timing_line
 from ..view.crop import crop_box_html, cropped
 from ..view.markup import empty_state
-
-__all__ = ["WELCOME", "SearchActions"]
 
 WELCOME = empty_state(
     "Who are you looking for?",

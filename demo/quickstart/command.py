@@ -1,7 +1,5 @@
 """``hat quickstart``: from nothing to a searched gallery in a few minutes, without a download and without a GPU."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import shutil
@@ -20,8 +18,6 @@ from hat.errors import UsageError, WorkError
 from hat.io.atomic_output import atomic_output
 
 from .steps import Step, demo_command, quickstart_steps
-
-__all__ = ["quickstart"]
 
 _MARKER = "QUICKSTART.txt"
 _DONE = "quickstart.json"

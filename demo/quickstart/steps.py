@@ -1,15 +1,11 @@
 """The steps of ``hat quickstart``: each is a command of this package that could be typed on its own."""
 
-from __future__ import annotations
-
 import importlib.util
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-__all__ = ["Step", "demo_command", "quickstart_steps"]
 
 _DATA, _RUN, _ONNX, _ENGINE = "people", "run", "model.onnx", "model.engine"
 _GALLERY, _PARITY, _SPEED = "people.gallery", "parity.json", "speed.json"

@@ -1,7 +1,5 @@
 """People on the page: tall cards with a readable caption, framed right or wrong where the identity is known."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 from hat.serve import Record
@@ -13,20 +11,6 @@ from ..people import SampleQuery
 from ..ranking import format_time
 from ..session import Outcome, QueryImage, Timings
 from .markup import data_uri, empty_state, escaped, plural
-
-__all__ = [
-    "match_cards",
-    "match_details",
-    "outcome_summary",
-    "person_name",
-    "picture",
-    "query_tiles",
-    "record_cards",
-    "sample_strip",
-    "short_source",
-    "timing_line",
-    "verdict",
-]
 
 _TICK = '<svg class="hat-mark" viewBox="0 0 16 16" aria-hidden="true"><path d="M3.5 8.5l3 3 6-7"/></svg>'
 _CROSS = '<svg class="hat-mark" viewBox="0 0 16 16" aria-hidden="true"><path d="M4.5 4.5l7 7m0-7l-7 7"/></svg>'

@@ -1,7 +1,5 @@
 """Marking one person in a larger picture: a box that is dragged, or moved and sized with the arrow keys."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 from typing import Any
 
@@ -10,8 +8,6 @@ from PIL import Image
 from hat.errors import UsageError
 
 from .markup import data_uri, jpeg_bytes
-
-__all__ = ["CROP_BOX", "crop_box_html", "cropped"]
 
 CROP_BOX = (files(__package__) / "crop_box.js").read_text(encoding="utf-8")
 

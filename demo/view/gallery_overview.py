@@ -1,7 +1,5 @@
 """What a gallery holds, at a glance: counts, cameras, identities, and how long it keeps them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from hat.serve import Gallery, GalleryCounts
@@ -9,8 +7,6 @@ from hat.serve import Gallery, GalleryCounts
 from ..ranking import format_time
 from .cards import person_name
 from .markup import escaped, plural
-
-__all__ = ["count_bars", "gallery_overview"]
 
 _MOST_BARS = 5
 

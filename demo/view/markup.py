@@ -1,14 +1,10 @@
 """Pieces of HTML. Whatever did not come from this package's own code passes `escaped` on its way into the page."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io
 
 from PIL import Image
-
-__all__ = ["MAX_TEXT", "data_uri", "empty_state", "escaped", "jpeg_bytes", "notice", "plural", "table"]
 
 MAX_TEXT = 400
 """Longest text of a record that is shown, in characters; a file's name has no business being longer."""

@@ -1,13 +1,9 @@
 """How the page looks: a theme of two grays and one blue, system fonts alone, and the style sheet beside this file."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 from typing import Any
 
 import gradio as gr
-
-__all__ = ["PAGE_HEAD", "STYLE_SHEET", "page_theme"]
 
 STYLE_SHEET = (files(__package__) / "page.css").read_text(encoding="utf-8")
 

@@ -1,7 +1,5 @@
 """Reports as tables and plots."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +7,6 @@ from typing import Any
 from hat.export.verify.verification_report import SHORT_NAMES
 
 from .markup import escaped, notice, plural, table
-
-__all__ = ["benchmark_html", "verification_html"]
 
 _RATES = {"mAP": "mAP", "rank1": "Rank-1", "mINP": "mINP"}
 

@@ -1,7 +1,5 @@
 """Models and exported files side by side: one process each, round by round, so that what slows the machine slows them all."""
 
-from __future__ import annotations
-
 import os
 import statistics
 from collections.abc import Callable, Sequence
@@ -17,8 +15,6 @@ from ..verify.image_folder import choose_images, list_images
 from .matrix_peak import peak_of, timed_precisions
 from .process import WorkerProcess
 from .report import BenchmarkReport, CandidateSpeed, Turn, summarize
-
-__all__ = ["benchmark"]
 
 _WARM_UP_S = 0.5
 _PEAK_S = 0.6

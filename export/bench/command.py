@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from .report import BenchmarkReport, CandidateSpeed, Speed
 
-__all__ = ["bench"]
-
 
 def bench(
     candidates: Annotated[list[str], typer.Argument(help="Checkpoints and files; the first is what others are compared with.")],

@@ -7,8 +7,6 @@ A share of the peak says how much of the machine a model uses, which a number of
 counted as in `hat.model.complexity`: a multiplication and an addition are two.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -17,8 +15,6 @@ from typing import Any
 from hat.errors import UsageError
 
 from .matrix_products import has_float16, matrix_products
-
-__all__ = ["matrix_rate", "peak_of", "timed_precisions"]
 
 _SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
 

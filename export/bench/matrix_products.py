@@ -1,14 +1,10 @@
 """The same matrix product by every library that is installed: which of them is fastest differs by processor and precision."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-__all__ = ["has_float16", "matrix_products"]
 
 _CHAIN = 4
 """Products in a row where a library converts what goes in and out, so that converting does not count."""

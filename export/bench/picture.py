@@ -14,7 +14,6 @@ from .report import BenchmarkReport, CandidateSpeed, Speed
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_picture", "picture_batch"]
 
 _COLORS = {"fp32": "#2f5fd0", "fp16": "#8a4fc9", "bf16": "#0d8f8a", "int8": "#d2691e", "fp8": "#b8336a"}
 _MARKERS = {"torch": "o", "onnxruntime": "s", "openvino": "^", "tensorrt": "D"}

@@ -13,8 +13,6 @@ from typing import Any
 
 from hat.errors import UsageError, WorkError
 
-__all__ = ["WorkerProcess"]
-
 
 class WorkerProcess:
     """One process that runs `hat.export.bench.worker`; a context manager that ends it.

@@ -1,14 +1,10 @@
 """What a benchmark measured: medians over rounds, percentiles over runs, ratios within rounds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
-__all__ = ["BenchmarkReport", "CandidateSpeed", "Speed", "Turn", "summarize"]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ memory is then the candidate's own. It is started by `hat.export.bench.process` 
 Runtimes give arrays on the host, so that a run has ended, on a GPU too, when its call returns.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -31,8 +29,6 @@ from hat.runtime.protocol import runtime_device
 from ..verify.candidate import candidate_metrics, open_candidate, parse_candidate, runtime_config, runtime_precision
 from ..verify.retrieval_parity import some_identities
 from .matrix_peak import matrix_rate
-
-__all__ = ["Worker", "main", "peak_memory_bytes"]
 
 _MIN_RUNS = 3
 

@@ -1,7 +1,5 @@
 """What DeepStream is told of a model: the options of its files, and the values that their templates take."""
 
-from __future__ import annotations
-
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -11,16 +9,6 @@ from hat.config import config_dataclass
 from hat.io.artifact import ArtifactInfo, BatchProfile
 
 from ..templates import render
-
-__all__ = [
-    "NVINFER_MODES",
-    "TRACKER_MODES",
-    "DeepStreamOptions",
-    "history_size",
-    "nvinfer_config",
-    "read_embeddings",
-    "tracker_config",
-]
 
 NVINFER_MODES = {"fp32": 0, "fp16": 2}
 """``network-mode`` of nvinfer, where 1 is int8."""

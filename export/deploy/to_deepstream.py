@@ -1,7 +1,5 @@
 """DeepStream: a folder with the model, its engine, and what tells nvinfer or the NvDCF tracker of them."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path, PurePosixPath
@@ -16,8 +14,6 @@ from ..request import ExportRequest
 from ..to_onnx import export_onnx
 from .deepstream_config import NVINFER_MODES, DeepStreamOptions, nvinfer_config, read_embeddings, tracker_config
 from .triton_config import check_tensors
-
-__all__ = ["ENGINE_FILE", "NVINFER_FILE", "ONNX_FILE", "READER_FILE", "TRACKER_FILE", "export_deepstream"]
 
 ONNX_FILE = "hat.onnx"
 

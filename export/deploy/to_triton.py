@@ -1,7 +1,5 @@
 """Triton: a model repository with a model's file and its ``config.pbtxt``."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil
@@ -20,8 +18,6 @@ from ..request import ExportRequest
 from ..to_onnx import default_request
 from . import triton_model
 from .triton_config import TritonOptions, check_tensors, config_pbtxt, preferred_batch_sizes, triton_name
-
-__all__ = ["export_triton"]
 
 _FILES = {
     "onnx": "model.onnx",

@@ -1,7 +1,5 @@
 """What Triton is told of a model: ``config.pbtxt``, written in protobuf's text format."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,17 +11,6 @@ from hat.errors import UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, BatchProfile, info_to_json
 
 from ..templates import render
-
-__all__ = [
-    "TENSOR_TYPES",
-    "TensorSpec",
-    "TritonOptions",
-    "check_tensors",
-    "config_pbtxt",
-    "expected_tensors",
-    "instance_kind",
-    "model_tensors",
-]
 
 TENSOR_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 

@@ -4,8 +4,6 @@ This file is copied into a model repository as it is, where this package is not 
 openvino, and nothing else.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

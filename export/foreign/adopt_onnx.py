@@ -21,7 +21,6 @@ from .probe import Run, Surrounded, has_own_rows, is_same, probe_images, why_fix
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["save_adopted", "surround"]
 
 _OLDEST_OPSET = 9
 """Since about 2018; what is older broadcasts in another way."""

@@ -20,7 +20,6 @@ from .probe import Run, Surrounded, has_own_rows, probe_images, why_fixed
 if TYPE_CHECKING:
     import openvino
 
-__all__ = ["save_adopted", "surround"]
 
 _EPSILON = 1e-12
 

@@ -1,7 +1,5 @@
 """Other precisions of an adopted model: OpenVINO files in float32, float16, bfloat16, and in int8 by NNCF."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,6 @@ from hat.runtime.openvino_runtime import read_openvino_model
 
 from ..openvino.to_openvino import check_request, check_saved, save_openvino
 from ..request import ExportRequest
-
-__all__ = ["adopted_info", "export_adopted"]
 
 
 def adopted_info(path: Path, target: str) -> ArtifactInfo:

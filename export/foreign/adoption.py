@@ -4,8 +4,6 @@ Its graph stays as it is. Before it come the conversion from uint8 RGB to what i
 into the file the facts about itself, so that everything that takes one of our files takes this one.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from pathlib import Path
@@ -25,8 +23,6 @@ from hat.runtime.protocol import run_in_pieces
 
 from .model import ForeignModel, affine, declared_model
 from .probe import Surrounded, probe_images
-
-__all__ = ["AdoptWarning", "adopt"]
 
 _CONSTANT = 1e-3
 """Where 1 - cosine between any two of the probe images is below it, a model does not see what they show."""

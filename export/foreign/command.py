@@ -1,7 +1,5 @@
 """``hat adopt``: another project's model as one of our files."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +7,6 @@ from typing import Annotated
 import typer
 
 from hat.console import emit, stderr
-
-__all__ = ["adopt"]
 
 
 def adopt(

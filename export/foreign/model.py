@@ -1,7 +1,5 @@
 """What another project's file does not say of itself: how its model wants its images, and which output is the embedding."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +12,6 @@ from pydantic import Field
 from hat.config import config_dataclass, config_from_dict
 from hat.errors import CheckpointError, UsageError
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-
-__all__ = ["FAMILIES", "ForeignModel", "Layout", "affine", "declared_model", "input_of", "output_of", "refuse_own"]
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 Layout = Literal["nchw", "nhwc"]

@@ -1,7 +1,5 @@
 """What a foreign graph became, and probe images that show whether it still computes the same."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +11,6 @@ from PIL import Image
 from hat.io.artifact import ArtifactPrecision
 
 from .model import Layout
-
-__all__ = ["Run", "Surrounded", "has_own_rows", "is_same", "probe_images", "why_fixed"]
 
 _SAME, _SAME_ROUNDED = 1e-4, 0.05
 """Largest difference between two embeddings of one image, alone and in a batch, in float32 and in lower precisions. int8 rounds

@@ -18,7 +18,6 @@ from .onnx_trace import INPUT_NAME
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["GraphRunner", "activations", "tensors_around"]
 
 _PROVIDERS = ["CPUExecutionProvider"]
 

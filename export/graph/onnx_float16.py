@@ -7,8 +7,6 @@ half, and a few named kinds of layer are computed in float32 between two casts. 
 as they stand.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +14,6 @@ from hat.errors import WorkError
 from hat.model import HAT
 from hat.model.inference import InferenceModel
 from hat.model.transformer import Attention
-
-__all__ = ["half_inference_model"]
 
 _FLOAT32_LAYERS: tuple[type[nn.Module], ...] = (
     nn.LayerNorm,

@@ -13,8 +13,6 @@ from hat.errors import MissingExtraError, WorkError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["drop_allowzero", "fold_foreign_graph", "fold_weights"]
-
 
 def fold_weights(proto: onnx.ModelProto) -> int:
     """Compute every Transpose and Split of a weight once, in place, and drop the weights that nothing reads any more.

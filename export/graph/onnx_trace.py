@@ -21,7 +21,6 @@ from .onnx_folding import fold_weights
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["INPUT_NAME", "OUTPUT_NAME", "trace_onnx"]
 
 INPUT_NAME, OUTPUT_NAME = "images", "embeddings"
 

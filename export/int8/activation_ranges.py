@@ -17,7 +17,6 @@ from ..graph.onnx_activations import activations, tensors_around
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CalibrationName", "Range", "tensor_ranges"]
 
 CalibrationName = Literal["minmax", "percentile"]
 

@@ -1,7 +1,5 @@
 """Images that a quantizer looks at: which, and how they are recorded."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,8 +12,6 @@ from hat.errors import DataError, UsageError
 from hat.preprocessing import Preprocessing
 
 from ..request import Calibration
-
-__all__ = ["calibration_details", "calibration_from"]
 
 
 def calibration_from(

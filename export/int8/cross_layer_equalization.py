@@ -26,7 +26,6 @@ from ..graph.onnx_activations import activations
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["EqualizationGroup", "equalize_channels"]
 
 _COMMUTING = ("Add", "Clip", "Identity", "MaxPool", "Relu")
 """Operators that a positive scale for each channel passes through unchanged; a Clip from zero if its bound is scaled too."""

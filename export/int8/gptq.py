@@ -27,7 +27,6 @@ from .qdq_insertion import QuantizableLayer
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["round_to_steps", "round_weights"]
 
 _LARGEST = 127
 _DAMPING = 0.01

@@ -39,7 +39,6 @@ from .sensitivity import LayerLoss, cosine_losses, measure_sensitivity
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["DEFAULT_MAX_DROP", "QuantizationOptions", "check_quantization", "quantized_graph"]
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _BETWEEN = ("Add", "Clip", "MaxPool", "Relu")

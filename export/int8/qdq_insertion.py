@@ -18,7 +18,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["SWITCHES", "QuantizableLayer", "find_layers", "insert_qdq"]
 
 SWITCHES = "quantized_layers"
 """Input of a graph with switches: (number of layers,) bool."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import onnx
     from rich.table import Table
 
-__all__ = ["LayerLoss", "cosine_losses", "measure_sensitivity", "sensitivity_table"]
-
 
 @dataclass(frozen=True)
 class LayerLoss:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import nncf
     import openvino
 
-__all__ = ["OpenVINOQuantization", "check_quantization", "quantize_openvino"]
 
 _SMOOTHING = {"MatMul": 0.95, "Convolution": 0.5}
 """SmoothQuant's exponents. NNCF leaves convolutions alone unless told; a mobile network gains from a half."""

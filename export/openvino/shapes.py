@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import openvino
 
-__all__ = ["ATTENTION", "PRODUCTS", "around_network", "keep_in_float32"]
 
 PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
 """Operations with weights, which do the work."""

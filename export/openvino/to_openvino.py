@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import onnx
     import openvino
 
-__all__ = ["check_request", "check_saved", "convert_to_openvino", "export_openvino", "save_openvino"]
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 

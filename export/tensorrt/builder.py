@@ -4,8 +4,6 @@ Networks are strongly typed: precision is what the ONNX says, in every product. 
 not at all.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from contextlib import nullcontext
@@ -26,8 +24,6 @@ from .options import EngineOptions, check_options, rtx_targets
 from .plan import read_plan
 from .precision import check_precision, inspector_types, network_types, product_output_type
 from .source import EngineSource, open_source
-
-__all__ = ["NEWEST_OPSET", "build_engine", "find_gpu"]
 
 NEWEST_OPSET = 22
 """The newest ONNX operator set that every TensorRT from 10.3 on parses."""

@@ -1,7 +1,5 @@
 """What can be asked of an engine beyond its precision and batch sizes, and which product and GPU can do it."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field
@@ -11,8 +9,6 @@ from hat.errors import UsageError
 from hat.io.artifact import ArtifactPrecision
 from hat.runtime.tensorrt.engine import HardwareCompatibility
 from hat.runtime.tensorrt.library import Gpu, TensorRT
-
-__all__ = ["COMPUTE_CAPABILITIES", "EngineOptions", "check_options", "rtx_targets"]
 
 COMPUTE_CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 """What TensorRT for RTX can build for ahead of time, and nothing between: Turing, Ampere (two), Ada, Blackwell (two)."""

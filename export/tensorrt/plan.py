@@ -5,16 +5,12 @@ compute capabilities. The list tells where work is lost: kernels that are launch
 convolutions that write float32 because their eight-bit scales do not fuse, and bytes that travel through memory.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from hat.errors import WorkError
-
-__all__ = ["EnginePlan", "PlanLayer", "PlanTensor", "read_plan"]
 
 _SIZES = {"Double": 8, "Int64": 8, "Float": 4, "Int32": 4, "Half": 2, "BFloat16": 2, "Int8": 1, "UInt8": 1, "FP8": 1, "Bool": 1}
 _NO_KERNELS = {"constant", "reshape", "shape_call", "signal", "wait"}

@@ -1,7 +1,5 @@
 """In which precision an engine computes: the types of the parsed network are the contract, the inspector's report a record."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -9,8 +7,6 @@ from typing import Any
 
 from hat.errors import WorkError
 from hat.io.artifact import ArtifactPrecision
-
-__all__ = ["check_precision", "inspector_types", "network_types", "product_output_type"]
 
 _TYPE_OF: dict[str, str] = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "INT8", "fp8": "FP8"}
 

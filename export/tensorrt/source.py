@@ -16,8 +16,6 @@ from hat.runtime.tensorrt.engine import onnx_sha256
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["EngineSource", "open_source"]
-
 
 @dataclass(frozen=True)
 class EngineSource:

@@ -1,7 +1,5 @@
 """`hat export --to tensorrt` and `--to tensorrt-rtx`: a trained model as an engine with its sidecar."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import tempfile
@@ -18,8 +16,6 @@ from ..request import ExportRequest
 from ..to_onnx import build_onnx, describe, save_onnx
 from .builder import NEWEST_OPSET, build_engine, find_gpu
 from .options import EngineOptions, check_options
-
-__all__ = ["export_tensorrt", "export_tensorrt_rtx", "int8_warning"]
 
 
 def export_tensorrt(

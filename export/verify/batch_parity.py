@@ -4,8 +4,6 @@ Sizes 1, the tuned one, the largest and one more than it: that one has to be spl
 one, so that a graph which mixes rows, drops the last one or is off by one shows, even where each batch by itself looks right.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 
@@ -14,8 +12,6 @@ from hat.runtime import Runtime
 
 from .tolerances import Limit, Tolerance
 from .verification_report import Check, at_most
-
-__all__ = ["batch_sizes", "check_batches"]
 
 _ROWS = Limit(0, "one embedding for each image, as wide as the file says")
 

@@ -18,14 +18,6 @@ if TYPE_CHECKING:
     from hat.model import ModelConfig
     from hat.runtime import Runtime
 
-__all__ = [
-    "Candidate",
-    "candidate_metrics",
-    "open_candidate",
-    "parse_candidate",
-    "runtime_config",
-    "runtime_precision",
-]
 
 _PRECISIONS: tuple[Literal["fp32", "bf16", "fp16"], ...] = ("fp32", "bf16", "fp16")
 

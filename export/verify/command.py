@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from .verification_report import CandidateResult, Check, VerificationReport
 
-__all__ = ["verify"]
-
 
 def verify(
     reference: Annotated[str, typer.Argument(help="What is right: a checkpoint, usually.")],

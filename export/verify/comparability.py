@@ -1,7 +1,5 @@
 """May two models be compared at all, and what does a failure look like?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,8 +12,6 @@ from hat.runtime import Runtime, TorchRuntime
 from .embedding_parity import row_cosines
 from .tolerances import UNIT_LENGTH, Tolerance
 from .verification_report import Check
-
-__all__ = ["failure_hints", "incomparable", "source_hash"]
 
 _NUM_PROBES = 16
 

@@ -1,7 +1,5 @@
 """The first level of parity: are the rows sound, and are they the reference's?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,8 +7,6 @@ import numpy.typing as npt
 
 from .tolerances import UNIT_LENGTH, Limit, Tolerance
 from .verification_report import Check, ImageShift, at_least, at_most
-
-__all__ = ["compare_embeddings", "inspect_rows", "row_cosines", "spread", "typical_distance", "worst_images"]
 
 Rows = npt.NDArray[np.float32]
 

@@ -1,7 +1,5 @@
 """Images of a folder, and a reproducible choice of some of them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from hat.data.image_trees import FolderTree, ImageTree, open_tree
-
-__all__ = ["choose_images", "list_images"]
 
 
 def list_images(root: str | os.PathLike[str]) -> list[str]:

@@ -1,7 +1,5 @@
 """The second level of parity: does the candidate put the gallery into the reference's order for every query?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,8 +8,6 @@ import numpy.typing as npt
 
 from .tolerances import Tolerance
 from .verification_report import Check, PairShift, at_least
-
-__all__ = ["TOP_K", "Similarities", "compare_rankings", "sample_pairs", "similarities", "worst_pairs"]
 
 TOP_K = 10
 """Length of the list that a user looks at."""

@@ -1,7 +1,5 @@
 """The third level of parity: mAP, Rank-1 and mINP of both sides on a data set."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +11,6 @@ from hat.metrics import RankingResult
 
 from .tolerances import Limit, Tolerance
 from .verification_report import Check, at_most
-
-__all__ = ["compare_retrieval", "describe_dataset", "some_identities"]
 
 
 def compare_retrieval(reference: RankingResult, candidate: RankingResult, tolerance: Tolerance) -> list[Check]:

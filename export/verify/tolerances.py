@@ -4,14 +4,10 @@ The embedding limits say that arithmetic was done right; the ranking limits that
 retrieval limits that the figures a user was promised still hold. Any one of them can fail a file by itself.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from hat.errors import UsageError
 from hat.io.artifact import ArtifactPrecision
-
-__all__ = ["TOLERANCES", "UNIT_LENGTH", "Limit", "Tolerance", "tolerance_for"]
 
 
 class Limit(NamedTuple):

@@ -3,8 +3,6 @@
 Everything is deterministic: the choice of images by a seed, their split into queries and gallery, and the order of ties.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -30,8 +28,6 @@ from .ranking_parity import compare_rankings, sample_pairs, similarities, worst_
 from .retrieval_parity import compare_retrieval, describe_dataset, some_identities
 from .tolerances import tolerance_for
 from .verification_report import CandidateResult, VerificationReport
-
-__all__ = ["MIN_IMAGES", "Progress", "Subject", "verify"]
 
 Subject: TypeAlias = str | os.PathLike[str] | HAT | Runtime
 """What can be compared: a path (`hat.export.verify.candidate`), a model, or a runtime that is open."""

@@ -1,7 +1,5 @@
 """The report of a verification as one HTML file: no request to anybody, light and dark, the worst pairs as pictures."""
 
-from __future__ import annotations
-
 import base64
 import io
 from typing import Any
@@ -14,8 +12,6 @@ from hat.console import percent
 
 from ..templates import render
 from .verification_report import SHORT_NAMES, Check, VerificationReport
-
-__all__ = ["render_page"]
 
 _THUMBNAIL_HEIGHT = 192
 _PLOT_SIZE = 278

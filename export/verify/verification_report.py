@@ -1,7 +1,5 @@
 """What a verification found: one frozen object for a program, for JSON and for a page."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,18 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .tolerances import Limit
-
-__all__ = [
-    "SHORT_NAMES",
-    "CandidateResult",
-    "Check",
-    "ImageShift",
-    "Level",
-    "PairShift",
-    "VerificationReport",
-    "at_least",
-    "at_most",
-]
 
 SHORT_NAMES = {
     "worst cosine": "cosine",

@@ -13,7 +13,6 @@ from hat.io.artifact import ArtifactInfo, tensor_contract
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["artifact_result", "artifact_table", "served_result"]
 
 _LONG = 8
 """Lists and mappings with more entries are counted in the table; the JSON holds them whole."""

@@ -1,7 +1,5 @@
 """``hat convert``: a ``.pth`` file of HAT's released code as a checkpoint folder."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +8,6 @@ import typer
 
 from hat.console import emit
 from hat.errors import UsageError
-
-__all__ = ["convert"]
 
 
 def convert(

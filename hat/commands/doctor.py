@@ -19,7 +19,6 @@ from hat.console import emit
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["Diagnosis", "Problem", "diagnose", "doctor"]
 
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 _TORCH_INDEX = "https://download.pytorch.org/whl"

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     Embeddings = npt.NDArray[np.float32]
 
-__all__ = ["evaluate"]
 
 _NUM_PICTURED = 8
 """People in a picture of activation maps."""

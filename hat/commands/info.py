@@ -1,15 +1,11 @@
 """``hat info``: what a model, a checkpoint or a file is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hat.console import emit, metric_rows
-
-__all__ = ["info"]
 
 
 def info(

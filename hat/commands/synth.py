@@ -1,7 +1,5 @@
 """``hat synth``: draw a multi-camera data set of generated pedestrians."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -11,8 +9,6 @@ import typer
 
 from hat.console import emit, progress
 from hat.errors import UsageError
-
-__all__ = ["synth"]
 
 
 def synth(

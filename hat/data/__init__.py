@@ -1,7 +1,5 @@
 """Data sets: what they are, how they are read, and their images as uint8 arrays. Importing it imports no torch."""
 
-from __future__ import annotations
-
 from hat.data.datasets import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, Split, merge_training
 from hat.data.images import decode_image, read_image
 from hat.data.loading import check_images, iterate_batches, load_images

@@ -4,8 +4,6 @@ Each process opens an archive once and its threads share the handle. Members are
 hostile name such as ``../x`` leads nowhere.
 """
 
-from __future__ import annotations
-
 import lzma
 import os
 import re
@@ -17,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hat.errors import DataError, ImageError
-
-__all__ = ["list_members", "read_member", "split_location"]
 
 _MAX_OPEN_ARCHIVES = 8
 _BROKEN_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError, ValueError)

@@ -4,8 +4,6 @@ Their papers draw random halves of the identities that two cameras saw: one half
 report means over ten draws. Here a draw is a seed, the same on every machine: identities in the order of a hash.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping
@@ -16,8 +14,6 @@ from hat.data.image_trees import ImageTree, describe_unread, find_child, open_tr
 from hat.data.labels import number_labels, parse_camera_folder
 from hat.data.published_counts import assemble
 from hat.errors import DataError
-
-__all__ = ["is_camera_folders", "read_camera_folders"]
 
 # VIPeR 003_90.bmp, PRID person_0001.png, GRID 0001_1_25004_107_32_106_221.jpeg, and names that are a number alone.
 _PERSON = re.compile(r"(?:person[_\- ]?|p|id[_\- ]?)?(-?[0-9]{1,9})(?![0-9])", re.IGNORECASE)

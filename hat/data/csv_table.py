@@ -20,8 +20,6 @@ from hat.data.labels import number_labels
 from hat.data.published_counts import assemble
 from hat.errors import DataError, WorkError
 
-__all__ = ["COLUMNS", "csv_rows", "is_csv_table", "read_csv_table", "write_csv_table"]
-
 _MOST_COLUMNS = 1000
 _MAX_HEADER = 1_000_000
 

@@ -4,8 +4,6 @@ cameras.
 It comes twice: boxes drawn by hand (``labeled``) and boxes of a detector (``detected``).
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +17,6 @@ from hat.data.image_trees import FolderTree, ImageTree, ListedFiles, find_trees,
 from hat.data.market import has_market_folders, read_market_layout
 from hat.data.published_counts import Count, Published, assemble
 from hat.errors import DataError, MissingExtraError
-
-__all__ = ["CUHK03_COUNTS", "Boxes", "is_cuhk03_np", "read_cuhk03_np"]
 
 Boxes = Literal["labeled", "detected"]
 

@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from hat.errors import DataError
 
-__all__ = ["DISTRACTOR_PID", "JUNK_PID", "ReIDDataset", "Sample", "Split", "merge_training"]
-
 JUNK_PID = -1
 """Market-1501's label for a bad detection of a person: it counts neither as a match nor as a mistake, and is left out."""
 

@@ -9,8 +9,6 @@ inside the identity's (``ID/cam1/x.jpg``). Where nothing says a camera, the quer
 by camera 1, so that all their pairs count; training images are of camera 0.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,6 @@ from hat.data.image_trees import ImageTree, describe_unread, find_child, open_tr
 from hat.data.labels import number_labels, parse_camera, parse_camera_folder
 from hat.data.published_counts import assemble
 from hat.errors import DataError
-
-__all__ = ["find_people", "is_identity_folders", "read_identity_folders"]
 
 _SPLITS = ("train", "query", "gallery")
 _SPLIT_FOLDERS = {

@@ -13,21 +13,6 @@ from hat.data.archives import list_members
 from hat.data.images import IMAGE_SUFFIXES
 from hat.errors import DataError
 
-__all__ = [
-    "FolderTree",
-    "ImageTree",
-    "ListedFiles",
-    "ZipTree",
-    "describe_unread",
-    "find_child",
-    "find_trees",
-    "has_name",
-    "is_image_name",
-    "open_tree",
-    "plain_name",
-    "unwrap",
-]
-
 _MAX_ARCHIVES_IN_FOLDER = 64
 _MAX_WRAPPERS = 2
 

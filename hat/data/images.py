@@ -5,8 +5,6 @@ memory is taken for it. What a file is, its content decides and not its name. Co
 sRGB, as every published re-ID result does.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import os
@@ -23,19 +21,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hat.data.archives import read_member, split_location
 from hat.errors import ImageError
-
-__all__ = [
-    "FORMATS",
-    "IMAGE_SUFFIXES",
-    "MAX_FILE_BYTES",
-    "MAX_PIXELS",
-    "decode_image",
-    "describe_frames",
-    "image_size",
-    "read_encoded",
-    "read_image",
-    "to_rgb",
-]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 """The formats that are read, by Pillow's names; AVIF where Pillow was built with it."""

@@ -1,20 +1,9 @@
 """From the labels that people write to identities: one rule for file names, folders, tables, the command line and HTTP."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 
 from hat.errors import DataError
-
-__all__ = [
-    "FIRST_NUMBER",
-    "MAX_LABEL_LENGTH",
-    "number_labels",
-    "parse_camera",
-    "parse_camera_folder",
-    "parse_label",
-]
 
 FIRST_NUMBER = 1
 """Smallest number of a named label: 0 is the label of distractors in the field's own naming."""

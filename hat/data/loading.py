@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from hat.preprocessing import Preprocessing
 
-__all__ = ["OnBad", "check_images", "default_num_workers", "iterate_batches", "load_images", "map_in_order"]
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -4,8 +4,6 @@ A name is ``PID_cCAM...``: ``0002_c1s1_000451_03.jpg`` is identity 2 seen by cam
 every split; ``0000`` in a gallery are distractors, which stay. Files of other names are left out and counted.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,25 +13,6 @@ from hat.data.image_trees import ImageTree, describe_unread, find_child, find_tr
 from hat.data.labels import parse_camera
 from hat.data.published_counts import Count, Published, assemble
 from hat.errors import DataError
-
-__all__ = [
-    "DUKEMTMC_COUNTS",
-    "MANIFEST",
-    "MARKET1501_COUNTS",
-    "MARKET_FOLDERS",
-    "STYLE_FOLDERS",
-    "has_market_folders",
-    "is_dukemtmc",
-    "is_market1501",
-    "is_market_style",
-    "is_synth",
-    "parse_market_name",
-    "read_dukemtmc",
-    "read_market1501",
-    "read_market_layout",
-    "read_market_style",
-    "read_synth",
-]
 
 MARKET_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "train": ("bounding_box_train",),

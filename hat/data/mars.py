@@ -1,7 +1,5 @@
 """MARS (Zheng et al., ECCV 2016): tracklets of the 1,261 people of Market-1501's cameras, read as images."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -9,8 +7,6 @@ from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, Split
 from hat.data.image_trees import FolderTree, ImageTree, find_child, open_tree, unwrap
 from hat.data.published_counts import assemble
 from hat.errors import DataError, MissingExtraError
-
-__all__ = ["is_mars", "read_mars"]
 
 _NAME = re.compile(r"(-1|00-1|[0-9]{4})C([0-9])T([0-9]{4})F([0-9]{3,4})\.")
 _MAX_MAT_BYTES = 64 * 2**20

@@ -1,15 +1,11 @@
 """MSMT17 (Wei et al., CVPR 2018): fifteen cameras, 4,101 identities; V2 is V1 with faces blurred."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hat.data.datasets import ReIDDataset, Sample, Split
 from hat.data.image_trees import FolderTree, ListedFiles, find_trees
 from hat.data.published_counts import Count, Published, assemble
 from hat.errors import DataError
-
-__all__ = ["MSMT17_COUNTS", "is_msmt17", "read_msmt17"]
 
 OFFICIAL_NAMES = frozenset({"msmt17", "msmt17v1", "msmt17v2"})
 

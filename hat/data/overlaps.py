@@ -1,7 +1,5 @@
 """Pictures that stand on both sides: query images copied into the gallery, test images among those to learn from."""
 
-from __future__ import annotations
-
 import hashlib
 import zipfile
 from collections import defaultdict
@@ -10,8 +8,6 @@ from pathlib import Path
 
 from hat.data.archives import split_location
 from hat.data.datasets import ReIDDataset
-
-__all__ = ["find_overlaps"]
 
 
 def find_overlaps(dataset: ReIDDataset) -> tuple[str, ...]:

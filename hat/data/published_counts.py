@@ -3,14 +3,10 @@
 A difference is never an error: people hold subsets. It is told, because a result on a subset is not the benchmark's.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from hat.data.datasets import ReIDDataset, Split
 from hat.errors import DataError
-
-__all__ = ["Count", "Published", "assemble"]
 
 
 @dataclass(frozen=True, slots=True)

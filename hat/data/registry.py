@@ -1,7 +1,5 @@
 """Data sets by name: what is known, how each is read, and how an unnamed folder is told."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,8 +26,6 @@ from hat.data.market import (
 from hat.data.mars import is_mars, read_mars
 from hat.data.msmt17 import is_msmt17, read_msmt17
 from hat.errors import DataError
-
-__all__ = ["detect_dataset", "list_datasets", "load_dataset", "open_dataset"]
 
 
 @dataclass(frozen=True, slots=True)

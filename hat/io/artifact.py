@@ -1,7 +1,5 @@
 """What an exported file is, readable from the file itself: the same facts for ONNX, engines, OpenVINO and their side files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any, Literal, cast, get_args
@@ -15,21 +13,6 @@ from hat.errors import CheckpointError, ConfigError
 from hat.io.format_version import facts_from_dict
 from hat.model import ModelConfig
 from hat.preprocessing import Preprocessing
-
-__all__ = [
-    "METADATA_KEY",
-    "AdoptedModel",
-    "ArtifactInfo",
-    "ArtifactPrecision",
-    "BatchProfile",
-    "InputType",
-    "checked_artifact_precision",
-    "fingerprint",
-    "info_from_json",
-    "info_to_json",
-    "tensor_contract",
-    "weights_sha256",
-]
 
 METADATA_KEY = "hat_reid"
 """Under this name a file's metadata holds an `ArtifactInfo` as JSON."""

@@ -1,7 +1,5 @@
 """Folders that appear whole or not at all."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,8 +9,6 @@ from pathlib import Path
 from hat.errors import UsageError, WorkError
 
 from .atomic_output import flush_to_disk
-
-__all__ = ["FACTS_FILE", "atomic_folder"]
 
 FACTS_FILE = "hat_reid.json"
 """Every folder that is exported has this file, with the facts about itself: what has none was made by somebody else."""

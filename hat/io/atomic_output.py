@@ -1,7 +1,5 @@
 """Files that appear whole or not at all."""
 
-from __future__ import annotations
-
 import glob
 import os
 import shutil
@@ -12,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hat.errors import UsageError, WorkError
-
-__all__ = ["atomic_output", "clear_leftovers", "flush_to_disk"]
 
 
 @contextmanager

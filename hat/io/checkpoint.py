@@ -1,7 +1,5 @@
 """Checkpoints: a folder with ``model.safetensors`` and ``config.json``, from which the same model comes back bit for bit."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile
@@ -21,17 +19,6 @@ from hat.io.weights import load_state, read_state_file, read_weights_file, state
 from hat.model import HAT, ModelConfig
 from hat.model.released import is_released_state, released_config, translate_released_state
 from hat.preprocessing import Preprocessing
-
-__all__ = [
-    "CONFIG_FILE",
-    "WEIGHTS_FILE",
-    "CheckpointInfo",
-    "load_checkpoint",
-    "load_released_weights",
-    "read_checkpoint_info",
-    "save_checkpoint",
-    "write_atomically",
-]
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

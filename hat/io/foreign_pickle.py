@@ -18,8 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["UnknownObject", "named_tensors", "read_foreign_pickle", "submodule_attribute"]
-
 
 class UnknownObject:
     """An object of a class that is not ours to run: its state and nothing else."""

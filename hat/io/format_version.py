@@ -1,14 +1,10 @@
 """Facts that are stored with the version of their format: read where it is known, refused where it is newer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from hat.config import config_from_dict
 from hat.errors import CheckpointError, ConfigError
-
-__all__ = ["facts_from_dict"]
 
 T = TypeVar("T")
 

@@ -19,15 +19,6 @@ from hat.io.artifact import ArtifactPrecision
 if TYPE_CHECKING:
     import onnx
 
-__all__ = [
-    "MAX_EXTERNAL_BYTES",
-    "MAX_ONNX_BYTES",
-    "all_tensors",
-    "compute_types",
-    "graph_precision",
-    "onnx_opset",
-    "read_onnx",
-]
 
 MAX_ONNX_BYTES = 2**31 - 1
 """The largest ONNX file: protobuf's own limit. Larger weights lie in a file beside it."""

@@ -18,15 +18,6 @@ from hat.io.artifact import METADATA_KEY, ArtifactInfo, ArtifactPrecision, info_
 if TYPE_CHECKING:
     import openvino
 
-__all__ = [
-    "MAX_XML_BYTES",
-    "file_sha256",
-    "read_openvino_info",
-    "read_openvino_xml",
-    "stored_as",
-    "stored_elements",
-    "weights_path",
-]
 
 MAX_XML_BYTES = 256 * 2**20
 """The largest graph that is read; that of ResNet-152 in int8 has 5 MB."""

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["check_plot_path", "require_matplotlib", "save_plot", "style_axes"]
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 

@@ -5,8 +5,6 @@ No code of a file ever runs: ``.safetensors`` files hold tensors alone, and torc
 names what differs; there is no fallback to other weights.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import struct
@@ -26,8 +24,6 @@ from hat.io.foreign_pickle import UnknownObject, named_tensors, read_foreign_pic
 from hat.model import HAT
 from hat.model.tfc import current_name
 from hat.torchvision_import import import_torchvision
-
-__all__ = ["load_backbone_weights", "load_state", "read_state_file", "read_weights_file", "state_of"]
 
 DAMAGE = (
     *(SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError),

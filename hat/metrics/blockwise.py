@@ -1,7 +1,5 @@
 """The metrics straight from embeddings: distances are computed in blocks of queries, ranked and forgotten."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import torch
@@ -9,8 +7,6 @@ import torch
 from hat.errors import UsageError
 from hat.metrics.inputs import EmbeddingRows, Labels, Matrix, check_count, check_embedding_pair, check_label_pairs
 from hat.metrics.ranking import RankingAccumulator, RankingResult
-
-__all__ = ["Metric", "cosine_distances", "evaluate_embeddings", "slices", "squared_distances"]
 
 Metric = Literal["cosine", "euclidean"]
 

@@ -15,8 +15,6 @@ import torch
 from hat.errors import UsageError
 from hat.metrics.inputs import EmbeddingRows, Labels, Matrix, check_labels
 
-__all__ = ["CameraMeans", "center_by_camera"]
-
 _MIN_IMAGES = 2
 """The mean of a single image is that image, of which nothing would be left."""
 

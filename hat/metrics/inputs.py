@@ -1,7 +1,5 @@
 """Checked views of what callers hand over: labels, distances and embeddings, from NumPy (memory-mapped too) or torch."""
 
-from __future__ import annotations
-
 import operator
 from typing import Any, TypeAlias
 
@@ -10,17 +8,6 @@ import numpy.typing as npt
 import torch
 
 from hat.errors import UsageError
-
-__all__ = [
-    "EmbeddingRows",
-    "Labels",
-    "Matrix",
-    "check_count",
-    "check_distances",
-    "check_embedding_pair",
-    "check_label_pairs",
-    "check_labels",
-]
 
 Matrix: TypeAlias = "npt.NDArray[Any] | torch.Tensor"
 """A matrix of floats; a NumPy array may be memory-mapped."""

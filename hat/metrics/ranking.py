@@ -13,8 +13,6 @@ Average precision is the mean of the precision at each match, as torchreid and f
 code of Market-1501 integrated the precision-recall curve by trapezoids, which gives slightly different numbers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +22,6 @@ import numpy.typing as npt
 from hat.data.datasets import JUNK_PID
 from hat.errors import DataError, UsageError
 from hat.metrics.inputs import Labels, Matrix, check_count, check_distances, check_label_pairs
-
-__all__ = ["RankingAccumulator", "RankingResult", "evaluate_ranking"]
 
 _MAX_COUNTED_MATCHES = 128
 """Counting passes over a row once for each match; with more matches than this, one stable sort of the row is cheaper."""

@@ -5,8 +5,6 @@ the few dozen entries that are not zero, and distances exist one block at a time
 its square.
 """
 
-from __future__ import annotations
-
 import numbers
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -19,8 +17,6 @@ from scipy import sparse
 from hat.errors import UsageError
 from hat.metrics.blockwise import slices, squared_distances
 from hat.metrics.inputs import Matrix, check_count, check_embedding_pair
-
-__all__ = ["NearestNeighbors", "distance_blocks", "rerank"]
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 

@@ -4,8 +4,6 @@ A family is one line in `_FAMILIES`: where torchvision keeps the layers, and aft
 names that they have in torchvision, so that its weights load unchanged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +14,6 @@ from torch import Tensor, nn
 from hat.errors import MissingExtraError, ModelError
 from hat.model.config import BackboneConfig
 from hat.torchvision_import import import_torchvision
-
-__all__ = ["Backbone", "TimmBackbone", "TorchvisionBackbone", "build_backbone", "list_backbones"]
 
 
 @dataclass(frozen=True)

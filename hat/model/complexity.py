@@ -4,8 +4,6 @@ A multiplication and an addition are two operations, as in torch's flop counter;
 counted.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -15,8 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hat.model.config import ModelConfig
 from hat.model.hat import HAT
-
-__all__ = ["Complexity", "count_complexity"]
 
 _PARTS = {"mfe": "mfe", "pooling": "mfe", "bottlenecks": "bottlenecks", "necks": "heads", "classifiers": "heads"}
 

@@ -3,8 +3,6 @@
 A preset holds only what differs from the defaults of `ModelConfig`, which are the paper's on ResNet-50.
 """
 
-from __future__ import annotations
-
 import difflib
 from typing import Annotated, Any, Literal
 
@@ -12,8 +10,6 @@ from pydantic import Field
 
 from hat.config import config_dataclass, config_from_dict, merge
 from hat.errors import ModelError
-
-__all__ = ["BackboneConfig", "ModelConfig", "TransformerConfig", "list_models", "model_config"]
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Depth = Annotated[int, Field(ge=0)]

@@ -1,15 +1,11 @@
 """Deeply Supervised Aggregation: the recursion over the CNN's levels (paper Sec. 3.3, Eq. 6) and the scaling before it."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hat.model.config import ModelConfig
 from hat.model.tfc import TFC
-
-__all__ = ["DSA", "scale_map", "stage_widths"]
 
 
 def scale_map(feature_map: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,7 +1,5 @@
 """HAT: a CNN's levels aggregated by transformers under deep supervision (paper Sec. 3)."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +12,6 @@ from hat.model.config import ModelConfig, model_config
 from hat.model.dsa import DSA, stage_widths
 from hat.model.layers import ResidualBlock, build_pooling
 from hat.preprocessing import Preprocessing
-
-__all__ = ["HAT", "Branch", "FeatureExtractor", "create_model"]
 
 
 class Branch(NamedTuple):

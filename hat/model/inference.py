@@ -7,8 +7,6 @@ What differs from the training module, none of which changes the result:
 - conversion to float, normalization and the L2 norm are part of the graph, so that no host can get them wrong.
 """
 
-from __future__ import annotations
-
 import copy
 
 import torch
@@ -18,8 +16,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hat.errors import WorkError
 from hat.model.hat import HAT, FeatureExtractor
-
-__all__ = ["InferenceModel", "fold_batch_norms"]
 
 
 class InferenceModel(FeatureExtractor):

@@ -1,14 +1,10 @@
 """Layers that HAT puts on its CNN: the residual block, and the poolings from the last map to the MFE feature."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-__all__ = ["GeneralizedMean", "Mean", "ResidualBlock", "build_pooling"]
 
 
 class ResidualBlock(nn.Module):

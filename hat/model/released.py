@@ -5,8 +5,6 @@ The released code is a fork of a strong baseline for re-ID; its model differs fr
 parameters. Backbone, depths and widths are read from the tensors; the stride of the last level leaves no trace in them.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping
@@ -22,8 +20,6 @@ from hat.model.backbone import list_backbones
 from hat.model.config import ModelConfig, model_config
 from hat.model.dsa import stage_widths
 from hat.torchvision_import import import_torchvision
-
-__all__ = ["Translation", "is_released_state", "released_config", "released_name", "translate_released_state"]
 
 _HEAD_DIM = 64
 """Heads leave no trace in the tensors; the released code has 64 channels in each at every width."""

@@ -1,7 +1,5 @@
 """Transformer-based Feature Calibration: one stage of HAT's aggregation (paper Sec. 3.2, Eq. 1-5)."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
@@ -12,8 +10,6 @@ from torch import Tensor, nn
 from hat.model.config import TransformerConfig
 from hat.model.layers import ResidualBlock
 from hat.model.transformer import TransformerBlock
-
-__all__ = ["TFC", "current_name"]
 
 
 def current_name(name: str) -> str:

@@ -4,14 +4,10 @@ Every module takes `num_queries`: only the first so many tokens are carried on, 
 them. A last stage of which nothing but CLS is read uses it: the result is the same and most of a block's work is not done.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hat.model.config import TransformerConfig
-
-__all__ = ["Attention", "FeedForward", "TransformerBlock"]
 
 
 class Attention(nn.Module):

@@ -1,14 +1,10 @@
 """float32 that is float32: without TF32, which rounds the inputs of products and convolutions to ten bits of significand."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-
-__all__ = ["full_float32"]
 
 _LOCK = threading.Lock()
 _depth = 0

@@ -1,7 +1,5 @@
 """ONNX Runtime: the provider that was asked for is the one that runs, or an error says why not."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter
@@ -17,8 +15,6 @@ from hat.io.onnx_file import read_onnx
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from hat.runtime.protocol import fixed_batch, run_in_pieces
 from hat.runtime.torch_runtime import choose_device
-
-__all__ = ["OnnxRuntime", "read_onnx_info"]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _INPUT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)", "normalized": "tensor(float)"}

@@ -1,7 +1,5 @@
 """Opening a model by its path: what the path is decides what runs it."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +9,6 @@ from hat.io.checkpoint import load_checkpoint, load_released_weights, read_check
 from hat.runtime.protocol import Runtime
 from hat.runtime.torch_runtime import Precision, TorchRuntime, choose_device
 from hat.runtime.triton_runtime import TritonRuntime, is_triton_address
-
-__all__ = ["ARTIFACT_ENDINGS", "open_runtime"]
 
 ARTIFACT_ENDINGS = (".onnx", ".engine", ".plan", ".xml")
 """Endings of exported files."""

@@ -19,7 +19,6 @@ from hat.runtime.protocol import fixed_batch, run_in_pieces
 if TYPE_CHECKING:
     import openvino
 
-__all__ = ["OpenVINORuntime", "read_openvino_model"]
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 

@@ -1,7 +1,5 @@
 """What every runtime promises: pixels in, unit embeddings out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -11,8 +9,6 @@ import numpy.typing as npt
 from hat.errors import UsageError
 from hat.io.artifact import ArtifactInfo
 from hat.preprocessing import Preprocessing
-
-__all__ = ["Runtime", "fixed_batch", "run_in_pieces", "runtime_device", "runtime_info", "warm_up"]
 
 
 @runtime_checkable

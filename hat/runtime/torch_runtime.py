@@ -1,7 +1,5 @@
 """PyTorch as a runtime: the reference that every exported file is compared with."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,8 +15,6 @@ from hat.errors import UsageError, WorkError
 from hat.io.artifact import ArtifactInfo, fingerprint, weights_sha256
 from hat.model import HAT
 from hat.runtime.full_float32 import full_float32
-
-__all__ = ["Precision", "TorchRuntime", "checked_precision", "choose_device"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -1,7 +1,5 @@
 """Triton as a runtime: the model runs on another machine, and what it is is asked of the server."""
 
-from __future__ import annotations
-
 import re
 import threading
 from typing import Any, NamedTuple
@@ -11,8 +9,6 @@ import numpy.typing as npt
 
 from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
-
-__all__ = ["TritonAddress", "TritonRuntime", "is_triton_address", "parse_triton_address"]
 
 _ADDRESS = re.compile(
     r"(?P<scheme>tritons?)://(?P<server>(?:\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]]+)(?::\d{1,5})?)"

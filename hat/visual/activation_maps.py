@@ -23,8 +23,6 @@ classifier.
 Differs: the paper shows such maps without saying how they were computed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -39,8 +37,6 @@ from hat.model import HAT
 from hat.visual.color_map import overlay, scale_to_unit
 from hat.visual.inspection import check_images, input_batches, inspected
 from hat.visual.map_table import Column, draw_map_table, tile_size
-
-__all__ = ["Target", "activation_maps", "branch_activations"]
 
 Target = Literal["embedding", "class"]
 

@@ -4,8 +4,6 @@ Lightness grows evenly from end to end, so that the order of values also survive
 and no hue boundary suggests an edge where the values have none, as rainbow maps do.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 
@@ -14,8 +12,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from hat.io.plot_file import require_matplotlib
-
-__all__ = ["color_table", "colorize", "overlay", "scale_to_unit"]
 
 
 @functools.cache

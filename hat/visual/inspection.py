@@ -1,7 +1,5 @@
 """Looking inside a model and leaving it as it was: modes, switches and hooks are restored whatever happens in between."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,8 +10,6 @@ from torch.utils.hooks import RemovableHandle
 
 from hat.errors import UsageError
 from hat.model import HAT
-
-__all__ = ["check_images", "input_batches", "inspected"]
 
 _BATCH_SIZE = 16
 

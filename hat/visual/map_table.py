@@ -1,7 +1,5 @@
 """A table of maps beside the images that they were computed from: a row for each image, a column for each map."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +9,6 @@ from PIL import Image
 
 from hat.visual.color_map import color_table
 from hat.visual.tile_sheet import EDGE, MARGIN, MUTED, TileSheet
-
-__all__ = ["Column", "draw_map_table", "tile_size"]
 
 _TILE_HEIGHT = 224
 _GAP, _GROUP_GAP, _BLOCK_GAP, _ROW_GAP = 8, 26, 44, 10

@@ -1,15 +1,11 @@
 """The ranked-list picture: for some queries, the gallery images that a model ranks first, right and wrong ones framed."""
 
-from __future__ import annotations
-
 from PIL import Image
 
 from hat.data.datasets import ReIDDataset
 from hat.metrics import RankingResult
 from hat.visual.ranking_rows import Choice, Matrix, RankedImage, RankedRow, rank_rows
 from hat.visual.tile_sheet import Tile, draw_ranking
-
-__all__ = ["ranked_list"]
 
 _CHOICES = {
     "random": "chosen at random (seed {seed})",

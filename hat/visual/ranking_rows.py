@@ -1,7 +1,5 @@
 """Which images a ranked-list picture shows: chosen queries and the top of their rankings, by the protocol of `hat.metrics`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
@@ -11,8 +9,6 @@ import numpy.typing as npt
 
 from hat.data.datasets import JUNK_PID, ReIDDataset, Split
 from hat.errors import DataError, UsageError
-
-__all__ = ["Choice", "Matrix", "RankedImage", "RankedRow", "rank_rows"]
 
 Matrix: TypeAlias = npt.NDArray[np.floating[Any]]
 

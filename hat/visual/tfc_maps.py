@@ -1,7 +1,5 @@
 """What each stage of the aggregation makes of an image: its averaged map (paper Fig. 6) and what its CLS attends to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +14,6 @@ from hat.model import HAT
 from hat.visual.color_map import colorize, overlay, scale_to_unit
 from hat.visual.inspection import check_images, input_batches, inspected
 from hat.visual.map_table import Column, draw_map_table, tile_size
-
-__all__ = ["cls_attention", "tfc_maps", "token_maps"]
 
 
 def token_maps(model: HAT, images: Sequence[Image.Image]) -> dict[str, npt.NDArray[np.float32]]:

@@ -1,7 +1,5 @@
 """The sheet that pictures of people are drawn on: a header, and tiles with frames, captions and marks that need no color."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +11,6 @@ from PIL import Image
 from hat.data.images import read_image
 from hat.errors import UsageError
 from hat.io.plot_file import require_matplotlib
-
-__all__ = ["Tile", "TileSheet", "draw_ranking", "fit_image"]
 
 COLOR, MUTED, EDGE, MAT = "#1c2026", "#606872", "#d0d5db", "#eceff2"
 RIGHT, WRONG = "#0c8a54", "#cc2c24"

@@ -14,7 +14,6 @@ from .thresholds import ThresholdCalibration
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_calibration"]
 
 _DIFFERENT, _SAME = "#c8552b", "#0c7f5c"
 _NUM_BINS = 80

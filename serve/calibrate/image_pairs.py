@@ -1,13 +1,9 @@
 """Pairs of images: all that there are, numbered, so that any may be drawn without ever listing them."""
 
-from __future__ import annotations
-
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
-__all__ = ["PairSet", "Pairs"]
 
 Pairs: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """Places of the one and of the other image of each pair."""

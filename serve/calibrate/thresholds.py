@@ -6,8 +6,6 @@ of 10,000 has to be far stricter than one for two images. The rates are those of
 who dress more alike or are seen in other light, have other rates.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +18,6 @@ from hat.errors import MissingExtraError, UsageError
 from ..gallery.gallery import Gallery
 from ..gallery.identities import name_number
 from .image_pairs import Pairs, PairSet
-
-__all__ = ["RocPoint", "ThresholdCalibration", "calibrate_thresholds", "chance_of_any"]
 
 CONFIDENCE = 0.95
 """Of the one-sided upper bound on a false match rate."""

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from ..calibrate.thresholds import RocPoint, ThresholdCalibration
 
-__all__ = ["calibrate"]
-
 
 def calibrate(
     location: Annotated[str, typer.Argument(metavar="GALLERY", help="A gallery's file, or milvus://HOST:PORT/NAME.")],

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from ..enroll.enrolling import Item
 
-__all__ = ["embed"]
 
 _ENDINGS = (".npz", ".parquet", ".csv")
 

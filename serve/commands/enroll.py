@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ..enroll.image_sources import ImageSources, NameStyle
     from ..gallery.gallery import Gallery
 
-__all__ = ["enroll", "print_reasons"]
 
 _MAX_NAMED = 20
 """Images that are named on the screen; --json has all of them."""

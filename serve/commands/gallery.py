@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from ..gallery.gallery import Gallery
 
-__all__ = ["gallery"]
 
 gallery = typer.Typer(
     add_completion=False,

@@ -16,7 +16,6 @@ from .options import AsJson, Location, parse_attribute_options
 if TYPE_CHECKING:
     from ..enroll.enrolling import Enrollment
 
-__all__ = ["accept", "copy", "label", "re_embed", "remove", "vacuum"]
 
 _DAY_S = 86400
 

@@ -1,15 +1,11 @@
 """``hat keys``: who may use a service."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hat.console import emit, stderr
-
-__all__ = ["keys"]
 
 keys = typer.Typer(
     name="keys",

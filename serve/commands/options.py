@@ -10,20 +10,6 @@ import typer
 if TYPE_CHECKING:
     from ..gallery.records import Filter, Record
 
-__all__ = [
-    "AsJson",
-    "AttributeOption",
-    "CamidsOption",
-    "Location",
-    "PidsOption",
-    "SinceOption",
-    "UntilOption",
-    "check_picture_path",
-    "make_filter",
-    "parse_attribute_options",
-    "record_result",
-    "write_picture",
-]
 
 Location = Annotated[str, typer.Argument(metavar="GALLERY", help="A gallery's file, or milvus://HOST:PORT/NAME.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from ..search.query_embeddings import Query
     from ..search.searching import Match, Searchable
 
-__all__ = ["search"]
-
 
 def search(
     gallery: Location,

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from ..service.service import Service
 
-__all__ = ["serve"]
-
 
 def serve(
     model: Annotated[str, typer.Argument(help="A checkpoint, an exported file, or triton://host:port/model.")],

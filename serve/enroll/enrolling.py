@@ -1,7 +1,5 @@
 """Enrollment: from a stream of images to records that last, in bounded memory, and again without harm."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -24,8 +22,6 @@ from ..gallery.identities import Identity
 from ..gallery.person_crops import BOX_ATTRIBUTE, Box, box_text, content_hash, crop_person, make_thumbnail
 from ..gallery.record_checks import checked_records
 from ..gallery.records import AttributeValue, NewRecord, Record, RecordLabels
-
-__all__ = ["Enrollment", "ImageEmbedder", "Item", "enroll_images"]
 
 _UNIT_ITEMS = 8
 """Images that one thread prepares at a time."""

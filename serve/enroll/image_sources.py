@@ -1,7 +1,5 @@
 """Where images come from: files, folders, zip files, tables, and videos with a table of boxes; all as one stream of items."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections import Counter
@@ -26,8 +24,6 @@ from .enrolling import Item
 from .table_rows import BOX_COLUMNS, read_rows
 from .video_boxes import BoxRow, read_boxes, video_items
 from .video_frames import is_video_name
-
-__all__ = ["ImageSources", "Labels", "NameStyle", "read_name"]
 
 NameStyle = Literal["auto", "market", "none"]
 """What file names say: Market-style ones where they look like it, always, or nothing."""

@@ -1,7 +1,5 @@
 """A gallery made again by another model, from the images that the old one was made of."""
 
-from __future__ import annotations
-
 import functools
 import io
 from collections import deque
@@ -21,8 +19,6 @@ from ..gallery.records import Record
 from .enrolling import Enrollment, ImageEmbedder, Item, enroll_images
 from .video_boxes import BoxRow, video_items
 from .video_frames import is_video_name
-
-__all__ = ["reembed"]
 
 _NUM_PROBED = 100
 

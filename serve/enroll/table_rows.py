@@ -1,7 +1,5 @@
 """The rows of a CSV file as enrollment reads them: labels, moments, boxes, attributes, every mistake named by its line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,6 @@ from ..gallery.attribute_values import parse_attributes, parse_timestamp
 from ..gallery.identities import Identity
 from ..gallery.person_crops import Box
 from ..gallery.records import AttributeValue
-
-__all__ = ["BOX_COLUMNS", "TableRow", "read_rows"]
 
 BOX_COLUMNS = ("left", "top", "right", "bottom")
 """Columns of a box, in pixels; right and bottom are the first column and row outside it."""

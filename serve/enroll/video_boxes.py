@@ -1,7 +1,5 @@
 """People in a video: its frames, and a table that says where in them they are, read side by side."""
 
-from __future__ import annotations
-
 import functools
 import io
 import math
@@ -21,8 +19,6 @@ from ..gallery.records import AttributeValue
 from .enrolling import Item
 from .table_rows import BOX_COLUMNS, TableRow, read_rows
 from .video_frames import VideoFrame, read_frames
-
-__all__ = ["BoxRow", "read_boxes", "video_items"]
 
 _COLUMNS = ("frame", "time", "pid", "camid", *BOX_COLUMNS)
 

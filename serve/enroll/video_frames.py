@@ -5,8 +5,6 @@ and a stranger's "video" must not make it open those. Frames are upright, as a p
 players and detectors see them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,8 +16,6 @@ import numpy.typing as npt
 
 from hat.data.images import MAX_PIXELS
 from hat.errors import DataError, ImageError, MissingExtraError
-
-__all__ = ["VIDEO_FORMATS", "VideoFrame", "is_video_name", "read_frames"]
 
 VIDEO_FORMATS = {
     ".mp4": "mp4",

@@ -1,7 +1,5 @@
 """Free attributes and times as people type them: ``color=red``, ``2026-11-25T08:30``."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable
@@ -11,8 +9,6 @@ from hat.errors import UsageError
 
 from .record_checks import MAX_ATTRIBUTES, MAX_TEXT_CHARACTERS
 from .records import AttributeValue
-
-__all__ = ["attribute_value", "format_timestamp", "parse_attributes", "parse_timestamp"]
 
 _NAME = re.compile(r"[^\W\d][\w .:-]{0,63}")
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")

@@ -14,8 +14,6 @@ from hat.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from hat.io.artifact import ArtifactInfo  # it brings torch, which a gallery does without
 
-__all__ = ["Binding", "CompatibleModel", "binding_from_json", "binding_of", "binding_to_json"]
-
 
 @config_dataclass
 class CompatibleModel:

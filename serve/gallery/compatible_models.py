@@ -1,7 +1,5 @@
 """Proof that another file of a gallery's weights ranks alike: the report of ``hat verify``, read and not believed blindly."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
@@ -10,8 +8,6 @@ from typing import Any
 from hat.errors import UsageError, WorkError
 
 from .binding import Binding, CompatibleModel
-
-__all__ = ["read_compatible_model"]
 
 _MAX_BYTES = 64 * 2**20
 _MIN_IMAGES = 32

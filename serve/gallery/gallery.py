@@ -20,8 +20,6 @@ from .binding import Binding, CompatibleModel
 from .identities import Identity
 from .records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage, RecordsMissingError
 
-__all__ = ["Gallery", "StoredType"]
-
 StoredType = Literal["float32", "float16"]
 """In which a gallery keeps embeddings."""
 

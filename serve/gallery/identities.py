@@ -1,14 +1,10 @@
 """Identities: a number, or a name where people are known by name; in stores, which keep numbers, a name has a number too."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 
 from hat.data.labels import parse_label
 from hat.errors import DataError, UsageError
-
-__all__ = ["FIRST_NAMED", "Identity", "check_identity", "name_number", "numbers_of", "parse_identity"]
 
 Identity = int | str
 """A person: a whole number, or a name that is not the text of one."""

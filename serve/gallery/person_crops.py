@@ -1,7 +1,5 @@
 """The part of a picture that shows a person: its box, its crop, its hash and its thumbnail."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re
@@ -9,8 +7,6 @@ import re
 from PIL import Image
 
 from hat.errors import ImageError
-
-__all__ = ["BOX_ATTRIBUTE", "Box", "box_from_text", "box_text", "content_hash", "crop_person", "make_thumbnail"]
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels, right and bottom excluded: a person within a larger picture."""

@@ -1,7 +1,5 @@
 """What may enter a gallery: every array, record and filter is checked before anything is stored or searched."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import operator
@@ -16,20 +14,6 @@ from hat.errors import UsageError
 
 from .identities import Identity, check_identity
 from .records import AttributeValue, Filter, NewRecord, RecordLabels
-
-__all__ = [
-    "MAX_ATTRIBUTES",
-    "MAX_TEXT_CHARACTERS",
-    "MAX_THUMBNAIL_BYTES",
-    "checked_embeddings",
-    "checked_filter",
-    "checked_hashes",
-    "checked_ids",
-    "checked_labels",
-    "checked_records",
-    "checked_removal",
-    "checked_top",
-]
 
 MAX_TEXT_CHARACTERS = 4096
 """Longest name, source or text of an attribute."""

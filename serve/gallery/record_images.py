@@ -1,7 +1,5 @@
 """The picture of a record: its thumbnail, or its source where that is still the same image."""
 
-from __future__ import annotations
-
 from PIL import Image
 
 from hat.data.images import decode_image, read_encoded
@@ -9,8 +7,6 @@ from hat.errors import ImageError
 
 from .person_crops import BOX_ATTRIBUTE, Box, box_from_text, content_hash, crop_person
 from .records import Record
-
-__all__ = ["box_of", "read_source", "record_image"]
 
 
 def box_of(record: Record) -> Box | None:

@@ -13,19 +13,6 @@ from hat.errors import UsageError
 
 from .identities import Identity
 
-__all__ = [
-    "AttributeValue",
-    "Filter",
-    "GalleryCounts",
-    "Neighbors",
-    "NewRecord",
-    "Record",
-    "RecordLabels",
-    "RecordPage",
-    "RecordsMissingError",
-    "missing_records",
-]
-
 AttributeValue = str | int | float | bool
 """What a free attribute may be."""
 

@@ -16,7 +16,6 @@ from hat.errors import MissingExtraError, UsageError, WorkError
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-__all__ = ["MILVUS_SCHEME", "MilvusAddress", "connect", "parse_address", "reason"]
 
 MILVUS_SCHEME = "milvus://"
 

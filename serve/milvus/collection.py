@@ -22,7 +22,6 @@ from .rows import batches, range_expression, schema
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-__all__ = ["MESSAGE_BYTES", "WINDOW", "MilvusCollection"]
 
 WINDOW = 16384
 """Most rows that Milvus gives in one answer."""

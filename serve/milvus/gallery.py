@@ -42,8 +42,6 @@ from .rows import (
 )
 from .writer import MilvusWriter, initial_properties, last_id
 
-__all__ = ["MilvusGallery"]
-
 FORMAT_VERSION = 1
 
 _FORMAT, _BINDING = "hat_reid.format", "hat_reid.binding"

@@ -25,21 +25,6 @@ from ..gallery.records import AttributeValue, Filter, NewRecord, Record
 if TYPE_CHECKING:
     from pymilvus import CollectionSchema
 
-__all__ = [
-    "MAX_THUMBNAIL_BYTES",
-    "RECORD_FIELDS",
-    "batches",
-    "filter_expression",
-    "hash_expression",
-    "identity_of",
-    "ids_expression",
-    "known_number",
-    "known_time",
-    "range_expression",
-    "record_of",
-    "row_of",
-    "schema",
-]
 
 RECORD_FIELDS = ("id", "content_hash", "pid", "camid", "time_s", "enrolled_s", "facts")
 """What a record is made from; its thumbnail is read only when asked for."""

@@ -4,8 +4,6 @@ Milvus has no locks. So whoever opens a gallery for writing puts a name of its o
 writer until another does the same; a process that was killed leaves nothing locked.
 """
 
-from __future__ import annotations
-
 import secrets
 import threading
 
@@ -13,8 +11,6 @@ from hat.errors import WorkError
 
 from .collection import WINDOW, MilvusCollection
 from .rows import range_expression
-
-__all__ = ["MilvusWriter", "initial_properties", "last_id"]
 
 _WRITER, _LAST_ID = "hat_reid.writer", "hat_reid.last_id"
 """Properties of the collection: who writes, and the last id that was ever reserved."""

@@ -29,7 +29,6 @@ from .replica import Doorway, Replica, ReplicaPlan, open_service
 if TYPE_CHECKING:
     from ray.serve import Application
 
-__all__ = ["RayService", "ReplicaPlan", "application", "deploy"]
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory of a Ray that is started here: requests do not pass through it."""

@@ -18,8 +18,6 @@ from ..service.settings import ServiceSettings
 if TYPE_CHECKING:
     from ..service import Service
 
-__all__ = ["Doorway", "Replica", "ReplicaPlan", "open_service"]
-
 
 @config_dataclass
 class ReplicaPlan:

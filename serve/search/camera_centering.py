@@ -1,7 +1,5 @@
 """Search with each camera's mean embedding subtracted, so that what a camera adds to every image decides no rank."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,8 +13,6 @@ from ..gallery.gallery import Gallery
 from ..gallery.records import Filter, Neighbors, Record
 from .exact_search import nearest_rows
 from .query_embeddings import Query
-
-__all__ = ["CenteredGallery"]
 
 
 class CenteredGallery:

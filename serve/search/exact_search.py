@@ -7,16 +7,12 @@ those of an untrained model are, is searched again in float64 throughout. The re
 a hundred, for any number of threads and any size of block, and equal rows are in the order of their numbers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-__all__ = ["nearest_rows"]
 
 SLACK = 32
 """Rows that are kept beyond the k nearest, for those that rounding puts in a wrong place."""

@@ -1,7 +1,5 @@
 """The picture of a search: each query with its matches, from thumbnails or from the images' own files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from PIL import Image
@@ -13,8 +11,6 @@ from ..gallery.gallery import Gallery
 from ..gallery.record_images import record_image
 from .query_embeddings import Query
 from .searching import Match
-
-__all__ = ["draw_matches"]
 
 
 def draw_matches(gallery: Gallery, queries: Sequence[Query], found: Sequence[Sequence[Match]], *, title: str) -> Image.Image:

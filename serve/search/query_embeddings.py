@@ -1,7 +1,5 @@
 """What is searched for: images, or records of the gallery; each by itself, or all together as one person."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,8 +16,6 @@ from ..gallery.gallery import Gallery
 from ..gallery.identities import Identity
 from ..gallery.records import Filter
 from .searching import Match, Searchable, person_embedding, search_gallery
-
-__all__ = ["Query", "merge_queries", "queries_of_images", "queries_of_records", "search_queries"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,5 @@
 """Ranking a gallery: by similarity, for several images of one person, and re-ranked by k-reciprocal neighbors."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +13,6 @@ from hat.errors import UsageError, WorkError
 from hat.metrics import rerank as rerank_distances
 
 from ..gallery.records import Filter, Neighbors, Record, RecordsMissingError
-
-__all__ = ["Match", "Searchable", "person_embedding", "search_gallery"]
 
 _MAX_RERANK_POOL = 5000
 """Re-ranking compares the pool with itself: its work grows with the square of this."""

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 
 from .api_error import ApiError
 
-__all__ = ["Admission", "RateLimiter", "Reservation"]
-
 _FIRST_RATE = 10.0
 """Images a second that are taken to leave, before any has."""
 

@@ -4,8 +4,6 @@ What a client reads was written in this package for clients, or is an error of o
 libraries and of the machine are logged by the number of the request and answered in general words.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable, Coroutine, Mapping
@@ -19,8 +17,6 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from hat.errors import UsageError, WorkError
-
-__all__ = ["EXCEPTION_HANDLERS", "ApiError", "error_response", "without_paths"]
 
 logger = logging.getLogger("hat.serve")
 

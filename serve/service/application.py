@@ -1,7 +1,5 @@
 """The application: middleware, routes, errors and OpenAPI around one `Service`."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -16,8 +14,6 @@ from .request_context import RequestContextMiddleware
 from .routes import embed, galleries, health, records, search
 from .schemas import Problem
 from .service import Service
-
-__all__ = ["create_app"]
 
 _ERRORS = {
     400: "The request is broken.",

@@ -4,8 +4,6 @@ It holds no image, no embedding, no name of a file and no label of a person: cou
 is given; where it cannot be written the answer is withheld, since what nobody can look into later should not be had.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Mapping
@@ -15,8 +13,6 @@ from typing import Any
 import orjson
 
 from hat.errors import UsageError
-
-__all__ = ["AuditLog"]
 
 
 class AuditLog:

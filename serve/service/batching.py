@@ -11,8 +11,6 @@ announced by the threads that decode them. So a lone request is not delayed, and
 it runs, or where that runs on the CPU, as soon as it has.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque
@@ -27,9 +25,7 @@ import numpy.typing as npt
 from hat.errors import UsageError, WorkError
 from hat.runtime import Runtime
 
-__all__ = ["Batcher", "EmbeddingFuture"]
-
-EmbeddingFuture: TypeAlias = "Future[npt.NDArray[np.float32]]"
+EmbeddingFuture: TypeAlias = Future[npt.NDArray[np.float32]]
 """Of the (n, embed_dim) embeddings of n images. Cancelling it drops the images, unless their run has begun."""
 
 

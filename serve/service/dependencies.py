@@ -4,8 +4,6 @@ A request has one dependency that is solved for all of it, since for one small c
 time: the body is received by the route, `AuthorizedRequest.receive`.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -26,8 +24,6 @@ from .request_context import RequestContext
 from .schemas import GalleryName, NumRemoved
 from .service import Service
 from .uploads import Upload, UploadedImage, read_upload, skip_body
-
-__all__ = ["AuthorizedRequest", "GalleryDep", "Name", "Reader", "ServiceDep", "Writer", "run_until_disconnect"]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

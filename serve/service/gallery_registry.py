@@ -17,8 +17,6 @@ from ..gallery.binding import Binding
 from ..gallery.gallery import Gallery
 from .api_error import ApiError
 
-__all__ = ["GALLERY_NAME", "GalleryRegistry", "is_gallery_name", "parse_gallery"]
-
 GALLERY_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 """What a gallery may be called."""
 

@@ -5,8 +5,6 @@ rebinding) is told by the Host header, and another site's page by the Origin hea
 TrustedHostMiddleware looks at the first of these alone.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from collections.abc import Collection
@@ -14,8 +12,6 @@ from collections.abc import Collection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .api_error import ApiError, error_response
-
-__all__ = ["LOOPBACK_HOSTS", "SameOriginMiddleware", "allowed_hosts", "is_loopback"]
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 """What the Host header may name where a program listens on loopback."""

@@ -5,8 +5,6 @@ key itself is shown once, when it is made, and is in no file. A running service 
 that was removed stops working within a second.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import json
@@ -24,8 +22,6 @@ from pydantic import Field
 from hat.config import config_dataclass, config_from_dict, config_to_dict
 from hat.errors import ConfigError, UsageError
 from hat.io.atomic_output import atomic_output
-
-__all__ = ["LOCAL", "ApiKey", "KeyFile", "KeyRing", "Role"]
 
 Role = Literal["read", "write"]
 """``"read"`` embeds, searches and lists; ``"write"`` also enrolls, removes and makes galleries."""

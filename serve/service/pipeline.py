@@ -6,8 +6,6 @@ overlaps with it. On the CPU the two take turns, as in `hat.data.iterate_batches
 every layer for the one that a decoder has taken from it.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,8 +26,6 @@ from .batching import Batcher, EmbeddingFuture
 from .metrics import ServiceMetrics
 from .settings import ServiceSettings
 from .uploads import UploadedImage
-
-__all__ = ["BatchedEmbedder", "Pipeline"]
 
 _IMAGES_A_TASK = 4
 """Images that one thread decodes in one go: fewer cost more hand-overs, more leave threads idle."""

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .keys import ApiKey
     from .service import Service
 
-__all__ = ["RequestContext", "RequestContextMiddleware"]
 
 logger = logging.getLogger("hat.serve")
 

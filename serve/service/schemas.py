@@ -1,7 +1,5 @@
 """What goes over the wire: requests that are checked, and answers that are described."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Any, Literal
 
@@ -13,29 +11,6 @@ from hat.errors import DataError
 from ..gallery.record_checks import MAX_ATTRIBUTES, MAX_TEXT_CHARACTERS
 from ..gallery.records import AttributeValue, Filter, RecordLabels
 from .gallery_registry import GALLERY_NAME
-
-__all__ = [
-    "Embeddings",
-    "EnrollForm",
-    "EnrollResult",
-    "GalleryInfo",
-    "GalleryList",
-    "Health",
-    "Identity",
-    "ItemLabels",
-    "MakeGallery",
-    "ModelInfo",
-    "NumRemoved",
-    "NumUpdated",
-    "Problem",
-    "RecordFilter",
-    "RecordInfo",
-    "RecordPage",
-    "SearchForm",
-    "SearchResults",
-    "UpdatePerson",
-    "UpdateRecord",
-]
 
 _LARGEST = 2**63 - 1
 _YEAR_9999 = 253_402_300_800.0

@@ -1,7 +1,5 @@
 """The HTTP server around the application: its socket, its signals and its end."""
 
-from __future__ import annotations
-
 import signal
 import socket
 from pathlib import Path
@@ -11,8 +9,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from hat.errors import UsageError, WorkError
-
-__all__ = ["bind", "run_server", "shown_address"]
 
 _BACKLOG = 1024
 _SHUTDOWN_S = 60

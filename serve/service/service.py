@@ -1,7 +1,5 @@
 """One running service: everything that its routes share."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +16,6 @@ from .keys import KeyRing
 from .metrics import ServiceMetrics
 from .pipeline import BatchedEmbedder, Pipeline
 from .settings import ServiceSettings
-
-__all__ = ["Service", "StoreThreads"]
 
 T = TypeVar("T")
 

@@ -1,14 +1,10 @@
 """What a service allows: batches, queues, sizes, times and rates, each with a bound."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field
 
 from hat.config import config_dataclass
-
-__all__ = ["ServiceSettings"]
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]

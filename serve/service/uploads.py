@@ -4,8 +4,6 @@ The framework's own form parsing is not used: it reads the whole body before any
 spools it to disk. The parser, ``multipart``, takes a body in pieces and costs a thirtieth of the framework's for one crop.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,8 +19,6 @@ from starlette.requests import Request
 from .admission import Reservation
 from .api_error import ApiError
 from .settings import ServiceSettings
-
-__all__ = ["IMAGE_FIELD", "Upload", "UploadedImage", "describe_body", "read_upload", "skip_body"]
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -1,7 +1,5 @@
 """One connection to a gallery's file: threads take turns, transactions are whole, and SQLite's errors become ours."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import threading
@@ -10,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hat.errors import HatError, UsageError, WorkError
-
-__all__ = ["SqliteConnection", "sqlite_errors"]
 
 
 class SqliteConnection:

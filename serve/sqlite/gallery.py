@@ -1,7 +1,5 @@
 """A gallery in one SQLite file, searched exactly in memory or through a mapped file."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sqlite3
@@ -47,8 +45,6 @@ from .records import (
 )
 from .schema import create_file, prepare_connection, read_metadata, read_state
 from .vector_map import remove_map
-
-__all__ = ["SqliteGallery"]
 
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for another process that is writing."""

@@ -26,8 +26,6 @@ from .records import stream_vectors
 from .schema import GalleryMetadata, State, read_state
 from .vector_map import open_map, write_map
 
-__all__ = ["MemoryIndex"]
-
 MAX_REMOVED_SHARE = 0.25
 """Where more of the rows than this belong to removed records, everything is read again."""
 

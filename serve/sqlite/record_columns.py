@@ -13,8 +13,6 @@ import numpy.typing as npt
 from ..gallery.identities import Identity, numbers_of
 from ..gallery.records import Filter, GalleryCounts
 
-__all__ = ["RecordColumns", "read_columns"]
-
 BoolArray = npt.NDArray[np.bool_]
 
 _ROW = np.dtype(

@@ -1,7 +1,5 @@
 """Records in SQLite: written, read and removed in statements that take any number of ids as one parameter."""
 
-from __future__ import annotations
-
 import json
 import secrets
 import sqlite3
@@ -16,18 +14,6 @@ from hat.errors import WorkError
 from ..gallery.identities import Identity, name_number
 from ..gallery.records import AttributeValue, NewRecord, Record, RecordLabels, missing_records
 from .schema import FORMAT_WITH_NAMES, prepare_names
-
-__all__ = [
-    "ids_with_attribute",
-    "insert_records",
-    "known_ids",
-    "read_names",
-    "read_records",
-    "read_vectors",
-    "remove_records",
-    "stream_vectors",
-    "update_records",
-]
 
 # A list of any length is one JSON parameter; SQLite takes only some thousands of single ones.
 _LISTED = "(SELECT value FROM json_each(?))"

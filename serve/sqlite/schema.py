@@ -1,7 +1,5 @@
 """The tables of a gallery's file, how a new one comes into being, and how one is told from other files."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets
@@ -16,17 +14,6 @@ from hat.errors import UsageError, WorkError
 from ..gallery.binding import Binding, binding_to_json
 from ..gallery.gallery import StoredType
 from .connection import SqliteConnection, sqlite_errors
-
-__all__ = [
-    "FORMAT_WITH_NAMES",
-    "GalleryMetadata",
-    "State",
-    "create_file",
-    "prepare_connection",
-    "prepare_names",
-    "read_metadata",
-    "read_state",
-]
 
 APPLICATION_ID = 0x48415447
 """Tells a gallery from the SQLite files of other programs: "HATG"."""

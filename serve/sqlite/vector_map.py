@@ -6,8 +6,6 @@ the commit up to which it was written; the commit's random number tells a galler
 that it was.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3
@@ -24,8 +22,6 @@ from hat.errors import WorkError
 from hat.io.atomic_output import atomic_output, clear_leftovers
 
 from .schema import GalleryMetadata
-
-__all__ = ["VectorMap", "open_map", "remove_map", "write_map"]
 
 PAGE = 4096
 FORMAT_VERSION = 1

@@ -1,7 +1,5 @@
 """Random changes of a batch of uint8 images, on the device that holds it and for all images at once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,18 +10,6 @@ from torch import Tensor
 
 from ..config import AugmentationConfig
 from ..randomness import uniforms
-
-__all__ = [
-    "NUM_DRAWS",
-    "Augmentation",
-    "AugmentationParams",
-    "color_jitter",
-    "erase",
-    "gaussian_blur",
-    "pad_crop_flip",
-    "sample_params",
-    "to_grayscale",
-]
 
 _NUM_TRIES = 10
 """Rectangles drawn until one fits; about every third does not, so that none does once in 50,000 images."""

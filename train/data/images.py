@@ -20,8 +20,6 @@ from hat.preprocessing import Preprocessing
 from ..config import DataConfig
 from ..distributed import DistributedContext
 
-__all__ = ["ImageSource", "InMemoryImages", "StreamingImages", "choose_cache", "free_memory_bytes", "open_images"]
-
 
 class ImageSource(Protocol):
     """Gives batches of training images by index."""

@@ -1,7 +1,5 @@
 """Batches of P identities with L images each, planned for a whole epoch from (seed, epoch) alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +9,6 @@ from hat.errors import ConfigError, DataError
 
 from ..config import SamplerConfig
 from ..randomness import derive_seed
-
-__all__ = ["RandomIdentitySampler"]
 
 Indices = npt.NDArray[np.int64]
 

@@ -16,8 +16,6 @@ from hat.console import percent, progress, stderr
 from hat.errors import MissingExtraError, WorkError
 from hat.io.checkpoint import write_atomically
 
-__all__ = ["METRICS_FILE", "MetricsLog", "RunDisplay", "RunningMeans"]
-
 METRICS_FILE = "metrics.jsonl"
 
 

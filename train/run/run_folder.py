@@ -5,8 +5,6 @@ stand ``config.yaml``, ``metrics.jsonl`` and ``last/``: the last weights as a ch
 ``teacher.safetensors`` where a teacher's embeddings were computed once. ``.lock`` names the process that trains in it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -23,8 +21,6 @@ from ..config import TrainConfig
 from ..teacher_rows import TEACHER_FILE
 from .log import METRICS_FILE
 from .state import STATE_FILE
-
-__all__ = ["RECIPE_FILE", "RunFolder"]
 
 RECIPE_FILE = "config.yaml"
 _LOCK_FILE = ".lock"

@@ -1,7 +1,5 @@
 """The state of a run: all that is needed to go on as if it had never stopped."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import pickle
@@ -18,8 +16,6 @@ from hat.errors import CheckpointError, ConfigError, WorkError
 from hat.io.checkpoint import write_atomically
 
 from ..config import TrainConfig
-
-__all__ = ["STATE_FILE", "RunState", "StepState", "check_same_run", "describe_data", "read_state", "write_state"]
 
 STATE_FILE = "state.pt"
 FORMAT_VERSION = 1

@@ -14,8 +14,6 @@ import torch.distributed as dist
 
 from ..distributed import DistributedContext
 
-__all__ = ["StopRequest"]
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SAME_REQUEST_S = 1.0
 """A terminal's Ctrl-C reaches a worker twice: by itself, and from torchrun, which got it too."""

@@ -4,10 +4,10 @@ Identities (clothes, build, skin tone, hair, shoes, bag) are stable; cameras dif
 in how well the detector's boxes fit. NumPy and Pillow draw everything.
 """
 
-from __future__ import annotations
+from hat.data.market import MANIFEST
 
 from .camera import MAX_IDENTITIES, draw_distractor, draw_person
-from .generate import MANIFEST, SynthSummary, generate_dataset
+from .generate import SynthSummary, generate_dataset
 from .wardrobe import Person, make_person
 
 __all__ = [

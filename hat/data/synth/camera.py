@@ -1,7 +1,5 @@
 """Cameras: where one hangs, its light, optics and detector, and the pictures that it takes of people and of nobody."""
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass, replace
@@ -16,8 +14,6 @@ from .figure import Posture, build_figure, pose_person
 from .scene import BELOW, OUTDOOR, PIXELS_PER_METER, PLACES, SPAN, TOP, Brush, paint_occluder, paint_scene
 from .solids import Array, View
 from .wardrobe import NUM_PEOPLE, Person, make_person
-
-__all__ = ["MAX_IDENTITIES", "Camera", "draw_distractor", "draw_person", "make_camera"]
 
 MAX_IDENTITIES = 9999
 """People beyond this number never get a label: they walk in the background and stand in the way."""

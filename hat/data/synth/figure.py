@@ -1,7 +1,5 @@
 """Figures: a person's body in a moment of a step, dressed, as solids of facets. Lengths are shares of body height."""
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass
@@ -10,8 +8,6 @@ import numpy as np
 
 from .solids import Array, Field, Solids, over, plain
 from .wardrobe import BLACK, HATS, WHITE, Color, Person, mix
-
-__all__ = ["Posture", "build_figure", "pose_person"]
 
 # Cross-sections of average trunks from neck to hips: level, half width, half depth, forward shift.
 _LEVELS = -np.array((0.858, 0.846, 0.834, 0.820, 0.800, 0.765, 0.720, 0.670, 0.620, 0.580, 0.540, 0.500, 0.470))

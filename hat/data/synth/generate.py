@@ -1,7 +1,5 @@
 """Generated data sets in the layout of Market-1501, written whole or not at all by a pool of processes."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
@@ -21,8 +19,6 @@ from hat.errors import UsageError, WorkError
 
 from .camera import MAX_IDENTITIES, draw_distractor, draw_person, make_camera
 from .wardrobe import make_person
-
-__all__ = ["MANIFEST", "SynthSummary", "generate_dataset"]
 
 _GENERATOR = "hat synth"
 _DRAWING = 2  # Counts up whenever the same seed gives other pictures.

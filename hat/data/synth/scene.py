@@ -3,8 +3,6 @@
 Coordinates are meters: x to the right, height above the ground, z away from the camera, with people at z = 0.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +12,6 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from .solids import SUPERSAMPLING, Array
 from .wardrobe import BLACK, WHITE, Color, mix, vary
-
-__all__ = ["BELOW", "OUTDOOR", "PIXELS_PER_METER", "PLACES", "SPAN", "TOP", "Brush", "paint_occluder", "paint_scene"]
 
 PIXELS_PER_METER = 110
 """Resolution of a scene at the distance where people walk."""

@@ -14,8 +14,6 @@ from PIL import Image, ImageDraw
 
 from .wardrobe import Color
 
-__all__ = ["SUPERSAMPLING", "Array", "Field", "Solids", "View", "over", "plain"]
-
 SUPERSAMPLING = 3
 """Pixels in each direction that are averaged to one of a picture."""
 

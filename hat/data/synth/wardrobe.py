@@ -1,15 +1,11 @@
 """Identities of drawn pedestrians: body, clothes, hair, shoes and bag, the same in front of every camera."""
 
-from __future__ import annotations
-
 import colorsys
 import functools
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-__all__ = ["BLACK", "HAIR_STYLES", "HATS", "NUM_PEOPLE", "SKIN_TONES", "WHITE", "Color", "Person", "make_person", "mix", "vary"]
 
 Color = tuple[float, float, float]
 """Red, green and blue, sRGB in [0, 1]."""

@@ -1,14 +1,10 @@
 """Memory that an engine reads and writes: page-locked on the host, fixed on the device, and one stream for the copies."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import numpy.typing as npt
 import torch
-
-__all__ = ["EngineBuffers"]
 
 
 class EngineBuffers:

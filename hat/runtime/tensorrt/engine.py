@@ -4,8 +4,6 @@ An engine cannot hold metadata. `hat.engine` therefore has `hat.engine.json` bes
 library, for which GPU and from which ONNX it was built.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any, Literal
@@ -16,20 +14,6 @@ from hat.config import config_dataclass, config_from_dict
 from hat.errors import CheckpointError, ConfigError
 from hat.io.artifact import ArtifactInfo, info_from_json
 from hat.runtime.tensorrt.library import Gpu, TensorRT, Variant
-
-__all__ = [
-    "EngineMetadata",
-    "HardwareCompatibility",
-    "engine_metadata",
-    "engine_mismatch",
-    "file_sha256",
-    "onnx_sha256",
-    "read_engine_info",
-    "runtime_cache_path",
-    "sidecar_path",
-    "target_name",
-]
-
 
 HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
 

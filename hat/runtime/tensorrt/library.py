@@ -5,8 +5,6 @@ precision, RTX has target architectures and a runtime cache and neither timing c
 `TensorRT` object, which tests build around a fake; nothing imports the libraries directly.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 from collections.abc import Callable, Iterator
@@ -21,8 +19,6 @@ import torch
 
 from hat.errors import CheckpointError, HatError, MissingExtraError, UsageError, WorkError
 from hat.runtime.torch_runtime import choose_device
-
-__all__ = ["Gpu", "Messages", "TensorRT", "Variant", "current_gpu", "find_variants", "load_tensorrt"]
 
 Variant = Literal["tensorrt", "tensorrt-rtx"]
 

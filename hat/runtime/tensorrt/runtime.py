@@ -1,7 +1,5 @@
 """TensorRT 10, TensorRT 11 and TensorRT for RTX as a runtime, through the one module that knows their differences."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading
@@ -19,8 +17,6 @@ from hat.io.atomic_output import atomic_output
 from hat.runtime.tensorrt.buffers import EngineBuffers
 from hat.runtime.tensorrt.engine import engine_metadata, engine_mismatch, read_engine_info, runtime_cache_path
 from hat.runtime.tensorrt.library import TensorRT, load_tensorrt
-
-__all__ = ["TensorRTRuntime", "batch_buckets"]
 
 INPUT_NAME, OUTPUT_NAME = "images", "embeddings"
 

@@ -1,7 +1,5 @@
 """``POST /v1/embed``: images in, unit vectors out."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 
@@ -15,8 +13,6 @@ from ..api_error import ApiError
 from ..dependencies import Reader
 from ..schemas import Embeddings
 from ..uploads import describe_body
-
-__all__ = ["router"]
 
 router = APIRouter()
 

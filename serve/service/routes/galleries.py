@@ -1,7 +1,5 @@
 """``/v1/galleries``: which galleries there are, what each holds, and what is made and tidied of them."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
@@ -12,8 +10,6 @@ from ..api_error import ApiError
 from ..dependencies import GalleryDep, Name, Reader, Writer
 from ..schemas import GalleryInfo, GalleryList, Identity, MakeGallery, NumRemoved, NumUpdated, TimeS, UpdatePerson
 from ..uploads import describe_body
-
-__all__ = ["router"]
 
 router = APIRouter(tags=["galleries"])
 

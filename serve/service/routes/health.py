@@ -1,18 +1,14 @@
 """Whether the service lives, whether it is ready, what it counts, and which model it runs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from ..api_error import ApiError
 from ..dependencies import Reader, ServiceDep
-from ..metrics import CONTENT_TYPE_LATEST
 from ..schemas import Health, ModelInfo
-
-__all__ = ["router"]
 
 router = APIRouter(tags=["service"])
 

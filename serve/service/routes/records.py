@@ -1,7 +1,5 @@
 """``/v1/galleries/NAME/records``: images enrolled, listed, looked at and removed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -27,8 +25,6 @@ from ..schemas import (
     UpdateRecord,
 )
 from ..uploads import UploadedImage, describe_body
-
-__all__ = ["router"]
 
 router = APIRouter(tags=["records"])
 

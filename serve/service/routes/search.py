@@ -1,7 +1,5 @@
 """``POST /v1/search``: who in a gallery looks like these images or records."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,6 @@ from ..api_error import ApiError
 from ..dependencies import Reader
 from ..schemas import SearchForm, SearchResults
 from ..uploads import describe_body
-
-__all__ = ["router"]
 
 router = APIRouter()
 
