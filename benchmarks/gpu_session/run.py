@@ -36,7 +36,7 @@ def main() -> int:
         )
     left = total - (time.monotonic() - begin)
     if arguments.device != "cpu":
-        tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", HERE.parents[1] / "tests"]
+        tests = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-m", "gpu", HERE.parents[1] / "tests"]
         failed += call("tests", tests, limit=max(left, 60))
     return 1 if failed else 0
 
