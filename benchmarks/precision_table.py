@@ -20,7 +20,7 @@ from hat.console import percent
 from hat.errors import HatError
 from hat.export.bench.benchmark import benchmark
 from hat.export.bench.report import BenchmarkReport, CandidateSpeed
-from hat.export.verify.candidate import parse_candidate
+from hat.export.parity.candidate import parse_candidate
 from hat.record import append_record, markdown_table
 
 

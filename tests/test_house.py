@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -180,6 +181,10 @@ def test_public_names_are_there(package):
     assert all(hasattr(module, name) for name in module.__all__)
     with pytest.raises(AttributeError):
         _ = module.no_such_name
+    # A submodule puts itself into its package under its own name when it is imported, over a name that is still to be loaded.
+    if (Path(module.__file__).parent / "__init__.pyi").exists():
+        submodules = {found.name for found in pkgutil.iter_modules(module.__path__)}
+        assert not submodules & set(module.__all__)
 
 
 def _isort_key(name):

@@ -26,8 +26,8 @@ from hat.model.complexity import count_complexity
 from hat.runtime import Runtime, TorchRuntime
 from hat.runtime.protocol import runtime_device
 
-from ..verify.candidate import candidate_metrics, open_candidate, parse_candidate, runtime_config, runtime_precision
-from ..verify.retrieval_parity import some_identities
+from ..parity.candidate import candidate_metrics, open_candidate, parse_candidate, runtime_config, runtime_precision
+from ..parity.retrieval_parity import some_identities
 from .matrix_peak import matrix_rate
 
 _MIN_RUNS = 3

@@ -97,8 +97,8 @@ def test_the_page_stands_by_itself(run, place):
 
 
 def test_the_page_of_images_without_pixels_holds_none():
-    from hat.export.verify.verification_page import render_page
-    from hat.export.verify.verification_report import CandidateResult, VerificationReport
+    from hat.export.parity.verification_page import render_page
+    from hat.export.parity.verification_report import CandidateResult, VerificationReport
 
     lost = CandidateResult("<b>", "onnxruntime fp32 cpu", "fp32", "fp32", problems=("not comparable: <size>",))
     page = render_page(VerificationReport("ref", "torch", (lost,), "images", ("a",) * 4, 1, 0))

@@ -8,11 +8,11 @@ from scipy.stats import spearmanr
 
 from hat.data import ReIDDataset, Sample, Split
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.export.verify.batch_parity import batch_sizes
-from hat.export.verify.candidate import parse_candidate
-from hat.export.verify.embedding_parity import compare_embeddings, inspect_rows, spread
-from hat.export.verify.image_folder import choose_images, list_images
-from hat.export.verify.ranking_parity import (
+from hat.export.parity.batch_parity import batch_sizes
+from hat.export.parity.candidate import parse_candidate
+from hat.export.parity.embedding_parity import compare_embeddings, inspect_rows, spread
+from hat.export.parity.image_folder import choose_images, list_images
+from hat.export.parity.ranking_parity import (
     Similarities,
     agreement,
     compare_rankings,
@@ -21,10 +21,10 @@ from hat.export.verify.ranking_parity import (
     without_rounding,
     worst_pairs,
 )
-from hat.export.verify.retrieval_parity import compare_retrieval, some_identities
-from hat.export.verify.tolerances import TOLERANCES, tolerance_for
-from hat.export.verify.verification import verify
-from hat.export.verify.verification_report import CandidateResult, Check, VerificationReport
+from hat.export.parity.retrieval_parity import compare_retrieval, some_identities
+from hat.export.parity.tolerances import TOLERANCES, tolerance_for
+from hat.export.parity.verification import verify
+from hat.export.parity.verification_report import CandidateResult, Check, VerificationReport
 from hat.io.artifact import ArtifactPrecision
 from hat.metrics import RankingResult
 from hat.preprocessing import Preprocessing

@@ -40,7 +40,7 @@ def render_page(report: VerificationReport) -> str:
     counted = f"{failed} of {len(report.candidates)} candidates disagree with the reference"
     pixels = report.pixels
     return render(
-        "hat.export.verify",
+        "hat.export.parity",
         "page.html.jinja",
         report=report,
         verdict="All candidates rank as the reference does" if report.passed else counted,
