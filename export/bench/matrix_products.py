@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hat.errors import MissingExtraError
+from hat.runtime.openvino_core import openvino_core
+
 _CHAIN = 4
 """Products in a row where a library converts what goes in and out, so that converting does not count."""
 
@@ -87,10 +90,10 @@ def _by_onnx_runtime(precision: str, size: int) -> Iterator[tuple[int, Callable[
 
 def _openvino_capabilities() -> list[str]:
     try:
-        import openvino
-    except ImportError:
+        core = openvino_core("measuring")
+    except MissingExtraError:
         return []
-    return list(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    return list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 def _by_openvino(precision: str, size: int) -> Iterator[tuple[int, Callable[[], Any]]]:
@@ -108,5 +111,6 @@ def _by_openvino(precision: str, size: int) -> Iterator[tuple[int, Callable[[], 
         right = rng.standard_normal((size, size), dtype=np.float32) / np.float32(size**0.5)  # values keep their size
         product = opset13.matmul(product, opset13.constant(right), False, False)
     options = {"INFERENCE_PRECISION_HINT": _OPENVINO_HINTS[precision], "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    request = openvino.Core().compile_model(openvino.Model([product], [start]), "CPU", options).create_infer_request()
+    model = openvino.Model([product], [start])
+    request = openvino_core("measuring").compile_model(model, "CPU", options).create_infer_request()
     yield _CHAIN, lambda: request.infer({0: left}, share_inputs=True)

@@ -9,6 +9,7 @@ from pydantic import Field
 from hat.config import config_dataclass
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, BatchProfile, info_to_json
+from hat.runtime.openvino_core import openvino_core
 
 from ..templates import render
 
@@ -209,9 +210,7 @@ def _onnx_tensors(path: Path) -> list[tuple[str, str, list[int | None]]]:
 
 
 def _openvino_tensors(path: Path) -> list[tuple[str, str, list[int | None]]]:
-    import openvino
-
-    model = openvino.Core().read_model(path)
+    model = openvino_core("describing OpenVINO files").read_model(path)
     return [
         (
             part.get_any_name(),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+from hat.errors import CheckpointError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo
 from hat.io.openvino_file import file_sha256, read_openvino_xml, stored_as, weights_path
+from hat.runtime.openvino_core import openvino_core
 
 from ..openvino.to_openvino import save_openvino
 from .model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
@@ -33,15 +35,11 @@ def surround(path: Path, declared: ForeignModel) -> Surrounded:
         WorkError: It cannot be run.
         MissingExtraError: OpenVINO is not installed.
     """
-    try:
-        import openvino
-    except ImportError:
-        raise MissingExtraError("openvino", "openvino", "adopting OpenVINO files") from None
+    core = openvino_core("adopting OpenVINO files")
     refuse_own(read_openvino_xml(path).find(f"rt_info/{METADATA_KEY}") is not None, path)
     weights = weights_path(path)
     if not weights.is_file():
         raise CheckpointError(f"{path}: its weights are in {weights.name}, which is not beside it: copy both files")
-    core = openvino.Core()
     foreign = _read(core, path, weights)
     if len(foreign.inputs) != 1:
         inputs = ", ".join(_name(port) for port in foreign.inputs)
@@ -66,7 +64,7 @@ def surround(path: Path, declared: ForeignModel) -> Surrounded:
             reasons.append((str(error).strip().splitlines() or [type(error).__name__])[-1])
             continue
         digest = hashlib.sha256((file_sha256(path) + file_sha256(weights)).encode()).hexdigest()
-        versions = {"openvino": str(openvino.get_version())}
+        versions = {"openvino": version("openvino")}
         width, why = rows.shape[1], why_fixed(reasons)
         return Surrounded(graph, size, width, batch, precision, layout, names[place], digest, versions, why, run)
     raise WorkError(f"{path} cannot be run on images of {size[0]} x {size[1]}: {'; '.join(dict.fromkeys(reasons))}")

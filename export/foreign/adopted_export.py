@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hat.errors import MissingExtraError, UsageError
+from hat.errors import UsageError
 from hat.io.artifact import ArtifactInfo, fingerprint
 from hat.io.atomic_output import atomic_output
 from hat.io.openvino_file import read_openvino_info, weights_path
+from hat.runtime.openvino_core import openvino_core
 from hat.runtime.openvino_runtime import read_openvino_model
 
 from ..openvino.to_openvino import check_request, check_saved, save_openvino
@@ -51,11 +52,7 @@ def export_adopted(source: Path, path: Path, request: ExportRequest) -> Artifact
     if request.input_type != info.input_type:
         raise UsageError(f"{source} takes {info.input_type} images, and so does what is exported from it")
     check_request(path, request)
-    try:
-        import openvino
-    except ImportError:
-        raise MissingExtraError("openvino", "openvino", "exporting to OpenVINO") from None
-    core = openvino.Core()
+    core = openvino_core("exporting to OpenVINO")
     graph = read_openvino_model(source, info, core)
     details: dict[str, Any] = {key: value for key, value in info.details.items() if key != "weights_file_sha256"}
     if request.precision == "int8":

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from hat.config import config_dataclass, config_from_dict, config_to_dict
 from hat.errors import MissingExtraError, UsageError, WorkError
+from hat.runtime.openvino_core import kept_signal_stack, openvino_core
 
 from ..int8.calibration import calibration_details
 from ..int8.onnx_int8 import DEFAULT_MAX_DROP
@@ -195,9 +196,8 @@ def _ignored(model: openvino.Model, options: OpenVINOQuantization) -> nncf.Ignor
 def _validation_dataset(model: openvino.Model, images: list[npt.NDArray[Any]]) -> nncf.Dataset:
     """Return every image together with the embedding that the float model gives it."""
     import nncf
-    import openvino
 
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_core("quantizing for OpenVINO").compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     pairs = [(image, np.array(compiled(image)[0])) for image in images]
     return nncf.Dataset(pairs, lambda pair: pair[0])
 
@@ -224,12 +224,12 @@ def _is_quantized(node: Any) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence NNCF: it draws progress bars on stdout, which belongs to a command's result, and logs every ignored layer."""
+    """Silence NNCF, which draws progress bars on stdout and logs every ignored layer; its OpenVINO leaves no signal stack."""
     logger = logging.getLogger("nncf")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with kept_signal_stack(), warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

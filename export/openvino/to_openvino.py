@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+from hat.errors import CheckpointError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_to_json
 from hat.io.atomic_output import atomic_output
 from hat.io.openvino_file import file_sha256, stored_as, weights_path
+from hat.runtime.openvino_core import openvino_core
 
 from ..onnx_source import ExportSource, OnnxSource
 from ..request import ExportRequest
@@ -65,10 +66,7 @@ def export_openvino(model: ExportSource, path: str | os.PathLike[str], request: 
             "(--precision int8 --calibration-data)"
         )
     check_request(path, request)
-    try:
-        import openvino
-    except ImportError:
-        raise MissingExtraError("openvino", "openvino", "exporting to OpenVINO") from None
+    core = openvino_core("exporting to OpenVINO")
     with atomic_output(path, overwrite=request.overwrite) as temporary:
         info = describe(model, request, name=path.stem)
         proto = build_onnx(model, replace(request, precision="fp32", calibration=None, options={})).proto
@@ -80,7 +78,7 @@ def export_openvino(model: ExportSource, path: str | os.PathLike[str], request: 
             graph, details = quantize_openvino(graph, request)
             info = replace(info, details=info.details | details)
         info = save_openvino(graph, info, temporary)
-        check_saved(openvino.Core(), temporary, request)
+        check_saved(core, temporary, request)
     return info
 
 

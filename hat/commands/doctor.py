@@ -190,12 +190,14 @@ def _look_at_openvino(found: Diagnosis) -> None:
     if installed is None:
         found.facts["OpenVINO"] = "not installed"
         return
-    try:
-        import openvino
+    from hat.errors import MissingExtraError
+    from hat.runtime.openvino_core import openvino_core
 
-        devices = list(openvino.Core().available_devices)
-    except (ImportError, RuntimeError) as error:
-        found.problems.append(Problem(f"OpenVINO cannot be loaded: {error}", "pip install --force-reinstall openvino"))
+    try:
+        devices = list(openvino_core("running OpenVINO files").available_devices)
+    except (MissingExtraError, RuntimeError) as error:
+        reason = error.__context__ or error  # it is there and one of its libraries is not
+        found.problems.append(Problem(f"OpenVINO cannot be loaded: {reason}", "pip install --force-reinstall openvino"))
         devices = []
     found.facts["OpenVINO"] = f"{installed}, devices {', '.join(devices) or 'none'}"
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+from hat.errors import CheckpointError, UsageError, WorkError
 from hat.io.artifact import ArtifactInfo
 from hat.io.openvino_file import file_sha256, read_openvino_info, stored_as, weights_path
+from hat.runtime.openvino_core import openvino_core
 from hat.runtime.protocol import fixed_batch, run_in_pieces
 
 if TYPE_CHECKING:
@@ -69,13 +70,9 @@ class OpenVINORuntime:
         num_threads: int | None = None,
         throughput: bool = False,
     ) -> None:
-        try:
-            import openvino
-        except ImportError:
-            raise MissingExtraError("openvino", "openvino", "running OpenVINO files") from None
         path = Path(path)
         self.info: ArtifactInfo = read_openvino_info(path)
-        core = openvino.Core()
+        core = openvino_core("running OpenVINO files")
         self.device = _choose_device(device, core)
         hint = _choose_hint(self.info, self.device, core)
         model = read_openvino_model(path, self.info, core)

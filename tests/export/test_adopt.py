@@ -24,6 +24,7 @@ from hat.export.openvino.to_openvino import export_openvino
 from hat.io.artifact import ArtifactInfo, info_from_json, info_to_json
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from hat.runtime import open_runtime
+from hat.runtime.openvino_core import openvino_core
 from hat.serve import binding_of
 from hat.train.teacher import OnlineTeacher
 
@@ -486,7 +487,7 @@ def test_adopt_of_open_model_zoo_equals_the_file_itself(number, tmp_path):
     (foreign,) = Path(folder).glob(f"**/person-reidentification-retail-{number}/FP16/*.xml")
     info = adopt(foreign, tmp_path / "ours.xml", like="omz")
     assert (info.embed_dim, info.batch, info.precision) == (256, None, "fp32")
-    core = openvino.Core()
+    core = openvino_core("testing")
     own = core.compile_model(core.read_model(foreign), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     images = some_images(3, (256, 128))
     rows = np.concatenate([own(image[None, ::-1].astype(np.float32))[0].reshape(1, -1) for image in images])

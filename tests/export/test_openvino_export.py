@@ -18,11 +18,12 @@ from hat.export.openvino import int8 as openvino_int8  # noqa: E402
 from hat.export.openvino import to_openvino  # noqa: E402
 from hat.export.openvino.to_openvino import export_openvino  # noqa: E402
 from hat.io.openvino_file import read_openvino_info, stored_as, stored_elements  # noqa: E402
+from hat.runtime.openvino_core import openvino_core  # noqa: E402
 from hat.runtime.openvino_runtime import OpenVINORuntime  # noqa: E402
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 PLAIN = {"bias_correction": "none", "smooth_quant": False, "max_drop": 1.0}  # without the seconds that remedies take
-CAPABILITIES = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+CAPABILITIES = openvino_core("testing").get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 HAS_BF16, HAS_FP16 = "BF16" in CAPABILITIES, "FP16" in CAPABILITIES
 
 
@@ -76,14 +77,14 @@ def test_the_file_holds_its_facts_and_a_dynamic_batch(precision, files):
     assert read_openvino_info(file.path) == file.info
     assert (file.info.precision, file.info.name, file.info.batch) == (precision, "small", None)
     assert {"openvino", "torch", "onnx"} <= set(file.info.versions)
-    model = openvino.Core().read_model(file.path)
+    model = openvino_core("testing").read_model(file.path)
     assert model.inputs[0].get_partial_shape().to_string() == "[?,3,64,32]"
     assert model.inputs[0].get_any_name() == "images"
     assert model.outputs[0].get_any_name() == "embeddings"
 
 
 def test_weights_are_stored_as_the_precision_says(files):
-    core = openvino.Core()
+    core = openvino_core("testing")
     stored = {precision: stored_as(core.read_model(file.path)) for precision, file in files.items()}
     assert stored == {"fp32": "fp32", "bf16": "fp16", "fp16": "fp16", "int8": "int8"}
     sizes = {precision: file.path.with_suffix(".bin").stat().st_size for precision, file in files.items()}
@@ -93,7 +94,7 @@ def test_weights_are_stored_as_the_precision_says(files):
 
 
 def test_int8_leaves_pixels_and_the_l2_norm_in_floats(files):
-    model = openvino.Core().read_model(files["int8"].path)
+    model = openvino_core("testing").read_model(files["int8"].path)
     path, node = [], model.inputs[0].get_node()
     while node.get_type_name() != "Convolution":
         readers = [port.get_node() for port in node.output(0).get_target_inputs()]
@@ -156,7 +157,7 @@ def test_layers_go_back_to_floats_until_the_stated_drop_is_met(small_model, cali
 def test_float_images_give_the_same_embeddings(small_model, tmp_path, pixels, reference):
     path = tmp_path / "float.xml"
     info = export_openvino(small_model, path, ExportRequest(name="small", input_type="float32"))
-    assert openvino.Core().read_model(path).inputs[0].get_element_type() == openvino.Type.f32
+    assert openvino_core("testing").read_model(path).inputs[0].get_element_type() == openvino.Type.f32
     assert info.input_type == "float32"
     np.testing.assert_allclose(OpenVINORuntime(path).run(pixels), reference, atol=1e-5)
 

@@ -18,6 +18,7 @@ openvino = pytest.importorskip("openvino", reason="the extra openvino is not ins
 from hat.export.openvino.to_openvino import export_openvino  # noqa: E402
 from hat.io import openvino_file  # noqa: E402
 from hat.runtime import openvino_runtime  # noqa: E402
+from hat.runtime.openvino_core import openvino_core  # noqa: E402
 from hat.runtime.openvino_runtime import OpenVINORuntime  # noqa: E402
 
 
@@ -57,7 +58,7 @@ def copied(exported, tmp_path):
 def rewrite_facts(path, **changes):
     """Write the file again with other facts about itself and the same graph."""
     info = replace(openvino_file.read_openvino_info(path), **changes)
-    model = openvino.Core().read_model(path)
+    model = openvino_core("testing").read_model(path)
     model.set_rt_info(info_to_json(info), [METADATA_KEY])
     other = path.with_name("rewritten.xml")
     openvino.save_model(model, other, compress_to_fp16=False)
@@ -112,7 +113,7 @@ def test_images_that_are_not_its_own_are_refused(exported):
 
 @pytest.mark.parametrize("device", ["cuda", "gpu.7", "npu", "AUTO:CPU", "MULTI:CPU", "HETERO:CPU"])
 def test_a_device_that_is_not_there_is_refused(device, exported):
-    if device.upper() in openvino.Core().available_devices:
+    if device.upper() in openvino_core("testing").available_devices:
         pytest.skip(f"this machine has {device}")
     with pytest.raises(UsageError, match=f"{device} was asked for and OpenVINO has CPU"):
         OpenVINORuntime(exported[0], device)
@@ -146,7 +147,7 @@ def test_a_precision_that_means_nothing_is_refused(precision, exported):
 
 
 def test_a_precision_that_openvino_changes_without_a_word_is_caught(exported, monkeypatch):
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = openvino_core("testing").get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "FP16" in capabilities or "BF16" not in capabilities:
         pytest.skip("seen on processors with bfloat16 and without float16")
     monkeypatch.setattr(openvino_runtime, "_choose_hint", lambda info, device, core: "f16")
