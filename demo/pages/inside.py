@@ -11,8 +11,7 @@ from PIL import Image
 from hat.data import decode_image
 from hat.errors import UsageError
 from hat.model import HAT
-from hat.visual import branch_activations, cls_attention, colorize, overlay, scale_to_unit, token_maps
-from hat.visual.color_map import color_table
+from hat.visual import branch_activations, cls_attention, color_table, colorize, overlay, scale_to_unit, token_maps
 
 from ..app_state import AppState
 from ..events import bind

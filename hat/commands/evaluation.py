@@ -124,8 +124,8 @@ def evaluate(
             }
         )
         if index == 0 and rank_list is not None:
-            title = f"{Path(model).name} on {dataset.name}"
-            _save(visual.ranked_list(query, gallery, dataset, title=title, result=figures, distances=distances), rank_list)
+            rows = visual.rank_rows(query, gallery, dataset, distances=distances)
+            _save(visual.ranked_list(rows, dataset, title=Path(model).name, result=figures), rank_list)
         if index == 0 and (cam is not None or tfc_maps is not None):
             _draw_maps(embedder, dataset, baseline, cam, tfc_maps)
 

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import torch
 
 from hat.errors import UsageError
-from hat.metrics.inputs import EmbeddingRows, Labels, Matrix, check_count, check_embedding_pair, check_label_pairs
+from hat.metrics.inputs import Labels, Matrix, check_count, check_embedding_pair, check_label_pairs
 from hat.metrics.ranking import RankingAccumulator, RankingResult
 
 Metric = Literal["cosine", "euclidean"]
@@ -61,35 +61,20 @@ def evaluate_embeddings(
         *check_label_pairs(gallery_pids, gallery_camids, gallery.num_rows, "gallery"),
         max_rank=max_rank,
     )
-    gallery_squares = torch.cat([_squares(gallery, rows, metric, dtype) for rows in slices(gallery.num_rows, _GALLERY_ROWS)])
+    measure = cosine_distances if metric == "cosine" else squared_distances
+    nonzero = metric == "cosine"
+    # The gallery is read in parts, and each part for every block of queries again: a copy of the whole may not fit.
+    parts = slices(gallery.num_rows, _GALLERY_ROWS)
+    gallery_squares = [gallery.squared_lengths(part.start, part.stop, dtype, nonzero=nonzero) for part in parts]
     step = max(1, check_count(block_bytes, "block_bytes") // (gallery.num_rows * dtype.itemsize))
     for rows in slices(queries.num_rows, step):
-        block = _distances(queries, rows, gallery, gallery_squares, metric)
+        left = queries.read(rows.start, rows.stop, dtype)
+        left_squares = queries.squared_lengths(rows.start, rows.stop, dtype, nonzero=nonzero)
+        block = torch.empty(len(left), gallery.num_rows, dtype=dtype)
+        for part, squares in zip(parts, gallery_squares, strict=True):
+            block[:, part] = measure(left, left_squares, gallery.read(part.start, part.stop, dtype), squares)
         accumulator.add(block.numpy())
     return accumulator.result()
-
-
-def _distances(
-    queries: EmbeddingRows, rows: slice, gallery: EmbeddingRows, gallery_squares: torch.Tensor, metric: Metric
-) -> torch.Tensor:
-    """Compute the distances of one block of queries to the whole gallery, (block, num_gallery)."""
-    dtype = gallery_squares.dtype
-    measure = cosine_distances if metric == "cosine" else squared_distances
-    left, left_squares = queries.read(rows.start, rows.stop, dtype), _squares(queries, rows, metric, dtype)
-    block = torch.empty(len(left), gallery.num_rows, dtype=dtype)
-    for columns in slices(gallery.num_rows, _GALLERY_ROWS):
-        right = gallery.read(columns.start, columns.stop, dtype)
-        block[:, columns] = measure(left, left_squares, right, gallery_squares[columns])
-    return block
-
-
-def _squares(embeddings: EmbeddingRows, rows: slice, metric: Metric, dtype: torch.dtype) -> torch.Tensor:
-    """Compute the squared lengths of rows, none of them 0 where rows are to be scaled to unit length."""
-    squares = embeddings.squared_lengths(rows.start, rows.stop, dtype)
-    if metric == "cosine" and not bool(squares.all()):
-        row = rows.start + int((squares == 0).nonzero()[0, 0])
-        raise UsageError(f"{embeddings.name} row {row} is zero, and has no direction to compare by cosine distance")
-    return squares
 
 
 def slices(total: int, step: int) -> list[slice]:
@@ -100,16 +85,13 @@ def slices(total: int, step: int) -> list[slice]:
 def cosine_distances(
     left: torch.Tensor, left_squares: torch.Tensor, right: torch.Tensor, right_squares: torch.Tensor
 ) -> torch.Tensor:
-    """Compute 1 - the product of rows scaled to unit length.
+    """Compute 1 - the product of rows scaled to unit length: (m, n), 0 to 2 up to rounding.
 
     Args:
         left: (m, embed_dim) float32 or float64 on the CPU.
         left_squares: (m,) squared Euclidean lengths of its rows, none of them 0.
         right: (n, embed_dim), likewise.
         right_squares: (n,), likewise.
-
-    Returns:
-        (m, n) distances, 0 to 2 up to rounding.
     """
     return _inner_products(left / left_squares.sqrt()[:, None], right).div_(right_squares.sqrt()).neg_().add_(1)
 
@@ -117,16 +99,9 @@ def cosine_distances(
 def squared_distances(
     left: torch.Tensor, left_squares: torch.Tensor, right: torch.Tensor, right_squares: torch.Tensor
 ) -> torch.Tensor:
-    """Compute squared Euclidean distances, by |a|² + |b|² - 2ab; what rounding leaves under 0 is raised to 0.
+    """Compute squared Euclidean distances, (m, n), by |a|² + |b|² - 2ab; what rounding leaves under 0 is raised to 0.
 
-    Args:
-        left: (m, embed_dim) float32 or float64 on the CPU.
-        left_squares: (m,) squared Euclidean lengths of its rows.
-        right: (n, embed_dim), likewise.
-        right_squares: (n,), likewise.
-
-    Returns:
-        (m, n) distances of at least 0.
+    Its arguments are those of `cosine_distances`; rows may be 0.
     """
     products = _inner_products(left, right)
     return products.mul_(-2).add_(left_squares[:, None]).add_(right_squares).clamp_(min=0)

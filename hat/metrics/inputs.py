@@ -126,11 +126,12 @@ class EmbeddingRows:
         shareable = part.flags.writeable and part.flags.c_contiguous and part.dtype == _NUMPY_OF[dtype]
         return torch.from_numpy(part if shareable else np.array(part, dtype=_NUMPY_OF[dtype], order="C"))
 
-    def squared_lengths(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
+    def squared_lengths(self, start: int, stop: int, dtype: torch.dtype, *, nonzero: bool = False) -> torch.Tensor:
         """Return the squared Euclidean lengths of rows ``start`` to ``stop``, (stop - start,) of ``dtype``, summed in float64.
 
         Raises:
-            UsageError: A value is NaN or infinite, or so large that a squared distance could overflow; the row is named.
+            UsageError: A value is NaN or infinite, or so large that a squared distance could overflow, or, where ``nonzero`` is
+                set, a row is zero; the row is named.
         """
         squares: torch.Tensor = self.read(start, stop, dtype).square().sum(dim=1, dtype=torch.float64)
         # Twice as long rows in opposite directions are four times as far apart, squared; NaN fails the comparison too.
@@ -140,7 +141,11 @@ class EmbeddingRows:
                 f"{self.name} row {start + int(wrong[0, 0])} is not finite: a value is NaN, infinite or enormous; "
                 "look for a diverged model or an overflow in half precision"
             )
-        return squares.to(dtype)
+        squares = squares.to(dtype)
+        if nonzero and not bool(squares.all()):
+            row = start + int((squares == 0).nonzero()[0, 0])
+            raise UsageError(f"{self.name} row {row} is zero, and has no direction to compare by cosine distance")
+        return squares
 
 
 def _check_float_matrix(matrix: Matrix, name: str, shape: str) -> None:

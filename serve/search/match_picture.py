@@ -32,7 +32,7 @@ def draw_matches(gallery: Gallery, queries: Sequence[Query], found: Sequence[Seq
         UsageError: No match has a picture, or the whole would be enormous.
         MissingExtraError: matplotlib is not installed.
     """
-    from hat.visual.tile_sheet import Tile, draw_ranking  # the package imports torch, which a search by record does not need
+    from hat.visual import Tile, draw_grid  # the package imports torch, which a search by record does not need
 
     pictures = [[record_image(match.record) for match in matches] for matches in found]
     if any(found) and not any(picture for row in pictures for picture in row):
@@ -44,15 +44,16 @@ def draw_matches(gallery: Gallery, queries: Sequence[Query], found: Sequence[Seq
     for query, matches, images in zip(queries, found, pictures, strict=True):
         name = query.paths[0].rpartition("/")[2] if query.paths else query.name
         lines = [f"id {query.pid}", name] if query.pid is not None else [name, ""]
-        tiles = []
+        caption = _caption(lines[0], next(iter(query.camids), None), lines[1])
+        tiles = [Tile(_query_image(gallery, query), caption, is_query=True)]
         for match, image in zip(matches, images, strict=True):
             record = match.record
             described = record.source.rpartition("/")[2] if record.pid is None else f"id {record.pid}"
             is_match = None if query.pid is None or record.pid is None else query.pid == record.pid
-            tiles.append(Tile(image, ((f"{match.similarity:.2f}", _camera(record.camid)), described), is_match))
-        camera = _camera(next(iter(query.camids), None))
-        rows.append((Tile(_query_image(gallery, query), ((lines[0], camera), lines[1])), tiles))
-    return draw_ranking(rows, title, ["Ranked by similarity, best first"])
+            tiles.append(Tile(image, _caption(f"{match.similarity:.2f}", record.camid, described), is_match))
+        rows.append(tiles)
+    labels = ["Query", *map(str, range(1, max(map(len, rows), default=1)))]
+    return draw_grid(rows, title, ["Ranked by similarity, best first"], column_labels=labels)
 
 
 def _query_image(gallery: Gallery, query: Query) -> Image.Image | None:
@@ -65,5 +66,5 @@ def _query_image(gallery: Gallery, query: Query) -> Image.Image | None:
     return record_image(record)
 
 
-def _camera(camid: int | None) -> str:
-    return "" if camid is None else f"cam {camid}"
+def _caption(first: str, camid: int | None, second: str) -> str:
+    return f"{first}{'' if camid is None else f' · cam {camid}'}\n{second}"
