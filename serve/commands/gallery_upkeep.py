@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from hat.console import emit, progress
 
-from .enroll import print_reasons
-from .options import AsJson, Location, parse_attribute_options
-
-if TYPE_CHECKING:
-    from ..enroll.enrolling import Enrollment
-
+from . import options
+from .options import parse_attribute_options, print_problems
 
 _DAY_S = 86400
 
 
 def remove(
-    location: Location,
-    id_: Annotated[list[int] | None, typer.Option("--id", help="A record; repeat for several.")] = None,
-    pid: Annotated[str | None, typer.Option(help="All of a person, by number or name.")] = None,
+    location: options.Location,
+    id_: options.Ids = None,
+    pid: options.Person = None,
     older_than: Annotated[float | None, typer.Option(min=0, help="All that were enrolled so many days ago, or longer.")] = None,
     vacuum_: Annotated[bool, typer.Option("--vacuum", help="Take what was removed off the disk at once.")] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Remove records, all of a person, or all that are older than a retention period.
 
@@ -59,16 +55,16 @@ def remove(
 
 
 def label(
-    location: Location,
-    id_: Annotated[list[int] | None, typer.Option("--id", help="A record; repeat for several.")] = None,
-    pid: Annotated[str | None, typer.Option(help="All of a person, by number or name.")] = None,
+    location: options.Location,
+    id_: options.Ids = None,
+    pid: options.Person = None,
     to: Annotated[str | None, typer.Option(help="The identity that they are to have: a number or a name.")] = None,
     unknown: Annotated[bool, typer.Option("--unknown", help="Their identity is not known after all.")] = False,
     camid: Annotated[int | None, typer.Option(min=0, help="The camera that they are to have.")] = None,
     time_: Annotated[str | None, typer.Option("--time", help="When they were seen: 2026-11-25T08:30 (UTC).")] = None,
     attribute: Annotated[list[str] | None, typer.Option(help="NAME=VALUE that they are to have; repeat for several.")] = None,
     audit: Annotated[Path | None, typer.Option(help="Append a line to this audit log, as hat serve --audit does.")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Correct the labels of records: relabel some, rename a person, or merge two people.
 
@@ -125,9 +121,9 @@ def label(
 
 
 def copy(
-    location: Location,
+    location: options.Location,
     to: Annotated[Path, typer.Argument(metavar="TO", help="The copy's file; it must not be there yet.")],
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Copy a gallery to another file, whole and as of one moment, also while a service writes to it.
 
@@ -145,7 +141,7 @@ def copy(
     emit(result, f"{to}: {result['num_records']:,} images", as_json)
 
 
-def vacuum(location: Location, as_json: AsJson = False) -> None:
+def vacuum(location: options.Location, as_json: options.AsJson = False) -> None:
     """Rewrite a gallery so that nothing of removed records is left in its files.
 
     Examples:
@@ -161,13 +157,14 @@ def vacuum(location: Location, as_json: AsJson = False) -> None:
 
 
 def re_embed(
-    location: Location,
+    location: options.Location,
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The rebuilt gallery's file; it must not be there yet.")],
     model: Annotated[str, typer.Option("--model", help="The model that is to make the embeddings.")],
-    float16: Annotated[bool, typer.Option("--float16", help="Keep embeddings in half the space.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that are embedded and written at once.")] = 32,
-    as_json: AsJson = False,
+    float16: options.Float16 = False,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = 32,
+    gray_bits: options.GrayBits = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Rebuild a gallery with another model, from the images that it was made of.
 
@@ -179,11 +176,12 @@ def re_embed(
 
       hat gallery re-embed people.gallery people-v2.gallery --model runs/market-v2
     """
+    from hat.data.images import set_gray_bits
     from hat.embedder import Embedder
     from hat.errors import UsageError, WorkError
     from hat.runtime import runtime_info
 
-    from ..enroll.reembedding import reembed
+    from ..enroll.enrolling import reembed
     from ..gallery.binding import binding_of
     from ..gallery.gallery import Gallery
 
@@ -191,6 +189,7 @@ def re_embed(
         raise UsageError(f"{new} is there already: give another name")
     if not new.parent.is_dir():
         raise UsageError(f"{new.parent} is not a folder: make it first")
+    set_gray_bits(gray_bits)
     partial = new.with_name(f"{new.name}.partial")
     with Gallery.open(location, read_only=True) as old:
         if not len(old):
@@ -206,28 +205,34 @@ def re_embed(
                     )
                 except KeyboardInterrupt:
                     raise WorkError(f"interrupted: the same command goes on from {len(rebuilt):,} images") from None
-            result = _rebuilt_result(location, new, found, len(rebuilt))
-    print_reasons("gone", found.bad)
+            result = {
+                "gallery": location,
+                "new": str(new),
+                "num_records": len(rebuilt),
+                "num_gone": len(found.bad),
+                "gone": [one._asdict() for one in found.bad],
+            }
+    print_problems("gone", found.bad)
     if not found.ids:
         partial.unlink()
-        source, reason = found.bad[0]
         raise WorkError(
-            f"none of {len(found.bad):,} images is there any more, the first: {source}: {reason}; {new} was not made"
+            f"none of {len(found.bad):,} images is there any more, the first: {': '.join(found.bad[0])}; {new} was not made"
         )
-    if _is_open_elsewhere(partial):
+    log = partial.with_name(f"{partial.name}-wal")
+    if log.exists() and log.stat().st_size:  # a closed gallery with a log beside it: not all of it is in its file yet
         raise WorkError(f"{partial} is open in another process, so that it cannot get its name: close that and call again")
     partial.rename(new)
     emit(result, f"{new}: {result['num_records']:,} images rebuilt, {result['num_gone']:,} gone", as_json)
 
 
 def accept(
-    location: Location,
+    location: options.Location,
     report: Annotated[Path, typer.Option("--report", help="What hat verify --report-json wrote.")],
     model: Annotated[str, typer.Option("--model", help="The file that is to be accepted, a candidate of that report.")],
     min_cosine: Annotated[
         float, typer.Option(min=0, max=1, help="Least cosine between the two embeddings of any image of the report.")
     ] = 0.98,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Allow another file of the gallery's own weights, once hat verify has shown that it ranks alike.
 
@@ -254,19 +259,3 @@ def accept(
         opened.accept(compatible)
     result = {"gallery": location, "model": model, **config_to_dict(compatible)}
     emit(result, f"{model} may be used with {location}; worst cosine {compatible.worst_cosine:.6f}", as_json)
-
-
-def _is_open_elsewhere(path: Path) -> bool:
-    """Return whether a closed gallery still has a log beside it: then not all of it is in its file yet."""
-    log = path.with_name(f"{path.name}-wal")
-    return log.exists() and log.stat().st_size > 0
-
-
-def _rebuilt_result(location: str, new: Path, found: Enrollment, num_records: int) -> dict[str, Any]:
-    return {
-        "gallery": location,
-        "new": str(new),
-        "num_records": num_records,
-        "num_gone": len(found.bad),
-        "gone": [{"source": source, "reason": reason} for source, reason in found.bad],
-    }

@@ -1,23 +1,41 @@
-"""What the commands about galleries share: their options, how these are read, and records as JSON."""
+"""What the commands about galleries share: options, how these are read, and how records and reasons are shown."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hat.console import stderr
+
 if TYPE_CHECKING:
+    from ..enroll.enrolling import Problem
     from ..gallery.records import Filter, Record
 
 
 Location = Annotated[str, typer.Argument(metavar="GALLERY", help="A gallery's file, or milvus://HOST:PORT/NAME.")]
+Images = Annotated[list[str], typer.Argument(help="Images, folders, zip files, tables (.csv), or one video with --boxes.")]
+Boxes = Annotated[Path | None, typer.Option(help="People in the video: frame or time, left, top, right, bottom, ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per run of the model, written at once.")]
+GrayBits = Annotated[
+    int | None, typer.Option(min=8, max=16, help="Bits that 16-bit gray images really use: 10, 12 or 14 of many cameras.")
+]
+Float16 = Annotated[bool, typer.Option("--float16", help="A new gallery keeps embeddings in half the space.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-CamidsOption = Annotated[list[int] | None, typer.Option("--camid", help="Only what this camera saw; repeat for several.")]
-PidsOption = Annotated[list[str] | None, typer.Option("--pid", help="Only this identity, a number or a name; repeat.")]
-SinceOption = Annotated[str | None, typer.Option(help="Seen at this time or later: 2026-11-25T08:30 (UTC), or seconds.")]
-UntilOption = Annotated[str | None, typer.Option(help="Seen before this time.")]
-AttributeOption = Annotated[list[str] | None, typer.Option(help="Only images with NAME=VALUE; repeat for several.")]
+
+Ids = Annotated[list[int] | None, typer.Option("--id", help="A record of the gallery; repeat for several.")]
+Person = Annotated[str | None, typer.Option(help="All of a person, by number or name.")]
+Camids = Annotated[list[int] | None, typer.Option("--camid", help="Only what this camera saw; repeat for several.")]
+Pids = Annotated[list[str] | None, typer.Option("--pid", help="Only this identity, a number or a name; repeat.")]
+Since = Annotated[str | None, typer.Option(help="Seen at this time or later: 2026-11-25T08:30 (UTC), or seconds.")]
+Until = Annotated[str | None, typer.Option(help="Seen before this time.")]
+Attributes = Annotated[list[str] | None, typer.Option(help="Only images with NAME=VALUE; repeat for several.")]
+
+_MAX_NAMED = 20
+"""Images that are named on the screen; --json has all of them."""
 
 
 def make_filter(
@@ -69,45 +87,26 @@ def parse_attribute_options(texts: list[str] | None) -> dict[str, Any]:
 
 def record_result(record: Record) -> dict[str, Any]:
     """Return a record as plain data for JSON, without its thumbnail."""
-    return {
-        "id": record.id,
-        "pid": record.pid,
-        "camid": record.camid,
-        "time_s": record.time_s,
-        "source": record.source,
-        "attributes": dict(record.attributes),
-        "enrolled_s": record.enrolled_s,
-        "content_hash": record.content_hash,
-    }
+    names = ("id", "pid", "camid", "time_s", "source", "attributes", "enrolled_s", "content_hash")
+    return {name: getattr(record, name) for name in names} | {"attributes": dict(record.attributes)}
 
 
-def check_picture_path(path: Path | None) -> None:
-    """Refuse before the work what would be refused after it.
+def label_cells(record: dict[str, Any]) -> tuple[str, str, str]:
+    """Return pid, camera and time of a record's result as cells of a table."""
+    from ..gallery.attribute_values import format_timestamp
 
-    Raises:
-        UsageError: The ending is no picture format's, or the folder is not there.
-    """
-    from PIL import Image
-
-    from hat.errors import UsageError
-
-    if path is None:
-        return
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise UsageError(f"{path}: the ending must name a picture format, such as .png")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is not a folder: make it first")
+    pid, camid = ("-" if record[key] is None else str(record[key]) for key in ("pid", "camid"))
+    return pid, camid, "-" if record["time_s"] is None else format_timestamp(record["time_s"])
 
 
-def write_picture(image: Any, path: Path) -> None:
-    """Write a PIL image.
+def tell(*lines: str) -> None:
+    """Print lines on stderr as they are."""
+    for line in lines:
+        stderr.print(line, markup=False, soft_wrap=True)
 
-    Raises:
-        WorkError: It cannot be written.
-    """
-    from hat.errors import WorkError
 
-    try:
-        image.save(path)
-    except (OSError, ValueError) as error:
-        raise WorkError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+def print_problems(what: str, problems: Sequence[Problem]) -> None:
+    """Name images and what is wrong with them on stderr, the first of them."""
+    tell(*(f"{what}: {source}: {reason}" for source, reason in problems[:_MAX_NAMED]))
+    if len(problems) > _MAX_NAMED:
+        tell(f"{what}: {len(problems) - _MAX_NAMED:,} more; --json names all of them")

@@ -11,7 +11,8 @@ from hat.data.datasets import ReIDDataset, Split
 from hat.preprocessing import Preprocessing
 from hat.runtime import TorchRuntime, runtime_info
 from hat.serve import Gallery, binding_of, enroll_images, search_gallery
-from hat.serve.enroll.image_sources import ImageSources, read_name
+from hat.serve.enroll.image_sources import ImageSources
+from hat.serve.enroll.items import read_name
 
 pytestmark = pytest.mark.slow
 
