@@ -9,6 +9,7 @@ who dress more alike or are seen in other light, have other rates.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -169,12 +170,12 @@ def calibrate_thresholds(gallery: Gallery, *, num_pairs: int = 300_000, seed: in
     with_camera = np.array([place for place, record in enumerate(known) if record.camid is not None], dtype=np.int64)
     camids = np.array([record.camid for record in known if record.camid is not None], dtype=np.int64)
     left, right = PairSet(pids[with_camera], camids).draw(num_pairs, rng)
-    rows = _Rows(gallery, ids)
+    impostor, genuine = _similarities(gallery, ids, [different.draw(num_pairs, rng), (with_camera[left], with_camera[right])])
     return ThresholdCalibration(
         num_records=len(ids),
         num_identities=identities,
-        impostor=rows.similarities(different.draw(num_pairs, rng)),
-        genuine=rows.similarities((with_camera[left], with_camera[right])),
+        impostor=impostor,
+        genuine=genuine,
         is_exhaustive=different.num_unordered <= num_pairs,
     )
 
@@ -250,39 +251,29 @@ def _runs(is_first: npt.NDArray[np.bool_]) -> Pairs:
     return starts[run], np.append(starts[1:], len(is_first))[run]
 
 
-class _Rows:
-    """Similarities of pairs of records, read in bounded memory."""
+def _similarities(gallery: Gallery, ids: npt.NDArray[np.int64], draws: Sequence[Pairs]) -> list[npt.NDArray[np.float32]]:
+    """Return cosine similarities of pairs of records, ascending, read in bounded memory: (num_pairs,) float32 for each draw."""
+    row_bytes = 4 * gallery.binding.embed_dim
+    held = gallery.embeddings(ids.tolist()) if len(ids) * row_bytes <= _ROWS_BYTES else None
 
-    def __init__(self, gallery: Gallery, ids: npt.NDArray[np.int64]) -> None:
-        self._gallery, self._ids = gallery, ids
-        self._row_bytes = 4 * gallery.binding.embed_dim
-        self._held = gallery.embeddings(ids.tolist()) if len(ids) * self._row_bytes <= _ROWS_BYTES else None
+    def read(places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        if held is not None:
+            return held[places]
+        unique, inverse = np.unique(places, return_inverse=True)
+        return gallery.embeddings(ids[unique].tolist())[inverse]
 
-    def similarities(self, pairs: Pairs) -> npt.NDArray[np.float32]:
-        """(num_pairs,) float32 cosine similarities, ascending."""
-        left, right = pairs
-        found = np.empty(len(left), dtype=np.float32)
-        step = max(1, _BLOCK_BYTES // (2 * self._row_bytes))
+    found = [np.empty(len(left), dtype=np.float32) for left, _ in draws]
+    step = max(1, _BLOCK_BYTES // (2 * row_bytes))
+    for similarities, (left, right) in zip(found, draws, strict=True):
         for start in range(0, len(left), step):
             block = slice(start, start + step)
-            found[block] = np.einsum("nd,nd->n", self._read(left[block]), self._read(right[block]))
-        found.sort()
-        return found
-
-    def _read(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        if self._held is not None:
-            return self._held[places]
-        unique, inverse = np.unique(places, return_inverse=True)
-        return self._gallery.embeddings(self._ids[unique].tolist())[inverse]
+            similarities[block] = np.einsum("nd,nd->n", read(left[block]), read(right[block]))
+        similarities.sort()
+    return found
 
 
 def draw_calibration(calibration: ThresholdCalibration, path: Path, *, title: str) -> None:
-    """Draw the similarities of both kinds of pairs and, where people were seen by two cameras, the ROC.
-
-    Args:
-        calibration: What is drawn.
-        path: A ``.png``, ``.svg`` or ``.pdf`` file.
-        title: What it is called.
+    """Draw the similarities of both kinds of pairs and, where people were seen by two cameras, the ROC: .png, .svg or .pdf.
 
     Raises:
         WorkError: The picture cannot be written.

@@ -1,30 +1,26 @@
 """``hat embed``: names and embeddings of images, as a file for other programs."""
 
-from __future__ import annotations
-
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import typer
 
 from hat.console import emit, progress
+from hat.data.images import set_gray_bits
+from hat.errors import ImageError, UsageError, WorkError
+from hat.io.atomic_output import atomic_output
 
+from ..enroll.image_sources import ImageSources
+from ..enroll.items import Item
 from . import options
 from .options import print_problems, tell
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from hat.embedder import Embedder
-
-    from ..enroll.enrolling import Problem
-    from ..enroll.items import Item
-
-    Embeddings = npt.NDArray[np.float32]
+Embeddings: TypeAlias = npt.NDArray[np.float32]
 
 
 def embed(
@@ -52,15 +48,10 @@ def embed(
 
       hat embed market.onnx yard.mp4 --boxes boxes.csv --out yard.csv
     """
-    import numpy as np
-
-    from hat.data.images import set_gray_bits
     from hat.embedder import Embedder
-    from hat.errors import UsageError, WorkError
-    from hat.io.atomic_output import atomic_output
     from hat.runtime import runtime_info
 
-    from ..enroll.image_sources import ImageSources
+    from ..enroll.enrolling import Problem, problem
 
     write = _WRITERS.get(out.suffix.lower())
     if write is None:
@@ -80,10 +71,17 @@ def embed(
         rows = [np.empty((0, embedder.embed_dim), dtype=np.float32)]
         with progress() as display:
             task = display.add_task("embedding", total=total, info="")
-            for batch, embeddings, num_handled in _embedded(embedder, sources.items(), bad):
-                items += batch
-                rows.append(embeddings)
-                display.advance(task, num_handled)
+            listed = sources.items()
+            while batch := list(islice(listed, embedder.batch_size)):
+                pictures = []
+                for item in batch:
+                    try:
+                        pictures.append(item.decode(item.read()))
+                        items.append(item)
+                    except ImageError as error:
+                        bad.append(problem(item.source, error))
+                rows.append(embedder.embed(pictures))
+                display.advance(task, len(batch))
         print_problems("left out", bad)
         if not items:
             raise WorkError(f"none of {len(bad):,} images can be used; the first: {': '.join(bad[0])}")
@@ -101,23 +99,6 @@ def embed(
     emit(result, f"{out}: {len(items):,} embeddings of {embedder.embed_dim} numbers, {len(bad):,} images left out", as_json)
 
 
-def _embedded(embedder: Embedder, items: Iterator[Item], bad: list[Problem]) -> Iterator[tuple[list[Item], Embeddings, int]]:
-    """Items that could be read, their embeddings, and how many items were tried, a batch at a time."""
-    from hat.errors import ImageError
-
-    from ..enroll.enrolling import problem
-
-    while tried := list(islice(items, embedder.batch_size)):
-        batch, pictures = [], []
-        for item in tried:
-            try:
-                pictures.append(item.decode(item.read()))
-                batch.append(item)
-            except ImageError as error:
-                bad.append(problem(item.source, error))
-        yield batch, embedder.embed(pictures), len(tried)
-
-
 def _labels(items: Sequence[Item]) -> dict[str, list[str]]:
     """Texts by column; the text of what is not known is empty."""
     rows = ((item.source, item.pid, item.camid) for item in items)
@@ -126,8 +107,6 @@ def _labels(items: Sequence[Item]) -> dict[str, list[str]]:
 
 
 def _write_npz(path: Path, items: Sequence[Item], embeddings: Embeddings, fingerprint: str) -> None:
-    import numpy as np
-
     columns: dict[str, Any] = {name: np.array(texts) for name, texts in _labels(items).items()}
     with path.open("wb") as file:
         np.savez(file, embeddings=embeddings, fingerprint=np.array(fingerprint), **columns)
@@ -150,8 +129,6 @@ def _write_parquet(path: Path, items: Sequence[Item], embeddings: Embeddings, fi
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    from hat.errors import UsageError
-
     try:
         import pyarrow
         from pyarrow import parquet

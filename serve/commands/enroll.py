@@ -1,19 +1,20 @@
 """``hat enroll``: images of people into a gallery."""
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, cast
 
 import typer
 
 from hat.console import emit, make_table, progress
+from hat.data.images import set_gray_bits
+from hat.errors import UsageError, WorkError
 
+from ..enroll.image_sources import ImageSources, NameStyle
+from ..enroll.items import Labels
+from ..gallery.binding import binding_of
+from ..gallery.gallery import Gallery
 from . import options
 from .options import parse_attribute_options, print_problems, tell
-
-if TYPE_CHECKING:
-    from ..enroll.image_sources import NameStyle
 
 
 def enroll(
@@ -22,12 +23,10 @@ def enroll(
     model: Annotated[
         str, typer.Option("--model", help="A checkpoint folder or an exported file; always the same for a gallery.")
     ],
-    pid: Annotated[str | None, typer.Option(help="Identity of all images, a number or a name.")] = None,
+    pid: options.Pid = None,
     camid: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Camera of all images.")] = None,
-    time_: Annotated[
-        str | None, typer.Option("--time", help="When all were seen, or a video began: 2026-11-25T08:30:15 (UTC), or seconds.")
-    ] = None,
-    attribute: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of all images; repeat for several.")] = None,
+    time_: options.Time = None,
+    attribute: options.NewAttributes = None,
     names: Annotated[
         str, typer.Option(help="File names like 0002_c1s1_000451_03.jpg: auto (or folders of people), market or none.")
     ] = "auto",
@@ -63,28 +62,15 @@ def enroll(
 
       hat enroll people.gallery yard.mp4 --boxes boxes.csv --model runs/market --camid 4 --time 2026-11-25T08:30
     """
-    from hat.data.images import set_gray_bits
     from hat.embedder import Embedder
-    from hat.errors import UsageError, WorkError
     from hat.runtime import runtime_info
 
     from ..enroll.enrolling import enroll_images
-    from ..enroll.image_sources import ImageSources
-    from ..enroll.items import Labels
-    from ..gallery.attribute_values import parse_timestamp
-    from ..gallery.binding import binding_of
-    from ..gallery.gallery import Gallery
-    from ..gallery.identities import parse_identity
 
     start = time.monotonic()
-    labels = Labels(
-        pid=None if pid is None else parse_identity(pid, "--pid"),
-        camid=camid,
-        time_s=None if time_ is None else parse_timestamp(time_, "--time"),
-        attributes=parse_attribute_options(attribute),
-    )
+    labels = Labels(pid=pid, camid=camid, time_s=time_, attributes=parse_attribute_options(attribute))
     set_gray_bits(gray_bits)
-    sources = ImageSources(images, labels=labels, names=cast("NameStyle", names), boxes=boxes)
+    sources = ImageSources(images, labels=labels, names=cast(NameStyle, names), boxes=boxes)
     total = sources.count()
     if not total:
         left_out = "".join(f"; left out: {count:,} ({reason})" for reason, count in sources.left_out.items())

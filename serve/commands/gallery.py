@@ -1,24 +1,28 @@
 """``hat gallery``: look into a gallery, correct and remove what is in it, copy and rebuild it, say what similarities mean."""
 
-from __future__ import annotations
-
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
+from hat.config import config_to_dict
 from hat.console import emit, make_table
+from hat.errors import UsageError
+from hat.io.plot_file import check_picture_path, check_plot_path, save_picture
 
+from ..calibrate.thresholds import CONFIDENCE, calibrate_thresholds, chance_of_any, draw_calibration
+from ..gallery.attribute_values import format_timestamp
+from ..gallery.binding import binding_of
+from ..gallery.gallery import Gallery
+from ..gallery.record_images import record_image
+from ..gallery.records import Filter
 from . import options
 from .gallery_upkeep import accept, copy, label, re_embed, remove, vacuum
-from .options import label_cells, make_filter, record_result, tell
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from ..calibrate.thresholds import ThresholdCalibration
-    from ..gallery.gallery import Gallery
-
+from .options import label_cells, parse_attribute_options, record_result, tell
 
 gallery = typer.Typer(
     add_completion=False,
@@ -55,10 +59,6 @@ def info(
 
       hat gallery info people.gallery --model market-int8.xml --json
     """
-    from hat.config import config_to_dict
-
-    from ..gallery.gallery import Gallery
-
     with Gallery.open(location, read_only=True) as opened:
         counts, binding = opened.counts(), opened.binding
         names = ("name", "fingerprint", "precision", "embed_dim", "source_sha256")
@@ -80,7 +80,12 @@ def info(
             },
         }
         if model is not None:
-            result["checked_model"] = _checked(opened, model)
+            from hat.runtime import open_runtime, runtime_info
+
+            checked = binding_of(runtime_info(open_runtime(model)))
+            opened.check_model(checked)
+            is_own = checked.fingerprint == binding.fingerprint
+            result["checked_model"] = {"path": model, "fingerprint": checked.fingerprint, "is_own": is_own}
     emit(result, _info_table(result), as_json)
 
 
@@ -104,12 +109,8 @@ def list_(
 
       hat gallery list people.gallery --camid 3 --since 2026-11-25 --limit 1000 --json
     """
-    from rich.console import Group
-    from rich.text import Text
-
-    from ..gallery.gallery import Gallery
-
-    where = make_filter(camids=camid, pids=pid, since=since, until=until, attribute=attribute)
+    attributes = parse_attribute_options(attribute)
+    where = Filter.of(camids=camid or None, pids=pid or None, since_s=since, until_s=until, attributes=attributes)
     with Gallery.open(location, read_only=True) as opened:
         ids = opened.ids(where)
         records = [record_result(record) for record in opened.get_present(ids[offset : offset + limit].tolist())]
@@ -136,13 +137,6 @@ def show(
 
       hat gallery show people.gallery 17 --picture person.png
     """
-    from hat.errors import UsageError
-    from hat.io.plot_file import check_picture_path, save_picture
-
-    from ..gallery.attribute_values import format_timestamp
-    from ..gallery.gallery import Gallery
-    from ..gallery.record_images import record_image
-
     check_picture_path(picture)
     with Gallery.open(location, read_only=True) as opened:
         (record,) = opened.get([record_id], thumbnails=True)
@@ -188,17 +182,6 @@ def calibrate(
 
       hat gallery calibrate people.gallery --rate 0.001 --rate 0.00005 --pairs 2000000 --picture roc.png
     """
-    from dataclasses import asdict
-
-    from rich.console import Group
-    from rich.text import Text
-
-    from hat.errors import UsageError
-    from hat.io.plot_file import check_plot_path
-
-    from ..calibrate.thresholds import CONFIDENCE, calibrate_thresholds, chance_of_any, draw_calibration
-    from ..gallery.gallery import Gallery
-
     if picture is not None:
         check_plot_path(picture, "drawing a calibration")
     if any(not 0 < one < 1 for one in rate or ()):
@@ -222,6 +205,12 @@ def calibrate(
         for point in roc
     ]
     table = make_table(rows, ("threshold", "false matches", "at most (95 %)", "true matches", f"any among {num_records:,}"))
+    genuine = f"{found.num_genuine:,}" if found.num_genuine else "none"
+    kind = "all" if found.is_exhaustive else "a sample of the"
+    head = (
+        f"{kind} pairs of {found.num_records:,} images of {found.num_identities:,} known people: {found.num_pairs:,} of "
+        f"different people, {genuine} of one person from two cameras"
+    )
     by_whom = "the people in this gallery" if found.is_exhaustive else "so many pairs (--pairs)"
     foot = Text(f"Lower rates than {_rate(found.lowest_rate)} cannot be shown by {by_whom}.", "dim")
     result = {
@@ -236,7 +225,7 @@ def calibrate(
         "lowest_false_match_rate": found.lowest_rate,
         "roc": roc,
     }
-    emit(result, Group(_pairs_line(found), "", table, "", foot), as_json)
+    emit(result, Group(head, "", table, "", foot), as_json)
 
 
 gallery.command(no_args_is_help=True)(label)
@@ -247,27 +236,8 @@ gallery.command("re-embed", no_args_is_help=True)(re_embed)
 gallery.command(no_args_is_help=True)(accept)
 
 
-def _pairs_line(found: ThresholdCalibration) -> str:
-    how = "all" if found.is_exhaustive else "a sample of the"
-    genuine = f"{found.num_genuine:,}" if found.num_genuine else "none"
-    return (
-        f"{how} pairs of {found.num_records:,} images of {found.num_identities:,} known people: "
-        f"{found.num_pairs:,} of different people, {genuine} of one person from two cameras"
-    )
-
-
 def _rate(rate: float | None) -> str:
     return "-" if rate is None else f"{100 * rate:.3g} %"
-
-
-def _checked(opened: Gallery, model: str) -> dict[str, Any]:
-    from hat.runtime import open_runtime, runtime_info
-
-    from ..gallery.binding import binding_of
-
-    binding = binding_of(runtime_info(open_runtime(model)))
-    opened.check_model(binding)
-    return {"path": model, "fingerprint": binding.fingerprint, "is_own": binding.fingerprint == opened.binding.fingerprint}
 
 
 def _bytes_on_disk(location: str) -> int | None:
@@ -280,21 +250,21 @@ def _bytes_on_disk(location: str) -> int | None:
 
 
 def _info_table(result: dict[str, Any]) -> Table:
-    from ..gallery.attribute_values import format_timestamp
-
     model, unknown = result["model"], result["num_without_pid"]
     people = f"{result['num_identities']:,}" + (f", and {unknown:,} images of unknown people" if unknown else "")
     size = "" if result["num_bytes"] is None else f", {result['num_bytes'] / 2**20:,.1f} MiB on disk"
     largest = sorted(((count, pid) for pid, count in result["by_pid"].items()), reverse=True)
-    rows = [("images", f"{result['num_records']:,}"), ("identities", people)]
-    if largest:
-        shown = ", ".join(f"{pid} ({count:,})" for count, pid in largest[:_NUM_PEOPLE])
-        rows.append(("most images", shown + (" ..." if len(largest) > _NUM_PEOPLE else "")))
-    rows.append(("cameras", ", ".join(f"{camid} ({count:,})" for camid, count in result["by_camid"].items()) or "-"))
+    by_camid = ", ".join(f"{camid} ({count:,})" for camid, count in result["by_camid"].items())
+    rows = [
+        ("images", f"{result['num_records']:,}"),
+        ("identities", people),
+        ("most images", ", ".join(f"{pid} ({count:,})" for count, pid in largest[:_NUM_PEOPLE])),
+        ("cameras", by_camid or "-"),
+        ("embeddings", f"{model['embed_dim']} x {result['stored_type']}{size}"),
+        ("model", f"{model['name']}, {model['precision']}, fingerprint {model['fingerprint'][:16]}"),
+    ]
     if result["first_seen_s"] is not None:
         rows.append(("seen", f"{format_timestamp(result['first_seen_s'])} to {format_timestamp(result['last_seen_s'])} UTC"))
-    rows.append(("embeddings", f"{model['embed_dim']} x {result['stored_type']}{size}"))
-    rows.append(("model", f"{model['name']}, {model['precision']}, fingerprint {model['fingerprint'][:16]}"))
     for other in model["compatible_models"]:
         fingerprint = f"fingerprint {other['fingerprint'][:16]}, worst cosine {other['worst_cosine']:.6f}"
         rows.append(("also", f"{other['precision']}, {fingerprint}"))

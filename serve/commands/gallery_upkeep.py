@@ -1,15 +1,21 @@
 """What changes or copies a gallery: ``hat gallery label``, ``remove``, ``vacuum``, ``copy``, ``re-embed`` and ``accept``."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
+from hat.config import config_to_dict
 from hat.console import emit, progress
+from hat.data.images import set_gray_bits
+from hat.errors import UsageError, WorkError
 
+from ..gallery.binding import binding_of
+from ..gallery.compatible_models import read_compatible_model
+from ..gallery.gallery import Gallery
+from ..gallery.records import Filter, RecordLabels
+from ..service.audit import AuditLog
 from . import options
 from .options import parse_attribute_options, print_problems
 
@@ -34,19 +40,13 @@ def remove(
 
       hat gallery remove people.gallery --older-than 30
     """
-    from hat.errors import UsageError
-
-    from ..gallery.gallery import Gallery
-    from ..gallery.identities import parse_identity
-
     if sum(condition is not None for condition in (id_ or None, pid, older_than)) != 1:
         raise UsageError("say what to remove with exactly one of --id, --pid and --older-than")
     with Gallery.open(location) as opened:
         if id_:
             opened.get(id_)  # a number that was mistyped is to be told, and nothing removed
         before_s = None if older_than is None else time.time() - older_than * _DAY_S
-        person = None if pid is None else parse_identity(pid, "--pid")
-        num_removed = opened.remove(ids=id_ or None, pid=person, enrolled_before_s=before_s)
+        num_removed = opened.remove(ids=id_ or None, pid=pid, enrolled_before_s=before_s)
         if vacuum_:
             opened.vacuum()
         result = {"gallery": location, "num_removed": num_removed, "num_records": len(opened), "vacuumed": vacuum_}
@@ -58,11 +58,11 @@ def label(
     location: options.Location,
     id_: options.Ids = None,
     pid: options.Person = None,
-    to: Annotated[str | None, typer.Option(help="The identity that they are to have: a number or a name.")] = None,
+    to: options.NewPid = None,
     unknown: Annotated[bool, typer.Option("--unknown", help="Their identity is not known after all.")] = False,
     camid: Annotated[int | None, typer.Option(min=0, help="The camera that they are to have.")] = None,
-    time_: Annotated[str | None, typer.Option("--time", help="When they were seen: 2026-11-25T08:30 (UTC).")] = None,
-    attribute: Annotated[list[str] | None, typer.Option(help="NAME=VALUE that they are to have; repeat for several.")] = None,
+    time_: options.Time = None,
+    attribute: options.NewAttributes = None,
     audit: Annotated[Path | None, typer.Option(help="Append a line to this audit log, as hat serve --audit does.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -78,45 +78,26 @@ def label(
 
       hat gallery label people.gallery --id 17 --camid 3 --time 2026-11-25T08:30
     """
-    from hat.errors import UsageError
-
-    from ..gallery.attribute_values import parse_timestamp
-    from ..gallery.gallery import Gallery
-    from ..gallery.identities import parse_identity
-    from ..gallery.records import Filter, RecordLabels
-
     if bool(id_) == (pid is not None):
         raise UsageError("say which records with either --id or --pid")
     if unknown and to is not None:
         raise UsageError("--to and --unknown both set the identity: give one of them")
-    labels: RecordLabels = {}
-    if to is not None or unknown:
-        labels["pid"] = None if to is None else parse_identity(to, "--to")
-    if camid is not None:
-        labels["camid"] = camid
-    if time_ is not None:
-        labels["time_s"] = parse_timestamp(time_, "--time")
-    if attribute:
-        labels["attributes"] = parse_attribute_options(attribute)
+    given = {"pid": to, "camid": camid, "time_s": time_, "attributes": parse_attribute_options(attribute) or None}
+    labels = {name: value for name, value in given.items() if value is not None} | ({"pid": None} if unknown else {})
     if not labels:
         raise UsageError("say what they are to have: --to, --unknown, --camid, --time or --attribute")
-    log = None
-    if audit is not None:
-        from ..service.audit import AuditLog
-
-        log = AuditLog(audit)
+    log = None if audit is None else AuditLog(audit)
     with Gallery.open(location) as opened:
-        ids = id_ or opened.ids(Filter.of(pids=[parse_identity(pid or "", "--pid")])).tolist()
+        ids = id_ or opened.ids(Filter.of(pids=[pid])).tolist()
         if not ids:
             raise UsageError(f"{location} has no image of {pid}: hat gallery info names its people")
-        person = labels.get("pid")
-        others = [] if person is None else opened.ids(Filter.of(pids=[person])).tolist()
+        others = [] if to is None else opened.ids(Filter.of(pids=[to])).tolist()
         num_merged = len(set(others) - set(ids))
-        num_changed = opened.update(ids, labels)
+        num_changed = opened.update(ids, cast(RecordLabels, labels))
     result = {"gallery": location, "num_changed": num_changed, "num_records": len(ids), "num_merged": num_merged}
     if log is not None:
         log.write({"client": "command line", "action": "label", **result})
-    merged = f"; {person} had {num_merged:,} images before, which are of the same person now" if num_merged else ""
+    merged = f"; {to} had {num_merged:,} images before, which are of the same person now" if num_merged else ""
     emit(result, f"{num_changed:,} of {len(ids):,} records changed{merged}", as_json)
 
 
@@ -134,8 +115,6 @@ def copy(
 
       hat gallery copy people.gallery /backup/people-2026-11-25.gallery
     """
-    from ..gallery.gallery import Gallery
-
     with Gallery.open(location, read_only=True) as opened:
         result = {"gallery": location, "copy": str(to), "num_records": opened.copy_to(to)}
     emit(result, f"{to}: {result['num_records']:,} images", as_json)
@@ -148,8 +127,6 @@ def vacuum(location: options.Location, as_json: options.AsJson = False) -> None:
 
       hat gallery vacuum people.gallery
     """
-    from ..gallery.gallery import Gallery
-
     with Gallery.open(location) as opened:
         opened.vacuum()
         result = {"gallery": location, "num_records": len(opened)}
@@ -176,14 +153,10 @@ def re_embed(
 
       hat gallery re-embed people.gallery people-v2.gallery --model runs/market-v2
     """
-    from hat.data.images import set_gray_bits
     from hat.embedder import Embedder
-    from hat.errors import UsageError, WorkError
     from hat.runtime import runtime_info
 
     from ..enroll.enrolling import reembed
-    from ..gallery.binding import binding_of
-    from ..gallery.gallery import Gallery
 
     if new.exists():
         raise UsageError(f"{new} is there already: give another name")
@@ -246,12 +219,9 @@ def accept(
 
       hat gallery accept people.gallery --report verify.json --model market-int8.xml
     """
-    from hat.config import config_to_dict
     from hat.runtime import open_runtime, runtime_info
 
     from ..gallery.binding import binding_of
-    from ..gallery.compatible_models import read_compatible_model
-    from ..gallery.gallery import Gallery
 
     with Gallery.open(location) as opened:
         candidate = binding_of(runtime_info(open_runtime(model)))

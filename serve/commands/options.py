@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hat.console import stderr
+from hat.errors import UsageError
+
+from ..gallery.attribute_values import format_timestamp, parse_attributes, parse_timestamp
+from ..gallery.identities import parse_identity
+from ..gallery.records import AttributeValue, Record
 
 if TYPE_CHECKING:
     from ..enroll.enrolling import Problem
-    from ..gallery.records import Filter, Record
 
+
+def _parsed(parse: Callable[[str, str], Any], metavar: str, option: str, explanation: str) -> Any:
+    def convert(text: str) -> Any:
+        return parse(text, option)
+
+    return typer.Option(option, parser=convert, metavar=metavar, help=explanation)
+
+
+_time = partial(_parsed, parse_timestamp, "TIME")
+_identity = partial(_parsed, parse_identity, "IDENTITY")  # annotated with Any: typer knows no union of numbers and names
 
 Location = Annotated[str, typer.Argument(metavar="GALLERY", help="A gallery's file, or milvus://HOST:PORT/NAME.")]
 Images = Annotated[list[str], typer.Argument(help="Images, folders, zip files, tables (.csv), or one video with --boxes.")]
@@ -27,62 +42,34 @@ Float16 = Annotated[bool, typer.Option("--float16", help="A new gallery keeps em
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Ids = Annotated[list[int] | None, typer.Option("--id", help="A record of the gallery; repeat for several.")]
-Person = Annotated[str | None, typer.Option(help="All of a person, by number or name.")]
+Pid = Annotated[Any, _identity("--pid", "Identity of all images, a number or a name.")]
+Person = Annotated[Any, _identity("--pid", "All of a person, by number or name.")]
+NewPid = Annotated[Any, _identity("--to", "The identity that they are to have: a number or a name.")]
+Pids = Annotated[list[Any] | None, _identity("--pid", "Only this identity, a number or a name; repeat for several.")]
 Camids = Annotated[list[int] | None, typer.Option("--camid", help="Only what this camera saw; repeat for several.")]
-Pids = Annotated[list[str] | None, typer.Option("--pid", help="Only this identity, a number or a name; repeat.")]
-Since = Annotated[str | None, typer.Option(help="Seen at this time or later: 2026-11-25T08:30 (UTC), or seconds.")]
-Until = Annotated[str | None, typer.Option(help="Seen before this time.")]
+Time = Annotated[float | None, _time("--time", "When they were seen, or a video began: 2026-11-25T08:30:15 (UTC), or seconds.")]
+Since = Annotated[float | None, _time("--since", "Seen at this time or later: 2026-11-25T08:30 (UTC), or seconds.")]
+Until = Annotated[float | None, _time("--until", "Seen before this time.")]
+NewAttributes = Annotated[list[str] | None, typer.Option(help="NAME=VALUE that they are to have; repeat for several.")]
 Attributes = Annotated[list[str] | None, typer.Option(help="Only images with NAME=VALUE; repeat for several.")]
 
 _MAX_NAMED = 20
 """Images that are named on the screen; --json has all of them."""
 
 
-def make_filter(
-    *,
-    camids: list[int] | None = None,
-    exclude_camids: list[int] | None = None,
-    pids: list[str] | None = None,
-    since: str | None = None,
-    until: str | None = None,
-    attribute: list[str] | None = None,
-) -> Filter:
-    """Return the filter of a command's options.
-
-    Raises:
-        UsageError: An identity, a time or an attribute cannot be read, or ``since`` is not before ``until``.
-    """
-    from ..gallery.attribute_values import parse_timestamp
-    from ..gallery.identities import parse_identity
-    from ..gallery.records import Filter
-
-    return Filter.of(
-        camids=camids or None,
-        exclude_camids=exclude_camids,
-        pids=[parse_identity(pid, "--pid") for pid in pids] if pids else None,
-        since_s=None if since is None else parse_timestamp(since, "--since"),
-        until_s=None if until is None else parse_timestamp(until, "--until"),
-        attributes=parse_attribute_options(attribute),
-    )
-
-
-def parse_attribute_options(texts: list[str] | None) -> dict[str, Any]:
+def parse_attribute_options(texts: list[str] | None) -> dict[str, AttributeValue]:
     """Return the attributes of ``--attribute NAME=VALUE`` options.
 
     Raises:
         UsageError: One has no ``=``, or cannot be an attribute.
     """
-    from hat.errors import UsageError
-
-    from ..gallery.attribute_values import parse_attributes
-
     pairs = []
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not value:
             raise UsageError(f"--attribute is NAME=VALUE, such as color=red, got {text!r}")
         pairs.append((name.strip(), value.strip()))
-    return dict(parse_attributes(pairs, "--attribute"))
+    return parse_attributes(pairs, "--attribute")
 
 
 def record_result(record: Record) -> dict[str, Any]:
@@ -93,8 +80,6 @@ def record_result(record: Record) -> dict[str, Any]:
 
 def label_cells(record: dict[str, Any]) -> tuple[str, str, str]:
     """Return pid, camera and time of a record's result as cells of a table."""
-    from ..gallery.attribute_values import format_timestamp
-
     pid, camid = ("-" if record[key] is None else str(record[key]) for key in ("pid", "camid"))
     return pid, camid, "-" if record["time_s"] is None else format_timestamp(record["time_s"])
 

@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from hat.console import emit, make_table
+from hat.data.images import describe_frames, set_gray_bits
+from hat.errors import UsageError
+from hat.io.plot_file import check_picture_path, save_picture
 
+from ..calibrate.thresholds import calibrate_thresholds, chance_of_any
+from ..gallery.binding import binding_of
+from ..gallery.gallery import Gallery
+from ..gallery.records import Filter
 from . import options
-from .options import label_cells, make_filter, record_result, tell
+from .options import label_cells, parse_attribute_options, record_result, tell
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from ..gallery.gallery import Gallery
     from ..search.query_embeddings import Query
     from ..search.searching import Match
 
@@ -67,14 +73,9 @@ def search(
 
       hat search people.gallery --id 17 --other-cameras --since 2026-11-25 --false-match-rate 0.0001
     """
-    from hat.data.images import describe_frames, set_gray_bits
     from hat.embedder import Embedder
-    from hat.errors import UsageError
-    from hat.io.plot_file import check_picture_path, save_picture
     from hat.runtime import runtime_info
 
-    from ..gallery.binding import binding_of
-    from ..gallery.gallery import Gallery
     from ..search.camera_centering import CenteredGallery
     from ..search.match_picture import draw_matches
     from ..search.query_embeddings import merge_queries, queries_of_images, queries_of_records, search_queries
@@ -89,7 +90,14 @@ def search(
     if center_cameras and false_match_rate is not None:
         raise UsageError("--false-match-rate is calibrated without --center-cameras: give a --min-similarity instead")
     check_picture_path(picture, "drawing the matches")
-    where = make_filter(camids=camid, exclude_camids=exclude_camid, pids=pid, since=since, until=until, attribute=attribute)
+    where = Filter.of(
+        camids=camid or None,
+        exclude_camids=exclude_camid,
+        pids=pid or None,
+        since_s=since,
+        until_s=until,
+        attributes=parse_attribute_options(attribute),
+    )
     set_gray_bits(gray_bits)
     notes = describe_frames(images)
     tell(*notes)
@@ -135,8 +143,6 @@ def search(
 
 
 def _calibrated(gallery: Gallery, false_match_rate: float) -> float:
-    from ..calibrate.thresholds import calibrate_thresholds, chance_of_any
-
     calibration = calibrate_thresholds(gallery)
     threshold = calibration.threshold_at(false_match_rate)
     chance = chance_of_any(calibration.point_at(threshold).false_match_bound, len(gallery))
@@ -166,9 +172,6 @@ def _query_result(query: Query, matches: list[Match]) -> dict[str, Any]:
 
 
 def _tables(result: dict[str, Any]) -> RenderableType:
-    from rich.console import Group
-    from rich.text import Text
-
     reranked = ["distance", "before"] if result["rerank"] else []
     columns = ["rank", "similarity", *reranked, "id", "pid", "camera", "time (UTC)", "source"]
     parts: list[RenderableType] = []

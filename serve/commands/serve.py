@@ -1,17 +1,22 @@
 """``hat serve``: embeddings and ranked galleries over HTTP; ``hat keys``: who may use a service."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from hat.console import emit, make_table, stderr
+from hat.data.images import set_gray_bits
+from hat.errors import MissingExtraError, UsageError
 
+from ..gallery.binding import binding_of
+from ..service.audit import AuditLog
+from ..service.keys import KeyFile, KeyRing
 from . import options
 
 
@@ -34,6 +39,7 @@ def serve(
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     device: options.Device = "auto",
+    gray_bits: options.GrayBits = None,
     precision: Annotated[str, typer.Option(help="Of a checkpoint: fp32, bf16 or fp16.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU that compute.")] = None,
     decoders: Annotated[int | None, typer.Option(min=1, help="Threads that decode images; one for each core.")] = None,
@@ -67,16 +73,12 @@ def serve(
       hat serve market.xml --gallery-root galleries --keys keys.json --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
     """
     _need_libraries()
-    from hat.errors import UsageError
     from hat.runtime import open_runtime, runtime_info
     from hat.runtime.torch_runtime import checked_precision
 
-    from ..gallery.binding import binding_of
     from ..service.application import create_app
-    from ..service.audit import AuditLog
     from ..service.gallery_registry import GalleryRegistry, parse_gallery
     from ..service.ingress import allowed_hosts, is_loopback
-    from ..service.keys import KeyFile, KeyRing
     from ..service.server import bind, run_server, shown_address
     from ..service.service import Service
     from ..service.settings import ServiceSettings
@@ -111,6 +113,7 @@ def serve(
         places[name] = place
     log = AuditLog(audit) if audit is not None else None
     _log_to_stderr()
+    set_gray_bits(gray_bits)
 
     # Bound before the model is opened: a port that is taken is to be told at once.
     listener = bind(host, port)
@@ -151,17 +154,8 @@ def serve(
 
 
 def _need_libraries() -> None:
-    from importlib.util import find_spec
-
-    from hat.errors import MissingExtraError
-
-    for module, library in (
-        ("fastapi", "fastapi"),
-        ("multipart", "multipart"),
-        ("orjson", "orjson"),
-        ("prometheus_client", "prometheus-client"),
-        ("uvicorn", "uvicorn"),
-    ):
+    modules = {"fastapi": "fastapi", "multipart": "multipart", "orjson": "orjson", "prometheus_client": "prometheus-client"}
+    for module, library in (modules | {"uvicorn": "uvicorn"}).items():
         if find_spec(module) is None:
             raise MissingExtraError(library, "serve", "serving over HTTP")
 
@@ -213,12 +207,6 @@ def add(
 
       hat keys add keys.json --name dashboard
     """
-    from rich.text import Text
-
-    from hat.errors import UsageError
-
-    from ..service.keys import KeyFile
-
     if role not in ("read", "write"):
         raise UsageError(f"unknown role {role!r}: expected read or write")
     key, token = KeyFile(file).add(name, "write" if role == "write" else "read")
@@ -234,8 +222,6 @@ def list_keys(file: KeysFile, as_json: options.AsJson = False) -> None:
 
       hat keys list keys.json
     """
-    from ..service.keys import KeyFile
-
     columns = ("id", "name", "role", "created")
     rows = [[getattr(key, column) for column in columns] for key in KeyFile(file).read()]
     emit({"keys": [dict(zip(columns, row, strict=True)) for row in rows]}, make_table(rows, columns, left=columns), as_json)
@@ -249,9 +235,5 @@ def remove(file: KeysFile, key_id: KeyId, as_json: options.AsJson = False) -> No
 
       hat keys remove keys.json 1f0c93ab
     """
-    from rich.text import Text
-
-    from ..service.keys import KeyFile
-
     key = KeyFile(file).remove(key_id)
     emit({"id": key.id, "name": key.name, "role": key.role}, Text(f"removed {key.id} ({key.name})"), as_json)

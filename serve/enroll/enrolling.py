@@ -3,12 +3,12 @@
 import functools
 import io
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from pathlib import Path
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,22 +25,19 @@ from ..gallery.person_crops import BOX_ATTRIBUTE, box_text, content_hash, make_t
 from ..gallery.record_checks import checked_records
 from ..gallery.record_images import box_of, read_source
 from ..gallery.records import NewRecord, Record, RecordLabels
-from .items import Item
+from .items import Item, refuse
 from .video import BoxRow, is_video_name, video_items
 
-_UNIT_ITEMS = 8
-"""Images that one thread prepares at a time."""
-
-_UNIT_BYTES = 32 * 2**20
-"""Encoded bytes after which a thread asks what is enrolled already, instead of reading on."""
-
-_WORKERS, _UNITS_AHEAD = 2, 6
+_WORKERS, _ITEMS_AHEAD = 2, 48
 
 _MAX_IDLE = 1024
 """Images without work for the model after which a batch is closed all the same."""
 
 _NUM_PROBED = 100
 """Records whose thumbnails say how high those of a gallery are."""
+
+_LABELS = ("pid", "camid", "time_s", "attributes", "enrolled_s")
+"""What is known of an item and of a record alike."""
 
 
 class ImageEmbedder(Protocol):
@@ -134,14 +131,12 @@ def enroll_images(
         raise UsageError(f"a thumbnail is 16 to 1024 pixels high, got {thumbnail_height}")
     gallery.check_model(binding_of(runtime_info(embedder.runtime)))
 
-    def prepare(unit: list[Item]) -> list[_Prepared]:
-        return list(_prepare(gallery, embedder.preprocessing, unit, thumbnail_height))
+    def prepare(item: Item) -> _Prepared:
+        return _prepare(gallery, embedder.preprocessing, item, thumbnail_height)
 
-    stream = iter(items)
     done = Enrollment()
-    units = iter(lambda: list(islice(stream, _UNIT_ITEMS)), [])
     # Closed by hand, so that the threads end with this call also where it raises.
-    with closing(map_in_order(prepare, units, num_workers=_WORKERS, window=_UNITS_AHEAD)) as prepared:
+    with closing(map_in_order(prepare, items, num_workers=_WORKERS, window=_ITEMS_AHEAD)) as prepared:
         for batch in _batches(prepared, batch_size):
             _add(gallery, embedder, batch, done, update=update)
             if progress is not None:
@@ -149,59 +144,31 @@ def enroll_images(
     return done
 
 
-def _prepare(
-    gallery: Gallery, preprocessing: Preprocessing, unit: list[Item], thumbnail_height: int | None
-) -> Iterator[_Prepared]:
-    """Read a unit of items and decode those that are not enrolled yet; encoded bytes are held a bounded number at a time."""
-    read: list[tuple[Item, bytes | ImageError]] = []
-    held = 0
-    for place, item in enumerate(unit):
-        try:
-            data: bytes | ImageError = item.read()
-        except ImageError as error:
-            data = error
-        read.append((item, data))
-        held += len(data) if isinstance(data, bytes) else 0
-        if held < _UNIT_BYTES and place + 1 < len(unit):
-            continue
-        hashes = [content_hash(data, item.box) if isinstance(data, bytes) else "" for item, data in read]
-        known = gallery.ids_by_hash({one for one in hashes if one})
-        for (one, data), digest in zip(read, hashes, strict=True):
-            if isinstance(data, ImageError):
-                yield _Prepared(one, error=data)
-            elif digest in known:
-                yield _Prepared(one, digest)
-            else:
-                yield _decode(one, data, digest, preprocessing, thumbnail_height)
-        read, held = [], 0
-
-
-def _decode(item: Item, data: bytes, digest: str, preprocessing: Preprocessing, thumbnail_height: int | None) -> _Prepared:
+def _prepare(gallery: Gallery, preprocessing: Preprocessing, item: Item, thumbnail_height: int | None) -> _Prepared:
+    """Read an item, and decode it unless it is enrolled already."""
     try:
+        data = item.read()
+        digest = content_hash(data, item.box)
+        if gallery.ids_by_hash({digest}):
+            return _Prepared(item, digest)
         image = item.decode(data)
-        record = NewRecord(
-            content_hash=digest,
-            source=item.source,
-            pid=item.pid,
-            camid=item.camid,
-            time_s=item.time_s,
-            attributes={**item.attributes, **({} if item.box is None else {BOX_ATTRIBUTE: box_text(item.box)})},
-            thumbnail=None if thumbnail_height is None else make_thumbnail(image, thumbnail_height),
-            enrolled_s=item.enrolled_s,
-        )
-        # Here and not when it is written: one label that no gallery takes must not cost a batch.
-        (record,) = checked_records([record], 1)
+        labels = {name: getattr(item, name) for name in _LABELS}
+        if item.box is not None:
+            labels["attributes"] = {**item.attributes, BOX_ATTRIBUTE: box_text(item.box)}
+        thumbnail = None if thumbnail_height is None else make_thumbnail(image, thumbnail_height)
+        # Checked here and not when it is written: one label that no gallery takes must not cost a batch.
+        (record,) = checked_records([NewRecord(content_hash=digest, source=item.source, thumbnail=thumbnail, **labels)], 1)
     except (ImageError, UsageError) as error:
         return _Prepared(item, error=error)
     # At the model's size already, so that many may wait; resizing it once more changes nothing.
     return _Prepared(item, digest, Image.fromarray(preprocessing.resize_image(image)), record)
 
 
-def _batches(units: Iterable[list[_Prepared]], batch_size: int) -> Iterator[list[_Prepared]]:
+def _batches(prepared: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepared]]:
     """Group what was prepared so that a group has at most ``batch_size`` images for the model, and is never endless."""
     batch: list[_Prepared] = []
     num_images = 0
-    for one in chain.from_iterable(units):
+    for one in prepared:
         batch.append(one)
         num_images += one.image is not None
         if num_images == batch_size or len(batch) >= batch_size + _MAX_IDLE:
@@ -230,13 +197,6 @@ def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], done
             done.ids.append(ids[one.content_hash])
     done.num_known += sum(one.error is None for one in batch) - len(new)
     known = [one for one in batch if one.content_hash in ids and new.get(one.content_hash) is not one]
-    _compare_labels(gallery, known, ids, done, update=update)
-
-
-def _compare_labels(
-    gallery: Gallery, known: Sequence[_Prepared], ids: Mapping[str, int], done: Enrollment, *, update: bool
-) -> None:
-    """Look for known images whose labels are others than those that were given, and change or name them."""
     records = {record.content_hash: record for record in gallery.get_present(sorted({ids[one.content_hash] for one in known}))}
     for one in known:
         record = records.get(one.content_hash)
@@ -255,17 +215,10 @@ def _compare_labels(
 
 def _other_labels(record: Record, item: Item) -> RecordLabels:
     """Return the labels of an item that are known and not those of its record."""
-    labels: RecordLabels = {}
-    if item.pid is not None and item.pid != record.pid:
-        labels["pid"] = item.pid
-    if item.camid is not None and item.camid != record.camid:
-        labels["camid"] = item.camid
-    if item.time_s is not None and item.time_s != record.time_s:
-        labels["time_s"] = item.time_s
+    names = ("pid", "camid", "time_s")
+    labels = {name: getattr(item, name) for name in names if getattr(item, name) not in (None, getattr(record, name))}
     attributes = {name: value for name, value in item.attributes.items() if record.attributes.get(name) != value}
-    if attributes:
-        labels["attributes"] = attributes
-    return labels
+    return cast(RecordLabels, labels | ({"attributes": attributes} if attributes else {}))
 
 
 def problem(source: str, reason: object) -> Problem:
@@ -288,15 +241,14 @@ def reembed(
     that it is removed no later than it would have been. Thumbnails are made again, of the height that the first ones in the old
     gallery have; a gallery without thumbnails gets none.
 
+    What is in the new gallery already is kept. Images that are gone or changed are among the bad ones.
+
     Args:
         old: Where from; it is only read.
-        new: Where to; what is there already is kept.
+        new: Where to.
         embedder: The new gallery's model.
-        batch_size: Images that are embedded and written at once.
-        progress: Called with the number of records that are done with since its last call.
-
-    Returns:
-        What was added and, as bad, which images are gone or changed.
+        batch_size: See `enroll_images`.
+        progress: See `enroll_images`.
 
     Raises:
         UsageError: The new gallery is of another model than the embedder's.
@@ -365,20 +317,12 @@ def _video_run(video: Path, records: Iterable[Record]) -> Iterator[Item]:
             yield _item_again(record, functools.partial(_same, item.read, record))
     except DataError as error:  # the video is not there any more
         for record in chain(taken, records):
-            yield _item_again(record, functools.partial(_refuse, str(error)))
+            yield _item_again(record, refuse(str(error)))
 
 
 def _item_again(record: Record, read: Callable[[], bytes]) -> Item:
     """Return a record as an item with all that is known of it."""
-    return Item(
-        source=record.source,
-        read=read,
-        pid=record.pid,
-        camid=record.camid,
-        time_s=record.time_s,
-        attributes=record.attributes,
-        enrolled_s=record.enrolled_s,
-    )
+    return Item(source=record.source, read=read, **{name: getattr(record, name) for name in _LABELS})
 
 
 def _same(read: Callable[[], bytes], record: Record) -> bytes:
@@ -386,7 +330,3 @@ def _same(read: Callable[[], bytes], record: Record) -> bytes:
     if content_hash(data) != record.content_hash:
         raise ImageError(f"{record.source}: another image than the one that was enrolled")
     return data
-
-
-def _refuse(reason: str) -> NoReturn:
-    raise ImageError(reason)

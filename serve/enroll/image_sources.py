@@ -1,16 +1,17 @@
 """Where images come from: files, folders, zip files, tables, and videos with a table of boxes; all as one stream of items."""
 
 import functools
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from hat.data.archives import split_location
 from hat.data.datasets import DISTRACTOR_PID, JUNK_PID
 from hat.data.identity_folders import find_people
-from hat.data.image_trees import FolderTree, ZipTree, open_tree
+from hat.data.image_trees import ImageTree, open_tree
 from hat.data.images import describe_frames, read_encoded
 from hat.data.labels import number_labels, parse_label
 from hat.data.registry import detect_dataset, load_dataset
@@ -136,8 +137,8 @@ class ImageSources:
                 people = _read_people(path)
             except DataError as error:
                 self._note(f"no identities are read: {error}")
-        root = open_tree(path)
-        waiting: list[tuple[FolderTree | ZipTree, frozenset[Any]]] = [(root, frozenset({_key(root)}))]
+        root: ImageTree = open_tree(path)
+        waiting: list[tuple[ImageTree, frozenset[str]]] = [(root, frozenset({os.path.realpath(root.where)}))]
         while waiting:
             tree, above = waiting.pop()
             for name, location in tree.images():
@@ -148,7 +149,7 @@ class ImageSources:
                     self.unread.append(f"{tree.where}/{name}")
             for name in reversed(tree.folders()):
                 child = tree.child(name)
-                key = _key(child)
+                key = os.path.realpath(child.where)
                 if key not in above:  # a link to a folder above would never end
                     waiting.append((child, above | {key}))
 
@@ -212,17 +213,6 @@ def _camera_numbers(table: Path) -> dict[str, int]:
     if all(isinstance(parse_label(label), int) for label in labels if not label.startswith("-")):
         return {}
     return {label: number for label, number in number_labels(labels, f"{table}, column camid").items() if number >= 0}
-
-
-def _key(tree: FolderTree | ZipTree) -> Any:
-    """Return what makes a folder the same one, also under another name."""
-    if isinstance(tree, ZipTree):
-        return tree.prefix
-    try:
-        status = tree.path.stat()
-    except OSError as error:
-        raise DataError(f"{tree.path}: the folder cannot be listed ({error.strerror})") from None
-    return status.st_dev, status.st_ino
 
 
 def _image(source: str) -> Item:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from PIL import Image
 
@@ -13,7 +13,7 @@ from hat.data.datasets import DISTRACTOR_PID, JUNK_PID
 from hat.data.images import decode_image
 from hat.data.labels import parse_label
 from hat.data.market import parse_market_name
-from hat.errors import DataError
+from hat.errors import DataError, ImageError
 
 from ..gallery.attribute_values import parse_attributes, parse_timestamp
 from ..gallery.identities import Identity
@@ -63,6 +63,19 @@ class Item:
         return image if self.box is None else crop_person(image, self.box, self.source)
 
 
+def refuse(reason: str) -> Callable[[], NoReturn]:
+    """Return what reads an image that cannot be read.
+
+    Args:
+        reason: Message of the `ImageError` that it raises.
+    """
+
+    def read() -> NoReturn:
+        raise ImageError(reason)
+
+    return read
+
+
 @dataclass(frozen=True, kw_only=True)
 class Labels:
     """What is known of all images of a call, or of one by its name or its row; see `Item`."""
@@ -74,13 +87,8 @@ class Labels:
 
     def of(self, item: Item) -> Item:
         """Return an item with these labels, as far as they are known, in place of its own."""
-        return replace(
-            item,
-            pid=item.pid if self.pid is None else self.pid,
-            camid=item.camid if self.camid is None else self.camid,
-            time_s=item.time_s if self.time_s is None else self.time_s,
-            attributes={**item.attributes, **self.attributes},
-        )
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(item, **known | {"attributes": {**item.attributes, **self.attributes}})
 
 
 def read_name(name: str) -> Labels | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from hat.data.images import MAX_PIXELS
 from hat.errors import DataError, ImageError, MissingExtraError
 
 from ..gallery.person_crops import BOX_ATTRIBUTE, Box, box_text, crop_person
-from .items import BOX_COLUMNS, Item, Labels, TableRow, read_rows
+from .items import BOX_COLUMNS, Item, Labels, TableRow, read_rows, refuse
 
 VIDEO_FORMATS = {
     ".mp4": "mp4",
@@ -63,22 +63,18 @@ class VideoFrame:
     time_s: float | None
     _frame: Any
 
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB, upright.
-
-        Raises:
-            ImageError: It is larger than the limit, or cannot be converted.
-        """
+    def picture(self) -> Image.Image | ImageError:
+        """Return the frame in RGB, upright; or why it cannot be had: it is larger than the limit, or cannot be converted."""
         import av
 
         width, height = self._frame.width, self._frame.height
         if width * height > MAX_PIXELS:
-            raise ImageError(f"frame {self.number}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
+            return ImageError(f"frame {self.number}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
         try:
             pixels: npt.NDArray[np.uint8] = self._frame.to_ndarray(format="rgb24")
         except (av.FFmpegError, ValueError, MemoryError) as error:
-            raise ImageError(f"frame {self.number}: cannot be converted to RGB ({error})") from None
-        return np.rot90(pixels, round(self._frame.rotation / _QUARTER_TURN) % 4)
+            return ImageError(f"frame {self.number}: cannot be converted to RGB ({error})")
+        return Image.fromarray(np.rot90(pixels, round(self._frame.rotation / _QUARTER_TURN) % 4))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,15 +222,13 @@ def read_frames(path: Path) -> Generator[VideoFrame, None, None]:
 def video_items(path: Path, rows: Iterable[BoxRow], start_s: float | None = None) -> Iterator[Item]:
     """Yield the people in a video as items to be enrolled; frames are decoded as needed, and none after the last row's.
 
-    A row whose frame is not there, cannot be decoded, or does not hold the box becomes an item that says so when it is read.
+    An item's source is ``path#frame``; its crop is lossless, and the same video gives the same bytes again. A row whose frame
+    is not there, cannot be decoded, or does not hold the box becomes an item that says so when it is read.
 
     Args:
         path: The video.
         rows: The people, in the order of the frames.
         start_s: When the first frame was taken, in seconds since 1970 (UTC); None where that is not known.
-
-    Yields:
-        Items with the source ``path#frame``; the crop is lossless, and the same video gives the same bytes again.
 
     Raises:
         DataError: The video cannot be opened.
@@ -249,10 +243,10 @@ def video_items(path: Path, rows: Iterable[BoxRow], start_s: float | None = None
         try:
             for frame, end_s in _with_ends(frames):
                 num_frames += 1
-                picture: Callable[[], Image.Image] | None = None
+                picture: Image.Image | ImageError | None = None  # converted once for all people in it
                 time_s = None if start_s is None or frame.time_s is None else start_s + frame.time_s
                 while row is not None and row.belongs_to(frame, end_s):
-                    picture = picture or _decoded(frame)
+                    picture = picture or frame.picture()
                     yield _item(row, f"{source}#{frame.number}", picture, time_s)
                     row = next(waiting, None)
                 if row is None:
@@ -261,8 +255,7 @@ def video_items(path: Path, rows: Iterable[BoxRow], start_s: float | None = None
             reason = str(error).removeprefix(f"{path}: ")
     while row is not None:
         missing = f"the video has {num_frames:,} frames" if row.frame is not None else "no frame is shown at this time"
-        refuse = functools.partial(_refuse, ImageError(f"{source}: {row.where}: {reason or missing}"))
-        yield Item(source=source, read=refuse)
+        yield Item(source=source, read=refuse(f"{source}: {row.where}: {reason or missing}"))
         row = next(waiting, None)
 
 
@@ -280,23 +273,16 @@ def _with_ends(frames: Iterable[VideoFrame]) -> Iterator[tuple[VideoFrame, float
         yield held, None if held.time_s is None else held.time_s + shown_s + 2 * _SAME_TIME_S
 
 
-def _decoded(frame: VideoFrame) -> Callable[[], Image.Image]:
-    """Return the frame as a picture, converted once for all people in it."""
+def _item(row: BoxRow, source: str, picture: Image.Image | ImageError, time_s: float | None) -> Item:
     try:
-        picture = Image.fromarray(frame.pixels())
-    except ImageError as error:
-        return functools.partial(_refuse, error)
-    return lambda: picture
-
-
-def _item(row: BoxRow, source: str, picture: Callable[[], Image.Image], time_s: float | None) -> Item:
-    try:
-        crop = crop_person(picture(), row.box, source)
+        if isinstance(picture, ImageError):
+            raise picture
+        crop = crop_person(picture, row.box, source)
         if crop.width * crop.height > _MAX_CROP_PIXELS:
             raise ImageError(f"{source}: the box has {crop.width} x {crop.height} pixels, the limit is {_MAX_CROP_PIXELS:,}")
         read: Callable[[], bytes] = functools.partial(_encode, crop)
     except ImageError as error:
-        read = functools.partial(_refuse, error)
+        read = refuse(str(error))
     attributes = {**row.labels.attributes, BOX_ATTRIBUTE: box_text(row.box)}
     return replace(row.labels.of(Item(source=source, read=read, time_s=time_s)), attributes=attributes)
 
@@ -306,7 +292,3 @@ def _encode(crop: Image.Image) -> bytes:
     encoded = io.BytesIO()
     crop.save(encoded, "BMP")
     return encoded.getvalue()
-
-
-def _refuse(error: ImageError) -> NoReturn:
-    raise error

@@ -113,7 +113,7 @@ def test_frames_that_are_not_there_and_boxes_outside_are_reported_one_by_one(vid
 def test_a_phone_that_was_held_upright(tmp_path):
     path = write_video(tmp_path / "turned.mp4", num_frames=2, turned=90)
     frame = next(read_frames(path))
-    pixels = frame.pixels()
+    pixels = np.asarray(frame.picture())
     assert pixels.shape == (WIDTH, HEIGHT, 3)
     # Turned a quarter to the left: what was at the upper left is at the lower left.
     assert pixels[-20:, :20].mean() > 200 and pixels[:20, :20].mean() < 100

@@ -59,7 +59,7 @@ def test_the_mean_average_precision_of_searches_is_that_of_the_evaluation(subset
     binding = binding_of(runtime_info(embedder.runtime))
     with Gallery.open(tmp_path / "market.gallery", binding=binding, create=True) as gallery:
         enrollment = enroll_images(gallery, embedder, ImageSources(subset.gallery.paths).items())
-        assert (enrollment.num_added, enrollment.bad) == (len(subset.gallery), ())
+        assert (enrollment.num_added, enrollment.bad) == (len(subset.gallery), [])
         found = search_gallery(gallery, embedder.embed_paths(subset.query.paths), top=len(gallery))
     precisions = []
     for path, matches in zip(subset.query.paths, found, strict=True):
