@@ -12,7 +12,8 @@ from hat.data import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, load_dataset
 from hat.data.images import read_encoded
 from hat.errors import DataError
 from hat.serve import Gallery
-from hat.serve.enroll.enrolling import ImageEmbedder, Item, enroll_images
+from hat.serve.enroll.enrolling import ImageEmbedder, enroll_images
+from hat.serve.enroll.items import Item
 from hat.serve.gallery.identities import Identity
 
 from .view.markup import jpeg_bytes

@@ -14,7 +14,7 @@ from hat.data.archives import list_members, read_member
 from hat.data.images import IMAGE_SUFFIXES, MAX_FILE_BYTES, image_size
 from hat.data.market import parse_market_name
 from hat.errors import ImageError, UsageError
-from hat.serve.enroll.enrolling import Item
+from hat.serve.enroll.items import Item
 from hat.serve.gallery.identities import Identity
 
 from .session import Upload

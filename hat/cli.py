@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("hat.serve.commands.search:search", "Rank a gallery by similarity to one or several images."),
     "gallery": ("hat.serve.commands.gallery:gallery", "Look into a gallery, remove people from it, rebuild it."),
     "serve": ("hat.serve.commands.serve:serve", "Embed and search over HTTP."),
-    "keys": ("hat.serve.commands.keys:keys", "API keys of the service: made, listed, removed."),
+    "keys": ("hat.serve.commands.serve:keys_app", "API keys of the service: made, listed, removed."),
     "demo": ("hat.demo.command:demo", "Search, compare and look inside, in the browser."),
     "quickstart": ("hat.demo.quickstart.command:quickstart", "From nothing to a searched gallery, in a few minutes."),
 }

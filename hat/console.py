@@ -2,12 +2,14 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 stderr = Console(stderr=True, highlight=False)
 """Where messages go, so that what a command prints on stdout can be piped."""
@@ -41,6 +43,22 @@ def emit(result: Mapping[str, Any], table: RenderableType, as_json: bool) -> Non
     else:
         # A pipe has no width: rich would fold a table to 80 columns and lose digits.
         Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def make_table(rows: Iterable[Sequence[object]], columns: Sequence[str] = (), *, left: Collection[str] = ()) -> Table:
+    """Return a table without lines.
+
+    Args:
+        rows: Its cells, printed as they are: a path in square brackets is no markup.
+        columns: Bold heads of columns; none for a table of names and values.
+        left: Those of them that hold texts; the others are numbers, which stand to the right.
+    """
+    table = Table(box=None, show_header=bool(columns), header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="left" if column in left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    return table
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -3,8 +3,8 @@
 from .calibrate.thresholds import ThresholdCalibration as ThresholdCalibration
 from .calibrate.thresholds import calibrate_thresholds as calibrate_thresholds
 from .enroll.enrolling import Enrollment as Enrollment
-from .enroll.enrolling import Item as Item
 from .enroll.enrolling import enroll_images as enroll_images
+from .enroll.items import Item as Item
 from .gallery.binding import Binding as Binding
 from .gallery.binding import CompatibleModel as CompatibleModel
 from .gallery.binding import binding_of as binding_of

@@ -44,6 +44,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, as if it had never stopped.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    gray_bits: Annotated[
+        int | None, typer.Option("--gray-bits", help="Bits that 16-bit gray images really use; short for --set gray_bits=N.")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")] = False,
     stop_after_s: Annotated[
         float | None, typer.Option("--stop-after-s", help="Stop after so many seconds, with the state written; then --resume.")
@@ -84,6 +87,7 @@ def train(
         "initial_checkpoint": initial_checkpoint,
         "num_epochs": epochs,
         "distill": None if teacher is None else {"teacher": teacher},
+        "gray_bits": gray_bits,
     }
     configuration = _compose(preset, config, set_ or [], named)
     if print_config:

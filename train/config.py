@@ -275,6 +275,9 @@ class TrainConfig:
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides initial weights, batches, augmentation and dropout."""
 
+    gray_bits: Annotated[int, Field(ge=8, le=16)] | None = None
+    """Bits that sixteen-bit gray images really use: 10, 12 or 14 of many cameras; null is all of them."""
+
     sampler: SamplerConfig = SamplerConfig()
     """Batches."""
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from hat.console import stderr
 from hat.data import check_images, merge_training
 from hat.data.datasets import ReIDDataset, Split
+from hat.data.images import set_gray_bits
 from hat.errors import DataError, UsageError, WorkError, describe_failure, is_out_of_memory
 from hat.host_tuning import keep_freed_memory
 
@@ -64,6 +65,8 @@ def train_model(
     if stop_after_s is not None and not stop_after_s > 0:
         raise UsageError(f"stop_after_s is above 0, got {stop_after_s:g}")
     keep_freed_memory()
+    if config.gray_bits is not None:
+        set_gray_bits(config.gray_bits)
     stop_at = None if stop_after_s is None else time.monotonic() + stop_after_s
     folder = RunFolder(Path(out))
     with process_group(device) as context, contextlib.ExitStack() as stack:

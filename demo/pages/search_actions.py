@@ -150,7 +150,7 @@ class SearchActions:
         calibration = self._state.calibration(outcome.gallery)
         chance = ""
         if calibration is not None:
-            rate = calibration.false_match_rate_at(outcome.matches[session.chosen].similarity)
+            rate = calibration.point_at(outcome.matches[session.chosen].similarity).false_match_rate
             share = f"{100 * rate:.2g} %" if rate else f"fewer than {100 * calibration.lowest_rate:.1g} %"
             chance = f"{share} of pairs of different people in this gallery look as similar"
         return match_details(outcome, session.chosen, chance)

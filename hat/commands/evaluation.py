@@ -55,6 +55,9 @@ def evaluate(
     num_workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that decode images; by default one for each core.")
     ] = None,
+    gray_bits: Annotated[
+        int | None, typer.Option(min=8, max=16, help="Bits that 16-bit gray images really use: 10, 12 or 14 of many cameras.")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")] = False,
     record: Annotated[Path | None, typer.Option(help="Append the figures to this Markdown file.")] = None,
     rank_list: Annotated[Path | None, typer.Option(help="Picture of ranked lists, right and wrong framed.")] = None,
@@ -85,6 +88,7 @@ def evaluate(
     from hat import visual
     from hat.data import open_dataset
     from hat.data.csv_table import write_csv_table
+    from hat.data.images import set_gray_bits
     from hat.embedder import Embedder
     from hat.evaluation import center_dataset, check_rankable, rank_embeddings
     from hat.metrics import rerank as rerank_distances
@@ -92,6 +96,7 @@ def evaluate(
     from hat.runtime.torch_runtime import checked_precision
 
     start = time.monotonic()
+    set_gray_bits(gray_bits)
     datasets = [open_dataset(spec, split_seed=split_seed, skip_missing=skip_bad) for spec in data]
     if no_cameras:
         datasets = [dataset.without_cameras() for dataset in datasets]
@@ -191,30 +196,20 @@ def _draw_maps(embedder: Embedder, dataset: ReIDDataset, baseline: str | None, c
 
 def _check_pictures(embedder: Embedder, rank_list: Path | None, cam: Path | None, tfc_maps: Path | None) -> None:
     """Refuse what could not be drawn before the images are embedded, not after."""
-    from PIL import Image
-
     from hat.errors import UsageError
-    from hat.io.plot_file import require_matplotlib
+    from hat.io.plot_file import check_picture_path
     from hat.runtime import TorchRuntime
 
-    if rank_list or cam or tfc_maps:
-        require_matplotlib("--rank-list, --cam and --tfc-maps")
     for path in (rank_list, cam, tfc_maps):
-        if path is not None and path.suffix.lower() not in Image.registered_extensions():
-            raise UsageError(f"{path}: the ending must name a picture format, such as .png")
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{path.parent} is no folder: make it first")
+        check_picture_path(path, "--rank-list, --cam and --tfc-maps")
     if (cam or tfc_maps) and not isinstance(embedder.runtime, TorchRuntime):
         raise UsageError(f"--cam and --tfc-maps look inside the model and need a checkpoint, not {embedder.runtime.name}")
 
 
 def _save(picture: Any, path: Path) -> None:
-    from hat.errors import WorkError
+    from hat.io.plot_file import save_picture
 
-    try:
-        picture.save(path)
-    except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+    save_picture(picture, path)
     stderr.print(f"drawn: {path}")
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hat.data.archives import read_member, split_location
-from hat.errors import ImageError
+from hat.errors import ImageError, UsageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 """The formats that are read, by Pillow's names; AVIF where Pillow was built with it."""
@@ -54,9 +54,23 @@ _DECODER_ERRORS = (
 _HEADER_LOCK = threading.Lock()
 """Python's filters of warnings belong to the process: only one thread at a time may change them."""
 
+_default_gray_bits: int | None = None
+
 _FRAMES_LOOKED_AT = 32
 _SOON_BLACK = 2**14
 """Sixteen-bit gray whose largest value is below this comes from a sensor of fewer bits, and would be nearly black."""
+
+
+def set_gray_bits(bits: int | None) -> None:
+    """Set how many bits sixteen-bit gray images use in this process, wherever a call does not say: see `to_rgb`.
+
+    Raises:
+        UsageError: It is not 8 to 16, or None.
+    """
+    global _default_gray_bits  # noqa: PLW0603 - as Pillow's MAX_IMAGE_PIXELS: of all images that a process reads, in any thread
+    if bits is not None and not 8 <= bits <= 16:
+        raise UsageError(f"sixteen-bit gray uses 8 to 16 bits, got {bits}")
+    _default_gray_bits = bits
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, gray_bits: int | None = None) -> Image.Image:
@@ -142,7 +156,7 @@ def describe_frames(paths: Sequence[str]) -> tuple[str, ...]:
         return ()
     return (
         f"{num_wide} of {len(looked_at)} images looked at are wider than high: the model expects one person a picture, cut out "
-        "by a detector, and whole frames give figures without a meaning",
+        "by a detector, and whole frames give results without a meaning",
     )
 
 
@@ -155,8 +169,8 @@ def to_rgb(image: Image.Image, *, name: str = "image", gray_bits: int | None = N
     Args:
         image: Any mode.
         name: What to call it in a warning.
-        gray_bits: Bits that sixteen-bit gray really uses, 8 to 16: cameras store 10, 12 or 14 in such files. None is 16, with a
-            warning where that leaves the image nearly black.
+        gray_bits: Bits that sixteen-bit gray really uses, 8 to 16: cameras store 10, 12 or 14 in such files. None is what
+            `set_gray_bits` says, or else 16, with a warning where that leaves the image nearly black.
 
     Returns:
         Mode RGB, upright; the image itself where nothing has to change.
@@ -166,11 +180,11 @@ def to_rgb(image: Image.Image, *, name: str = "image", gray_bits: int | None = N
         return image
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1)  # Pillow would clip every value above 255 to white
+        gray_bits = gray_bits or _default_gray_bits
         if gray_bits is None and 255 < values.max(initial=0) < _SOON_BLACK:
             bits = int(values.max()).bit_length()
-            warnings.warn(
-                f"{name}: sixteen-bit gray that uses {bits} bits is nearly black; gray_bits={bits} scales it", stacklevel=2
-            )
+            remedy = f"gray_bits={bits} (--gray-bits {bits}) scales it"
+            warnings.warn(f"{name}: sixteen-bit gray that uses {bits} bits is nearly black; {remedy}", stacklevel=2)
         return Image.fromarray((values >> ((gray_bits or 16) - 8)).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         return Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8)).convert("RGB")

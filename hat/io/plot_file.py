@@ -1,4 +1,4 @@
-"""Plots as files: what can be refused is refused before the work that a plot shows."""
+"""Plots and pictures as files: what can be refused is refused before the work that they show."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hat.io.atomic_output import atomic_output
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL import Image
 
 
 _SUFFIXES = (".png", ".svg", ".pdf")
@@ -50,6 +51,41 @@ def check_plot_path(path: Path, purpose: str, *, overwrite: bool = True) -> None
         raise UsageError(f"{path} is there already: give another name, or --force to replace it")
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is not a folder: make it first")
+
+
+def check_picture_path(path: Path | None, purpose: str | None = None) -> None:
+    """Refuse before the work a picture that could not be written after it, see `save_picture`; None is no picture.
+
+    Args:
+        path: The file that is to be written.
+        purpose: What matplotlib draws in it, see `require_matplotlib`; None needs none.
+
+    Raises:
+        UsageError: The ending is no picture format's, or the folder is not there.
+        MissingExtraError: matplotlib is needed and not installed.
+    """
+    from PIL import Image
+
+    if path is None:
+        return
+    if purpose is not None:
+        require_matplotlib(purpose)
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise UsageError(f"{path}: the ending must name a picture format, such as .png")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent} is not a folder: make it first")
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Write a picture in the format that its path ends with.
+
+    Raises:
+        WorkError: It cannot be written.
+    """
+    try:
+        image.save(path)
+    except (OSError, ValueError) as error:
+        raise WorkError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
 def save_plot(figure: Figure, path: Path, *, overwrite: bool = True) -> None:

@@ -6,18 +6,28 @@ of 10,000 has to be far stricter than one for two images. The rates are those of
 who dress more alike or are seen in other light, have other rates.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from hat.errors import MissingExtraError, UsageError
+from hat.io.plot_file import save_plot, style_axes
 
 from ..gallery.gallery import Gallery
 from ..gallery.identities import name_number
-from .image_pairs import Pairs, PairSet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Pairs: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""Places of the one and of the other image of each pair."""
 
 CONFIDENCE = 0.95
 """Of the one-sided upper bound on a false match rate."""
@@ -29,6 +39,10 @@ _ROWS_BYTES = 256 * 2**20
 
 _BLOCK_BYTES = 32 * 2**20
 
+_DIFFERENT, _SAME, _ROC = "#c8552b", "#0c7f5c", "#2f5fd0"
+_NUM_BINS = 80
+_NUM_STEPS = 400
+
 
 @dataclass(frozen=True)
 class RocPoint:
@@ -37,7 +51,7 @@ class RocPoint:
     Attributes:
         similarity: The threshold.
         false_match_rate: Share of pairs of different people that reach it, as estimated.
-        false_match_bound: Upper bound on that share in this gallery, with a confidence of 95 %.
+        false_match_bound: Upper bound on that share in this gallery, with a confidence of 95 % (Clopper-Pearson).
         true_match_rate: Share of pairs of one person, from different cameras, that reach it; None without such pairs.
     """
 
@@ -45,15 +59,6 @@ class RocPoint:
     false_match_rate: float
     false_match_bound: float
     true_match_rate: float | None
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Plain data for JSON."""
-        return {
-            "similarity": self.similarity,
-            "false_match_rate": self.false_match_rate,
-            "false_match_bound": self.false_match_bound,
-            "true_match_rate": self.true_match_rate,
-        }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,22 +94,14 @@ class ThresholdCalibration:
         """The lowest false match rate that these pairs can show: the bound where none of them is a false match, about 3 / n."""
         return _upper_bound(0, self.num_pairs)
 
-    def _num_false(self, similarity: float) -> int:
-        return self.num_pairs - int(np.searchsorted(self.impostor, np.float32(similarity), side="left"))
-
-    def false_match_rate_at(self, similarity: float) -> float:
-        """Share of pairs of different people whose similarity is at least this, as estimated."""
-        return self._num_false(similarity) / self.num_pairs
-
-    def false_match_bound_at(self, similarity: float) -> float:
-        """Upper bound (Clopper-Pearson, 95 %) on the share of all the gallery's pairs of different people that reach this."""
-        return _upper_bound(self._num_false(similarity), self.num_pairs)
-
-    def true_match_rate_at(self, similarity: float) -> float | None:
-        """Share of pairs of one person, from different cameras, whose similarity is at least this; None without such pairs."""
-        if not self.num_genuine:
-            return None
-        return 1 - float(np.searchsorted(self.genuine, np.float32(similarity), side="left")) / self.num_genuine
+    def point_at(self, similarity: float) -> RocPoint:
+        """Return all rates at a similarity."""
+        false, true = (
+            len(pairs) - int(np.searchsorted(pairs, np.float32(similarity), side="left"))
+            for pairs in (self.impostor, self.genuine)
+        )
+        true_match_rate = true / self.num_genuine if self.num_genuine else None
+        return RocPoint(similarity, false / self.num_pairs, _upper_bound(false, self.num_pairs), true_match_rate)
 
     def threshold_at(self, false_match_rate: float) -> float:
         """Return the lowest similarity that keeps to a false match rate: its upper bound, not only the estimate, is within.
@@ -123,7 +120,7 @@ class ThresholdCalibration:
             raise UsageError(f"a false match rate lies between 0 and 1, got {false_match_rate}")
         # The largest number whose chance is at most 5 % under this rate: one less than the 5 % quantile; of a little more than
         # 5 %, so that rounding does not refuse the lowest rate.
-        num_allowed = int(_binomial().binom.ppf((1 - CONFIDENCE) * (1 + 1e-9), self.num_pairs, false_match_rate)) - 1
+        num_allowed = int(_stats().binom.ppf((1 - CONFIDENCE) * (1 + 1e-9), self.num_pairs, false_match_rate)) - 1
         if num_allowed < 0:
             needed = math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-false_match_rate))
             remedy = "enroll more people" if self.is_exhaustive else "compare more pairs (hat gallery calibrate --pairs)"
@@ -134,32 +131,10 @@ class ThresholdCalibration:
         # Just above the first pair that must not reach it.
         return float(np.nextafter(self.impostor[self.num_pairs - 1 - num_allowed], np.float32(2)))
 
-    def point_at(self, similarity: float) -> RocPoint:
-        """Return all rates at a similarity."""
-        return RocPoint(
-            similarity,
-            self.false_match_rate_at(similarity),
-            self.false_match_bound_at(similarity),
-            self.true_match_rate_at(similarity),
-        )
-
     def roc(self) -> list[RocPoint]:
         """Thresholds for the false match rates 10 %, 5, 2, 1, 0.5 ... down to the lowest that can be shown."""
         rates = [step * 10.0**-power for power in range(2, 8) for step in (10, 5, 2)]
         return [self.point_at(self.threshold_at(rate)) for rate in rates if rate >= self.lowest_rate]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, without the similarities."""
-        return {
-            "num_records": self.num_records,
-            "num_identities": self.num_identities,
-            "num_pairs": self.num_pairs,
-            "num_genuine_pairs": self.num_genuine,
-            "is_exhaustive": self.is_exhaustive,
-            "confidence": CONFIDENCE,
-            "lowest_false_match_rate": self.lowest_rate,
-            "roc": [point.to_dict() for point in self.roc()],
-        }
 
 
 def calibrate_thresholds(gallery: Gallery, *, num_pairs: int = 300_000, seed: int = 0) -> ThresholdCalibration:
@@ -175,15 +150,14 @@ def calibrate_thresholds(gallery: Gallery, *, num_pairs: int = 300_000, seed: in
         num_pairs: Most pairs of either kind; 300,000 can show false match rates down to 1e-5.
         seed: Of the draw: the same gallery and seed give the same result.
 
-    Returns:
-        The calibration.
-
     Raises:
         UsageError: Fewer than two identities are known, or ``num_pairs`` is out of range.
     """
     if not 1 <= num_pairs <= 50_000_000:
         raise UsageError(f"the number of pairs is 1 to 50,000,000, got {num_pairs:,}")
-    ids, pids, camids = _known(gallery)
+    known = [record for record in gallery.records() if record.pid is not None]
+    ids = np.array([record.id for record in known], dtype=np.int64)
+    pids = np.array([0 if record.pid is None else name_number(record.pid) for record in known], dtype=np.int64)
     identities = len(np.unique(pids))
     if identities < _MIN_IDENTITIES:
         raise UsageError(
@@ -191,35 +165,19 @@ def calibrate_thresholds(gallery: Gallery, *, num_pairs: int = 300_000, seed: in
             "with their identities (--pid, a CSV with the column pid, or Market-style names)"
         )
     rng = np.random.default_rng(seed)
-    everyone = np.zeros(len(ids), dtype=np.int64)
-    different = PairSet(everyone, pids)
+    different = PairSet(np.zeros_like(ids), pids)
     # Without a camera there is no other camera: such a record is in no pair of one person.
-    with_camera = np.flatnonzero(camids >= 0)
-    same = PairSet(pids[with_camera], camids[with_camera])
-    left, right = same.draw(num_pairs, rng)
-    rows = _Rows(gallery, ids)
+    with_camera = np.array([place for place, record in enumerate(known) if record.camid is not None], dtype=np.int64)
+    camids = np.array([record.camid for record in known if record.camid is not None], dtype=np.int64)
+    left, right = PairSet(pids[with_camera], camids).draw(num_pairs, rng)
+    impostor, genuine = _similarities(gallery, ids, [different.draw(num_pairs, rng), (with_camera[left], with_camera[right])])
     return ThresholdCalibration(
         num_records=len(ids),
         num_identities=identities,
-        impostor=rows.similarities(different.draw(num_pairs, rng)),
-        genuine=rows.similarities((with_camera[left], with_camera[right])),
+        impostor=impostor,
+        genuine=genuine,
         is_exhaustive=different.num_unordered <= num_pairs,
     )
-
-
-def _upper_bound(num_events: int, num_trials: int) -> float:
-    """Clopper-Pearson upper bound on a rate, exact also for few events or none; with none it is about 3 / n."""
-    if num_events >= num_trials:
-        return 1.0
-    return float(_binomial().beta.ppf(CONFIDENCE, num_events + 1, num_trials - num_events))
-
-
-def _binomial() -> Any:
-    try:
-        from scipy import stats
-    except ImportError:
-        raise MissingExtraError("scipy", "serve", "calibrating thresholds") from None
-    return stats
 
 
 def chance_of_any(false_match_rate: float, num_comparisons: int) -> float:
@@ -229,41 +187,136 @@ def chance_of_any(false_match_rate: float, num_comparisons: int) -> float:
     return -math.expm1(num_comparisons * math.log1p(-false_match_rate))
 
 
-class _Rows:
-    """Similarities of pairs of records, read in bounded memory."""
+def _upper_bound(num_events: int, num_trials: int) -> float:
+    """Clopper-Pearson upper bound on a rate, exact also for few events or none; with none it is about 3 / n."""
+    if num_events >= num_trials:
+        return 1.0
+    return float(_stats().beta.ppf(CONFIDENCE, num_events + 1, num_trials - num_events))
 
-    def __init__(self, gallery: Gallery, ids: npt.NDArray[np.int64]) -> None:
-        self._gallery, self._ids = gallery, ids
-        self._row_bytes = 4 * gallery.binding.embed_dim
-        self._held = gallery.embeddings(ids.tolist()) if len(ids) * self._row_bytes <= _ROWS_BYTES else None
 
-    def similarities(self, pairs: Pairs) -> npt.NDArray[np.float32]:
-        """(num_pairs,) float32 cosine similarities, ascending."""
-        left, right = pairs
-        found = np.empty(len(left), dtype=np.float32)
-        step = max(1, _BLOCK_BYTES // (2 * self._row_bytes))
+def _stats() -> Any:
+    try:
+        from scipy import stats
+    except ImportError:
+        raise MissingExtraError("scipy", "serve", "calibrating thresholds") from None
+    return stats
+
+
+class PairSet:
+    """All pairs of items that share an outer label and differ in an inner one, numbered so that any can be had by its number.
+
+    Any may be drawn without ever listing them.
+
+    Args:
+        outer: (n,) labels that both of a pair have.
+        inner: (n,) labels of which the two have different ones.
+    """
+
+    def __init__(self, outer: npt.NDArray[np.int64], inner: npt.NDArray[np.int64]) -> None:
+        self._order = np.lexsort((inner, outer))
+        outer, inner = outer[self._order], inner[self._order]
+        new_outer = np.append(True, outer[1:] != outer[:-1])[: len(outer)]
+        new_inner = new_outer | np.append(True, inner[1:] != inner[:-1])[: len(inner)]
+        self._outer_start, outer_end = _runs(new_outer)
+        self._inner_start, self._inner_end = _runs(new_inner)
+        self._num_partners = (outer_end - self._outer_start) - (self._inner_end - self._inner_start)
+        self._ends = np.cumsum(self._num_partners)
+        self._num_ordered = int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def num_unordered(self) -> int:
+        """How many pairs there are."""
+        return self._num_ordered // 2
+
+    def draw(self, num_pairs: int, rng: np.random.Generator) -> Pairs:
+        """So many pairs, drawn with replacement; all of them, once each, where there are no more."""
+        if self.num_unordered > num_pairs:
+            return self._pairs(rng.integers(self._num_ordered, size=num_pairs))
+        left, right = self._pairs(np.arange(self._num_ordered))
+        once = left < right
+        return left[once], right[once]
+
+    def _pairs(self, numbers: npt.NDArray[np.int64]) -> Pairs:
+        item = np.searchsorted(self._ends, numbers, side="right")
+        partner = self._outer_start[item] + numbers - (self._ends[item] - self._num_partners[item])
+        # The items with the same inner label lie together and are stepped over.
+        partner += np.where(partner >= self._inner_start[item], self._inner_end[item] - self._inner_start[item], 0)
+        return self._order[item], self._order[partner]
+
+
+def _runs(is_first: npt.NDArray[np.bool_]) -> Pairs:
+    """First place and end of the run that each place of a sequence belongs to."""
+    starts = np.flatnonzero(is_first)
+    run = np.cumsum(is_first) - 1
+    return starts[run], np.append(starts[1:], len(is_first))[run]
+
+
+def _similarities(gallery: Gallery, ids: npt.NDArray[np.int64], draws: Sequence[Pairs]) -> list[npt.NDArray[np.float32]]:
+    """Return cosine similarities of pairs of records, ascending, read in bounded memory: (num_pairs,) float32 for each draw."""
+    row_bytes = 4 * gallery.binding.embed_dim
+    held = gallery.embeddings(ids.tolist()) if len(ids) * row_bytes <= _ROWS_BYTES else None
+
+    def read(places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        if held is not None:
+            return held[places]
+        unique, inverse = np.unique(places, return_inverse=True)
+        return gallery.embeddings(ids[unique].tolist())[inverse]
+
+    found = [np.empty(len(left), dtype=np.float32) for left, _ in draws]
+    step = max(1, _BLOCK_BYTES // (2 * row_bytes))
+    for similarities, (left, right) in zip(found, draws, strict=True):
         for start in range(0, len(left), step):
             block = slice(start, start + step)
-            found[block] = np.einsum("nd,nd->n", self._read(left[block]), self._read(right[block]))
-        found.sort()
-        return found
-
-    def _read(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        if self._held is not None:
-            return self._held[places]
-        unique, inverse = np.unique(places, return_inverse=True)
-        return self._gallery.embeddings(self._ids[unique].tolist())[inverse]
+            similarities[block] = np.einsum("nd,nd->n", read(left[block]), read(right[block]))
+        similarities.sort()
+    return found
 
 
-def _known(gallery: Gallery) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Ids, identities and cameras (-1 where unknown, otherwise numbered from 0) of the records whose identity is known."""
-    ids: list[int] = []
-    pids: list[int] = []
-    cameras: dict[int, int] = {}
-    numbers: list[int] = []
-    for record in gallery.records():
-        if record.pid is not None:
-            ids.append(record.id)
-            pids.append(name_number(record.pid))
-            numbers.append(-1 if record.camid is None else cameras.setdefault(record.camid, len(cameras)))
-    return np.array(ids, dtype=np.int64), np.array(pids, dtype=np.int64), np.array(numbers, dtype=np.int64)
+def draw_calibration(calibration: ThresholdCalibration, path: Path, *, title: str) -> None:
+    """Draw the similarities of both kinds of pairs and, where people were seen by two cameras, the ROC: .png, .svg or .pdf.
+
+    Raises:
+        WorkError: The picture cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    has_roc = calibration.num_genuine > 0
+    figure = Figure(figsize=(11 if has_roc else 6.5, 4.5), dpi=150, layout="constrained")
+    panels = figure.subplots(1, 2 if has_roc else 1, squeeze=False)[0]
+    _draw_similarities(panels[0], calibration)
+    if has_roc:
+        _draw_roc(panels[1], calibration)
+    for axes in panels:
+        style_axes(axes)
+    heading = f"{title}: {calibration.num_records:,} images of {calibration.num_identities:,} people"
+    figure.suptitle(heading, fontsize=11, x=0.01, ha="left")
+    save_plot(figure, path)
+
+
+def _draw_similarities(axes: Axes, calibration: ThresholdCalibration) -> None:
+    both = ((calibration.impostor, _DIFFERENT, "different people"), (calibration.genuine, _SAME, "one person, two cameras"))
+    kinds = [kind for kind in both if len(kind[0])]
+    lowest = min(float(similarities[0]) for similarities, _, _ in kinds)
+    highest = max(float(similarities[-1]) for similarities, _, _ in kinds)
+    bins = np.linspace(lowest, max(highest, lowest + 1e-3), _NUM_BINS).tolist()
+    for similarities, color, label in kinds:
+        axes.hist(similarities, bins, density=True, color=color, alpha=0.55, label=f"{label} ({len(similarities):,} pairs)")
+    axes.set_xlabel("similarity of a pair")
+    axes.set_ylabel("density")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_roc(axes: Axes, calibration: ThresholdCalibration) -> None:
+    from matplotlib.ticker import NullFormatter
+
+    rates = np.geomspace(max(calibration.lowest_rate, 1e-9), 0.5, _NUM_STEPS)
+    points = [calibration.point_at(calibration.threshold_at(float(rate))) for rate in rates if rate >= calibration.lowest_rate]
+    true = [100 * point.true_match_rate for point in points if point.true_match_rate is not None]
+    axes.plot([point.false_match_bound for point in points], true, color=_ROC, label="upper bound, 95 %", linewidth=1.6)
+    axes.plot([point.false_match_rate for point in points], true, color=_ROC, label="estimate", linewidth=1, linestyle=":")
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(0, 102)
+    axes.set_xlabel("false match rate of one comparison")
+    axes.set_ylabel("true match rate, %")
+    axes.legend(frameon=False, fontsize=8, loc="upper left")

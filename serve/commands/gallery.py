@@ -1,35 +1,28 @@
 """``hat gallery``: look into a gallery, correct and remove what is in it, copy and rebuild it, say what similarities mean."""
 
-from __future__ import annotations
-
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
-from hat.console import emit
+from hat.config import config_to_dict
+from hat.console import emit, make_table
+from hat.errors import UsageError
+from hat.io.plot_file import check_picture_path, check_plot_path, save_picture
 
-from .calibrate import calibrate
+from ..calibrate.thresholds import CONFIDENCE, calibrate_thresholds, chance_of_any, draw_calibration
+from ..gallery.attribute_values import format_timestamp
+from ..gallery.binding import binding_of
+from ..gallery.gallery import Gallery
+from ..gallery.record_images import record_image
+from ..gallery.records import Filter
+from . import options
 from .gallery_upkeep import accept, copy, label, re_embed, remove, vacuum
-from .options import (
-    AsJson,
-    AttributeOption,
-    CamidsOption,
-    Location,
-    PidsOption,
-    SinceOption,
-    UntilOption,
-    check_picture_path,
-    make_filter,
-    record_result,
-    write_picture,
-)
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from ..gallery.gallery import Gallery
-
+from .options import label_cells, parse_attribute_options, record_result, tell
 
 gallery = typer.Typer(
     add_completion=False,
@@ -54,9 +47,9 @@ _NUM_PEOPLE = 10
 
 @gallery.command(no_args_is_help=True)
 def info(
-    location: Location,
+    location: options.Location,
     model: Annotated[str | None, typer.Option("--model", help="Does this model belong to it? Exit code 2 if not.")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """How much a gallery holds, of whom and from which cameras, and which model made it.
 
@@ -66,12 +59,9 @@ def info(
 
       hat gallery info people.gallery --model market-int8.xml --json
     """
-    from hat.config import config_to_dict
-
-    from ..gallery.gallery import Gallery
-
     with Gallery.open(location, read_only=True) as opened:
         counts, binding = opened.counts(), opened.binding
+        names = ("name", "fingerprint", "precision", "embed_dim", "source_sha256")
         result: dict[str, Any] = {
             "gallery": location,
             "num_records": counts.num_records,
@@ -84,31 +74,32 @@ def info(
             "stored_type": opened.stored_type,
             "num_bytes": _bytes_on_disk(location),
             "model": {
-                "name": binding.name,
-                "fingerprint": binding.fingerprint,
-                "precision": binding.precision,
-                "embed_dim": binding.embed_dim,
+                **{name: getattr(binding, name) for name in names},
                 "preprocessing": config_to_dict(binding.preprocessing),
-                "source_sha256": binding.source_sha256,
                 "compatible_models": [config_to_dict(other) for other in binding.compatible_models],
             },
         }
         if model is not None:
-            result["checked_model"] = _checked(opened, model)
+            from hat.runtime import open_runtime, runtime_info
+
+            checked = binding_of(runtime_info(open_runtime(model)))
+            opened.check_model(checked)
+            is_own = checked.fingerprint == binding.fingerprint
+            result["checked_model"] = {"path": model, "fingerprint": checked.fingerprint, "is_own": is_own}
     emit(result, _info_table(result), as_json)
 
 
 @gallery.command("list", no_args_is_help=True)
 def list_(
-    location: Location,
-    camid: CamidsOption = None,
-    pid: PidsOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    attribute: AttributeOption = None,
+    location: options.Location,
+    camid: options.Camids = None,
+    pid: options.Pids = None,
+    since: options.Since = None,
+    until: options.Until = None,
+    attribute: options.Attributes = None,
     offset: Annotated[int, typer.Option(min=0, help="Leave out so many first ones.")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most records.")] = 50,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List the records of a gallery by their ids.
 
@@ -118,36 +109,25 @@ def list_(
 
       hat gallery list people.gallery --camid 3 --since 2026-11-25 --limit 1000 --json
     """
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    from ..gallery.attribute_values import format_timestamp
-    from ..gallery.gallery import Gallery
-
-    where = make_filter(camids=camid, pids=pid, since=since, until=until, attribute=attribute)
+    attributes = parse_attribute_options(attribute)
+    where = Filter.of(camids=camid or None, pids=pid or None, since_s=since, until_s=until, attributes=attributes)
     with Gallery.open(location, read_only=True) as opened:
         ids = opened.ids(where)
         records = [record_result(record) for record in opened.get_present(ids[offset : offset + limit].tolist())]
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("id", "pid", "camera", "time (UTC)", "source"):
-        table.add_column(column, justify="right" if column in ("id", "pid", "camera") else "left", overflow="fold")
-    for record in records:
-        labels = ["-" if record[key] is None else str(record[key]) for key in ("pid", "camid")]
-        seen = "-" if record["time_s"] is None else format_timestamp(record["time_s"])
-        table.add_row(str(record["id"]), *labels, seen, Text(record["source"]))
+    rows = [(record["id"], *label_cells(record), record["source"]) for record in records]
+    table = make_table(rows, ("id", "pid", "camera", "time (UTC)", "source"), left=("time (UTC)", "source"))
     foot = Text(f"{len(records):,} of {len(ids):,} records", "dim")
     emit({"gallery": location, "num_matching": len(ids), "records": records}, Group(table, foot), as_json)
 
 
 @gallery.command(no_args_is_help=True)
 def show(
-    location: Location,
+    location: options.Location,
     record_id: Annotated[int, typer.Argument(metavar="ID", help="A record's number.")],
     picture: Annotated[
         Path | None, typer.Option(help="Write its thumbnail, or its source while it is there, to this file.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Everything that a gallery knows of one record, its embedding left out.
 
@@ -157,15 +137,6 @@ def show(
 
       hat gallery show people.gallery 17 --picture person.png
     """
-    from rich.table import Table
-    from rich.text import Text
-
-    from hat.errors import UsageError
-
-    from ..gallery.attribute_values import format_timestamp
-    from ..gallery.gallery import Gallery
-    from ..gallery.record_images import record_image
-
     check_picture_path(picture)
     with Gallery.open(location, read_only=True) as opened:
         (record,) = opened.get([record_id], thumbnails=True)
@@ -176,17 +147,85 @@ def show(
             raise UsageError(
                 f"record {record_id} has no thumbnail, and {record.source} is not there or is another image by now"
             )
-        write_picture(image, picture)
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        save_picture(image, picture)
+    rows: list[tuple[str, object]] = []
     for name, value in result.items():
         if name == "attributes":
-            for key, attribute in value.items():
-                table.add_row("attribute", Text(f"{key} = {attribute}"))
+            rows += [("attribute", f"{key} = {attribute}") for key, attribute in value.items()]
         elif name.endswith("_s") and value is not None:
-            table.add_row(name.removesuffix("_s"), format_timestamp(value))
+            rows.append((name.removesuffix("_s"), format_timestamp(value)))
         else:
-            table.add_row(name, Text("-" if value is None else str(value)))
-    emit(result, table, as_json)
+            rows.append((name, "-" if value is None else value))
+    emit(result, make_table(rows), as_json)
+
+
+@gallery.command(no_args_is_help=True)
+def calibrate(
+    location: options.Location,
+    pairs: Annotated[int, typer.Option(min=1, help="Most pairs of images that are compared, of either kind.")] = 300_000,
+    rate: Annotated[list[float] | None, typer.Option(help="A false match rate: 0.001; repeat for several.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of pairs.")] = 0,
+    picture: Annotated[Path | None, typer.Option(help="Draw the similarities and the ROC: .png, .svg or .pdf.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Which threshold keeps to which false match rate, and how many true matches it finds.
+
+    The false match rate is that of one comparison: the share of pairs of two different people of this gallery that are as
+    similar as the threshold or more; with its upper bound at 95 % confidence. A search compares its query with every image: the
+    last column is the chance that somebody who is not in the gallery finds a false match in it all the same. The true match
+    rate is the share of pairs of one person, seen by two cameras. The rates hold for these people and these cameras; other
+    people, other light and other seasons have others. A match is no proof of identity.
+
+    Examples:
+
+      hat gallery calibrate people.gallery
+
+      hat gallery calibrate people.gallery --rate 0.001 --rate 0.00005 --pairs 2000000 --picture roc.png
+    """
+    if picture is not None:
+        check_plot_path(picture, "drawing a calibration")
+    if any(not 0 < one < 1 for one in rate or ()):
+        raise UsageError(f"a false match rate lies between 0 and 1, got {', '.join(map(str, rate or ()))}")
+    with Gallery.open(location, read_only=True) as opened:
+        found = calibrate_thresholds(opened, num_pairs=pairs, seed=seed)
+        num_records = len(opened)
+    points = [found.point_at(found.threshold_at(one)) for one in rate] if rate else found.roc()
+    roc = [asdict(point) | {"chance_in_gallery": chance_of_any(point.false_match_bound, num_records)} for point in points]
+    if picture is not None:
+        draw_calibration(found, picture, title=Path(location).name)
+        tell(f"drawn: {picture}")
+    rows = [
+        (
+            f"{point['similarity']:.4f}",
+            _rate(point["false_match_rate"]),
+            _rate(point["false_match_bound"]),
+            "-" if point["true_match_rate"] is None else f"{100 * point['true_match_rate']:.1f} %",
+            _rate(point["chance_in_gallery"]),
+        )
+        for point in roc
+    ]
+    table = make_table(rows, ("threshold", "false matches", "at most (95 %)", "true matches", f"any among {num_records:,}"))
+    genuine = f"{found.num_genuine:,}" if found.num_genuine else "none"
+    kind = "all" if found.is_exhaustive else "a sample of the"
+    head = (
+        f"{kind} pairs of {found.num_records:,} images of {found.num_identities:,} known people: {found.num_pairs:,} of "
+        f"different people, {genuine} of one person from two cameras"
+    )
+    by_whom = "the people in this gallery" if found.is_exhaustive else "so many pairs (--pairs)"
+    foot = Text(f"Lower rates than {_rate(found.lowest_rate)} cannot be shown by {by_whom}.", "dim")
+    result = {
+        "gallery": location,
+        "num_gallery": num_records,
+        "num_records": found.num_records,
+        "num_identities": found.num_identities,
+        "num_pairs": found.num_pairs,
+        "num_genuine_pairs": found.num_genuine,
+        "is_exhaustive": found.is_exhaustive,
+        "confidence": CONFIDENCE,
+        "lowest_false_match_rate": found.lowest_rate,
+        "roc": roc,
+    }
+    emit(result, Group(head, "", table, "", foot), as_json)
 
 
 gallery.command(no_args_is_help=True)(label)
@@ -195,17 +234,10 @@ gallery.command(no_args_is_help=True)(vacuum)
 gallery.command(no_args_is_help=True)(copy)
 gallery.command("re-embed", no_args_is_help=True)(re_embed)
 gallery.command(no_args_is_help=True)(accept)
-gallery.command(no_args_is_help=True)(calibrate)
 
 
-def _checked(opened: Gallery, model: str) -> dict[str, Any]:
-    from hat.runtime import open_runtime, runtime_info
-
-    from ..gallery.binding import binding_of
-
-    binding = binding_of(runtime_info(open_runtime(model)))
-    opened.check_model(binding)
-    return {"path": model, "fingerprint": binding.fingerprint, "is_own": binding.fingerprint == opened.binding.fingerprint}
+def _rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{100 * rate:.3g} %"
 
 
 def _bytes_on_disk(location: str) -> int | None:
@@ -218,33 +250,25 @@ def _bytes_on_disk(location: str) -> int | None:
 
 
 def _info_table(result: dict[str, Any]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    from ..gallery.attribute_values import format_timestamp
-
-    model = result["model"]
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_row("images", f"{result['num_records']:,}")
-    largest = sorted(((count, pid) for pid, count in result["by_pid"].items()), reverse=True)
-    unknown = result["num_without_pid"]
+    model, unknown = result["model"], result["num_without_pid"]
     people = f"{result['num_identities']:,}" + (f", and {unknown:,} images of unknown people" if unknown else "")
-    table.add_row("identities", people)
-    if largest:
-        shown = ", ".join(f"{pid} ({count:,})" for count, pid in largest[:_NUM_PEOPLE])
-        table.add_row("most images", shown + (" ..." if len(largest) > _NUM_PEOPLE else ""))
-    table.add_row("cameras", ", ".join(f"{camid} ({count:,})" for camid, count in result["by_camid"].items()) or "-")
-    if result["first_seen_s"] is not None:
-        table.add_row("seen", f"{format_timestamp(result['first_seen_s'])} to {format_timestamp(result['last_seen_s'])} UTC")
     size = "" if result["num_bytes"] is None else f", {result['num_bytes'] / 2**20:,.1f} MiB on disk"
-    table.add_row("embeddings", f"{model['embed_dim']} x {result['stored_type']}{size}")
-    table.add_row("model", Text(f"{model['name']}, {model['precision']}, fingerprint {model['fingerprint'][:16]}"))
+    largest = sorted(((count, pid) for pid, count in result["by_pid"].items()), reverse=True)
+    by_camid = ", ".join(f"{camid} ({count:,})" for camid, count in result["by_camid"].items())
+    rows = [
+        ("images", f"{result['num_records']:,}"),
+        ("identities", people),
+        ("most images", ", ".join(f"{pid} ({count:,})" for count, pid in largest[:_NUM_PEOPLE])),
+        ("cameras", by_camid or "-"),
+        ("embeddings", f"{model['embed_dim']} x {result['stored_type']}{size}"),
+        ("model", f"{model['name']}, {model['precision']}, fingerprint {model['fingerprint'][:16]}"),
+    ]
+    if result["first_seen_s"] is not None:
+        rows.append(("seen", f"{format_timestamp(result['first_seen_s'])} to {format_timestamp(result['last_seen_s'])} UTC"))
     for other in model["compatible_models"]:
-        table.add_row(
-            "also",
-            f"{other['precision']}, fingerprint {other['fingerprint'][:16]}, worst cosine {other['worst_cosine']:.6f}",
-        )
+        fingerprint = f"fingerprint {other['fingerprint'][:16]}, worst cosine {other['worst_cosine']:.6f}"
+        rows.append(("also", f"{other['precision']}, {fingerprint}"))
     if "checked_model" in result:
         verdict = "made it" if result["checked_model"]["is_own"] else "may be used beside the model that made it"
-        table.add_row("checked", Text(f"{result['checked_model']['path']} {verdict}"))
-    return table
+        rows.append(("checked", f"{result['checked_model']['path']} {verdict}"))
+    return make_table(rows)

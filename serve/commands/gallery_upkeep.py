@@ -1,32 +1,34 @@
 """What changes or copies a gallery: ``hat gallery label``, ``remove``, ``vacuum``, ``copy``, ``re-embed`` and ``accept``."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, cast
 
 import typer
 
+from hat.config import config_to_dict
 from hat.console import emit, progress
+from hat.data.images import set_gray_bits
+from hat.errors import UsageError, WorkError
 
-from .enroll import print_reasons
-from .options import AsJson, Location, parse_attribute_options
-
-if TYPE_CHECKING:
-    from ..enroll.enrolling import Enrollment
-
+from ..gallery.binding import binding_of
+from ..gallery.compatible_models import read_compatible_model
+from ..gallery.gallery import Gallery
+from ..gallery.records import Filter, RecordLabels
+from ..service.audit import AuditLog
+from . import options
+from .options import parse_attribute_options, print_problems
 
 _DAY_S = 86400
 
 
 def remove(
-    location: Location,
-    id_: Annotated[list[int] | None, typer.Option("--id", help="A record; repeat for several.")] = None,
-    pid: Annotated[str | None, typer.Option(help="All of a person, by number or name.")] = None,
+    location: options.Location,
+    id_: options.Ids = None,
+    pid: options.Person = None,
     older_than: Annotated[float | None, typer.Option(min=0, help="All that were enrolled so many days ago, or longer.")] = None,
     vacuum_: Annotated[bool, typer.Option("--vacuum", help="Take what was removed off the disk at once.")] = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Remove records, all of a person, or all that are older than a retention period.
 
@@ -38,19 +40,13 @@ def remove(
 
       hat gallery remove people.gallery --older-than 30
     """
-    from hat.errors import UsageError
-
-    from ..gallery.gallery import Gallery
-    from ..gallery.identities import parse_identity
-
     if sum(condition is not None for condition in (id_ or None, pid, older_than)) != 1:
         raise UsageError("say what to remove with exactly one of --id, --pid and --older-than")
     with Gallery.open(location) as opened:
         if id_:
             opened.get(id_)  # a number that was mistyped is to be told, and nothing removed
         before_s = None if older_than is None else time.time() - older_than * _DAY_S
-        person = None if pid is None else parse_identity(pid, "--pid")
-        num_removed = opened.remove(ids=id_ or None, pid=person, enrolled_before_s=before_s)
+        num_removed = opened.remove(ids=id_ or None, pid=pid, enrolled_before_s=before_s)
         if vacuum_:
             opened.vacuum()
         result = {"gallery": location, "num_removed": num_removed, "num_records": len(opened), "vacuumed": vacuum_}
@@ -59,16 +55,16 @@ def remove(
 
 
 def label(
-    location: Location,
-    id_: Annotated[list[int] | None, typer.Option("--id", help="A record; repeat for several.")] = None,
-    pid: Annotated[str | None, typer.Option(help="All of a person, by number or name.")] = None,
-    to: Annotated[str | None, typer.Option(help="The identity that they are to have: a number or a name.")] = None,
+    location: options.Location,
+    id_: options.Ids = None,
+    pid: options.Person = None,
+    to: options.NewPid = None,
     unknown: Annotated[bool, typer.Option("--unknown", help="Their identity is not known after all.")] = False,
     camid: Annotated[int | None, typer.Option(min=0, help="The camera that they are to have.")] = None,
-    time_: Annotated[str | None, typer.Option("--time", help="When they were seen: 2026-11-25T08:30 (UTC).")] = None,
-    attribute: Annotated[list[str] | None, typer.Option(help="NAME=VALUE that they are to have; repeat for several.")] = None,
+    time_: options.Time = None,
+    attribute: options.NewAttributes = None,
     audit: Annotated[Path | None, typer.Option(help="Append a line to this audit log, as hat serve --audit does.")] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Correct the labels of records: relabel some, rename a person, or merge two people.
 
@@ -82,52 +78,33 @@ def label(
 
       hat gallery label people.gallery --id 17 --camid 3 --time 2026-11-25T08:30
     """
-    from hat.errors import UsageError
-
-    from ..gallery.attribute_values import parse_timestamp
-    from ..gallery.gallery import Gallery
-    from ..gallery.identities import parse_identity
-    from ..gallery.records import Filter, RecordLabels
-
     if bool(id_) == (pid is not None):
         raise UsageError("say which records with either --id or --pid")
     if unknown and to is not None:
         raise UsageError("--to and --unknown both set the identity: give one of them")
-    labels: RecordLabels = {}
-    if to is not None or unknown:
-        labels["pid"] = None if to is None else parse_identity(to, "--to")
-    if camid is not None:
-        labels["camid"] = camid
-    if time_ is not None:
-        labels["time_s"] = parse_timestamp(time_, "--time")
-    if attribute:
-        labels["attributes"] = parse_attribute_options(attribute)
+    given = {"pid": to, "camid": camid, "time_s": time_, "attributes": parse_attribute_options(attribute) or None}
+    labels = {name: value for name, value in given.items() if value is not None} | ({"pid": None} if unknown else {})
     if not labels:
         raise UsageError("say what they are to have: --to, --unknown, --camid, --time or --attribute")
-    log = None
-    if audit is not None:
-        from ..service.audit import AuditLog
-
-        log = AuditLog(audit)
+    log = None if audit is None else AuditLog(audit)
     with Gallery.open(location) as opened:
-        ids = id_ or opened.ids(Filter.of(pids=[parse_identity(pid or "", "--pid")])).tolist()
+        ids = id_ or opened.ids(Filter.of(pids=[pid])).tolist()
         if not ids:
             raise UsageError(f"{location} has no image of {pid}: hat gallery info names its people")
-        person = labels.get("pid")
-        others = [] if person is None else opened.ids(Filter.of(pids=[person])).tolist()
+        others = [] if to is None else opened.ids(Filter.of(pids=[to])).tolist()
         num_merged = len(set(others) - set(ids))
-        num_changed = opened.update(ids, labels)
+        num_changed = opened.update(ids, cast(RecordLabels, labels))
     result = {"gallery": location, "num_changed": num_changed, "num_records": len(ids), "num_merged": num_merged}
     if log is not None:
         log.write({"client": "command line", "action": "label", **result})
-    merged = f"; {person} had {num_merged:,} images before, which are of the same person now" if num_merged else ""
+    merged = f"; {to} had {num_merged:,} images before, which are of the same person now" if num_merged else ""
     emit(result, f"{num_changed:,} of {len(ids):,} records changed{merged}", as_json)
 
 
 def copy(
-    location: Location,
+    location: options.Location,
     to: Annotated[Path, typer.Argument(metavar="TO", help="The copy's file; it must not be there yet.")],
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Copy a gallery to another file, whole and as of one moment, also while a service writes to it.
 
@@ -138,22 +115,18 @@ def copy(
 
       hat gallery copy people.gallery /backup/people-2026-11-25.gallery
     """
-    from ..gallery.gallery import Gallery
-
     with Gallery.open(location, read_only=True) as opened:
         result = {"gallery": location, "copy": str(to), "num_records": opened.copy_to(to)}
     emit(result, f"{to}: {result['num_records']:,} images", as_json)
 
 
-def vacuum(location: Location, as_json: AsJson = False) -> None:
+def vacuum(location: options.Location, as_json: options.AsJson = False) -> None:
     """Rewrite a gallery so that nothing of removed records is left in its files.
 
     Examples:
 
       hat gallery vacuum people.gallery
     """
-    from ..gallery.gallery import Gallery
-
     with Gallery.open(location) as opened:
         opened.vacuum()
         result = {"gallery": location, "num_records": len(opened)}
@@ -161,13 +134,14 @@ def vacuum(location: Location, as_json: AsJson = False) -> None:
 
 
 def re_embed(
-    location: Location,
+    location: options.Location,
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The rebuilt gallery's file; it must not be there yet.")],
     model: Annotated[str, typer.Option("--model", help="The model that is to make the embeddings.")],
-    float16: Annotated[bool, typer.Option("--float16", help="Keep embeddings in half the space.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that are embedded and written at once.")] = 32,
-    as_json: AsJson = False,
+    float16: options.Float16 = False,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = 32,
+    gray_bits: options.GrayBits = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Rebuild a gallery with another model, from the images that it was made of.
 
@@ -180,17 +154,15 @@ def re_embed(
       hat gallery re-embed people.gallery people-v2.gallery --model runs/market-v2
     """
     from hat.embedder import Embedder
-    from hat.errors import UsageError, WorkError
     from hat.runtime import runtime_info
 
-    from ..enroll.reembedding import reembed
-    from ..gallery.binding import binding_of
-    from ..gallery.gallery import Gallery
+    from ..enroll.enrolling import reembed
 
     if new.exists():
         raise UsageError(f"{new} is there already: give another name")
     if not new.parent.is_dir():
         raise UsageError(f"{new.parent} is not a folder: make it first")
+    set_gray_bits(gray_bits)
     partial = new.with_name(f"{new.name}.partial")
     with Gallery.open(location, read_only=True) as old:
         if not len(old):
@@ -206,28 +178,34 @@ def re_embed(
                     )
                 except KeyboardInterrupt:
                     raise WorkError(f"interrupted: the same command goes on from {len(rebuilt):,} images") from None
-            result = _rebuilt_result(location, new, found, len(rebuilt))
-    print_reasons("gone", found.bad)
+            result = {
+                "gallery": location,
+                "new": str(new),
+                "num_records": len(rebuilt),
+                "num_gone": len(found.bad),
+                "gone": [one._asdict() for one in found.bad],
+            }
+    print_problems("gone", found.bad)
     if not found.ids:
         partial.unlink()
-        source, reason = found.bad[0]
         raise WorkError(
-            f"none of {len(found.bad):,} images is there any more, the first: {source}: {reason}; {new} was not made"
+            f"none of {len(found.bad):,} images is there any more, the first: {': '.join(found.bad[0])}; {new} was not made"
         )
-    if _is_open_elsewhere(partial):
+    log = partial.with_name(f"{partial.name}-wal")
+    if log.exists() and log.stat().st_size:  # a closed gallery with a log beside it: not all of it is in its file yet
         raise WorkError(f"{partial} is open in another process, so that it cannot get its name: close that and call again")
     partial.rename(new)
     emit(result, f"{new}: {result['num_records']:,} images rebuilt, {result['num_gone']:,} gone", as_json)
 
 
 def accept(
-    location: Location,
+    location: options.Location,
     report: Annotated[Path, typer.Option("--report", help="What hat verify --report-json wrote.")],
     model: Annotated[str, typer.Option("--model", help="The file that is to be accepted, a candidate of that report.")],
     min_cosine: Annotated[
         float, typer.Option(min=0, max=1, help="Least cosine between the two embeddings of any image of the report.")
     ] = 0.98,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Allow another file of the gallery's own weights, once hat verify has shown that it ranks alike.
 
@@ -241,12 +219,9 @@ def accept(
 
       hat gallery accept people.gallery --report verify.json --model market-int8.xml
     """
-    from hat.config import config_to_dict
     from hat.runtime import open_runtime, runtime_info
 
     from ..gallery.binding import binding_of
-    from ..gallery.compatible_models import read_compatible_model
-    from ..gallery.gallery import Gallery
 
     with Gallery.open(location) as opened:
         candidate = binding_of(runtime_info(open_runtime(model)))
@@ -254,19 +229,3 @@ def accept(
         opened.accept(compatible)
     result = {"gallery": location, "model": model, **config_to_dict(compatible)}
     emit(result, f"{model} may be used with {location}; worst cosine {compatible.worst_cosine:.6f}", as_json)
-
-
-def _is_open_elsewhere(path: Path) -> bool:
-    """Return whether a closed gallery still has a log beside it: then not all of it is in its file yet."""
-    log = path.with_name(f"{path.name}-wal")
-    return log.exists() and log.stat().st_size > 0
-
-
-def _rebuilt_result(location: str, new: Path, found: Enrollment, num_records: int) -> dict[str, Any]:
-    return {
-        "gallery": location,
-        "new": str(new),
-        "num_records": num_records,
-        "num_gone": len(found.bad),
-        "gone": [{"source": source, "reason": reason} for source, reason in found.bad],
-    }

@@ -1,113 +1,97 @@
-"""What the commands about galleries share: their options, how these are read, and records as JSON."""
+"""What the commands about galleries share: options, how these are read, and how records and reasons are shown."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from ..gallery.records import Filter, Record
+from hat.console import stderr
+from hat.errors import UsageError
 
+from ..gallery.attribute_values import format_timestamp, parse_attributes, parse_timestamp
+from ..gallery.identities import parse_identity
+from ..gallery.records import AttributeValue, Record
+
+if TYPE_CHECKING:
+    from ..enroll.enrolling import Problem
+
+
+def _parsed(parse: Callable[[str, str], Any], metavar: str, option: str, explanation: str) -> Any:
+    def convert(text: str) -> Any:
+        return parse(text, option)
+
+    return typer.Option(option, parser=convert, metavar=metavar, help=explanation)
+
+
+_time = partial(_parsed, parse_timestamp, "TIME")
+_identity = partial(_parsed, parse_identity, "IDENTITY")  # annotated with Any: typer knows no union of numbers and names
 
 Location = Annotated[str, typer.Argument(metavar="GALLERY", help="A gallery's file, or milvus://HOST:PORT/NAME.")]
+Images = Annotated[list[str], typer.Argument(help="Images, folders, zip files, tables (.csv), or one video with --boxes.")]
+Boxes = Annotated[Path | None, typer.Option(help="People in the video: frame or time, left, top, right, bottom, ...")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per run of the model, written at once.")]
+GrayBits = Annotated[
+    int | None, typer.Option(min=8, max=16, help="Bits that 16-bit gray images really use: 10, 12 or 14 of many cameras.")
+]
+Float16 = Annotated[bool, typer.Option("--float16", help="A new gallery keeps embeddings in half the space.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-CamidsOption = Annotated[list[int] | None, typer.Option("--camid", help="Only what this camera saw; repeat for several.")]
-PidsOption = Annotated[list[str] | None, typer.Option("--pid", help="Only this identity, a number or a name; repeat.")]
-SinceOption = Annotated[str | None, typer.Option(help="Seen at this time or later: 2026-11-25T08:30 (UTC), or seconds.")]
-UntilOption = Annotated[str | None, typer.Option(help="Seen before this time.")]
-AttributeOption = Annotated[list[str] | None, typer.Option(help="Only images with NAME=VALUE; repeat for several.")]
+
+Ids = Annotated[list[int] | None, typer.Option("--id", help="A record of the gallery; repeat for several.")]
+Pid = Annotated[Any, _identity("--pid", "Identity of all images, a number or a name.")]
+Person = Annotated[Any, _identity("--pid", "All of a person, by number or name.")]
+NewPid = Annotated[Any, _identity("--to", "The identity that they are to have: a number or a name.")]
+Pids = Annotated[list[Any] | None, _identity("--pid", "Only this identity, a number or a name; repeat for several.")]
+Camids = Annotated[list[int] | None, typer.Option("--camid", help="Only what this camera saw; repeat for several.")]
+Time = Annotated[float | None, _time("--time", "When they were seen, or a video began: 2026-11-25T08:30:15 (UTC), or seconds.")]
+Since = Annotated[float | None, _time("--since", "Seen at this time or later: 2026-11-25T08:30 (UTC), or seconds.")]
+Until = Annotated[float | None, _time("--until", "Seen before this time.")]
+NewAttributes = Annotated[list[str] | None, typer.Option(help="NAME=VALUE that they are to have; repeat for several.")]
+Attributes = Annotated[list[str] | None, typer.Option(help="Only images with NAME=VALUE; repeat for several.")]
+
+_MAX_NAMED = 20
+"""Images that are named on the screen; --json has all of them."""
 
 
-def make_filter(
-    *,
-    camids: list[int] | None = None,
-    exclude_camids: list[int] | None = None,
-    pids: list[str] | None = None,
-    since: str | None = None,
-    until: str | None = None,
-    attribute: list[str] | None = None,
-) -> Filter:
-    """Return the filter of a command's options.
-
-    Raises:
-        UsageError: An identity, a time or an attribute cannot be read, or ``since`` is not before ``until``.
-    """
-    from ..gallery.attribute_values import parse_timestamp
-    from ..gallery.identities import parse_identity
-    from ..gallery.records import Filter
-
-    return Filter.of(
-        camids=camids or None,
-        exclude_camids=exclude_camids,
-        pids=[parse_identity(pid, "--pid") for pid in pids] if pids else None,
-        since_s=None if since is None else parse_timestamp(since, "--since"),
-        until_s=None if until is None else parse_timestamp(until, "--until"),
-        attributes=parse_attribute_options(attribute),
-    )
-
-
-def parse_attribute_options(texts: list[str] | None) -> dict[str, Any]:
+def parse_attribute_options(texts: list[str] | None) -> dict[str, AttributeValue]:
     """Return the attributes of ``--attribute NAME=VALUE`` options.
 
     Raises:
         UsageError: One has no ``=``, or cannot be an attribute.
     """
-    from hat.errors import UsageError
-
-    from ..gallery.attribute_values import parse_attributes
-
     pairs = []
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not value:
             raise UsageError(f"--attribute is NAME=VALUE, such as color=red, got {text!r}")
         pairs.append((name.strip(), value.strip()))
-    return dict(parse_attributes(pairs, "--attribute"))
+    return parse_attributes(pairs, "--attribute")
 
 
 def record_result(record: Record) -> dict[str, Any]:
     """Return a record as plain data for JSON, without its thumbnail."""
-    return {
-        "id": record.id,
-        "pid": record.pid,
-        "camid": record.camid,
-        "time_s": record.time_s,
-        "source": record.source,
-        "attributes": dict(record.attributes),
-        "enrolled_s": record.enrolled_s,
-        "content_hash": record.content_hash,
-    }
+    names = ("id", "pid", "camid", "time_s", "source", "attributes", "enrolled_s", "content_hash")
+    return {name: getattr(record, name) for name in names} | {"attributes": dict(record.attributes)}
 
 
-def check_picture_path(path: Path | None) -> None:
-    """Refuse before the work what would be refused after it.
-
-    Raises:
-        UsageError: The ending is no picture format's, or the folder is not there.
-    """
-    from PIL import Image
-
-    from hat.errors import UsageError
-
-    if path is None:
-        return
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise UsageError(f"{path}: the ending must name a picture format, such as .png")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is not a folder: make it first")
+def label_cells(record: dict[str, Any]) -> tuple[str, str, str]:
+    """Return pid, camera and time of a record's result as cells of a table."""
+    pid, camid = ("-" if record[key] is None else str(record[key]) for key in ("pid", "camid"))
+    return pid, camid, "-" if record["time_s"] is None else format_timestamp(record["time_s"])
 
 
-def write_picture(image: Any, path: Path) -> None:
-    """Write a PIL image.
+def tell(*lines: str) -> None:
+    """Print lines on stderr as they are."""
+    for line in lines:
+        stderr.print(line, markup=False, soft_wrap=True)
 
-    Raises:
-        WorkError: It cannot be written.
-    """
-    from hat.errors import WorkError
 
-    try:
-        image.save(path)
-    except (OSError, ValueError) as error:
-        raise WorkError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+def print_problems(what: str, problems: Sequence[Problem]) -> None:
+    """Name images and what is wrong with them on stderr, the first of them."""
+    tell(*(f"{what}: {source}: {reason}" for source, reason in problems[:_MAX_NAMED]))
+    if len(problems) > _MAX_NAMED:
+        tell(f"{what}: {len(problems) - _MAX_NAMED:,} more; --json names all of them")

@@ -6,53 +6,48 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
 
-from hat.console import emit, stderr
+from hat.console import emit, make_table
+from hat.data.images import describe_frames, set_gray_bits
+from hat.errors import UsageError
+from hat.io.plot_file import check_picture_path, save_picture
 
-from .options import (
-    AsJson,
-    AttributeOption,
-    CamidsOption,
-    Location,
-    PidsOption,
-    SinceOption,
-    UntilOption,
-    check_picture_path,
-    make_filter,
-    record_result,
-    write_picture,
-)
+from ..calibrate.thresholds import calibrate_thresholds, chance_of_any
+from ..gallery.binding import binding_of
+from ..gallery.gallery import Gallery
+from ..gallery.records import Filter
+from . import options
+from .options import label_cells, parse_attribute_options, record_result, tell
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from ..gallery.gallery import Gallery
     from ..search.query_embeddings import Query
-    from ..search.searching import Match, Searchable
+    from ..search.searching import Match
 
 
 def search(
-    gallery: Location,
+    gallery: options.Location,
     images: Annotated[list[str] | None, typer.Argument(help="Images of people to look for.", show_default=False)] = None,
     model: Annotated[str | None, typer.Option("--model", help="The gallery's model; not needed for records alone.")] = None,
-    id_: Annotated[list[int] | None, typer.Option("--id", help="Look for a record of the gallery; repeat for several.")] = None,
+    id_: options.Ids = None,
     one_person: Annotated[
         bool, typer.Option("--one-person", help="All images and records show one person: rank once.")
     ] = False,
     top: Annotated[int, typer.Option(min=1, help="Most matches of each query.")] = 10,
     rerank: Annotated[bool, typer.Option("--rerank", help="Order by k-reciprocal re-ranked distance.")] = False,
     rerank_pool: Annotated[int, typer.Option(min=1, help="Nearest images that are re-ranked.")] = 200,
-    camid: CamidsOption = None,
+    camid: options.Camids = None,
     exclude_camid: Annotated[list[int] | None, typer.Option(help="Nothing that this camera saw.")] = None,
     other_cameras: Annotated[bool, typer.Option("--other-cameras", help="Nothing that the query's own camera saw.")] = False,
     center_cameras: Annotated[
         bool, typer.Option("--center-cameras", help="Subtract the mean embedding of each camera before ranking.")
     ] = False,
     query_camid: Annotated[int | None, typer.Option(min=0, help="The camera that took the query images.")] = None,
-    pid: PidsOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    attribute: AttributeOption = None,
+    pid: options.Pids = None,
+    since: options.Since = None,
+    until: options.Until = None,
+    attribute: options.Attributes = None,
     min_similarity: Annotated[
         float | None, typer.Option(min=-1, max=1, help="Leave out what is less similar than this.")
     ] = None,
@@ -60,8 +55,9 @@ def search(
         float | None, typer.Option(help="Take the threshold that so many comparisons of different people pass: 0.001.")
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the matches, from thumbnails or from the images' files.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    as_json: AsJson = False,
+    device: options.Device = "auto",
+    gray_bits: options.GrayBits = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Rank a gallery by similarity to one or several images, or to records that it holds.
 
@@ -78,11 +74,10 @@ def search(
       hat search people.gallery --id 17 --other-cameras --since 2026-11-25 --false-match-rate 0.0001
     """
     from hat.embedder import Embedder
-    from hat.errors import UsageError
     from hat.runtime import runtime_info
 
-    from ..gallery.binding import binding_of
-    from ..gallery.gallery import Gallery
+    from ..search.camera_centering import CenteredGallery
+    from ..search.match_picture import draw_matches
     from ..search.query_embeddings import merge_queries, queries_of_images, queries_of_records, search_queries
 
     images, ids = images or [], id_ or []
@@ -94,26 +89,33 @@ def search(
         raise UsageError("--min-similarity and --false-match-rate both set a threshold: give one of them")
     if center_cameras and false_match_rate is not None:
         raise UsageError("--false-match-rate is calibrated without --center-cameras: give a --min-similarity instead")
-    check_picture_path(picture)
-    where = make_filter(camids=camid, exclude_camids=exclude_camid, pids=pid, since=since, until=until, attribute=attribute)
+    check_picture_path(picture, "drawing the matches")
+    where = Filter.of(
+        camids=camid or None,
+        exclude_camids=exclude_camid,
+        pids=pid or None,
+        since_s=since,
+        until_s=until,
+        attributes=parse_attribute_options(attribute),
+    )
+    set_gray_bits(gray_bits)
+    notes = describe_frames(images)
+    tell(*notes)
     embedder = Embedder.open(model, device=device) if images and model is not None else None
     binding = None if embedder is None else binding_of(runtime_info(embedder.runtime))
     with Gallery.open(gallery, binding=binding, read_only=True) as opened:
         queries = queries_of_records(ids, opened)
         if embedder is not None:
             queries = queries_of_images(images, embedder, query_camid) + queries
-        searched: Searchable = opened
-        if center_cameras:
-            from ..search.camera_centering import CenteredGallery
-
-            searched = centered = CenteredGallery(opened)
+        centered = CenteredGallery(opened) if center_cameras else None
+        if centered is not None:
             queries = [centered.center(query) for query in queries]
         if one_person:
             queries = [merge_queries(queries)]
         if false_match_rate is not None:
             min_similarity = _calibrated(opened, false_match_rate)
         found = search_queries(
-            searched,
+            centered or opened,
             queries,
             top=top,
             where=where,
@@ -125,29 +127,29 @@ def search(
         if min_similarity is not None:
             found = [[match for match in matches if match.similarity >= min_similarity] for matches in found]
         if picture is not None:
-            _draw(opened, queries, found, picture, f"{Path(gallery).name}, {len(opened):,} images")
+            title = f"{Path(gallery).name}, {len(opened):,} images"
+            save_picture(draw_matches(opened, queries, found, title=title), picture)
+            tell(f"drawn: {picture}")
         result = {
             "gallery": gallery,
             "num_records": len(opened),
             "rerank": rerank,
             "center_cameras": center_cameras,
             "min_similarity": min_similarity,
+            "notes": list(notes),
             "queries": [_query_result(query, matches) for query, matches in zip(queries, found, strict=True)],
         }
     emit(result, _tables(result), as_json)
 
 
 def _calibrated(gallery: Gallery, false_match_rate: float) -> float:
-    from ..calibrate.thresholds import calibrate_thresholds, chance_of_any
-
     calibration = calibrate_thresholds(gallery)
     threshold = calibration.threshold_at(false_match_rate)
-    chance = chance_of_any(calibration.false_match_bound_at(threshold), len(gallery))
-    stderr.print(
+    chance = chance_of_any(calibration.point_at(threshold).false_match_bound, len(gallery))
+    tell(
         f"threshold {threshold:.4f}: at most {false_match_rate:g} of the pairs of different people in this gallery are as "
         f"similar ({calibration.num_pairs:,} pairs, 95 % confidence); somebody who is not in it finds at least one such match "
-        f"among {len(gallery):,} images with a chance of up to {chance:.2g}",
-        soft_wrap=True,
+        f"among {len(gallery):,} images with a chance of up to {chance:.2g}"
     )
     return threshold
 
@@ -169,40 +171,20 @@ def _query_result(query: Query, matches: list[Match]) -> dict[str, Any]:
     }
 
 
-def _draw(gallery: Gallery, queries: list[Query], found: list[list[Match]], path: Path, title: str) -> None:
-    from ..search.match_picture import draw_matches
-
-    write_picture(draw_matches(gallery, queries, found, title=title), path)
-    stderr.print(f"drawn: {path}", markup=False, soft_wrap=True)
-
-
 def _tables(result: dict[str, Any]) -> RenderableType:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    from ..gallery.attribute_values import format_timestamp
-
+    reranked = ["distance", "before"] if result["rerank"] else []
+    columns = ["rank", "similarity", *reranked, "id", "pid", "camera", "time (UTC)", "source"]
     parts: list[RenderableType] = []
     for query in result["queries"]:
-        # Text and not strings: a path in square brackets would be taken for markup.
-        parts.append(Text(query["query"], "bold"))
+        parts.append(Text(query["query"], "bold"))  # not a string: a path in square brackets would be taken for markup
         if not query["matches"]:
-            parts.append(
-                Text("no match" + ("" if result["min_similarity"] is None else f" of {result['min_similarity']:.4f} or more"))
-            )
+            limit = result["min_similarity"]
+            parts.append(Text("no match" + ("" if limit is None else f" of {limit:.4f} or more")))
             continue
-        columns = ["rank", "similarity", *(["distance", "before"] if result["rerank"] else []), "id", "pid", "camera"]
-        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-        for column in columns:
-            table.add_column(column, justify="right")
-        table.add_column("time (UTC)")
-        table.add_column("source", overflow="ellipsis", no_wrap=True)
+        rows = []
         for match in query["matches"]:
-            reranked = [f"{match['distance']:.4f}", str(match["rank_before"])] if result["rerank"] else []
-            labels = ["-" if match[key] is None else str(match[key]) for key in ("pid", "camid")]
-            seen = "-" if match["time_s"] is None else format_timestamp(match["time_s"])
-            name = Text(match["source"].rpartition("/")[2])
-            table.add_row(str(match["rank"]), f"{match['similarity']:.4f}", *reranked, str(match["id"]), *labels, seen, name)
-        parts.append(table)
+            before = [f"{match['distance']:.4f}", match["rank_before"]] if reranked else []
+            name = match["source"].rpartition("/")[2]
+            rows.append([match["rank"], f"{match['similarity']:.4f}", *before, match["id"], *label_cells(match), name])
+        parts.append(make_table(rows, columns, left=("time (UTC)", "source")))
     return Group(*parts)

@@ -1,20 +1,23 @@
-"""``hat serve``: embeddings and ranked galleries over HTTP."""
+"""``hat serve``: embeddings and ranked galleries over HTTP; ``hat keys``: who may use a service."""
 
-from __future__ import annotations
-
+import gc
 import logging
 import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from hat.console import emit, stderr
+from hat.console import emit, make_table, stderr
+from hat.data.images import set_gray_bits
+from hat.errors import MissingExtraError, UsageError
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from ..service.service import Service
+from ..gallery.binding import binding_of
+from ..service.audit import AuditLog
+from ..service.keys import KeyFile, KeyRing
+from . import options
 
 
 def serve(
@@ -35,7 +38,8 @@ def serve(
     audit: Annotated[Path | None, typer.Option(help="Append a JSON line for every request to this file.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: options.Device = "auto",
+    gray_bits: options.GrayBits = None,
     precision: Annotated[str, typer.Option(help="Of a checkpoint: fp32, bf16 or fp16.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU that compute.")] = None,
     decoders: Annotated[int | None, typer.Option(min=1, help="Threads that decode images; one for each core.")] = None,
@@ -69,16 +73,12 @@ def serve(
       hat serve market.xml --gallery-root galleries --keys keys.json --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
     """
     _need_libraries()
-    from hat.errors import UsageError
     from hat.runtime import open_runtime, runtime_info
     from hat.runtime.torch_runtime import checked_precision
 
-    from ..gallery.binding import binding_of
     from ..service.application import create_app
-    from ..service.audit import AuditLog
     from ..service.gallery_registry import GalleryRegistry, parse_gallery
     from ..service.ingress import allowed_hosts, is_loopback
-    from ..service.keys import KeyFile, KeyRing
     from ..service.server import bind, run_server, shown_address
     from ..service.service import Service
     from ..service.settings import ServiceSettings
@@ -113,12 +113,13 @@ def serve(
         places[name] = place
     log = AuditLog(audit) if audit is not None else None
     _log_to_stderr()
+    set_gray_bits(gray_bits)
 
     # Bound before the model is opened: a port that is taken is to be told at once.
     listener = bind(host, port)
     with listener:
-        options: dict[str, Any] = {} if threads is None else {"num_threads": threads}
-        runtime = open_runtime(model, device, checked_precision(precision), **options)
+        limits: dict[str, Any] = {} if threads is None else {"num_threads": threads}
+        runtime = open_runtime(model, device, checked_precision(precision), **limits)
         binding = binding_of(runtime_info(runtime))
         registry = GalleryRegistry.open(
             places, binding, root=gallery_root, read_only=read_only, max_galleries=settings.max_galleries
@@ -126,10 +127,26 @@ def serve(
         service = Service(runtime, registry, settings, keys=ring, audit=log)
         try:
             service.pipeline.warm_up()
-            result = _result(service, shown_address(listener, tls=tls_cert is not None))
-            emit(result, _table(result), as_json)
+            result: dict[str, Any] = {
+                "address": shown_address(listener, tls=tls_cert is not None),
+                "model": service.info.name,
+                "runtime": runtime.name,
+                "fingerprint": service.info.fingerprint,
+                "galleries": {name: len(registry.get(name)) for name in registry.names()},
+                "keys": None if ring is None else len(ring),
+            }
+            galleries = ", ".join(f"{name} ({count:,} records)" for name, count in result["galleries"].items())
+            rows = [
+                ("address", result["address"]),
+                ("model", f"{result['model']}, {result['runtime']}"),
+                ("galleries", galleries or "none"),
+                ("keys", "none: everybody on this machine may use it" if ring is None else len(ring)),
+            ]
+            emit(result, make_table(rows), as_json)
             sys.stdout.flush()  # whoever started this waits for it
-            _freeze_garbage()
+            # What was loaded until now is kept out of the garbage collector, which would look through it while clients wait.
+            gc.collect()
+            gc.freeze()
             run_server(create_app(service), listener, certificate=tls_cert, key=tls_key)
         finally:
             service.close()
@@ -137,27 +154,10 @@ def serve(
 
 
 def _need_libraries() -> None:
-    from importlib.util import find_spec
-
-    from hat.errors import MissingExtraError
-
-    for module, library in (
-        ("fastapi", "fastapi"),
-        ("multipart", "multipart"),
-        ("orjson", "orjson"),
-        ("prometheus_client", "prometheus-client"),
-        ("uvicorn", "uvicorn"),
-    ):
+    modules = {"fastapi": "fastapi", "multipart": "multipart", "orjson": "orjson", "prometheus_client": "prometheus-client"}
+    for module, library in (modules | {"uvicorn": "uvicorn"}).items():
         if find_spec(module) is None:
             raise MissingExtraError(library, "serve", "serving over HTTP")
-
-
-def _freeze_garbage() -> None:
-    """Keep what was loaded until now out of the garbage collector, which would look through all of it while clients wait."""
-    import gc
-
-    gc.collect()
-    gc.freeze()
 
 
 def _log_to_stderr() -> None:
@@ -169,26 +169,71 @@ def _log_to_stderr() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _result(service: Service, address: str) -> dict[str, Any]:
-    info = service.info
-    return {
-        "address": address,
-        "model": info.name,
-        "runtime": service.pipeline.runtime.name,
-        "fingerprint": info.fingerprint,
-        "galleries": {name: len(service.galleries.get(name)) for name in service.galleries.names()},
-        "keys": None if service.keys is None else len(service.keys),
-    }
+keys_app = typer.Typer(
+    name="keys",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="""API keys of the service: made, listed and removed. The file holds hashes; a key is shown once, when it is made.
+
+    A running hat serve --keys FILE takes changes up within a second. Every subcommand takes --json.
+
+    Examples:
+
+      hat keys add keys.json --name camera-3 --role write
+
+      hat keys list keys.json
+
+      hat keys remove keys.json 1f0c93ab
+    """,
+)
+
+KeysFile = Annotated[Path, typer.Argument(help="The file of keys.")]
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="Its id.")]
 
 
-def _table(result: dict[str, Any]) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
+@keys_app.command(no_args_is_help=True)
+def add(
+    file: KeysFile,
+    name: Annotated[str, typer.Option(help="Whose it is.")],
+    role: Annotated[
+        str, typer.Option(help="read: embed, search, list. write: also enroll, remove and make galleries.")
+    ] = "read",
+    as_json: options.AsJson = False,
+) -> None:
+    """Make a key and print it. It is shown this once: only its hash is kept.
 
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    galleries = ", ".join(f"{name} ({count:,} records)" for name, count in result["galleries"].items())
-    table.add_row("address", Text(result["address"]))
-    table.add_row("model", Text(f"{result['model']}, {result['runtime']}"))
-    table.add_row("galleries", Text(galleries or "none"))
-    table.add_row("keys", "none: everybody on this machine may use it" if result["keys"] is None else str(result["keys"]))
-    return table
+    Examples:
+
+      hat keys add keys.json --name dashboard
+    """
+    if role not in ("read", "write"):
+        raise UsageError(f"unknown role {role!r}: expected read or write")
+    key, token = KeyFile(file).add(name, "write" if role == "write" else "read")
+    stderr.print(f"made {key.role} key {key.id} for {key.name}; keep it now, it is shown only once", markup=False)
+    emit({"id": key.id, "name": key.name, "role": key.role, "key": token}, Text(token), as_json)
+
+
+@keys_app.command("list", no_args_is_help=True)
+def list_keys(file: KeysFile, as_json: options.AsJson = False) -> None:
+    """List the keys of a file, without their secrets.
+
+    Examples:
+
+      hat keys list keys.json
+    """
+    columns = ("id", "name", "role", "created")
+    rows = [[getattr(key, column) for column in columns] for key in KeyFile(file).read()]
+    emit({"keys": [dict(zip(columns, row, strict=True)) for row in rows]}, make_table(rows, columns, left=columns), as_json)
+
+
+@keys_app.command(no_args_is_help=True)
+def remove(file: KeysFile, key_id: KeyId, as_json: options.AsJson = False) -> None:
+    """Remove a key; a running service stops taking it within a second.
+
+    Examples:
+
+      hat keys remove keys.json 1f0c93ab
+    """
+    key = KeyFile(file).remove(key_id)
+    emit({"id": key.id, "name": key.name, "role": key.role}, Text(f"removed {key.id} ({key.name})"), as_json)

@@ -1,38 +1,43 @@
-"""Enrollment: from a stream of images to records that last, in bounded memory, and again without harm."""
+"""Enrollment: from a stream of images, or another gallery, to records that last, in bounded memory, and again without harm."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import functools
+import io
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from itertools import chain, groupby
+from pathlib import Path
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hat.data.images import decode_image
 from hat.data.loading import map_in_order
-from hat.errors import ImageError, UsageError
+from hat.errors import DataError, ImageError, UsageError
 from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime, runtime_info
 
 from ..gallery.binding import binding_of
 from ..gallery.gallery import Gallery
-from ..gallery.identities import Identity
-from ..gallery.person_crops import BOX_ATTRIBUTE, Box, box_text, content_hash, crop_person, make_thumbnail
+from ..gallery.person_crops import BOX_ATTRIBUTE, box_text, content_hash, make_thumbnail
 from ..gallery.record_checks import checked_records
-from ..gallery.records import AttributeValue, NewRecord, Record, RecordLabels
+from ..gallery.record_images import box_of, read_source
+from ..gallery.records import NewRecord, Record, RecordLabels
+from .items import Item, refuse
+from .video import BoxRow, is_video_name, video_items
 
-_UNIT_ITEMS = 8
-"""Images that one thread prepares at a time."""
-
-_UNIT_BYTES = 32 * 2**20
-"""Encoded bytes after which a thread asks what is enrolled already, instead of reading on."""
-
-_WORKERS, _UNITS_AHEAD = 2, 6
+_WORKERS, _ITEMS_AHEAD = 2, 48
 
 _MAX_IDLE = 1024
 """Images without work for the model after which a batch is closed all the same."""
+
+_NUM_PROBED = 100
+"""Records whose thumbnails say how high those of a gallery are."""
+
+_LABELS = ("pid", "camid", "time_s", "attributes", "enrolled_s")
+"""What is known of an item and of a record alike."""
 
 
 class ImageEmbedder(Protocol):
@@ -51,32 +56,14 @@ class ImageEmbedder(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One image that is to be enrolled.
-
-    Attributes:
-        source: How it is called for people; a path that can still be read later lets a gallery be rebuilt.
-        read: Gives its encoded bytes (JPEG, PNG, WebP or BMP); an `ImageError` says why it cannot.
-        box: The person within a larger picture; None where the picture is of the person.
-        pid: Identity, where it is known.
-        camid: Camera, where it is known.
-        time_s: When the person was seen, in seconds since 1970 (UTC), where it is known.
-        attributes: Anything else, by name.
-        enrolled_s: When it was enrolled before, in seconds since 1970 (UTC); None is now.
-    """
+class Problem(NamedTuple):
+    """An image, and what is wrong with it."""
 
     source: str
-    read: Callable[[], bytes]
-    box: Box | None = None
-    pid: Identity | None = None
-    camid: int | None = None
-    time_s: float | None = None
-    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
-    enrolled_s: float | None = None
+    reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Enrollment:
     """What came of an enrollment.
 
@@ -85,16 +72,16 @@ class Enrollment:
         num_added: Images that are new in the gallery.
         num_known: Images that it had already.
         num_updated: Of these, images whose labels were changed to those that were given.
-        conflicts: (source, reason) of known images that have other labels than those that were given, and kept them.
-        bad: (source, reason) of the images that cannot be used.
+        conflicts: Known images that have other labels than those that were given, and kept them.
+        bad: Images that cannot be used.
     """
 
-    ids: tuple[int, ...]
-    num_added: int
-    num_known: int
-    bad: tuple[tuple[str, str], ...]
+    ids: list[int] = field(default_factory=list)
+    num_added: int = 0
+    num_known: int = 0
     num_updated: int = 0
-    conflicts: tuple[tuple[str, str], ...] = ()
+    conflicts: list[Problem] = field(default_factory=list)
+    bad: list[Problem] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -105,7 +92,7 @@ class _Prepared:
     content_hash: str = ""
     image: Image.Image | None = None
     record: NewRecord | None = None
-    reason: str | None = None
+    error: ImageError | UsageError | None = None
 
 
 def enroll_images(
@@ -134,9 +121,6 @@ def enroll_images(
             others it is a conflict.
         progress: Called in the caller's thread with the number of items that are done with since its last call.
 
-    Returns:
-        What was added, what was known, and what could not be used.
-
     Raises:
         UsageError: The gallery is of another model or read-only, or a number is out of range.
         WorkError: The gallery cannot be written.
@@ -147,113 +131,56 @@ def enroll_images(
         raise UsageError(f"a thumbnail is 16 to 1024 pixels high, got {thumbnail_height}")
     gallery.check_model(binding_of(runtime_info(embedder.runtime)))
 
-    def prepare(unit: list[Item]) -> list[_Prepared]:
-        return list(_prepare(gallery, embedder.preprocessing, unit, thumbnail_height))
+    def prepare(item: Item) -> _Prepared:
+        return _prepare(gallery, embedder.preprocessing, item, thumbnail_height)
 
-    tally = _Tally()
+    done = Enrollment()
     # Closed by hand, so that the threads end with this call also where it raises.
-    with closing(map_in_order(prepare, _units(items), num_workers=_WORKERS, window=_UNITS_AHEAD)) as units:
-        for batch in _batches(units, batch_size):
-            _add(gallery, embedder, batch, tally, update=update)
+    with closing(map_in_order(prepare, items, num_workers=_WORKERS, window=_ITEMS_AHEAD)) as prepared:
+        for batch in _batches(prepared, batch_size):
+            _add(gallery, embedder, batch, done, update=update)
             if progress is not None:
                 progress(len(batch))
-    return tally.result()
+    return done
 
 
-@dataclass
-class _Tally:
-    """What was done so far."""
-
-    ids: list[int] = field(default_factory=list)
-    num_added: int = 0
-    num_known: int = 0
-    num_updated: int = 0
-    conflicts: list[tuple[str, str]] = field(default_factory=list)
-    bad: list[tuple[str, str]] = field(default_factory=list)
-
-    def result(self) -> Enrollment:
-        return Enrollment(
-            ids=tuple(self.ids),
-            num_added=self.num_added,
-            num_known=self.num_known,
-            num_updated=self.num_updated,
-            conflicts=tuple(self.conflicts),
-            bad=tuple(self.bad),
-        )
-
-
-def _units(items: Iterable[Item]) -> Iterator[list[Item]]:
-    stream = iter(items)
-    while unit := list(islice(stream, _UNIT_ITEMS)):
-        yield unit
-
-
-def _prepare(
-    gallery: Gallery, preprocessing: Preprocessing, unit: list[Item], thumbnail_height: int | None
-) -> Iterator[_Prepared]:
-    """Read a unit of items and decode those that are not enrolled yet; encoded bytes are held a bounded number at a time."""
-    read: list[tuple[Item, bytes | ImageError]] = []
-    held = 0
-    for place, item in enumerate(unit):
-        try:
-            data: bytes | ImageError = item.read()
-        except ImageError as error:
-            data = error
-        read.append((item, data))
-        held += len(data) if isinstance(data, bytes) else 0
-        if held < _UNIT_BYTES and place + 1 < len(unit):
-            continue
-        hashes = [content_hash(data, item.box) if isinstance(data, bytes) else "" for item, data in read]
-        known = gallery.ids_by_hash({one for one in hashes if one})
-        for (one, data), digest in zip(read, hashes, strict=True):
-            if isinstance(data, ImageError):
-                yield _Prepared(one, reason=_reason(one, data))
-            elif digest in known:
-                yield _Prepared(one, digest)
-            else:
-                yield _decode(one, data, digest, preprocessing, thumbnail_height)
-        read, held = [], 0
-
-
-def _decode(item: Item, data: bytes, digest: str, preprocessing: Preprocessing, thumbnail_height: int | None) -> _Prepared:
+def _prepare(gallery: Gallery, preprocessing: Preprocessing, item: Item, thumbnail_height: int | None) -> _Prepared:
+    """Read an item, and decode it unless it is enrolled already."""
     try:
-        image = decode_image(data, item.source)
+        data = item.read()
+        digest = content_hash(data, item.box)
+        if gallery.ids_by_hash({digest}):
+            return _Prepared(item, digest)
+        image = item.decode(data)
+        labels = {name: getattr(item, name) for name in _LABELS}
         if item.box is not None:
-            image = crop_person(image, item.box, item.source)
-    except ImageError as error:
-        return _Prepared(item, reason=_reason(item, error))
-    thumbnail = make_thumbnail(image, thumbnail_height) if thumbnail_height is not None else None
-    try:
-        # Here and not when it is written: one label that no gallery takes must not cost a batch.
-        (record,) = checked_records([_new_record(item, digest, thumbnail)], 1)
-    except UsageError as error:
-        return _Prepared(item, reason=_reason(item, error))
+            labels["attributes"] = {**item.attributes, BOX_ATTRIBUTE: box_text(item.box)}
+        thumbnail = None if thumbnail_height is None else make_thumbnail(image, thumbnail_height)
+        # Checked here and not when it is written: one label that no gallery takes must not cost a batch.
+        (record,) = checked_records([NewRecord(content_hash=digest, source=item.source, thumbnail=thumbnail, **labels)], 1)
+    except (ImageError, UsageError) as error:
+        return _Prepared(item, error=error)
     # At the model's size already, so that many may wait; resizing it once more changes nothing.
     return _Prepared(item, digest, Image.fromarray(preprocessing.resize_image(image)), record)
 
 
-def _reason(item: Item, error: ImageError | UsageError) -> str:
-    return str(error).removeprefix(f"{item.source}: ")
-
-
-def _batches(units: Iterable[list[_Prepared]], batch_size: int) -> Iterator[list[_Prepared]]:
+def _batches(prepared: Iterable[_Prepared], batch_size: int) -> Iterator[list[_Prepared]]:
     """Group what was prepared so that a group has at most ``batch_size`` images for the model, and is never endless."""
     batch: list[_Prepared] = []
     num_images = 0
-    for unit in units:
-        for one in unit:
-            batch.append(one)
-            num_images += one.image is not None
-            if num_images == batch_size or len(batch) >= batch_size + _MAX_IDLE:
-                yield batch
-                batch, num_images = [], 0
+    for one in prepared:
+        batch.append(one)
+        num_images += one.image is not None
+        if num_images == batch_size or len(batch) >= batch_size + _MAX_IDLE:
+            yield batch
+            batch, num_images = [], 0
     if batch:
         yield batch
 
 
-def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], tally: _Tally, *, update: bool) -> None:
+def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], done: Enrollment, *, update: bool) -> None:
     # Asked again: the same image may have been read twice before it was written once.
-    ids = gallery.ids_by_hash({one.content_hash for one in batch if one.reason is None})
+    ids = gallery.ids_by_hash({one.content_hash for one in batch if one.error is None})
     new: dict[str, _Prepared] = {}
     for one in batch:
         if one.image is not None and one.content_hash not in ids:
@@ -262,21 +189,14 @@ def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], tall
         embeddings = embedder.embed([one.image for one in new.values() if one.image is not None])
         added = gallery.add(embeddings, [one.record for one in new.values() if one.record is not None])
         ids |= zip(new, added, strict=True)
-    tally.num_added += len(new)
+    done.num_added += len(new)
     for one in batch:
-        if one.reason is not None:
-            tally.bad.append((_printable(one.item.source), _printable(one.reason)))
+        if one.error is not None:
+            done.bad.append(problem(one.item.source, one.error))
         elif one.content_hash in ids:  # a known image that was removed meanwhile has no id any more
-            tally.ids.append(ids[one.content_hash])
-    tally.num_known += sum(one.reason is None for one in batch) - len(new)
+            done.ids.append(ids[one.content_hash])
+    done.num_known += sum(one.error is None for one in batch) - len(new)
     known = [one for one in batch if one.content_hash in ids and new.get(one.content_hash) is not one]
-    _compare_labels(gallery, known, ids, tally, update=update)
-
-
-def _compare_labels(
-    gallery: Gallery, known: Sequence[_Prepared], ids: Mapping[str, int], tally: _Tally, *, update: bool
-) -> None:
-    """Look for known images whose labels are others than those that were given, and change or name them."""
     records = {record.content_hash: record for record in gallery.get_present(sorted({ids[one.content_hash] for one in known}))}
     for one in known:
         record = records.get(one.content_hash)
@@ -284,48 +204,129 @@ def _compare_labels(
         if record is None or not labels:
             continue
         if update:
-            tally.num_updated += gallery.update([record.id], labels)
+            done.num_updated += gallery.update([record.id], labels)
             records.update((changed.content_hash, changed) for changed in gallery.get_present([record.id]))
         else:
-            differences = (f"{name} is {_shown(record, name)} and not {value!r}" for name, value in labels.items())
+            shown = {name: "unknown" if (value := getattr(record, name)) is None else repr(value) for name in labels}
+            differences = (f"{name} is {shown[name]} and not {value!r}" for name, value in labels.items())
             reason = f"enrolled already as record {record.id}, where {', '.join(differences)}"
-            tally.conflicts.append((_printable(one.item.source), _printable(reason)))
+            done.conflicts.append(problem(one.item.source, reason))
 
 
 def _other_labels(record: Record, item: Item) -> RecordLabels:
     """Return the labels of an item that are known and not those of its record."""
-    labels: RecordLabels = {}
-    if item.pid is not None and item.pid != record.pid:
-        labels["pid"] = item.pid
-    if item.camid is not None and item.camid != record.camid:
-        labels["camid"] = item.camid
-    if item.time_s is not None and item.time_s != record.time_s:
-        labels["time_s"] = item.time_s
+    names = ("pid", "camid", "time_s")
+    labels = {name: getattr(item, name) for name in names if getattr(item, name) not in (None, getattr(record, name))}
     attributes = {name: value for name, value in item.attributes.items() if record.attributes.get(name) != value}
-    if attributes:
-        labels["attributes"] = attributes
-    return labels
+    return cast(RecordLabels, labels | ({"attributes": attributes} if attributes else {}))
 
 
-def _shown(record: Record, name: str) -> str:
-    value = getattr(record, name)
-    return "unknown" if value is None else repr(value)
+def problem(source: str, reason: object) -> Problem:
+    """Return what is wrong with an image as texts that can be written anywhere: file names on disk may hold any bytes."""
+    printable = (text.encode(errors="backslashreplace").decode() for text in (source, str(reason).removeprefix(f"{source}: ")))
+    return Problem(*printable)
 
 
-def _new_record(item: Item, digest: str, thumbnail: bytes | None) -> NewRecord:
-    box = {} if item.box is None else {BOX_ATTRIBUTE: box_text(item.box)}
-    return NewRecord(
-        content_hash=digest,
-        source=item.source,
-        pid=item.pid,
-        camid=item.camid,
-        time_s=item.time_s,
-        attributes={**item.attributes, **box},
-        thumbnail=thumbnail,
-        enrolled_s=item.enrolled_s,
-    )
+def reembed(
+    old: Gallery,
+    new: Gallery,
+    embedder: ImageEmbedder,
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> Enrollment:
+    """Enroll everything of one gallery in another, whose model is another.
+
+    An image is taken from its source, if that is still the same by its content hash. It keeps the time of its enrollment, so
+    that it is removed no later than it would have been. Thumbnails are made again, of the height that the first ones in the old
+    gallery have; a gallery without thumbnails gets none.
+
+    What is in the new gallery already is kept. Images that are gone or changed are among the bad ones.
+
+    Args:
+        old: Where from; it is only read.
+        new: Where to.
+        embedder: The new gallery's model.
+        batch_size: See `enroll_images`.
+        progress: See `enroll_images`.
+
+    Raises:
+        UsageError: The new gallery is of another model than the embedder's.
+        WorkError: The new gallery cannot be written.
+    """
+    heights = []
+    for record in old.get(old.ids()[:_NUM_PROBED].tolist(), thumbnails=True):
+        if record.thumbnail is not None:
+            with Image.open(io.BytesIO(record.thumbnail), formats=("JPEG",)) as small:
+                heights.append(small.height)
+    height = min(1024, max(16, *heights)) if heights else None
+    items = _items_again(old.records())
+    return enroll_images(new, embedder, items, batch_size=batch_size, thumbnail_height=height, progress=progress)
 
 
-def _printable(text: str) -> str:
-    """Return a text that can be written anywhere: a file's name on disk may hold bytes that are no text."""
-    return text.encode(errors="backslashreplace").decode()
+def _items_again(records: Iterable[Record]) -> Iterator[Item]:
+    for (video, _), run in groupby(records, _Runs()):
+        if video is None:
+            yield from map(_file_item, run)
+        else:
+            yield from _video_run(Path(video), run)
+
+
+class _Runs:
+    """Tells records apart that can be read in one go: those of files, and those of a video while its frames go forward."""
+
+    def __init__(self) -> None:
+        self._run = 0
+        self._video: str | None = None
+        self._frame = 0
+
+    def __call__(self, record: Record) -> tuple[str | None, int]:
+        video, frame = _video_place(record)
+        if video != self._video or frame < self._frame:
+            self._run += 1
+        self._video, self._frame = video, frame
+        return video, self._run
+
+
+def _video_place(record: Record) -> tuple[str | None, int]:
+    """Return the video and the frame that a record was cut from; None for any other record."""
+    path, mark, number = record.source.rpartition("#")
+    if mark and number.isascii() and number.isdigit() and len(number) <= 18 and is_video_name(path) and box_of(record):
+        return path, int(number)
+    return None, 0
+
+
+def _file_item(record: Record) -> Item:
+    attributes = {name: value for name, value in record.attributes.items() if name != BOX_ATTRIBUTE}
+    return replace(_item_again(record, functools.partial(read_source, record)), box=box_of(record), attributes=attributes)
+
+
+def _video_run(video: Path, records: Iterable[Record]) -> Iterator[Item]:
+    taken: deque[Record] = deque()
+
+    def rows() -> Iterator[BoxRow]:
+        for record in records:
+            taken.append(record)
+            box = box_of(record)
+            assert box is not None
+            yield BoxRow(where=record.source, frame=_video_place(record)[1], box=box)
+
+    try:
+        for item in video_items(video, rows()):
+            record = taken.popleft()
+            yield _item_again(record, functools.partial(_same, item.read, record))
+    except DataError as error:  # the video is not there any more
+        for record in chain(taken, records):
+            yield _item_again(record, refuse(str(error)))
+
+
+def _item_again(record: Record, read: Callable[[], bytes]) -> Item:
+    """Return a record as an item with all that is known of it."""
+    return Item(source=record.source, read=read, **{name: getattr(record, name) for name in _LABELS})
+
+
+def _same(read: Callable[[], bytes], record: Record) -> bytes:
+    data = read()
+    if content_hash(data) != record.content_hash:
+        raise ImageError(f"{record.source}: another image than the one that was enrolled")
+    return data

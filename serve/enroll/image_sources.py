@@ -1,34 +1,29 @@
 """Where images come from: files, folders, zip files, tables, and videos with a table of boxes; all as one stream of items."""
 
 import functools
-import re
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from hat.data.archives import split_location
 from hat.data.datasets import DISTRACTOR_PID, JUNK_PID
 from hat.data.identity_folders import find_people
-from hat.data.image_trees import FolderTree, ZipTree, open_tree
-from hat.data.images import read_encoded
+from hat.data.image_trees import ImageTree, open_tree
+from hat.data.images import describe_frames, read_encoded
 from hat.data.labels import number_labels, parse_label
-from hat.data.market import parse_market_name
 from hat.data.registry import detect_dataset, load_dataset
 from hat.errors import DataError, UsageError
 
 from ..gallery.identities import Identity
-from ..gallery.records import AttributeValue
-from .enrolling import Item
-from .table_rows import BOX_COLUMNS, read_rows
-from .video_boxes import BoxRow, read_boxes, video_items
-from .video_frames import is_video_name
+from .items import BOX_COLUMNS, Item, Labels, read_name, read_rows
+from .video import BoxRow, is_video_name, read_boxes, video_items
 
 NameStyle = Literal["auto", "market", "none"]
 """What file names say: Market-style ones where they look like it, always, or nothing."""
 
-_MARKET_FRAME = re.compile(r"(?:-1|\d+)_c\d+s(\d{1,9})_(\d{1,9})", re.IGNORECASE)
 _JUNK = "junk, pid -1"
 _UNREAD = "neither images nor texts, or links that lead nowhere"
 _NAMED_MARKETS_WAY = ("market1501", "dukemtmc-reid", "synth", "market-style", "csv")
@@ -40,39 +35,12 @@ _MAX_UNREAD = 20
 _TABLE_COLUMNS = ("path", "pid", "camid", "time", *BOX_COLUMNS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Labels:
-    """What is known of all images of a call; what is None is left to names and tables.
-
-    Attributes:
-        pid: Identity.
-        camid: Camera.
-        time_s: When they were seen, in seconds since 1970 (UTC); of a video, when its first frame was.
-        attributes: Anything else, by name.
-    """
-
-    pid: Identity | None = None
-    camid: int | None = None
-    time_s: float | None = None
-    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
-
-    def of(self, item: Item) -> Item:
-        """Return an item with these labels in place of its own."""
-        return replace(
-            item,
-            pid=item.pid if self.pid is None else self.pid,
-            camid=item.camid if self.camid is None else self.camid,
-            time_s=item.time_s if self.time_s is None else self.time_s,
-            attributes={**item.attributes, **self.attributes},
-        )
-
-
 class ImageSources:
     """Everything that one call enrolls.
 
     Args:
         inputs: Images, folders (with all that is in them), zip files, tables (``.csv``) or one video.
-        labels: What is known of all of them.
+        labels: What is known of all of them; a time is a video's beginning.
         names: What file names say.
         boxes: Table of boxes of the video.
 
@@ -98,10 +66,19 @@ class ImageSources:
         self.left_out: Counter[str] = Counter()
         self.unread: list[str] = []
         self.notes: list[str] = []
-        self._check()
+        videos = [text for text in self._inputs if is_video_name(text)]
+        if videos and boxes is None:
+            raise UsageError(
+                f"{videos[0]} is a video: give a table of the people in it with --boxes (columns frame or time, "
+                f"{', '.join(BOX_COLUMNS)}), as a detector or tracker finds them"
+            )
+        if boxes is not None and (len(self._inputs) != 1 or not videos):
+            raise UsageError("--boxes belongs to one video, given by itself")
+        for text in self._inputs:
+            _check_presence(text)
 
     def count(self) -> int:
-        """Return how many items there are; every list and table is read for it, and no image.
+        """Return how many items there are; every list and table is read for it, and of images some headers, for a note.
 
         Raises:
             DataError: A folder, zip file or table cannot be read, or a table has a mistake.
@@ -109,7 +86,9 @@ class ImageSources:
         self._clear()
         if self._boxes is not None:
             return sum(1 for _ in self._rows(self._boxes))
-        return sum(1 for _ in self._listed())
+        whole = [None if item.box else item.source for item in self._listed()]
+        self._note(*describe_frames([path for path in whole if path is not None]))
+        return len(whole)
 
     def items(self) -> Iterator[Item]:
         """Yield the items, in an order that is always the same.
@@ -121,40 +100,24 @@ class ImageSources:
         self._clear()
         if self._boxes is not None:
             found = video_items(Path(self._inputs[0]), self._rows(self._boxes), self._labels.time_s)
-            labels = replace(self._labels, time_s=None)
-            yield from (labels.of(item) for item in found)
+            yield from map(replace(self._labels, time_s=None).of, found)
         else:
             yield from map(self._labels.of, self._listed())
 
     def _clear(self) -> None:
         self.left_out.clear()
         self.unread.clear()
-        self.notes.clear()
+
+    def _note(self, *notes: str) -> None:
+        self.notes += [note for note in notes if note not in self.notes]
+
+    def _is_junk(self, pid: Identity | None) -> bool:
+        if pid == JUNK_PID:
+            self.left_out[_JUNK] += 1
+        return pid == JUNK_PID
 
     def _rows(self, boxes: Path) -> Iterator[BoxRow]:
-        for row in read_boxes(boxes):
-            if row.pid == JUNK_PID:
-                self.left_out[_JUNK] += 1
-            else:
-                yield row
-
-    def _check(self) -> None:
-        videos = [text for text in self._inputs if is_video_name(text)]
-        if videos and self._boxes is None:
-            raise UsageError(
-                f"{videos[0]} is a video: give a table of the people in it with --boxes (columns frame or time, "
-                f"{', '.join(BOX_COLUMNS)}), as a detector or tracker finds them"
-            )
-        if self._boxes is not None and (len(self._inputs) != 1 or not videos):
-            raise UsageError("--boxes belongs to one video, given by itself")
-        for text in self._inputs:
-            try:
-                member = split_location(text)
-                found = Path(text).exists() if member is None else Path(member[0]).is_file()
-            except OSError as error:
-                raise DataError(f"{text:.200}: cannot be looked up ({error.strerror})") from None
-            if not found:
-                raise DataError(f"{text}: there is no such file or folder")
+        return (row for row in read_boxes(boxes) if not self._is_junk(row.labels.pid))
 
     def _listed(self) -> Iterator[Item]:
         for text in self._inputs:
@@ -164,9 +127,7 @@ class ImageSources:
             elif path.is_dir() or (path.is_file() and text.lower().endswith(".zip")):
                 yield from self._tree(path)
             else:
-                item = self._named(path.name if split_location(text) is None else text.rpartition("/")[2], text)
-                if item is not None:
-                    yield item
+                yield from self._named(path.name if split_location(text) is None else text.rpartition("/")[2], text)
 
     def _tree(self, path: Path) -> Iterator[Item]:
         """Yield all images in a folder or a zip file and below, folder by folder in sorted order."""
@@ -175,48 +136,39 @@ class ImageSources:
             try:
                 people = _read_people(path)
             except DataError as error:
-                self.notes.append(f"no identities are read: {error}")
-        root = open_tree(path)
-        waiting: list[tuple[FolderTree | ZipTree, frozenset[Any]]] = [(root, frozenset({_key(root)}))]
+                self._note(f"no identities are read: {error}")
+        root: ImageTree = open_tree(path)
+        waiting: list[tuple[ImageTree, frozenset[str]]] = [(root, frozenset({os.path.realpath(root.where)}))]
         while waiting:
             tree, above = waiting.pop()
             for name, location in tree.images():
-                item = self._named(name, location, people.get(location))
-                if item is not None:
-                    yield item
-            self._count_unread(tree)
+                yield from self._named(name, location, people.get(location))
+            for name in tree.unread():
+                self.left_out[_UNREAD] += 1
+                if len(self.unread) < _MAX_UNREAD:
+                    self.unread.append(f"{tree.where}/{name}")
             for name in reversed(tree.folders()):
                 child = tree.child(name)
-                key = _key(child)
+                key = os.path.realpath(child.where)
                 if key not in above:  # a link to a folder above would never end
                     waiting.append((child, above | {key}))
 
-    def _count_unread(self, tree: FolderTree | ZipTree) -> None:
-        for name in tree.unread():
-            self.left_out[_UNREAD] += 1
-            if len(self.unread) < _MAX_UNREAD:
-                self.unread.append(f"{tree.where}/{name}")
-
-    def _named(self, name: str, location: str, person: _Person | None = None) -> Item | None:
-        """Return an image with the labels that its data set says, or its name."""
-        source = _absolute(location)
-        item = Item(source=source, read=functools.partial(read_encoded, source))
-        if self._names == "none":
-            return item
-        labels = read_name(name)
+    def _named(self, name: str, location: str, person: _Person | None = None) -> Iterator[Item]:
+        """Yield an image with the labels that its data set says, or its name, unless it is to be left out."""
+        item = _image(_absolute(location))
+        labels = None if self._names == "none" else read_name(name)
         if person is not None:
-            camid = person[1] if person[1] is not None or labels is None else labels.camid
-            attributes = {} if labels is None else labels.attributes
-            labels = Labels(pid=None if person[0] == DISTRACTOR_PID else person[0], camid=camid, attributes=attributes)
+            pid, camid = person
+            named = labels or Labels()
+            camid = named.camid if camid is None else camid
+            labels = replace(named, pid=None if pid == DISTRACTOR_PID else pid, camid=camid)
         if labels is None:
-            if self._names == "auto":
-                return item
-            self.left_out["their names are not Market-style"] += 1
-            return None
-        if labels.pid == JUNK_PID and self._labels.pid is None:
-            self.left_out[_JUNK] += 1
-            return None
-        return labels.of(item)
+            if self._names == "market":
+                self.left_out["their names are not Market-style"] += 1
+            else:
+                yield item
+        elif self._labels.pid is not None or not self._is_junk(labels.pid):
+            yield labels.of(item)
 
     def _table(self, path: Path) -> Iterator[Item]:
         cameras = _camera_numbers(path)
@@ -224,48 +176,24 @@ class ImageSources:
             text = row.text("path")
             if "\0" in text:
                 raise DataError(f"{row.where}: path is {text!r}, expected a file's path")
-            pid = row.pid()
-            if pid == JUNK_PID:
-                self.left_out[_JUNK] += 1
-                continue
-            source = _absolute(str(path.parent / text))  # joining keeps an absolute path as it is
-            label = row.fields.get("camid", "")
-            camid = cameras[label] if label in cameras else row.whole_number("camid")
-            yield Item(
-                source=source,
-                read=functools.partial(read_encoded, source),
-                box=row.box(),
-                pid=pid,
-                camid=camid,
-                time_s=row.timestamp("time"),
-                attributes={**row.attributes(_TABLE_COLUMNS), **({"camera": label} if label in cameras else {})},
-            )
+            labels = row.labels(_TABLE_COLUMNS, cameras)
+            if not self._is_junk(labels.pid):
+                item = _image(_absolute(str(path.parent / text)))  # joining keeps an absolute path as it is
+                yield labels.of(replace(item, box=row.box(), time_s=row.timestamp("time")))
 
 
-def read_name(name: str) -> Labels | None:
-    """Return what a Market-style file name says: ``0002_c1s1_000451_03.jpg`` is identity 2 seen by camera 1.
-
-    The sequence and the frame within it (``s1_000451``) become attributes and no time, for nothing says when a sequence began.
-    Identity 0 is Market-1501's label for background and passers-by, who are not one person: their identity is unknown.
-
-    Returns:
-        The labels, pid -1 for junk; None for a name of another kind.
-    """
-    labels = parse_market_name(name)
-    if labels is None:
-        return None
-    pid, camid = labels
-    match = _MARKET_FRAME.match(name)
-    attributes = {"sequence": int(match[1]), "frame": int(match[2])} if match else {}
-    return Labels(pid=None if pid == DISTRACTOR_PID else pid, camid=camid, attributes=attributes)
+def _check_presence(text: str) -> None:
+    try:
+        member = split_location(text)
+        found = Path(text).exists() if member is None else Path(member[0]).is_file()
+    except OSError as error:
+        raise DataError(f"{text:.200}: cannot be looked up ({error.strerror})") from None
+    if not found:
+        raise DataError(f"{text}: there is no such file or folder")
 
 
 def _read_people(root: Path) -> dict[str, _Person]:
-    """Return who is on the images of a data set without Market-style names, by location, as ``hat eval`` reads it.
-
-    Raises:
-        DataError: Its layout has a mistake.
-    """
+    """Return who is on the images of a data set without Market-style names, by location, as ``hat eval`` reads it."""
     try:
         kind = detect_dataset(root)
     except DataError:
@@ -287,15 +215,8 @@ def _camera_numbers(table: Path) -> dict[str, int]:
     return {label: number for label, number in number_labels(labels, f"{table}, column camid").items() if number >= 0}
 
 
-def _key(tree: FolderTree | ZipTree) -> Any:
-    """Return what makes a folder the same one, also under another name."""
-    if isinstance(tree, ZipTree):
-        return tree.prefix
-    try:
-        status = tree.path.stat()
-    except OSError as error:
-        raise DataError(f"{tree.path}: the folder cannot be listed ({error.strerror})") from None
-    return status.st_dev, status.st_ino
+def _image(source: str) -> Item:
+    return Item(source=source, read=functools.partial(read_encoded, source))
 
 
 def _absolute(location: str) -> str:

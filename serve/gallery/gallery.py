@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,9 @@ from .records import Filter, GalleryCounts, Neighbors, NewRecord, Record, Record
 
 StoredType = Literal["float32", "float16"]
 """In which a gallery keeps embeddings."""
+
+_STORES = {"": "hat.serve.sqlite.gallery:SqliteGallery", "milvus": "hat.serve.milvus.gallery:MilvusGallery"}
+"""Scheme of a location -> the class that keeps galleries there, imported when one is opened."""
 
 
 class Gallery(ABC):
@@ -66,9 +70,7 @@ class Gallery(ABC):
             WorkError: Another process is writing to it, or it cannot be reached or made.
             MissingExtraError: What stores it is not installed.
         """
-        from ..open_gallery import store_class
-
-        store = store_class(location)
+        store = _store_class(location)
         opened: Gallery = store.open(location, binding=binding, create=create, stored_type=stored_type, read_only=read_only)
         return opened
 
@@ -255,3 +257,13 @@ class Gallery(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+
+def _store_class(location: str | os.PathLike[str]) -> Any:
+    scheme, separator, _ = location.partition("://") if isinstance(location, str) else ("", "", "")
+    if not separator or not scheme.isalnum():
+        scheme = ""
+    if scheme not in _STORES:
+        raise UsageError(f"{location}: nothing is known by {scheme}://: expected a file's path, or milvus://host:port/name")
+    module, _, name = _STORES[scheme].partition(":")
+    return getattr(importlib.import_module(module), name)

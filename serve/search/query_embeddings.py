@@ -11,7 +11,7 @@ from hat.data.datasets import JUNK_PID
 from hat.embedder import Embedder
 from hat.errors import UsageError
 
-from ..enroll.image_sources import read_name
+from ..enroll.items import read_name
 from ..gallery.gallery import Gallery
 from ..gallery.identities import Identity
 from ..gallery.records import Filter

@@ -9,6 +9,7 @@ from tiny_hat import lively_hat
 
 import hat
 from hat.cli import main
+from hat.data.images import set_gray_bits
 from hat.data.synth import generate_dataset
 
 
@@ -59,8 +60,11 @@ def caller(monkeypatch, capsys):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["hat", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
+        try:
+            with pytest.raises(SystemExit) as end:
+                main()
+        finally:
+            set_gray_bits(None)  # what a command sets is its process's
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
         return Answer(end.value.code or 0, captured.out, captured.err)

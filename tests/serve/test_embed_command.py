@@ -6,8 +6,10 @@ import sys
 import numpy as np
 import pytest
 from enrolled_people import caller, shared_world
+from PIL import Image
 
 from hat.embedder import Embedder
+from hat.serve import Gallery
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,60 @@ def test_what_cannot_be_written_is_refused_before_the_work(run, world, tmp_path,
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     answer = run("embed", world / "model", folder, "--out", tmp_path / "x.parquet")
     assert answer.code == 2 and "pip install pyarrow" in answer.err
+
+
+def test_gray_bits_scale_sensors_of_fewer_bits_in_every_command(run, world, tmp_path):
+    """Cameras of 12 bits write them into files of 16: scaled, they are what the upper 8 of the 12 bits are."""
+    rng = np.random.default_rng(0)
+    for name in ("7/cam1/a", "7/cam2/b", "8/cam1/c", "8/cam2/d"):
+        values = rng.integers(0, 2**12, (64, 32), dtype=np.uint16)
+        for folder, pixels in (("deep", values), ("plain", (values >> 4).astype(np.uint8))):
+            path = tmp_path / folder / f"{name}.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(pixels).save(path)
+    model, bits = world / "model", ("--gray-bits", 12)
+    found = []
+    for folder, options in (("deep", bits), ("plain", ())):
+        data, out, gallery = tmp_path / folder, tmp_path / f"{folder}.npz", tmp_path / f"{folder}.gallery"
+        assert run("embed", model, data, "--out", out, *options).code == 0
+        assert run("enroll", gallery, data, "--model", model, *options).code == 0
+        evaluated = run("eval", model, "--data", data, "--json", *options).json["results"][0]
+        query = data / "8" / "cam1" / "c.png"
+        searched = run("search", tmp_path / "deep.gallery", query, "--model", model, "--json", *options).json["queries"][0]
+        with np.load(out) as written, Gallery.open(gallery, read_only=True) as opened:
+            found.append((written["embeddings"], opened.embeddings([1, 2, 3, 4]), evaluated["mAP"], searched["matches"]))
+    (embeddings, enrolled, mean_ap, matches), expected = found
+    np.testing.assert_array_equal(embeddings, expected[0])
+    np.testing.assert_array_equal(enrolled, expected[1])
+    assert mean_ap == expected[2] and matches == expected[3] and matches[0]["similarity"] == pytest.approx(1)
+    with pytest.warns(UserWarning, match="uses 12 bits is nearly black; .*--gray-bits 12"):
+        run("embed", model, query.parents[2].with_name("deep"), "--out", tmp_path / "dark.npz")
+    assert run("embed", model, query, "--out", tmp_path / "x.npz", "--gray-bits", 7).code == 2
+
+
+@pytest.mark.parametrize("command", ["embed", "enroll", "search"])
+def test_whole_frames_are_told_once_and_counted_before_the_work(run, world, tmp_path, command):
+    rng = np.random.default_rng(0)
+    for number, size in enumerate([(64, 96)] * 3 + [(96, 48)]):
+        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+    images = sorted(tmp_path.glob("*.png"))
+    gallery, model = tmp_path / "g", ("--model", world / "model")
+    assert run("enroll", gallery, images[3], *model).err == ""  # a person
+    arguments = {
+        "embed": ("embed", world / "model", *images, "--out", tmp_path / "x.npz"),
+        "enroll": ("enroll", gallery, *images, *model),
+        "search": ("search", gallery, *images, *model),
+    }[command]
+    answer = run(*arguments, "--json")
+    (note,) = answer.json["notes"]
+    assert note.startswith("3 of 4 images looked at are wider than high") and answer.err.count(note) == 1
+
+
+def test_boxes_of_a_table_are_no_whole_frames(run, world, tmp_path):
+    Image.fromarray(np.zeros((64, 96, 3), dtype=np.uint8)).save(tmp_path / "frame.png")
+    (tmp_path / "people.csv").write_text("path,left,top,right,bottom\nframe.png,0,0,20,60\n")
+    answer = run("embed", world / "model", tmp_path / "people.csv", "--out", tmp_path / "x.npz", "--json")
+    assert answer.json["notes"] == [] and answer.err == ""
 
 
 def test_parquet_is_written_by_pyarrow(run, world, tmp_path):

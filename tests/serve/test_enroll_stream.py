@@ -55,7 +55,7 @@ def test_embeddings_are_those_of_the_images_whole_or_cropped(gallery, embedder):
     items = [item(0, pid=1, camid=2, time_s=3.0, attributes={"a": 1}), item(1), item(1, pid=7)]
     boxed = Item(source="1.png", read=lambda: png(1), box=(5, -4, 38, 70))
     found = enroll_images(gallery, embedder, [*items, boxed], batch_size=3, thumbnail_height=32)
-    assert (found.ids, found.num_added, found.num_known, found.bad) == ((1, 2, 2, 3), 3, 1, ())
+    assert (found.ids, found.num_added, found.num_known, found.bad) == ([1, 2, 2, 3], 3, 1, [])
     whole = [Image.open(io.BytesIO(png(seed))).convert("RGB") for seed in (0, 1)]
     expected = embedder.embedder.embed([*whole, whole[1].crop((5, 0, 38, 70))])
     np.testing.assert_allclose(gallery.embeddings([1, 2, 3]), expected, atol=1e-6)
@@ -74,7 +74,7 @@ def test_enrolling_again_asks_the_model_for_nothing(gallery, embedder):
     assert enroll_images(gallery, embedder, items, batch_size=4).num_added == 10
     assert embedder.batches == [4, 4, 2] and gallery.num_adds == 3
     again = enroll_images(gallery, embedder, reversed(items), batch_size=4)
-    assert (again.ids, again.num_added, again.num_known) == (tuple(range(10, 0, -1)), 0, 10)
+    assert (again.ids, again.num_added, again.num_known) == (list(range(10, 0, -1)), 0, 10)
     assert embedder.batches == [4, 4, 2] and len(gallery) == 10
 
 
@@ -92,7 +92,7 @@ def test_bad_images_are_told_and_the_rest_is_enrolled(gallery, embedder):
         item(1),
     ]
     found = enroll_images(gallery, embedder, items)
-    assert (found.ids, found.num_added) == ((1, 2), 2)
+    assert (found.ids, found.num_added) == ([1, 2], 2)
     assert [source for source, _ in found.bad] == ["gone.png", "text.png", "cut.png", "empty.png", "far.png"]
     assert found.bad[0][1] == "there is no such file" and "not an image" in found.bad[1][1]
     assert all(not reason.startswith(source) for source, reason in found.bad)
@@ -190,4 +190,4 @@ def test_numbers_out_of_range(gallery, embedder, options, sentence):
 
 def test_nothing_is_nothing(gallery, embedder):
     found = enroll_images(gallery, embedder, [])
-    assert (found.ids, found.num_added, found.num_known, found.bad) == ((), 0, 0, ())
+    assert (found.ids, found.num_added, found.num_known, found.bad) == ([], 0, 0, [])

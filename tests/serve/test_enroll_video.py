@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from hat.errors import DataError, ImageError, MissingExtraError, UsageError
-from hat.serve.enroll.image_sources import ImageSources, Labels
-from hat.serve.enroll.video_boxes import read_boxes, video_items
-from hat.serve.enroll.video_frames import read_frames
+from hat.serve.enroll.image_sources import ImageSources
+from hat.serve.enroll.items import Labels
+from hat.serve.enroll.video import read_boxes, read_frames, video_items
 from hat.serve.gallery.person_crops import content_hash
 
 av = pytest.importorskip("av")
@@ -113,7 +113,7 @@ def test_frames_that_are_not_there_and_boxes_outside_are_reported_one_by_one(vid
 def test_a_phone_that_was_held_upright(tmp_path):
     path = write_video(tmp_path / "turned.mp4", num_frames=2, turned=90)
     frame = next(read_frames(path))
-    pixels = frame.pixels()
+    pixels = np.asarray(frame.picture())
     assert pixels.shape == (WIDTH, HEIGHT, 3)
     # Turned a quarter to the left: what was at the upper left is at the lower left.
     assert pixels[-20:, :20].mean() > 200 and pixels[:20, :20].mean() < 100
@@ -127,7 +127,7 @@ def test_decoding_stops_after_the_last_row(video, tmp_path, monkeypatch):
             seen.append(frame.number)
             yield frame
 
-    monkeypatch.setattr("hat.serve.enroll.video_boxes.read_frames", counted)
+    monkeypatch.setattr("hat.serve.enroll.video.read_frames", counted)
     boxes = table(tmp_path, "frame,left,top,right,bottom\n2,0,0,20,40\n")
     assert len(list(video_items(video, read_boxes(boxes)))) == 1
     assert max(seen) <= 3
@@ -184,7 +184,7 @@ def test_what_is_no_video_of_its_ending_is_refused(tmp_path):
 
 
 def test_frames_larger_than_the_limit_are_refused(video, monkeypatch):
-    monkeypatch.setattr("hat.serve.enroll.video_frames.MAX_PIXELS", WIDTH * HEIGHT - 1)
+    monkeypatch.setattr("hat.serve.enroll.video.MAX_PIXELS", WIDTH * HEIGHT - 1)
     with pytest.raises(DataError, match="128 x 96 pixels are more than the limit"):
         list(read_frames(video))
 
@@ -199,7 +199,7 @@ def test_read_boxes_of_the_mot_challenge(tmp_path):
     path = tmp_path / "gt.txt"
     path.write_text("1,3,10.0,20,30,60.4,1,1,0.9\n3,3,12,20,30,60,1,1,1\n\n1,-1,0,0,5,9,0.5,-1,-1,-1\n2,4,1,2,3,4,0,1,1\n")
     rows = list(read_boxes(path))
-    assert [(row.frame, row.pid, row.box) for row in rows] == [
+    assert [(row.frame, row.labels.pid, row.box) for row in rows] == [
         (0, 3, (10, 20, 40, 80)),
         (0, None, (0, 0, 5, 9)),
         (2, 3, (12, 20, 42, 80)),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -183,6 +184,13 @@ def test_a_picture_of_the_matches(run, world, model, queries, tmp_path, monkeypa
         moved.with_name("moved").rename(moved)
     assert gone.code == 2 and "none of the matches has a picture" in gone.err
     assert kept.code == 0
+
+
+def test_a_picture_without_matplotlib_is_refused_before_the_search(run, model, queries, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("hat.embedder.Embedder.open", None)  # the model is not even opened
+    answer = run(queries[0], *model, "--picture", tmp_path / "x.png")
+    assert answer.code == 2 and "matplotlib is needed for drawing the matches" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from hat.data.datasets import ReIDDataset, Split
 from hat.preprocessing import Preprocessing
 from hat.runtime import TorchRuntime, runtime_info
 from hat.serve import Gallery, binding_of, enroll_images, search_gallery
-from hat.serve.enroll.image_sources import ImageSources, read_name
+from hat.serve.enroll.image_sources import ImageSources
+from hat.serve.enroll.items import read_name
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +59,7 @@ def test_the_mean_average_precision_of_searches_is_that_of_the_evaluation(subset
     binding = binding_of(runtime_info(embedder.runtime))
     with Gallery.open(tmp_path / "market.gallery", binding=binding, create=True) as gallery:
         enrollment = enroll_images(gallery, embedder, ImageSources(subset.gallery.paths).items())
-        assert (enrollment.num_added, enrollment.bad) == (len(subset.gallery), ())
+        assert (enrollment.num_added, enrollment.bad) == (len(subset.gallery), [])
         found = search_gallery(gallery, embedder.embed_paths(subset.query.paths), top=len(gallery))
     precisions = []
     for path, matches in zip(subset.query.paths, found, strict=True):

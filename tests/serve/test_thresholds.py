@@ -9,8 +9,7 @@ from scipy.stats import binom
 
 from hat.errors import UsageError
 from hat.serve import Binding, NewRecord
-from hat.serve.calibrate.image_pairs import PairSet
-from hat.serve.calibrate.thresholds import ThresholdCalibration, calibrate_thresholds, chance_of_any
+from hat.serve.calibrate.thresholds import PairSet, ThresholdCalibration, calibrate_thresholds, chance_of_any
 
 
 def unit(rows):
@@ -70,24 +69,24 @@ def test_every_pair_is_counted_where_there_are_few(people):
     np.testing.assert_allclose(found.genuine, sorted(genuine), atol=1e-6)
     assert len(genuine) == 2 + 1 + 1
     for similarity in (-1.0, 0.0, 0.2, 0.5, 0.9, 1.1):
-        assert found.false_match_rate_at(similarity) == np.mean(np.array(impostor) >= similarity)
-        assert found.true_match_rate_at(similarity) == np.mean(np.array(genuine) >= similarity)
+        assert found.point_at(similarity).false_match_rate == np.mean(np.array(impostor) >= similarity)
+        assert found.point_at(similarity).true_match_rate == np.mean(np.array(genuine) >= similarity)
 
 
 def test_a_pair_that_is_exactly_at_the_threshold_counts(people):
     found = calibrate_thresholds(people[0])
     top = float(found.impostor[-1])
-    assert found.false_match_rate_at(top) == 1 / found.num_pairs
-    assert found.false_match_rate_at(float(np.nextafter(np.float32(top), np.float32(2)))) == 0
+    assert found.point_at(top).false_match_rate == 1 / found.num_pairs
+    assert found.point_at(float(np.nextafter(np.float32(top), np.float32(2)))).false_match_rate == 0
 
 
 @pytest.mark.parametrize("rate", [0.9, 0.5, 0.2, 0.1, 0.06])
 def test_a_threshold_is_the_lowest_whose_bound_keeps_to_the_rate(people, rate):
     found = calibrate_thresholds(people[0])
     threshold = found.threshold_at(rate)
-    assert found.false_match_bound_at(threshold) <= rate
+    assert found.point_at(threshold).false_match_bound <= rate
     below = max((float(one) for one in found.impostor if one < threshold), default=None)
-    assert below is None or found.false_match_bound_at(below) > rate
+    assert below is None or found.point_at(below).false_match_bound > rate
 
 
 def test_a_rate_that_so_few_pairs_cannot_show_is_refused(people):
@@ -120,8 +119,10 @@ def test_a_sample_finds_the_rate_of_all_pairs_and_its_bound_holds(make_gallery):
     for seed in range(60):
         sample = calibrate_thresholds(gallery, num_pairs=2000, seed=seed)
         assert not sample.is_exhaustive and sample.num_pairs == 2000
-        covered.append(sample.false_match_bound_at(0.6) >= exact.false_match_rate_at(0.6))
-        assert sample.false_match_rate_at(0.6) == pytest.approx(exact.false_match_rate_at(0.6), abs=5 * (0.05 / 2000) ** 0.5)
+        covered.append(sample.point_at(0.6).false_match_bound >= exact.point_at(0.6).false_match_rate)
+        assert sample.point_at(0.6).false_match_rate == pytest.approx(
+            exact.point_at(0.6).false_match_rate, abs=5 * (0.05 / 2000) ** 0.5
+        )
     # At least 95 % of bounds hold; 50 of 60 or fewer would happen once in ten thousand times.
     assert sum(covered) > 50
     again = calibrate_thresholds(gallery, num_pairs=2000, seed=7)
@@ -151,7 +152,7 @@ def test_galleries_that_know_too_little_are_refused(make_gallery):
 def test_without_cameras_no_true_match_rate_is_made_up(make_gallery):
     vectors = unit(np.random.default_rng(0).normal(size=(4, 4)))
     found = calibrate_thresholds(make_gallery(vectors, [1, 1, 2, 2], [None] * 4))
-    assert (found.num_genuine, found.true_match_rate_at(0.0), found.num_pairs) == (0, None, 4)
+    assert (found.num_genuine, found.point_at(0.0).true_match_rate, found.num_pairs) == (0, None, 4)
 
 
 def test_pairs_of_a_set_are_those_of_two_loops_and_are_drawn_evenly():
@@ -182,7 +183,7 @@ def made_up(impostor):
 
 @pytest.mark.parametrize(("events", "trials"), [(0, 1), (0, 100), (1, 100), (5, 20), (19, 20), (40, 30_000), (20, 20)])
 def test_false_match_bound_is_where_so_few_matches_have_a_chance_of_5_percent(events, trials):
-    bound = made_up(np.r_[np.zeros(trials - events), np.ones(events)]).false_match_bound_at(0.5)
+    bound = made_up(np.r_[np.zeros(trials - events), np.ones(events)]).point_at(0.5).false_match_bound
     assert bound == 1.0 if events == trials else binom.cdf(events, trials, bound) == pytest.approx(0.05, rel=1e-6)
 
 
@@ -190,9 +191,9 @@ def test_false_match_bound_is_where_so_few_matches_have_a_chance_of_5_percent(ev
 def test_threshold_at_is_the_lowest_that_keeps_to_the_rate(trials, rate):
     calibration = made_up(np.linspace(0, 1, trials))
     threshold = calibration.threshold_at(rate)
-    assert calibration.false_match_bound_at(threshold) <= rate
+    assert calibration.point_at(threshold).false_match_bound <= rate
     one_lower = np.nextafter(np.float32(threshold), np.float32(-1))
-    assert calibration.false_match_bound_at(one_lower) > rate
+    assert calibration.point_at(one_lower).false_match_bound > rate
 
 
 def test_the_chance_over_a_gallery():

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from tiny_run import NUM_PIDS, TINY_RUN
 from typer.testing import CliRunner
 
@@ -181,3 +183,24 @@ def test_bad_images_are_named_or_left_out(recipe: str, market_folder: Path, tmp_
         invoke(*options)
     assert not (tmp_path / "run").exists()
     assert json.loads(invoke(*options, "--skip-bad", "--json"))["num_images"] == 24
+
+
+def test_gray_bits_train_as_the_scaled_images_do(
+    recipe: str, market_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hat.data.images._default_gray_bits", None)  # the command sets it for its process
+    weights = []
+    for name, options in (("plain", ()), ("deep", ("--gray-bits", "12"))):
+        data = tmp_path / name
+        shutil.copytree(market_folder, data)
+        for path in data.rglob("*.png"):
+            with Image.open(path) as image:
+                gray = np.asarray(image.convert("L"))
+            Image.fromarray(gray.astype(np.uint16) << 4 if options else gray).save(path)
+        out = tmp_path / f"run-{name}"
+        invoke("market1501", "--config", recipe, "--data", str(data), "--out", str(out), "--device", "cpu", *options)
+        weights.append(hat.load_checkpoint(out).state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert yaml.safe_load((tmp_path / "run-deep" / "config.yaml").read_text())["gray_bits"] == 12
+    with pytest.raises(ConfigError, match="gray_bits"):
+        invoke("quick", "--print-config", "--gray-bits", "17")

@@ -8,7 +8,8 @@ from starlette.responses import Response
 
 from hat.data.images import image_size
 
-from ...enroll.enrolling import Enrollment, Item, enroll_images
+from ...enroll.enrolling import Enrollment, enroll_images
+from ...enroll.items import Item
 from ...gallery.records import Record, RecordsMissingError
 from ...gallery.records import RecordPage as Page
 from ..api_error import ApiError
@@ -60,10 +61,8 @@ async def enroll(writer: Writer, gallery: GalleryDep) -> dict[str, Any]:
     service.metrics.count_images("bad", len(enrolled.bad))
     counts = {name: getattr(enrolled, name) for name in ("num_added", "num_known", "num_updated")}
     writer.context.counts |= {**counts, "num_bad": len(enrolled.bad)}
-    conflicts, bad = (
-        [{"source": source, "reason": reason} for source, reason in images] for images in (enrolled.conflicts, enrolled.bad)
-    )
-    return {"ids": list(enrolled.ids), **counts, "conflicts": conflicts, "bad": bad}
+    conflicts, bad = ([one._asdict() for one in images] for images in (enrolled.conflicts, enrolled.bad))
+    return {"ids": enrolled.ids, **counts, "conflicts": conflicts, "bad": bad}
 
 
 @router.get("/v1/galleries/{name}/records", response_model=RecordPage)

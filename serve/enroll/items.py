@@ -1,0 +1,194 @@
+"""What is known of one image that is enrolled: from its name, from its row in a table, or from the call."""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from PIL import Image
+
+from hat.data.csv_table import csv_rows
+from hat.data.datasets import DISTRACTOR_PID, JUNK_PID
+from hat.data.images import decode_image
+from hat.data.labels import parse_label
+from hat.data.market import parse_market_name
+from hat.errors import DataError, ImageError
+
+from ..gallery.attribute_values import parse_attributes, parse_timestamp
+from ..gallery.identities import Identity
+from ..gallery.person_crops import Box, crop_person
+from ..gallery.records import AttributeValue
+
+BOX_COLUMNS = ("left", "top", "right", "bottom")
+"""Columns of a box, in pixels; right and bottom are the first column and row outside it."""
+
+_MAX_COORDINATE = 10**9
+_MARKET_FRAME = re.compile(r"(?:-1|\d+)_c\d+s(\d{1,9})_(\d{1,9})", re.IGNORECASE)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One image that is to be enrolled.
+
+    Attributes:
+        source: How it is called for people; a path that can still be read later lets a gallery be rebuilt.
+        read: Gives its encoded bytes (JPEG, PNG, WebP or BMP); an `ImageError` says why it cannot.
+        box: The person within a larger picture; None where the picture is of the person.
+        pid: Identity, where it is known.
+        camid: Camera, where it is known.
+        time_s: When the person was seen, in seconds since 1970 (UTC), where it is known.
+        attributes: Anything else, by name.
+        enrolled_s: When it was enrolled before, in seconds since 1970 (UTC); None is now.
+    """
+
+    source: str
+    read: Callable[[], bytes]
+    box: Box | None = None
+    pid: Identity | None = None
+    camid: int | None = None
+    time_s: float | None = None
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    enrolled_s: float | None = None
+
+    def decode(self, data: bytes) -> Image.Image:
+        """Return the person, RGB, from the encoded bytes of the whole picture.
+
+        Raises:
+            ImageError: They are no image, or the box lies outside it.
+        """
+        image = decode_image(data, self.source)
+        return image if self.box is None else crop_person(image, self.box, self.source)
+
+
+def refuse(reason: str) -> Callable[[], NoReturn]:
+    """Return what reads an image that cannot be read.
+
+    Args:
+        reason: Message of the `ImageError` that it raises.
+    """
+
+    def read() -> NoReturn:
+        raise ImageError(reason)
+
+    return read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What is known of all images of a call, or of one by its name or its row; see `Item`."""
+
+    pid: Identity | None = None
+    camid: int | None = None
+    time_s: float | None = None
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+
+    def of(self, item: Item) -> Item:
+        """Return an item with these labels, as far as they are known, in place of its own."""
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(item, **known | {"attributes": {**item.attributes, **self.attributes}})
+
+
+def read_name(name: str) -> Labels | None:
+    """Return what a Market-style file name says: ``0002_c1s1_000451_03.jpg`` is identity 2 seen by camera 1.
+
+    The sequence and the frame within it (``s1_000451``) become attributes and no time, for nothing says when a sequence began.
+    Identity 0 is Market-1501's label for background and passers-by, who are not one person: their identity is unknown.
+
+    Returns:
+        The labels, pid -1 for junk; None for a name of another kind.
+    """
+    labels = parse_market_name(name)
+    if labels is None:
+        return None
+    pid, camid = labels
+    match = _MARKET_FRAME.match(name)
+    attributes = {"sequence": int(match[1]), "frame": int(match[2])} if match else {}
+    return Labels(pid=None if pid == DISTRACTOR_PID else pid, camid=camid, attributes=attributes)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a table; whatever cannot be read in it is a `DataError` or a `UsageError` that names its line.
+
+    Attributes:
+        where: The file and the line, for messages.
+        fields: Text by column, blanks at its ends removed.
+    """
+
+    where: str
+    fields: dict[str, str]
+
+    def text(self, column: str) -> str:
+        """Return what stands in a column, which must not be empty."""
+        if not self.fields.get(column):
+            raise DataError(f"{self.where}: {column} is empty")
+        return self.fields[column]
+
+    def number(self, column: str, convert: Callable[[str], T]) -> T:
+        """Return a number."""
+        text = self.text(column)
+        try:
+            return convert(text)
+        except (ValueError, OverflowError):
+            raise DataError(f"{self.where}: {column} is {text!r}, expected a number") from None
+
+    def whole_number(self, column: str) -> int | None:
+        """Return a whole number of at least 0; None where the column is absent or empty."""
+        label = self._label(column)
+        if isinstance(label, str) or label == JUNK_PID:
+            raise DataError(f"{self.where}: {column} is {self.fields[column]!r}, expected a whole number of at least 0")
+        return label
+
+    def labels(self, known: Collection[str], cameras: Mapping[str, int] | None = None) -> Labels:
+        """Return pid (-1 is junk, None distractors), camid and, of the columns that are not ``known``, attributes; no time.
+
+        Args:
+            known: Columns that have a meaning of their own.
+            cameras: Numbers of cameras that are called by a name, which becomes the attribute ``camera``.
+        """
+        pid, camera, numbers = self._label("pid"), self.fields.get("camid", ""), cameras or {}
+        attributes = parse_attributes(((name, text) for name, text in self.fields.items() if name not in known), self.where)
+        return Labels(
+            pid=None if pid == DISTRACTOR_PID else pid,
+            camid=numbers[camera] if camera in numbers else self.whole_number("camid"),
+            attributes=attributes | ({"camera": camera} if camera in numbers else {}),
+        )
+
+    def timestamp(self, column: str) -> float | None:
+        """Return a time in seconds since 1970 (UTC); None where the column is absent or empty."""
+        text = self.fields.get(column, "")
+        return parse_timestamp(text, f"{self.where}, column {column}") if text else None
+
+    def box(self) -> Box | None:
+        """Return the box, rounded to whole pixels; None where its columns are absent or all empty."""
+        if not any(self.fields.get(column) for column in BOX_COLUMNS):
+            return None
+        left, top, right, bottom = (self.number(column, _pixels) for column in BOX_COLUMNS)
+        return left, top, right, bottom
+
+    def _label(self, column: str) -> int | str | None:
+        text = self.fields.get(column, "")
+        try:
+            return parse_label(text) if text else None
+        except DataError as error:
+            raise DataError(f"{self.where}: {column}: {error}") from None
+
+
+def read_rows(path: Path, *, required: Collection[str]) -> Iterator[TableRow]:
+    """Read a table with a header, one row at a time, see `csv_rows`; box columns come all four or not at all.
+
+    Raises:
+        DataError: The file cannot be read, is not CSV, a column is missing or named twice, or a row is too short or too long.
+    """
+    for line, fields in csv_rows(path, required=required, all_or_none=BOX_COLUMNS):
+        yield TableRow(f"{path}, line {line}", fields)
+
+
+def _pixels(text: str) -> int:
+    value = float(text)
+    if not abs(value) <= _MAX_COORDINATE:
+        raise ValueError
+    return round(value)
