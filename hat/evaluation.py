@@ -38,6 +38,7 @@ def evaluate(
         DataError: The data set has no query, no gallery or no match, see `check_rankable`.
         ImageError: An image cannot be used.
     """
+    check_rankable(dataset)
     query, gallery = embed_dataset(embedder, dataset, flip=flip, advance=advance)
     if center_cameras:
         query, gallery = center_dataset(query, gallery, dataset)
@@ -51,10 +52,8 @@ def embed_dataset(
     """Embed a data set's query and gallery: (num_query, embed_dim) and (num_gallery, embed_dim) float32.
 
     Raises:
-        DataError: The data set has no query, no gallery or no match, see `check_rankable`.
         ImageError: An image cannot be used.
     """
-    check_rankable(dataset)
     query = embedder.embed_paths(dataset.query.paths, flip=flip, advance=advance)
     gallery = embedder.embed_paths(dataset.gallery.paths, flip=flip, advance=advance)
     return query, gallery

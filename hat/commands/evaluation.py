@@ -113,6 +113,7 @@ def evaluate(
         num_bad = 0
         if skip_bad:
             dataset, num_bad = _without_bad_images(dataset)  # noqa: PLW2901
+            check_rankable(dataset)  # what is left of it
         query, gallery, seconds = _embed(embedder, dataset, flip)
         if center_cameras:
             query, gallery = center_dataset(query, gallery, dataset)
