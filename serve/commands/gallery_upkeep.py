@@ -15,7 +15,6 @@ from ..gallery.binding import binding_of
 from ..gallery.compatible_models import read_compatible_model
 from ..gallery.gallery import Gallery
 from ..gallery.records import Filter, RecordLabels
-from ..service.audit import AuditLog
 from . import options
 from .options import parse_attribute_options, print_problems
 
@@ -86,7 +85,11 @@ def label(
     labels = {name: value for name, value in given.items() if value is not None} | ({"pid": None} if unknown else {})
     if not labels:
         raise UsageError("say what they are to have: --to, --unknown, --camid, --time or --attribute")
-    log = None if audit is None else AuditLog(audit)
+    log = None
+    if audit is not None:
+        from ..service.audit import AuditLog
+
+        log = AuditLog(audit)
     with Gallery.open(location) as opened:
         ids = id_ or opened.ids(Filter.of(pids=[pid])).tolist()
         if not ids:

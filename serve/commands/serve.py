@@ -15,8 +15,6 @@ from hat.data.images import set_gray_bits
 from hat.errors import MissingExtraError, UsageError
 
 from ..gallery.binding import binding_of
-from ..service.audit import AuditLog
-from ..service.keys import KeyFile, KeyRing
 from . import options
 
 
@@ -76,10 +74,11 @@ def serve(
     from hat.runtime import open_runtime, runtime_info
     from hat.runtime.torch_runtime import checked_precision
 
-    from ..service.application import create_app
+    from ..service.audit import AuditLog
     from ..service.gallery_registry import GalleryRegistry, parse_gallery
     from ..service.ingress import allowed_hosts, is_loopback
-    from ..service.server import bind, run_server, shown_address
+    from ..service.keys import KeyFile, KeyRing
+    from ..service.server import bind, create_app, run_server, shown_address
     from ..service.service import Service
     from ..service.settings import ServiceSettings
 

@@ -1,11 +1,11 @@
 """The public names, said once: for type checkers, and for the package, which imports each at its first use."""
 
-from .application import create_app as create_app
 from .audit import AuditLog as AuditLog
 from .gallery_registry import GalleryRegistry as GalleryRegistry
 from .ingress import SameOriginMiddleware as SameOriginMiddleware
 from .ingress import allowed_hosts as allowed_hosts
 from .keys import KeyFile as KeyFile
 from .keys import KeyRing as KeyRing
+from .server import create_app as create_app
 from .service import Service as Service
 from .settings import ServiceSettings as ServiceSettings

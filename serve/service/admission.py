@@ -13,28 +13,15 @@ from contextlib import contextmanager
 
 from .api_error import ApiError
 
-_FIRST_RATE = 10.0
-"""Images a second that are taken to leave, before any has."""
-
+_FIRST_RATE = 10.0  # images a second that are taken to leave, before any has
 _HOLD_S = 0.5
-_MAX_HELD = 1000
-"""Requests that are held before they are refused: the server buffers up to 64 KiB of each."""
-
+_MAX_HELD = 1000  # requests that are held before they are refused: the server buffers up to 64 KiB of each
 _BURST_S = 2.0
 _MAX_BUCKETS = 10_000
 
 
 class Admission:
-    """Counts what is inside.
-
-    Args:
-        max_images: Most images at once.
-        max_bytes: Most bytes of request bodies at once.
-
-    Attributes:
-        num_images: Images inside.
-        num_bytes: Bytes of bodies inside.
-    """
+    """Counts the images and the bytes of request bodies that are inside, and bounds both."""
 
     def __init__(self, max_images: int, max_bytes: int) -> None:
         self.max_images = max_images
@@ -101,11 +88,7 @@ class Admission:
 
 
 class Reservation:
-    """What one request has acquired.
-
-    Args:
-        admission: Where it is counted.
-    """
+    """What one request has acquired."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -128,23 +111,14 @@ class Reservation:
 
 
 class RateLimiter:
-    """Token buckets, one for each caller.
-
-    Args:
-        rate_per_s: Images a second for each caller; None is no limit.
-    """
+    """Token buckets, one for each caller, of so many images a second; None is no limit."""
 
     def __init__(self, rate_per_s: float | None) -> None:
         self._rate = rate_per_s
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def charge(self, caller_id: str, num_images: int, *, admitted: bool = False) -> None:
-        """Count images against a caller's rate.
-
-        Args:
-            caller_id: Who sent them.
-            num_images: How many.
-            admitted: They belong to a request that was let in: it is met whole, and the next one waits the longer.
+        """Count images against a rate; a request that was ``admitted`` is met whole, and the next one waits the longer.
 
         Raises:
             ApiError: The caller is too fast.

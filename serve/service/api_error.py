@@ -25,14 +25,7 @@ _MAX_FIELDS_NAMED = 5
 
 
 class ApiError(HTTPException):
-    """A request that is not met.
-
-    Args:
-        status_code: HTTP status.
-        detail: What is wrong and what to do, for the client to read.
-        retry_after_s: After how long it may work.
-        headers: Further headers of the answer.
-    """
+    """A request that is not met, with what is wrong and what to do, for the client to read, and after how long it may work."""
 
     def __init__(
         self, status_code: int, detail: str, *, retry_after_s: float | None = None, headers: Mapping[str, str] | None = None
@@ -60,23 +53,18 @@ async def _answer_http_error(request: Request, error: HTTPException) -> Response
 async def _answer_invalid_request(request: Request, error: RequestValidationError) -> Response:
     """Name the fields that are wrong and what was expected, and quote nothing."""
     errors = error.errors()
-    sentences = [_describe_field(item) for item in errors[:_MAX_FIELDS_NAMED]]
+    sentences = []
+    for item in errors[:_MAX_FIELDS_NAMED]:
+        name = ".".join(str(part) for part in item["loc"] if part not in ("body", "query", "path", "header"))
+        message = str(item["msg"]).removeprefix("Value error, ")
+        sentences.append(f"{name[:100]}: {message}" if name else message)
     more = f"; and {len(errors) - _MAX_FIELDS_NAMED} more" if len(errors) > _MAX_FIELDS_NAMED else ""
     return error_response(request.scope, ApiError(422, "; ".join(sentences) + more))
 
 
-def _describe_field(item: Mapping[str, Any]) -> str:
-    name = ".".join(str(part) for part in item["loc"] if part not in ("body", "query", "path", "header"))
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{name[:100]}: {message}" if name else message
-
-
 async def _answer_usage_error(request: Request, error: UsageError) -> Response:
     """Repeat what was wrong with the request, the gallery by its name and not by its place."""
-    context, message = request.scope["hat_context"], str(error)
-    if context.gallery is not None:
-        location = request.app.state.service.galleries.location(context.gallery)
-        message = message.replace(location, context.gallery) if location else message
+    message = request.app.state.service.galleries.hide_locations(str(error))
     return error_response(request.scope, ApiError(422, without_paths(message)))
 
 

@@ -1,18 +1,24 @@
-"""The audit log: who did what to which gallery and when, one JSON object a line.
+"""What is kept of requests: a line in the audit log, and counts in Prometheus' format.
 
-It holds no image, no embedding, no name of a file and no label of a person: counts alone. A line is written before the answer
-is given; where it cannot be written the answer is withheld, since what nobody can look into later should not be had.
+Neither holds an image, an embedding, a name of a file or a label of a person, and no label of a metric is one that a client can
+make grow. An audit line is written before the answer is given; where it cannot be written the answer is withheld, since what
+nobody can look into later should not be had.
 """
 
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import orjson
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
 
 from hat.errors import UsageError
+
+_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class AuditLog:
@@ -34,16 +40,12 @@ class AuditLog:
             raise UsageError(f"--audit {self.path}: cannot be opened: {error.strerror}") from None
 
     def write(self, facts: Mapping[str, Any]) -> None:
-        """Append one line.
-
-        Args:
-            facts: Plain data; the time is added.
+        """Append one line of plain data, and the time.
 
         Raises:
             OSError: It cannot be written.
         """
-        now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+        stamp = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = orjson.dumps({"time": stamp, **facts}, option=orjson.OPT_APPEND_NEWLINE)
         descriptor = self._open()
         try:
@@ -55,3 +57,40 @@ class AuditLog:
 
     def _open(self) -> int:
         return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+class ServiceMetrics:
+    """Counters of one service, in a registry of their own."""
+
+    def __init__(self) -> None:
+        own = CollectorRegistry()
+        self._registry = own
+        self._requests = Counter("hat_requests", "Requests by action and HTTP status.", ("action", "status"), registry=own)
+        self._latency = Histogram(
+            "hat_request_seconds", "Seconds from a request's head to its answer.", ("action",), buckets=_SECONDS, registry=own
+        )
+        self._images = Counter("hat_images", "Images by what became of them.", ("outcome",), registry=own)
+        self._batch_size = Histogram("hat_batch_images", "Images in a run of the model.", buckets=_BATCHES, registry=own)
+        self._batch_seconds = Histogram("hat_batch_seconds", "Seconds of a run of the model.", buckets=_SECONDS, registry=own)
+
+    def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
+        """Add a figure that is read whenever the metrics are."""
+        Gauge(name, what, registry=self._registry).set_function(value)
+
+    def count_request(self, action: str, status: int, seconds: float) -> None:
+        """Count a request that was answered."""
+        self._requests.labels(action, status).inc()
+        self._latency.labels(action).observe(seconds)
+
+    def count_images(self, outcome: str, number: int) -> None:
+        """Count images that were ``"embedded"``, ``"enrolled"`` or ``"bad"``."""
+        self._images.labels(outcome).inc(number)
+
+    def observe_run(self, num_images: int, seconds: float) -> None:
+        """Count a run of the model."""
+        self._batch_size.observe(num_images)
+        self._batch_seconds.observe(seconds)
+
+    def exposition(self) -> bytes:
+        """Return all of it as text."""
+        return generate_latest(self._registry)

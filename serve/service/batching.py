@@ -1,46 +1,47 @@
-"""Dynamic batching: images of requests that are here at the same time share one run of the model.
+"""Dynamic batching: images of requests that are here at the same time are decoded by threads and share one run of the model.
 
-Kept libraries were looked at first. ``batched`` sleeps a fixed time before every batch, also when nothing waits, and its queue
-has no bound; ``async-batcher`` polls, has one item for one result where a request brings several images, and a client that has
-gone away breaks the batch of all others; Ray Serve's ``@serve.batch`` comes with Ray.
-What is needed beside them is small: groups of images that may be split over runs, cancellation before a run begins, and no
-waiting for images that may never come.
+Of the libraries, ``batched`` sleeps before every batch and has no bound, ``async-batcher`` polls and fails a batch when one of
+its clients goes away, and Ray Serve's ``@serve.batch`` comes with Ray.
 
 A run begins as soon as the model is free. It waits, at most ``max_wait_s``, only while images are known to be on their way:
 announced by the threads that decode them. So a lone request is not delayed, and under load a batch fills: while the one before
 it runs, or where that runs on the CPU, as soon as it has.
+
+Where the model computes on a device of its own, decoding overlaps with it. On the CPU the two take turns, as in
+`hat.data.iterate_batches`: a model that computes on all cores waits in every layer for the one that a decoder has taken.
 """
 
+import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from hat.errors import UsageError, WorkError
+from hat.data import decode_image
+from hat.data.loading import default_num_workers
+from hat.errors import ImageError, UsageError, WorkError
+from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime
+from hat.runtime.protocol import runtime_device, warm_up
+
+from .audit import ServiceMetrics
+from .settings import ServiceSettings
+from .uploads import UploadedImage
 
 EmbeddingFuture: TypeAlias = Future[npt.NDArray[np.float32]]
 """Of the (n, embed_dim) embeddings of n images. Cancelling it drops the images, unless their run has begun."""
 
-
-@dataclass(slots=True)
-class _Group:
-    """Images that were submitted together. They may be split over several runs."""
-
-    pixels: npt.NDArray[np.uint8]
-    future: EmbeddingFuture
-    rows: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    num_taken: int = 0
+_IMAGES_A_TASK = 4  # that one thread decodes in one go: fewer cost more hand-overs, more leave threads idle
 
 
-_Part: TypeAlias = tuple[_Group, int, int]
-"""A group and the range of its images that takes part in a run."""
+_Group: TypeAlias = tuple[npt.NDArray[np.uint8], EmbeddingFuture]
+"""Images that were submitted together; they share a run."""
 
 
 class Batcher:
@@ -53,7 +54,7 @@ class Batcher:
         on_run: Called after each run with the number of images and the seconds that it took.
 
     Attributes:
-        max_batch: Most images in a run.
+        num_waiting: Images that wait for a run.
         idle: Set while no run is under way.
     """
 
@@ -63,15 +64,15 @@ class Batcher:
         *,
         max_batch: int = 32,
         max_wait_s: float = 0.005,
-        on_run: Callable[[int, float], None] | None = None,
+        on_run: Callable[[int, float], None] = lambda num_images, seconds: None,
     ) -> None:
         self.max_batch = min(max_batch, runtime.max_batch or max_batch)
+        self.num_waiting = 0
         self._runtime = runtime
         self._shape = (3, *runtime.preprocessing.size)
         self._max_wait_s = max_wait_s
         self._on_run = on_run
         self._waiting: deque[_Group] = deque()
-        self._num_waiting = 0
         self._num_announced = 0
         self._closed = False
         self._changed = threading.Condition()
@@ -81,53 +82,38 @@ class Batcher:
         self._thread.start()
 
     @property
-    def num_waiting(self) -> int:
-        """Images that wait for a run."""
-        return self._num_waiting
-
-    @property
     def is_alive(self) -> bool:
         """Whether submitted images will be run."""
         return self._thread.is_alive() and not self._closed
 
     def announce(self, num_images: int) -> None:
-        """Say that images are being decoded; every one must be submitted or withdrawn afterwards."""
+        """Say that images are being decoded; every one must be submitted, or taken back by a negative number."""
         with self._changed:
             self._num_announced += num_images
-
-    def withdraw(self, num_images: int) -> None:
-        """Take an announcement back."""
-        with self._changed:
-            self._num_announced -= num_images
             self._changed.notify()
 
     def submit(
         self, pixels: npt.NDArray[np.uint8], future: EmbeddingFuture | None = None, *, announced: int = 0
     ) -> EmbeddingFuture:
-        """Queue images; any thread may call this.
-
-        Args:
-            pixels: (n, 3, H, W) uint8 RGB; n of at least 1.
-            future: Is given the result; None makes one.
-            announced: How many of the images were announced.
+        """Queue (n, 3, H, W) uint8 RGB images, n of 1 to ``max_batch``, ``announced`` of which were; any thread may call this.
 
         Returns:
-            The future: (n, embed_dim) float32 unit rows, or what the runtime raised.
+            The future, a new one where none is given: (n, embed_dim) float32 unit rows, or what the runtime raised.
 
         Raises:
             UsageError: The images are of another shape or type.
             WorkError: The batcher is closed.
         """
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != self._shape or not len(pixels):
-            self.withdraw(announced)
-            raise UsageError(f"expected (n, {self._shape}) uint8 images, got {pixels.shape} {pixels.dtype}")
         future = future or Future()
         with self._changed:
-            self._num_announced -= announced
+            self.announce(-announced)
+            if pixels.dtype != np.uint8 or pixels.shape[1:] != self._shape or not 0 < len(pixels) <= self.max_batch:
+                expected = f"1 to {self.max_batch} uint8 images of shape {self._shape}"
+                raise UsageError(f"expected {expected}, got {pixels.shape} {pixels.dtype}")
             if self._closed:
                 raise WorkError("the service is shutting down")
-            self._waiting.append(_Group(pixels, future))
-            self._num_waiting += len(pixels)
+            self._waiting.append((pixels, future))
+            self.num_waiting += len(pixels)
             self._changed.notify()
         return future
 
@@ -139,61 +125,140 @@ class Batcher:
         self._thread.join()
 
     def _work(self) -> None:
-        while parts := self._take():
-            self._run(parts)
+        while groups := self._take():
+            self._run(groups)
 
-    def _take(self) -> list[_Part]:
+    def _take(self) -> list[_Group]:
         """Return the images of the next run; none once the batcher is closed and nothing waits."""
+        groups: list[_Group] = []
         with self._changed:
-            while True:
-                while not self._waiting and not self._closed:
-                    self._changed.wait()
-                deadline = time.monotonic() + self._max_wait_s
-                while self._num_waiting < self.max_batch and self._num_announced > 0 and not self._closed:
-                    if not self._changed.wait(deadline - time.monotonic()) or time.monotonic() >= deadline:
-                        break
-                parts = self._cut()
-                if parts or (self._closed and not self._waiting):
-                    return parts
+            while not groups and (self._waiting or not self._closed):
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._changed.wait_for(
+                    lambda: self.num_waiting >= self.max_batch or self._num_announced <= 0 or self._closed, self._max_wait_s
+                )
+                room = self.max_batch
+                while self._waiting and (not groups or len(self._waiting[0][0]) <= room):
+                    pixels, future = self._waiting.popleft()
+                    self.num_waiting -= len(pixels)
+                    if future.set_running_or_notify_cancel():  # from here on it can no longer be cancelled
+                        groups.append((pixels, future))
+                        room -= len(pixels)
+        return groups
 
-    def _cut(self) -> list[_Part]:
-        parts: list[_Part] = []
-        room = self.max_batch
-        while self._waiting and room:
-            group = self._waiting[0]
-            # From here on a group can no longer be cancelled, so that its future is not cancelled between two of its runs.
-            if group.num_taken == 0 and not group.future.set_running_or_notify_cancel():
-                self._waiting.popleft()
-                self._num_waiting -= len(group.pixels)
-                continue
-            start = group.num_taken
-            stop = group.num_taken = min(start + room, len(group.pixels))
-            parts.append((group, start, stop))
-            room -= stop - start
-            self._num_waiting -= stop - start
-            if stop == len(group.pixels):
-                self._waiting.popleft()
-        return parts
-
-    def _run(self, parts: list[_Part]) -> None:
-        batch = np.concatenate([group.pixels[start:stop] for group, start, stop in parts])
+    def _run(self, groups: list[_Group]) -> None:
+        batch = np.concatenate([pixels for pixels, _ in groups])
         began = time.perf_counter()
         self.idle.clear()
         try:
             rows = self._runtime.run(batch)
         except Exception as error:  # noqa: BLE001 - whatever a runtime raises belongs to those who wait for it
-            for group, _, _ in parts:
-                if not group.future.done():  # a group that was split fails once
-                    group.future.set_exception(error)
+            for _, future in groups:
+                future.set_exception(error)
             return
         finally:
             self.idle.set()
-        if self._on_run is not None:
-            self._on_run(len(batch), time.perf_counter() - began)
-        position = 0
-        for group, start, stop in parts:
-            if not group.future.done():
-                group.rows.append(rows[position : position + stop - start])
-                if stop == len(group.pixels):
-                    group.future.set_result(group.rows[0] if len(group.rows) == 1 else np.concatenate(group.rows))
-            position += stop - start
+        self._on_run(len(batch), time.perf_counter() - began)
+        stop = 0
+        for pixels, future in groups:
+            start, stop = stop, stop + len(pixels)
+            future.set_result(rows[start:stop])
+
+
+class Pipeline:
+    """Embeds encoded images of many requests at once: decoded and resized by threads, run by the batcher."""
+
+    def __init__(self, runtime: Runtime, settings: ServiceSettings, metrics: ServiceMetrics) -> None:
+        self.runtime = runtime
+        self.preprocessing: Preprocessing = runtime.preprocessing
+        self.batcher = Batcher(
+            runtime, max_batch=settings.max_batch, max_wait_s=settings.max_wait_s, on_run=metrics.observe_run
+        )
+        self._serialize = runtime_device(runtime) == "cpu"
+        self._max_pixels = settings.max_pixels
+        self._metrics = metrics
+        self._decoders = ThreadPoolExecutor(settings.num_decoders or default_num_workers(), thread_name_prefix="hat-decode")
+
+    def warm_up(self) -> None:
+        """Run the model on the smallest and the largest batch, so that no client waits for what happens only once.
+
+        Raises:
+            WorkError: What came out are no embeddings.
+        """
+        warm_up(self.runtime)
+        for size in sorted({1, self.batcher.max_batch}):
+            pixels = np.zeros((size, 3, *self.preprocessing.size), dtype=np.uint8)
+            rows = self.batcher.submit(pixels).result()
+            if rows.shape != (size, self.runtime.embed_dim) or not np.isfinite(rows).all():
+                raise WorkError(f"{self.runtime.name} gave no embeddings for {size} black images, but {rows.shape}")
+
+    async def embed(self, images: Sequence[UploadedImage]) -> npt.NDArray[np.float32]:
+        """Embed images: (n, embed_dim) float32 unit rows. When the call is cancelled, what has not begun is dropped.
+
+        Raises:
+            ImageError: An image cannot be used.
+        """
+        size = min(_IMAGES_A_TASK, self.batcher.max_batch)
+        tasks: list[tuple[list[UploadedImage], EmbeddingFuture]] = [
+            (list(images[start : start + size]), Future()) for start in range(0, len(images), size)
+        ]
+        try:
+            for some, future in tasks:
+                self.batcher.announce(len(some))
+                self._decoders.submit(self._decode, some, len(some), future)
+            parts = [await asyncio.wrap_future(future) for _, future in tasks]
+        except ImageError:
+            self._metrics.count_images("bad", 1)
+            raise
+        except UsageError as error:  # nothing that a client could have sent differently
+            raise WorkError(str(error)) from error
+        finally:
+            for some, future in tasks:
+                if future.cancel():
+                    some.clear()  # what nobody waits for must not hold memory
+        self._metrics.count_images("embedded", len(images))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def close(self) -> None:
+        """Finish what was begun and end the threads."""
+        self._decoders.shutdown(wait=True)
+        self.batcher.close()
+
+    def _decode(self, images: list[UploadedImage], num_images: int, future: EmbeddingFuture) -> None:
+        """Decode images for the batcher; where nobody waits any more, there may be none of them left."""
+        submitted = 0
+        try:
+            pixels = np.empty((num_images, 3, *self.preprocessing.size), dtype=np.uint8)
+            for row, image in zip(pixels, list(images), strict=False):
+                if self._serialize:
+                    self.batcher.idle.wait()
+                if future.cancelled():
+                    return
+                picture = decode_image(image.data, image.name, max_pixels=self._max_pixels)
+                row[...] = self.preprocessing.resize_image(picture).transpose(2, 0, 1)
+            if not future.cancelled():
+                submitted = num_images
+                self.batcher.submit(pixels, future, announced=num_images)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the request that waits must hear of it
+            if not future.done():
+                future.set_exception(error)
+        finally:
+            images.clear()
+            if not submitted:
+                self.batcher.announce(-num_images)
+
+
+class BatchedEmbedder:
+    """What `hat.serve.enroll_images` takes for an embedder: its images go through the batches of all other requests."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.runtime = pipeline.runtime
+        self.preprocessing = pipeline.preprocessing
+        self._batcher = pipeline.batcher
+
+    def embed(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
+        """Embed images, at least one; (n, embed_dim) float32 unit rows. Waits for them, so never call it on an event loop."""
+        pixels = np.stack([self.preprocessing.resize_image(image).transpose(2, 0, 1) for image in images])
+        size = self._batcher.max_batch
+        futures = [self._batcher.submit(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+        return np.concatenate([future.result() for future in futures])

@@ -19,8 +19,8 @@ from starlette.requests import ClientDisconnect
 from ..gallery.gallery import Gallery
 from .api_error import ApiError
 from .gallery_registry import is_gallery_name
+from .ingress import RequestContext
 from .keys import LOCAL
-from .request_context import RequestContext
 from .schemas import GalleryName, NumRemoved
 from .service import Service
 from .uploads import Upload, UploadedImage, read_upload, skip_body
@@ -30,13 +30,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class AuthorizedRequest:
-    """One request whose caller is known and may do what it asks.
-
-    Attributes:
-        service: The service.
-        context: What is put on record of it.
-        headers: Its headers.
-    """
+    """One request whose caller is known and may do what it asks; ``context`` is what is put on record of it."""
 
     def __init__(self, request: Request, *, writes: bool) -> None:
         self.service: Service = request.app.state.service
@@ -72,49 +66,46 @@ class AuthorizedRequest:
 
     async def embed(self, images: Sequence[UploadedImage]) -> npt.NDArray[np.float32]:
         """Embed images while the client waits for it; see `Pipeline.embed`."""
-        return await self._run_until_disconnect(self.service.pipeline.embed(images))
+        return await self._run_until_disconnect(self.service.pipeline.embed(images), finish=True)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Work on a gallery in a thread while the client waits for it; see `StoreThreads.run_in_threadpool`."""
+        """Work on a gallery in a thread while the client waits for it; see `Service.run_in_threadpool`."""
         if not self._body_is_read:
             await skip_body(self._request)
             self._body_is_read = True
-        return await self._run_until_disconnect(self.service.threads.run_in_threadpool(work, finish=self._writes))
+        return await self._run_until_disconnect(self.service.run_in_threadpool(work), finish=self._writes)
 
-    def record_removal(self, num_removed: int) -> NumRemoved:
-        """Put on record how many records were removed, and return it as an answer."""
-        self.context.counts["num_removed"] = num_removed
+    async def remove(self, work: Callable[[], int]) -> NumRemoved:
+        """Run work that removes records, and put on record how many."""
+        num_removed = self.context.counts["num_removed"] = await self.run(work)
         return NumRemoved(num_removed=num_removed)
 
-    async def _run_until_disconnect(self, work: Coroutine[Any, Any, T]) -> T:
-        return await run_until_disconnect(self._request, work, self.service.settings.timeout_s)
+    async def _run_until_disconnect(self, work: Coroutine[Any, Any, T], *, finish: bool) -> T:
+        """Await work for this request, whose body has been read; cancel it when the client goes away or it takes too long.
 
+        With ``finish`` the end of what cannot be cancelled is waited for: it writes, and belongs on record.
 
-async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
-    """Await work for a request whose body has been read; cancel it when the client goes away or it takes too long.
-
-    Raises:
-        ClientDisconnect: The client closed its connection.
-        ApiError: The time is over.
-    """
-    task = asyncio.ensure_future(work)
-    # Once its body is read, the only thing that a request can still receive is the end of its connection.
-    gone = asyncio.ensure_future(request.receive())
-    try:
-        done, _ = await asyncio.wait((task, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if task in done:
-            return task.result()
-        if gone in done:
-            raise ClientDisconnect
-        raise ApiError(504, f"this took longer than {timeout_s:g} s and was dropped", retry_after_s=timeout_s)
-    finally:
-        gone.cancel()
-        if not task.done():
+        Raises:
+            ClientDisconnect: The client closed its connection.
+            ApiError: The time is over.
+        """
+        timeout_s = self.service.settings.timeout_s
+        task = asyncio.ensure_future(work)
+        # Once its body is read, the only thing that a request can still receive is the end of its connection.
+        gone = asyncio.ensure_future(self._request.receive())
+        try:
+            done, _ = await asyncio.wait((task, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if task in done:
+                return task.result()
+            if gone in done:
+                raise ClientDisconnect
+            raise ApiError(504, f"this took longer than {timeout_s:g} s and was dropped", retry_after_s=timeout_s)
+        finally:
+            gone.cancel()
             task.cancel()
-            # What it holds and what it began belongs to this request, and is waited for.
-            await asyncio.wait((task,))
-            if not task.cancelled():
-                task.exception()
+            if finish:
+                await asyncio.wait((task,))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else looks at what it raised
 
 
 class _RequireKey(HTTPBearer):
@@ -157,15 +148,9 @@ Writer = Annotated[AuthorizedRequest, Depends(require_write)]
 Name = Annotated[GalleryName, Path(description="Name of the gallery.", examples=["people"])]
 
 
-async def _get_service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
 async def _get_gallery(request: Request, name: Name) -> Gallery:
     service: Service = request.app.state.service
     return service.galleries.get(name)
 
 
-ServiceDep = Annotated[Service, Depends(_get_service)]
 GalleryDep = Annotated[Gallery, Depends(_get_gallery)]

@@ -18,15 +18,12 @@ from ..gallery.gallery import Gallery
 from .api_error import ApiError
 
 GALLERY_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
-"""What a gallery may be called."""
-
 _ENDING = ".gallery"
-_NAME = re.compile(GALLERY_NAME)
 
 
 def is_gallery_name(name: str) -> bool:
     """Return whether a gallery may be called so."""
-    return _NAME.fullmatch(name) is not None
+    return re.fullmatch(GALLERY_NAME, name) is not None
 
 
 def parse_gallery(text: str) -> tuple[str, str]:
@@ -48,10 +45,10 @@ def parse_gallery(text: str) -> tuple[str, str]:
 
 
 class GalleryRegistry:
-    """Open galleries by name.
+    """Open galleries by name, which it closes in the end.
 
     Args:
-        galleries: Those that are there from the start; the registry closes them.
+        galleries: Those that are there from the start.
         binding: The model of the service, for galleries that are made.
         root: Folder in which galleries can be made; None allows none.
         max_galleries: Most galleries, those made over HTTP included.
@@ -60,7 +57,7 @@ class GalleryRegistry:
     def __init__(
         self, galleries: Mapping[str, Gallery], binding: Binding, *, root: Path | None = None, max_galleries: int = 256
     ) -> None:
-        self.binding = binding
+        self._binding = binding
         self._galleries = dict(galleries)
         self._root = root
         self._max_galleries = max_galleries
@@ -76,14 +73,9 @@ class GalleryRegistry:
         read_only: bool = False,
         max_galleries: int = 256,
     ) -> GalleryRegistry:
-        """Open galleries and check that they are of the service's model.
+        """Open galleries by name and path or URI, and check that they are of the service's model.
 
-        Args:
-            places: Name -> path or URI.
-            binding: The model of the service.
-            root: Folder in which galleries can be made; those that are in it are opened too.
-            read_only: Refuse changes.
-            max_galleries: Most galleries.
+        The galleries that lie in ``root`` are opened too; with ``read_only`` every change is refused.
 
         Raises:
             UsageError: A gallery is missing, of another model or no gallery; a name is there twice; the folder is none.
@@ -109,10 +101,6 @@ class GalleryRegistry:
             opened.pop_all()
         return cls(galleries, binding, root=None if read_only else root, max_galleries=max_galleries)
 
-    def __len__(self) -> int:
-        """Return the number of galleries."""
-        return len(self._galleries)
-
     def names(self) -> list[str]:
         """Return the galleries' names, sorted."""
         return sorted(self._galleries)
@@ -128,18 +116,17 @@ class GalleryRegistry:
             raise ApiError(404, "there is no gallery of this name: GET /v1/galleries lists them")
         return gallery
 
-    def location(self, name: str) -> str:
-        """Return a gallery's path or URI, which no message may show; empty where there is none of this name."""
-        return self._galleries[name].location if name in self._galleries else ""
+    def hide_locations(self, message: str) -> str:
+        """Return a message with names of galleries in place of their paths and URIs, which no client may see."""
+        for name, gallery in self._galleries.items():
+            message = message.replace(gallery.location, name)
+        return message
 
     def create(self, name: str) -> Gallery:
         """Create a gallery for the service's model.
 
-        Args:
-            name: Its name, of the form `GALLERY_NAME`.
-
         Raises:
-            ApiError: The name is taken or of another form, no folder is set aside, or there are too many.
+            ApiError: The name is taken or not of the form `GALLERY_NAME`, no folder is set aside, or there are too many.
             WorkError: It cannot be made.
         """
         if not is_gallery_name(name):
@@ -152,7 +139,7 @@ class GalleryRegistry:
                 raise ApiError(409, "there is a gallery of this name already")
             if len(self._galleries) >= self._max_galleries:
                 raise ApiError(409, f"there are {self._max_galleries} galleries already, and no more are allowed")
-            gallery = Gallery.open(path, binding=self.binding, create=True)
+            gallery = Gallery.open(path, binding=self._binding, create=True)
             # A new dictionary, since others may be looking through the old one in another thread.
             self._galleries = {**self._galleries, name: gallery}
         return gallery

@@ -1,8 +1,8 @@
 """API keys: who may use the service, kept as hashes in a small JSON file.
 
 A key is 256 random bits behind a short public id, so that one SHA-256 is enough to keep it: there is no word list to try. The
-key itself is shown once, when it is made, and is in no file. A running service reads the file again when it changes: a key
-that was removed stops working within a second.
+key itself is shown once, when it is made, and is in no file. A running service reads the file again every second: a key that
+was removed stops working within one.
 """
 
 import hashlib
@@ -61,18 +61,11 @@ class _Content:
     """A file of keys."""
 
     version: Literal[1] = 1
-    """Of the format."""
-
-    keys: tuple[ApiKey, ...] = Field(default=())
-    """The keys."""
+    keys: tuple[ApiKey, ...] = ()
 
 
 class KeyFile:
-    """The file in which keys are kept.
-
-    Args:
-        path: The file; `add` makes it, readable by its owner alone.
-    """
+    """The file in which keys are kept; `add` makes it, readable by its owner alone."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser()
@@ -98,14 +91,7 @@ class KeyFile:
             raise UsageError(f"{self.path} is not a file of keys: {error}") from None
 
     def add(self, name: str, role: Role) -> tuple[ApiKey, str]:
-        """Make a key.
-
-        Args:
-            name: Whose it is; 1 to 64 letters, digits, spaces, dots, dashes and underscores.
-            role: What it allows.
-
-        Returns:
-            What is kept of it, and the key itself, which is shown once and cannot be had again.
+        """Make a key: what is kept of it, and the key itself, which is shown once and cannot be had again.
 
         Raises:
             UsageError: The name is of another form, or the file is not a file of keys.
@@ -144,10 +130,7 @@ class KeyFile:
 
 
 class KeyRing:
-    """The keys of a running service.
-
-    Args:
-        file: Where they are kept; read at once, and again whenever it changes.
+    """The keys of a running service, read from a file at once, and again when a key is shown a second later or more.
 
     Raises:
         UsageError: See `KeyFile.read`.
@@ -155,7 +138,6 @@ class KeyRing:
 
     def __init__(self, file: KeyFile) -> None:
         self._file = file
-        self._state = self._file_state()
         self._keys = {key.id: key for key in file.read()}
         self._checked = time.monotonic()
 
@@ -165,28 +147,15 @@ class KeyRing:
 
     def find(self, token: str) -> ApiKey | None:
         """Return the key that a client showed; None where it is none of these, or the file cannot be read any more."""
-        self._refresh()
+        now = time.monotonic()
+        if now - self._checked >= _CHECK_EVERY_S:
+            self._checked, self._keys = now, {}
+            with suppress(UsageError):  # a file that cannot be read lets nobody in
+                self._keys = {key.id: key for key in self._file.read()}
         match = _TOKEN.fullmatch(token)
         key = self._keys.get(match[1]) if match else None
         expected = key.sha256 if key is not None else "0" * 64
         return key if hmac.compare_digest(_digest(token), expected) else None
-
-    def _refresh(self) -> None:
-        now = time.monotonic()
-        if now - self._checked < _CHECK_EVERY_S:
-            return
-        self._checked = now
-        if (state := self._file_state()) != self._state:
-            self._state, self._keys = state, {}
-            with suppress(UsageError):  # a file that cannot be read lets nobody in
-                self._keys = {key.id: key for key in self._file.read()}
-
-    def _file_state(self) -> tuple[int, int, int] | None:
-        try:
-            status = self._file.path.stat()
-        except OSError:
-            return None
-        return (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 def _digest(token: str) -> str:

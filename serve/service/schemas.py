@@ -1,30 +1,28 @@
 """What goes over the wire: requests that are checked, and answers that are described."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, StringConstraints, model_validator
+from typing_extensions import Self
 
 from hat.data.labels import MAX_LABEL_LENGTH, parse_label
 from hat.errors import DataError
 
 from ..gallery.record_checks import MAX_ATTRIBUTES, MAX_TEXT_CHARACTERS
 from ..gallery.records import AttributeValue, Filter, RecordLabels
+from .api_error import ApiError
 from .gallery_registry import GALLERY_NAME
 
 _LARGEST = 2**63 - 1
 _YEAR_9999 = 253_402_300_800.0
 """Seconds from 1970 to the year 10000: what lies beyond is not a time."""
 
-GalleryName = Annotated[str, StringConstraints(pattern=f"^{GALLERY_NAME}$")]
-Camera = Annotated[int, Field(ge=-1, le=_LARGEST)]
-RecordId = Annotated[int, Field(ge=1, le=_LARGEST)]
-Side = Annotated[int, Field(ge=-(2**20), le=2**20)]
-TimeS = Annotated[float, Field(ge=-_YEAR_9999, le=_YEAR_9999, allow_inf_nan=False)]
-
 
 def _parse_identity(value: Any) -> Any:
     """Read a text as file names, tables and the command line are read: ``"007"`` is the number 7, anything else a name."""
+    if isinstance(value, list):
+        raise ValueError("expected one value")
     try:
         return parse_label(value) if isinstance(value, str) else value
     except DataError as error:
@@ -37,13 +35,7 @@ def _check_printable(text: str) -> str:
     return text
 
 
-PrintableText = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_check_printable)]
-Number = Annotated[int, Field(ge=-1, le=_LARGEST)]
-PersonName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LABEL_LENGTH)]
-Identity = Annotated[Number | PersonName, BeforeValidator(_parse_identity)]
-
-
-def _checked_attributes(attributes: dict[str, AttributeValue]) -> dict[str, AttributeValue]:
+def _check_attributes(attributes: dict[str, AttributeValue]) -> dict[str, AttributeValue]:
     if len(attributes) > MAX_ATTRIBUTES:
         raise ValueError(f"at most {MAX_ATTRIBUTES} attributes")
     for name, value in attributes.items():
@@ -58,21 +50,23 @@ def _checked_attributes(attributes: dict[str, AttributeValue]) -> dict[str, Attr
     return attributes
 
 
-Attributes = Annotated[dict[str, AttributeValue], AfterValidator(_checked_attributes)]
+def _wrap(value: Any) -> Any:
+    """Return a list where a form has a single value of a field that may be there many times."""
+    return [value] if isinstance(value, str) else value
+
+
+GalleryName = Annotated[str, StringConstraints(pattern=f"^{GALLERY_NAME}$")]
+Camera = Annotated[int, Field(ge=-1, le=_LARGEST)]
+RecordId = Annotated[int, Field(ge=1, le=_LARGEST)]
+Side = Annotated[int, Field(ge=-(2**20), le=2**20)]
+TimeS = Annotated[float, Field(ge=-_YEAR_9999, le=_YEAR_9999, allow_inf_nan=False)]
+PrintableText = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_check_printable)]
+PersonName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LABEL_LENGTH)]
+Identity = Annotated[Annotated[int, Field(ge=-1, le=_LARGEST)] | PersonName, BeforeValidator(_parse_identity)]
+Attributes = Annotated[dict[str, AttributeValue], AfterValidator(_check_attributes)]
 # In a form everything is text: there, an object of attributes is written as JSON.
 FormAttributes = Annotated[Attributes | Json[Attributes], Field(union_mode="left_to_right")]
-
-
-def _one(value: Any) -> Any:
-    """Return the value where one is meant: a form gives a list of values for every field."""
-    if isinstance(value, list):
-        if len(value) != 1:
-            raise ValueError("expected one value")
-        return value[0]
-    return value
-
-
-Once = BeforeValidator(_one)
+Many = BeforeValidator(_wrap)
 
 
 class _Form(BaseModel):
@@ -84,41 +78,42 @@ class SearchForm(_Form):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"gallery": "people", "record_ids": [7], "top": 5}]})
 
-    gallery: Annotated[GalleryName, Once] = Field(description="Name of the gallery.", examples=["people"])
-    record_ids: list[RecordId] = Field(default=[], max_length=64, description="Search by records that are enrolled.")
-    top: Annotated[int, Once] = Field(
-        default=10, ge=1, le=1_000_000, description="Most matches for each query; the service has a limit."
+    gallery: GalleryName = Field(description="Name of the gallery.", examples=["people"])
+    record_ids: Annotated[list[RecordId], Many] = Field(
+        default=[], max_length=64, description="Search by records that are enrolled."
     )
-    one_person: Annotated[bool, Once] = Field(default=False, description="All images and records show one person: one query.")
-    rerank: Annotated[bool, Once] = Field(default=False, description="Order by k-reciprocal re-ranked distance.")
-    rerank_pool: Annotated[int, Once] = Field(default=200, ge=1, le=2000, description="Nearest records that are re-ranked.")
-    min_similarity: Annotated[float | None, Once] = Field(
+    top: int = Field(default=10, ge=1, le=1_000_000, description="Most matches for each query; the service has a limit.")
+    one_person: bool = Field(default=False, description="All images and records show one person: one query.")
+    rerank: bool = Field(default=False, description="Order by k-reciprocal re-ranked distance.")
+    rerank_pool: int = Field(default=200, ge=1, le=2000, description="Nearest records that are re-ranked.")
+    center_cameras: bool = Field(default=False, description="Subtract the mean embedding of each camera before ranking.")
+    query_camid: Camera | None = Field(
+        default=None, description="With center_cameras: the camera that took the images; null where it is not known."
+    )
+    min_similarity: float | None = Field(
         default=None, ge=-1, le=1, allow_inf_nan=False, description="Leave out matches below this cosine similarity."
     )
-    camids: list[Camera] | None = Field(default=None, max_length=1000, description="Only these cameras.")
-    exclude_camids: list[Camera] = Field(default=[], max_length=1000, description="None of these cameras.")
-    pids: list[Identity] | None = Field(default=None, max_length=1000, description="Only these identities.")
-    since_s: Annotated[TimeS | None, Once] = Field(default=None, description="Seen at this time or later, seconds since 1970.")
-    until_s: Annotated[TimeS | None, Once] = Field(default=None, description="Seen before this time.")
-    attributes: Annotated[FormAttributes, Once] = Field(default={}, description="Only records with these values.")
+    camids: Annotated[list[Camera] | None, Many] = Field(default=None, max_length=1000, description="Only these cameras.")
+    exclude_camids: Annotated[list[Camera], Many] = Field(default=[], max_length=1000, description="None of these cameras.")
+    pids: Annotated[list[Identity] | None, Many] = Field(default=None, max_length=1000, description="Only these identities.")
+    since_s: TimeS | None = Field(default=None, description="Seen at this time or later, seconds since 1970.")
+    until_s: TimeS | None = Field(default=None, description="Seen before this time.")
+    attributes: FormAttributes = Field(default={}, description="Only records with these values.")
 
-    def where(self, *, exclude_ids: frozenset[int] = frozenset()) -> Filter:
+    @model_validator(mode="after")
+    def _check_query_camid(self) -> Self:
+        if self.query_camid is not None and not self.center_cameras:
+            raise ValueError("query_camid changes nothing without center_cameras: give both, or exclude_camids instead")
+        return self
+
+    def where(self) -> Filter:
         """Return the filter."""
-        return Filter.of(
-            camids=self.camids,
-            exclude_camids=self.exclude_camids,
-            pids=self.pids,
-            since_s=self.since_s,
-            until_s=self.until_s,
-            exclude_ids=exclude_ids,
-            attributes=self.attributes,
-        )
+        conditions = {"camids", "exclude_camids", "pids", "since_s", "until_s", "attributes"}
+        return Filter.of(**self.model_dump(include=conditions))
 
 
-class RecordFilter(BaseModel):
+class RecordFilter(_Form):
     """Which records are listed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     pid: Identity | None = Field(default=None, description="Only this identity.")
     camid: Camera | None = Field(default=None, description="Only this camera.")
@@ -131,12 +126,8 @@ class RecordFilter(BaseModel):
 
     def where(self) -> Filter:
         """Return the filter."""
-        return Filter.of(
-            pids=None if self.pid is None else [self.pid],
-            camids=None if self.camid is None else [self.camid],
-            since_s=self.since_s,
-            until_s=self.until_s,
-        )
+        pids, camids = (None if label is None else [label] for label in (self.pid, self.camid))
+        return Filter.of(pids=pids, camids=camids, since_s=self.since_s, until_s=self.until_s)
 
 
 class _Labels(_Form):
@@ -155,35 +146,28 @@ class ItemLabels(_Labels):
     )
 
 
-class EnrollForm(_Form):
+class EnrollForm(_Labels):
     """What is known of images that are enrolled: of all of them alike, or of each."""
 
-    pid: Annotated[Identity | None, Once] = Field(
-        default=None, description="Identity in all images, a number or a name.", examples=[17]
-    )
-    camid: Annotated[Camera | None, Once] = Field(default=None, description="Camera of all images.", examples=[3])
-    time_s: Annotated[TimeS | None, Once] = Field(default=None, description="When all were taken, seconds since 1970.")
-    attributes: Annotated[FormAttributes, Once] = Field(default={}, description="Anything else, as a JSON object.")
-    records: Annotated[Json[list[ItemLabels]] | None, Once] = Field(
+    attributes: FormAttributes = Field(default={}, description="Anything else, as a JSON object.")  # type: ignore[assignment]
+    records: Json[list[ItemLabels]] | None = Field(
         default=None, description="What is known of each image, as a JSON list in the order of the images."
     )
-    update: Annotated[bool, Once] = Field(
-        default=False, description="Give images that are there already the labels that are given now."
-    )
+    update: bool = Field(default=False, description="Give images that are there already the labels that are given now.")
 
     def labels(self, num_images: int) -> list[ItemLabels]:
         """Return one for each image.
 
         Raises:
-            ValueError: The list has another length, or both ways are mixed.
+            ApiError: The list has another length, or both ways are mixed.
         """
         if self.records is None:
-            labels = ItemLabels(pid=self.pid, camid=self.camid, time_s=self.time_s, attributes=self.attributes)
-            return [labels] * num_images
+            labels = self.model_dump(include={"pid", "camid", "time_s", "attributes"})
+            return [ItemLabels.model_construct(**labels)] * num_images
         if self.model_fields_set - {"update"} != {"records"}:
-            raise ValueError("say what is known either of all images or in `records`, not both")
+            raise ApiError(422, "say what is known either of all images or in `records`, not both")
         if len(self.records) != num_images:
-            raise ValueError(f"`records` has {len(self.records)} entries for {num_images} images")
+            raise ApiError(422, f"`records` has {len(self.records)} entries for {num_images} images")
         return self.records
 
 
@@ -192,22 +176,13 @@ class UpdateRecord(_Labels):
 
     def labels(self) -> RecordLabels:
         """Return what was given."""
-        labels: RecordLabels = {}
-        for name in self.model_fields_set:
-            labels[name] = getattr(self, name)  # type: ignore[literal-required]
-        return labels
+        return cast(RecordLabels, self.model_dump(exclude_unset=True))
 
 
 class UpdatePerson(_Form):
     """Who a person is after all; where there are records of that identity, the two become one."""
 
     pid: Identity | None = Field(description="Identity, a number or a name; null where nobody knows.", examples=["alice"])
-
-
-class Health(BaseModel):
-    """Whether the service answers."""
-
-    status: Literal["alive", "ready"]
 
 
 class MakeGallery(_Form):
@@ -313,9 +288,16 @@ class ImageNote(BaseModel):
     source: str
     reason: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_fields(cls, note: Any) -> Any:
+        return dict(zip(("source", "reason"), note, strict=True)) if isinstance(note, tuple) else note
+
 
 class EnrollResult(BaseModel):
     """What came of an enrollment."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     ids: list[int] = Field(description="Of the images that were added or known already, in order.")
     num_added: int

@@ -7,7 +7,7 @@ spools it to disk. The parser, ``multipart``, takes a body in pieces and costs a
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
 import orjson
@@ -34,14 +34,8 @@ _SKIPPED_S = 5.0
 _UNPRINTABLE = re.compile(r"[^\w .,+()@=#\[\]-]")
 
 
-@dataclass(frozen=True, slots=True)
-class UploadedImage:
-    """One encoded image.
-
-    Attributes:
-        name: What the client calls it: a file's name without its folders.
-        data: The encoded image.
-    """
+class UploadedImage(NamedTuple):
+    """One encoded image, and what the client calls it: a file's name without its folders."""
 
     name: str
     data: bytes
@@ -49,22 +43,13 @@ class UploadedImage:
 
 @dataclass(slots=True)
 class Upload:
-    """A request's body.
-
-    Attributes:
-        images: Its images, in order.
-        fields: Its other fields: name -> values in order; of a JSON body, its content.
-    """
+    """A request's body: its images in order, and its other fields, of which one that is there several times has a list."""
 
     images: list[UploadedImage] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
 
     def parse(self, model: type[M]) -> M:
-        """Return the fields as a model.
-
-        Raises:
-            RequestValidationError: A field is unknown, missing or wrong.
-        """
+        """Return the fields as a model, or raise `RequestValidationError` where one is unknown, missing or wrong."""
         try:
             return model.model_validate(self.fields)
         except ValidationError as error:
@@ -72,13 +57,9 @@ class Upload:
 
 
 async def read_upload(request: Request, reservation: Reservation, settings: ServiceSettings, *, json: bool = False) -> Upload:
-    """Read a body: ``multipart/form-data``, one image alone, or JSON.
+    """Read a body that was not read yet: ``multipart/form-data``, one image alone, or with ``json`` a JSON object.
 
-    Args:
-        request: The request, its body not read yet.
-        reservation: Where room is acquired for bytes and images as they come.
-        settings: The bounds.
-        json: Whether JSON is taken as well.
+    Room is acquired for all of it at once where its length is known, else as it comes, and for images as they come.
 
     Raises:
         ApiError: The body is too large, of a wrong kind, broken or too slow, or there is no room for it.
@@ -86,25 +67,43 @@ async def read_upload(request: Request, reservation: Reservation, settings: Serv
     """
     if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         raise ApiError(415, "compressed bodies are not taken: send images as they are")
+    declared = request.headers.get("content-length")
+    if declared is not None:
+        if not declared.isdecimal() or len(declared) > 18:
+            raise ApiError(400, "the Content-Length header is not a number")
+        if int(declared) > settings.max_body_bytes:
+            raise ApiError(413, f"the body has more than {settings.max_body_bytes:,} bytes")
     kind, parameters = parse_options_header(request.headers.get("content-type", ""))
-    upload, data = Upload(), bytearray()
-    if kind == "multipart/form-data":
-        form = _FormReader(upload, reservation, settings, parameters.get("boundary", ""))
-        try:
-            await _receive(request, reservation, settings, form.write)
-            form.close()
-        except MultipartError as error:
-            raise ApiError(400, f"the multipart body is broken: {str(error)[:100]}") from None
-    elif kind.startswith("image/") or kind == "application/octet-stream":
-        reservation.acquire(num_images=1)
-        await _receive(request, reservation, settings, data.extend)
-        upload.images.append(UploadedImage("body", bytes(data)))
-    elif kind == "application/json" and json:
-        await _receive(request, reservation, settings, data.extend)
-        upload.fields = _json_object(data)
-    else:
+    is_form, is_image = kind == "multipart/form-data", kind.startswith("image/") or kind == "application/octet-stream"
+    if not (is_form or is_image or (json and kind == "application/json")):
         kinds = "multipart/form-data, image/* or application/json" if json else "multipart/form-data or image/*"
         raise ApiError(415, f"expected a body of type {kinds}")
+    upload, data = Upload(), bytearray()
+    form = _FormReader(upload, reservation, settings, parameters.get("boundary", "")) if is_form else None
+    reservation.acquire(num_images=int(is_image), num_bytes=int(declared or 0))
+
+    def write(piece: bytes) -> None:
+        if declared is None:
+            reservation.acquire(num_bytes=len(piece))
+        if form is None:
+            data.extend(piece)
+        else:
+            form.write(piece)
+
+    try:
+        await _receive(request, write, max_bytes=settings.max_body_bytes, timeout_s=settings.receive_timeout_s)
+        if form is not None:
+            form.close()
+        elif is_image:
+            upload.images.append(UploadedImage("body", bytes(data)))
+        else:
+            upload.fields = orjson.loads(data)
+    except MultipartError as error:
+        raise ApiError(400, f"the multipart body is broken: {str(error)[:100]}") from None
+    except orjson.JSONDecodeError:
+        raise ApiError(400, "the body is not JSON") from None
+    if not isinstance(upload.fields, dict):
+        raise ApiError(422, "expected a JSON object")
     return upload
 
 
@@ -115,38 +114,40 @@ async def skip_body(request: Request) -> None:
         ApiError: It has one that is not small, or that does not come.
         ClientDisconnect: The client went away.
     """
+    await _receive(request, lambda piece: None, max_bytes=_SKIPPED_BYTES, timeout_s=_SKIPPED_S)
+
+
+async def _receive(request: Request, write: Callable[[bytes], None], *, max_bytes: int, timeout_s: float) -> None:
+    """Give a body on in pieces."""
     received = 0
     try:
-        with anyio.fail_after(_SKIPPED_S):
+        with anyio.fail_after(timeout_s):
             async for piece in request.stream():
                 received += len(piece)
-                if received > _SKIPPED_BYTES:
-                    raise ApiError(413, "this request takes no body")
+                if received > max_bytes:
+                    raise ApiError(413, f"the body has more than {max_bytes:,} bytes")
+                write(piece)
     except TimeoutError:
-        raise ApiError(408, "this request takes no body, and one was announced that did not come") from None
+        raise ApiError(408, f"the body did not arrive within {timeout_s:g} s") from None
 
 
 def describe_body(
-    form: type[BaseModel] | None = None, *, images: bool, alone: bool = False, json: bool = False
+    form: type[BaseModel] | None = None, *, images: bool = False, alone: bool = False, json: bool = False
 ) -> dict[str, Any]:
     """Return a request's body for OpenAPI, since bodies are not read by the framework.
 
-    Args:
-        form: Its fields beside the images.
-        images: Whether it takes images.
-        alone: Whether one image may be the whole body.
-        json: Whether the fields may come as JSON, without images.
+    It is a form with images and the fields of a model; one image ``alone``; or the fields as JSON, without images.
     """
     schema = form.model_json_schema() if form is not None else {}
     schema = _inline(schema, schema.pop("$defs", {}))
-    properties, required = dict(schema.get("properties", {})), list(schema.get("required", []))
     content: dict[str, Any] = {}
     if json:
         content["application/json"] = {"schema": {**schema, "type": "object"}}
     if images:
         binary = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "JPEG, PNG, WebP or BMP."}
-        multipart = {"type": "object", "additionalProperties": False, "properties": {IMAGE_FIELD: binary, **properties}}
-        multipart["required"] = required if json else [IMAGE_FIELD, *required]
+        multipart = {"type": "object", "additionalProperties": False}
+        multipart["properties"] = {IMAGE_FIELD: binary, **schema.get("properties", {})}
+        multipart["required"] = [*([] if json else [IMAGE_FIELD]), *schema.get("required", [])]
         content["multipart/form-data"] = {"schema": multipart}
     if alone:
         content["image/jpeg"] = {"schema": {"type": "string", "format": "binary"}}
@@ -162,35 +163,6 @@ def _inline(schema: Any, definitions: Mapping[str, Any]) -> Any:
     return [_inline(item, definitions) for item in schema] if isinstance(schema, list) else schema
 
 
-async def _receive(
-    request: Request, reservation: Reservation, settings: ServiceSettings, write: Callable[[bytes], None]
-) -> None:
-    """Give a body on in pieces. Room is acquired for all of it at once where its length is known, else as it comes."""
-    declared = request.headers.get("content-length")
-    if declared is not None:
-        if not declared.isdecimal() or len(declared) > 18:
-            raise ApiError(400, "the Content-Length header is not a number")
-        if int(declared) > settings.max_body_bytes:
-            raise _too_large(settings)
-        reservation.acquire(num_bytes=int(declared))
-    received = 0
-    try:
-        with anyio.fail_after(settings.receive_timeout_s):
-            async for piece in request.stream():
-                received += len(piece)
-                if received > settings.max_body_bytes:
-                    raise _too_large(settings)
-                if declared is None:
-                    reservation.acquire(num_bytes=len(piece))
-                write(piece)
-    except TimeoutError:
-        raise ApiError(408, f"the body did not arrive within {settings.receive_timeout_s:g} s") from None
-
-
-def _too_large(settings: ServiceSettings) -> ApiError:
-    return ApiError(413, f"the body has more than {settings.max_body_bytes:,} bytes")
-
-
 class _FormReader:
     """Sorts the parts of a multipart body into images and fields."""
 
@@ -199,15 +171,14 @@ class _FormReader:
             raise ApiError(400, "the multipart body has no usable boundary")
         self._upload, self._reservation, self._settings = upload, reservation, settings
         self._parser = PushMultipartParser(boundary, max_header_size=_MAX_HEADER_BYTES)
+        self._fields: dict[str, list[str]] = {}
         self._num_fields = 0
         self._part = MultipartSegment([])
         self._pieces: list[bytes] = []
 
     def write(self, data: bytes) -> None:
         """Take a piece of the body."""
-        if not data:
-            return  # which would be the end to the parser
-        for event in self._parser.parse(data):
+        for event in self._parser.parse(data) if data else ():  # no data would be the end to the parser
             if event is None:
                 self._end_part()
             elif isinstance(event, MultipartSegment):
@@ -218,8 +189,9 @@ class _FormReader:
                     raise ApiError(413, f"a field has more than {_MAX_FIELD_BYTES:,} bytes")
 
     def close(self) -> None:
-        """Take the end of the body."""
+        """Take the end of the body. A field that was there once has one value, another a list of them."""
         self._parser.close()
+        self._upload.fields = {name: values if values[1:] else values[0] for name, values in self._fields.items()}
 
     def _begin_part(self, part: MultipartSegment) -> None:
         self._part, self._pieces = part, []
@@ -236,26 +208,13 @@ class _FormReader:
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces = []
         if self._part.name == IMAGE_FIELD:
-            name = printable_name(self._part.filename or "") or f"image {len(self._upload.images) + 1}"
+            # Fit to be shown and stored: no folders, nothing but plain characters, not too long.
+            name = re.split(r"[/\\]", self._part.filename or "")[-1]
+            name = _UNPRINTABLE.sub("_", name)[-_MAX_NAME:].strip() or f"image {len(self._upload.images) + 1}"
             self._upload.images.append(UploadedImage(name, data))
             return
         try:
             value = data.decode("utf-8")
         except UnicodeDecodeError:
             raise ApiError(422, f"a field is not UTF-8 text; images go into fields named {IMAGE_FIELD}") from None
-        self._upload.fields.setdefault(self._part.name, []).append(value)
-
-
-def printable_name(name: str) -> str:
-    """Return a client's name of a file, fit to be shown and stored: no folders, nothing but plain characters, not too long."""
-    return _UNPRINTABLE.sub("_", re.split(r"[/\\]", name)[-1])[-_MAX_NAME:].strip()
-
-
-def _json_object(data: bytearray) -> dict[str, Any]:
-    try:
-        content = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        raise ApiError(400, "the body is not JSON") from None
-    if not isinstance(content, dict):
-        raise ApiError(422, "expected a JSON object")
-    return content
+        self._fields.setdefault(self._part.name, []).append(value)

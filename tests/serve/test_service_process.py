@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +12,7 @@ import sys
 import httpx
 import numpy as np
 import pytest
+from fake_tensorrt import small_onnx
 from service_stand_ins import ColorRuntime, files, picture, until
 
 import hat
@@ -22,12 +25,15 @@ from hat.serve.commands.serve import serve
 from hat.serve.service import KeyFile
 from hat.serve.service.ingress import is_loopback
 from hat.serve.service.server import bind
+from hat.telemetry import ENVIRONMENT
+
+STRACE = shutil.which("strace")
 
 
 @pytest.fixture
-def checkpoint(tiny_model, tmp_path):
-    hat.save_checkpoint(tiny_model, tmp_path / "run")
-    return tmp_path / "run"
+def onnx_file(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(small_onnx())
+    return tmp_path / "m.onnx"
 
 
 def started(process):
@@ -40,14 +46,18 @@ def started(process):
     return json.loads(text)
 
 
-def test_a_server_starts_answers_and_ends_at_sigterm_with_its_work_done(checkpoint, tmp_path):
-    binding = binding_of(open_runtime(checkpoint).info)
+def test_serve_answers_ends_at_sigterm_with_its_work_done_and_talks_to_nobody_else(onnx_file, tmp_path):
+    binding = binding_of(open_runtime(onnx_file).info)
     Gallery.open(tmp_path / "people.gallery", binding=binding, create=True).close()
-    command = [sys.executable, "-W", "error", "-m", "hat", "serve", str(checkpoint), "--port", "0", "--json"]
-    command += ["--gallery", str(tmp_path / "people.gallery"), "--audit", str(tmp_path / "audit.jsonl")]
-    home = tmp_path / "home"
+    home, trace = tmp_path / "home", tmp_path / "trace"
     home.mkdir()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(home)}
+    # With -D the server is this process's own child, and the tracer somebody beside it.
+    calls = "trace=listen,connect,sendto,sendmsg,sendmmsg"
+    command = [STRACE, "-D", "-f", "-q", "--seccomp-bpf", "-e", calls, "-o", str(trace)] if STRACE else []
+    command += [sys.executable, "-W", "error", "-m", "hat", "serve", str(onnx_file), "--port", "0", "--json"]
+    command += ["--gallery", str(tmp_path / "people.gallery"), "--audit", str(tmp_path / "audit.jsonl")]
+    environment = {key: value for key, value in os.environ.items() if key not in {*ENVIRONMENT, "CI", "XDG_CACHE_HOME"}}
+    environment |= {"OMP_NUM_THREADS": "1", "HOME": str(home)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         facts = started(process)
@@ -56,7 +66,7 @@ def test_a_server_starts_answers_and_ends_at_sigterm_with_its_work_done(checkpoi
         with httpx.Client(base_url=facts["address"], timeout=30) as client:
             assert client.get("/readyz").json() == {"status": "ready"}
             (row,) = client.post("/v1/embed", files=files(data)).json()["embeddings"]
-            np.testing.assert_allclose([row], hat.Embedder.open(checkpoint).embed([decode_image(data, "a")]), atol=2e-6)
+            np.testing.assert_allclose([row], hat.Embedder.open(onnx_file).embed([decode_image(data, "a")]), atol=2e-6)
             assert client.post("/v1/galleries/people/records", files=files(data)).json()["num_added"] == 1
             found = client.post("/v1/search", files=files(data), data={"gallery": "people"}).json()
             assert found["results"][0]["matches"][0]["similarity"] == pytest.approx(1, abs=1e-5)
@@ -79,7 +89,6 @@ def test_a_server_starts_answers_and_ends_at_sigterm_with_its_work_done(checkpoi
         assert answer.startswith(b"HTTP/1.1 200 ") and b"embeddings" in answer
         _, errors = process.communicate(timeout=30)
         assert (process.returncode, errors) == (0, "stopped\n")
-        assert list(home.rglob("*")) == []  # no library of those underneath has left a device id or a cache there
     finally:
         process.kill()
         process.wait()
@@ -88,6 +97,16 @@ def test_a_server_starts_answers_and_ends_at_sigterm_with_its_work_done(checkpoi
     assert len((tmp_path / "audit.jsonl").read_text().splitlines()) == 5
     with Gallery.open(tmp_path / "people.gallery") as gallery:
         assert len(gallery) == 1
+    assert list(home.rglob("*")) == []  # no library of those underneath has left a device id or a cache there
+    if STRACE is None:
+        pytest.skip("strace is not installed: what the server connects to was not looked at")
+    until(lambda: f"{process.pid} +++ exited with 0 +++" in re.sub(" +", " ", trace.read_text()))
+    calls = trace.read_text()
+    assert "listen(" in calls  # the trace is of the server
+    outside = [
+        line for line in calls.splitlines() if "sin_port=htons(53)" in line or re.search(r"sin6?_addr=(?!.*(127\.|::1))", line)
+    ]
+    assert outside == []
 
 
 def listens(address):
@@ -98,7 +117,7 @@ def listens(address):
     return True
 
 
-def test_what_cannot_be_served_is_one_sentence_and_the_exit_code_of_a_wrong_request(monkeypatch, capsys):
+def test_serve_says_in_one_sentence_what_cannot_be_served(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["hat", "serve", "missing.onnx", "--port", "0"])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -108,59 +127,52 @@ def test_what_cannot_be_served_is_one_sentence_and_the_exit_code_of_a_wrong_requ
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
-def test_an_address_that_others_reach_needs_keys(host, checkpoint):
+def test_serve_needs_keys_at_an_address_that_others_reach(host):
     with pytest.raises(UsageError, match="--keys"):
-        serve(str(checkpoint), host=host, port=0)
+        serve("missing.onnx", host=host, port=0)
 
 
-def test_a_file_without_keys_lets_nobody_in_and_is_refused(checkpoint, tmp_path):
+def test_serve_refuses_a_file_without_keys(tmp_path):
     file = KeyFile(tmp_path / "keys.json")
     with pytest.raises(UsageError, match="hat keys add"):
-        serve(str(checkpoint), keys=file.path, port=0)
+        serve("missing.onnx", keys=file.path, port=0)
     key, _ = file.add("one", "read")
     file.remove(key.id)
     with pytest.raises(UsageError, match="has no key"):
-        serve(str(checkpoint), keys=file.path, port=0)
+        serve("missing.onnx", keys=file.path, port=0)
 
 
-def test_models_galleries_and_files_that_do_not_belong_are_refused(checkpoint, tmp_path):
-    (tmp_path / "text.onnx").write_text("no model")
-    (tmp_path / "text.gallery").write_text("no gallery")
-    other = binding_of(ColorRuntime().info)
-    Gallery.open(tmp_path / "others.gallery", binding=other, create=True).close()
-    model = str(checkpoint)
-    for arguments, sentence in [
-        ((str(tmp_path / "text.onnx"), {}), "text.onnx"),
-        ((str(tmp_path), {}), "checkpoint"),
-        ((model, {"gallery": [str(tmp_path / "missing.gallery")]}), "missing.gallery"),
-        ((model, {"gallery": [str(tmp_path / "text.gallery")]}), "text.gallery"),
-        ((model, {"gallery": [str(tmp_path / "others.gallery")]}), "another model"),
-        ((model, {"gallery": ["a=x.gallery", "a=y.gallery"]}), "two galleries"),
-        ((model, {"gallery": ["A.gallery"]}), "NAME=PLACE"),
-        ((model, {"gallery_root": tmp_path / "missing"}), "expected a folder"),
-        ((model, {"audit": tmp_path / "missing" / "audit.jsonl"}), "--audit"),
-        ((model, {"tls_cert": tmp_path / "cert.pem"}), "belong together"),
-        ((model, {"precision": "int4"}), "unknown precision"),
-        ((model, {"device": "tpu"}), "tpu"),
+def test_serve_refuses_models_galleries_and_files_that_do_not_belong(onnx_file, tmp_path):
+    for name in ("text.onnx", "text.gallery", "cert.pem", "key.pem"):
+        (tmp_path / name).write_text("something else")
+    Gallery.open(tmp_path / "others.gallery", binding=binding_of(ColorRuntime().info), create=True).close()
+    model, certificate = str(onnx_file), {"tls_cert": tmp_path / "cert.pem"}
+    for file, options, sentence in [
+        (str(tmp_path / "text.onnx"), {}, "text.onnx"),
+        (str(tmp_path), {}, "checkpoint"),
+        (model, {"gallery": [str(tmp_path / "missing.gallery")]}, "missing.gallery"),
+        (model, {"gallery": [str(tmp_path / "text.gallery")]}, "text.gallery"),
+        (model, {"gallery": [str(tmp_path / "others.gallery")]}, "another model"),
+        (model, {"gallery": ["a=x.gallery", "a=y.gallery"]}, "two galleries"),
+        (model, {"gallery": ["A.gallery"]}, "NAME=PLACE"),
+        (model, {"gallery_root": tmp_path / "missing"}, "expected a folder"),
+        (model, {"audit": tmp_path / "missing" / "audit.jsonl"}, "--audit"),
+        (model, certificate, "belong together"),
+        (model, {**certificate, "tls_key": tmp_path / "key.pem"}, "--tls-cert"),
+        (model, {"precision": "int4"}, "unknown precision"),
+        (model, {"device": "tpu"}, "tpu"),
     ]:
         with pytest.raises(HatError, match=sentence):
-            serve(arguments[0], port=0, **arguments[1])
+            serve(file, port=0, **options)
 
 
-def test_a_certificate_that_cannot_be_used_is_refused(checkpoint, tmp_path):
-    for name in ("cert.pem", "key.pem"):
-        (tmp_path / name).write_text("no certificate")
-    with pytest.raises(UsageError, match="--tls-cert"):
-        serve(str(checkpoint), port=0, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
-
-
-def test_a_port_that_is_taken_is_told(checkpoint):
+def test_bind_refuses_a_port_that_is_taken_and_an_address_that_is_none():
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(WorkError, match="give another --port"):
-        serve(str(checkpoint), port=taken.getsockname()[1])
+        bind("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(UsageError, match="no such address"):
         bind("no.such.host.invalid", 0)
 
 
-def test_loopback_is_told_by_the_address():
+def test_is_loopback_tells_by_the_address():
     assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "localhost.example", "", "fe80::1")))

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from service_stand_ins import embedding_of, files, picture, running
+from service_stand_ins import EMBED_DIM, embedding_of, files, picture, running
 
 from hat.serve import Filter, NewRecord, person_embedding, search_gallery
 
@@ -15,21 +15,37 @@ START = 1_700_000_000.0
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """Twelve people, each seen by three cameras a minute apart, in pictures that differ in size."""
-    with running(galleries=("people",), root=tmp_path_factory.mktemp("search")) as (client, service):
+    with running(galleries=("people", "plain"), root=tmp_path_factory.mktemp("search")) as (client, service):
         gallery = service.galleries.get("people")
-        for person in range(NUM_PEOPLE):
-            for camera in range(NUM_CAMERAS):
-                data = seen(person, camera)
-                record = NewRecord(
-                    content_hash=f"{person:032x}{camera:032x}",
-                    source=f"{person}_{camera}.png",
-                    pid=person,
-                    camid=camera,
-                    time_s=START + 60 * camera,
-                    attributes={"coat": "red" if person % 2 else "blue", "height": 1.5 + person / 100},
-                )
-                gallery.add(embedding_of(data)[None], [record])
+        everybody = [(person, camera) for person in range(NUM_PEOPLE) for camera in range(NUM_CAMERAS)]
+        pictures = [picture(person, size=(14 + 4 * camera, 40 + 7 * camera)) for person, camera in everybody]
+        records = [
+            NewRecord(
+                content_hash=f"{person:032x}{camera:032x}",
+                source=f"{person}_{camera}.png",
+                pid=person,
+                camid=camera,
+                time_s=START + 60 * camera,
+                attributes={"coat": "red" if person % 2 else "blue", "height": 1.5 + person / 100},
+            )
+            for person, camera in everybody
+        ]
+        gallery.add(np.stack([embedding_of(data) for data in pictures]), records)
+        fill(service.galleries.get("plain"), CENTERED, camids=(1, 1, 2, 2, None))
         yield client, gallery
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+PERSON, CAMERA = np.eye(EMBED_DIM)[:2], 3 * np.eye(EMBED_DIM)[2:4]
+# Two people seen by two cameras, each of which adds one direction to all of its images: ids 1 to 4; and somebody else.
+CENTERED = unit(np.stack([*(PERSON[p] + CAMERA[c] for c in (0, 1) for p in (0, 1)), np.eye(EMBED_DIM)[9]]))
+
+
+def fill(gallery, rows, camids):
+    gallery.add(rows, [NewRecord(content_hash=f"{n:064x}", source=str(n), camid=camid) for n, camid in enumerate(camids)])
 
 
 @pytest.fixture
@@ -44,15 +60,11 @@ def search(served):
     return ask
 
 
-def seen(person, camera):
-    return picture(person, size=(14 + 4 * camera, 40 + 7 * camera))
-
-
 def ids_of(result):
     return [match["id"] for match in result["matches"]]
 
 
-def test_each_image_is_a_query_and_is_ranked_as_in_the_library(served, search):
+def test_search_ranks_for_each_image_as_the_library_does(served, search):
     _, gallery = served
     queries = [picture(person, size=(31, 71)) for person in (4, 7)]
     results = search(*queries, top=5)
@@ -60,12 +72,13 @@ def test_each_image_is_a_query_and_is_ranked_as_in_the_library(served, search):
     assert [result["query"] for result in results] == ["0.png", "1.png"]
     for result, matches, person in zip(results, expected, (4, 7), strict=True):
         assert ids_of(result) == [match.record.id for match in matches]
-        assert [match["similarity"] for match in result["matches"]] == pytest.approx(
-            [one.similarity for one in matches], abs=1e-6
-        )
+        similarities = [match["similarity"] for match in result["matches"]]
+        assert similarities == pytest.approx([one.similarity for one in matches], abs=1e-6)
         assert [match["pid"] for match in result["matches"]][:3] == [person] * 3
     best = results[0]["matches"][0]
     assert best["source"].startswith("4_") and best["attributes"]["coat"] == "blue" and best["distance"] is None
+    bar = (similarities[2] + similarities[3]) / 2
+    assert ids_of(search(queries[1], min_similarity=str(bar))[0]) == ids_of(results[1])[:3]
 
 
 @pytest.mark.parametrize(
@@ -75,12 +88,11 @@ def test_each_image_is_a_query_and_is_ranked_as_in_the_library(served, search):
         ({"exclude_camids": "1"}, Filter(exclude_camids=frozenset({1}))),
         ({"pids": ["3", "4", "5"]}, Filter(pids=frozenset({3, 4, 5}))),
         ({"since_s": str(START + 60), "until_s": str(START + 120)}, Filter(since_s=START + 60, until_s=START + 120)),
-        ({"attributes": json.dumps({"coat": "red"})}, Filter(attributes={"coat": "red"})),
         ({"attributes": json.dumps({"coat": "red"}), "camids": "1"}, Filter(camids=frozenset({1}), attributes={"coat": "red"})),
         ({"camids": "99"}, Filter(camids=frozenset({99}))),
     ],
 )
-def test_filters_say_which_records_may_be_found(served, search, fields, where):
+def test_search_finds_what_passes_the_filter(served, search, fields, where):
     _, gallery = served
     data = picture(4)
     (result,) = search(data, top=100, **fields)
@@ -89,7 +101,7 @@ def test_filters_say_which_records_may_be_found(served, search, fields, where):
     assert len(expected) == len(gallery.ids(where))
 
 
-def test_several_images_of_one_person_are_one_query(served, search):
+def test_search_makes_one_query_of_several_images_and_records_of_one_person(served, search):
     _, gallery = served
     pictures = [picture(2), picture(5)]
     (result,) = search(*pictures, top=6, one_person="true")
@@ -97,9 +109,12 @@ def test_several_images_of_one_person_are_one_query(served, search):
     (expected,) = search_gallery(gallery, query[None], top=6)
     assert result["query"] == "0.png, 1.png" and ids_of(result) == [match.record.id for match in expected]
     assert {match["pid"] for match in result["matches"]} == {2, 5}
+    (result,) = search(picture(8), record_ids="1", one_person="1", top=40)
+    assert result["query"] == "0.png, record 1"
+    assert 1 not in ids_of(result) and len(ids_of(result)) == len(gallery) - 1
 
 
-def test_records_search_for_themselves_and_are_not_found_by_themselves(served):
+def test_search_does_not_find_a_record_by_itself(served):
     client, gallery = served
     own = [int(one) for one in gallery.ids(Filter(pids=frozenset({6})))]
     answer = client.post("/v1/search", json={"gallery": "people", "record_ids": own[:2], "top": 2}).json()
@@ -109,21 +124,7 @@ def test_records_search_for_themselves_and_are_not_found_by_themselves(served):
     assert [ids_of(result) for result in together["results"]] == [[own[2]]]
 
 
-def test_an_image_and_a_record_may_be_one_person(served, search):
-    _, gallery = served
-    (result,) = search(picture(8), record_ids="1", one_person="1", top=40)
-    assert 1 not in ids_of(result) and len(ids_of(result)) == len(gallery) - 1
-
-
-def test_matches_below_a_similarity_are_left_out(search):
-    (everything,) = search(picture(3), top=100)
-    values = [match["similarity"] for match in everything["matches"]]
-    bar = (values[4] + values[5]) / 2
-    (result,) = search(picture(3), top=100, min_similarity=str(bar))
-    assert ids_of(result) == ids_of(everything)[:5]
-
-
-def test_reranking_orders_by_its_distance_and_tells_the_rank_before(served, search):
+def test_search_reranks_and_tells_the_rank_before(served, search):
     _, gallery = served
     data = picture(9, size=(25, 33))
     (result,) = search(data, top=7, rerank="true", rerank_pool=20)
@@ -131,6 +132,48 @@ def test_reranking_orders_by_its_distance_and_tells_the_rank_before(served, sear
     assert ids_of(result) == [match.record.id for match in expected]
     for match, one in zip(result["matches"], expected, strict=True):
         assert match["distance"] == pytest.approx(one.distance, abs=1e-6) and match["rank_before"] == one.rank_before
+
+
+def test_search_centers_cameras(served):
+    """By hand: without the mean of both people, which its camera adds, a person is their difference or the opposite of it."""
+    client, _ = served
+
+    def ask(**fields):
+        answer = client.post("/v1/search", json={"gallery": "plain", "camids": [1, 2], "top": 3, **fields})
+        (result,) = answer.json()["results"]
+        return ids_of(result), [match["similarity"] for match in result["matches"]]
+
+    assert ask(record_ids=[1])[0] == [2, 3, 4]  # the other person, seen by the same camera, comes first
+    ids, similarities = ask(record_ids=[1], center_cameras=True)
+    assert ids == [3, 2, 4] and similarities == pytest.approx([1, -1, -1], abs=1e-5)
+    assert ask(record_ids=[1], center_cameras=True, min_similarity=0)[0] == [3]
+    assert ask(record_ids=[1, 3], center_cameras=True, one_person=True)[0] == [2, 4]
+    assert ask(record_ids=[1], center_cameras=True, rerank=True)[0][0] == 3
+
+
+@pytest.mark.parametrize(("fields", "mean"), [({"query_camid": "1"}, CENTERED[:2]), ({}, CENTERED)])
+def test_search_centers_images_by_the_camera_that_is_said(search, fields, mean):
+    """An image loses the mean of its camera, and where that is not known, as the fifth record, the mean of all."""
+    data = picture(3)
+    (result,) = search(data, gallery="plain", center_cameras="true", **fields)
+    means = [CENTERED[:2].mean(axis=0)] * 2 + [CENTERED[2:4].mean(axis=0)] * 2 + [CENTERED.mean(axis=0)]
+    expected = unit(CENTERED - np.stack(means)) @ unit(embedding_of(data) - mean.mean(axis=0))
+    found = {match["id"]: match["similarity"] for match in result["matches"]}
+    assert [found[number] for number in range(1, 6)] == pytest.approx(list(expected), abs=1e-5)
+
+
+def test_search_does_not_center_what_it_cannot(served, search, monkeypatch):
+    client, gallery = served
+    with running(galleries=("people",)) as (other, service):
+        fill(service.galleries.get("people"), CENTERED[:2], camids=(1, None))
+        answer = other.post("/v1/search", json={"gallery": "people", "record_ids": [1], "center_cameras": True})
+        assert answer.status_code == 422 and "people: no camera has two images" in answer.json()["detail"]
+    monkeypatch.setattr("hat.serve.service.routes.search._MAX_CENTERED_VALUES", (len(gallery) - 1) * EMBED_DIM)
+    answer = client.post("/v1/search", json={"gallery": "people", "record_ids": [1], "center_cameras": True})
+    assert (answer.status_code, "at most 35 records" in answer.json()["detail"]) == (422, True)
+    described = client.get("/openapi.json").json()["paths"]["/v1/search"]["post"]["requestBody"]["content"]
+    for content in described.values():
+        assert content["schema"]["properties"]["center_cameras"]["default"] is False
 
 
 @pytest.mark.parametrize(
@@ -152,17 +195,18 @@ def test_reranking_orders_by_its_distance_and_tells_the_rank_before(served, sear
         ({"gallery": "people", "record_ids": [1], "attributes": {"a": [1]}}, 422, "attributes"),
         ({"gallery": "people", "record_ids": [1], "attributes": {"": 1}}, 422, "attributes"),
         ({"gallery": "people", "record_ids": [1], "camera": 1}, 422, "camera: "),
+        ({"gallery": "people", "record_ids": [1], "query_camid": 1}, 422, "query_camid changes nothing"),
         ({"gallery": "people", "record_ids": [1] * 100}, 422, "record_ids: "),
     ],
 )
-def test_a_wrong_search_is_refused_with_the_field_that_is_wrong(served, fields, status, sentence):
+def test_search_refuses_a_wrong_request_with_the_field_that_is_wrong(served, fields, status, sentence):
     client, _ = served
     answer = client.post("/v1/search", json=fields)
     assert (answer.status_code, sentence in answer.json()["detail"]) == (status, True), answer.text
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"gallery": NaN}', b'{"gallery": "\\ud800"}', b"\xff\xfe"])
-def test_a_body_that_is_no_json_object_is_refused(served, body):
+def test_search_refuses_a_body_that_is_no_json_object(served, body):
     client, _ = served
     answer = client.post("/v1/search", content=body, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 422), answer.text

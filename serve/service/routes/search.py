@@ -1,5 +1,8 @@
 """``POST /v1/search``: who in a gallery looks like these images or records."""
 
+import threading
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,22 +12,29 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from ...gallery.gallery import Gallery
-from ...search.searching import Match, person_embedding, search_gallery
+from ...search.camera_centering import CenteredGallery
+from ...search.query_embeddings import Query, queries_of_records, search_queries
+from ...search.searching import Match, Searchable, person_embedding
 from ..api_error import ApiError
 from ..dependencies import Reader
 from ..schemas import SearchForm, SearchResults
 from ..uploads import describe_body
 
-router = APIRouter()
+router = APIRouter(tags=["search"])
 
 _MAX_MATCHES = 64_000
 _MAX_RERANKED = 20_000
 """Records that are re-ranked for one request, over all its queries."""
 
+_MAX_CENTERED_VALUES = 2**27
+"""Values of a gallery's embeddings, 512 MiB, that a request may center: each makes a copy of its own."""
+
+_CENTERING = threading.Lock()
+"""Held while there is such a copy, so that there is one at a time."""
+
 
 @router.post(
     "/v1/search",
-    tags=["search"],
     responses={200: {"model": SearchResults}},
     openapi_extra=describe_body(SearchForm, images=True, json=True),
 )
@@ -41,11 +51,12 @@ async def search(reader: Reader) -> Response:
         if not upload.images and not form.record_ids:
             raise ApiError(422, "expected images, in fields named images, or record_ids")
         _check_size(form, len(upload.images), reader.service.settings.max_top)
-        embeddings = await reader.embed(upload.images) if upload.images else None
+        embeddings = await reader.embed(upload.images) if upload.images else ()
     names = [image.name for image in upload.images] + [f"record {record_id}" for record_id in form.record_ids]
 
     def find() -> tuple[bytes, int]:
-        rankings = _search(gallery, form, embeddings)
+        with _CENTERING if form.center_cameras else nullcontext():
+            rankings = _search(gallery, form, embeddings)
         queries = zip([", ".join(names)] if form.one_person else names, rankings, strict=True)
         results = [{"query": name, "matches": [_match(match) for match in matches]} for name, matches in queries]
         return orjson.dumps({"gallery": form.gallery, "results": results}), sum(map(len, rankings))
@@ -66,21 +77,24 @@ def _check_size(form: SearchForm, num_images: int, max_top: int) -> None:
         raise ApiError(422, f"rerank_pool: {num_queries} queries of {form.rerank_pool:,} each are too many for one request")
 
 
-def _search(gallery: Gallery, form: SearchForm, embeddings: npt.NDArray[np.float32] | None) -> list[list[Match]]:
+def _search(gallery: Gallery, form: SearchForm, embeddings: Sequence[npt.NDArray[np.float32]]) -> list[list[Match]]:
     """Rank for each query, cut off at the least similarity that was asked for."""
-
-    def rank(queries: npt.NDArray[np.float32], exclude_ids: frozenset[int] = frozenset()) -> list[list[Match]]:
-        where = form.where(exclude_ids=exclude_ids)
-        return search_gallery(gallery, queries, top=form.top, where=where, rerank=form.rerank, rerank_pool=form.rerank_pool)
-
-    own = gallery.embeddings(form.record_ids) if form.record_ids else None
+    camids = frozenset() if form.query_camid is None else frozenset({form.query_camid})
+    queries = [Query("image", row, camids=camids) for row in embeddings]
+    queries += queries_of_records(form.record_ids, gallery) if form.record_ids else []
+    searched: Searchable = gallery
+    if form.center_cameras:
+        most = _MAX_CENTERED_VALUES // gallery.binding.embed_dim
+        if len(gallery) > most:
+            raise ApiError(422, f"center_cameras: at most {most:,} records over HTTP, and the gallery has {len(gallery):,}")
+        searched = centered = CenteredGallery(gallery)
+        queries = [centered.center(query) for query in queries]
     if form.one_person:
-        rows = np.concatenate([part for part in (embeddings, own) if part is not None])
-        rankings = rank(person_embedding(rows)[None], frozenset(form.record_ids))
-    else:
-        rankings = rank(embeddings) if embeddings is not None else []
-        for row, record_id in zip(own if own is not None else (), form.record_ids, strict=True):
-            rankings += rank(row[None], frozenset({record_id}))
+        together = person_embedding(np.stack([query.embedding for query in queries]))
+        queries = [Query("person", together, ids=frozenset(form.record_ids))]
+    rankings = search_queries(
+        searched, queries, top=form.top, where=form.where(), rerank=form.rerank, rerank_pool=form.rerank_pool
+    )
     minimum = -np.inf if form.min_similarity is None else form.min_similarity
     return [[match for match in matches if match.similarity >= minimum] for matches in rankings]
 
