@@ -15,6 +15,7 @@ from hat.data.images import set_gray_bits
 from hat.errors import MissingExtraError, UsageError
 
 from ..gallery.binding import binding_of
+from ..service.keys import KeyFile, KeyRing
 from . import options
 
 
@@ -77,7 +78,6 @@ def serve(
     from ..service.audit import AuditLog
     from ..service.gallery_registry import GalleryRegistry, parse_gallery
     from ..service.ingress import allowed_hosts, is_loopback
-    from ..service.keys import KeyFile, KeyRing
     from ..service.server import bind, create_app, run_server, shown_address
     from ..service.service import Service
     from ..service.settings import ServiceSettings
