@@ -10,11 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hat.data import ReIDDataset, Sample, Split
 from hat.errors import DataError, ImageError, UsageError, WorkError
-from hat.export.graph.onnx_folding import fold_foreign_graph
+from hat.export.graph.onnx_trace import fold_foreign_graph
 from hat.export.int8 import onnx_int8
-from hat.export.int8.activation_ranges import tensor_ranges
-from hat.export.int8.calibration import calibration_details, calibration_from
-from hat.export.int8.qdq_insertion import SWITCHES, find_layers, insert_qdq
+from hat.export.int8.calibration import calibration_details, calibration_from, tensor_ranges
+from hat.export.int8.qdq_insertion import find_layers, insert_qdq
 from hat.export.int8.sensitivity import measure_sensitivity
 from hat.export.onnx_source import OnnxSource
 from hat.export.request import Calibration, ExportRequest
@@ -125,17 +124,6 @@ def test_inserted_pairs_compute_what_rounding_by_hand_gives(kind, per_tensor):
     x2 = np.maximum(rounded(x1, np.float32(max(map(abs, ranges["x1"])) / largest)) @ rounded(w1, weight_scale), 0)
     y = x2 @ weights["layer2.weight"]
     np.testing.assert_allclose(run(quantized, images), y / np.linalg.norm(y, axis=1, keepdims=True), atol=2e-3)
-
-
-def test_switches_choose_the_layers_that_are_quantized():
-    proto, images = three_layers(1), noise()
-    layers, ranges = find_layers(proto, attention=False), ranges_of(three_layers(1))
-    switched = insert_qdq(proto, layers, ranges, switches=True)
-    for chosen in ([], [0], [1, 2], [0, 1, 2]):
-        switches = np.zeros(3, dtype=bool)
-        switches[chosen] = True
-        expected = run(insert_qdq(proto, [layers[index] for index in chosen], ranges) if chosen else proto, images)
-        np.testing.assert_allclose(run(switched, images, **{SWITCHES: switches}), expected, atol=1e-6)
 
 
 def test_measure_sensitivity_finds_the_layer_with_an_outlier():
