@@ -82,6 +82,10 @@ class QuantizationOptions:
     """One scale for each output channel of an int8 weight, or one for the tensor: the default of TensorRT for RTX, whose
     products then move less."""
 
+    residual_sums: bool = False
+    """Quantize what is added to a convolution's output too, so that TensorRT can add it inside the convolution's int8 kernel;
+    ``scheme=cpu`` always does. Whether it pays is for a GPU to say."""
+
     exclude: tuple[str, ...] = ()
     """Layers to leave out: names, or their beginnings."""
 
@@ -133,7 +137,7 @@ def quantized_graph(model: ExportSource, request: ExportRequest) -> tuple[onnx.M
     if options.cross_layer_equalization:
         proto, _ = equalize_channels(proto, images[:_NUM_PREPARING])
     layers = find_layers(proto, attention=options.attention)
-    operators = [*_LAYERS, *_BETWEEN] if options.scheme == "cpu" else [*_LAYERS]
+    operators = [*_LAYERS, *_BETWEEN] if options.scheme == "cpu" else [*_LAYERS, *(["Add"] if options.residual_sums else [])]
     ranges = tensor_ranges(proto, operators, images, method=options.calibration, percentile=options.percentile)
     quantizer = _Quantizer(proto, proto, layers, ranges, "fp8" if request.precision == "fp8" else "int8", options)
     convolutions = {node.name for node in proto.graph.node if node.op_type == "Conv"} if options.layers == "linear" else set()
@@ -231,8 +235,8 @@ class _Quantizer:
         proto = _with_weights(self.proto, self.rounded, {layer.weight for layer in kept})
         if self.options.scheme == "cpu":
             return _for_cpu(proto, kept, self.ranges)
-        per_tensor = self.options.weight_scales == "tensor"
-        return insert_qdq(proto, kept, self.ranges, kind=self.kind, per_tensor=per_tensor)
+        per_tensor, sums = self.options.weight_scales == "tensor", self.options.residual_sums
+        return insert_qdq(proto, kept, self.ranges, kind=self.kind, per_tensor=per_tensor, residual_sums=sums)
 
 
 def _with_weights(proto: onnx.ModelProto, source: onnx.ModelProto, names: set[str | None]) -> onnx.ModelProto:

@@ -68,6 +68,7 @@ def insert_qdq(
     *,
     kind: Literal["int8", "fp8"] = "int8",
     per_tensor: bool = False,
+    residual_sums: bool = False,
 ) -> onnx.ModelProto:
     """Return a copy of a model whose layers compute in eight bits.
 
@@ -77,6 +78,7 @@ def insert_qdq(
         ranges: Tensor name -> its lowest and highest value, for the inputs of the layers.
         kind: ``"int8"``, or ``"fp8"`` (float8 e4m3).
         per_tensor: Give an int8 weight one scale, as float8 weights have, in place of one for each output channel.
+        residual_sums: Quantize what is added to the output of a quantized convolution too; `ranges` has those tensors.
     """
     import onnx
 
@@ -85,12 +87,19 @@ def insert_qdq(
     graph = quantized.graph
     pairs = _Pairs(graph, layers, ranges, kind, kind == "int8" and not per_tensor)
     by_node = {layer.node: layer for layer in layers}
+    convolved = {node.output[0] for node in proto.graph.node if node.op_type == "Conv" and node.name in by_node}
     del graph.node[:]
     for node in proto.graph.node:
         places = []
         if (layer := by_node.get(node.name)) is not None:
             axes = (None, None if layer.weight is None else layer.channel_axis)
             places = [pairs.dequantized(name, axis) for name, axis in zip(layer.inputs, axes, strict=True)]
+        elif residual_sums and node.op_type == "Add" and convolved.intersection(node.input):
+            # The convolution's own output stays as it is: TensorRT adds the other one in its kernel, and reads that in int8.
+            places = list(node.input)
+            other = 0 if places[0] not in convolved else 1
+            if places[other] not in pairs.weights:
+                places[other] = pairs.dequantized(places[other], None)
         graph.node.append(node)
         for place, name in enumerate(places):
             graph.node[-1].input[place] = name
