@@ -78,7 +78,7 @@ def export(
     from hat.errors import UsageError
     from hat.io.artifact import InputType, checked_artifact_precision
 
-    from .foreign.adopted_export import adopted_info, export_adopted
+    from .foreign.adopt_openvino import adopted_info, export_adopted
     from .request import ExportRequest
     from .targets import check_ending, export_function, written_files
 

@@ -19,8 +19,7 @@ from hat.model.inference import InferenceModel
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 from .graph.onnx_float16 import half_inference_model
-from .graph.onnx_folding import drop_allowzero
-from .graph.onnx_trace import trace_onnx
+from .graph.onnx_trace import drop_allowzero, trace_onnx
 from .request import ExportRequest
 
 if TYPE_CHECKING:

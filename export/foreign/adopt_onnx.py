@@ -12,11 +12,9 @@ import numpy.typing as npt
 from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo
 from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
-from hat.runtime.protocol import run_in_pieces
 
 from ..to_onnx import save_onnx
-from .model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
-from .probe import Run, Surrounded, has_own_rows, is_same, probe_images, why_fixed
+from .model import ForeignModel, Place, Run, WrappedGraph, affine, refuse_own
 
 if TYPE_CHECKING:
     import onnx
@@ -28,61 +26,45 @@ _OLDEST_OPSET = 9
 _OURS = ("images", "embeddings")
 
 
-def surround(path: Path, declared: ForeignModel) -> Surrounded:
-    """Make a graph that takes uint8 RGB images and gives unit vectors; see `hat.export.foreign.adoption.adopt`.
+class OnnxFile:
+    """A foreign ONNX file; see `hat.export.foreign.model.ForeignFile`.
 
     Raises:
-        UsageError: What was declared does not fit the file.
-        CheckpointError: It cannot be read.
-        WorkError: It cannot be run.
+        UsageError: It takes something else than images, or is of a time before opset 9.
+        CheckpointError: It cannot be read, or is one of ours.
         MissingExtraError: onnx or ONNX Runtime is not installed.
     """
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", "onnxruntime", "adopting ONNX files") from None
-    proto = _read(path)
-    entry = _input_of(proto, path)
-    sides = entry.type.tensor_type.shape.dim
-    shape = [side.dim_value if side.HasField("dim_value") and side.dim_value > 0 else None for side in sides]
-    layout, size, fixed = input_of(shape, declared, str(path))
-    outputs = [value.name for value in proto.graph.output]
-    output = outputs[output_of(outputs, declared, str(path))]
-    digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
-    versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
-    reasons = []
-    for batch in dict.fromkeys((None, fixed)):
-        graph = _wrapped(_freed(proto, fixed) if batch is None else _copied(proto), output, batch, size, layout, declared)
+    def __init__(self, path: Path) -> None:
+        try:
+            import onnx
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtraError(error.name or "onnx", "onnxruntime", "adopting ONNX files") from None
+        self.path, self.proto = path, _read(path)
+        sides = _input_of(self.proto, path).type.tensor_type.shape.dim
+        self.shape = [side.dim_value if side.HasField("dim_value") and side.dim_value > 0 else None for side in sides]
+        self.outputs = [value.name for value in self.proto.graph.output]
+        self.sha256 = hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
+        self.versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+
+    def wrap(self, declared: ForeignModel, place: Place, batch: int | None) -> WrappedGraph:
+        """Put conversion in front of a copy of the graph and the L2 norm behind it; see `ForeignFile`."""
+        proto = _copied(self.proto)
+        if batch is None and place.fixed is not None:
+            _free_batch(proto, place.fixed)
+        graph = _wrapped(proto, self.outputs[place.output], batch, place, declared)
         try:
             precision = graph_precision(graph)
         except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
-        try:
-            run = _run(graph)
-            rows = run(probe_images(size, batch or 2))
-            if (batch is None and not has_own_rows(run, size, precision)) or len(rows) != (batch or 2):
-                reasons.append("images of one batch change each other's embeddings, or do not have one each")
-                continue
-            if batch is None and fixed is not None:
-                original = _run(_wrapped(_copied(proto), output, fixed, size, layout, declared))
-                if not is_same(run_in_pieces(original, probe_images(size, 2), fixed), rows, precision):
-                    reasons.append("with an open batch it computes something else")
-                    continue
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no base below Exception
-            reasons.append((str(error).strip().splitlines() or [type(error).__name__])[0])
-            continue
-        graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = rows.shape[1]
-        width, why = rows.shape[1], why_fixed(reasons)
-        return Surrounded(graph, size, width, batch, precision, layout, output, digest, versions, why, run)
-    raise WorkError(f"{path} cannot be run on images of {size[0]} x {size[1]}: {'; '.join(dict.fromkeys(reasons))}")
+            raise CheckpointError(f"{self.path}: {error}") from None
+        return WrappedGraph(graph, precision, _run(graph))
 
-
-def save_adopted(surrounded: Surrounded, info: ArtifactInfo, path: Path) -> ArtifactInfo:
-    """Write the graph with the facts about itself; see `hat.export.to_onnx.save_onnx`."""
-    save_onnx(surrounded.graph, info, path)
-    return info
+    def save(self, graph: WrappedGraph, info: ArtifactInfo, path: Path) -> ArtifactInfo:
+        """Write a graph with the facts about itself; see `hat.export.to_onnx.save_onnx`."""
+        graph.graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = info.embed_dim
+        save_onnx(graph.graph, info, path)
+        return info
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -122,22 +104,21 @@ def _copied(proto: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _freed(proto: onnx.ModelProto, fixed: int | None) -> onnx.ModelProto:
-    """Return a copy whose reshapes keep the batch that they are given, where tracing wrote the batch of its example into them.
+def _free_batch(proto: onnx.ModelProto, fixed: int) -> None:
+    """Let reshapes keep the batch that they are given, where tracing wrote the batch of its example into them.
 
     ``x.view(x.size(0), -1)`` becomes a reshape to (1, -1) when it is traced with one image; 0 means "as it was". What this
     changes besides the batch is found by comparing with the graph as it was.
     """
     from onnx import numpy_helper
 
-    proto = _copied(proto)
     made_by = {name: node for node in proto.graph.node for name in node.output}
     values = {tensor.name: tensor for tensor in proto.graph.initializer}
     for name, node in made_by.items():
         for attribute in node.attribute if node.op_type == "Constant" else ():
             if attribute.name == "value":
                 values[name] = attribute.t
-    for node in proto.graph.node if fixed is not None else ():
+    for node in proto.graph.node:
         if node.op_type != "Reshape" or node.input[0] in values or node.input[1] not in values:
             continue
         shape = numpy_helper.to_array(values[node.input[1]]).copy()
@@ -148,15 +129,13 @@ def _freed(proto: onnx.ModelProto, fixed: int | None) -> onnx.ModelProto:
         literal = [attribute for attribute in node.attribute if attribute.name == "allowzero"]  # there 0 would mean none at all
         for attribute in literal:
             node.attribute.remove(attribute)
-    return proto
 
 
 def _wrapped(
     proto: onnx.ModelProto,
     output: str,
     batch: int | None,
-    size: tuple[int, int],
-    layout: Layout,
+    place: Place,
     declared: ForeignModel,
 ) -> onnx.ModelProto:
     import onnx
@@ -189,7 +168,7 @@ def _wrapped(
         then("Div", ("std", std.astype(np.float32).reshape(1, 3, 1, 1)))
     if declared.color == "bgr":
         then("Gather", ("bgr", np.array([2, 1, 0])), axis=1)
-    if layout == "nhwc":
+    if place.layout == "nhwc":
         then("Transpose", perm=[0, 2, 3, 1])
     then("Cast", to=entry.type.tensor_type.elem_type)
     front[-1].output[0] = entry.name  # the tensor that the foreign graph reads
@@ -203,7 +182,7 @@ def _wrapped(
     first = "batch" if batch is None else batch
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
-    graph.input.extend([helper.make_tensor_value_info("images", TensorProto.UINT8, [first, 3, *size]), *kept])
+    graph.input.extend([helper.make_tensor_value_info("images", TensorProto.UINT8, [first, 3, *place.size]), *kept])
     graph.output.append(helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, [first, "embed_dim"]))
     return proto
 
@@ -213,9 +192,19 @@ def _run(graph: onnx.ModelProto) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def failed(error: Exception) -> WorkError:
+        return WorkError((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+    try:
+        session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base below Exception
+        raise failed(error) from error
 
     def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        return np.asarray(session.run(["embeddings"], {"images": images})[0], dtype=np.float32)
+        try:
+            return np.asarray(session.run(["embeddings"], {"images": images})[0], dtype=np.float32)
+        except Exception as error:
+            raise failed(error) from error
 
     return run

@@ -1,8 +1,12 @@
-"""What is put around a foreign OpenVINO graph: conversion by OpenVINO's own preprocessing, and the L2 norm."""
+"""What is put around a foreign OpenVINO graph: conversion by OpenVINO's own preprocessing, and the L2 norm.
+
+And an adopted model in other precisions: float32, float16, bfloat16, and int8 by NNCF.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo
-from hat.io.openvino_file import file_sha256, read_openvino_xml, stored_as, weights_path
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, fingerprint
+from hat.io.atomic_output import atomic_output
+from hat.io.openvino_file import file_sha256, read_openvino_info, read_openvino_xml, stored_as, weights_path
 from hat.runtime.openvino_core import openvino_core
+from hat.runtime.openvino_runtime import read_openvino_model
 
-from ..openvino.to_openvino import save_openvino
-from .model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
-from .probe import Run, Surrounded, has_own_rows, probe_images, why_fixed
+from ..openvino.int8 import quantize_openvino
+from ..openvino.to_openvino import check_request, check_saved, save_openvino
+from ..request import ExportRequest
+from .model import ForeignModel, Place, WrappedGraph, affine, refuse_own
 
 if TYPE_CHECKING:
     import openvino
@@ -26,61 +33,59 @@ if TYPE_CHECKING:
 _EPSILON = 1e-12
 
 
-def surround(path: Path, declared: ForeignModel) -> Surrounded:
-    """Make a graph that takes uint8 RGB images and gives unit vectors; see `hat.export.foreign.adoption.adopt`.
+class OpenVINOFile:
+    """A foreign OpenVINO file; see `hat.export.foreign.model.ForeignFile`.
 
     Raises:
-        UsageError: What was declared does not fit the file.
-        CheckpointError: It cannot be read.
-        WorkError: It cannot be run.
+        UsageError: It has several inputs, or does not say how many dimensions its input has.
+        CheckpointError: It cannot be read, or is one of ours.
         MissingExtraError: OpenVINO is not installed.
     """
-    core = openvino_core("adopting OpenVINO files")
-    refuse_own(read_openvino_xml(path).find(f"rt_info/{METADATA_KEY}") is not None, path)
-    weights = weights_path(path)
-    if not weights.is_file():
-        raise CheckpointError(f"{path}: its weights are in {weights.name}, which is not beside it: copy both files")
-    foreign = _read(core, path, weights)
-    if len(foreign.inputs) != 1:
-        inputs = ", ".join(_name(port) for port in foreign.inputs)
-        raise UsageError(f"{path} has {len(foreign.inputs)} inputs ({inputs}), expected images alone")
-    shape = [None if side.is_dynamic else side.get_length() for side in _sides(foreign.inputs[0], path)]
-    layout, size, fixed = input_of(shape, declared, str(path))
-    names = [_name(port) for port in foreign.outputs]
-    place = output_of(names, declared, str(path))
 
-    reasons = []
-    for batch in dict.fromkeys((None, fixed)):
+    def __init__(self, path: Path) -> None:
+        self.core = openvino_core("adopting OpenVINO files")
+        refuse_own(read_openvino_xml(path).find(f"rt_info/{METADATA_KEY}") is not None, path)
+        self.path, self.weights = path, weights_path(path)
+        if not self.weights.is_file():
+            raise CheckpointError(f"{path}: its weights are in {self.weights.name}, which is not beside it: copy both files")
+        foreign = self._read()
+        if len(foreign.inputs) != 1:
+            inputs = ", ".join(_name(port) for port in foreign.inputs)
+            raise UsageError(f"{path} has {len(foreign.inputs)} inputs ({inputs}), expected images alone")
+        self.shape = [None if side.is_dynamic else side.get_length() for side in _sides(foreign.inputs[0], path)]
+        self.outputs = [_name(port) for port in foreign.outputs]
+        self.sha256 = hashlib.sha256((file_sha256(path) + file_sha256(self.weights)).encode()).hexdigest()
+        self.versions = {"openvino": version("openvino")}
+
+    def wrap(self, declared: ForeignModel, place: Place, batch: int | None) -> WrappedGraph:
+        """Put conversion in front of a copy of the graph and the L2 norm behind it; see `ForeignFile`."""
         try:
-            graph = _wrapped(_read(core, path, weights), place, batch, size, layout, declared)
-            precision = stored_as(graph)
-            compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-            run = _run(compiled)
-            rows = run(probe_images(size, batch or 2))
-            if (batch is None and not has_own_rows(run, size, precision)) or len(rows) != (batch or 2):
-                reasons.append("images of one batch change each other's embeddings, or do not have one each")
-                continue
+            graph = _wrapped(self._read(), batch, place, declared)
+            compiled = self.core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         except RuntimeError as error:
-            reasons.append((str(error).strip().splitlines() or [type(error).__name__])[-1])
-            continue
-        digest = hashlib.sha256((file_sha256(path) + file_sha256(weights)).encode()).hexdigest()
-        versions = {"openvino": version("openvino")}
-        width, why = rows.shape[1], why_fixed(reasons)
-        return Surrounded(graph, size, width, batch, precision, layout, names[place], digest, versions, why, run)
-    raise WorkError(f"{path} cannot be run on images of {size[0]} x {size[1]}: {'; '.join(dict.fromkeys(reasons))}")
+            raise WorkError(_reason(error)) from error
+
+        def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            try:
+                return np.array(compiled(images)[0], dtype=np.float32)
+            except RuntimeError as error:
+                raise WorkError(_reason(error)) from error
+
+        return WrappedGraph(graph, stored_as(graph), run)
+
+    def save(self, graph: WrappedGraph, info: ArtifactInfo, path: Path) -> ArtifactInfo:
+        """Write a graph with the facts about itself; see `hat.export.openvino.to_openvino.save_openvino`."""
+        return save_openvino(graph.graph, info, path)
+
+    def _read(self) -> openvino.Model:
+        try:
+            return self.core.read_model(self.path, self.weights)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{self.path} cannot be read by OpenVINO: {_reason(error)}") from None
 
 
-def save_adopted(surrounded: Surrounded, info: ArtifactInfo, path: Path) -> ArtifactInfo:
-    """Write the graph with the facts about itself; see `hat.export.openvino.to_openvino.save_openvino`."""
-    return save_openvino(surrounded.graph, info, path)
-
-
-def _read(core: openvino.Core, path: Path, weights: Path) -> openvino.Model:
-    try:
-        return core.read_model(path, weights)
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-        raise CheckpointError(f"{path} cannot be read by OpenVINO: {reason}") from None
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 def _sides(port: Any, path: Path) -> list[Any]:
@@ -95,22 +100,20 @@ def _name(port: Any) -> str:
     return names[0] if names else str(port.get_node().input_value(0).get_node().get_friendly_name())
 
 
-def _wrapped(
-    model: openvino.Model, place: int, batch: int | None, size: tuple[int, int], layout: Layout, declared: ForeignModel
-) -> openvino.Model:
+def _wrapped(model: openvino.Model, batch: int | None, place: Place, declared: ForeignModel) -> openvino.Model:
     import openvino
     from openvino import Layout as OpenVINOLayout
     from openvino import PartialShape, Type, opset13
     from openvino.preprocess import ColorFormat, PrePostProcessor
 
-    model = openvino.Model([model.outputs[place].get_node()], model.get_parameters(), model.get_friendly_name())
-    sides = (3, *size) if layout == "nchw" else (*size, 3)
+    model = openvino.Model([model.outputs[place.output].get_node()], model.get_parameters(), model.get_friendly_name())
+    sides = (3, *place.size) if place.layout == "nchw" else (*place.size, 3)
     model.reshape(PartialShape([-1 if batch is None else batch, *sides]))
     _widen(model)
     steps = PrePostProcessor(model)
     images = steps.input()
     images.tensor().set_element_type(Type.u8).set_layout(OpenVINOLayout("NCHW")).set_color_format(ColorFormat.RGB)
-    images.model().set_layout(OpenVINOLayout(layout.upper()))
+    images.model().set_layout(OpenVINOLayout(place.layout.upper()))
     images.preprocess().convert_element_type(Type.f32)
     mean, std = affine(declared)
     if mean.any():
@@ -150,8 +153,56 @@ def _widen(model: openvino.Model) -> None:
             port.replace_source_output(wide.output(0))
 
 
-def _run(compiled: openvino.CompiledModel) -> Run:
-    def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        return np.array(compiled(images)[0], dtype=np.float32)
+def adopted_info(path: Path, target: str) -> ArtifactInfo:
+    """Return the metadata of an adopted OpenVINO file that is to be exported.
 
-    return run
+    Raises:
+        UsageError: It is a file of a HAT, computes in another precision than float32, or cannot become what was asked for.
+        CheckpointError: It cannot be read, or was not adopted yet.
+    """
+    info = read_openvino_info(path)
+    if info.adopted is None:
+        raise UsageError(f"{path} is an exported file already: export the checkpoint that it was made from")
+    if target != "openvino":
+        raise UsageError(f"{path} is an adopted model and can be exported to openvino alone, got {target}")
+    if info.precision != "fp32":
+        raise UsageError(f"{path} computes in {info.precision}: other precisions are made from a file in fp32")
+    return info
+
+
+def export_adopted(source: Path, path: Path, request: ExportRequest) -> ArtifactInfo:
+    """Write an adopted model as an OpenVINO file in another precision; see `hat.export.openvino.to_openvino.export_openvino`.
+
+    Args:
+        source: The adopted file, in float32.
+        path: The ``.xml`` file to write.
+        request: Precision, and calibration images and options for int8.
+
+    Returns:
+        The facts that the file holds about itself.
+
+    Raises:
+        UsageError: A file is there and is not to be replaced, or what was asked for cannot be had.
+        WorkError: The graph cannot be converted or quantized, or is not what was asked for.
+        MissingExtraError: openvino, or nncf for int8, is not installed.
+    """
+    info = adopted_info(source, "openvino")
+    if request.input_type != info.input_type:
+        raise UsageError(f"{source} takes {info.input_type} images, and so does what is exported from it")
+    check_request(path, request)
+    core = openvino_core("exporting to OpenVINO")
+    graph = read_openvino_model(source, info, core)
+    details: dict[str, Any] = {key: value for key, value in info.details.items() if key != "weights_file_sha256"}
+    if request.precision == "int8":
+        graph, made = quantize_openvino(graph, request)
+        details |= made
+    info = replace(
+        info,
+        precision=request.precision,
+        fingerprint=fingerprint(info.architecture, info.preprocessing, info.source_sha256, request.precision),
+        details=details,
+    )
+    with atomic_output(path, overwrite=request.overwrite) as temporary:
+        info = save_openvino(graph, info, temporary)
+        check_saved(core, temporary, request, fixed_batch=info.batch is not None)
+    return info

@@ -6,6 +6,7 @@ into the file the facts about itself, so that everything that takes one of our f
 
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,19 @@ from hat.preprocessing import Preprocessing
 from hat.runtime.opening import open_runtime
 from hat.runtime.protocol import run_in_pieces
 
-from .model import ForeignModel, affine, declared_model
-from .probe import Surrounded, probe_images
+from .model import (
+    ForeignFile,
+    ForeignModel,
+    Place,
+    WrappedGraph,
+    affine,
+    declared_model,
+    has_own_rows,
+    input_of,
+    is_same,
+    output_of,
+    probe_images,
+)
 
 _CONSTANT = 1e-3
 """Where 1 - cosine between any two of the probe images is below it, a model does not see what they show."""
@@ -83,21 +95,66 @@ def adopt(
     for written in (path, weights_path(path)) if ending == ".xml" else (path,):
         if written.exists() and not overwrite:
             raise UsageError(f"{written} is there already: give another name, or --force to replace it")
+    file: ForeignFile
     if ending == ".onnx":
-        from .adopt_onnx import save_adopted, surround
+        from .adopt_onnx import OnnxFile
+
+        file = OnnxFile(foreign)
     else:
-        from .adopt_openvino import save_adopted, surround
-    surrounded = surround(foreign, model)
+        from .adopt_openvino import OpenVINOFile
+
+        file = OpenVINOFile(foreign)
+    surrounded = _surround(file, model, str(foreign))
     is_documented = like is not None and not any(declared.get(key) for key in ("value_range", "mean", "std"))
     for words in _doubts(surrounded, model, is_documented):
         warnings.warn(AdoptWarning(f"{foreign.name}: {words}"), stacklevel=2)
     with atomic_output(path, overwrite=overwrite) as temporary:
-        info = save_adopted(surrounded, _describe(surrounded, model, foreign.name, name or foreign.stem, like), temporary)
+        info = _describe(surrounded, file, model, foreign.name, name or foreign.stem, like)
+        info = file.save(surrounded.graph, info, temporary)
         open_runtime(temporary, "cpu")  # checks the file's tensors and weights against what it says of itself
     return info
 
 
-def _doubts(surrounded: Surrounded, declared: ForeignModel, is_documented: bool) -> list[str]:
+@dataclass(frozen=True, eq=False)
+class _Surrounded:
+    """The graph that is written, and what was found out of it by running it."""
+
+    graph: WrappedGraph
+    place: Place
+    embed_dim: int
+    batch: int | None  # the one that it takes; None where it takes any
+    reasons: list[str]  # why the batch is fixed
+
+
+def _surround(file: ForeignFile, declared: ForeignModel, where: str) -> _Surrounded:
+    """Try the graph with any batch, then with the one that it was made with, on images that show whether it is right.
+
+    Raises:
+        UsageError: What was declared does not fit the file.
+        WorkError: It cannot be run.
+    """
+    place = Place(*input_of(file.shape, declared, where), output_of(file.outputs, declared, where))
+    size, fixed = place.size, place.fixed
+    reasons: list[str] = []
+    for batch in dict.fromkeys((None, fixed)):
+        try:
+            graph = file.wrap(declared, place, batch)
+            rows = graph.run(probe_images(size, batch or 2))
+            if len(rows) != (batch or 2) or (batch is None and not has_own_rows(graph.run, size, graph.precision)):
+                reasons.append("images of one batch change each other's embeddings, or do not have one each")
+                continue
+            if batch is None and fixed is not None:
+                original = run_in_pieces(file.wrap(declared, place, fixed).run, probe_images(size, 2), fixed)
+                if not is_same(original, rows, graph.precision):
+                    reasons.append("with an open batch it computes something else")
+                    continue
+            return _Surrounded(graph, place, rows.shape[1], batch, reasons)
+        except WorkError as error:
+            reasons.append(str(error))
+    raise WorkError(f"{where} cannot be run on images of {size[0]} x {size[1]}: {'; '.join(dict.fromkeys(reasons))}")
+
+
+def _doubts(surrounded: _Surrounded, declared: ForeignModel, is_documented: bool) -> list[str]:
     """Return what shows that the declared preprocessing cannot be right, each as a sentence.
 
     An output that ignores the scale of the pixels is no mistake by itself: networks with instance norm do, those of Open Model
@@ -106,10 +163,10 @@ def _doubts(surrounded: Surrounded, declared: ForeignModel, is_documented: bool)
     Raises:
         WorkError: The embeddings are not finite.
     """
-    images = probe_images(surrounded.size)
+    images = probe_images(surrounded.place.size)
 
     def embed(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        rows = run_in_pieces(surrounded.run, np.ascontiguousarray(pixels), surrounded.batch or len(pixels))
+        rows = run_in_pieces(surrounded.graph.run, np.ascontiguousarray(pixels), surrounded.batch or len(pixels))
         return rows.astype(np.float64)
 
     rows = embed(images)
@@ -127,32 +184,36 @@ def _doubts(surrounded: Surrounded, declared: ForeignModel, is_documented: bool)
     return found
 
 
-def _describe(surrounded: Surrounded, declared: ForeignModel, file: str, name: str, like: str | None) -> ArtifactInfo:
+def _describe(
+    surrounded: _Surrounded, foreign: ForeignFile, declared: ForeignModel, file: str, name: str, like: str | None
+) -> ArtifactInfo:
     from importlib.metadata import version
 
     mean, std = affine(declared)
+    batch, place = surrounded.batch, surrounded.place
     preprocessing = config_from_dict(
         Preprocessing,
         {
-            "height": surrounded.size[0],
-            "width": surrounded.size[1],
+            "height": surrounded.place.size[0],
+            "width": surrounded.place.size[1],
             "mean": tuple(mean / 255),
             "std": tuple(std / 255),
             "resize": declared.resize,
         },
         where=file,
     )
-    model = AdoptedModel(file=file, family=like, color=declared.color, layout=surrounded.layout, output=surrounded.output)
-    batch = surrounded.batch
+    model = AdoptedModel(
+        file=file, family=like, color=declared.color, layout=place.layout, output=foreign.outputs[place.output]
+    )
     return ArtifactInfo(
         name=name,
         adopted=model,
         preprocessing=preprocessing,
         embed_dim=surrounded.embed_dim,
-        precision=surrounded.precision,
+        precision=surrounded.graph.precision,
         batch=None if batch is None else BatchProfile(min=batch, opt=batch, max=batch),
-        source_sha256=surrounded.source_sha256,
-        fingerprint=fingerprint(model, preprocessing, surrounded.source_sha256, surrounded.precision),
-        versions={"hat-reid": version("hat-reid"), **surrounded.versions},
-        details=surrounded.details,
+        source_sha256=foreign.sha256,
+        fingerprint=fingerprint(model, preprocessing, foreign.sha256, surrounded.graph.precision),
+        versions={"hat-reid": version("hat-reid"), **foreign.versions},
+        details={"batch_fixed_because": "; ".join(surrounded.reasons)} if surrounded.reasons else {},
     )

@@ -1,16 +1,22 @@
-"""What another project's file does not say of itself: how its model wants its images, and which output is the embedding."""
+"""What another project's file does not say of itself: how its model wants its images, and which output is the embedding.
+
+Beside it what a reader of such files gives, and probe images that show whether a changed graph still computes the same.
+"""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pydantic import Field
 
 from hat.config import config_dataclass, config_from_dict
 from hat.errors import CheckpointError, UsageError
+from hat.io.artifact import ArtifactInfo, ArtifactPrecision
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -18,6 +24,15 @@ Layout = Literal["nchw", "nhwc"]
 
 _CHANNELS: dict[Layout, int] = {"nchw": 1, "nhwc": 3}
 """Which dimension of a layout the channels are."""
+
+
+Run = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+
+_SAME, _SAME_ROUNDED = 1e-4, 0.05
+"""Largest difference between two embeddings of one image, alone and in a batch, in float32 and in lower precisions. int8 rounds
+sums that another order of additions puts beside a half the other way: 0.01 was seen."""
+
+_NUM_PROBES = 8
 
 
 @config_dataclass
@@ -70,6 +85,52 @@ FAMILIES: dict[str, dict[str, Any]] = {
 Pillow widens the filter when it shrinks an image and OpenCV does not: crops larger than the model's input give slightly other
 embeddings than in a project that resizes by OpenCV.
 """
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where images go into a foreign graph and where the embedding comes out."""
+
+    layout: Layout
+    size: tuple[int, int]  # (height, width)
+    fixed: int | None  # the one batch that the file says
+    output: int  # of the outputs, which is the embedding
+
+
+@dataclass(frozen=True, eq=False)
+class WrappedGraph:
+    """A foreign graph that takes uint8 RGB images and gives unit vectors, in memory."""
+
+    graph: Any  # of its library
+    precision: ArtifactPrecision
+    run: Run  # embeds (B, 3, H, W) uint8 RGB, B being the batch where that is fixed
+
+
+class ForeignFile(Protocol):
+    """A file of another project, as its library reads it."""
+
+    shape: list[int | None]  # of its one input; None is an open dimension
+    outputs: list[str]  # their names
+    sha256: str
+    versions: dict[str, str]  # of the libraries that read it
+
+    def wrap(self, declared: ForeignModel, place: Place, batch: int | None) -> WrappedGraph:
+        """Put conversion in front of a copy of the graph and the L2 norm behind it.
+
+        Args:
+            declared: How it wants its images.
+            place: Where they go in and where the embedding comes out.
+            batch: The batch that it is to take, None for any.
+
+        Raises:
+            CheckpointError: The precision in which it computes cannot be told.
+            WorkError: The library cannot run it.
+        """
+        ...
+
+    def save(self, graph: WrappedGraph, info: ArtifactInfo, path: Path) -> ArtifactInfo:
+        """Write a graph with the facts about itself, and return these."""
+        ...
 
 
 def declared_model(like: str | None, declared: Mapping[str, Any]) -> ForeignModel:
@@ -143,6 +204,28 @@ def affine(declared: ForeignModel) -> tuple[npt.NDArray[np.float64], npt.NDArray
     """Return (mean, std), each (3,) in R, G, B, of pixels from 0 to 255."""
     unit = 255 / declared.value_range
     return np.array(declared.mean) * unit, np.array(declared.std) * unit
+
+
+def probe_images(size: tuple[int, int], count: int = _NUM_PROBES) -> npt.NDArray[np.uint8]:
+    """Draw (count, 3, H, W) uint8 images of soft random colors, the same at every call."""
+    random = np.random.default_rng(0)
+    small = random.integers(0, 256, (count, 8, 4, 3), dtype=np.uint8)
+    height, width = size
+    large = [np.asarray(Image.fromarray(one).resize((width, height), Image.Resampling.BICUBIC)) for one in small]
+    return np.ascontiguousarray(np.stack(large).transpose(0, 3, 1, 2))
+
+
+def is_same(rows: npt.NDArray[np.float32], others: npt.NDArray[np.float32], precision: ArtifactPrecision) -> bool:
+    """Return whether two arrays of embeddings are of the same images, up to rounding."""
+    limit = _SAME if precision == "fp32" else _SAME_ROUNDED
+    return rows.shape == others.shape and bool(np.abs(rows - others).max() < limit)
+
+
+def has_own_rows(run: Run, size: tuple[int, int], precision: ArtifactPrecision) -> bool:
+    """Return whether a graph gives one embedding for every image of a batch, the one that it gives the image alone."""
+    images = probe_images(size, 3)
+    together, alone = run(images), np.concatenate([run(image[None]) for image in images])
+    return len(together) == len(images) and is_same(together, alone, precision)
 
 
 def refuse_own(is_own: bool, path: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,15 +25,12 @@ _BATCH_SIZE = 4
 """All tensors of these images are in memory at once: a few hundred megabytes for the large models."""
 
 
-Inputs: TypeAlias = Mapping[str, npt.NDArray[Any]]
-
-
 class GraphRunner:
     """A graph in ONNX Runtime on the CPU, which runs on the same images again and again.
 
     Args:
         proto: The model.
-        optimize: Let ONNX Runtime fuse nodes; a fused kernel would take switched Q/DQ pairs for real ones.
+        optimize: Let ONNX Runtime fuse nodes. Its kernels for Q/DQ pairs add in 16 bits on older processors.
 
     Raises:
         WorkError: The graph cannot be run.
@@ -65,28 +62,24 @@ class GraphRunner:
         except Exception as error:  # its exceptions share no base below Exception
             raise WorkError(f"the graph cannot be run: {str(error).splitlines()[0]}") from error
 
-    def batches(
-        self, images: npt.NDArray[np.uint8], names: Sequence[str] | None = None, inputs: Inputs | None = None
-    ) -> Iterator[list[npt.NDArray[Any]]]:
+    def batches(self, images: npt.NDArray[np.uint8], names: Sequence[str] | None = None) -> Iterator[list[npt.NDArray[Any]]]:
         """Yield the values of outputs for a few images at a time.
 
         Args:
             images: (n, 3, H, W) uint8 RGB.
             names: The outputs; None means all.
-            inputs: Further inputs of the graph, by their names.
         """
         for start in range(0, len(images), _BATCH_SIZE):
             batch = images[start : start + _BATCH_SIZE]
-            given = {INPUT_NAME: batch if self.is_uint8 else batch.astype(np.float32), **(inputs or {})}
             try:
-                values = self.session.run(names, given)
+                values = self.session.run(names, {INPUT_NAME: batch if self.is_uint8 else batch.astype(np.float32)})
             except Exception as error:  # its exceptions share no base below Exception
                 raise WorkError(f"the graph cannot be run: {str(error).splitlines()[0]}") from error
             yield values
 
-    def embed(self, images: npt.NDArray[np.uint8], inputs: Inputs | None = None) -> npt.NDArray[np.float32]:
+    def embed(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the first output of all images, (n, embed_dim) float32."""
-        return np.concatenate([values[0] for values in self.batches(images, inputs=inputs)]).astype(np.float32, copy=False)
+        return np.concatenate([values[0] for values in self.batches(images)]).astype(np.float32, copy=False)
 
 
 def activations(

@@ -14,7 +14,7 @@ again: a channel that reached its six on the images still ends there, any other 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -162,29 +162,35 @@ def _input_shares(node: onnx.NodeProto, weight: Array) -> Array | None:
 
 def _find_groups(proto: onnx.ModelProto, constants: dict[str, onnx.TensorProto]) -> list[EqualizationGroup]:
     """Return the groups of tensors whose channels can be scaled."""
-    find, join = _disjoint_sets()
+    from scipy.cluster.hierarchy import DisjointSet
 
     def tensors(node: onnx.NodeProto) -> list[str]:
         return [name for name in node.input if name and name not in constants]
 
+    ends = [value.name for value in (*proto.graph.input, *proto.graph.output)]
+    connected = DisjointSet([*ends, *(name for node in proto.graph.node for name in (*tensors(node), *node.output))])
     commuting = {node.name: node for node in proto.graph.node if _commutes(node, constants)}
     for node in commuting.values():
         for name in tensors(node):
-            join(name, node.output[0])
+            connected.merge(name, node.output[0])
     groups: defaultdict[str, EqualizationGroup] = defaultdict(EqualizationGroup)
-    for value in (*proto.graph.input, *proto.graph.output):
-        groups[find(value.name)].is_closed = False
+
+    def group_of(name: str) -> EqualizationGroup:
+        return groups[connected[name]]
+
+    for name in ends:
+        group_of(name).is_closed = False
     for node in proto.graph.node:
         if node.name in commuting:
             if node.op_type == "Clip":
-                groups[find(node.output[0])].clips.append(node)
-                groups[find(node.output[0])].bounds.add(_constant(constants[node.input[2]]))
+                group_of(node.output[0]).clips.append(node)
+                group_of(node.output[0]).bounds.add(_constant(constants[node.input[2]]))
         elif node.op_type == "Conv" and all(name in constants for name in node.input[1:]):
-            groups[find(node.input[0])].consumers.append(node)
-            groups[find(node.output[0])].producers.append(node)
+            group_of(node.input[0]).consumers.append(node)
+            group_of(node.output[0]).producers.append(node)
         else:
             for name in (*tensors(node), *node.output):
-                groups[find(name)].is_closed = False
+                group_of(name).is_closed = False
     return [group for group in groups.values() if group.can_be_scaled]
 
 
@@ -213,18 +219,3 @@ def _channel_ranges(proto: onnx.ModelProto, names: Sequence[str], images: npt.ND
             largest = np.abs(value).max(axis=(0, 2, 3)).astype(np.float64)
             ranges[name] = np.maximum(ranges[name], largest) if name in ranges else largest
     return ranges
-
-
-def _disjoint_sets() -> tuple[Callable[[str], str], Callable[[str, str], None]]:
-    """Return functions that find the representative of a name's set, and that join two sets."""
-    parents: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while (parent := parents.get(name, name)) != name:
-            name = parent
-        return name
-
-    def join(first: str, second: str) -> None:
-        parents[find(first)] = find(second)
-
-    return find, join

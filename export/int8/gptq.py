@@ -12,7 +12,7 @@ usual rule, symmetric by the largest weight of each channel, finds these very st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from hat.console import progress
 
 from ..graph.onnx_activations import activations
 from .qdq_insertion import QuantizableLayer
@@ -49,7 +51,6 @@ def round_weights(
     images: npt.NDArray[np.uint8],
     *,
     per_tensor: bool = False,
-    advance: Callable[[int], None] | None = None,
 ) -> onnx.ModelProto:
     """Return a copy of a model in which the weights of some layers are whole multiples of a 127th of each channel's largest.
 
@@ -58,7 +59,6 @@ def round_weights(
         layers: Which, of `hat.export.int8.qdq_insertion.find_layers`; those without a weight are left alone.
         images: (n, 3, H, W) uint8 RGB, whose inputs to each layer decide.
         per_tensor: Take a 127th of each tensor's largest for all of its channels.
-        advance: Called with the number of layers that were just rounded.
 
     Raises:
         WorkError: The graph cannot be run.
@@ -74,17 +74,18 @@ def round_weights(
     parts = [
         _Rounding(layer, nodes[layer.node], weights[layer.weight], per_tensor) for layer in layers if layer.weight is not None
     ]
-    for group in _in_groups(parts):
-        names = list(dict.fromkeys(part.layer.inputs[0] for part in group))
-        most = max(1, _MAX_POSITIONS // len(images))
-        for values in activations(proto, names, images):
+    max_per_image = max(1, _MAX_POSITIONS // len(images))
+    with progress() as display:
+        task = display.add_task("rounding weights", total=len(parts), info="")
+        for group in _in_groups(parts):
+            names = list(dict.fromkeys(part.layer.inputs[0] for part in group))
+            for values in activations(proto, names, images):
+                for part in group:
+                    part.accumulate_hessian(torch.from_numpy(values[part.layer.inputs[0]]), max_per_image)
             for part in group:
-                part.accumulate_hessian(torch.from_numpy(values[part.layer.inputs[0]]), most)
-        for part in group:
-            before = numpy_helper.to_array(part.tensor)
-            part.tensor.CopyFrom(numpy_helper.from_array(part.rounded(before).astype(before.dtype), part.tensor.name))
-            if advance is not None:
-                advance(1)
+                before = numpy_helper.to_array(part.tensor)
+                part.tensor.CopyFrom(numpy_helper.from_array(part.rounded(before).astype(before.dtype), part.tensor.name))
+                display.advance(task)
     return rounded
 
 
@@ -109,16 +110,16 @@ class _Rounding:
 
     def accumulate_hessian(self, inputs: Tensor, max_per_image: int) -> None:
         """Add what some inputs give to the Hessian, X X', at a random choice of positions."""
-        rows = self._sample_rows(inputs, max_per_image * len(inputs))
+        rows = self._rows(inputs)
+        rows = rows[torch.randperm(len(rows), generator=self.generator)[: max_per_image * len(inputs)]]
         by_part = rows.reshape(len(rows), -1, self.num_inputs).transpose(0, 1)  # (groups * parts, positions, inputs)
         hessian = by_part.transpose(1, 2) @ by_part
         self.hessian = self.hessian + hessian if len(self.hessian) else hessian
 
-    def _sample_rows(self, inputs: Tensor, most: int) -> Tensor:
-        """Return what enters the layer at some positions: (positions, groups * inputs)."""
+    def _rows(self, inputs: Tensor) -> Tensor:
+        """Return what enters the layer at each position: (positions, groups * inputs)."""
         if not self.is_convolution:
-            rows = inputs.reshape(-1, inputs.shape[-1])
-            return rows[torch.randperm(len(rows), generator=self.generator)[:most]]
+            return inputs.reshape(-1, inputs.shape[-1])
         top, left, bottom, right = self.attributes.get("pads", [0, 0, 0, 0])
         padded = F.pad(inputs, (left, right, top, bottom))  # (B, C, H, W)
         patches = F.unfold(
@@ -127,8 +128,7 @@ class _Rounding:
             dilation=self.attributes.get("dilations", 1),
             stride=self.attributes.get("strides", 1),
         )  # (B, groups * inputs, positions)
-        rows = patches.transpose(1, 2).flatten(0, 1)
-        return rows[torch.randperm(len(rows), generator=self.generator)[:most]]
+        return patches.transpose(1, 2).flatten(0, 1)
 
     def rounded(self, weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Return the weight on its grid."""

@@ -12,25 +12,23 @@ normalization stay in floating point. Two schemes, because runtimes match differ
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from hat.config import config_dataclass, config_from_dict, config_to_dict
-from hat.console import progress
 from hat.errors import ConfigError, UsageError, WorkError
 from hat.model import HAT
 
 from ..graph.onnx_activations import GraphRunner
-from ..graph.onnx_folding import fold_foreign_graph
+from ..graph.onnx_trace import fold_foreign_graph
 from ..onnx_source import ExportSource, float_graph
 from ..request import Calibration, ExportRequest
-from .activation_ranges import CalibrationName, Range, tensor_ranges
-from .calibration import calibration_details
+from .calibration import CalibrationName, Range, calibration_details, tensor_ranges
 from .cross_layer_equalization import equalize_channels
 from .gptq import round_weights
 from .qdq_insertion import FLOAT16_SCALE_OPSET, QuantizableLayer, find_layers, insert_qdq
@@ -84,6 +82,10 @@ class QuantizationOptions:
     """One scale for each output channel of an int8 weight, or one for the tensor: the default of TensorRT for RTX, whose
     products then move less."""
 
+    residual_sums: bool = False
+    """Quantize what is added to a convolution's output too, so that TensorRT can add it inside the convolution's int8 kernel;
+    ``scheme=cpu`` always does. Whether it pays is for a GPU to say."""
+
     exclude: tuple[str, ...] = ()
     """Layers to leave out: names, or their beginnings."""
 
@@ -135,8 +137,9 @@ def quantized_graph(model: ExportSource, request: ExportRequest) -> tuple[onnx.M
     if options.cross_layer_equalization:
         proto, _ = equalize_channels(proto, images[:_NUM_PREPARING])
     layers = find_layers(proto, attention=options.attention)
-    ranges = _ranges(proto, images, options)
-    quantizer = _Quantizer(proto, layers, ranges, request, options)
+    operators = [*_LAYERS, *_BETWEEN] if options.scheme == "cpu" else [*_LAYERS, *(["Add"] if options.residual_sums else [])]
+    ranges = tensor_ranges(proto, operators, images, method=options.calibration, percentile=options.percentile)
+    quantizer = _Quantizer(proto, proto, layers, ranges, "fp8" if request.precision == "fp8" else "int8", options)
     convolutions = {node.name for node in proto.graph.node if node.op_type == "Conv"} if options.layers == "linear" else set()
     for layer in layers:
         if layer.node in convolutions:
@@ -144,16 +147,8 @@ def quantized_graph(model: ExportSource, request: ExportRequest) -> tuple[onnx.M
         if layer.name.startswith(options.exclude or ("\0",)):
             quantizer.left_out[layer.name] = "named"
     if options.rounding == "gptq" and request.precision == "int8":
-        with progress() as display:
-            chosen = quantizer.kept
-            task = display.add_task("rounding weights", total=sum(layer.weight is not None for layer in chosen), info="")
-            quantizer.rounded = round_weights(
-                proto,
-                chosen,
-                images[:_NUM_PREPARING],
-                per_tensor=options.weight_scales == "tensor",
-                advance=lambda count: display.advance(task, count),
-            )
+        per_tensor = options.weight_scales == "tensor"
+        quantizer.rounded = round_weights(proto, quantizer.kept, images[:_NUM_PREPARING], per_tensor=per_tensor)
     quantized = quantizer.quantize(images[: options.num_sensitivity])
     return quantized, quantizer.details | {
         "quantization": config_to_dict(options),
@@ -183,22 +178,18 @@ def check_quantization(request: ExportRequest) -> tuple[QuantizationOptions, Cal
     return options, request.calibration
 
 
+@dataclass
 class _Quantizer:
     """Quantizes a prepared graph, and leaves layers out until its embeddings have fallen by no more than is allowed."""
 
-    def __init__(
-        self,
-        proto: onnx.ModelProto,
-        layers: Sequence[QuantizableLayer],
-        ranges: Mapping[str, Range],
-        request: ExportRequest,
-        options: QuantizationOptions,
-    ) -> None:
-        self.proto, self.rounded, self.layers, self.ranges = proto, proto, layers, ranges
-        self.precision, self.options = request.precision, options
-        self.kind: Literal["int8", "fp8"] = "fp8" if request.precision == "fp8" else "int8"
-        self.left_out: dict[str, str] = {}
-        self.details: dict[str, Any] = {}
+    proto: onnx.ModelProto
+    rounded: onnx.ModelProto  # the same graph with weights on the grid
+    layers: Sequence[QuantizableLayer]
+    ranges: Mapping[str, Range]
+    kind: Literal["int8", "fp8"]
+    options: QuantizationOptions
+    left_out: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kept(self) -> list[QuantizableLayer]:
@@ -224,7 +215,7 @@ class _Quantizer:
                 quantized, step = self._quantized(), 2 * step
             self.details["cosine_drop"] = float(f"{drop:.3e}")
         if losses:
-            layers = [{**dataclasses.asdict(loss), "excluded": loss.layer in self.left_out} for loss in losses]
+            layers = [{**asdict(loss), "excluded": loss.layer in self.left_out} for loss in losses]
             self.details["sensitivity"] = {"num_images": len(images), "layers": layers}
         return quantized
 
@@ -238,15 +229,14 @@ class _Quantizer:
         kept = self.kept
         if not kept:
             raise WorkError(
-                f"no layer is left to compute in {self.precision}: all {len(self.layers)} were left out; "
-                "allow a larger --max-drop"
+                f"no layer is left to compute in {self.kind}: all {len(self.layers)} were left out; allow a larger --max-drop"
             )
         # What stays in floating point has its own weights, and not those on the grid.
         proto = _with_weights(self.proto, self.rounded, {layer.weight for layer in kept})
         if self.options.scheme == "cpu":
             return _for_cpu(proto, kept, self.ranges)
-        per_tensor = self.options.weight_scales == "tensor"
-        return insert_qdq(proto, kept, self.ranges, kind=self.kind, per_tensor=per_tensor)
+        per_tensor, sums = self.options.weight_scales == "tensor", self.options.residual_sums
+        return insert_qdq(proto, kept, self.ranges, kind=self.kind, per_tensor=per_tensor, residual_sums=sums)
 
 
 def _with_weights(proto: onnx.ModelProto, source: onnx.ModelProto, names: set[str | None]) -> onnx.ModelProto:
@@ -275,20 +265,6 @@ def _float_precision(model: ExportSource, request: ExportRequest, options: Quant
         if request.opset < FLOAT16_SCALE_OPSET:
             raise UsageError(f"int8 inside fp16 needs opset {FLOAT16_SCALE_OPSET}, got {request.opset}: ask for that one")
     return chosen
-
-
-def _ranges(proto: onnx.ModelProto, images: npt.NDArray[np.uint8], options: QuantizationOptions) -> dict[str, Range]:
-    operators = [*_LAYERS, *_BETWEEN] if options.scheme == "cpu" else [*_LAYERS]
-    with progress() as display:
-        task = display.add_task("calibrating", total=len(images), info=options.calibration)
-        return tensor_ranges(
-            proto,
-            operators,
-            images,
-            method=options.calibration,
-            percentile=options.percentile,
-            advance=lambda count: display.advance(task, count),
-        )
 
 
 def _for_cpu(proto: onnx.ModelProto, layers: Sequence[QuantizableLayer], ranges: Mapping[str, Range]) -> onnx.ModelProto:
@@ -332,17 +308,10 @@ def _for_cpu(proto: onnx.ModelProto, layers: Sequence[QuantizableLayer], ranges:
 
 
 def _feeding(proto: onnx.ModelProto, left_out: dict[str, str]) -> dict[str, str]:
-    """Return the convolutions whose outputs enter layers that were left out.
+    """Return the convolutions whose outputs enter layers that were left out: node -> name of the layer that it feeds.
 
     This scheme quantizes a convolution's output, so a layer that is left out would still be given eight bits, and those of
     values from before the activation: more would be lost than by quantizing it.
-
-    Args:
-        proto: The floating-point model.
-        left_out: Node -> name of the layers that were left out.
-
-    Returns:
-        Node of a convolution -> name of the layer that it feeds.
     """
     producers = {output: node for node in proto.graph.node for output in node.output}
     found: dict[str, str] = {}

@@ -2,8 +2,7 @@
 
 A layer's input is quantized by one scale for the tensor, its weight by one for each output channel (float8: one for all), both
 symmetrically with the zero point 0. Biases and outputs stay as they are, in the type of the graph around: the layer after
-decides whether it wants eight bits. With `switches` every pair can be turned on and off at run time, which is how precision
-loss is measured.
+decides whether it wants eight bits.
 """
 
 from __future__ import annotations
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     import onnx
 
 
-SWITCHES = "quantized_layers"
-"""Input of a graph with switches: (number of layers,) bool."""
-
 FLOAT16_SCALE_OPSET = 19
 """From here on Q/DQ take scales in half precision, and float8."""
 
@@ -30,23 +26,14 @@ _LARGEST = {"int8": 127.0, "fp8": 448.0}
 
 @dataclass(frozen=True)
 class QuantizableLayer:
-    """A layer that can compute in eight bits.
+    """A layer that can compute in eight bits."""
 
-    Attributes:
-        name: Its name in the model: ``"dsa.tfc1.blocks.0.ffn.up"``.
-        node: Name of its node.
-        inputs: Tensors that enter its product: an activation and a weight, or two activations.
-        weight: Name of the weight; None for a product of two activations.
-        channel_axis: The axis of the weight that counts output channels.
-        size: Number of values of the weight.
-    """
-
-    name: str
-    node: str
-    inputs: tuple[str, str]
-    weight: str | None
-    channel_axis: int
-    size: int
+    name: str  # in the model: "dsa.tfc1.blocks.0.ffn.up"
+    node: str  # in the graph
+    inputs: tuple[str, str]  # tensors that enter its product: an activation and a weight, or two activations
+    weight: str | None  # None for a product of two activations
+    channel_axis: int  # which axis of the weight counts output channels
+    size: int  # number of values of the weight
 
 
 def find_layers(proto: onnx.ModelProto, *, attention: bool) -> list[QuantizableLayer]:
@@ -81,7 +68,7 @@ def insert_qdq(
     *,
     kind: Literal["int8", "fp8"] = "int8",
     per_tensor: bool = False,
-    switches: bool = False,
+    residual_sums: bool = False,
 ) -> onnx.ModelProto:
     """Return a copy of a model whose layers compute in eight bits.
 
@@ -91,152 +78,108 @@ def insert_qdq(
         ranges: Tensor name -> its lowest and highest value, for the inputs of the layers.
         kind: ``"int8"``, or ``"fp8"`` (float8 e4m3).
         per_tensor: Give an int8 weight one scale, as float8 weights have, in place of one for each output channel.
-        switches: Give the copy a further input `SWITCHES` that chooses which of the layers are quantized.
+        residual_sums: Quantize what is added to the output of a quantized convolution too; `ranges` has those tensors.
     """
     import onnx
 
     quantized = onnx.ModelProto()
     quantized.CopyFrom(proto)
-    builder = _Builder(quantized, layers, ranges, kind, switches)
-    builder.by_channel = kind == "int8" and not per_tensor
-    by_node = {layer.node: (index, layer) for index, layer in enumerate(layers)}
-    nodes = []
+    graph = quantized.graph
+    pairs = _Pairs(graph, layers, ranges, kind, kind == "int8" and not per_tensor)
+    by_node = {layer.node: layer for layer in layers}
+    convolved = {node.output[0] for node in proto.graph.node if node.op_type == "Conv" and node.name in by_node}
+    del graph.node[:]
     for node in proto.graph.node:
-        changed = onnx.NodeProto()
-        changed.CopyFrom(node)
-        if node.name in by_node:
-            index, layer = by_node[node.name]
-            for place, tensor in enumerate(layer.inputs):
-                axis = layer.channel_axis if place == 1 and layer.weight is not None else None
-                changed.input[place] = (
-                    builder.weight(tensor, axis, index) if axis is not None else builder.activation(tensor, index)
-                )
-            nodes += builder.take_nodes()
-        nodes.append(changed)
-    builder.finish(nodes, len(layers))
+        places = []
+        if (layer := by_node.get(node.name)) is not None:
+            axes = (None, None if layer.weight is None else layer.channel_axis)
+            places = [pairs.dequantized(name, axis) for name, axis in zip(layer.inputs, axes, strict=True)]
+        elif residual_sums and node.op_type == "Add" and convolved.intersection(node.input):
+            # The convolution's own output stays as it is: TensorRT adds the other one in its kernel, and reads that in int8.
+            places = list(node.input)
+            other = 0 if places[0] not in convolved else 1
+            if places[other] not in pairs.weights:
+                places[other] = pairs.dequantized(places[other], None)
+        graph.node.append(node)
+        for place, name in enumerate(places):
+            graph.node[-1].input[place] = name
+    read = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
     return quantized
 
 
-class _Builder:
-    """Nodes and constants of the Q/DQ pairs, each made once for every tensor that needs it."""
+class _Pairs:
+    """Nodes and constants of the Q/DQ pairs, each put into the graph once for every tensor that needs it."""
 
     def __init__(
         self,
-        proto: onnx.ModelProto,
+        graph: onnx.GraphProto,
         layers: Sequence[QuantizableLayer],
         ranges: Mapping[str, tuple[float, float]],
         kind: Literal["int8", "fp8"],
-        switches: bool,
+        by_channel: bool,
     ) -> None:
-        import onnx
+        from onnx import TensorProto, helper
 
-        self.proto, self.ranges, self.kind, self.switches = proto, ranges, kind, switches
-        self.by_channel = kind == "int8"
-        self.stored = onnx.TensorProto.INT8 if kind == "int8" else onnx.TensorProto.FLOAT8E4M3FN
-        self.weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self.graph, self.ranges, self.by_channel = graph, ranges, by_channel
+        self.largest = _LARGEST[kind]
+        dtype_of = helper.tensor_dtype_to_np_dtype
+        self.stored: Any = dtype_of(TensorProto.INT8 if kind == "int8" else TensorProto.FLOAT8E4M3FN)
+        self.weights = {tensor.name: tensor for tensor in graph.initializer}
         named = next((layer.weight for layer in layers if layer.weight is not None), None)
-        self.element = self.weights[named].data_type if named is not None else onnx.TensorProto.FLOAT
-        self.scale_type: Any = onnx.helper.tensor_dtype_to_np_dtype(self.element)
-        self.nodes: list[onnx.NodeProto] = []
-        self.done: dict[tuple[str, int | None, int | None], str] = {}
+        self.scale_type: Any = dtype_of(self.weights[named].data_type if named is not None else TensorProto.FLOAT)
+        self.done: set[tuple[str, int | None]] = set()
 
-    def activation(self, tensor: str, layer: int) -> str:
-        """Pass a tensor through a pair; layers that read the same tensor share it, unless they have switches."""
-        key = (tensor, None, layer if self.switches else None)
-        if key not in self.done:
-            low, high = self.ranges[tensor]
-            largest = max(abs(low), abs(high))
-            scale, zero = self._constants(tensor, np.asarray(self._scale(np.array(largest))))
-            name = self._name(tensor, layer)
-            self._node("QuantizeLinear", [tensor, scale, zero], f"{name}/quantized")
-            self._node("DequantizeLinear", [f"{name}/quantized", scale, zero], f"{name}/dequantized")
-            self.done[key] = self._switched(f"{name}/dequantized", tensor, name, layer)
-        return self.done[key]
-
-    def weight(self, tensor: str, axis: int, layer: int) -> str:
-        """Replace a weight by its eight bits and a DequantizeLinear."""
-        import onnx
-        from onnx import numpy_helper
-
-        key = (tensor, axis, layer if self.switches else None)
-        if key not in self.done:
-            value = numpy_helper.to_array(self.weights[tensor]).astype(np.float32)
-            # TensorRT fuses what follows a float8 product where its weight has one scale for the tensor.
-            by_channel = self.by_channel
-            others = tuple(place for place in range(value.ndim) if place != axis or not by_channel)
-            scales = self._scale(np.asarray(np.abs(value).max(axis=others)))
-            scale, zero = self._constants(f"{tensor}/weight", scales)
-            # Divided by the scale as it is stored, which half precision has rounded.
-            stored_scales = scales.astype(self.scale_type).astype(np.float32)
-            shape = [-1 if place == axis and by_channel else 1 for place in range(value.ndim)]
-            levels = np.clip(value / stored_scales.reshape(shape), -_LARGEST[self.kind], _LARGEST[self.kind])
-            name = self._name(tensor, layer)
-            if self.kind == "int8":
-                packed = numpy_helper.from_array(np.rint(levels).astype(np.int8), f"{name}/quantized")
+    def dequantized(self, tensor: str, axis: int | None) -> str:
+        """Return a tensor after its pair: an activation, or with the axis of its output channels a weight."""
+        if (tensor, axis) not in self.done:
+            self.done.add((tensor, axis))
+            if axis is None:
+                scale, zero = self._constants(tensor, self._scale(np.array(max(map(abs, self.ranges[tensor])))))
+                self._node("QuantizeLinear", [tensor, scale, zero], f"{tensor}/quantized")
+                self._node("DequantizeLinear", [f"{tensor}/quantized", scale, zero], f"{tensor}/dequantized")
             else:
-                dtype = onnx.helper.tensor_dtype_to_np_dtype(self.stored)
-                packed = numpy_helper.from_array(levels.astype(dtype), f"{name}/quantized")
-            self.proto.graph.initializer.append(packed)
-            self._node(
-                "DequantizeLinear", [packed.name, scale, zero], f"{name}/dequantized", **({"axis": axis} if by_channel else {})
-            )
-            self.done[key] = self._switched(f"{name}/dequantized", tensor, name, layer)
-        return self.done[key]
+                self._dequantize_weight(tensor, axis)
+        return f"{tensor}/dequantized"
 
-    def take_nodes(self) -> list[onnx.NodeProto]:
-        """Return the nodes that were made since the last call."""
-        made, self.nodes = self.nodes, []
-        return made
-
-    def finish(self, nodes: list[onnx.NodeProto], num_layers: int) -> None:
-        """Put the nodes into the graph, and drop weights that are read no more."""
-        import onnx
-
-        graph = self.proto.graph
-        del graph.node[:]
-        if self.switches:
-            graph.input.append(onnx.helper.make_tensor_value_info(SWITCHES, onnx.TensorProto.BOOL, [num_layers]))
-        graph.node.extend(nodes)
-        read = {name for node in nodes for name in node.input}
-        kept = [tensor for tensor in graph.initializer if tensor.name in read]
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
-
-    def _scale(self, largest: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Return scales for largest absolute values; 1 for a channel that is zero, or would be in half precision."""
-        scale = np.asarray(largest / _LARGEST[self.kind], dtype=np.float32)
-        return np.where(scale.astype(self.scale_type).astype(np.float32) > 0, scale, np.float32(1))
-
-    def _constants(self, tensor: str, scale: npt.NDArray[np.float32]) -> tuple[str, str]:
-        import onnx
+    def _dequantize_weight(self, tensor: str, axis: int) -> None:
+        """Replace a weight by its eight bits and a DequantizeLinear."""
         from onnx import numpy_helper
 
+        value = numpy_helper.to_array(self.weights[tensor]).astype(np.float32)
+        # TensorRT fuses what follows a float8 product where its weight has one scale for the tensor.
+        others = tuple(place for place in range(value.ndim) if place != axis or not self.by_channel)
+        scales = self._scale(np.asarray(np.abs(value).max(axis=others)))
+        scale, zero = self._constants(f"{tensor}/weight", scales)
+        # Divided by the scale as it is stored, which half precision has rounded.
+        shape = [-1 if place == axis and self.by_channel else 1 for place in range(value.ndim)]
+        levels = np.clip(value / scales.astype(np.float32).reshape(shape), -self.largest, self.largest)
+        levels = np.rint(levels) if self.stored == np.int8 else levels
+        self._constant(levels.astype(self.stored), f"{tensor}/quantized")
+        attributes = {"axis": axis} if self.by_channel else {}
+        self._node("DequantizeLinear", [f"{tensor}/quantized", scale, zero], f"{tensor}/dequantized", **attributes)
+
+    def _scale(self, largest: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return scales for largest absolute values; 1 for a channel that is zero, or would be in half precision."""
+        scale = np.asarray(largest / self.largest, dtype=np.float32).astype(self.scale_type)
+        return np.where(scale > 0, scale, np.ones((), self.scale_type))
+
+    def _constants(self, tensor: str, scale: npt.NDArray[Any]) -> tuple[str, str]:
         names = (f"{tensor}/scale", f"{tensor}/zero_point")
         if names[0] not in self.weights:
-            zero = np.zeros(scale.shape, dtype=onnx.helper.tensor_dtype_to_np_dtype(self.stored))
-            for value, name in zip((scale.astype(self.scale_type), zero), names, strict=True):
-                made = numpy_helper.from_array(value, name)
-                self.weights[name] = made
-                self.proto.graph.initializer.append(made)
+            self._constant(scale, names[0])
+            self._constant(np.zeros(scale.shape, dtype=self.stored), names[1])
         return names
 
-    def _switched(self, quantized: str, tensor: str, name: str, layer: int) -> str:
-        """Return the quantized tensor, or the tensor itself where the layer's switch is off."""
-        import onnx
+    def _constant(self, value: npt.NDArray[Any], name: str) -> None:
         from onnx import numpy_helper
 
-        if not self.switches:
-            return quantized
-        index = numpy_helper.from_array(np.array([layer], dtype=np.int64), f"{name}/layer")
-        self.proto.graph.initializer.append(index)
-        self.nodes.append(onnx.helper.make_node("Gather", [SWITCHES, index.name], [f"{name}/switch"]))
-        self._node("Where", [f"{name}/switch", quantized, tensor], f"{name}/switched")
-        return f"{name}/switched"
-
-    def _name(self, tensor: str, layer: int) -> str:
-        return f"{tensor}/{layer}" if self.switches else tensor
+        self.weights[name] = numpy_helper.from_array(value, name)
+        self.graph.initializer.append(self.weights[name])
 
     def _node(self, operator: str, inputs: list[str], output: str, **attributes: int) -> None:
-        import onnx
+        from onnx import helper
 
-        self.nodes.append(onnx.helper.make_node(operator, inputs, [output], name=f"{output}/{operator}", **attributes))
+        self.graph.node.append(helper.make_node(operator, inputs, [output], name=f"{output}/{operator}", **attributes))

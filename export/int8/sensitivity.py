@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hat.console import progress
-from hat.errors import WorkError
 
 from ..graph.onnx_activations import GraphRunner
-from .qdq_insertion import SWITCHES, QuantizableLayer, insert_qdq
+from .qdq_insertion import QuantizableLayer, insert_qdq
 
 if TYPE_CHECKING:
     import onnx
@@ -45,8 +44,7 @@ def measure_sensitivity(
 ) -> list[LayerLoss]:
     """Measure every layer's loss, in order of computation.
 
-    All layers stand quantized in one graph, each with a switch, so that one session serves every measurement. Inputs are
-    quantized symmetrically here, whatever the scheme: what distinguishes layers is the width of their ranges.
+    Inputs are quantized symmetrically here, whatever the scheme: what distinguishes layers is the width of their ranges.
 
     Args:
         proto: The floating-point model.
@@ -56,20 +54,16 @@ def measure_sensitivity(
         kind: ``"int8"`` or ``"fp8"``.
 
     Raises:
-        WorkError: The graph cannot be run, or is too large to be held in memory.
+        WorkError: The graph cannot be run.
         MissingExtraError: ONNX Runtime is not installed.
     """
-    import onnx
-
-    if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
-        raise WorkError("models above 2 GB cannot be measured layer by layer: set --max-drop 1, and leave out report")
-    runner = GraphRunner(insert_qdq(proto, layers, ranges, kind=kind, switches=True), optimize=False)
-    reference = runner.embed(images, {SWITCHES: np.zeros(len(layers), dtype=np.bool_)})
+    reference = GraphRunner(proto).embed(images)
     losses = []
     with progress() as display:
         task = display.add_task("layer by layer", total=len(layers), info="")
-        for index, layer in enumerate(layers):
-            lost = cosine_losses(reference, runner.embed(images, {SWITCHES: np.arange(len(layers)) == index}))
+        for layer in layers:
+            runner = GraphRunner(insert_qdq(proto, [layer], ranges, kind=kind), optimize=False)
+            lost = cosine_losses(reference, runner.embed(images))
             losses.append(LayerLoss(layer.name, float(lost.max()), float(lost.mean())))
             display.advance(task)
     return losses

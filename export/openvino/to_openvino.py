@@ -18,7 +18,7 @@ from hat.runtime.openvino_core import openvino_core
 from ..onnx_source import ExportSource, OnnxSource
 from ..request import ExportRequest
 from ..to_onnx import build_onnx, default_request, describe, save_onnx
-from .shapes import keep_in_float32
+from .int8 import check_quantization, keep_in_float32, quantize_openvino
 
 if TYPE_CHECKING:
     import onnx
@@ -73,8 +73,6 @@ def export_openvino(model: ExportSource, path: str | os.PathLike[str], request: 
         graph = _convert(proto, info)
         del proto
         if request.precision == "int8":
-            from .int8 import quantize_openvino
-
             graph, details = quantize_openvino(graph, request)
             info = replace(info, details=info.details | details)
         info = save_openvino(graph, info, temporary)
@@ -97,8 +95,6 @@ def check_request(path: Path, request: ExportRequest) -> None:
     if weights_path(path).exists() and not request.overwrite:
         raise UsageError(f"{weights_path(path)} is there already: give another name, or --force to replace it")
     if request.precision == "int8":
-        from .int8 import check_quantization
-
         check_quantization(request)
     elif request.options:
         raise UsageError(f"an OpenVINO file in {request.precision} has no option {', '.join(sorted(request.options))}")
@@ -106,30 +102,21 @@ def check_request(path: Path, request: ExportRequest) -> None:
 
 def _convert(proto: onnx.ModelProto, info: ArtifactInfo) -> openvino.Model:
     """Return a float32 graph in OpenVINO's operations, by way of an ONNX file that is not kept."""
+    import openvino
+
     with tempfile.TemporaryDirectory(prefix="hat-openvino-") as folder:
         file = Path(folder) / "model.onnx"
         save_onnx(proto, info, file)
-        return convert_to_openvino(file)
-
-
-def convert_to_openvino(file: Path) -> openvino.Model:
-    """Read an ONNX file of ours as a graph in OpenVINO's operations.
-
-    Raises:
-        WorkError: It has operations that OpenVINO does not have.
-    """
-    import openvino
-
-    try:
-        return openvino.convert_model(file)
-    except (RuntimeError, ValueError) as error:
-        raise WorkError(f"OpenVINO cannot convert the graph: {error}") from error
+        try:
+            return openvino.convert_model(file)
+        except (RuntimeError, ValueError) as error:
+            raise WorkError(f"OpenVINO cannot convert the graph: {error}") from error
 
 
 def save_openvino(graph: openvino.Model, info: ArtifactInfo, path: Path) -> ArtifactInfo:
     """Write a graph with the facts about itself, among them the hash of its weights, which exist once they are written.
 
-    A word of the hash's length stands in the ``.xml`` for it until then: so the weights, up to a gigabyte, are written once.
+    A word of the hash's length stands in the ``.xml`` for it until then, so that the weights are written once.
     """
     import openvino
 

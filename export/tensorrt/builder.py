@@ -6,6 +6,7 @@ not at all.
 
 import hashlib
 import os
+import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,16 +15,16 @@ from typing import Any
 import torch
 
 from hat.config import config_to_dict
-from hat.errors import UsageError, WorkError
-from hat.io.artifact import ArtifactInfo, BatchProfile, info_to_json
+from hat.errors import CheckpointError, UsageError, WorkError
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, BatchProfile, info_from_json, info_to_json
 from hat.io.atomic_output import atomic_output
-from hat.runtime.tensorrt.engine import EngineMetadata, runtime_cache_path, sidecar_path, target_name
+from hat.io.onnx_file import all_tensors, onnx_opset, read_onnx
+from hat.runtime.tensorrt.engine import EngineMetadata, onnx_sha256, runtime_cache_path, sidecar_path, target_name
 from hat.runtime.tensorrt.library import Gpu, TensorRT, Variant, joined, load_tensorrt
 
 from .options import EngineOptions, check_options, rtx_targets
 from .plan import read_plan
 from .precision import check_precision, inspector_types, network_types, product_output_type
-from .source import EngineSource, open_source
 
 NEWEST_OPSET = 22
 """The newest ONNX operator set that every TensorRT from 10.3 on parses."""
@@ -65,12 +66,27 @@ def build_engine(
             metadata says; the disk is full.
         MissingExtraError: The library is not installed.
     """
+    if isinstance(onnx, bytes):
+        with tempfile.TemporaryDirectory(prefix="hat-onnx-") as folder:
+            file = Path(folder) / "model.onnx"
+            with file.open("wb") as written:
+                written.write(onnx)
+            return build_engine(
+                file,
+                path,
+                profile=profile,
+                variant=variant,
+                options=options,
+                device=device,
+                overwrite=overwrite,
+                module=module,
+            )
     path = Path(path).expanduser()
     profile = profile if profile is not None else BatchProfile()
     options = options if options is not None else EngineOptions()
     trt = module if module is not None else load_tensorrt(variant)
     gpu = find_gpu(trt, device)
-    source = open_source(onnx)
+    source = _open_source(Path(onnx).expanduser())
     check_options(options, source.info.precision, trt, gpu)
     if source.opset > NEWEST_OPSET:
         raise UsageError(
@@ -129,6 +145,27 @@ def find_gpu(trt: TensorRT, device: str | None) -> Gpu | None:
     return gpu
 
 
+@dataclass(frozen=True)
+class _Source:
+    """An ONNX file that was looked at before a native parser does."""
+
+    path: Path
+    info: ArtifactInfo
+    sha256: str  # weights included
+    opset: int
+
+
+def _open_source(path: Path) -> _Source:
+    proto = read_onnx(path)
+    external = {entry.value for tensor in all_tensors(proto.graph) for entry in tensor.external_data if entry.key == "location"}
+    if external - {f"{path.name}.data"}:
+        raise CheckpointError(f"{path}: expected its weights in {path.name}.data, it names {', '.join(sorted(external))}")
+    metadata = next((entry.value for entry in proto.metadata_props if entry.key == METADATA_KEY), None)
+    if metadata is None:
+        raise CheckpointError(f"{path} was not made by hat export: its metadata has no {METADATA_KEY!r}")
+    return _Source(path, info_from_json(metadata, str(path)), onnx_sha256(path), onnx_opset(proto))
+
+
 @dataclass
 class _Built:
     engine: bytes
@@ -143,9 +180,7 @@ def _on(gpu: Gpu | None) -> Any:
     return torch.cuda.device(gpu.index) if gpu is not None and torch.cuda.is_available() else nullcontext()
 
 
-def _build(
-    source: EngineSource, profile: BatchProfile, trt: TensorRT, options: EngineOptions, targets: tuple[str, ...]
-) -> _Built:
+def _build(source: _Source, profile: BatchProfile, trt: TensorRT, options: EngineOptions, targets: tuple[str, ...]) -> _Built:
     with trt.listen() as messages:
         builder = trt.make("Builder")
         network = builder.create_network(trt.network_flags())
@@ -171,15 +206,14 @@ def _build(
     return built
 
 
-def _parse(trt: TensorRT, network: Any, source: EngineSource) -> None:
+def _parse(trt: TensorRT, network: Any, source: _Source) -> None:
     """Parse the ONNX into the network.
 
     Raises:
         WorkError: The parser refuses it; every one of its messages is told, with the node that each is about.
     """
     parser = trt.make("OnnxParser", network)
-    parsed = parser.parse(source.content) if source.content is not None else parser.parse_from_file(str(source.path))
-    if not parsed or parser.num_errors:
+    if not parser.parse_from_file(str(source.path)) or parser.num_errors:
         messages = [_parser_message(parser.get_error(index)) for index in range(parser.num_errors)]
         raise WorkError(f"{trt.title} cannot parse the {source.info.precision} ONNX: {joined(messages)}")
 

@@ -25,19 +25,12 @@ _TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[(.*?)\],.*?Datatype: (\w+),
 
 @dataclass(frozen=True)
 class PlanTensor:
-    """A tensor between kernels.
-
-    Attributes:
-        name: Its name; inputs and outputs of the network keep theirs.
-        dtype: ``"Half"``, ``"Float"``, ``"Int8"``, ...
-        layout: How it lies in memory, in the library's words.
-        shape: Its dimensions; -1 is the batch, or the batch times what was merged with it.
-    """
+    """A tensor between kernels."""
 
     name: str
-    dtype: str
-    layout: str
-    shape: tuple[int, ...]
+    dtype: str  # "Half", "Float", "Int8", ...
+    layout: str  # how it lies in memory, in the library's words
+    shape: tuple[int, ...]  # -1 is the batch, or the batch times what was merged with it
 
     def num_bytes(self, batch: int) -> int:
         """Count its bytes at a batch size.
@@ -54,22 +47,16 @@ class PlanTensor:
 class PlanLayer:
     """One step of the plan.
 
-    Attributes:
-        name: Its name: of one node, or of all operations that were fused (``"__myl_CorrAddMinMaxMul_..."``).
-        kind: ``"correlation"`` (a convolution), ``"gemm"``, ``"runtime_fusion"`` (a product and what follows it),
-            ``"kgen"`` (operations by element or by row), ...
-        inputs: What it reads, without weights.
-        constants: Weights and scales that it reads.
-        outputs: What it writes.
-        nodes: ONNX nodes that it comes from.
+    Its kind is ``"correlation"`` (a convolution), ``"gemm"``, ``"runtime_fusion"`` (a product and what follows it), ``"kgen"``
+    (operations by element or by row), ...
     """
 
-    name: str
+    name: str  # of one node, or of all operations that were fused: "__myl_CorrAddMinMaxMul_..."
     kind: str
-    inputs: tuple[PlanTensor, ...]
-    constants: tuple[PlanTensor, ...]
+    inputs: tuple[PlanTensor, ...]  # without weights
+    constants: tuple[PlanTensor, ...]  # weights and scales
     outputs: tuple[PlanTensor, ...]
-    nodes: tuple[str, ...]
+    nodes: tuple[str, ...]  # ONNX nodes that it comes from
 
     @property
     def is_kernel(self) -> bool:

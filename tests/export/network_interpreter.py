@@ -6,13 +6,12 @@ type of their output once, as tensor cores do; everything else is computed in it
 our graphs have, and refuses every other one.
 """
 
+import ctypes
 from collections import Counter, deque
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-__all__ = ["Interpreter", "parsed_network"]
 
 
 def parsed_network(trt, content):
@@ -22,6 +21,12 @@ def parsed_network(trt, content):
     parser = trt.make("OnnxParser", network)
     assert parser.parse(content), [parser.get_error(index).desc() for index in range(parser.num_errors)]
     return network, (builder, parser, content)
+
+
+class _Weights(ctypes.Structure):
+    """``nvinfer1::Weights``."""
+
+    _fields_ = (("dtype", ctypes.c_int32), ("values", ctypes.c_void_p), ("count", ctypes.c_int64))
 
 
 class Interpreter:
@@ -38,6 +43,7 @@ class Interpreter:
             library.DataType.FLOAT: torch.float32, library.DataType.HALF: torch.float16, library.DataType.INT8: torch.int8,
             library.DataType.INT32: torch.int32, library.DataType.INT64: torch.int64, library.DataType.UINT8: torch.uint8,
             library.DataType.BOOL: torch.bool, library.DataType.BF16: torch.bfloat16,
+            library.DataType.FP8: torch.float8_e4m3fn,
         }  # fmt: skip
 
     @torch.inference_mode()
@@ -77,7 +83,20 @@ class Interpreter:
         return self.types[layer.get_output(0).dtype]
 
     def _constant(self, layer):
-        return torch.from_numpy(np.array(layer.weights)).reshape(tuple(layer.shape)).to(self._out(layer))
+        return self._weights(layer.weights).reshape(tuple(layer.shape)).to(self._out(layer))
+
+    def _weights(self, weights):
+        """Return weights as a flat tensor.
+
+        NumPy has no bfloat16 and no float8: of those the bindings give an object that tells its size alone, so that the
+        pointer is read out of the C++ struct that pybind11 keeps right behind Python's own head of an object.
+        """
+        if isinstance(weights, np.ndarray):
+            return torch.from_numpy(weights.copy())
+        struct = _Weights.from_address(ctypes.c_void_p.from_address(id(weights) + object.__basicsize__).value)
+        assert (struct.dtype, struct.count) == (int(weights.dtype), weights.size)
+        content = ctypes.string_at(struct.values, weights.nbytes)
+        return torch.frombuffer(bytearray(content), dtype=self.types[weights.dtype])
 
     def _identity(self, layer, x):
         return x.to(self._out(layer))
@@ -103,9 +122,9 @@ class Interpreter:
     def _convolution(self, layer, x, kernel=None, bias=None):
         if kernel is None:
             shape = (layer.num_output_maps, x.shape[1] // layer.num_groups, *layer.kernel_size_nd)
-            kernel = torch.from_numpy(np.array(layer.kernel)).reshape(shape)
-        if bias is None and layer.bias is not None and np.array(layer.bias).size:
-            bias = torch.from_numpy(np.array(layer.bias))
+            kernel = self._weights(layer.kernel).reshape(shape)
+        if bias is None and layer.bias is not None and layer.bias.size:
+            bias = self._weights(layer.bias)
         before, after = tuple(layer.pre_padding), tuple(layer.post_padding)
         assert layer.padding_mode.name.startswith("EXPLICIT"), layer.padding_mode
         x = F.pad(x.float(), (before[1], after[1], before[0], after[0]))
@@ -196,12 +215,14 @@ class Interpreter:
         return made.to(x.dtype)
 
     def _quantize(self, layer, x, scale, zero=None):
-        assert zero is None or not zero.any()  # symmetric, as TensorRT wants it
-        levels = (x.float() / _by_channel(scale, x, layer.axis)).round()  # half to even, as ONNX and the GPU do
-        return levels.clamp(-128, 127).to(self._out(layer))
+        assert zero is None or not zero.float().any()  # symmetric, as TensorRT wants it
+        levels = x.float() / _by_channel(scale, x, layer.axis)
+        if self._out(layer) == torch.float8_e4m3fn:
+            return levels.clamp(-448, 448).to(torch.float8_e4m3fn)  # saturates, where torch alone would give NaN
+        return levels.round().clamp(-128, 127).to(self._out(layer))  # half to even, as ONNX and the GPU do
 
     def _dequantize(self, layer, x, scale, zero=None):
-        assert zero is None or not zero.any()
+        assert zero is None or not zero.float().any()
         return (x.float() * _by_channel(scale, x, layer.axis)).to(self._out(layer))
 
 

@@ -17,7 +17,7 @@ import hat
 from hat.cli import main
 from hat.errors import CheckpointError, ConfigError, UsageError, WorkError
 from hat.export import Calibration, ExportRequest, adopt, verify
-from hat.export.foreign.adopted_export import export_adopted
+from hat.export.foreign.adopt_openvino import export_adopted
 from hat.export.foreign.adoption import AdoptWarning, probe_images
 from hat.export.onnx_source import open_onnx_source
 from hat.export.openvino.to_openvino import export_openvino

@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from convolution_graphs import convolution, graph, pictures
 from onnx import TensorProto, helper, numpy_helper
 
 from hat.data import ReIDDataset, Sample, Split
 from hat.errors import DataError, ImageError, UsageError, WorkError
-from hat.export.graph.onnx_folding import fold_foreign_graph
+from hat.export.graph.onnx_trace import fold_foreign_graph
 from hat.export.int8 import onnx_int8
-from hat.export.int8.activation_ranges import tensor_ranges
-from hat.export.int8.calibration import calibration_details, calibration_from
-from hat.export.int8.qdq_insertion import SWITCHES, find_layers, insert_qdq
+from hat.export.int8.calibration import calibration_details, calibration_from, tensor_ranges
+from hat.export.int8.qdq_insertion import find_layers, insert_qdq
 from hat.export.int8.sensitivity import measure_sensitivity
 from hat.export.onnx_source import OnnxSource
 from hat.export.request import Calibration, ExportRequest
@@ -127,15 +127,30 @@ def test_inserted_pairs_compute_what_rounding_by_hand_gives(kind, per_tensor):
     np.testing.assert_allclose(run(quantized, images), y / np.linalg.norm(y, axis=1, keepdims=True), atol=2e-3)
 
 
-def test_switches_choose_the_layers_that_are_quantized():
-    proto, images = three_layers(1), noise()
-    layers, ranges = find_layers(proto, attention=False), ranges_of(three_layers(1))
-    switched = insert_qdq(proto, layers, ranges, switches=True)
-    for chosen in ([], [0], [1, 2], [0, 1, 2]):
-        switches = np.zeros(3, dtype=bool)
-        switches[chosen] = True
-        expected = run(insert_qdq(proto, [layers[index] for index in chosen], ranges) if chosen else proto, images)
-        np.testing.assert_allclose(run(switched, images, **{SWITCHES: switches}), expected, atol=1e-6)
+def test_insert_qdq_residual_sums():
+    """A convolution's output enters a sum as it is, and what is added to it has a pair, shared with its other readers."""
+    generator = np.random.default_rng(6)
+    shapes = {"stem": (8, 3, 3, 3), "left": (8, 8, 3, 3), "right": (8, 8, 1, 1), "top": (4, 8, 1, 1)}
+    constants = {f"{name}.weight": generator.normal(size=shape) / 8 for name, shape in shapes.items()}
+    constants |= {f"{name}.bias": generator.normal(size=shape[0]) for name, shape in shapes.items()}
+    nodes = [
+        convolution("stem", "x", "a", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        convolution("left", "b", "c", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c", "b"], ["d"], name="sum"),
+        convolution("right", "d", "e"),
+        convolution("top", "d", "f"),
+        helper.make_node("Concat", ["e", "f"], ["y"], name="concat", axis=1),
+    ]
+    proto, images = graph(nodes, constants), pictures()
+    layers, ranges = find_layers(proto, attention=False), tensor_ranges(proto, ["Conv", "Add"], pictures())
+    expected = run(proto, images)
+    for sums in (False, True):
+        quantized = insert_qdq(proto, layers, ranges, residual_sums=sums)
+        (added,) = [node for node in quantized.graph.node if node.op_type == "Add"]
+        assert list(added.input) == ["c", "b/dequantized" if sums else "b"]
+        assert sum(node.op_type == "QuantizeLinear" for node in quantized.graph.node) == 3  # x, b, d: shared by their readers
+        np.testing.assert_allclose(run(quantized, images), expected, atol=0.02 * np.abs(expected).max())
 
 
 def test_measure_sensitivity_finds_the_layer_with_an_outlier():

@@ -11,7 +11,7 @@ from tiny_hat import calmed
 
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.export.graph.onnx_float16 import half_inference_model
-from hat.export.graph.onnx_folding import fold_weights
+from hat.export.graph.onnx_trace import fold_weights
 from hat.export.request import ExportRequest
 from hat.export.to_onnx import BuiltGraph, build_onnx, check_built, export_onnx, save_onnx
 from hat.io.artifact import METADATA_KEY, info_from_json

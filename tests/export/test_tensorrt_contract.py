@@ -279,7 +279,6 @@ def test_weights_outside_their_place_are_not_read(location, tmp_path):
     tensor.external_data.add(key="location", value=location)
     (tmp_path / "other.data").write_bytes(b"0" * 10000)
     (tmp_path / "hostile.onnx").write_bytes(proto.SerializeToString())
-    with pytest.raises(CheckpointError):
-        build("11.4", tmp_path / "small.engine", tmp_path / "hostile.onnx")
-    with pytest.raises(CheckpointError, match="another file"):
-        build("11.4", tmp_path / "small.engine", proto.SerializeToString())
+    for source in (tmp_path / "hostile.onnx", proto.SerializeToString()):
+        with pytest.raises(CheckpointError):
+            build("11.4", tmp_path / "small.engine", source)

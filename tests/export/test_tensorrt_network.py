@@ -29,7 +29,8 @@ except MissingExtraError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
 SLOW_LIMIT = pytest.mark.timeout(3600)
-WORST_COSINE = {"fp32": 0.999999, "fp16": 0.9995, "int8": 0.97}
+WORST_COSINE = {"fp32": 0.999999, "fp16": 0.9995, "bf16": 0.998, "int8": 0.97, "fp8": 0.95}
+OPSETS = {"fp32": 18, "fp16": 18, "bf16": 22, "int8": 19, "fp8": 19}
 
 
 def noise(model, count=4, seed=0):
@@ -37,10 +38,9 @@ def noise(model, count=4, seed=0):
 
 
 def write_onnx(model, precision, folder, pixels, **options):
-    calibration = Calibration(pixels, tuple(map(str, range(len(pixels)))), "noise", 0) if precision == "int8" else None
-    request = ExportRequest(
-        name="model", precision=precision, opset=19 if precision == "int8" else 18, calibration=calibration, options=options
-    )
+    quantizes = precision in ("int8", "fp8")
+    calibration = Calibration(pixels, tuple(map(str, range(len(pixels)))), "noise", 0) if quantizes else None
+    request = ExportRequest("model", precision, opset=OPSETS[precision], calibration=calibration, options=options)
     built = build_onnx(model, request)
     path = folder / f"{precision}.onnx"
     save_onnx(built.proto, describe(model, request, name="model", details=built.details), path)
@@ -72,7 +72,7 @@ def small_files(small_model, pixels, tmp_path_factory):
 
     class Files(dict):
         def __missing__(self, precision):
-            plain = {"rounding": "nearest", "cross_layer_equalization": False} if precision == "int8" else {}
+            plain = {"rounding": "nearest", "cross_layer_equalization": False} if precision in ("int8", "fp8") else {}
             self[precision] = write_onnx(small_model, precision, folder, pixels, **plain)
             return self[precision]
 
