@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hat.data import load_dataset
-from hat.data.market import DUKEMTMC_COUNTS, parse_market_name, read_market_layout
+from hat.data.image_trees import Content, ImageTree
+from hat.data.market import parse_market_name, read_market_layout
 from hat.errors import DataError
 
 TRAIN = ["bounding_box_train/0002_c1s1_000451_03.jpg", "bounding_box_train/0007_c3s3_077419_01.JPG"]
@@ -166,39 +167,27 @@ def test_duke_from_folder_and_zip(touch, zip_names, tmp_path):
         assert "published are 16,522 images of 702 identities" in dataset.notes[-1]
 
 
-class NamesInMemory:
+class NamesInMemory(ImageTree):
     """A tree that exists nowhere: a benchmark's size without its files."""
 
     def __init__(self, name, content):
         self.name = self.where = name
-        self.content = content
-
-    def folders(self):
-        return sorted(self.content)
+        self.prefix, self.content = "", content
 
     def child(self, name):
-        return NamesInMemory(name, self.content[name])
-
-    def images(self):
-        return [(name, name) for name in self.content]
-
-    def unread(self):
-        return []
+        return NamesInMemory(name, self.content.folders[name])
 
 
 def test_a_copy_of_the_published_size_is_told_as_such_and_one_image_less_is_not():
-    def names(num_images, num_pids):
-        return [f"{i % num_pids + 1:04d}_c1_f{i:07d}.jpg" for i in range(num_images)]
+    def folder(num_images, num_pids):
+        return Content(files=[f"{i % num_pids + 1:04d}_c1_f{i:07d}.jpg" for i in range(num_images)])
 
-    tree = {
-        "bounding_box_train": names(16_522, 702),
-        "query": names(2_228, 702),
-        "bounding_box_test": names(17_661, 1_110),
-    }
-    dataset = read_market_layout("dukemtmc-reid", [NamesInMemory("d", tree)], published=DUKEMTMC_COUNTS)
+    parts = (("bounding_box_train", 16_522, 702), ("query", 2_228, 702), ("bounding_box_test", 17_661, 1_110))
+    content = Content(folders={name: folder(*counts) for name, *counts in parts})
+    dataset = read_market_layout("dukemtmc-reid", [NamesInMemory("d", content)])
     assert dataset.notes == ("counts of images and identities are the published ones",)
-    tree["query"].pop()
-    dataset = read_market_layout("dukemtmc-reid", [NamesInMemory("d", tree)], published=DUKEMTMC_COUNTS)
+    content.folders["query"].files.pop()
+    dataset = read_market_layout("dukemtmc-reid", [NamesInMemory("d", content)])
     assert dataset.notes == (
         "not the published data set: query has 2,227 images of 702 identities, published are 2,228 images of 702 identities",
     )
