@@ -24,10 +24,10 @@ _STYLE_FOLDERS = (
     ("query", "image_query", "probe"),
     ("bounding_box_test", "gallery", "image_test", "test"),
 )
-# A benchmark's own folder and the names, as `plain_name` gives them, under which people keep it.
-_BENCHMARKS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "market1501": ("Market-1501-v15.09.15", ("market1501v150915", "market1501", "market")),
-    "dukemtmc-reid": ("DukeMTMC-reID", ("dukemtmcreid", "dukemtmc", "duke")),
+# A benchmark's title, its own folder and the names, as `plain_name` gives them, under which people keep it.
+_BENCHMARKS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "market1501": ("Market-1501", "Market-1501-v15.09.15", ("market1501v150915", "market1501", "market")),
+    "dukemtmc-reid": ("DukeMTMC-reID", "DukeMTMC-reID", ("dukemtmcreid", "dukemtmc", "duke")),
 }
 _IDENTITY = re.compile(r"(-1|[0-9]{1,9})(?=_|C[0-9]{1,2}T[0-9]{4}F)")
 
@@ -109,11 +109,11 @@ def read_market_benchmark(root: Path, name: str) -> ReIDDataset:
     Raises:
         DataError: None of these is there.
     """
-    folder, known_as = _BENCHMARKS[name]
+    title, folder, known_as = _BENCHMARKS[name]
     trees = [tree for tree in find_trees(root, known_as) if has_market_folders(tree)]
     if not trees:
         raise DataError(
-            f"{root}: {name} was not found; expected {folder}/ with bounding_box_train/, query/ and bounding_box_test/, as a "
+            f"{root}: {title} was not found; expected {folder}/ with bounding_box_train/, query/ and bounding_box_test/, as a "
             "folder or inside zip files"
         )
     return read_market_layout(name, trees)
@@ -121,7 +121,7 @@ def read_market_benchmark(root: Path, name: str) -> ReIDDataset:
 
 def is_market_benchmark(root: Path, name: str) -> bool:
     """Return whether that benchmark lies here under its own name, unpacked or zipped."""
-    known_as = _BENCHMARKS[name][1]
+    known_as = _BENCHMARKS[name][2]
     return any(plain_name(tree.name) in known_as and has_market_folders(tree) for tree in find_trees(root, known_as))
 
 

@@ -38,30 +38,20 @@ _HAIR = {
 
 @dataclass(frozen=True)
 class Posture:
-    """Joints of one moment in shares of body height. The person's left is +x, feet stand on y = 0.
+    """Joints of one moment in shares of body height. The person's left is +x, feet stand on y = 0."""
 
-    Attributes:
-        rise: How much the pelvis stands above (mostly below) its height at rest.
-        lean: Tangent of the trunk's forward lean.
-        twist: Turn of the shoulders against the pelvis in radians.
-        legs: (2, 4, 3) hip, knee, ankle and toe tip of the left and the right leg.
-        arms: (2, 4, 3) shoulder, elbow, wrist and knuckles.
-    """
-
-    rise: float
-    lean: float
-    twist: float
-    legs: Array
-    arms: Array
+    rise: float  # how much the pelvis stands above (mostly below) its height at rest
+    lean: float  # tangent of the trunk's forward lean
+    twist: float  # turn of the shoulders against the pelvis in radians
+    legs: Array  # (2, 4, 3) hip, knee, ankle and toe tip of the left and the right leg
+    arms: Array  # (2, 4, 3) shoulder, elbow, wrist and knuckles
 
 
 def pose_person(person: Person, phase: float, stride: float) -> Posture:
-    """Pose a person.
+    """Pose a person, whose bag bends the arm that carries it.
 
-    Args:
-        person: Whose body it is; a bag bends the arm that carries it.
-        phase: Moment of the step in radians; pi later the other foot is in front.
-        stride: Length of the step, 0 (standing) to about 1.2 (striding).
+    ``phase`` is the moment of the step in radians: pi later the other foot is in front. ``stride`` is the length of the step, 0
+    (standing) to about 1.2 (striding).
     """
     swing, hip = math.radians(24) * stride * person.gait, 0.05 if person.curved else 0.047
     legs = np.stack([_leg(side * hip, phase + (0 if side > 0 else math.pi), swing, stride) for side in (1, -1)])
