@@ -58,7 +58,7 @@ def test_many_threads_share_an_archive(numbered):
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:
-            assert all(pool.map(lambda i: reads_right(numbered, i % 100), range(1500)))
+            assert all(pool.map(lambda i: reads_right(numbered, i % 100), range(600)))
     finally:
         sys.setswitchinterval(interval)
 

@@ -46,18 +46,6 @@ def test_format_is_told_by_content_and_not_by_name(kind, picture, encode, tmp_pa
     assert difference.mean() < 4
 
 
-@pytest.mark.parametrize("options", [{"quality": 90}, {"quality": 90, "progressive": True}, {"quality": 90, "subsampling": 0}])
-def test_jpeg_pixels_are_those_of_pillow(options, picture, encode):
-    data = encode(picture(), "JPEG", **options)
-    assert decode_image(data, "x").tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
-
-
-def test_lossless_webp_and_interlaced_png_are_exact(picture, encode):
-    original = picture()
-    assert decode_image(encode(original, "WEBP", lossless=True), "x").tobytes() == original.tobytes()
-    assert decode_image(encode(original, "PNG", interlace=1), "x").tobytes() == original.tobytes()
-
-
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK"])
 def test_other_opaque_modes_become_rgb(mode, picture, encode):
     converted = picture().convert(mode)
@@ -126,11 +114,6 @@ def test_broken_exif_does_not_harm_the_picture_and_does_not_warn(block, picture,
     assert decode_image(plain[:2] + segment + plain[2:], "x").tobytes() == decode_image(plain, "x").tobytes()
 
 
-def test_padding_and_stray_bytes_between_jpeg_segments_are_skipped(picture, encode):
-    plain = encode(picture(), "JPEG")
-    assert decode_image(plain[:2] + b"\xff\xff\xff" + plain[2:], "x").tobytes() == decode_image(plain, "x").tobytes()
-
-
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_truncation_is_an_error_or_loses_nothing(kind, picture, encode):
     data = encode(picture(12, 20), kind)
@@ -145,7 +128,7 @@ def test_every_truncation_is_an_error_or_loses_nothing(kind, picture, encode):
     assert num_errors > 0.9 * len(data)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(sorted(FORMATS)), changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=6)
 )
@@ -159,7 +142,7 @@ def test_damaged_bytes_give_a_picture_or_an_image_error(kind, changes, picture, 
         assert str(error).startswith("damaged: ")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     prefix=st.sampled_from(
         [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8X", b"RIFF\0\0\0\0WEBPVP8L", b"BM"]
@@ -171,7 +154,7 @@ def test_rubbish_is_an_image_error(prefix, body):
         decode_image(prefix + body, "rubbish")
 
 
-def test_empty_missing_folder_and_text(tmp_path):
+def test_empty_missing_folder_text_and_odd_paths(tmp_path):
     empty, text, folder = tmp_path / "empty.jpg", tmp_path / "text.jpg", tmp_path / "folder.jpg"
     empty.write_bytes(b"")
     text.write_text("this is no picture")
@@ -182,18 +165,13 @@ def test_empty_missing_folder_and_text(tmp_path):
         (folder, "folder"),
         (tmp_path / "none.jpg", "no such file"),
         (tmp_path / "text.jpg" / "x.jpg", "cannot be read"),
+        (f"{tmp_path}/a\0b.jpg", "not a path"),
+        (f"{tmp_path}/{'n' * 5000}.jpg", "cannot be read"),
     ]:
         with pytest.raises(ImageError) as caught:
             read_image(path)
         assert str(caught.value).startswith(f"{path}: ")
         assert words in str(caught.value)
-
-
-def test_path_with_a_null_byte_and_endless_name(tmp_path):
-    for path in (f"{tmp_path}/a\0b.jpg", f"{tmp_path}/{'n' * 5000}.jpg"):
-        with pytest.raises(ImageError) as caught:
-            read_image(path)
-        assert str(caught.value).startswith(path)
 
 
 def test_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
@@ -203,8 +181,20 @@ def test_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
         read_image(pipe)
 
 
-@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("MPO", {})])
-def test_read_image_other_formats_of_pillow(kind, options, picture, encode):
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("GIF", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("MPO", {}),
+        ("JPEG", {"progressive": True}),
+        ("JPEG", {"subsampling": 0}),
+        ("WEBP", {"lossless": True}),
+        ("PNG", {"interlace": 1}),
+    ],
+)
+def test_read_image_formats_as_pillow_reads_them(kind, options, picture, encode):
     data = encode(picture(), kind, **options)
     assert decode_image(data, "x").tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
 
@@ -245,16 +235,13 @@ def test_enormous_picture_is_refused_by_its_header_without_a_warning(size):
         decode_image(png_of_size(*size), "bomb.png")
 
 
-def test_pixel_limit_is_inclusive_and_settable(picture, encode):
+def test_pixel_limit_is_inclusive_and_settable_up_to_pillows_own(picture, encode):
+    with pytest.raises(ImageError, match="pixels are more than the limit"):
+        decode_image(png_of_size(10_000, 10_000), "x", max_pixels=10**12)
     data = encode(picture(10, 20), "PNG")
     assert decode_image(data, "x", max_pixels=200).size == (10, 20)
     with pytest.raises(ImageError, match="10 x 20 pixels are more than the limit of 199"):
         decode_image(data, "x", max_pixels=199)
-
-
-def test_limit_above_pillows_own_does_not_bring_pillows_warning():
-    with pytest.raises(ImageError, match="pixels are more than the limit"):
-        decode_image(png_of_size(10_000, 10_000), "x", max_pixels=10**12)
 
 
 def test_file_size_is_bounded_before_it_is_read(tmp_path, monkeypatch, picture, encode):
@@ -268,15 +255,9 @@ def test_file_size_is_bounded_before_it_is_read(tmp_path, monkeypatch, picture, 
         decode_image(data, "memory")
 
 
-def test_a_png_with_very_many_chunks_is_read(picture, encode):
-    plain = encode(picture(), "PNG")
-    empty_chunk = b"\0\0\0\0" + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))
-    assert decode_image(plain[:33] + empty_chunk * 100_001 + plain[33:], "x").tobytes() == picture().tobytes()
-
-
 def test_text_in_a_png_that_expands_without_end_is_refused(picture, encode):
     plain = encode(picture(), "PNG")
-    body = b"key\0\0" + zlib.compress(bytes(80 * 2**20))
+    body = b"key\0\0" + zlib.compress(bytes(2 * 2**20))
     chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
     with pytest.raises(ImageError, match=r"^x: .*too large"):
         decode_image(plain[:33] + chunk + plain[33:], "x")
