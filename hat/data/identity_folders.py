@@ -1,9 +1,5 @@
 """A folder for each identity: the layout that people make by hand.
 
-With ``train/``, ``query/`` and ``gallery/`` each holding identity folders, those are the splits; ``train/`` beside ``test/`` or
-``val/`` is read as people to learn from and people to evaluate on. Otherwise every sub-folder is an identity and the split is
-drawn by `_draw`, the same on every machine and for every reader of the same folders.
-
 The camera is read from the file name, as in ``0002_c1s1_0451.jpg``, ``c3_17.png`` or ``front_cam2.jpg``, or from a folder
 inside the identity's (``ID/cam1/x.jpg``). Where nothing says a camera, the query is taken as seen by camera 0 and the gallery
 by camera 1, so that all their pairs count; training images are of camera 0.
@@ -45,11 +41,12 @@ class _Found(NamedTuple):
 def read_identity_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
     """Read a folder, or a zip file, with a folder for each identity.
 
-    Without ``train/``, ``query/`` and ``gallery/`` the split is drawn: half of the identities (rounded down) are for training,
-    the rest for evaluation. Of those, an identity seen by several cameras gives one image of each camera that has two or more
-    to the query (if no camera has two: one image), and the rest to the gallery. An identity seen by one camera is in the
-    gallery alone. Where nothing says a camera, each identity with two or more images gives one to the query. If none of this
-    gives a query, everything is for training. With ``train/`` and ``test/`` alone, the test part's query is drawn so.
+    With ``train/``, ``query/`` and ``gallery/`` each holding identity folders, those are the splits. Otherwise the split is
+    drawn, the same on every machine: half of the identities (rounded down) are for training, the rest for evaluation. Of those,
+    an identity seen by several cameras gives one image of each camera that has two or more to the query (if no camera has two:
+    one image), and the rest to the gallery. An identity seen by one camera is in the gallery alone. Where nothing says a
+    camera, each identity with two or more images gives one to the query. If none of this gives a query, everything is for
+    training. With ``train/`` and ``test/`` (or ``val/``) alone, the test part's query is drawn so.
 
     Args:
         root: The folder or zip file, or a folder that holds nothing but such a folder; split folders in any case.

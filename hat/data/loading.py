@@ -148,9 +148,8 @@ def iterate_batches(
         paths: Where the images are, as in `Sample.path`.
         preprocessing: Resizes each image to its height and width.
         batch_size: Images in a batch; the last one holds what is left.
-        num_workers: Number of threads; None is one for each core, 0 is none.
-        on_bad: Called for an image that cannot be used, whose row is left black, before its batch is given. None raises
-            instead.
+        num_workers: See `load_images`.
+        on_bad: See `load_images`; it is called before the image's batch is given.
         in_turns: Decode and resize only while the caller waits for a batch, and merely read files while it works on one: for a
             caller that computes on all cores of this machine. A thread that decodes beside it takes one of them from it, and
             the others wait for what that one was to compute.

@@ -88,15 +88,9 @@ def load_dataset(name: str, root: str | PathLike[str], *, split_seed: int = 0, s
 
 
 def detect_dataset(root: str | PathLike[str]) -> str:
-    """Tell what kind of data set lies in a folder.
+    """Return the name, of `list_datasets`, of the kind of data set that lies in a folder, zip file or CSV file.
 
     Benchmarks are told by their official names or files; then come generated data sets, file names, and folders' names.
-
-    Args:
-        root: A folder, a zip file or a CSV file. ``~`` is the home folder.
-
-    Returns:
-        A name of `list_datasets`.
 
     Raises:
         DataError: There is nothing there, nothing that is known, or more than one benchmark.
@@ -125,11 +119,8 @@ def open_dataset(spec: str | PathLike[str], *, split_seed: int = 0, skip_missing
     Args:
         spec: ``DIR`` alone, whose kind is detected; ``KIND=DIR`` with a name of `list_datasets`; or ``NAME=DIR`` with any other
             name, which is what the data set is then called. A path that has a ``=`` in it and exists is a path.
-        split_seed: Draws another split, see `load_dataset`.
+        split_seed: See `load_dataset`.
         skip_missing: See `load_dataset`.
-
-    Returns:
-        The data set.
 
     Raises:
         DataError: The name is unknown, the path is missing, or the data set is not there.

@@ -235,9 +235,13 @@ def _add_arm(solids: Solids, person: Person, arm: Array, side: int) -> None:
     girth = (0.5 + 0.5 * person.girth) * (0.88 if person.curved else 1.0)
     flesh = np.array((0.0275, 0.0225, 0.0165)) * girth
     patterned = person.pattern in ("stripes", "checks", "dots") and not person.contrast_sleeves
-    sleeve = _cloth(person, person.upper_accent if person.contrast_sleeves else person.upper_color)
-    if patterned:
-        sleeve = lambda azimuth, along: _patterned(person, (azimuth - math.pi / 2) * 0.03, 0.79 - along * 0.3)  # noqa: E731
+    plain_sleeve = _cloth(person, person.upper_accent if person.contrast_sleeves else person.upper_color)
+
+    def sleeve(azimuth: Array, along: Array) -> Array:
+        if not patterned:
+            return plain_sleeve(azimuth, along)
+        return _patterned(person, (azimuth - math.pi / 2) * 0.03, 0.79 - along * 0.3)
+
     if person.upper == "t-shirt" or (person.upper == "dress" and person.lower != "tights"):
         solids.limb(arm[:3], flesh, plain(person.skin), steps=4, side=side, layer=0.06)
         end = arm[0] + (arm[1] - arm[0]) * 0.66

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -66,22 +66,22 @@ class View:
         return np.stack([turned[..., 0] * scale - self.left, -turned[..., 1] * scale - self.top], axis=-1)
 
 
+class _Part(NamedTuple):
+    points: Array  # (n, 3)
+    facets: npt.NDArray[np.intp]  # (m, 4) rows of points
+    colors: Array  # (m, 3)
+    layer: float
+
+
 class Solids:
     """Facets of a person in the person's axes: left, up, front."""
 
     def __init__(self) -> None:
-        self._points: list[Array] = []
-        self._facets: list[npt.NDArray[np.intp]] = []
-        self._colors: list[Array] = []
-        self._layers: list[Array] = []
+        self._parts: list[_Part] = []
 
     def add(self, other: Solids, place: Array) -> None:
         """Add what other solids hold, moved by (3,) ``place``."""
-        count = sum(map(len, self._points))
-        self._facets += [facets + count for facets in other._facets]
-        self._points += [points + place for points in other._points]
-        self._colors += other._colors
-        self._layers += other._layers
+        self._parts += [part._replace(points=part.points + place) for part in other._parts]
 
     def rings(
         self, centers: Array, half_width: Array, half_depth: Array, color: Field, *, along: Array | None = None,
@@ -119,10 +119,7 @@ class Solids:
         if keep is not None:
             there = (keep(*places) > 0).ravel()
             facets, colors = facets[there], colors[there]
-        self._facets.append(facets + sum(map(len, self._points)))
-        self._points.append(points.reshape(-1, 3))
-        self._colors.append(colors)
-        self._layers.append(np.full(len(facets), layer))
+        self._parts.append(_Part(points.reshape(-1, 3), facets, colors, layer))
 
     def limb(self, joints: Array, radii: Array, color: Field, *, steps: int, side: int = 0, **options: Any) -> None:
         """Add a limb along joints (n, 3) with a radius at each, round where it begins; each bone has the same share of places.
@@ -162,18 +159,21 @@ class Solids:
         ``light`` is a (3,) unit vector to the light in the camera's axes, ``size`` (height, width) in pixels. Returned is
         (height, width, 4) float32 red, green, blue, premultiplied by the opacity that follows, all in [0, 1].
         """
-        turned = view.turn(np.concatenate(self._points) * unit)
-        facets = np.concatenate(self._facets)
+        points, _, colors, layers = zip(*self._parts, strict=True)
+        turned = view.turn(np.concatenate(points) * unit)
+        starts = np.cumsum([0, *map(len, points)])
+        facets = np.concatenate([part.facets + start for part, start in zip(self._parts, starts, strict=False)])
+        layer = np.repeat(layers, list(map(len, colors)))
         corners = turned[facets]
         normal = _cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
         center = 0.5 * (corners[:, 0] + corners[:, 2])
         seen = np.flatnonzero((normal * ((0.0, 0.0, view.distance) - center)).sum(1) > 0)
-        seen = seen[np.argsort((center[:, 2] + unit * np.concatenate(self._layers))[seen])]
+        seen = seen[np.argsort((center[:, 2] + unit * layer)[seen])]
         length = np.sqrt((normal[seen] ** 2).sum(1))
         lit = np.clip(_AMBIENT + (1 - _AMBIENT) * (normal[seen] @ light) / np.maximum(length, 1e-12), 0.0, 1.0)[:, None]
         # Dark cloth reflects a little of the sky too; without it black clothes have no form.
-        colors = np.concatenate(self._colors)[seen] * (_SHADE + lit * (_BRIGHT - _SHADE)) + 0.03 * lit
-        fills = np.clip(np.insert(colors, 3, 1.0, axis=1) * 255, 0, 255).astype(np.uint8).view("<u4")[:, 0]
+        shaded = np.concatenate(colors)[seen] * (_SHADE + lit * (_BRIGHT - _SHADE)) + 0.03 * lit
+        fills = np.clip(np.insert(shaded, 3, 1.0, axis=1) * 255, 0, 255).astype(np.uint8).view("<u4")[:, 0]
         outlines = (view.project(turned) * SUPERSAMPLING - 0.5)[facets[seen]].reshape(-1, 8)
         picture = Image.new("RGBa", (size[1] * SUPERSAMPLING, size[0] * SUPERSAMPLING))
         draw = ImageDraw.Draw(picture)
