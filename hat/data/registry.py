@@ -14,14 +14,7 @@ from hat.data.cuhk03 import is_cuhk03_np, read_cuhk03_np
 from hat.data.datasets import ReIDDataset
 from hat.data.identity_folders import is_identity_folders, read_identity_folders
 from hat.data.image_trees import plain_name
-from hat.data.market import (
-    is_market_benchmark,
-    is_market_style,
-    is_synth,
-    read_market_benchmark,
-    read_market_style,
-    read_synth,
-)
+from hat.data.market import is_market_benchmark, is_market_style, is_synth, read_market_benchmark, read_market_style, read_synth
 from hat.data.mars import is_mars, read_mars
 from hat.data.msmt17 import is_msmt17, read_msmt17
 from hat.data.published_counts import PUBLISHED_COUNTS

@@ -41,18 +41,11 @@ def layouts(tmp_path, touch, zip_names):
     zip_names(tmp_path / "mz" / "x.zip", [f"Market-1501-v15.09.15/{name}" for name in MARKET])
     touch(tmp_path / "d" / "DukeMTMC-reID", MARKET)
     touch(tmp_path / "cl" / "cuhk03-np" / "labeled", MARKET)
-    touch(tmp_path / "cd" / "images_detected", ["1_001_1_01.png", "1_001_2_06.png", "1_002_2_06.png"])
-    savemat(
-        tmp_path / "cd" / "cuhk03_new_protocol_config_detected.mat",
-        {
-            "filelist": np.array(["1_001_1_01.png", "1_001_2_06.png", "1_002_2_06.png"], dtype=object),
-            "labels": [1, 1, 2],
-            "camId": [1, 2, 2],
-            "train_idx": [3],
-            "query_idx": [1],
-            "gallery_idx": [2],
-        },
-    )
+    files = ["1_001_1_01.png", "1_001_2_06.png", "1_002_2_06.png"]
+    touch(tmp_path / "cd" / "images_detected", files)
+    table = {"filelist": np.array(files, dtype=object), "labels": [1, 1, 2], "camId": [1, 2, 2]}
+    indices = {"train_idx": [3], "query_idx": [1], "gallery_idx": [2]}
+    savemat(tmp_path / "cd" / "cuhk03_new_protocol_config_detected.mat", table | indices)
     for name, text in MSMT.items():
         split = "train" if "train" in name or "val" in name else "test"
         touch(tmp_path / "ms" / "MSMT17_V1", [f"{split}/{line.split()[0]}" for line in text.splitlines()])
@@ -93,19 +86,16 @@ def test_every_kind_is_detected_and_opened(folder, layouts):
     assert detected.train.samples == named.train.samples != ()
 
 
-def test_two_benchmarks_in_one_folder_are_ambiguous(touch, tmp_path):
+def test_two_benchmarks_nothing_known_and_nothing_there(touch, tmp_path):
     touch(tmp_path / "Market-1501-v15.09.15", MARKET)
     touch(tmp_path / "DukeMTMC-reID", MARKET)
     with pytest.raises(DataError, match="holds market1501 and dukemtmc-reid; name the one that is meant, like market1501="):
         detect_dataset(tmp_path)
     assert open_dataset(f"duke={tmp_path}").name == "dukemtmc-reid"
-
-
-def test_nothing_known_and_nothing_there(touch, tmp_path):
     with pytest.raises(DataError, match="no known data set was found"):
-        detect_dataset(touch(tmp_path, ["a.txt", "b/c.txt"]))
+        detect_dataset(touch(tmp_path / "none", ["a.txt", "b/c.txt"]))
     with pytest.raises(DataError, match="there is no such folder"):
-        detect_dataset(tmp_path / "none")
+        detect_dataset(tmp_path / "nowhere")
 
 
 def test_names(touch, tmp_path):

@@ -27,26 +27,22 @@ GRID += [f"gallery/{pid:04d}_2_25004_107_32_106_221.jpeg" for pid in range(1, 5)
 GRID += [f"gallery/0000_2_2500{i}_107_32_106_221.jpeg" for i in range(3)]
 
 
-def test_read_camera_folders_viper_halves_and_first_camera_asks(touch, tmp_path):
-    data = open_dataset(touch(tmp_path / "VIPeR", VIPER))
-    assert detect_dataset(tmp_path / "VIPeR") == "camera-folders" and data.name == "VIPeR"
-    assert (len(data.train), len(data.query), len(data.gallery)) == (8, 4, 4)
+@pytest.mark.parametrize(
+    ("folder", "files", "name", "sizes"),
+    [
+        ("VIPeR", VIPER, "viper", (8, 4, 4)),
+        ("prid_2011", PRID, "prid2011", (4, 2, 2 + 3)),  # single shots; three more people in the gallery
+        ("underground_reid", GRID, "grid", (4, 2, 2 + 3)),  # cameras from names; three distractors
+    ],
+)
+def test_read_camera_folders_halves_and_first_camera_asks(folder, files, name, sizes, touch, tmp_path):
+    data = open_dataset(touch(tmp_path / folder, files))
+    assert detect_dataset(tmp_path / folder) == "camera-folders" and data.name == folder
+    assert (len(data.train), len(data.query), len(data.gallery)) == sizes
     assert set(data.query.camids) == {1} and set(data.gallery.camids) == {2}
-    assert set(data.query.pids) == set(data.gallery.pids) and not set(data.query.pids) & set(data.train.pids)
-    other = [tuple(load_dataset("viper", tmp_path / "VIPeR", split_seed=seed).query.pids) for seed in range(5)]
-    assert len(set(other)) > 1
-
-
-def test_read_camera_folders_prid_takes_single_shots_and_strangers_into_the_gallery(touch, tmp_path):
-    data = load_dataset("prid2011", touch(tmp_path, PRID))
-    assert (len(data.train), len(data.query), len(data.gallery)) == (4, 2, 2 + 3)
-    assert {11, 12, 13} <= set(data.gallery.pids.tolist())
-
-
-def test_read_camera_folders_grid_reads_cameras_from_names_and_keeps_distractors(touch, tmp_path):
-    data = open_dataset(touch(tmp_path / "underground_reid", GRID))
-    assert (len(data.train), len(data.query), len(data.gallery)) == (4, 2, 2 + 3)
-    assert labels(data.gallery)[0] == (0, 2)
+    assert set(data.gallery.pids) - set(data.query.pids) == {"viper": set(), "prid2011": {11, 12, 13}, "grid": {0}}[name]
+    assert not set(data.query.pids) & set(data.train.pids)
+    assert len({tuple(load_dataset(name, tmp_path / folder, split_seed=seed).query.pids) for seed in range(5)}) > 1
 
 
 def test_read_camera_folders_with_identity_folders_inside(touch, tmp_path):
@@ -129,9 +125,8 @@ def test_images_one_level_deeper_than_expected_are_named(touch, tmp_path):
         ("12_camA_3.png", (12, 1)),
         ("12_Cam_3_x.png", (12, 3)),
         ("12_camera-2.png", (12, 2)),
-        ("anna_c1.jpg", None),
-        ("0002.jpg", None),
-        ("0002_color1.jpg", None),
+        *((name, None) for name in ("anna_c1.jpg", "0002.jpg", "0002_color1.jpg", "-2_c1.jpg", "1c1.jpg", "a1_c1.jpg")),
+        *((name, None) for name in ("1_d1.jpg", "1_c.jpg", "1234567890_c1.jpg", "1_c1234567.jpg", "²_c1.jpg")),
     ],
 )
 def test_parse_market_name_table(name, labels):

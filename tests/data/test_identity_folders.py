@@ -104,13 +104,8 @@ def test_a_drawn_split_is_whole_fair_and_repeatable(counts, with_cameras, seed, 
         assert any(match.pid == query.pid and match.camid != query.camid for match in dataset.gallery)
     assert max(Counter((query.pid, query.camid) for query in dataset.query).values()) == 1
     # Every identity for evaluation that could be searched for is.
-    seen: dict[int, set[int]] = {}
-    images = Counter()
-    for sample in (*dataset.query, *dataset.gallery):
-        seen.setdefault(sample.pid, set()).add(sample.camid)
-        images[sample.pid] += 1
-    searchable = {pid for pid in seen if (len(seen[pid]) > 1 if with_cameras else images[pid] > 1)}
-    assert {query.pid for query in dataset.query} == searchable
+    seen = {(s.pid, s.camid if with_cameras else s.path) for s in (*dataset.query, *dataset.gallery)}
+    assert {query.pid for query in dataset.query} == {pid for pid, times in Counter(p for p, _ in seen).items() if times > 1}
 
 
 def test_another_seed_draws_another_split_and_the_first_one_is_fixed(touch, tmp_path):

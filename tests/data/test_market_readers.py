@@ -45,13 +45,9 @@ def check_small_market(dataset):
     assert labels(dataset.gallery) == [(0, 4), (1, 2), (3, 5)]
     assert (dataset.train.name, dataset.query.name, dataset.gallery.name) == ("train", "query", "gallery")
     assert "2 junk images (-1) of bounding_box_test left out" in dataset.notes
-    comparison = dataset.notes[-1]
-    for words in (
-        "train has 2 images of 2 identities, published are 12,936 images of 751 identities",
-        "query has 2 images of 2 identities, published are 3,368 images of 750 identities",
-        "gallery has 3 images of 3 identities, published are 15,913 images of 751 identities",
-    ):
-        assert words in comparison
+    for split, num, published in (("train", 2, "12,936"), ("query", 2, "3,368"), ("gallery", 3, "15,913")):
+        words = f"{split} has {num} images of {num} identities, published are {published} images of 75"
+        assert words in dataset.notes[-1]
 
 
 @pytest.mark.parametrize("folder", ["", OFFICIAL, "market1501", f"Market1501/{OFFICIAL}"])
@@ -105,13 +101,8 @@ def test_hostile_members_are_no_part_of_the_data_set(tmp_path):
         archive.writestr(f"{OFFICIAL}/bounding_box_train//0103_c1s1_1.jpg", b"")
         archive.writestr(f"{OFFICIAL}/bounding_box_train/deeper/0104_c1s1_1.jpg", b"")
         archive.writestr(f"{OFFICIAL}/bounding_box_train/0105_c1s1\\x.jpg", b"")
+        archive.writestr(f"{OFFICIAL}/{'deep/' * 12_000}0106_c1s1_1.jpg", b"")
     check_small_market(load_dataset("market1501", path))
-
-
-def test_query_without_gallery_is_an_error(touch, tmp_path):
-    touch(tmp_path / OFFICIAL, TRAIN + TEST[:2])
-    with pytest.raises(DataError, match="gallery is empty"):
-        load_dataset("market1501", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -214,10 +205,3 @@ def test_converted_cuhk03(boxes, folder, parent, touch, tmp_path):
 def test_names_are_parsed_back(pid, camid, width, rest):
     label = "-1" if pid == -1 else f"{pid:0{width}d}"
     assert parse_market_name(f"{label}_c{camid}{rest}") == (pid, camid)
-
-
-@pytest.mark.parametrize(
-    "name", ["-2_c1.jpg", "1c1.jpg", "a1_c1.jpg", "1_d1.jpg", "1_c.jpg", "1234567890_c1.jpg", "1_c1234567.jpg", "²_c1.jpg"]
-)
-def test_other_names_are_not(name):
-    assert parse_market_name(name) is None

@@ -16,12 +16,7 @@ from PIL import Image, ImageOps
 from hat.data import decode_image, images, read_image
 from hat.errors import ImageError
 
-FORMATS = {
-    "JPEG": {"quality": 95},
-    "PNG": {},
-    "WEBP": {"quality": 95},
-    "BMP": {},
-}
+FORMATS = {"JPEG": {"quality": 95}, "PNG": {}, "WEBP": {"quality": 95}, "BMP": {}}
 
 
 def png_of_size(width: int, height: int) -> bytes:
@@ -83,10 +78,9 @@ def test_transparent_palette_entry_becomes_white(encode):
         assert pixels.tolist() == [[10, 20, 30], [255, 255, 255]]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_first_picture_of_an_animation_is_taken(kind, picture, encode):
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_first_picture_of_an_animation_is_taken(kind, options, picture, encode):
     frames = [picture(seed=seed) for seed in range(3)]
-    options = {"lossless": True} if kind == "WEBP" else {}
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 3
     assert decode_image(data, "x").tobytes() == frames[0].tobytes()
@@ -214,19 +208,17 @@ def test_read_image_gray_of_fewer_bits_warns_and_is_scaled_on_request(bits, enco
     assert np.array_equal(np.asarray(image)[..., 0], values >> (bits - 8))
 
 
-@pytest.mark.parametrize("case", ["exif", "alpha", "palette", "sixteen bits"])
-def test_to_rgb_is_the_same_from_a_path_and_from_a_callers_image(case, picture, encode):
-    if case == "exif":
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        data = encode(picture(20, 30), "JPEG", exif=exif)
-    elif case == "alpha":
-        data = encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)), "PNG")
-    elif case == "palette":
-        data = encode(picture().convert("P"), "PNG", transparency=3)
-    else:
-        data = encode(Image.fromarray(np.arange(2**15, 2**15 + 64, dtype=np.uint16).reshape(8, 8) * 1), "PNG")
-    assert images.to_rgb(Image.open(io.BytesIO(data))).tobytes() == decode_image(data, "x").tobytes()
+def test_to_rgb_is_the_same_from_a_path_and_from_a_callers_image(picture, encode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    alpha = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+    for data in (
+        encode(picture(20, 30), "JPEG", exif=exif),
+        encode(Image.fromarray(alpha), "PNG"),
+        encode(picture().convert("P"), "PNG", transparency=3),
+        encode(Image.fromarray(np.arange(2**15, 2**15 + 64, dtype=np.uint16).reshape(8, 8)), "PNG"),
+    ):
+        assert images.to_rgb(Image.open(io.BytesIO(data))).tobytes() == decode_image(data, "x").tobytes()
 
 
 @pytest.mark.parametrize("size", [(8001, 8000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
