@@ -48,18 +48,12 @@ if hasattr(os, "register_at_fork"):
 def split_location(location: str) -> tuple[str, str] | None:
     """Split ``archive.zip!member`` into the archive's path and the member's name.
 
-    Args:
-        location: A sample's path.
-
     Returns:
         ``(archive, member)``, or None for the path of an ordinary file. A path with several ``.zip!`` is split where the left
         part is a file; where none is, at the first.
     """
-    places = [match.start() for match in re.finditer(r"\.zip!", location, re.IGNORECASE)]
-    for place in places:
-        if Path(location[: place + 4]).is_file():
-            return location[: place + 4], location[place + 5 :]
-    return (location[: places[0] + 4], location[places[0] + 5 :]) if places else None
+    parts = [(location[: m.end() - 1], location[m.end() :]) for m in re.finditer(r"\.zip!", location, re.IGNORECASE)]
+    return next((split for split in parts if Path(split[0]).is_file()), parts[0] if parts else None)
 
 
 def list_members(archive: Path) -> list[str]:
@@ -68,23 +62,33 @@ def list_members(archive: Path) -> list[str]:
     Raises:
         DataError: The archive cannot be read.
     """
+    return sorted(name for name, info in _list(str(archive)).items() if not info.is_dir())
+
+
+def member_checksum(archive: str, member: str) -> str:
+    """Return what tells a member's content from others, as the archive's directory says it; nothing is unpacked.
+
+    Raises:
+        DataError: The archive cannot be read or has no such member.
+    """
+    info = _list(archive).get(member)
+    if info is None:
+        raise DataError(f"{archive}!{member}: the archive has no such member")
+    return f"{info.file_size} {info.CRC:08x}"
+
+
+def _list(archive: str) -> dict[str, zipfile.ZipInfo]:
     try:
-        opened = _open_archive(str(archive))
+        return _open_archive(archive).handle.NameToInfo
     except (OSError, *_BROKEN_ARCHIVE) as error:
         raise DataError(f"{archive}: cannot be read as a zip file ({error})") from None
-    return sorted(name for name, info in opened.handle.NameToInfo.items() if not info.is_dir())
 
 
 def read_member(archive: str, member: str, *, max_bytes: int) -> bytes:
     """Read one member of a zip file into memory.
 
-    Args:
-        archive: The archive's path.
-        member: The member's name.
-        max_bytes: Largest unpacked size.
-
     Returns:
-        The unpacked bytes, whose checksum is right.
+        The unpacked bytes, at most ``max_bytes`` of them, whose checksum is right.
 
     Raises:
         ImageError: The archive or the member is missing, broken, encrypted, or larger than ``max_bytes``.

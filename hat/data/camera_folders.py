@@ -4,14 +4,14 @@ Their papers draw random halves of the identities that two cameras saw: one half
 report means over ten draws. Here a draw is a seed, the same on every machine: identities in the order of a hash.
 """
 
-import hashlib
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
-from hat.data.datasets import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, Split
+from hat.data.datasets import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample
 from hat.data.image_trees import ImageTree, describe_unread, find_child, open_tree, unwrap
-from hat.data.labels import number_labels, parse_camera_folder
+from hat.data.labels import draw_order, number_labels, parse_camera_folder
 from hat.data.published_counts import assemble
 from hat.errors import DataError
 
@@ -42,28 +42,23 @@ def read_camera_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
     if tree is None:
         raise DataError(f"{root}: expected a folder for each camera (cam_a, cam_b), or GRID's probe and gallery")
     samples = _grid(tree) if is_grid else _cameras(tree)
-    by_pid: dict[int, dict[int, list[Sample]]] = {}
-    groups: dict[str, int] = {}
+    first = samples[0][0] if samples else ""
+    samples = [(group, sample) for group, sample in samples if sample.pid != JUNK_PID]
+    seen_by: dict[int, set[str]] = defaultdict(set)
     for group, sample in samples:
-        place = groups.setdefault(group, len(groups))
-        if sample.pid != JUNK_PID:
-            by_pid.setdefault(sample.pid, {}).setdefault(place, []).append(sample)
-    paired = [pid for pid, places in by_pid.items() if len(places) > 1 and not (is_grid and pid == DISTRACTOR_PID)]
+        seen_by[sample.pid].add(group)
+    paired = {pid for pid, groups in seen_by.items() if len(groups) > 1 and not (is_grid and pid == DISTRACTOR_PID)}
     if len(paired) < 2:
         raise DataError(f"{root}: {len(paired)} identities are in two camera folders; a split needs at least 2")
-    order = sorted(paired, key=lambda pid: hashlib.sha256(f"{split_seed}\0{pid}".encode()).digest())
-    training = set(order[: len(order) // 2])
-    everything = [(pid, place, sample) for pid, places in by_pid.items() for place, found in places.items() for sample in found]
-    train = [sample for pid, _, sample in everything if pid in training]
-    query = [sample for pid, place, sample in everything if place == 0 and pid in set(order) - training]
-    gallery = [sample for pid, place, sample in everything if place != 0 and pid not in training]
+    training = set(sorted(paired, key=partial(draw_order, split_seed))[: len(paired) // 2])
+    train = [sample for _, sample in samples if sample.pid in training]
+    query = [sample for group, sample in samples if group == first and sample.pid in paired - training]
+    gallery = [sample for group, sample in samples if group != first and sample.pid not in training]
     notes = (
         f"half of the {len(paired):,} identities that two cameras saw are for training, drawn with seed {split_seed}",
         *describe_unread([tree, *map(tree.child, tree.folders())]),
     )
-    return assemble(
-        "camera-folders", Split("train", train), Split("query", query), Split("gallery", gallery), notes=notes, where=str(root)
-    )
+    return assemble("camera-folders", str(root), train, query, gallery, notes=notes)
 
 
 def is_camera_folders(root: Path) -> bool:
@@ -97,16 +92,13 @@ def _cameras(tree: ImageTree) -> list[tuple[str, Sample]]:
 
 
 def _grid(tree: ImageTree) -> list[tuple[str, Sample]]:
-    folders: Mapping[str, ImageTree | None] = {name: find_child(tree, (name,)) for name in ("probe", "gallery")}
+    folders = [child for name in ("probe", "gallery") if (child := find_child(tree, (name,)))]
     samples = []
-    for group, folder in folders.items():
-        for file_name, location in folder.images() if folder else []:
-            camera = _GRID_CAMERA.match(file_name)
-            if camera is None:
-                raise DataError(
-                    f"{location}: expected a name of GRID, like 0001_1_25004_107_32_106_221.jpeg (identity, camera)"
-                )
-            samples.append((group, Sample(location, int(file_name[:4]), int(camera[1]))))
+    for folder, (file_name, location) in ((child, image) for child in folders for image in child.images()):
+        camera = _GRID_CAMERA.match(file_name)
+        if camera is None:
+            raise DataError(f"{location}: expected a name of GRID, like 0001_1_25004_107_32_106_221.jpeg (identity, camera)")
+        samples.append((folder.name, Sample(location, int(file_name[:4]), int(camera[1]))))
     return samples
 
 

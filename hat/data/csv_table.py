@@ -11,11 +11,11 @@ import codecs
 import csv
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from hat.data.archives import list_members, split_location
-from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, Split
+from hat.data.datasets import JUNK_PID, ReIDDataset, Sample
 from hat.data.labels import number_labels
 from hat.data.published_counts import assemble
 from hat.errors import DataError, WorkError
@@ -77,12 +77,9 @@ def _encoding(path: Path) -> str:
 
 
 def _check_header(path: Path, header: list[str], required: Collection[str], all_or_none: Collection[str]) -> None:
-    repeated = (
-        sorted({name for name in header if header.count(name) > 1})
-        if len(header) <= _MOST_COLUMNS
-        else [f"more than {_MOST_COLUMNS:,} columns"]
-    )
-    if repeated:
+    if len(header) > _MOST_COLUMNS:
+        raise DataError(f"{path}, line 1: more than {_MOST_COLUMNS:,} columns")
+    if repeated := sorted(name for name, count in Counter(header).items() if count > 1):
         raise DataError(f"{path}, line 1: expected every column once, got {', '.join(repeated)} more than once")
     begun = any(name in header for name in all_or_none)
     missing = [name for name in (*required, *(all_or_none if begun else ())) if name not in header]
@@ -96,8 +93,7 @@ COLUMNS = ("path", "pid", "camid", "split")
 _SPLITS = ("train", "query", "gallery")
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     line: int
     location: str
     pid: str
@@ -124,7 +120,8 @@ def read_csv_table(path: Path, *, skip_missing: bool = False) -> ReIDDataset:
     exists = _Existence()
     rows: list[_Row] = []
     missing: list[_Row] = []
-    for row in _read_rows(path, exists):
+    for line, fields in csv_rows(path, required=COLUMNS, with_others=False):
+        row = _check_row(_Row(line, *(fields[column] for column in COLUMNS)), path, exists)
         (rows if exists(row.location) else missing).append(row)
     if missing and not skip_missing:
         more = f" (and {len(missing) - 1:,} more of {len(rows) + len(missing):,}; --skip-bad leaves them out)"
@@ -142,11 +139,8 @@ def read_csv_table(path: Path, *, skip_missing: bool = False) -> ReIDDataset:
     repeated = [name for name, count in Counter((row.location, row.split) for row in kept).items() if count > 1]
     if repeated:
         notes.append(f"{len(repeated):,} files are listed more than once in one split, such as {repeated[0][0]}")
-    parts = {
-        split: Split(split, [Sample(row.location, pids[row.pid], camids[row.camid]) for row in kept if row.split == split])
-        for split in _SPLITS
-    }
-    return assemble("csv", parts["train"], parts["query"], parts["gallery"], notes=tuple(notes), where=str(path))
+    samples = [(row.split, Sample(row.location, pids[row.pid], camids[row.camid])) for row in kept]
+    return assemble("csv", str(path), *([s for name, s in samples if name == split] for split in _SPLITS), notes=notes)
 
 
 def write_csv_table(dataset: ReIDDataset, path: Path) -> None:
@@ -175,13 +169,9 @@ def is_csv_table(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith(".csv")
 
 
-def _read_rows(path: Path, exists: _Existence) -> Iterator[_Row]:
-    for line, fields in csv_rows(path, required=COLUMNS, with_others=False):
-        yield _check_row(_Row(line, *(fields[column] for column in COLUMNS)), path, f"{path}, line {line}", exists)
-
-
-def _check_row(row: _Row, table: Path, where: str, exists: _Existence) -> _Row:
-    for column, value in zip(COLUMNS, (row.location, row.pid, row.camid, row.split), strict=True):
+def _check_row(row: _Row, table: Path, exists: _Existence) -> _Row:
+    where = f"{table}, line {row.line}"
+    for column, value in zip(COLUMNS, row[1:], strict=True):
         if not value:
             raise DataError(f"{where}: {column} is empty")
     if row.split not in _SPLITS:
@@ -191,7 +181,7 @@ def _check_row(row: _Row, table: Path, where: str, exists: _Existence) -> _Row:
     location = str(table.parent / row.location)  # joining keeps an absolute path as it is
     if "\\" in row.location and not exists(location):
         location = str(table.parent / row.location.replace("\\", "/"))
-    return _Row(row.line, location, row.pid, row.camid, row.split)
+    return row._replace(location=location)
 
 
 class _Existence:

@@ -21,17 +21,14 @@ DISTRACTOR_PID = 0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image of one person seen by one camera.
-
-    Attributes:
-        path: Where the image is: a file's path, or ``archive.zip!member/inside.jpg`` for a member of a zip file.
-        pid: Identity label. Any integer of at least 0; `JUNK_PID` marks a bad detection.
-        camid: Camera label, an integer of at least 0.
-    """
+    """One image of one person seen by one camera."""
 
     path: str
+    """Where the image is: a file's path, or ``archive.zip!member/inside.jpg`` for a member of a zip file."""
     pid: int
+    """Identity label, an integer of at least 0; `JUNK_PID` marks a bad detection."""
     camid: int
+    """Camera label, an integer of at least 0."""
 
 
 class Split(Sequence[Sample]):
@@ -92,24 +89,21 @@ class Split(Sequence[Sample]):
 
 @dataclass(frozen=True)
 class ReIDDataset:
-    """A data set as its authors split it.
-
-    Attributes:
-        name: Registered name, such as ``"market1501"``.
-        train: Images to learn from. Empty where a data set has only a test part.
-        query: Probe images.
-        gallery: Images to be ranked for each query; junk images are already left out.
-        notes: What is worth telling the user: counts that differ from the published ones, images left out.
-        has_cameras: Whether cameras are known. Where they are not, the query is of camera 0 and the gallery of camera 1, so
-            that pairs of one camera count as matches, which benchmarks leave out because they are easy.
-    """
+    """A data set as its authors split it."""
 
     name: str
+    """Registered name, such as ``"market1501"``, or the one that its owner gave."""
     train: Split
+    """Images to learn from; empty where a data set has only a test part."""
     query: Split
+    """Probe images."""
     gallery: Split
+    """Images to be ranked for each query; junk images are already left out."""
     notes: tuple[str, ...] = ()
+    """What is worth telling the user: counts that differ from the published ones, images left out."""
     has_cameras: bool = True
+    """Where cameras are not known, the query is of camera 0 and the gallery of camera 1, so that pairs of one camera count as
+    matches, which benchmarks leave out because they are easy."""
 
     def without_cameras(self) -> ReIDDataset:
         """Return the same images as if nothing were known of their cameras: every pair of query and gallery counts."""

@@ -1,21 +1,17 @@
 """A folder for each identity: the layout that people make by hand.
 
-With ``train/``, ``query/`` and ``gallery/`` each holding identity folders, those are the splits; ``train/`` beside ``test/`` or
-``val/`` is read as people to learn from and people to evaluate on. Otherwise every sub-folder is an identity and the split is
-drawn by `_draw`, the same on every machine and for every reader of the same folders.
-
 The camera is read from the file name, as in ``0002_c1s1_0451.jpg``, ``c3_17.png`` or ``front_cam2.jpg``, or from a folder
 inside the identity's (``ID/cam1/x.jpg``). Where nothing says a camera, the query is taken as seen by camera 0 and the gallery
 by camera 1, so that all their pairs count; training images are of camera 0.
 """
 
-import hashlib
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, Split
+from hat.data.datasets import JUNK_PID, ReIDDataset, Sample
 from hat.data.image_trees import ImageTree, describe_unread, find_child, open_tree, plain_name, unwrap
-from hat.data.labels import number_labels, parse_camera, parse_camera_folder
+from hat.data.labels import draw_order, number_labels, parse_camera, parse_camera_folder
 from hat.data.published_counts import assemble
 from hat.errors import DataError
 
@@ -35,8 +31,7 @@ _NOT_A_PERSON = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(NamedTuple):
     label: str
     file_name: str
     location: str
@@ -46,11 +41,12 @@ class _Found:
 def read_identity_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
     """Read a folder, or a zip file, with a folder for each identity.
 
-    Without ``train/``, ``query/`` and ``gallery/`` the split is drawn: half of the identities (rounded down) are for training,
-    the rest for evaluation. Of those, an identity seen by several cameras gives one image of each camera that has two or more
-    to the query (if no camera has two: one image), and the rest to the gallery. An identity seen by one camera is in the
-    gallery alone. Where nothing says a camera, each identity with two or more images gives one to the query. If none of this
-    gives a query, everything is for training. With ``train/`` and ``test/`` alone, the test part's query is drawn so.
+    With ``train/``, ``query/`` and ``gallery/`` each holding identity folders, those are the splits. Otherwise the split is
+    drawn, the same on every machine: half of the identities (rounded down) are for training, the rest for evaluation. Of those,
+    an identity seen by several cameras gives one image of each camera that has two or more to the query (if no camera has two:
+    one image), and the rest to the gallery. An identity seen by one camera is in the gallery alone. Where nothing says a
+    camera, each identity with two or more images gives one to the query. If none of this gives a query, everything is for
+    training. With ``train/`` and ``test/`` (or ``val/``) alone, the test part's query is drawn so.
 
     Args:
         root: The folder or zip file, or a folder that holds nothing but such a folder; split folders in any case.
@@ -86,21 +82,12 @@ def read_identity_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
             notes.append("no identity drawn for evaluation was seen twice (by two cameras): all are for training")
         parts = {name: parts.get(name, []) + drawn[name] for name in _SPLITS}
 
-    def split(name: str) -> Split:
+    def samples(name: str) -> list[Sample]:
         blind = 1 if name == "gallery" else 0
-        images = parts.get(name, [])
-        samples = (Sample(i.location, pids[i.label], blind if i.camera is None else i.camera) for i in images)
-        return Split(name, [sample for sample in samples if sample.pid != JUNK_PID])
+        images = [image for image in parts.get(name, []) if pids[image.label] != JUNK_PID]
+        return [Sample(i.location, pids[i.label], blind if i.camera is None else i.camera) for i in images]
 
-    return assemble(
-        "folder",
-        split("train"),
-        split("query"),
-        split("gallery"),
-        notes=tuple(notes),
-        has_cameras=has_cameras,
-        where=str(root),
-    )
+    return assemble("folder", str(root), *map(samples, _SPLITS), notes=notes, has_cameras=has_cameras)
 
 
 def find_people(root: Path) -> dict[str, tuple[str, int | None]]:
@@ -127,14 +114,11 @@ def is_identity_folders(root: Path) -> bool:
     """Return whether some folder below, where an identity's would be, has images."""
     tree = unwrap(open_tree(root))
     children = [child for names in _SPLIT_FOLDERS.values() if (child := find_child(tree, names)) is not None]
-    for parent in children or [tree]:
-        for name in parent.folders():
-            folder = parent.child(name)
-            if folder.images() or any(
-                parse_camera_folder(n) is not None and folder.child(n).images() for n in folder.folders()
-            ):
-                return True
-    return False
+    people = (parent.child(name) for parent in children or [tree] for name in parent.folders())
+    return any(
+        folder.images() or any(parse_camera_folder(n) is not None and folder.child(n).images() for n in folder.folders())
+        for folder in people
+    )
 
 
 def _collect(tree: ImageTree, notes: list[str]) -> list[_Found]:
@@ -180,12 +164,12 @@ def _check_cameras(images: list[_Found]) -> bool:
 
 
 def _draw(images: list[_Found], seed: int, root: Path, *, with_train: bool) -> dict[str, list[_Found]]:
-    """Split by identity and camera, in the order of a hash, which depends on names alone and on no random generator."""
+    """Split by identity and camera, see `read_identity_folders`."""
 
-    def rank(text: str) -> bytes:
-        return hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogateescape")).digest()
+    def rank(image: _Found) -> bytes:
+        return draw_order(seed, f"{image.label}/{image.file_name}")
 
-    labels = sorted({image.label for image in images}, key=rank)
+    labels = sorted({image.label for image in images}, key=partial(draw_order, seed))
     if with_train and len(labels) < 2:
         raise DataError(f"{root}: {len(labels)} identity; drawing a split needs at least 2 (one to train, one to evaluate)")
     training = set(labels[: len(labels) // 2]) if with_train else set()
@@ -196,13 +180,13 @@ def _draw(images: list[_Found], seed: int, root: Path, *, with_train: bool) -> d
             parts["train"].append(image)
         else:
             by_identity.setdefault(image.label, {}).setdefault(image.camera, []).append(image)
-    for label, cameras in by_identity.items():
-        groups = [sorted(group, key=lambda i: rank(f"{label}/{i.file_name}")) for group in cameras.values()]
+    for cameras in by_identity.values():
+        groups = [sorted(group, key=rank) for group in cameras.values()]
         queries: list[_Found] = []
         if len(groups) > 1 or groups[0][0].camera is None:
             queries = [group[0] for group in groups if len(group) > 1]
             if not queries and len(groups) > 1:
-                queries = [min((group[0] for group in groups), key=lambda i: rank(f"{label}/{i.file_name}"))]
+                queries = [min((group[0] for group in groups), key=rank)]
         chosen = {query.location for query in queries}
         parts["query"] += queries
         parts["gallery"] += [image for group in cameras.values() for image in group if image.location not in chosen]

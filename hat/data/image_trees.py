@@ -1,4 +1,4 @@
-"""Folders of images, on disk or inside a zip file, and files that a list names, looked up in one way by every reader."""
+"""Folders of images, on disk or inside a zip file, looked at in one way by every reader."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from hat.data.archives import list_members
 from hat.data.images import IMAGE_SUFFIXES
@@ -15,168 +16,144 @@ from hat.errors import DataError
 
 _MAX_ARCHIVES_IN_FOLDER = 64
 _MAX_WRAPPERS = 2
+_MAX_DEPTH = 64  # of folders in an archive; a hostile name could have thirty thousand
 
 # By `plain_name`: what systems and network drives put into folders.
 _SYSTEM_FOLDERS = frozenset(
     {"eadir", "recyclebin", "recycle", "systemvolumeinformation", "lostfound", "macosx", "snapshot", "pycache"}
 )
-_SIDECAR_SUFFIXES = (
-    ".txt",
-    ".md",
-    ".json",
-    ".csv",
-    ".mat",
-    ".xml",
-    ".yaml",
-    ".yml",
-    ".html",
-    ".pdf",
-    ".db",
-    ".ini",
-    ".zip",
-    ".npy",
-)
+_SIDECARS = re.compile(r"\..*|.*\.(txt|md|json|csv|mat|xml|ya?ml|html|pdf|db|ini|zip|npy)", re.IGNORECASE | re.DOTALL)
 
 
-class ImageTree(Protocol):
-    """A folder with sub-folders and image files."""
+@dataclass
+class Content:
+    """What lies directly in a folder: sub-folders, names of files, and of links that lead nowhere, pipes and the like."""
 
-    @property
-    def where(self) -> str:
-        """The folder's path or location, for messages."""
-        ...
+    folders: dict[str, Content] = field(default_factory=dict)  # empty ones where a folder is listed only when it is asked for
+    files: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
-    @property
-    def name(self) -> str:
-        """The folder's own name."""
-        ...
 
-    def folders(self) -> list[str]:
-        """Return names of the sub-folders, sorted."""
-        ...
+class ImageTree:
+    """A folder with sub-folders and image files; `FolderTree` is on disk, `ZipTree` inside a zip file.
+
+    Attributes:
+        where: The folder's path, or ``archive.zip!folder``.
+        name: The folder's own name.
+        prefix: What stands before a file's name in its location.
+    """
+
+    where: str
+    name: str
+    prefix: str
+
+    @cached_property
+    def content(self) -> Content:
+        """What lies directly in the folder."""
+        raise NotImplementedError
 
     def child(self, name: str) -> ImageTree:
         """Return the sub-folder of a name that `folders` gave."""
-        ...
+        raise NotImplementedError
+
+    def folders(self) -> list[str]:
+        """Return names of the sub-folders, sorted; hidden ones and those of systems are left out."""
+        names = self.content.folders
+        return sorted(name for name in names if not name.startswith(".") and plain_name(name) not in _SYSTEM_FOLDERS)
 
     def images(self) -> list[tuple[str, str]]:
         """(file name, location) of the images directly in this folder, sorted by name."""
-        ...
+        return [(name, self.prefix + name) for name in sorted(self.content.files) if is_image_name(name)]
 
     def unread(self) -> list[str]:
         """Return names of files here that are neither images nor texts, and of links that lead nowhere, sorted."""
-        ...
+        names = [name for name in self.content.files if not is_image_name(name)] + self.content.broken
+        return sorted(name for name in names if not _SIDECARS.fullmatch(name))
 
 
-class FolderTree:
-    """A folder on disk."""
+class FolderTree(ImageTree):
+    """A folder on disk, listed when it is first asked for.
+
+    Raises:
+        DataError: When asked: the folder cannot be listed.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def where(self) -> str:
-        """The folder's path."""
-        return str(self.path)
-
-    @property
-    def name(self) -> str:
-        """The folder's own name."""
-        return self.path.name or self.path.resolve().name
-
-    def folders(self) -> list[str]:
-        """Return names of the sub-folders, sorted; hidden ones are left out."""
-        return sorted(entry.name for entry in self._scan() if not _is_system_name(entry.name) and entry.is_dir())
+        self.where, self.prefix = str(path), str(path / "_")[:-1]
+        self.name = path.name or path.resolve().name
 
     def child(self, name: str) -> FolderTree:
         """Return the sub-folder of that name."""
         return FolderTree(self.path / name)
 
-    def images(self) -> list[tuple[str, str]]:
-        """(file name, path) of the images directly in this folder, sorted by name."""
-        names = sorted(entry.name for entry in self._scan() if is_image_name(entry.name) and entry.is_file())
-        return [(name, str(self.path / name)) for name in names]
-
-    def unread(self) -> list[str]:
-        """Return names of files here that are neither images nor texts, and of links that lead nowhere, sorted."""
-        return sorted(
-            entry.name
-            for entry in self._scan()
-            if not entry.is_dir() and not (is_image_name(entry.name) and entry.is_file()) and not _is_sidecar(entry.name)
-        )
-
     def archives(self) -> list[Path]:
         """Return the zip files directly in this folder, sorted by name."""
-        names = sorted(entry.name for entry in self._scan() if entry.name.lower().endswith(".zip") and entry.is_file())
+        names = sorted(name for name in self.content.files if name.lower().endswith(".zip"))
         return [self.path / name for name in names[:_MAX_ARCHIVES_IN_FOLDER]]
 
-    def _scan(self) -> list[os.DirEntry[str]]:
+    @cached_property
+    def content(self) -> Content:
+        """What lies directly in the folder."""
+        content = Content()
         try:
             with os.scandir(self.path) as entries:
-                return list(entries)
+                for entry in entries:
+                    if entry.is_dir():
+                        content.folders[entry.name] = Content()
+                    else:
+                        (content.files if entry.is_file() else content.broken).append(entry.name)
         except OSError as error:
             raise DataError(f"{self.path}: the folder cannot be listed ({error.strerror})") from None
+        return content
 
 
-class ZipTree:
-    """A folder inside a zip file.
-
-    Args:
-        archive: The zip file.
-        files: File names by folder; None lists the archive.
-        prefix: The folder inside the archive, without a slash at its ends; empty for the top.
+class ZipTree(ImageTree):
+    """A folder inside a zip file; its top to begin with.
 
     Raises:
         DataError: The archive cannot be read.
     """
 
-    def __init__(self, archive: Path, files: dict[str, list[str]] | None = None, prefix: str = "") -> None:
-        self.archive = archive
-        self.prefix = prefix
-        self._files = _files_by_folder(list_members(archive)) if files is None else files
-
-    @property
-    def where(self) -> str:
-        """``archive.zip!folder``, or the archive's path for its top."""
-        return f"{self.archive}!{self.prefix}" if self.prefix else str(self.archive)
-
-    @property
-    def name(self) -> str:
-        """The folder's own name; the archive's without its ending for the top."""
-        return self.prefix.rpartition("/")[2] if self.prefix else self.archive.stem
-
-    def folders(self) -> list[str]:
-        """Return names of the sub-folders, sorted; hidden ones are left out."""
-        start = f"{self.prefix}/" if self.prefix else ""
-        below = {folder[len(start) :].partition("/")[0] for folder in self._files if folder.startswith(start)}
-        return sorted(name for name in below if name and not _is_system_name(name))
+    def __init__(self, archive: Path, folder: str = "", content: Content | None = None) -> None:
+        self.archive, self.folder = archive, folder
+        self.where = f"{archive}!{folder}" if folder else str(archive)
+        self.name = folder.rpartition("/")[2] or archive.stem
+        self.prefix = f"{archive}!{folder}/" if folder else f"{archive}!"
+        self._content = _group(list_members(archive)) if content is None else content
 
     def child(self, name: str) -> ZipTree:
         """Return the sub-folder of that name."""
-        return ZipTree(self.archive, self._files, f"{self.prefix}/{name}" if self.prefix else name)
+        return ZipTree(self.archive, f"{self.folder}/{name}".lstrip("/"), self.content.folders[name])
 
-    def images(self) -> list[tuple[str, str]]:
-        """(file name, location) of the images directly in this folder, sorted by name."""
-        start = f"{self.archive}!{self.prefix}/" if self.prefix else f"{self.archive}!"
-        return [(name, start + name) for name in sorted(self._files.get(self.prefix, [])) if is_image_name(name)]
+    @cached_property
+    def content(self) -> Content:
+        """What lies directly in the folder."""
+        return self._content
 
-    def unread(self) -> list[str]:
-        """Return names of files directly in this folder that are neither images nor texts, sorted."""
-        names = self._files.get(self.prefix, [])
-        return sorted(name for name in names if not is_image_name(name) and not _is_sidecar(name))
+
+def _group(members: list[str]) -> Content:
+    """Group members by folder; absolute, climbing and backslashed names are no part of any data set and are left out."""
+    top = Content()
+    for member in members:
+        *folders, name = member.split("/")
+        if leads_out(member) or len(folders) > _MAX_DEPTH:
+            continue
+        place = top
+        for folder in folders:
+            place = place.folders.setdefault(folder, Content())
+        place.files.append(name)
+    return top
+
+
+def leads_out(relative: str) -> bool:
+    """Return whether a path with forward slashes is absolute, climbs out of its folder or is written in another way."""
+    return "\\" in relative or "\0" in relative or any(part in ("", ".", "..") for part in relative.split("/"))
 
 
 def is_image_name(name: str) -> bool:
     """Return whether a file name is taken for an image's: by its ending, and not hidden (``._x.jpg`` is a Mac's side file)."""
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def _is_system_name(name: str) -> bool:
-    return name.startswith(".") or plain_name(name) in _SYSTEM_FOLDERS
-
-
-def _is_sidecar(name: str) -> bool:
-    return name.startswith(".") or name.lower().endswith(_SIDECAR_SUFFIXES)
 
 
 def find_child(tree: ImageTree, names: Collection[str]) -> ImageTree | None:
@@ -215,11 +192,6 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def has_name(tree: ImageTree, official: Collection[str]) -> bool:
-    """Return whether a folder's own name is one of these, given as `plain_name` gives them."""
-    return plain_name(tree.name) in official
-
-
 def open_tree(root: Path) -> FolderTree | ZipTree:
     """Return a folder or a zip file as a tree.
 
@@ -230,9 +202,7 @@ def open_tree(root: Path) -> FolderTree | ZipTree:
         return FolderTree(root)
     if root.is_file() and root.name.lower().endswith(".zip"):
         return ZipTree(root)
-    if root.exists():
-        raise DataError(f"{root}: neither a folder nor a zip file")
-    raise DataError(f"{root}: there is no such folder")
+    raise DataError(f"{root}: neither a folder nor a zip file" if root.exists() else f"{root}: there is no such folder")
 
 
 def find_trees(root: Path, official: Collection[str]) -> Iterator[ImageTree]:
@@ -258,70 +228,7 @@ def find_trees(root: Path, official: Collection[str]) -> Iterator[ImageTree]:
 
 def _named_below(tree: ImageTree, official: Collection[str]) -> Iterator[ImageTree]:
     for name in tree.folders():
-        child = tree.child(name)
-        if has_name(child, official):
+        if plain_name(name) in official:
+            child = tree.child(name)
             yield child
             yield from (child.child(inner) for inner in child.folders() if plain_name(inner) in official)
-
-
-def _files_by_folder(members: list[str]) -> dict[str, list[str]]:
-    """Group members by folder; absolute, climbing and backslashed names are no part of any data set and are left out."""
-    grouped: dict[str, list[str]] = {}
-    for member in members:
-        parts = member.split("/")
-        if "\\" in member or any(part in ("", ".", "..") for part in parts):
-            continue
-        grouped.setdefault("/".join(parts[:-1]), []).append(parts[-1])
-    return grouped
-
-
-class ListedFiles:
-    """Looks up the files of a list below one folder, and remembers those that are missing.
-
-    Folders are listed once each: asking for every file of a hundred thousand by itself takes minutes on a network disk.
-
-    Args:
-        folder: The folder that the names are relative to.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.missing: list[str] = []
-        self._names: dict[str, frozenset[str]] = {}
-
-    def find(self, relative: str, where: str) -> str | None:
-        """Return the path of a file, or None where it is missing.
-
-        Args:
-            relative: Its path in the list, with forward slashes.
-            where: The place in the list, for the error message.
-
-        Raises:
-            DataError: The name is absolute or climbs out of the folder.
-        """
-        parts = relative.split("/")
-        if "\\" in relative or "\0" in relative or any(part in ("", ".", "..") for part in parts):
-            raise DataError(f"{where}: {relative!r} leads out of {self.folder}")
-        parent = "/".join(parts[:-1])
-        if parent not in self._names:
-            self._names[parent] = _list_names(self.folder / parent)
-        if parts[-1] in self._names[parent]:
-            return str(self.folder / relative)
-        self.missing.append(relative)
-        return None
-
-    def note(self) -> tuple[str, ...]:
-        """Return a note on the missing files, or nothing."""
-        if not self.missing:
-            return ()
-        return (f"{len(self.missing):,} listed images are not in {self.folder}, the first is {self.missing[0]}",)
-
-
-def _list_names(folder: Path) -> frozenset[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
-    except FileNotFoundError:
-        return frozenset()
-    except OSError as error:
-        raise DataError(f"{folder}: the folder cannot be listed ({error.strerror})") from None

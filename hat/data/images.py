@@ -5,6 +5,7 @@ memory is taken for it. What a file is, its content decides and not its name. Co
 sRGB, as every published re-ID result does.
 """
 
+import contextlib
 import functools
 import io
 import os
@@ -34,22 +35,11 @@ MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 64 * 2**20
 """Largest encoded file that is read."""
 
+# Truncated files are an OSError to Pillow, broken PNGs a SyntaxError; the rest is what hostile ones have been seen to raise.
 _DECODER_ERRORS = (
-    OSError,  # Pillow's word for truncated and undecodable files
-    SyntaxError,  # Pillow's word for a broken PNG
-    ValueError,
-    IndexError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+    OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, EOFError, OverflowError, MemoryError,
+    RuntimeError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 _HEADER_LOCK = threading.Lock()
 """Python's filters of warnings belong to the process: only one thread at a time may change them."""
@@ -95,9 +85,6 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, gr
 def read_encoded(path: str) -> bytes:
     """Read the bytes of a file or of a member of a zip file, at most `MAX_FILE_BYTES` of them; nothing is decoded.
 
-    Args:
-        path: A file's path, or ``archive.zip!member/inside.jpg``.
-
     Raises:
         ImageError: The file is missing, not a file, unreadable or too large. The message begins with ``path``.
     """
@@ -106,16 +93,13 @@ def read_encoded(path: str) -> bytes:
 
 
 def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, gray_bits: int | None = None) -> Image.Image:
-    """Decode one image that is already in memory.
+    """Decode one image that is already in memory, as `read_image` does.
 
     Args:
         data: An encoded file of one of `FORMATS`.
         name: What to call it in an error: its path, for example.
-        max_pixels: Largest width times height. Pillow's own limit (``PIL.Image.MAX_IMAGE_PIXELS``) holds where it is lower.
-        gray_bits: Bits that a sixteen-bit gray image really uses, see `to_rgb`.
-
-    Returns:
-        The first picture: mode RGB, upright.
+        max_pixels: See `read_image`.
+        gray_bits: See `read_image`.
 
     Raises:
         ImageError: The data is empty, too large, truncated or not an image. The message begins with ``name``.
@@ -147,11 +131,9 @@ def describe_frames(paths: Sequence[str]) -> tuple[str, ...]:
     looked_at = paths[:: max(1, len(paths) // _FRAMES_LOOKED_AT)][:_FRAMES_LOOKED_AT]
     num_wide = 0
     for path in looked_at:
-        try:
+        with contextlib.suppress(ImageError):
             width, height = image_size(read_encoded(path), path)
-        except ImageError:
-            continue
-        num_wide += width > height
+            num_wide += width > height
     if 2 * num_wide <= len(looked_at):
         return ()
     return (

@@ -1,5 +1,6 @@
 """From the labels that people write to identities: one rule for file names, folders, tables, the command line and HTTP."""
 
+import hashlib
 import re
 from collections.abc import Iterable
 
@@ -42,6 +43,11 @@ def _camera_number(match: re.Match[str] | None) -> int | None:
     return int(match[1]) if match[1] else ord(match[2].lower()) - ord("a") + 1
 
 
+def draw_order(seed: int, label: object) -> bytes:
+    """Return what to sort labels by to draw some: a hash, the same on every machine and of no random generator."""
+    return hashlib.sha256(f"{seed}\0{label}".encode("utf-8", "surrogateescape")).digest()
+
+
 def parse_label(text: str) -> int | str:
     """Return what a label means: a number where it is written as a whole one, otherwise the name as it stands.
 
@@ -69,7 +75,7 @@ def parse_label(text: str) -> int | str:
 
 
 def number_labels(labels: Iterable[str], where: str) -> dict[str, int]:
-    """Give every label an integer, for arrays hold integers.
+    """Give every label an integer, for arrays hold integers: integer by label.
 
     Numbers keep their values; names are numbered in sorted order from the first number above all of those, at least
     `FIRST_NUMBER`. Labels that mean the same (``7`` and ``007``) get the same integer.
@@ -77,9 +83,6 @@ def number_labels(labels: Iterable[str], where: str) -> dict[str, int]:
     Args:
         labels: The labels as they are written, in any order, repeated or not.
         where: What they belong to, for the error message.
-
-    Returns:
-        Integer by label.
 
     Raises:
         DataError: A label is not one, see `parse_label`.
@@ -89,8 +92,6 @@ def number_labels(labels: Iterable[str], where: str) -> dict[str, int]:
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     numbers = [value for value in meaning.values() if isinstance(value, int)]
-    first = max([FIRST_NUMBER, *(number + 1 for number in numbers)])
-    named = {
-        name: number for number, name in enumerate(sorted({v for v in meaning.values() if isinstance(v, str)}), start=first)
-    }
+    names = sorted({value for value in meaning.values() if isinstance(value, str)})
+    named = {name: number for number, name in enumerate(names, start=max([FIRST_NUMBER - 1, *numbers]) + 1)}
     return {label: value if isinstance(value, int) else named[value] for label, value in meaning.items()}

@@ -61,12 +61,7 @@ def map_in_order(
     workers = default_num_workers() if num_workers is None else num_workers
     if workers < 0:
         raise UsageError(f"num_workers is {workers}, expected 0 (no threads) or more")
-    return _threaded(function, iter(items), workers, max(window, workers)) if workers else _inline(function, items)
-
-
-def _inline(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
-    for item in items:
-        yield function(item)
+    return _threaded(function, iter(items), workers, max(window, workers)) if workers else (function(i) for i in items)
 
 
 def _threaded(function: Callable[[T], R], items: Iterator[T], workers: int, window: int) -> Generator[R, None, None]:
@@ -84,6 +79,7 @@ OnBad = Callable[[int, ImageError], None]
 """Called in the caller's thread, in order, with the index of an image that cannot be used and what is wrong with it."""
 
 _CHUNK = 16
+_CHUNKS_AHEAD = 64
 _BATCHES_AHEAD = 3
 
 
@@ -93,6 +89,9 @@ class _Chunk(NamedTuple):
     rows: npt.NDArray[np.uint8]
     first: int
     batch: Tensor | None = None  # the batch that is complete once this chunk is
+
+
+_Filled = tuple[_Chunk, list[tuple[int, ImageError]]]
 
 
 def load_images(
@@ -126,7 +125,7 @@ def load_images(
     chunks = (_Chunk(array[start : start + _CHUNK], start) for start in range(0, len(paths), _CHUNK))
     fill = _filler(paths, preprocessing)
     # Closed by hand: the traceback of an error would keep the loop, and so its threads, alive for as long as it is held.
-    with closing(map_in_order(fill, chunks, num_workers=num_workers, window=64)) as results:
+    with closing(map_in_order(fill, chunks, num_workers=num_workers, window=_CHUNKS_AHEAD)) as results:
         for chunk, bad in results:
             _report(bad, on_bad)
             if progress is not None:
@@ -149,9 +148,8 @@ def iterate_batches(
         paths: Where the images are, as in `Sample.path`.
         preprocessing: Resizes each image to its height and width.
         batch_size: Images in a batch; the last one holds what is left.
-        num_workers: Number of threads; None is one for each core, 0 is none.
-        on_bad: Called for an image that cannot be used, whose row is left black, before its batch is given. None raises
-            instead.
+        num_workers: See `load_images`.
+        on_bad: See `load_images`; it is called before the image's batch is given.
         in_turns: Decode and resize only while the caller waits for a batch, and merely read files while it works on one: for a
             caller that computes on all cores of this machine. A thread that decodes beside it takes one of them from it, and
             the others wait for what that one was to compute.
@@ -188,9 +186,6 @@ def iterate_batches(
     return _whole_batches(results, on_bad, turn or threading.Event())
 
 
-_Filled = tuple[_Chunk, list[tuple[int, ImageError]]]
-
-
 def _whole_batches(results: Generator[_Filled, None, None], on_bad: OnBad | None, turn: threading.Event) -> Iterator[Tensor]:
     with closing(results):
         try:
@@ -210,33 +205,29 @@ def _filler(
 ) -> Callable[[_Chunk], _Filled]:
     def fill(chunk: _Chunk) -> _Filled:
         bad: list[tuple[int, ImageError]] = []
+        names = paths[chunk.first : chunk.first + len(chunk.rows)]
         # With turns a whole chunk is read first: while a disk or a network is waited for, the caller has all cores.
-        encoded = _read(paths[chunk.first : chunk.first + len(chunk.rows)]) if turn is not None else None
-        for place, row in enumerate(chunk.rows):
-            path = paths[chunk.first + place]
+        encoded = [_read(path) for path in names] if turn else map(_read, names)
+        for place, (path, data) in enumerate(zip(names, encoded, strict=True)):
+            if turn:
+                turn.wait()
             try:
-                data = encoded[place] if encoded is not None else read_encoded(path)
-                if turn is not None:
-                    turn.wait()
                 if isinstance(data, ImageError):
                     raise data
-                row[...] = preprocessing.resize_image(decode_image(data, path)).transpose(2, 0, 1)
+                chunk.rows[place] = preprocessing.resize_image(decode_image(data, path)).transpose(2, 0, 1)
             except ImageError as error:
-                row[...] = 0
+                chunk.rows[place] = 0
                 bad.append((chunk.first + place, error))
         return chunk, bad
 
     return fill
 
 
-def _read(paths: Sequence[str]) -> list[bytes | ImageError]:
-    found: list[bytes | ImageError] = []
-    for path in paths:
-        try:
-            found.append(read_encoded(path))
-        except ImageError as error:
-            found.append(error)
-    return found
+def _read(path: str) -> bytes | ImageError:
+    try:
+        return read_encoded(path)
+    except ImageError as error:
+        return error
 
 
 def _report(bad: list[tuple[int, ImageError]], on_bad: OnBad | None) -> None:
@@ -244,9 +235,6 @@ def _report(bad: list[tuple[int, ImageError]], on_bad: OnBad | None) -> None:
         if on_bad is None:
             raise error
         on_bad(index, error)
-
-
-_CHUNK = 32
 
 
 def check_images(
@@ -270,8 +258,9 @@ def check_images(
     """
     paths = split.paths
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    results = map_in_order(_check, chunks, num_workers=num_workers, window=_CHUNKS_AHEAD)
     bad: list[tuple[str, str]] = []
-    for chunk, found in zip(chunks, map_in_order(_check, chunks, num_workers=num_workers, window=64), strict=True):
+    for chunk, found in zip(chunks, results, strict=True):
         bad += found
         if progress is not None:
             progress(len(chunk))

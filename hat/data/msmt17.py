@@ -1,20 +1,18 @@
 """MSMT17 (Wei et al., CVPR 2018): fifteen cameras, 4,101 identities; V2 is V1 with faces blurred."""
 
+import re
 from pathlib import Path
 
-from hat.data.datasets import ReIDDataset, Sample, Split
-from hat.data.image_trees import FolderTree, ListedFiles, find_trees
-from hat.data.published_counts import Count, Published, assemble
+from hat.data.datasets import ReIDDataset, Sample
+from hat.data.image_trees import FolderTree, find_trees
+from hat.data.lists import ListedFiles, read_lines
+from hat.data.published_counts import assemble
 from hat.errors import DataError
 
-OFFICIAL_NAMES = frozenset({"msmt17", "msmt17v1", "msmt17v2"})
-
-MSMT17_COUNTS = Published(train=Count(32_621, 1_041), query=Count(11_659, 3_060), gallery=Count(82_161, 3_060))
-"""The training part is ``list_train.txt`` (30,248 images) and ``list_val.txt`` (2,373 of the same identities) together."""
-
+_OFFICIAL_NAMES = frozenset({"msmt17", "msmt17v1", "msmt17v2"})
 _IMAGE_FOLDERS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))
 _TRAIN_LISTS, _TEST_LISTS = ("list_train.txt", "list_val.txt"), ("list_query.txt", "list_gallery.txt")
-_MAX_LIST_BYTES = 64 * 2**20
+_LINE = re.compile(r"(?P<name>(?:.*/)?[^/_]*_[^/_]*_(?P<camid>[0-9]{1,5})_[^/]*) (?P<pid>[0-9]{1,9})", re.ASCII)
 
 
 def read_msmt17(root: Path) -> ReIDDataset:
@@ -46,14 +44,7 @@ def read_msmt17(root: Path) -> ReIDDataset:
     train_files, test_files = ListedFiles(folder / train_folder), ListedFiles(folder / test_folder)
     train = [sample for name in _TRAIN_LISTS for sample in _read_list(folder / name, train_files)]
     query, gallery = (_read_list(folder / name, test_files) for name in _TEST_LISTS)
-    return assemble(
-        "msmt17",
-        Split("train", train),
-        Split("query", query),
-        Split("gallery", gallery),
-        published=MSMT17_COUNTS,
-        notes=train_files.note() + test_files.note(),
-    )
+    return assemble("msmt17", str(root), train, query, gallery, notes=train_files.note() + test_files.note())
 
 
 def is_msmt17(root: Path) -> bool:
@@ -63,35 +54,22 @@ def is_msmt17(root: Path) -> bool:
 
 def _find(root: Path) -> list[tuple[Path, str, str]]:
     found = []
-    for tree in find_trees(root, OFFICIAL_NAMES):
-        if isinstance(tree, FolderTree) and all((tree.path / name).is_file() for name in _TRAIN_LISTS[:1] + _TEST_LISTS):
-            present = set(tree.folders())
-            found += [(tree.path, train, test) for train, test in _IMAGE_FOLDERS if {train, test} <= present]
+    for tree in find_trees(root, _OFFICIAL_NAMES):
+        if isinstance(tree, FolderTree) and {_TRAIN_LISTS[0], *_TEST_LISTS} <= set(tree.content.files):
+            found += [(tree.path, train, test) for train, test in _IMAGE_FOLDERS if {train, test} <= set(tree.folders())]
     return found
 
 
 def _read_list(path: Path, files: ListedFiles) -> list[Sample]:
     """Return samples of one list; a line is ``0000/0000_000_01_0303morning_0015_0.jpg 0``: path and identity."""
-    try:
-        if path.stat().st_size > _MAX_LIST_BYTES:
-            raise DataError(f"{path}: larger than {_MAX_LIST_BYTES:,} bytes, so no list of MSMT17")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the list cannot be read ({error})") from None
     samples = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
-        where = f"{path}, line {number}"
-        name, _, pid = line.strip().rpartition(" ")
-        fields = name.rpartition("/")[2].split("_")
-        if not (pid.isascii() and pid.isdigit() and len(pid) < 10 and len(fields) > 3 and _is_number(fields[2])):
+        where, match = f"{path}, line {number}", _LINE.fullmatch(line.strip())
+        if match is None:
             raise DataError(f"{where}: expected a line like '0000/0000_000_01_0303morning_0015_0.jpg 0', got {line[:100]!r}")
-        location = files.find(name.strip(), where)
+        location = files.find(match["name"].strip(), where)
         if location is not None:
-            samples.append(Sample(location, int(pid), int(fields[2])))
+            samples.append(Sample(location, int(match["pid"]), int(match["camid"])))
     return samples
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 6

@@ -1,13 +1,13 @@
 """Pictures that stand on both sides: query images copied into the gallery, test images among those to learn from."""
 
 import hashlib
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from hat.data.archives import split_location
+from hat.data.archives import member_checksum, split_location
 from hat.data.datasets import ReIDDataset
+from hat.errors import DataError
 
 
 def find_overlaps(dataset: ReIDDataset) -> tuple[str, ...]:
@@ -18,11 +18,9 @@ def find_overlaps(dataset: ReIDDataset) -> tuple[str, ...]:
     Args:
         dataset: Its files exist; one that cannot be read is left to whoever decodes it.
     """
-    digests = _digests([path for split in (dataset.train, dataset.query, dataset.gallery) for path in split.paths])
-    contents = {
-        split.name: {digests[path]: path for path in split.paths if path in digests}
-        for split in (dataset.train, dataset.query, dataset.gallery)
-    }
+    splits = {split.name: split.paths for split in (dataset.train, dataset.query, dataset.gallery)}
+    digests = _digests(path for paths in splits.values() for path in paths)
+    contents = {name: {digests[path]: path for path in paths if path in digests} for name, paths in splits.items()}
     notes = []
     for first, second, meaning in (
         ("query", "gallery", "each is found as its own copy and figures flatter"),
@@ -40,23 +38,15 @@ def _digests(paths: Iterable[str]) -> dict[str, str]:
     """Return what tells a content by path, for contents that could stand twice."""
     by_size: dict[object, list[str]] = defaultdict(list)
     digests: dict[str, str] = {}
-    archives: dict[str, zipfile.ZipFile] = {}
-    try:
-        for path in dict.fromkeys(paths):
-            member = split_location(path)
-            try:
-                if member is None:
-                    by_size[Path(path).stat().st_size].append(path)
-                else:
-                    if member[0] not in archives:
-                        archives[member[0]] = zipfile.ZipFile(member[0])
-                    info = archives[member[0]].getinfo(member[1])
-                    digests[path] = f"{info.file_size} {info.CRC:08x}"
-            except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-                continue
-    finally:
-        for archive in archives.values():
-            archive.close()
+    for path in dict.fromkeys(paths):
+        member = split_location(path)
+        try:
+            if member is None:
+                by_size[Path(path).stat().st_size].append(path)
+            else:
+                digests[path] = member_checksum(*member)
+        except (OSError, ValueError, DataError):
+            continue
     for same_size in by_size.values():
         if len(same_size) > 1:
             for path in same_size:

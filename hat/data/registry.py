@@ -2,10 +2,11 @@
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
 from hat.data.camera_folders import is_camera_folders, read_camera_folders
 from hat.data.csv_table import is_csv_table, read_csv_table
@@ -13,55 +14,42 @@ from hat.data.cuhk03 import is_cuhk03_np, read_cuhk03_np
 from hat.data.datasets import ReIDDataset
 from hat.data.identity_folders import is_identity_folders, read_identity_folders
 from hat.data.image_trees import plain_name
-from hat.data.market import (
-    is_dukemtmc,
-    is_market1501,
-    is_market_style,
-    is_synth,
-    read_dukemtmc,
-    read_market1501,
-    read_market_style,
-    read_synth,
-)
+from hat.data.market import is_market_benchmark, is_market_style, is_synth, read_market_benchmark, read_market_style, read_synth
 from hat.data.mars import is_mars, read_mars
 from hat.data.msmt17 import is_msmt17, read_msmt17
+from hat.data.published_counts import PUBLISHED_COUNTS
 from hat.errors import DataError
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
+class _Reader(NamedTuple):
     """How one kind of data set is read, and told from others."""
 
     read: Callable[..., ReIDDataset]
-    detect: Callable[[Path], bool]
+    detect: Callable[..., bool]
     aliases: tuple[str, ...] = ()
-    options: frozenset[str] = frozenset()  # of `load_dataset`, which of them the reader takes
+    argument: str | None = None  # what both functions are told beside the folder, where they know several data sets
+    options: tuple[str, ...] = ()  # of `load_dataset`, which of them the reader takes
 
 
 _READERS: dict[str, _Reader] = {
-    "market1501": _Reader(read_market1501, is_market1501, ("market", "market1501v150915")),
-    "dukemtmc-reid": _Reader(read_dukemtmc, is_dukemtmc, ("dukemtmc", "duke")),
+    "market1501": _Reader(read_market_benchmark, is_market_benchmark, ("market", "market1501v150915"), "market1501"),
+    "dukemtmc-reid": _Reader(read_market_benchmark, is_market_benchmark, ("dukemtmc", "duke"), "dukemtmc-reid"),
     "cuhk03-np-labeled": _Reader(
-        partial(read_cuhk03_np, boxes="labeled"),
-        partial(is_cuhk03_np, boxes="labeled"),
-        ("cuhk03nplabelled", "cuhk03labeled", "cuhk03labelled"),
+        read_cuhk03_np, is_cuhk03_np, ("cuhk03nplabelled", "cuhk03labeled", "cuhk03labelled"), "labeled"
     ),
-    "cuhk03-np-detected": _Reader(
-        partial(read_cuhk03_np, boxes="detected"), partial(is_cuhk03_np, boxes="detected"), ("cuhk03detected",)
-    ),
+    "cuhk03-np-detected": _Reader(read_cuhk03_np, is_cuhk03_np, ("cuhk03detected",), "detected"),
     "msmt17": _Reader(read_msmt17, is_msmt17, ("msmt17v1", "msmt17v2")),
     "mars": _Reader(read_mars, is_mars),
     "synth": _Reader(read_synth, is_synth, ("synthetic",)),
     "market-style": _Reader(read_market_style, is_market_style),
     "camera-folders": _Reader(
-        read_camera_folders, is_camera_folders, ("viper", "prid", "prid2011", "grid"), options=frozenset({"split_seed"})
+        read_camera_folders, is_camera_folders, ("viper", "prid", "prid2011", "grid"), options=("split_seed",)
     ),
-    "folder": _Reader(read_identity_folders, is_identity_folders, options=frozenset({"split_seed"})),
-    "csv": _Reader(read_csv_table, is_csv_table, options=frozenset({"skip_missing"})),
+    "folder": _Reader(read_identity_folders, is_identity_folders, options=("split_seed",)),
+    "csv": _Reader(read_csv_table, is_csv_table, options=("skip_missing",)),
 }
 """By registered name, in the order in which an unnamed folder is asked: what comes first would pass for what comes later."""
 
-_BENCHMARKS = ("market1501", "dukemtmc-reid", "cuhk03-np-labeled", "cuhk03-np-detected", "msmt17")
 _BY_PLAIN_NAME = {plain_name(alias): name for name, reader in _READERS.items() for alias in (name, *reader.aliases)}
 
 
@@ -89,20 +77,13 @@ def load_dataset(name: str, root: str | PathLike[str], *, split_seed: int = 0, s
     """
     reader = _READERS[_registered(name)]
     options = {"split_seed": split_seed, "skip_missing": skip_missing}
-    return reader.read(_expand(root), **{key: value for key, value in options.items() if key in reader.options})
+    return reader.read(_expand(root), *filter(None, [reader.argument]), **{key: options[key] for key in reader.options})
 
 
 def detect_dataset(root: str | PathLike[str]) -> str:
-    """Tell what kind of data set lies in a folder.
+    """Return the name, of `list_datasets`, of the kind of data set that lies in a folder, zip file or CSV file.
 
-    Benchmarks are told by their official folder names or files; then come generated data sets, Market-style file names, and a
-    folder for each identity.
-
-    Args:
-        root: A folder, a zip file or a CSV file. ``~`` is the home folder.
-
-    Returns:
-        A name of `list_datasets`.
+    Benchmarks are told by their official names or files; then come generated data sets, file names, and folders' names.
 
     Raises:
         DataError: There is nothing there, nothing that is known, or more than one benchmark.
@@ -110,16 +91,17 @@ def detect_dataset(root: str | PathLike[str]) -> str:
     path = _expand(root)
     if is_csv_table(path):
         return "csv"
-    found = [name for name in _BENCHMARKS if _detects(name, path)]
+    found: list[str] = []
+    for name, reader in _READERS.items():
+        if not (found and name not in PUBLISHED_COUNTS) and reader.detect(path, *filter(None, [reader.argument])):
+            found.append(name)
     if len(found) > 1:
         raise DataError(f"{path}: holds {' and '.join(found)}; name the one that is meant, like {found[0]}={root}")
     if found:
         return found[0]
-    for name in (name for name in _READERS if name not in _BENCHMARKS and name != "csv"):
-        if _detects(name, path):
-            return name
+    benchmarks = ", ".join(PUBLISHED_COUNTS)
     raise DataError(
-        f"{path}: no known data set was found; expected the official folder of {', '.join(_BENCHMARKS)} or mars, Market-style "
+        f"{path}: no known data set was found; expected the official folder of {benchmarks} or mars, Market-style "
         "names in train/, query/ and gallery/, a folder for each identity or for each camera, or a CSV file"
     )
 
@@ -130,11 +112,8 @@ def open_dataset(spec: str | PathLike[str], *, split_seed: int = 0, skip_missing
     Args:
         spec: ``DIR`` alone, whose kind is detected; ``KIND=DIR`` with a name of `list_datasets`; or ``NAME=DIR`` with any other
             name, which is what the data set is then called. A path that has a ``=`` in it and exists is a path.
-        split_seed: Draws another split, see `load_dataset`.
+        split_seed: See `load_dataset`.
         skip_missing: See `load_dataset`.
-
-    Returns:
-        The data set.
 
     Raises:
         DataError: The name is unknown, the path is missing, or the data set is not there.
@@ -142,25 +121,21 @@ def open_dataset(spec: str | PathLike[str], *, split_seed: int = 0, skip_missing
     """
     text = str(spec)
     name, equals, root = text.partition("=")
+    load = partial(load_dataset, split_seed=split_seed, skip_missing=skip_missing)
     if equals and plain_name(name) in _BY_PLAIN_NAME:
         if not root:
             raise DataError(f"{text!r}: expected NAME=DIR, got no folder after the =")
-        return load_dataset(name, root, split_seed=split_seed, skip_missing=skip_missing)
-    if equals and root and not _expand(text).exists():
+        return load(name, root)
+    path, given = _expand(text), ""
+    if equals and root and not path.exists():
         if not _expand(root).exists() or _nearest(name):
             _registered(name)
-        return replace(
-            load_dataset(detect_dataset(root), root, split_seed=split_seed, skip_missing=skip_missing), name=name.strip()
-        )
-    path = _expand(text)
-    dataset = load_dataset(detect_dataset(text), text, split_seed=split_seed, skip_missing=skip_missing)
+        path, given = _expand(root), name.strip()
+    dataset = load(detect_dataset(path), path)
     # What people made themselves is called as they call it; two tables would both be "csv" otherwise.
-    own = dataset.name in ("csv", "folder", "market-style", "camera-folders") and bool(path.resolve().name)
-    return replace(dataset, name=path.resolve().stem if path.is_file() else path.resolve().name) if own else dataset
-
-
-def _detects(name: str, path: Path) -> bool:
-    return _READERS[name].detect(path)
+    if not given and dataset.name in ("csv", "folder", "market-style", "camera-folders"):
+        given = path.resolve().stem if path.is_file() else path.resolve().name
+    return replace(dataset, name=given or dataset.name)
 
 
 def _registered(name: str) -> str:

@@ -58,7 +58,7 @@ def test_many_threads_share_an_archive(numbered):
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:
-            assert all(pool.map(lambda i: reads_right(numbered, i % 100), range(1500)))
+            assert all(pool.map(lambda i: reads_right(numbered, i % 100), range(600)))
     finally:
         sys.setswitchinterval(interval)
 
@@ -125,24 +125,18 @@ def test_a_member_larger_than_the_limit_is_not_unpacked(tmp_path):
         read_member(str(archive), "x.jpg", max_bytes=LIMIT)
 
 
-def test_a_damaged_member_is_told_by_its_checksum(tmp_path):
+def test_a_damaged_and_an_encrypted_member_are_refused(tmp_path):
     archive = make_zip(tmp_path / "a.zip", {"x.jpg": b"a" * 100})
-    data = bytearray(archive.read_bytes())
-    data[60] ^= 1
-    archive.write_bytes(data)
-    with pytest.raises(ImageError, match=r"x\.jpg: cannot be unpacked .*CRC"):
-        read_member(str(archive), "x.jpg", max_bytes=LIMIT)
-
-
-def test_an_encrypted_member_is_refused(tmp_path):
-    archive = make_zip(tmp_path / "a.zip", {"x.jpg": b"a" * 100})
-    data = bytearray(archive.read_bytes())
+    damaged = bytearray(archive.read_bytes())
+    encrypted = bytearray(damaged)
+    damaged[60] ^= 1
     for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        start = data.index(signature) + place
-        data[start : start + 2] = struct.pack("<H", 1)
-    archive.write_bytes(data)
-    with pytest.raises(ImageError, match=r"x\.jpg: encrypted"):
-        read_member(str(archive), "x.jpg", max_bytes=LIMIT)
+        start = encrypted.index(signature) + place
+        encrypted[start : start + 2] = struct.pack("<H", 1)
+    for data, words in ((damaged, r"x\.jpg: cannot be unpacked .*CRC"), (encrypted, r"x\.jpg: encrypted")):
+        archive.write_bytes(data)
+        with pytest.raises(ImageError, match=words):
+            read_member(str(archive), "x.jpg", max_bytes=LIMIT)
 
 
 def test_every_truncation_of_an_archive_is_an_image_error(tmp_path):

@@ -58,10 +58,6 @@ def test_indices_count_from_one_and_labels_are_kept(boxes, folder, touch, tmp_pa
     assert f"published are {gallery} images of 700 identities" in comparison
 
 
-def test_british_spelling_is_known(touch, tmp_path):
-    assert load_dataset("CUHK03-NP-labeled", write(tmp_path, "labeled", touch)).name == "cuhk03-np-labeled"
-
-
 def test_missing_images_are_told(touch, tmp_path):
     root = write(tmp_path, "labeled", touch)
     (root / "images_labeled" / FILES[1]).unlink()

@@ -1,7 +1,7 @@
 """One rule for labels, wherever they are written."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hat.data.labels import number_labels, parse_label
@@ -52,11 +52,7 @@ def test_number_labels_names_alone_begin_at_one_and_errors_name_the_place():
         number_labels(["-2"], "table.csv")
 
 
-@given(st.sets(st.integers(0, 10**18 - 1), min_size=1, max_size=20))
-def test_number_labels_numbers_keep_their_values(values):
-    assert number_labels([f"{value:04d}" for value in values], "x") == {f"{value:04d}": value for value in values}
-
-
+@settings(max_examples=50)
 @given(st.sets(st.text(st.characters(categories=["L", "N", "Pd"]), min_size=1, max_size=8), max_size=20))
 def test_number_labels_are_dense_over_names_and_equal_only_for_the_same_meaning(labels):
     try:

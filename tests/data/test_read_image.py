@@ -16,12 +16,7 @@ from PIL import Image, ImageOps
 from hat.data import decode_image, images, read_image
 from hat.errors import ImageError
 
-FORMATS = {
-    "JPEG": {"quality": 95},
-    "PNG": {},
-    "WEBP": {"quality": 95},
-    "BMP": {},
-}
+FORMATS = {"JPEG": {"quality": 95}, "PNG": {}, "WEBP": {"quality": 95}, "BMP": {}}
 
 
 def png_of_size(width: int, height: int) -> bytes:
@@ -44,18 +39,6 @@ def test_format_is_told_by_content_and_not_by_name(kind, picture, encode, tmp_pa
     assert image.size == original.size
     difference = np.abs(np.asarray(image, np.int16) - np.asarray(original, np.int16))
     assert difference.mean() < 4
-
-
-@pytest.mark.parametrize("options", [{"quality": 90}, {"quality": 90, "progressive": True}, {"quality": 90, "subsampling": 0}])
-def test_jpeg_pixels_are_those_of_pillow(options, picture, encode):
-    data = encode(picture(), "JPEG", **options)
-    assert decode_image(data, "x").tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
-
-
-def test_lossless_webp_and_interlaced_png_are_exact(picture, encode):
-    original = picture()
-    assert decode_image(encode(original, "WEBP", lossless=True), "x").tobytes() == original.tobytes()
-    assert decode_image(encode(original, "PNG", interlace=1), "x").tobytes() == original.tobytes()
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK"])
@@ -95,10 +78,9 @@ def test_transparent_palette_entry_becomes_white(encode):
         assert pixels.tolist() == [[10, 20, 30], [255, 255, 255]]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_first_picture_of_an_animation_is_taken(kind, picture, encode):
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_first_picture_of_an_animation_is_taken(kind, options, picture, encode):
     frames = [picture(seed=seed) for seed in range(3)]
-    options = {"lossless": True} if kind == "WEBP" else {}
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 3
     assert decode_image(data, "x").tobytes() == frames[0].tobytes()
@@ -126,11 +108,6 @@ def test_broken_exif_does_not_harm_the_picture_and_does_not_warn(block, picture,
     assert decode_image(plain[:2] + segment + plain[2:], "x").tobytes() == decode_image(plain, "x").tobytes()
 
 
-def test_padding_and_stray_bytes_between_jpeg_segments_are_skipped(picture, encode):
-    plain = encode(picture(), "JPEG")
-    assert decode_image(plain[:2] + b"\xff\xff\xff" + plain[2:], "x").tobytes() == decode_image(plain, "x").tobytes()
-
-
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_truncation_is_an_error_or_loses_nothing(kind, picture, encode):
     data = encode(picture(12, 20), kind)
@@ -145,7 +122,7 @@ def test_every_truncation_is_an_error_or_loses_nothing(kind, picture, encode):
     assert num_errors > 0.9 * len(data)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(sorted(FORMATS)), changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=6)
 )
@@ -159,7 +136,7 @@ def test_damaged_bytes_give_a_picture_or_an_image_error(kind, changes, picture, 
         assert str(error).startswith("damaged: ")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     prefix=st.sampled_from(
         [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8X", b"RIFF\0\0\0\0WEBPVP8L", b"BM"]
@@ -171,7 +148,7 @@ def test_rubbish_is_an_image_error(prefix, body):
         decode_image(prefix + body, "rubbish")
 
 
-def test_empty_missing_folder_and_text(tmp_path):
+def test_empty_missing_folder_text_and_odd_paths(tmp_path):
     empty, text, folder = tmp_path / "empty.jpg", tmp_path / "text.jpg", tmp_path / "folder.jpg"
     empty.write_bytes(b"")
     text.write_text("this is no picture")
@@ -182,18 +159,13 @@ def test_empty_missing_folder_and_text(tmp_path):
         (folder, "folder"),
         (tmp_path / "none.jpg", "no such file"),
         (tmp_path / "text.jpg" / "x.jpg", "cannot be read"),
+        (f"{tmp_path}/a\0b.jpg", "not a path"),
+        (f"{tmp_path}/{'n' * 5000}.jpg", "cannot be read"),
     ]:
         with pytest.raises(ImageError) as caught:
             read_image(path)
         assert str(caught.value).startswith(f"{path}: ")
         assert words in str(caught.value)
-
-
-def test_path_with_a_null_byte_and_endless_name(tmp_path):
-    for path in (f"{tmp_path}/a\0b.jpg", f"{tmp_path}/{'n' * 5000}.jpg"):
-        with pytest.raises(ImageError) as caught:
-            read_image(path)
-        assert str(caught.value).startswith(path)
 
 
 def test_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
@@ -203,8 +175,20 @@ def test_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
         read_image(pipe)
 
 
-@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("MPO", {})])
-def test_read_image_other_formats_of_pillow(kind, options, picture, encode):
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("GIF", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("MPO", {}),
+        ("JPEG", {"progressive": True}),
+        ("JPEG", {"subsampling": 0}),
+        ("WEBP", {"lossless": True}),
+        ("PNG", {"interlace": 1}),
+    ],
+)
+def test_read_image_formats_as_pillow_reads_them(kind, options, picture, encode):
     data = encode(picture(), kind, **options)
     assert decode_image(data, "x").tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
 
@@ -224,19 +208,17 @@ def test_read_image_gray_of_fewer_bits_warns_and_is_scaled_on_request(bits, enco
     assert np.array_equal(np.asarray(image)[..., 0], values >> (bits - 8))
 
 
-@pytest.mark.parametrize("case", ["exif", "alpha", "palette", "sixteen bits"])
-def test_to_rgb_is_the_same_from_a_path_and_from_a_callers_image(case, picture, encode):
-    if case == "exif":
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        data = encode(picture(20, 30), "JPEG", exif=exif)
-    elif case == "alpha":
-        data = encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)), "PNG")
-    elif case == "palette":
-        data = encode(picture().convert("P"), "PNG", transparency=3)
-    else:
-        data = encode(Image.fromarray(np.arange(2**15, 2**15 + 64, dtype=np.uint16).reshape(8, 8) * 1), "PNG")
-    assert images.to_rgb(Image.open(io.BytesIO(data))).tobytes() == decode_image(data, "x").tobytes()
+def test_to_rgb_is_the_same_from_a_path_and_from_a_callers_image(picture, encode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    alpha = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+    for data in (
+        encode(picture(20, 30), "JPEG", exif=exif),
+        encode(Image.fromarray(alpha), "PNG"),
+        encode(picture().convert("P"), "PNG", transparency=3),
+        encode(Image.fromarray(np.arange(2**15, 2**15 + 64, dtype=np.uint16).reshape(8, 8)), "PNG"),
+    ):
+        assert images.to_rgb(Image.open(io.BytesIO(data))).tobytes() == decode_image(data, "x").tobytes()
 
 
 @pytest.mark.parametrize("size", [(8001, 8000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
@@ -245,16 +227,13 @@ def test_enormous_picture_is_refused_by_its_header_without_a_warning(size):
         decode_image(png_of_size(*size), "bomb.png")
 
 
-def test_pixel_limit_is_inclusive_and_settable(picture, encode):
+def test_pixel_limit_is_inclusive_and_settable_up_to_pillows_own(picture, encode):
+    with pytest.raises(ImageError, match="pixels are more than the limit"):
+        decode_image(png_of_size(10_000, 10_000), "x", max_pixels=10**12)
     data = encode(picture(10, 20), "PNG")
     assert decode_image(data, "x", max_pixels=200).size == (10, 20)
     with pytest.raises(ImageError, match="10 x 20 pixels are more than the limit of 199"):
         decode_image(data, "x", max_pixels=199)
-
-
-def test_limit_above_pillows_own_does_not_bring_pillows_warning():
-    with pytest.raises(ImageError, match="pixels are more than the limit"):
-        decode_image(png_of_size(10_000, 10_000), "x", max_pixels=10**12)
 
 
 def test_file_size_is_bounded_before_it_is_read(tmp_path, monkeypatch, picture, encode):
@@ -268,15 +247,9 @@ def test_file_size_is_bounded_before_it_is_read(tmp_path, monkeypatch, picture, 
         decode_image(data, "memory")
 
 
-def test_a_png_with_very_many_chunks_is_read(picture, encode):
-    plain = encode(picture(), "PNG")
-    empty_chunk = b"\0\0\0\0" + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))
-    assert decode_image(plain[:33] + empty_chunk * 100_001 + plain[33:], "x").tobytes() == picture().tobytes()
-
-
 def test_text_in_a_png_that_expands_without_end_is_refused(picture, encode):
     plain = encode(picture(), "PNG")
-    body = b"key\0\0" + zlib.compress(bytes(80 * 2**20))
+    body = b"key\0\0" + zlib.compress(bytes(2 * 2**20))
     chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
     with pytest.raises(ImageError, match=r"^x: .*too large"):
         decode_image(plain[:33] + chunk + plain[33:], "x")

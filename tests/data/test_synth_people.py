@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hat.data.synth import MAX_IDENTITIES, draw_distractor, draw_person, make_person
+from hat.data.synth import MAX_IDENTITIES, Person, draw_distractor, draw_person, make_person
 from hat.data.synth.figure import pose_person
 from hat.data.synth.solids import Solids, View
 from hat.data.synth.wardrobe import HAIR_STYLES, NUM_PEOPLE, SKIN_TONES
@@ -28,38 +28,37 @@ def color_histogram(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate(stripes)
 
 
-def test_make_person_people_differ_and_share_single_attributes() -> None:
-    people = [make_person(3, index) for index in range(1000)]
-    assert len({(p.description, nearest_tone(p.skin)) for p in people}) == 1000
+@pytest.fixture(scope="module")
+def people() -> list[Person]:
+    return [make_person(5, index) for index in range(1000)]
+
+
+def test_make_person_people_differ_and_share_single_attributes(people: list[Person]) -> None:
+    assert len({(p.description, nearest_tone(p.skin)) for p in people}) == len(people)
     # Anyone's top is worn by many others too: its color alone tells nobody.
     tops = Counter(p.description.split(",")[0].split(" ")[0] for p in people)
     assert min(tops.values()) > 20
     assert NUM_PEOPLE > MAX_IDENTITIES
+    assert [p.description for p in people[:20]] != [make_person(1, i).description for i in range(20)]
 
 
-def test_make_person_another_seed_has_other_people() -> None:
-    assert [make_person(0, i).description for i in range(20)] != [make_person(1, i).description for i in range(20)]
-
-
-def test_make_person_spreads_skin_tones_hair_styles_and_figures_evenly() -> None:
-    people = [make_person(5, index) for index in range(1600)]
+def test_make_person_spreads_skin_tones_hair_styles_and_figures_evenly(people: list[Person]) -> None:
     tones = Counter(nearest_tone(p.skin) for p in people)
     assert len(tones) == len(SKIN_TONES)
-    assert all(140 < count < 260 for count in tones.values()), tones
+    assert all(87 < count < 163 for count in tones.values()), tones
     styles = Counter(p.hair_style for p in people)
     assert set(styles) == set(HAIR_STYLES)
-    assert all(80 < count < 150 for count in styles.values()), styles
+    assert all(45 < count < 99 for count in styles.values()), styles
     assert 0.42 < np.mean([p.curved for p in people]) < 0.58
 
 
-def test_make_person_headscarf_comes_with_covered_arms_and_legs() -> None:
-    scarved = [p for p in (make_person(2, index) for index in range(1500)) if p.hair_style == "headscarf"]
-    assert scarved
+def test_make_person_headscarf_comes_with_covered_arms_and_legs(people: list[Person]) -> None:
+    scarved = [p for p in people if p.hair_style == "headscarf"]
     assert not [p for p in scarved if p.upper == "t-shirt" or p.lower in ("shorts", "bare legs") or p.beard]
     assert all(p.hem <= 0.12 for p in scarved if p.lower == "skirt" or p.upper == "dress")
 
 
-@pytest.mark.parametrize("phase", np.linspace(0, 6.2, 9).tolist())
+@pytest.mark.parametrize("phase", np.linspace(0, 6.2, 5).tolist())
 def test_pose_person_feet_on_the_ground_and_bones_of_constant_length(phase: float) -> None:
     posture = pose_person(make_person(0, 1), phase, 1.0)
     assert 0 <= posture.legs[..., 1].min() < 0.03
@@ -127,7 +126,7 @@ def test_draw_person_refuses_numbers_out_of_range(numbers: tuple[int, int, int, 
 
 
 def test_draw_person_color_tells_something_about_identity_but_not_all() -> None:
-    num_ids, cameras, shots = 24, 4, 2
+    num_ids, cameras, shots = 24, 4, 1
     rows, pids, camids = [], [], []
     for identity in range(num_ids):
         for camera in range(cameras):

@@ -24,47 +24,26 @@ _YAWS = (0.0, 180.0, 90.0, 40.0)
 
 @dataclass(frozen=True)
 class Camera:
-    """One camera of the drawn world.
+    """One camera of the drawn world; lengths in meters, angles in radians."""
 
-    Attributes:
-        seed: Seed of the world.
-        index: Number of the camera, counted from 0.
-        place: Kind of place it looks at, a key of `PLACES`.
-        height: Height of the camera in meters.
-        distance: From the camera to where people walk, in meters.
-        pitch: How far it looks down, in radians.
-        yaw: Turn of most people who pass, in radians.
-        light: (3,) unit vector to the light: right, up, towards the camera.
-        sun: Strength of cast shadows, 0 to 1.
-        color: (3, 3) exposure, temperature, tint, contrast and saturation as one matrix for rows of sRGB.
-        offset: What is added then, in [0, 1].
-        sharpness: Rows of the sensor in a person's box, as a share of the output's rows.
-        blur: Blur of the optics as a share of the sensor's rows.
-        noise: Standard deviation of the sensor's noise in gray levels.
-        quality: JPEG quality.
-        occlusion: How often something stands in front of people.
-        misfit: How badly the detector's boxes fit, about 0.5 to 1.5.
-        crowd: How often somebody else is in the picture behind.
-    """
-
-    seed: int
-    index: int
-    place: str
+    seed: int  # of the world
+    index: int  # number of the camera, counted from 0
+    place: str  # kind of place that it looks at, a key of `PLACES`
     height: float
-    distance: float
-    pitch: float
-    yaw: float
-    light: Array
-    sun: float
-    color: Array
-    offset: float
-    sharpness: float
-    blur: float
-    noise: float
-    quality: int
-    occlusion: float
-    misfit: float
-    crowd: float
+    distance: float  # to where people walk
+    pitch: float  # how far it looks down
+    yaw: float  # turn of most people who pass
+    light: Array  # (3,) unit vector to the light: right, up, towards the camera
+    sun: float  # strength of cast shadows, 0 to 1
+    color: Array  # (3, 3) exposure, temperature, tint, contrast and saturation as one matrix for rows of sRGB
+    offset: float  # what is added then, in [0, 1]
+    sharpness: float  # rows of the sensor in a person's box, as a share of the output's rows
+    blur: float  # of the optics, as a share of the sensor's rows
+    noise: float  # standard deviation of the sensor's noise in gray levels
+    quality: int  # of JPEG files
+    occlusion: float  # how often something stands in front of people
+    misfit: float  # how badly the detector's boxes fit
+    crowd: float  # how often somebody else is in the picture behind
 
 
 @functools.lru_cache(maxsize=256)
@@ -81,11 +60,7 @@ def make_camera(seed: int, index: int) -> Camera:
     gains = np.array([1 + 0.07 * warmth, 1 + rng.normal(0, 0.01), 1 - 0.08 * warmth]) * rng.uniform(0.88, 1.1)
     gray = np.array([0.299, 0.587, 0.114])[:, None] @ np.ones((1, 3))
     return Camera(
-        seed=seed,
-        index=index,
-        place=place,
-        height=height,
-        distance=distance,
+        seed, index, place, height, distance,
         pitch=math.atan2(height - 0.9, distance),
         yaw=math.radians(float(turns[index % 4] * rng.choice((-1, 1)))),
         light=light / np.linalg.norm(light),
@@ -99,7 +74,7 @@ def make_camera(seed: int, index: int) -> Camera:
         occlusion=float(rng.uniform(0.1, 0.25)),
         misfit=float(rng.uniform(0.6, 1.4)),
         crowd=float(rng.uniform(0.1, 0.3)),
-    )
+    )  # fmt: skip
 
 
 class _Shot(NamedTuple):
@@ -114,7 +89,7 @@ class _Shot(NamedTuple):
 
 
 def draw_person(identity: int, camera: int, shot: int = 0, *, seed: int = 0, size: tuple[int, int] = (256, 128)) -> Image.Image:
-    """Draw one person as one camera sees them in one moment.
+    """Draw one person as one camera sees them in one moment: an RGB picture.
 
     The same arguments give the same pixels, on their own or as part of a data set.
 
@@ -124,9 +99,6 @@ def draw_person(identity: int, camera: int, shot: int = 0, *, seed: int = 0, siz
         shot: Number of the moment, from 0.
         seed: Seed of the world.
         size: (height, width) of the picture in pixels.
-
-    Returns:
-        An RGB picture.
 
     Raises:
         UsageError: A number is negative or the identity is too large.

@@ -38,30 +38,20 @@ _HAIR = {
 
 @dataclass(frozen=True)
 class Posture:
-    """Joints of one moment in shares of body height. The person's left is +x, feet stand on y = 0.
+    """Joints of one moment in shares of body height. The person's left is +x, feet stand on y = 0."""
 
-    Attributes:
-        rise: How much the pelvis stands above (mostly below) its height at rest.
-        lean: Tangent of the trunk's forward lean.
-        twist: Turn of the shoulders against the pelvis in radians.
-        legs: (2, 4, 3) hip, knee, ankle and toe tip of the left and the right leg.
-        arms: (2, 4, 3) shoulder, elbow, wrist and knuckles.
-    """
-
-    rise: float
-    lean: float
-    twist: float
-    legs: Array
-    arms: Array
+    rise: float  # how much the pelvis stands above (mostly below) its height at rest
+    lean: float  # tangent of the trunk's forward lean
+    twist: float  # turn of the shoulders against the pelvis in radians
+    legs: Array  # (2, 4, 3) hip, knee, ankle and toe tip of the left and the right leg
+    arms: Array  # (2, 4, 3) shoulder, elbow, wrist and knuckles
 
 
 def pose_person(person: Person, phase: float, stride: float) -> Posture:
-    """Pose a person.
+    """Pose a person, whose bag bends the arm that carries it.
 
-    Args:
-        person: Whose body it is; a bag bends the arm that carries it.
-        phase: Moment of the step in radians; pi later the other foot is in front.
-        stride: Length of the step, 0 (standing) to about 1.2 (striding).
+    ``phase`` is the moment of the step in radians: pi later the other foot is in front. ``stride`` is the length of the step, 0
+    (standing) to about 1.2 (striding).
     """
     swing, hip = math.radians(24) * stride * person.gait, 0.05 if person.curved else 0.047
     legs = np.stack([_leg(side * hip, phase + (0 if side > 0 else math.pi), swing, stride) for side in (1, -1)])
@@ -245,9 +235,13 @@ def _add_arm(solids: Solids, person: Person, arm: Array, side: int) -> None:
     girth = (0.5 + 0.5 * person.girth) * (0.88 if person.curved else 1.0)
     flesh = np.array((0.0275, 0.0225, 0.0165)) * girth
     patterned = person.pattern in ("stripes", "checks", "dots") and not person.contrast_sleeves
-    sleeve = _cloth(person, person.upper_accent if person.contrast_sleeves else person.upper_color)
-    if patterned:
-        sleeve = lambda azimuth, along: _patterned(person, (azimuth - math.pi / 2) * 0.03, 0.79 - along * 0.3)  # noqa: E731
+    plain_sleeve = _cloth(person, person.upper_accent if person.contrast_sleeves else person.upper_color)
+
+    def sleeve(azimuth: Array, along: Array) -> Array:
+        if not patterned:
+            return plain_sleeve(azimuth, along)
+        return _patterned(person, (azimuth - math.pi / 2) * 0.03, 0.79 - along * 0.3)
+
     if person.upper == "t-shirt" or (person.upper == "dress" and person.lower != "tights"):
         solids.limb(arm[:3], flesh, plain(person.skin), steps=4, side=side, layer=0.06)
         end = arm[0] + (arm[1] - arm[0]) * 0.66

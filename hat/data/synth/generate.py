@@ -1,10 +1,11 @@
 """Generated data sets in the layout of Market-1501, written whole or not at all by a pool of processes."""
 
+import functools
 import json
 import multiprocessing
 import os
-import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from hat.data.loading import default_num_workers
 from hat.data.market import MANIFEST
 from hat.errors import UsageError, WorkError
 
@@ -51,16 +53,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class SynthSummary(_Plan):
-    """What was written: the parameters of `generate_dataset`, and results.
-
-    Attributes:
-        out: The data set's folder.
-        num_train_images: Images in ``bounding_box_train``.
-        num_query_images: Images in ``query``.
-        num_gallery_images: Images in ``bounding_box_test``, distractors among them.
-        num_workers: Processes that drew.
-        seconds: Time it took.
-    """
+    """What was written: the parameters of `generate_dataset`, images in each part, processes that drew, and the time."""
 
     out: str
     num_train_images: int
@@ -108,7 +101,7 @@ def generate_dataset(
         num_distractors: False detections in the gallery, labeled 0000, up to 30,000.
         size: (height, width) of the images in pixels, 32 x 16 to 1024 x 512.
         seed: Seed of the world, 0 to 2**32 - 1.
-        num_workers: Processes that draw, 1 to 256; None takes as many as the machine has cores.
+        num_workers: Processes that draw, 1 to 256; None is one for each core, at most 16.
         force: Replace ``out`` where it is a drawn data set and holds nothing else.
         on_progress: Called with the numbers of images done and to do.
 
@@ -120,9 +113,8 @@ def generate_dataset(
     plan = _Plan(seed, (size[0], size[1]), num_ids, train, num_cameras, images_per_camera, num_distractors)
     total = num_ids * num_cameras * images_per_camera + num_distractors
     if num_workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         # Below a few hundred images a second process takes longer to start than it saves.
-        num_workers = max(1, min(cores, total // 150, 256))
+        num_workers = max(1, min(default_num_workers(), total // 150))
     for what, value, least, most in (
         ("number of identities", num_ids, 2, MAX_IDENTITIES),
         ("number of cameras", num_cameras, 2, 99),
@@ -191,30 +183,27 @@ def _check_target(target: Path, force: bool) -> None:
 def _assembled(target: Path) -> Iterator[Path]:
     """Give a hidden folder beside the target that takes its place when all has gone well and vanishes when not."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(4)
-    building = target.with_name(f".{target.name}.{token}.partial")
-    building.mkdir()
+    around = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
+        building = around / target.name
+        building.mkdir()
         yield building
-        retired = target.with_name(f".{target.name}.{token}.old")
         if target.exists():
-            target.rename(retired)
+            target.rename(around / "replaced")
         building.rename(target)
-        shutil.rmtree(retired, ignore_errors=True)
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(around, ignore_errors=True)
 
 
 def _draw_all(plan: _Plan, folder: Path, workers: int, total: int, on_progress: Callable[[int, int], None] | None) -> None:
     jobs = [(True, index) for index in range(plan.num_ids)]
     jobs += [(False, first) for first in range(0, plan.num_distractors, _BATCH)]
-    done = 0
+    draw, done = functools.partial(_draw_job, plan, folder), 0
     # Spawned, not forked: the caller may run threads (torch does), and a fork of them can hang.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) if workers > 1 else None
     try:
-        futures = [pool.submit(_draw_job, plan, folder, *job) for job in jobs] if pool else []
-        for number, job in enumerate(jobs):
-            done += futures[number].result() if pool else _draw_job(plan, folder, *job)
+        for count in pool.map(draw, jobs) if pool else map(draw, jobs):
+            done += count
             if on_progress:
                 on_progress(done, total)
     except BrokenProcessPool:
@@ -224,8 +213,9 @@ def _draw_all(plan: _Plan, folder: Path, workers: int, total: int, on_progress: 
             pool.shutdown(cancel_futures=True)
 
 
-def _draw_job(plan: _Plan, folder: Path, is_person: bool, number: int) -> int:
-    """Draw all images of one identity, or one batch of distractors; returns how many."""
+def _draw_job(plan: _Plan, folder: Path, job: tuple[bool, int]) -> int:
+    """Draw all images of one identity, or one batch of distractors from a number on; returns how many."""
+    is_person, number = job
     seed, size, shots = plan.seed, plan.size, plan.images_per_camera
     count = plan.num_cameras * shots if is_person else min(_BATCH, plan.num_distractors - number)
     for index in range(count):

@@ -21,16 +21,11 @@ SPAN, TOP, BELOW = 8.0, 2.75, 0.75
 
 
 class Brush:
-    """Fills polygons given in meters, in perspective, on a picture that is reduced at the end.
+    """Fills polygons given in meters, in perspective, on a picture of ``size`` (height, width) that is reduced at the end.
 
-    Args:
-        size: (height, width) of the picture in pixels.
-        scale: Pixels per meter where people walk.
-        axis: Column of x = 0 there.
-        ground: Row of the ground there.
-        camera: Height of the camera and its distance to where people walk, in meters.
-        rng: Source of all variation.
-        haze: Color that far things fade to, or None for a picture that is transparent where nothing is painted.
+    Where people walk there are ``scale`` pixels to the meter, x = 0 is in the column ``axis`` and the ground in the row
+    ``ground``; ``camera`` is its height and distance. Far things fade to ``haze``; without it the picture is transparent where
+    nothing is painted.
     """
 
     def __init__(
@@ -166,11 +161,8 @@ def _shop(brush: Brush) -> None:
     brush.wall(-60, 60, 0, 2.35, 2.6, (0.3, 0.285, 0.275))
     for low in (0.14, 0.62, 1.06, 1.48, 1.88):
         for left, right in brush.pieces(2.6, 0.3, 0.8):
-            tone, high, number = (
-                mix(brush.choose(*tones), (0.6, 0.59, 0.57), 0.4),
-                float(brush.rng.uniform(0.2, 0.34)),
-                round((right - left) / 0.15),
-            )
+            tone = mix(brush.choose(*tones), (0.6, 0.59, 0.57), 0.4)
+            high, number = float(brush.rng.uniform(0.2, 0.34)), round((right - left) / 0.15)
             for x in np.linspace(left, right, number + 1)[:-1].tolist():
                 brush.wall(x, x + (right - left) / number - 0.015, low, low + high, 2.6, tone)
             brush.wall(left + 0.02, right - 0.03, low + 0.4 * high, low + 0.65 * high, 2.6, mix(tone, WHITE, 0.4))
@@ -182,12 +174,8 @@ def _shop(brush: Brush) -> None:
 
 def _station(brush: Brush) -> None:
     body, line = (0.83, 0.84, 0.85), brush.choose((0.72, 0.2, 0.2), (0.2, 0.38, 0.6), (0.2, 0.48, 0.36), (0.85, 0.55, 0.2))
-    for low, high, color in (
-        (-0.8, 9, body),
-        (-0.8, 0.1, (0.12, 0.12, 0.13)),
-        (0.05, 0.3, (0.58, 0.59, 0.6)),
-        (0.62, 0.86, line),
-    ):
+    dark, rail = (0.12, 0.12, 0.13), (0.58, 0.59, 0.6)
+    for low, high, color in ((-0.8, 9, body), (-0.8, 0.1, dark), (0.05, 0.3, rail), (0.62, 0.86, line)):
         brush.wall(-60, 60, low, high, 2.9, color)
     for left, _ in brush.pieces(2.9, 4.9, 4.9):
         for x in (left, left + 1.55):
@@ -217,14 +205,7 @@ OUTDOOR = ("street", "park")
 
 @functools.lru_cache(maxsize=64)
 def paint_scene(kind: str, seed: int, index: int, camera: tuple[float, float]) -> Image.Image:
-    """Paint the place that a camera looks at.
-
-    Args:
-        kind: A key of `PLACES`.
-        seed: Seed of the world.
-        index: Number of the camera.
-        camera: Height of the camera and its distance to where people walk, in meters.
-    """
+    """Paint the place, a key of `PLACES`, that a camera (its height and distance) with a number looks at."""
     rng, (paint, haze, _) = np.random.default_rng([seed, 4, index]), PLACES[kind]
     size = (round((TOP + BELOW) * PIXELS_PER_METER), round(SPAN * PIXELS_PER_METER))
     brush = Brush(size, PIXELS_PER_METER, size[1] / 2, TOP * PIXELS_PER_METER, camera, rng, haze)
@@ -240,12 +221,8 @@ def paint_scene(kind: str, seed: int, index: int, camera: tuple[float, float]) -
 def paint_occluder(kind: str, brush: Brush) -> Array:
     """Paint something that stands in front of people: plants outdoors, counters indoors, posts and bins everywhere.
 
-    Args:
-        kind: A key of `PLACES`.
-        brush: Paints on a transparent picture of which ``axis`` is the column of the person behind.
-
-    Returns:
-        (height, width, 4) float32 red, green, blue, premultiplied by the opacity that follows, all in [0, 1].
+    ``kind`` is a key of `PLACES`; the ``axis`` of the brush, without haze, is the column of the person behind. Returned is
+    (height, width, 4) float32 red, green, blue, premultiplied by the opacity that follows, all in [0, 1].
     """
     rng, side, draw = brush.rng, float(brush.rng.choice((-1, 1))), brush.rng.random()
     color = brush.choose((0.42, 0.44, 0.47), (0.28, 0.35, 0.3), (0.55, 0.5, 0.44), (0.25, 0.33, 0.48), (0.6, 0.25, 0.22))
@@ -256,11 +233,8 @@ def paint_occluder(kind: str, brush: Brush) -> Array:
             brush.wall(x + left * half, x + right * half, -0.6, 3.0, 0, tone)
     elif draw < 0.55:  # A bin.
         x, top = side * float(rng.uniform(0.2, 0.42)), float(rng.uniform(0.55, 0.85))
-        for half, low, high, tone in (
-            (0.2, 0, top, color),
-            (0.23, top, top + 0.07, dark),
-            (0.12, top - 0.2, top - 0.08, BLACK),
-        ):
+        lid, slot = (0.23, top, top + 0.07, dark), (0.12, top - 0.2, top - 0.08, BLACK)
+        for half, low, high, tone in ((0.2, 0, top, color), lid, slot):
             brush.wall(x - half, x + half, low, high, 0, tone)
     elif kind in OUTDOOR:
         brush.leaves(side * float(rng.uniform(0.2, 0.5)), 0.2, 0, float(rng.uniform(0.3, 0.5)), (0.36, 0.5, 0.28), 150)

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,25 +42,15 @@ def over(color: Array, mask: npt.ArrayLike, top: Color) -> Array:
 
 @dataclass(frozen=True)
 class View:
-    """A pinhole camera that looks at a person, and the picture's place in what it sees.
+    """A pinhole camera that looks at a person, and the picture's place in what it sees."""
 
-    Attributes:
-        yaw: Turn of the person in radians: 0 faces the camera, pi turns the back to it, pi / 2 walks to the right.
-        pitch: How far the camera looks down, in radians.
-        distance: From the camera to the person in meters.
-        middle: Height of the point the camera looks at, in meters.
-        scale: Pixels per meter at the person's distance.
-        left: Column of the picture's left edge, counted from the person's axis.
-        top: Row of the picture's top edge, counted from ``middle``.
-    """
-
-    yaw: float
-    pitch: float
-    distance: float
-    middle: float
-    scale: float = 1.0
-    left: float = 0.0
-    top: float = 0.0
+    yaw: float  # turn of the person: 0 faces the camera, pi turns the back to it, pi / 2 walks to the right
+    pitch: float  # how far the camera looks down, in radians
+    distance: float  # from the camera to the person in meters
+    middle: float  # height of the point that the camera looks at, in meters
+    scale: float = 1.0  # pixels per meter at the person's distance
+    left: float = 0.0  # column of the picture's left edge, counted from the person's axis
+    top: float = 0.0  # row of the picture's top edge, counted from `middle`
 
     def turn(self, points: Array) -> Array:
         """Turn points (..., 3) from the person's axes (left, up, front) to the camera's (right, up, towards it), in meters."""
@@ -76,22 +66,22 @@ class View:
         return np.stack([turned[..., 0] * scale - self.left, -turned[..., 1] * scale - self.top], axis=-1)
 
 
+class _Part(NamedTuple):
+    points: Array  # (n, 3)
+    facets: npt.NDArray[np.intp]  # (m, 4) rows of points
+    colors: Array  # (m, 3)
+    layer: float
+
+
 class Solids:
     """Facets of a person in the person's axes: left, up, front."""
 
     def __init__(self) -> None:
-        self._points: list[Array] = []
-        self._facets: list[npt.NDArray[np.intp]] = []
-        self._colors: list[Array] = []
-        self._layers: list[Array] = []
+        self._parts: list[_Part] = []
 
     def add(self, other: Solids, place: Array) -> None:
         """Add what other solids hold, moved by (3,) ``place``."""
-        count = sum(map(len, self._points))
-        self._facets += [facets + count for facets in other._facets]
-        self._points += [points + place for points in other._points]
-        self._colors += other._colors
-        self._layers += other._layers
+        self._parts += [part._replace(points=part.points + place) for part in other._parts]
 
     def rings(
         self, centers: Array, half_width: Array, half_depth: Array, color: Field, *, along: Array | None = None,
@@ -100,19 +90,11 @@ class Solids:
     ) -> None:  # fmt: skip
         """Add a stack of elliptical rings.
 
-        Args:
-            centers: (n, 3) centers from first to last ring: from top to bottom where the rings are level.
-            half_width: (n,) half axes from side to side.
-            half_depth: (n,) half axes from front to back.
-            color: Colors of the facets.
-            along: (n,) places of the rings along the solid; from 0 to 1 if not given.
-            twist: Turn of each ring in radians.
-            columns: Facets around.
-            square: Exponent of sine and cosine: below 1 the ellipses become rounded rectangles.
-            upright: Whether rings are level; else they stand across the line through the centers.
-            keep: Positive for facets that are there; all if not given.
-            swell: Factor of the half axes.
-            layer: How much nearer than it is the solid counts when facets hide each other: cloth over what it covers.
+        ``centers`` (n, 3) go from the first to the last ring; each has its half axes from side to side and from front to back
+        (n,), a place ``along`` the solid (from 0 to 1 if not given) and a ``twist`` in radians. A ``square`` below 1 makes
+        rounded rectangles of the ellipses. Rings that are not ``upright`` stand across the line through the centers. Facets
+        are left out where ``keep`` is not positive, ``swell`` is a factor of the half axes, and ``layer`` is how much nearer
+        than it is the solid counts when facets hide each other: cloth over what it covers.
         """
         along = np.linspace(0, 1, len(centers)) if along is None else along
         azimuth, cos, sin = _circle(columns, square)
@@ -127,9 +109,8 @@ class Solids:
             across -= axis * (axis * across).sum(1, keepdims=True)
             across /= np.sqrt((across * across).sum(1, keepdims=True))
             front = _cross(axis, across)
-        points = (half_width[:, None] * cos)[..., None] * across[:, None] + (half_depth[:, None] * sin)[..., None] * front[
-            :, None
-        ]
+        points = (half_width[:, None] * cos)[..., None] * across[:, None]
+        points = points + (half_depth[:, None] * sin)[..., None] * front[:, None]
         if swell is not None:
             points *= swell(azimuth[None], along[:, None])[..., None]
         points += centers[:, None]
@@ -138,16 +119,13 @@ class Solids:
         if keep is not None:
             there = (keep(*places) > 0).ravel()
             facets, colors = facets[there], colors[there]
-        self._facets.append(facets + sum(map(len, self._points)))
-        self._points.append(points.reshape(-1, 3))
-        self._colors.append(colors)
-        self._layers.append(np.full(len(facets), layer))
+        self._parts.append(_Part(points.reshape(-1, 3), facets, colors, layer))
 
     def limb(self, joints: Array, radii: Array, color: Field, *, steps: int, side: int = 0, **options: Any) -> None:
         """Add a limb along joints (n, 3) with a radius at each, round where it begins; each bone has the same share of places.
 
-        ``steps`` is the number of rings of each bone; ``side`` is 1 for a limb of the left, -1 for one of the right side: what
-        looks at the body is in its shade. The other options are those of `rings`.
+        ``steps`` rings belong to each bone; ``side`` is 1 for a limb of the left, -1 for one of the right side: what looks at
+        the body is in its shade. The other options are those of `rings`.
         """
         weights = _weights(len(joints), steps)
         centers, radius = weights @ joints, weights @ radii
@@ -165,10 +143,9 @@ class Solids:
         )
 
     def ball(self, center: Array, radii: Color, color: Field, *, rows: int = 5, jaw: float = 0.0, **options: Any) -> None:
-        """Add an ellipsoid with half width, height and depth; places run from 1 at its top to -1.
+        """Add an ellipsoid with half width, height and depth; places run from 1 at its top to -1 over ``rows`` facets.
 
-        ``rows`` are facets from top to bottom, ``jaw`` tells how much narrower it is below; the other options are those of
-        `rings`: a ``square`` below 1 makes a rounded box of it.
+        ``jaw`` is how much narrower it is below; the other options are those of `rings`: ``square`` makes a rounded box.
         """
         turn, square = np.linspace(math.pi / 2, -math.pi / 2, rows + 1), options.get("square", 1.0)
         up = np.sign(turn) * np.abs(np.sin(turn)) ** square
@@ -177,29 +154,26 @@ class Solids:
         self.rings(centers, ring * radii[0], ring * radii[2], color, **({"columns": 8} | options), along=up)
 
     def draw(self, view: View, light: Array, size: tuple[int, int], unit: float) -> Array:
-        """Draw the facets.
+        """Draw the facets; one unit of them is ``unit`` meters.
 
-        Args:
-            view: Where they are seen from.
-            light: (3,) unit vector to the light in the camera's axes: right, up, towards it.
-            size: (height, width) of the picture in pixels.
-            unit: Meters of one unit of the facets.
-
-        Returns:
-            (height, width, 4) float32 red, green, blue, premultiplied by the opacity that follows, all in [0, 1].
+        ``light`` is a (3,) unit vector to the light in the camera's axes, ``size`` (height, width) in pixels. Returned is
+        (height, width, 4) float32 red, green, blue, premultiplied by the opacity that follows, all in [0, 1].
         """
-        turned = view.turn(np.concatenate(self._points) * unit)
-        facets = np.concatenate(self._facets)
+        points, _, colors, layers = zip(*self._parts, strict=True)
+        turned = view.turn(np.concatenate(points) * unit)
+        starts = np.cumsum([0, *map(len, points)])
+        facets = np.concatenate([part.facets + start for part, start in zip(self._parts, starts, strict=False)])
+        layer = np.repeat(layers, list(map(len, colors)))
         corners = turned[facets]
         normal = _cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
         center = 0.5 * (corners[:, 0] + corners[:, 2])
         seen = np.flatnonzero((normal * ((0.0, 0.0, view.distance) - center)).sum(1) > 0)
-        seen = seen[np.argsort((center[:, 2] + unit * np.concatenate(self._layers))[seen])]
+        seen = seen[np.argsort((center[:, 2] + unit * layer)[seen])]
         length = np.sqrt((normal[seen] ** 2).sum(1))
         lit = np.clip(_AMBIENT + (1 - _AMBIENT) * (normal[seen] @ light) / np.maximum(length, 1e-12), 0.0, 1.0)[:, None]
         # Dark cloth reflects a little of the sky too; without it black clothes have no form.
-        colors = np.concatenate(self._colors)[seen] * (_SHADE + lit * (_BRIGHT - _SHADE)) + 0.03 * lit
-        fills = np.clip(np.insert(colors, 3, 1.0, axis=1) * 255, 0, 255).astype(np.uint8).view("<u4")[:, 0]
+        shaded = np.concatenate(colors)[seen] * (_SHADE + lit * (_BRIGHT - _SHADE)) + 0.03 * lit
+        fills = np.clip(np.insert(shaded, 3, 1.0, axis=1) * 255, 0, 255).astype(np.uint8).view("<u4")[:, 0]
         outlines = (view.project(turned) * SUPERSAMPLING - 0.5)[facets[seen]].reshape(-1, 8)
         picture = Image.new("RGBa", (size[1] * SUPERSAMPLING, size[0] * SUPERSAMPLING))
         draw = ImageDraw.Draw(picture)

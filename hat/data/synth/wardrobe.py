@@ -55,49 +55,35 @@ _SHOE_KINDS = {"trainers": 0.6, "leather shoes": 0.2, "boots": 0.2}
 
 @dataclass(frozen=True)
 class Person:
-    """One identity.
+    """One identity."""
 
-    Attributes:
-        height: Height in meters without shoes and hat.
-        girth: Width of body and limbs relative to an average one.
-        curved: Whether shoulders are narrow and hips wide (True) or the other way round.
-        hair_style: One of `HAIR_STYLES`.
-        upper: Garment of the upper body, or ``"dress"``; ``upper_accent`` is the color of its pattern, or of what is under it.
-        lower: Garment of the legs; ``"bare legs"`` or ``"tights"`` under a dress.
-        hem: Height of the hem of dress, skirt or shorts as a share of body height.
-        bag_side: 1 where the bag is carried on the person's left, -1 on the right.
-        gait: Length of step and swing of arms relative to an average one.
-        texture: Phase of folds and width of patterns, 0 to 100.
-        description: The attributes in words, such as ``"red hoodie, navy jeans, white trainers, bob ginger hair"``.
-    """
-
-    height: float
-    girth: float
-    curved: bool
+    height: float  # in meters, without shoes and hat
+    girth: float  # of body and limbs relative to an average one
+    curved: bool  # whether shoulders are narrow and hips wide, or the other way round
     skin: Color
-    hair_style: str
+    hair_style: str  # one of `HAIR_STYLES`
     hair: Color
     hat: Color
     beard: bool
     glasses: bool
-    upper: str
+    upper: str  # garment of the upper body, or "dress"
     upper_color: Color
-    upper_accent: Color
+    upper_accent: Color  # of its pattern, or of what is under it
     pattern: str
     contrast_sleeves: bool
-    lower: str
+    lower: str  # garment of the legs; "bare legs" or "tights" under a dress
     lower_color: Color
-    hem: float
+    hem: float  # height of the hem of dress, skirt or shorts as a share of body height
     side_stripe: bool
     shoes: str
     shoe_color: Color
     sole: Color
     bag: str
     bag_color: Color
-    bag_side: int
-    gait: float
-    texture: float
-    description: str
+    bag_side: int  # 1 where the bag is carried on the person's left, -1 on the right
+    gait: float  # length of step and swing of arms relative to an average one
+    texture: float  # phase of folds and width of patterns, 0 to 100
+    description: str  # in words, such as "red hoodie, navy jeans, white trainers, bob ginger hair"
 
     @property
     def neck(self) -> Color:
@@ -129,14 +115,10 @@ def _order(seed: int) -> npt.NDArray[np.int64]:
 
 @functools.lru_cache(maxsize=1024)
 def make_person(seed: int, index: int) -> Person:
-    """Return the person with a number, the same whatever else is drawn with the seed.
+    """Return the person of a seed with a number from 0 to `NUM_PEOPLE` - 1, the same whatever else is drawn with the seed.
 
     Four attributes come from a shuffled list of all their combinations, so no two people share all four and every skin tone and
     hair style gets the same share; the rest is drawn on its own, so single attributes are shared by many.
-
-    Args:
-        seed: Seed of the world.
-        index: Number of the person, from 0 to `NUM_PEOPLE` - 1.
     """
     code, upper_id = divmod(int(_order(seed)[index]), len(UPPERS))
     code, lower_id = divmod(code, len(LOWERS))
