@@ -250,7 +250,7 @@ def _info_table(result: dict[str, Any]) -> Table:
     rows = [
         ("images", f"{result['num_records']:,}"),
         ("identities", people),
-        ("most images", ", ".join(f"{pid} ({count:,})" for count, pid in largest[:10])),
+        ("most images", ", ".join(f"{pid} ({count:,})" for count, pid in largest[:10]) or "-"),
         ("cameras", by_camid or "-"),
         ("embeddings", f"{model['embed_dim']} x {result['stored_type']}{size}"),
         ("model", f"{model['name']}, {model['precision']}, fingerprint {model['fingerprint'][:16]}"),

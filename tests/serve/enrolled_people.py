@@ -14,6 +14,9 @@ from hat.cli import main
 from hat.data.images import set_gray_bits
 from hat.data.synth import generate_dataset
 from hat.embedder import Embedder
+from hat.runtime import runtime_info
+from hat.serve import Gallery, binding_of, enroll_images
+from hat.serve.enroll.image_sources import ImageSources
 
 
 @dataclass
@@ -25,12 +28,6 @@ class Answer:
     @property
     def json(self):
         return json.loads(self.out)
-
-
-def shared_world(tmp_path_factory):
-    """One world for all test files; they read it and leave it as it is."""
-    folder = tmp_path_factory.getbasetemp() / "enrolled-people"
-    return folder if folder.exists() else make_world(folder)
 
 
 def make_world(folder):
@@ -51,6 +48,13 @@ def make_world(folder):
     )
     save_model(folder / "model", seed=0)
     return folder
+
+
+def new_gallery(path, embedder, inputs=(), **options):
+    """A gallery of a model, with all images of some inputs."""
+    gallery = Gallery.open(path, binding=binding_of(runtime_info(embedder.runtime)), create=True)
+    enroll_images(gallery, embedder, ImageSources([str(one) for one in inputs]).items(), **options)
+    return gallery
 
 
 def save_model(folder, *, seed):

@@ -6,21 +6,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from enrolled_people import caller, coarse_noise, save_model, shared_world, write_video
+from enrolled_people import coarse_noise, save_model, write_video
 from PIL import Image
 
 from hat.embedder import Embedder
 from hat.serve import Gallery
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return shared_world(tmp_path_factory)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    return caller(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -74,26 +64,6 @@ def test_options_for_all_images(run, world, gallery, tmp_path):
     assert run("enroll", tmp_path / "plain.gallery", tmp_path / "a.png", "--model", world / "model").code == 0
     refused = run("enroll", tmp_path / "plain.gallery", tmp_path / "a.png", "--model", world / "model", "--float16")
     assert refused.code == 2 and "--float16 is for a new gallery" in refused.err
-
-
-def test_tables_and_zip_files(run, world, gallery, tmp_path):
-    picture = noise(tmp_path / "scene.png", size=(100, 200))
-    table = tmp_path / "people.csv"
-    table.write_text("path,pid,left,top,right,bottom,color\nscene.png,1,10,10,50,90,red\nscene.png,2,100,10,140,90,blue\n")
-    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
-        archive.write(picture, "sub/scene.png")
-    answer = run("enroll", gallery, table, tmp_path / "more.zip", "--model", world / "model", "--json")
-    assert answer.code == 0 and answer.json["num_added"] == 3
-    with Gallery.open(gallery, read_only=True) as opened:
-        left, right, whole = opened.records()
-        assert (left.attributes["box"], right.attributes["color"], whole.source) == (
-            "10,10,50,90",
-            "blue",
-            f"{tmp_path}/more.zip!sub/scene.png",
-        )
-        with Image.open(picture) as image:
-            crop = image.convert("RGB").crop((100, 10, 140, 90))
-        np.testing.assert_allclose(opened.embeddings([right.id]), Embedder.open(world / "model").embed([crop]), atol=1e-6)
 
 
 def test_people_in_a_video(run, world, gallery, tmp_path):
