@@ -268,7 +268,8 @@ def _items_again(records: Iterable[Record]) -> Iterator[Item]:
 
 def _numbered_runs(records: Iterable[Record]) -> Iterator[tuple[str | None, int, Record]]:
     """Yield records with their video and the number of what can be read in one go: a video while its frames go forward."""
-    number, last = 0, (None, 0)
+    number = 0
+    last: tuple[str | None, int] = (None, 0)
     for record in records:
         video, frame = place = _video_place(record)
         number += video != last[0] or frame < last[1]

@@ -53,7 +53,7 @@ def test_frames_by_number_with_their_boxes(video, tmp_path):
     )
     sources = ImageSources([str(video)], boxes=boxes, labels=Labels(time_s=1000.0, attributes={"site": "yard"}))
     items = list(sources.items())
-    assert sources.count() == len(items) == 4
+    assert sources.count() == len(items) == 4 and sources.notes == []  # people in whole frames, and no whole frames
     assert [item.source for item in items] == [f"{video}#{number}" for number in (0, 7, 7, 29)]
     assert [item.pid for item in items] == [1, 2, None, 1] and [item.camid for item in items] == [None, 3, None, None]
     assert [item.time_s for item in items] == pytest.approx([1000.0, 1000.7, 1000.7, 1002.9])

@@ -3,14 +3,13 @@
 import json
 import re
 import shutil
-import sqlite3
 import time
-from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from enrolled_people import coarse_noise, new_gallery, save_model, write_video
+from gallery_cases import new_record
 from PIL import Image
 
 from hat.embedder import Embedder
@@ -84,17 +83,12 @@ def test_remove_by_id_and_by_person(run, gallery):
 
 def test_remove_what_is_older_than_a_retention_period(run, gallery):
     assert run("remove", gallery, "--older-than", 1, "--json").json["num_removed"] == 0
-    with closing(sqlite3.connect(gallery)) as database:
-        (table,) = (
-            name
-            for (name,) in database.execute("select name from sqlite_master where type = 'table'").fetchall()
-            if any(column[1] == "enrolled_s" for column in database.execute(f"pragma table_info({name})"))
-        )
-        database.execute(f"update {table} set enrolled_s = ? where id <= 5", (time.time() - 31 * 86400,))
-        database.commit()
-    assert run("remove", gallery, "--older-than", 30, "--vacuum", "--json").json["num_removed"] == 5
+    month_ago = [new_record(name, enrolled_s=time.time() - 31 * 86400) for name in ("a", "b")]
+    with Gallery.open(gallery) as opened:
+        opened.add(opened.embeddings([1, 2]), month_ago)
+    assert run("remove", gallery, "--older-than", 30, "--vacuum", "--json").json["num_removed"] == 2
     with Gallery.open(gallery, read_only=True) as opened:
-        assert opened.ids().tolist() == list(range(6, 13))
+        assert opened.ids().tolist() == list(range(1, 13))
 
 
 def test_nothing_of_a_removed_person_is_left_after_vacuum(run, gallery):
