@@ -32,16 +32,12 @@ Pairs: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 CONFIDENCE = 0.95
 """Of the one-sided upper bound on a false match rate."""
 
-_MIN_IDENTITIES = 2
-
 _ROWS_BYTES = 256 * 2**20
 """Embeddings that are held at once; a larger gallery is read pair by pair."""
 
 _BLOCK_BYTES = 32 * 2**20
 
 _DIFFERENT, _SAME, _ROC = "#c8552b", "#0c7f5c", "#2f5fd0"
-_NUM_BINS = 80
-_NUM_STEPS = 400
 
 
 @dataclass(frozen=True)
@@ -159,7 +155,7 @@ def calibrate_thresholds(gallery: Gallery, *, num_pairs: int = 300_000, seed: in
     ids = np.array([record.id for record in known], dtype=np.int64)
     pids = np.array([0 if record.pid is None else name_number(record.pid) for record in known], dtype=np.int64)
     identities = len(np.unique(pids))
-    if identities < _MIN_IDENTITIES:
+    if identities < 2:
         raise UsageError(
             f"{gallery.location} knows {identities} identities, and a threshold needs pairs of different people: enroll images "
             "with their identities (--pid, a CSV with the column pid, or Market-style names)"
@@ -298,7 +294,7 @@ def _draw_similarities(axes: Axes, calibration: ThresholdCalibration) -> None:
     kinds = [kind for kind in both if len(kind[0])]
     lowest = min(float(similarities[0]) for similarities, _, _ in kinds)
     highest = max(float(similarities[-1]) for similarities, _, _ in kinds)
-    bins = np.linspace(lowest, max(highest, lowest + 1e-3), _NUM_BINS).tolist()
+    bins = np.linspace(lowest, max(highest, lowest + 1e-3), num=80).tolist()
     for similarities, color, label in kinds:
         axes.hist(similarities, bins, density=True, color=color, alpha=0.55, label=f"{label} ({len(similarities):,} pairs)")
     axes.set_xlabel("similarity of a pair")
@@ -309,7 +305,7 @@ def _draw_similarities(axes: Axes, calibration: ThresholdCalibration) -> None:
 def _draw_roc(axes: Axes, calibration: ThresholdCalibration) -> None:
     from matplotlib.ticker import NullFormatter
 
-    rates = np.geomspace(max(calibration.lowest_rate, 1e-9), 0.5, _NUM_STEPS)
+    rates = np.geomspace(max(calibration.lowest_rate, 1e-9), 0.5, num=400)
     points = [calibration.point_at(calibration.threshold_at(float(rate))) for rate in rates if rate >= calibration.lowest_rate]
     true = [100 * point.true_match_rate for point in points if point.true_match_rate is not None]
     axes.plot([point.false_match_bound for point in points], true, color=_ROC, label="upper bound, 95 %", linewidth=1.6)

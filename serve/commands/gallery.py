@@ -42,8 +42,6 @@ gallery = typer.Typer(
     """,
 )
 
-_NUM_PEOPLE = 10
-
 
 @gallery.command(no_args_is_help=True)
 def info(
@@ -228,12 +226,8 @@ def calibrate(
     emit(result, Group(head, "", table, "", foot), as_json)
 
 
-gallery.command(no_args_is_help=True)(label)
-gallery.command(no_args_is_help=True)(remove)
-gallery.command(no_args_is_help=True)(vacuum)
-gallery.command(no_args_is_help=True)(copy)
-gallery.command("re-embed", no_args_is_help=True)(re_embed)
-gallery.command(no_args_is_help=True)(accept)
+for _command in (label, remove, vacuum, copy, re_embed, accept):
+    gallery.command(_command.__name__.replace("_", "-"), no_args_is_help=True)(_command)
 
 
 def _rate(rate: float | None) -> str:
@@ -243,10 +237,8 @@ def _rate(rate: float | None) -> str:
 def _bytes_on_disk(location: str) -> int | None:
     """Size of a gallery's files; None where they are somewhere else."""
     path = Path(location).expanduser()
-    if not path.is_file():
-        return None
     found = (path, path.with_name(f"{path.name}-wal"))
-    return sum(one.stat().st_size for one in found if one.is_file())
+    return sum(one.stat().st_size for one in found if one.is_file()) or None
 
 
 def _info_table(result: dict[str, Any]) -> Table:
@@ -258,7 +250,7 @@ def _info_table(result: dict[str, Any]) -> Table:
     rows = [
         ("images", f"{result['num_records']:,}"),
         ("identities", people),
-        ("most images", ", ".join(f"{pid} ({count:,})" for count, pid in largest[:_NUM_PEOPLE])),
+        ("most images", ", ".join(f"{pid} ({count:,})" for count, pid in largest[:10]) or "-"),
         ("cameras", by_camid or "-"),
         ("embeddings", f"{model['embed_dim']} x {result['stored_type']}{size}"),
         ("model", f"{model['name']}, {model['precision']}, fingerprint {model['fingerprint'][:16]}"),

@@ -148,7 +148,7 @@ def re_embed(
 ) -> None:
     """Rebuild a gallery with another model, from the images that it was made of.
 
-    Everything that is known of a record comes along; records get new ids and dates of enrollment. Images that are not there
+    Everything that is known of a record comes along, its date of enrollment too; ids are new. Images that are not there
     any more, or have changed, are named and left out: the old gallery stays as it is. The new one appears when it is complete;
     a run that was stopped goes on when it is called again.
 

@@ -34,7 +34,7 @@ Location = Annotated[str, typer.Argument(metavar="GALLERY", help="A gallery's fi
 Images = Annotated[list[str], typer.Argument(help="Images, folders, zip files, tables (.csv), or one video with --boxes.")]
 Boxes = Annotated[Path | None, typer.Option(help="People in the video: frame or time, left, top, right, bottom, ...")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per run of the model, written at once.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per run of the model.")]
 GrayBits = Annotated[
     int | None, typer.Option(min=8, max=16, help="Bits that 16-bit gray images really use: 10, 12 or 14 of many cameras.")
 ]

@@ -90,13 +90,9 @@ def search(
     if center_cameras and false_match_rate is not None:
         raise UsageError("--false-match-rate is calibrated without --center-cameras: give a --min-similarity instead")
     check_picture_path(picture, "drawing the matches")
+    having = parse_attribute_options(attribute)
     where = Filter.of(
-        camids=camid or None,
-        exclude_camids=exclude_camid,
-        pids=pid or None,
-        since_s=since,
-        until_s=until,
-        attributes=parse_attribute_options(attribute),
+        camids=camid or None, exclude_camids=exclude_camid, pids=pid or None, since_s=since, until_s=until, attributes=having
     )
     set_gray_bits(gray_bits)
     notes = describe_frames(images)

@@ -115,8 +115,7 @@ def serve(
     set_gray_bits(gray_bits)
 
     # Bound before the model is opened: a port that is taken is to be told at once.
-    listener = bind(host, port)
-    with listener:
+    with bind(host, port) as listener:
         limits: dict[str, Any] = {} if threads is None else {"num_threads": threads}
         runtime = open_runtime(model, device, checked_precision(precision), **limits)
         binding = binding_of(runtime_info(runtime))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
@@ -41,12 +42,7 @@ _LABELS = ("pid", "camid", "time_s", "attributes", "enrolled_s")
 
 
 class ImageEmbedder(Protocol):
-    """What makes embeddings of images: a `hat.Embedder`, or anything that stands for one.
-
-    Attributes:
-        preprocessing: How images become the model's input.
-        runtime: What runs the model.
-    """
+    """What makes embeddings of images: a `hat.Embedder`, or anything that stands for one."""
 
     preprocessing: Preprocessing
     runtime: Runtime
@@ -265,27 +261,20 @@ def reembed(
 
 
 def _items_again(records: Iterable[Record]) -> Iterator[Item]:
-    for (video, _), run in groupby(records, _Runs()):
-        if video is None:
-            yield from map(_file_item, run)
-        else:
-            yield from _video_run(Path(video), run)
+    for (video, _), group in groupby(_numbered_runs(records), itemgetter(0, 1)):
+        run = (record for *_, record in group)
+        yield from map(_file_item, run) if video is None else _video_run(Path(video), run)
 
 
-class _Runs:
-    """Tells records apart that can be read in one go: those of files, and those of a video while its frames go forward."""
-
-    def __init__(self) -> None:
-        self._run = 0
-        self._video: str | None = None
-        self._frame = 0
-
-    def __call__(self, record: Record) -> tuple[str | None, int]:
-        video, frame = _video_place(record)
-        if video != self._video or frame < self._frame:
-            self._run += 1
-        self._video, self._frame = video, frame
-        return video, self._run
+def _numbered_runs(records: Iterable[Record]) -> Iterator[tuple[str | None, int, Record]]:
+    """Yield records with their video and the number of what can be read in one go: a video while its frames go forward."""
+    number = 0
+    last: tuple[str | None, int] = (None, 0)
+    for record in records:
+        video, frame = place = _video_place(record)
+        number += video != last[0] or frame < last[1]
+        last = place
+        yield video, number, record
 
 
 def _video_place(record: Record) -> tuple[str | None, int]:

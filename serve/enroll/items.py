@@ -30,27 +30,41 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
-    """One image that is to be enrolled.
+class Labels:
+    """What is known of an image, or of all images of a call.
+
+    Attributes:
+        pid: Identity, where it is known.
+        camid: Camera, where it is known.
+        time_s: When the person was seen, in seconds since 1970 (UTC), where it is known.
+        attributes: Anything else, by name.
+    """
+
+    pid: Identity | None = None
+    camid: int | None = None
+    time_s: float | None = None
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+
+    def of(self, item: "Item") -> "Item":
+        """Return an item with these labels, as far as they are known, in place of its own."""
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(item, **known | {"attributes": {**item.attributes, **self.attributes}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item(Labels):
+    """One image that is to be enrolled, and what is known of it.
 
     Attributes:
         source: How it is called for people; a path that can still be read later lets a gallery be rebuilt.
         read: Gives its encoded bytes (JPEG, PNG, WebP or BMP); an `ImageError` says why it cannot.
         box: The person within a larger picture; None where the picture is of the person.
-        pid: Identity, where it is known.
-        camid: Camera, where it is known.
-        time_s: When the person was seen, in seconds since 1970 (UTC), where it is known.
-        attributes: Anything else, by name.
         enrolled_s: When it was enrolled before, in seconds since 1970 (UTC); None is now.
     """
 
     source: str
     read: Callable[[], bytes]
     box: Box | None = None
-    pid: Identity | None = None
-    camid: int | None = None
-    time_s: float | None = None
-    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     enrolled_s: float | None = None
 
     def decode(self, data: bytes) -> Image.Image:
@@ -64,11 +78,7 @@ class Item:
 
 
 def refuse(reason: str) -> Callable[[], NoReturn]:
-    """Return what reads an image that cannot be read.
-
-    Args:
-        reason: Message of the `ImageError` that it raises.
-    """
+    """Return what reads an image that cannot be read: it raises an `ImageError` with that message."""
 
     def read() -> NoReturn:
         raise ImageError(reason)
@@ -76,29 +86,12 @@ def refuse(reason: str) -> Callable[[], NoReturn]:
     return read
 
 
-@dataclass(frozen=True, kw_only=True)
-class Labels:
-    """What is known of all images of a call, or of one by its name or its row; see `Item`."""
-
-    pid: Identity | None = None
-    camid: int | None = None
-    time_s: float | None = None
-    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
-
-    def of(self, item: Item) -> Item:
-        """Return an item with these labels, as far as they are known, in place of its own."""
-        known = {name: value for name, value in vars(self).items() if value is not None}
-        return replace(item, **known | {"attributes": {**item.attributes, **self.attributes}})
-
-
 def read_name(name: str) -> Labels | None:
     """Return what a Market-style file name says: ``0002_c1s1_000451_03.jpg`` is identity 2 seen by camera 1.
 
     The sequence and the frame within it (``s1_000451``) become attributes and no time, for nothing says when a sequence began.
-    Identity 0 is Market-1501's label for background and passers-by, who are not one person: their identity is unknown.
-
-    Returns:
-        The labels, pid -1 for junk; None for a name of another kind.
+    Identity 0 is Market-1501's label for background and passers-by, who are not one person: their identity is unknown. Junk has
+    pid -1; a name of another kind says nothing (None).
     """
     labels = parse_market_name(name)
     if labels is None:

@@ -38,13 +38,9 @@ VIDEO_FORMATS = {
 """Ending -> FFmpeg's name of the format."""
 
 _COLUMNS = ("frame", "time", "pid", "camid", *BOX_COLUMNS)
-_QUARTER_TURN = 90
 
 _SAME_TIME_S = 5e-4
 """A time that was rounded to milliseconds still means the frame that is shown then."""
-
-_MOT_COLUMNS = range(6, 11)
-_MAX_MOT_LINE = 1000
 
 _MAX_CROP_PIXELS = 10_000_000
 """Some dozens of crops wait for the model at once. A person who fills a frame of 8K has fewer pixels."""
@@ -74,7 +70,7 @@ class VideoFrame:
             pixels: npt.NDArray[np.uint8] = self._frame.to_ndarray(format="rgb24")
         except (av.FFmpegError, ValueError, MemoryError) as error:
             return ImageError(f"frame {self.number}: cannot be converted to RGB ({error})")
-        return Image.fromarray(np.rot90(pixels, round(self._frame.rotation / _QUARTER_TURN) % 4))
+        return Image.fromarray(np.rot90(pixels, round(self._frame.rotation / 90) % 4))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +147,8 @@ def _frame_or_time(row: TableRow) -> tuple[int | None, float | None]:
 def _is_mot(path: Path) -> bool:
     try:
         with path.open(encoding="ascii", errors="replace") as file:
-            first = file.readline(_MAX_MOT_LINE).split(",")
-        return len(first) in _MOT_COLUMNS and all(math.isfinite(float(text)) for text in first)
+            first = file.readline(1000).split(",")
+        return 6 <= len(first) <= 10 and all(math.isfinite(float(text)) for text in first)
     except (OSError, ValueError):
         return False  # what is wrong with it, the reader of tables says
 

@@ -3,7 +3,9 @@
 import json
 import sys
 from dataclasses import dataclass
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from tiny_hat import lively_hat
 
@@ -11,6 +13,10 @@ import hat
 from hat.cli import main
 from hat.data.images import set_gray_bits
 from hat.data.synth import generate_dataset
+from hat.embedder import Embedder
+from hat.runtime import runtime_info
+from hat.serve import Gallery, binding_of, enroll_images
+from hat.serve.enroll.image_sources import ImageSources
 
 
 @dataclass
@@ -22,12 +28,6 @@ class Answer:
     @property
     def json(self):
         return json.loads(self.out)
-
-
-def shared_world(tmp_path_factory):
-    """One world for all test files; they read it and leave it as it is."""
-    folder = tmp_path_factory.getbasetemp() / "enrolled-people"
-    return folder if folder.exists() else make_world(folder)
 
 
 def make_world(folder):
@@ -50,13 +50,58 @@ def make_world(folder):
     return folder
 
 
+def new_gallery(path, embedder, inputs=(), **options):
+    """A gallery of a model, with all images of some inputs."""
+    gallery = Gallery.open(path, binding=binding_of(runtime_info(embedder.runtime)), create=True)
+    enroll_images(gallery, embedder, ImageSources([str(one) for one in inputs]).items(), **options)
+    return gallery
+
+
 def save_model(folder, *, seed):
     hat.save_checkpoint(lively_hat(seed), folder)
     return folder
 
 
+def write_video(path, num_frames, frame_of, *, codec="mpeg4", turned=0, times=None):
+    """A video of (96, 128, 3) frames that `frame_of` gives by number, 10 a second or at their times in seconds."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 128, 96, "yuv420p", 8_000_000
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if turned:
+            stream.set_display_rotation(turned)
+        for number in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(frame_of(number), format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = round(1000 * times[number]), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def coarse_noise(number):
+    """(96, 128, 3) uint8 of random squares, which a video keeps."""
+    return np.random.default_rng(number).integers(0, 255, (12, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+
+
+_OPENED = {}
+
+
+def _open_once(path, **options):
+    key = (str(path), *sorted(options.items()))
+    if key not in _OPENED:
+        _OPENED[key] = _OPEN(path, **options)
+    return _OPENED[key]
+
+
+_OPEN = Embedder.open
+
+
 def caller(monkeypatch, capsys):
-    """`hat ARGUMENTS` in this process: its exit code, and what it wrote."""
+    """`hat ARGUMENTS` in this process, where a model is opened once: its exit code, and what it wrote."""
+    monkeypatch.setattr(Embedder, "open", _open_once)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["hat", *map(str, arguments)])

@@ -5,21 +5,10 @@ import sys
 
 import numpy as np
 import pytest
-from enrolled_people import caller, shared_world
 from PIL import Image
 
 from hat.embedder import Embedder
 from hat.serve import Gallery
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return shared_world(tmp_path_factory)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    return caller(monkeypatch, capsys)
 
 
 def test_npz_holds_names_labels_and_embeddings(run, world, tmp_path):

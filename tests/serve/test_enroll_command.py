@@ -1,31 +1,16 @@
 """`hat enroll` as a user meets it: exit codes, what it says, and what is in the gallery afterwards."""
 
 import io
-import os
 import signal
-import subprocess
-import sys
-import time
 import zipfile
 
 import numpy as np
 import pytest
-from enrolled_people import caller, save_model, shared_world
+from enrolled_people import coarse_noise, save_model, write_video
 from PIL import Image
 
 from hat.embedder import Embedder
-from hat.errors import HatError
 from hat.serve import Gallery
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return shared_world(tmp_path_factory)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    return caller(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -76,55 +61,17 @@ def test_options_for_all_images(run, world, gallery, tmp_path):
             assert record.attributes["site"] == "north" and record.attributes["floor"] == 2
             with Image.open(io.BytesIO(record.thumbnail)) as small:
                 assert small.size == (16, 32)
-    (tmp_path / "plain.gallery").unlink(missing_ok=True)
     assert run("enroll", tmp_path / "plain.gallery", tmp_path / "a.png", "--model", world / "model").code == 0
     refused = run("enroll", tmp_path / "plain.gallery", tmp_path / "a.png", "--model", world / "model", "--float16")
     assert refused.code == 2 and "--float16 is for a new gallery" in refused.err
 
 
-def test_tables_and_zip_files(run, world, gallery, tmp_path):
-    picture = noise(tmp_path / "scene.png", size=(100, 200))
-    table = tmp_path / "people.csv"
-    table.write_text("path,pid,left,top,right,bottom,color\nscene.png,1,10,10,50,90,red\nscene.png,2,100,10,140,90,blue\n")
-    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
-        archive.write(picture, "sub/scene.png")
-    answer = run("enroll", gallery, table, tmp_path / "more.zip", "--model", world / "model", "--json")
-    assert answer.code == 0 and answer.json["num_added"] == 3
-    with Gallery.open(gallery, read_only=True) as opened:
-        left, right, whole = opened.records()
-        assert (left.attributes["box"], right.attributes["color"], whole.source) == (
-            "10,10,50,90",
-            "blue",
-            f"{tmp_path}/more.zip!sub/scene.png",
-        )
-        with Image.open(picture) as image:
-            crop = image.convert("RGB").crop((100, 10, 140, 90))
-        np.testing.assert_allclose(opened.embeddings([right.id]), Embedder.open(world / "model").embed([crop]), atol=1e-6)
-
-
 def test_people_in_a_video(run, world, gallery, tmp_path):
-    av = pytest.importorskip("av")
-    with av.open(str(tmp_path / "yard.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-        for number in range(12):
-            pixels = np.random.default_rng(number).integers(0, 255, (12, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
+    write_video(tmp_path / "yard.mp4", 12, coarse_noise)
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("frame,left,top,right,bottom,pid\n0,0,0,40,90,1\n4,10,0,50,90,1\n4,60,0,999,90,2\n40,0,0,9,9,3\n")
-    arguments = (
-        "enroll",
-        gallery,
-        tmp_path / "yard.mp4",
-        "--boxes",
-        boxes,
-        "--model",
-        world / "model",
-        "--time",
-        "1000",
-        "--json",
-    )
+    options = ("--boxes", boxes, "--model", world / "model", "--time", "1000", "--json")
+    arguments = ("enroll", gallery, tmp_path / "yard.mp4", *options)
     answer = run(*arguments)
     assert answer.code == 0, answer.err
     assert (answer.json["num_added"], answer.json["num_bad"]) == (3, 1) and "line 5: the video has 12 frames" in answer.err
@@ -148,13 +95,10 @@ def test_bad_files_are_told_and_the_rest_is_enrolled(run, world, gallery, tmp_pa
     answer = run("enroll", gallery, folder, "--model", world / "model", "--json")
     assert answer.code == 0 and (answer.json["num_added"], answer.json["num_bad"]) == (1, 3)
     assert "[bold]text.jpg: not an image" in answer.err and "empty (0 bytes)" in answer.err
-    assert "cannot be used" in run("enroll", gallery, folder, "--model", world / "model").out
-
-
-def test_nothing_that_can_be_used_ends_with_1(run, world, gallery, tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"hello")
-    answer = run("enroll", gallery, tmp_path / "a.jpg", "--model", world / "model")
-    assert answer.code == 1 and "nothing could be enrolled: none of 1 images can be used; the first:" in answer.err
+    (folder / "good.png").unlink()
+    nothing = run("enroll", gallery, folder, "--model", world / "model")
+    assert nothing.code == 1 and "cannot be used" in nothing.out
+    assert "nothing could be enrolled: none of 3 images can be used; the first:" in nothing.err
 
 
 def test_a_zip_bomb_is_one_bad_image(run, world, gallery, tmp_path, monkeypatch):
@@ -198,68 +142,24 @@ def test_the_model_is_needed_and_must_be_the_gallerys(run, world, gallery, tmp_p
     assert other.code == 2 and "was made by another model" in other.err and "re-embed" in other.err
 
 
-SLOWLY = """
-import sys, time
-from hat.cli import main
-from hat.embedder import Embedder
+def test_an_interrupt_keeps_what_was_written_and_the_rest_follows(run, world, gallery, tmp_path, monkeypatch):
+    for number in range(24):
+        noise(tmp_path / f"{number:03d}.png", number)
+    arguments = ("enroll", gallery, tmp_path, "--model", world / "model", "--batch-size", "4")
+    embed, asked = Embedder.embed, []
 
-embed = Embedder.embed
+    def interrupted(self, images):
+        asked.append(len(images))
+        if len(asked) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return embed(self, images)
 
-def slow_embed(self, images, **options):
-    time.sleep(0.2)
-    return embed(self, images, **options)
-
-Embedder.embed = slow_embed
-main()
-"""
-
-
-def start_slowly(*arguments):
-    """The command in a process of its own, with a model that takes its time."""
-    return subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, "enroll", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def wait_for_records(gallery, at_least, timeout_s=60):
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if gallery.exists():
-            try:
-                with Gallery.open(gallery, read_only=True) as opened:
-                    if len(opened) >= at_least:
-                        return
-            except HatError:
-                pass  # it is being made
-        time.sleep(0.02)
-    raise AssertionError("nothing was enrolled in time")
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
-def test_a_stop_in_the_middle_keeps_what_was_written_and_the_rest_follows(run, world, gallery, tmp_path, how):
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for number in range(60):
-        noise(folder / f"{number:03d}.png", number)
-    arguments = (gallery, folder, "--model", world / "model", "--batch-size", "4")
-    process = start_slowly(*arguments)
-    wait_for_records(gallery, 4)
-    process.send_signal(how)
-    _, err = process.communicate(timeout=60)
-    with Gallery.open(gallery, read_only=True) as opened:
-        written = len(opened)
-    assert 4 <= written < 60 and written % 4 == 0
-    if how == signal.SIGINT:
-        assert process.returncode == 1 and "Traceback" not in err
-        assert f"interrupted: {written} images were added and stay" in err
-    else:
-        assert process.returncode == -signal.SIGKILL
-    result = run("enroll", *arguments, "--json").json
-    assert (result["num_known"], result["num_added"], result["num_records"]) == (written, 60 - written, 60)
+    with monkeypatch.context() as patch:
+        patch.setattr(Embedder, "embed", interrupted)
+        answer = run(*arguments)
+    assert answer.code == 1 and "interrupted: 8 images were added and stay" in answer.err
+    result = run(*arguments, "--json").json
+    assert (result["num_known"], result["num_added"], result["num_records"]) == (8, 16, 24)
 
 
 def test_known_images_with_other_labels_are_named_and_update_changes_them(run, world, gallery, tmp_path):
@@ -277,13 +177,10 @@ def test_known_images_with_other_labels_are_named_and_update_changes_them(run, w
     assert answer.code == 0 and (answer.json["num_updated"], answer.json["num_conflicts"]) == (1, 0)
     with Gallery.open(gallery, read_only=True) as opened:
         assert (opened.get([1])[0].pid, opened.get([1])[0].camid) == ("alice", 2)
-
-
-def test_one_image_twice_with_two_identities_is_a_conflict(run, world, gallery, tmp_path):
-    noise(tmp_path / "a.png")
-    (tmp_path / "people.csv").write_text("path,pid\na.png,7\na.png,8\n")
-    answer = run("enroll", gallery, tmp_path / "people.csv", "--model", world / "model", "--json")
-    assert answer.code == 1 and answer.json["num_added"] == answer.json["num_conflicts"] == 1
+    # One image twice with two identities.
+    (tmp_path / "people.csv").write_text("path,pid\na.png,alice\na.png,8\n")
+    answer = run("enroll", gallery, tmp_path / "people.csv", *options, "--json")
+    assert answer.code == 1 and (answer.json["num_known"], answer.json["num_conflicts"]) == (2, 1)
 
 
 def test_files_that_are_not_read_are_counted_and_named(run, world, gallery, tmp_path):

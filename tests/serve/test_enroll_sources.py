@@ -32,21 +32,15 @@ def listed(*inputs, **options):
     return items, dict(sources.left_out)
 
 
-@pytest.mark.parametrize(
-    ("name", "pid", "camid", "attributes"),
-    [
+def test_read_name_market_names_and_others():
+    for name, *expected in (
         ("0002_c1s1_000451_03.jpg", 2, 1, {"sequence": 1, "frame": 451}),
         ("-1_c3s2_000001_00.jpg", -1, 3, {"sequence": 2, "frame": 1}),
         ("0000_c6s3_012345_00.jpg", None, 6, {"sequence": 3, "frame": 12345}),
         ("0047_c2_f0044032.jpg", 47, 2, {}),
-    ],
-)
-def test_market_names(name, pid, camid, attributes):
-    labels = read_name(name)
-    assert (labels.pid, labels.camid, dict(labels.attributes), labels.time_s) == (pid, camid, attributes, None)
-
-
-def test_other_names_say_nothing():
+    ):
+        labels = read_name(name)
+        assert [labels.pid, labels.camid, dict(labels.attributes)] == expected and labels.time_s is None
     assert all(read_name(name) is None for name in ("a.jpg", "IMG_2034.jpg", "c1_0002.jpg", "_c1s1_1.jpg", ""))
 
 
@@ -114,14 +108,10 @@ def test_a_folder_for_each_person_gives_identities_as_hat_eval_reads_them(tmp_pa
     dataset = load_dataset("folder", tmp_path / "split")
     cameras = {sample.path: sample.camid for sample in [*dataset.query, *dataset.gallery]}
     assert cameras == {item.source: item.camid for item in items}
-
-
-def test_a_zip_file_of_such_folders_is_read_alike(tmp_path, picture):
     with zipfile.ZipFile(tmp_path / "people.zip", "w") as file:
         for name in ("7/a.png", "alice/b.png"):
             file.writestr(name, picture)
-    items, _ = listed(tmp_path / "people.zip")
-    assert [item.pid for item in items] == [7, "alice"]
+    assert [item.pid for item in listed(tmp_path / "people.zip")[0]] == [7, "alice"]
 
 
 def test_other_layouts_are_read_as_hat_eval_reads_them(tmp_path, picture):
@@ -226,27 +216,21 @@ def test_a_mistake_in_a_table_is_named_by_its_line_before_anything_is_done(tmp_p
     assert sentence in str(error.value) and str(table) in str(error.value)
 
 
-def test_tables_that_cannot_be_read(tmp_path):
+def test_inputs_that_cannot_be_read(tmp_path):
     (tmp_path / "latin.csv").write_bytes(b"path\n\xe9.png\n")
-    with pytest.raises(DataError, match="neither UTF-8 nor UTF-16"):
-        ImageSources([str(tmp_path / "latin.csv")]).count()
-    with pytest.raises(DataError, match="no such file or folder"):
-        ImageSources([str(tmp_path / "none.csv")])
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(DataError, match="cannot be read"):
-        ImageSources([str(tmp_path / "folder.csv")]).count()
-
-
-def test_inputs_that_are_not_there_and_archives_that_are_none(tmp_path):
-    with pytest.raises(DataError, match=r"gone\.jpg: there is no such file or folder"):
-        ImageSources([str(tmp_path / "gone.jpg")])
-    with pytest.raises(DataError, match="no such file"):
-        ImageSources([f"{tmp_path}/gone.zip!a.jpg"])
-    with pytest.raises(DataError, match="cannot be looked up"):
-        ImageSources(["a" * 5000])
     (tmp_path / "no.zip").write_bytes(b"PK not a zip")
-    with pytest.raises(DataError, match="cannot be read as a zip file"):
-        ImageSources([str(tmp_path / "no.zip")]).count()
+    for name, sentence in (
+        ("latin.csv", "neither UTF-8 nor UTF-16"),
+        ("folder.csv", "cannot be read"),
+        ("no.zip", "cannot be read as a zip file"),
+        ("none.csv", "no such file or folder"),
+        ("gone.jpg", r"gone\.jpg: there is no such file or folder"),
+        ("gone.zip!a.jpg", "no such file"),
+        ("a" * 5000, "cannot be looked up"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            ImageSources([f"{tmp_path}/{name}"]).count()
 
 
 def test_a_crop_is_cut_to_the_picture_and_refused_where_it_misses_it():
@@ -268,23 +252,10 @@ def test_boxes_hashes_and_thumbnails():
             assert (small.format, small.size) == ("JPEG", expected)
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("true", True),
-        ("0", 0),
-        ("-3", -3),
-        ("1.50", 1.5),
-        ("007", "007"),
-        ("+1", "+1"),
-        ("1e5", "1e5"),
-        ("nan", "nan"),
-        ("x", "x"),
-    ],
-)
-def test_attribute_values_are_of_the_type_that_they_look_like(text, value):
-    found = attribute_value(text)
-    assert (found, type(found)) == (value, type(value))
+def test_attribute_values_are_of_the_type_that_they_look_like():
+    values = {"true": True, "0": 0, "-3": -3, "1.50": 1.5} | {text: text for text in ("007", "+1", "1e5", "nan", "x")}
+    for text, value in values.items():
+        assert (attribute_value(text), type(attribute_value(text))) == (value, type(value))
 
 
 def test_attributes_that_are_refused():

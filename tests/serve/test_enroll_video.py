@@ -1,10 +1,10 @@
 """People in a video: the right frame, the right part of it, and videos that are none."""
 
 import io
-from fractions import Fraction
 
 import numpy as np
 import pytest
+from enrolled_people import write_video
 from PIL import Image
 
 from hat.errors import DataError, ImageError, MissingExtraError, UsageError
@@ -15,7 +15,7 @@ from hat.serve.gallery.person_crops import content_hash
 
 av = pytest.importorskip("av")
 
-HEIGHT, WIDTH, NUM_FRAMES, RATE = 96, 128, 30, 10
+HEIGHT, WIDTH, NUM_FRAMES = 96, 128, 30
 
 
 def frame_of(number):
@@ -25,27 +25,9 @@ def frame_of(number):
     return pixels
 
 
-def write_video(path, *, codec="mpeg4", num_frames=NUM_FRAMES, turned=0, times=None):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=RATE)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.bit_rate = 8_000_000
-        if times is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        if turned:
-            stream.set_display_rotation(turned)
-        for number in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(frame_of(number), format="rgb24")
-            if times is not None:
-                frame.pts, frame.time_base = round(1000 * times[number]), Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("video") / "yard.mp4")
+    return write_video(tmp_path_factory.mktemp("video") / "yard.mp4", NUM_FRAMES, frame_of)
 
 
 def table(folder, text):
@@ -71,7 +53,7 @@ def test_frames_by_number_with_their_boxes(video, tmp_path):
     )
     sources = ImageSources([str(video)], boxes=boxes, labels=Labels(time_s=1000.0, attributes={"site": "yard"}))
     items = list(sources.items())
-    assert sources.count() == len(items) == 4
+    assert sources.count() == len(items) == 4 and sources.notes == []  # people in whole frames, and no whole frames
     assert [item.source for item in items] == [f"{video}#{number}" for number in (0, 7, 7, 29)]
     assert [item.pid for item in items] == [1, 2, None, 1] and [item.camid for item in items] == [None, 3, None, None]
     assert [item.time_s for item in items] == pytest.approx([1000.0, 1000.7, 1000.7, 1002.9])
@@ -89,7 +71,7 @@ def test_the_same_video_gives_the_same_bytes(video, tmp_path):
 
 def test_frames_by_time_even_where_they_come_unevenly(tmp_path):
     times = [0.0, 0.1, 0.2, 1.0, 1.05, 2.0]
-    path = write_video(tmp_path / "uneven.mkv", num_frames=6, times=times)
+    path = write_video(tmp_path / "uneven.mkv", 6, frame_of, times=times)
     moments = [0.0, 0.09, 0.1, 0.999, 1.0, 1.5, 2.0, 2.5, 9.0]
     boxes = table(tmp_path, "time,left,top,right,bottom\n" + "".join(f"{time},40,40,60,80\n" for time in moments))
     items = list(video_items(path, read_boxes(boxes)))
@@ -111,7 +93,7 @@ def test_frames_that_are_not_there_and_boxes_outside_are_reported_one_by_one(vid
 
 @pytest.mark.skipif(not hasattr(av.VideoStream, "set_display_rotation"), reason="this PyAV cannot write the note")
 def test_a_phone_that_was_held_upright(tmp_path):
-    path = write_video(tmp_path / "turned.mp4", num_frames=2, turned=90)
+    path = write_video(tmp_path / "turned.mp4", 2, frame_of, turned=90)
     frame = next(read_frames(path))
     pixels = np.asarray(frame.picture())
     assert pixels.shape == (WIDTH, HEIGHT, 3)
@@ -134,7 +116,7 @@ def test_decoding_stops_after_the_last_row(video, tmp_path, monkeypatch):
 
 
 def test_a_video_that_breaks_off_keeps_what_came_before(tmp_path):
-    path = write_video(tmp_path / "whole.ts", codec="mpeg2video", num_frames=30)
+    path = write_video(tmp_path / "whole.ts", 30, frame_of, codec="mpeg2video")
     data = path.read_bytes()
     broken = tmp_path / "broken.ts"
     broken.write_bytes(data[: len(data) // 2])

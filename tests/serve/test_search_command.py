@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from enrolled_people import caller, save_model, shared_world
+from enrolled_people import new_gallery, save_model
 from PIL import Image
 
 import hat
@@ -15,26 +15,20 @@ from hat.serve import Gallery, calibrate_thresholds, person_embedding
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    from hat.runtime import runtime_info
-    from hat.serve import binding_of, enroll_images
-    from hat.serve.enroll.image_sources import ImageSources
-
-    whole, folder = shared_world(tmp_path_factory), tmp_path_factory.mktemp("world")
-    shutil.copytree(whole / "people", folder / "people")  # one test moves it away
-    (folder / "model").symlink_to(whole / "model")
+def world(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    shutil.copytree(world / "people", folder / "people")  # one test moves it away
+    (folder / "model").symlink_to(world / "model")
     embedder = Embedder.open(folder / "model")
     for name, height in (("plain", None), ("pictured", 64)):
-        binding = binding_of(runtime_info(embedder.runtime))
-        with Gallery.open(folder / f"{name}.gallery", binding=binding, create=True) as gallery:
-            items = ImageSources([str(folder / "people" / "bounding_box_test")]).items()
-            enroll_images(gallery, embedder, items, thumbnail_height=height)
+        new_gallery(
+            folder / f"{name}.gallery", embedder, [folder / "people" / "bounding_box_test"], thumbnail_height=height
+        ).close()
     return folder
 
 
 @pytest.fixture
-def run(world, monkeypatch, capsys):
-    call = caller(monkeypatch, capsys)
+def run(world, call):
     return lambda *arguments: call("search", world / "plain.gallery", *arguments)
 
 
@@ -110,7 +104,7 @@ def test_reranking_within_everything_is_hat_rerank(run, world, model, queries, k
     assert "before" in run(queries[0], *model, "--rerank").out
 
 
-def test_filters(run, model, queries, known):
+def test_filters(run, model, queries, known, tmp_path):
     _, _, records = known
 
     def found(*options):
@@ -132,9 +126,6 @@ def test_filters(run, model, queries, known):
     mine = next(record for record in records if record.camid == 2)
     answer = run("--id", mine.id, "--other-cameras", "--top", 50, "--json")
     assert set(ranked(answer.json)) == those(lambda record: record.camid == 1)
-
-
-def test_other_cameras_needs_to_know_the_querys_camera(run, model, queries, tmp_path):
     with Image.open(queries[0]) as image:
         image.save(tmp_path / "someone.png")
     answer = run(tmp_path / "someone.png", *model, "--other-cameras")
@@ -160,7 +151,7 @@ def test_thresholds(run, world, model, queries):
     assert too_fine.code == 2 and "cannot be shown by 40 pairs of different people" in too_fine.err
 
 
-def test_a_picture_of_the_matches(run, world, model, queries, tmp_path, monkeypatch, capsys):
+def test_a_picture_of_the_matches(run, call, world, model, queries, tmp_path):
     path = tmp_path / "matches.png"
     answer = run(queries[0], queries[1], "--id", 3, *model, "--top", 4, "--picture", path)
     assert answer.code == 0 and f"drawn: {path}" in answer.err
@@ -174,12 +165,11 @@ def test_a_picture_of_the_matches(run, world, model, queries, tmp_path, monkeypa
         for match in query["matches"]
     )
     assert (green > 0, red > 0) == (same > 0, True)
-    call = caller(monkeypatch, capsys)
     moved = world / "people" / "bounding_box_test"
     moved.rename(moved.with_name("moved"))
     try:
         gone = run(queries[0], *model, "--picture", path)
-        kept = call("search", world / "pictured.gallery", queries[0], *model, "--picture", path)
+        kept = call("search", world / "pictured.gallery", "--id", 3, "--top", 1, "--picture", path)
     finally:
         moved.with_name("moved").rename(moved)
     assert gone.code == 2 and "none of the matches has a picture" in gone.err
@@ -218,8 +208,7 @@ def test_wrong_requests_end_with_2(run, model, queries, arguments, sentence):
     assert answer.code == 2 and sentence in answer.err, answer.err
 
 
-def test_galleries_and_models_that_do_not_fit(world, queries, model, tmp_path, monkeypatch, capsys):
-    call = caller(monkeypatch, capsys)
+def test_galleries_and_models_that_do_not_fit(call, world, queries, model, tmp_path):
     missing = call("search", tmp_path / "none.gallery", queries[0], *model)
     assert missing.code == 2 and "none.gallery" in missing.err and not (tmp_path / "none.gallery").exists()
     other = call("search", world / "plain.gallery", queries[0], "--model", save_model(tmp_path / "other", seed=1))
