@@ -126,7 +126,8 @@ class RecordFilter(_Form):
 
     def where(self) -> Filter:
         """Return the filter."""
-        pids, camids = (None if label is None else [label] for label in (self.pid, self.camid))
+        pids = None if self.pid is None else [self.pid]
+        camids = None if self.camid is None else [self.camid]
         return Filter.of(pids=pids, camids=camids, since_s=self.since_s, until_s=self.until_s)
 
 
@@ -149,7 +150,7 @@ class ItemLabels(_Labels):
 class EnrollForm(_Labels):
     """What is known of images that are enrolled: of all of them alike, or of each."""
 
-    attributes: FormAttributes = Field(default={}, description="Anything else, as a JSON object.")  # type: ignore[assignment]
+    attributes: FormAttributes = Field(default={}, description="Anything else, as a JSON object.")
     records: Json[list[ItemLabels]] | None = Field(
         default=None, description="What is known of each image, as a JSON list in the order of the images."
     )

@@ -109,8 +109,13 @@ def running(runtime=None, *, galleries=(), root=None, keys=None, audit=None, **s
     limits = ServiceSettings(**{"num_decoders": 2, **settings})
     registry = GalleryRegistry(opened, binding, root=root, max_galleries=limits.max_galleries)
     service = Service(runtime, registry, limits, keys=keys, audit=audit)
-    with serving(create_app(service)) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with serving(create_app(service)) as address, connected(address) as client:
         yield client, service
+
+
+def connected(address, timeout=30):
+    """A client of a service; what it costs to make is nearly all for TLS, which is not used here."""
+    return httpx.Client(base_url=address, timeout=timeout, verify=False, limits=httpx.Limits(max_connections=None))
 
 
 @contextmanager
