@@ -6,13 +6,15 @@ import io
 import httpx
 import numpy as np
 import pytest
-from service_stand_ins import EMBED_DIM, ColorRuntime, connected, embedding_of, files, picture, running, serving, until
+from service_stand_ins import EMBED_DIM, ColorRuntime, embedding_of, files, hang_up, picture, running, serving, until
 
 import hat
 from hat.data import decode_image
 from hat.runtime import TorchRuntime
 from hat.serve import binding_of
 from hat.serve.service import GalleryRegistry, Service, ServiceSettings, create_app
+
+FORM = {"content-type": "multipart/form-data; boundary=b"}
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +78,8 @@ def test_one_bad_image_refuses_the_request_and_is_named(client):
         ({"files": files(picture(1)), "data": {"top": "3"}}, 422, "no other field"),
         ({"data": {"images": "3"}}, 415, "expected a body of type"),
         ({"content": b"", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
-        (
-            {"content": b"--b\r\n\r\n", "headers": {"content-type": "multipart/form-data; boundary=b"}},
-            400,
-            "Content-Disposition",
-        ),
-        ({"content": b"", "headers": {"content-type": "multipart/form-data; boundary=b"}}, 400, "Unexpected end"),
+        ({"content": b"--b\r\n\r\n", "headers": FORM}, 400, "Content-Disposition"),
+        ({"content": b"", "headers": FORM}, 400, "Unexpected end"),
         ({"json": {"images": []}}, 415, "expected a body of type"),
         ({}, 415, "expected a body of type"),
     ],
@@ -131,12 +129,9 @@ def test_a_client_that_goes_away_takes_its_images_along(served):
     runtime.held.clear()
     runtime.in_run.clear()
     try:
-        with connected(client.base_url, timeout=0.5) as hasty:
-            with pytest.raises(httpx.ReadTimeout):
-                hasty.post("/v1/embed", files=files(picture(1)))
-            assert runtime.in_run.is_set()
-            with pytest.raises(httpx.ReadTimeout):  # its images wait behind the run, and are dropped with it
-                hasty.post("/v1/embed", files=files(picture(2), picture(3)))
+        hang_up(client, "/v1/embed", files(picture(1)), runtime.in_run.is_set)
+        # Its images wait behind the run, and are dropped with it.
+        hang_up(client, "/v1/embed", files(picture(2), picture(3)), lambda: service.admission.num_images >= 2)
         until(lambda: service.admission.num_images == 0)
         before = sum(runtime.batches)
     finally:
