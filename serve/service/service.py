@@ -20,12 +20,9 @@ T = TypeVar("T")
 
 
 class Service:
-    """What a service is made of.
+    """A model, galleries, which it closes, and bounds.
 
     Args:
-        runtime: The model.
-        galleries: The galleries; the service closes them.
-        settings: The bounds.
         keys: Whose keys are asked for; None asks for none, which is for loopback alone.
         audit: Where requests are put on record; None keeps no record.
 
