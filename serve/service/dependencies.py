@@ -53,12 +53,7 @@ class AuthorizedRequest:
             yield upload
 
     async def receive_json(self, model: type[M]) -> M:
-        """Read a body that is JSON alone.
-
-        Raises:
-            ApiError: It is something else; see `read_upload`.
-            RequestValidationError: A field is unknown, missing or wrong.
-        """
+        """Read a body that is JSON alone; see `read_upload` and `Upload.parse`."""
         async with self.receive(json=True) as upload:
             if upload.images:
                 raise ApiError(415, "expected a body of type application/json")

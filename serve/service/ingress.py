@@ -1,12 +1,9 @@
 """The two layers around every request, in plain ASGI, before anything else looks at it.
 
-`RequestContextMiddleware` is the outermost: a request's number, its line in the audit log, its count, its headers and its
-unforeseen errors, which are logged by that number with the place where they happened and not with what they were about.
-
-`SameOriginMiddleware` checks whose name a request uses and which page sent it. A browser can be made to send requests to a
-program on its own machine: another site's name that resolves to 127.0.0.1 (DNS rebinding) is told by the Host header, and
-another site's page by the Origin header that every browser adds. Starlette's TrustedHostMiddleware looks at the first alone,
-and only at the first of two Host headers.
+`RequestContextMiddleware` is the outermost: a request's number, its audit line, its count, its headers and its unforeseen
+errors. `SameOriginMiddleware` is for browsers, which can be made to send requests to a program on their own machine: another
+site's name that resolves to 127.0.0.1 (DNS rebinding) is told by the Host header, another site's page by the Origin header that
+they add. Starlette's TrustedHostMiddleware looks at the first alone, and only at the first of two Host headers.
 """
 
 from __future__ import annotations
@@ -35,11 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hat.serve")
 
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
-"""What the Host header may name where a program listens on loopback."""
-
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")  # that the Host header may name where a program listens on loopback
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\s]+)(?::\d*)?")
-
 _CLIENT_GONE = 499  # nobody reads this status; it is nginx's in logs and metrics
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),

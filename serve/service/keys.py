@@ -36,20 +36,11 @@ _CHECK_EVERY_S = 1.0
 class ApiKey:
     """One key, without its secret."""
 
-    id: str
-    """Public part of the key, by which it is removed and which the audit log names."""
-
-    name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
-    """Whose it is, for people."""
-
+    id: str  # public part of the key, by which it is removed and which the audit log names
+    name: Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]  # whose it is, for people
     role: Role
-    """What it allows."""
-
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """Hash of the whole key."""
-
-    created: str
-    """When it was made, UTC."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # of the whole key
+    created: str  # UTC
 
 
 LOCAL = ApiKey(id="local", name="local", role="write", sha256="0" * 64, created="")

@@ -59,7 +59,9 @@ GalleryName = Annotated[str, StringConstraints(pattern=f"^{GALLERY_NAME}$")]
 Camera = Annotated[int, Field(ge=-1, le=_LARGEST)]
 RecordId = Annotated[int, Field(ge=1, le=_LARGEST)]
 Side = Annotated[int, Field(ge=-(2**20), le=2**20)]
+Box = tuple[Side, Side, Side, Side]
 TimeS = Annotated[float, Field(ge=-_YEAR_9999, le=_YEAR_9999, allow_inf_nan=False)]
+Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 PrintableText = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_check_printable)]
 PersonName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LABEL_LENGTH)]
 Identity = Annotated[Annotated[int, Field(ge=-1, le=_LARGEST)] | PersonName, BeforeValidator(_parse_identity)]
@@ -79,20 +81,14 @@ class SearchForm(_Form):
     model_config = ConfigDict(json_schema_extra={"examples": [{"gallery": "people", "record_ids": [7], "top": 5}]})
 
     gallery: GalleryName = Field(description="Name of the gallery.", examples=["people"])
-    record_ids: Annotated[list[RecordId], Many] = Field(
-        default=[], max_length=64, description="Search by records that are enrolled."
-    )
+    record_ids: Annotated[list[RecordId], Many] = Field(default=[], max_length=64, description="Search by enrolled records.")
     top: int = Field(default=10, ge=1, le=1_000_000, description="Most matches for each query; the service has a limit.")
     one_person: bool = Field(default=False, description="All images and records show one person: one query.")
     rerank: bool = Field(default=False, description="Order by k-reciprocal re-ranked distance.")
     rerank_pool: int = Field(default=200, ge=1, le=2000, description="Nearest records that are re-ranked.")
     center_cameras: bool = Field(default=False, description="Subtract the mean embedding of each camera before ranking.")
-    query_camid: Camera | None = Field(
-        default=None, description="With center_cameras: the camera that took the images; null where it is not known."
-    )
-    min_similarity: float | None = Field(
-        default=None, ge=-1, le=1, allow_inf_nan=False, description="Leave out matches below this cosine similarity."
-    )
+    query_camid: Camera | None = Field(default=None, description="With center_cameras: the images' camera, where it is known.")
+    min_similarity: Similarity | None = Field(default=None, description="Leave out matches below this cosine similarity.")
     camids: Annotated[list[Camera] | None, Many] = Field(default=None, max_length=1000, description="Only these cameras.")
     exclude_camids: Annotated[list[Camera], Many] = Field(default=[], max_length=1000, description="None of these cameras.")
     pids: Annotated[list[Identity] | None, Many] = Field(default=None, max_length=1000, description="Only these identities.")
@@ -119,14 +115,13 @@ class RecordFilter(_Form):
     camid: Camera | None = Field(default=None, description="Only this camera.")
     since_s: TimeS | None = Field(default=None, description="Seen at this time or later, seconds since 1970.")
     until_s: TimeS | None = Field(default=None, description="Seen before this time.")
-    after_id: int = Field(
-        default=0, ge=0, le=_LARGEST, description="Only records with a larger id: `next_after_id` of the last page."
-    )
+    after_id: int = Field(default=0, ge=0, le=_LARGEST, description="Only larger ids: `next_after_id` of the last page.")
     limit: int = Field(default=100, ge=1, le=1000, description="Most records on a page.")
 
     def where(self) -> Filter:
         """Return the filter."""
-        pids, camids = (None if label is None else [label] for label in (self.pid, self.camid))
+        pids = None if self.pid is None else [self.pid]
+        camids = None if self.camid is None else [self.camid]
         return Filter.of(pids=pids, camids=camids, since_s=self.since_s, until_s=self.until_s)
 
 
@@ -141,18 +136,14 @@ class ItemLabels(_Labels):
     """What is known of one image that is enrolled."""
 
     source: PrintableText | None = Field(default=None, description="How it is called for people; the file's name where unset.")
-    box: tuple[Side, Side, Side, Side] | None = Field(
-        default=None, description="[left, top, right, bottom] in pixels: the person within a larger picture."
-    )
+    box: Box | None = Field(default=None, description="The person in a larger picture: [left, top, right, bottom] in pixels.")
 
 
 class EnrollForm(_Labels):
     """What is known of images that are enrolled: of all of them alike, or of each."""
 
-    attributes: FormAttributes = Field(default={}, description="Anything else, as a JSON object.")  # type: ignore[assignment]
-    records: Json[list[ItemLabels]] | None = Field(
-        default=None, description="What is known of each image, as a JSON list in the order of the images."
-    )
+    attributes: FormAttributes = Field(default={}, description="Anything else, as a JSON object.")
+    records: Json[list[ItemLabels]] | None = Field(default=None, description="Of each image, as a JSON list in their order.")
     update: bool = Field(default=False, description="Give images that are there already the labels that are given now.")
 
     def labels(self, num_images: int) -> list[ItemLabels]:
@@ -247,9 +238,7 @@ class ModelInfo(BaseModel):
     name: str
     precision: str
     embed_dim: int
-    image_size: list[int] = Field(
-        description="[height, width] of its input; images of any size are resized.", examples=[[256, 128]]
-    )
+    image_size: list[int] = Field(description="[height, width] to which images are resized.", examples=[[256, 128]])
     fingerprint: str
 
 

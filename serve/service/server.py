@@ -22,9 +22,7 @@ from .service import Service
 
 _BACKLOG = 1024
 _SHUTDOWN_S = 60
-
-_ERRORS = (400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 429, 500, 503, 504)
-"""Statuses that any route may answer with; OpenAPI says HTTP's own words for them."""
+_ERRORS = (400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 429, 500, 503, 504)  # that any route may answer with
 
 
 def create_app(service: Service) -> FastAPI:

@@ -1,9 +1,9 @@
 """One running service: everything that its routes share."""
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
-
-import anyio
 
 from hat.io.artifact import ArtifactInfo
 from hat.runtime import Runtime, runtime_info
@@ -20,12 +20,9 @@ T = TypeVar("T")
 
 
 class Service:
-    """What a service is made of.
+    """A model, galleries, which it closes, and bounds.
 
     Args:
-        runtime: The model.
-        galleries: The galleries; the service closes them.
-        settings: The bounds.
         keys: Whose keys are asked for; None asks for none, which is for loopback alone.
         audit: Where requests are put on record; None keeps no record.
 
@@ -52,7 +49,8 @@ class Service:
         self.pipeline = Pipeline(runtime, settings, self.metrics)
         self.embedder = BatchedEmbedder(self.pipeline)
         self.admission = Admission(settings.max_queue, settings.max_inflight_bytes)
-        self._store_threads = anyio.CapacityLimiter(settings.num_store_threads)
+        self.num_store_requests = 0
+        self._store_threads = ThreadPoolExecutor(settings.num_store_threads, thread_name_prefix="hat-store")
         self.metrics.watch("hat_images_inside", "Images in the service.", lambda: self.admission.num_images)
         self.metrics.watch("hat_bytes_inside", "Bytes of request bodies in memory.", lambda: self.admission.num_bytes)
         self.metrics.watch("hat_images_waiting", "Images that wait for the model.", lambda: self.pipeline.batcher.num_waiting)
@@ -62,12 +60,6 @@ class Service:
     def is_ready(self) -> bool:
         """Whether requests will be answered."""
         return self.pipeline.batcher.is_alive
-
-    @property
-    def num_store_requests(self) -> int:
-        """Calls to galleries that run or wait for a thread."""
-        threads = self._store_threads.statistics()
-        return threads.borrowed_tokens + threads.tasks_waiting
 
     async def run_in_threadpool(self, work: Callable[[], T]) -> T:
         """Run a call to a gallery, which blocks, in one of a few threads, for which a bounded number of requests waits.
@@ -79,9 +71,24 @@ class Service:
         """
         if self.num_store_requests >= self.settings.max_store_requests:
             raise ApiError(503, "too many requests to galleries: try again later", retry_after_s=1)
-        return await anyio.to_thread.run_sync(work, limiter=self._store_threads)
+        self.num_store_requests += 1
+        future = self._store_threads.submit(work)
+        result = asyncio.wrap_future(future)
+        result.add_done_callback(self._count_down)
+        try:
+            return await asyncio.shield(result)
+        except asyncio.CancelledError:
+            if not future.cancel():
+                await asyncio.wait((result,))
+            raise
+
+    def _count_down(self, result: asyncio.Future[T]) -> None:
+        self.num_store_requests -= 1
+        if not result.cancelled():
+            result.exception()  # looked at: where the request was given up, nobody else does
 
     def close(self) -> None:
         """Finish the work in hand and let go of everything."""
+        self._store_threads.shutdown()
         self.pipeline.close()
         self.galleries.close()

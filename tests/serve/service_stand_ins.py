@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -109,8 +110,22 @@ def running(runtime=None, *, galleries=(), root=None, keys=None, audit=None, **s
     limits = ServiceSettings(**{"num_decoders": 2, **settings})
     registry = GalleryRegistry(opened, binding, root=root, max_galleries=limits.max_galleries)
     service = Service(runtime, registry, limits, keys=keys, audit=audit)
-    with serving(create_app(service)) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with serving(create_app(service)) as address, connected(address) as client:
         yield client, service
+
+
+def connected(address, timeout=30):
+    """A client of a service; what it costs to make is nearly all for TLS, which is not used here."""
+    return httpx.Client(base_url=address, timeout=timeout, verify=False, limits=httpx.Limits(max_connections=None))
+
+
+def hang_up(client, path, images, condition):
+    """Send a request and close the connection without an answer, once something has come of it."""
+    request = client.build_request("POST", path, files=images)
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as line:
+        line.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + request.read())
+        until(condition)
 
 
 @contextmanager

@@ -1,14 +1,13 @@
 """API keys: kept as hashes, shown once, checked on every request, changed while the service runs."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 
 import pytest
 from service_stand_ins import files, picture, running, until
 
+from hat.cli import main
 from hat.errors import UsageError
 from hat.serve.service import KeyFile, KeyRing
 from hat.serve.service.admission import RateLimiter
@@ -37,25 +36,13 @@ def test_keys_differ_and_each_opens_for_its_own_holder(file):
         assert ring.find(token) == key
     first, second = pairs[0][1], pairs[1][1]
     swapped = first[:13] + second[13:]
-    for wrong in (
-        "",
-        "hat_",
-        first[:-1],
-        first + "x",
-        swapped,
-        first.upper(),
-        pairs[0][0].sha256,
-        "hat_00000000_" + "a" * 43,
-        "é",
-    ):
+    unknown = "hat_00000000_" + "a" * 43
+    for wrong in ("", "hat_", first[:-1], first + "x", swapped, first.upper(), pairs[0][0].sha256, unknown, "é"):
         assert ring.find(wrong) is None
-
-
-def test_a_key_is_removed_by_its_id(file):
-    kept, gone = file.add("kept", "read")[0], file.add("gone", "write")[0]
-    assert file.remove(gone.id) == gone and file.read() == (kept,)
+    keys = file.read()
+    assert file.remove(keys[1].id) == keys[1] and file.read() == (keys[0], *keys[2:])
     with pytest.raises(UsageError, match="no key"):
-        file.remove(gone.id)
+        file.remove(keys[1].id)
 
 
 def test_a_running_service_takes_changes_of_the_file_up(file, monkeypatch):
@@ -78,18 +65,7 @@ def test_a_running_service_takes_changes_of_the_file_up(file, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "null",
-        "{",
-        '{"keys": 1}',
-        '{"version": 2}',
-        '{"keys": [{"id": "x"}]}',
-        '{"keyz": []}',
-        '{"keys": [{"id": "00000000"}]}',
-    ],
+    "text", ["", "[]", "null", "{", '{"keys": 1}', '{"version": 2}', '{"keys": [{"id": "00000000"}]}', '{"keyz": []}']
 )
 def test_a_file_that_holds_no_keys_is_refused(file, text):
     file.path.write_text(text)
@@ -161,12 +137,11 @@ def test_roles_say_who_may_change_a_gallery(file):
                 assert ("www-authenticate" in answer.headers) == (allowed == 401)
             answer = client.request(method, path, headers={"authorization": f"bearer {writer}"}, **options)
             assert answer.status_code in (200, 204), (method, path, answer.text)
-        assert (
-            client.post("/v1/galleries", json={"name": "x"}, headers={"authorization": f"Bearer {reader}"}).status_code == 403
-        )
+        bearer, basic = ({"authorization": f"{scheme} {reader}"} for scheme in ("Bearer", "Basic"))
+        assert client.post("/v1/galleries", json={"name": "x"}, headers=bearer).status_code == 403
         assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
-        assert client.get("/healthz", headers={"authorization": f"Basic {reader}"}).status_code == 200
-        assert client.get("/v1/model", headers={"authorization": f"Basic {reader}"}).status_code == 401
+        assert client.get("/healthz", headers=basic).status_code == 200
+        assert client.get("/v1/model", headers=basic).status_code == 401
         described = client.get("/openapi.json").json()
         assert described["paths"]["/v1/embed"]["post"]["security"] == [{"key": []}]
 
@@ -191,21 +166,22 @@ def test_a_removed_key_stops_working_in_a_running_service(file):
         until(lambda: client.get("/v1/model", headers=headers).status_code == 401)
 
 
-def test_the_command_adds_lists_and_removes(tmp_path):
-    def run(*arguments):
-        command = [sys.executable, "-W", "error", "-m", "hat", "keys", *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "COLUMNS": "120"}
-        )
+def test_keys_command_adds_lists_and_removes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
 
-    added = run("add", "keys.json", "--name", "camera-3", "--role", "write", "--json")
-    assert added.returncode == 0, added.stderr
-    made = json.loads(added.stdout)
-    assert KeyRing(KeyFile(tmp_path / "keys.json")).find(made["key"]).id == made["id"]
-    listed = run("list", "keys.json")
-    assert "camera-3" in listed.stdout and "write" in listed.stdout and made["key"][13:] not in listed.stdout
-    wrong = run("add", "keys.json", "--name", "x", "--role", "admin")
-    assert wrong.returncode == 2 and wrong.stderr.startswith("hat: usage: unknown role 'admin'")
-    assert run("remove", "keys.json", made["id"]).returncode == 0
-    assert run("remove", "keys.json", made["id"]).returncode == 2
-    assert KeyFile(tmp_path / "keys.json").read() == ()
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hat", "keys", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    code, printed, _ = run("add", "keys.json", "--name", "camera-3", "--role", "write", "--json")
+    made = json.loads(printed)
+    assert code == 0 and KeyRing(KeyFile("keys.json")).find(made["key"]).id == made["id"]
+    listed = run("list", "keys.json")[1]
+    assert "camera-3" in listed and "write" in listed and made["key"][13:] not in listed
+    code, _, errors = run("add", "keys.json", "--name", "x", "--role", "admin")
+    assert code == 2 and errors.startswith("hat: usage: unknown role 'admin'")
+    assert [run("remove", "keys.json", made["id"])[0] for _ in range(2)] == [0, 2]
+    assert KeyFile("keys.json").read() == ()

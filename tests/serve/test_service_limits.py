@@ -7,11 +7,10 @@ import struct
 import threading
 import zlib
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from service_stand_ins import ColorRuntime, embedding_of, files, picture, running, until
+from service_stand_ins import ColorRuntime, connected, embedding_of, files, picture, running, until
 
 from hat.serve.service.admission import Admission
 from hat.serve.service.api_error import ApiError
@@ -161,15 +160,14 @@ def test_a_client_that_asks_first_is_refused_before_it_sends(client):
 
 
 class Crowd:
-    """Many clients at once, each with one request; their statuses in the order in which they were answered."""
+    """Many requests at once, each by a thread; they are answered in the end."""
 
-    def __init__(self, client, count, images=1):
+    def __init__(self, client, count, *, kind="PNG"):
         self.answers = []
-        address = client.base_url
+        self.client = connected(client.base_url, timeout=60)
 
         def ask():
-            with httpx.Client(base_url=address, timeout=60) as one:
-                self.answers.append(one.post("/v1/embed", files=files(*[picture(1)] * images)))
+            self.answers.append(self.client.post("/v1/embed", files=files(picture(1, kind=kind))))
 
         self.threads = [threading.Thread(target=ask) for _ in range(count)]
         for thread in self.threads:
@@ -182,21 +180,25 @@ class Crowd:
         for thread in self.threads:
             thread.join(60)
             assert not thread.is_alive()
+        self.client.close()
 
 
 def test_ten_times_too_much_is_answered_with_503_and_then_all_is_well():
     runtime = ColorRuntime()
-    with running(runtime, max_queue=4, max_batch=2) as (client, service):
+    with running(runtime, max_queue=4, max_images=8, max_batch=2) as (client, service):
         runtime.held.clear()
         crowd = Crowd(client, 40)
         until(lambda: crowd.count(503) == 36)  # at once, while the model still works on what was let in
         assert service.admission.num_images == 4
         refused = next(answer for answer in crowd.answers if answer.status_code == 503)
         assert int(refused.headers["retry-after"]) >= 1 and "busy" in refused.json()["detail"]
-        assert client.get("/healthz").status_code == 200 and client.get("/readyz").status_code == 200
+        assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
         runtime.held.set()
         crowd.join()
         assert crowd.count(200) == 4 and service.admission.num_images == service.admission.num_bytes == 0
+        # A request with more images than there is room for is refused whole.
+        assert client.post("/v1/embed", files=files(*[picture(1)] * 5)).status_code == 503
+        assert service.admission.num_images == 0
         for _ in range(5):
             assert client.post("/v1/embed", files=files(*[picture(1)] * 4)).status_code == 200
 
@@ -223,28 +225,12 @@ def test_bodies_are_held_within_a_bound_however_many_come():
     size = len(picture(1, kind="BMP"))
     with running(runtime, max_inflight_bytes=int(3.5 * (size + 300)), max_queue=1000) as (client, service):
         runtime.held.clear()
-        answers = []
-
-        def ask():
-            with httpx.Client(base_url=client.base_url, timeout=60) as one:
-                answers.append(one.post("/v1/embed", files=files(picture(1, kind="BMP"))).status_code)
-
-        threads = [threading.Thread(target=ask) for _ in range(12)]
-        for thread in threads:
-            thread.start()
-        until(lambda: answers.count(503) == 9)
+        crowd = Crowd(client, 12, kind="BMP")
+        until(lambda: crowd.count(503) == 9)
         assert service.admission.num_bytes <= service.admission.max_bytes
         runtime.held.set()
-        for thread in threads:
-            thread.join(60)
-        assert answers.count(200) == 3 and service.admission.num_bytes == 0
-
-
-def test_a_request_with_more_images_than_there_is_room_for_is_refused_whole():
-    with running(max_queue=4, max_images=8) as (client, service):
-        assert client.post("/v1/embed", files=files(*[picture(1)] * 5)).status_code == 503
-        assert service.admission.num_images == 0
-        assert client.post("/v1/embed", files=files(*[picture(1)] * 4)).status_code == 200
+        crowd.join()
+        assert crowd.count(200) == 3 and service.admission.num_bytes == 0
 
 
 def test_a_large_but_allowed_picture_is_embedded(client):

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 from memory_gallery import MemoryGallery
-from service_stand_ins import ColorRuntime, files, picture, running, serving
+from service_stand_ins import ColorRuntime, connected, files, picture, running, serving
 
 from hat.errors import UsageError, WorkError
 from hat.serve import binding_of
@@ -112,12 +112,7 @@ def test_every_answer_has_the_headers_that_keep_browsers_from_guessing(client):
 def test_no_page_loads_anything_from_elsewhere(client):
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
     described = client.get("/openapi.json").json()
-    examples = (
-        described["components"]["schemas"]["MakeGallery"]["properties"]["name"]["examples"]
-        if "MakeGallery" in described["components"]["schemas"]
-        else ["people"]
-    )
-    assert examples == ["people"] and "http" not in json.dumps(described["paths"]).replace('"http_', "")
+    assert "http" not in json.dumps(described["paths"]).replace('"http_', "")
 
 
 PATHS = re.compile(r"/[\w.-]+/|\\\\|Traceback|File \"|site-packages|\.py\b|/tmp|/home|/root")
@@ -151,12 +146,8 @@ def test_a_gallery_that_fails_is_an_answer_without_its_place_and_the_service_goe
     runtime = ColorRuntime()
     binding = binding_of(runtime.info)
     registry = GalleryRegistry({"people": UnluckyGallery(binding, error), "others": MemoryGallery(binding)}, binding)
-    import httpx
-
-    with (
-        serving(create_app(Service(runtime, registry, ServiceSettings()))) as address,
-        httpx.Client(base_url=address, timeout=30) as client,
-    ):
+    app = create_app(Service(runtime, registry, ServiceSettings()))
+    with serving(app) as address, connected(address) as client:
         answers = [
             client.post(RECORDS, files=files(picture(1))),
             client.post("/v1/search", files=files(picture(1)), data={"gallery": "people"}),
@@ -232,9 +223,7 @@ def test_the_audit_log_tells_who_did_what_and_nothing_of_whom_it_was_done_to(tmp
         ("remove_person", 200, "people", key.id),
         ("list_records", 401, "people", None),
     ]
-    assert (
-        lines[0]["num_images"] == lines[0]["num_added"] == 2 and lines[1]["num_results"] == 2 and lines[3]["num_removed"] == 2
-    )
+    assert lines[0]["num_images"] == lines[0]["num_added"] == lines[1]["num_results"] == lines[3]["num_removed"] == 2
     assert lines[1]["request_id"] == found.headers["x-request-id"] and lines[0]["name"] == "camera 3"
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
     for content in ("smith", "4711", "violet", "similarity", token, "embedding"):
@@ -242,6 +231,8 @@ def test_the_audit_log_tells_who_did_what_and_nothing_of_whom_it_was_done_to(tmp
 
 
 def test_an_answer_that_cannot_be_put_on_record_is_withheld(tmp_path, caplog):
+    with pytest.raises(UsageError, match="cannot be opened"):
+        AuditLog(tmp_path / "missing" / "audit.jsonl")
     log = AuditLog(tmp_path / "audit.jsonl")
     with running(galleries=("people",), audit=log) as (client, _):
         assert client.post("/v1/embed", files=files(picture(1))).status_code == 200
@@ -253,11 +244,6 @@ def test_an_answer_that_cannot_be_put_on_record_is_withheld(tmp_path, caplog):
         log.path.rmdir()
         assert client.post("/v1/embed", files=files(picture(1))).status_code == 200
     assert any("audit log cannot be written" in record.getMessage() for record in caplog.records)
-
-
-def test_an_audit_log_that_cannot_be_opened_is_refused_at_the_start(tmp_path):
-    with pytest.raises(UsageError, match="cannot be opened"):
-        AuditLog(tmp_path / "missing" / "audit.jsonl")
 
 
 def test_metrics_count_requests_without_naming_anyone(client):

@@ -1,7 +1,6 @@
 """``POST /v1/search``: who in a gallery looks like these images or records."""
 
 import threading
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -51,7 +50,7 @@ async def search(reader: Reader) -> Response:
         if not upload.images and not form.record_ids:
             raise ApiError(422, "expected images, in fields named images, or record_ids")
         _check_size(form, len(upload.images), reader.service.settings.max_top)
-        embeddings = await reader.embed(upload.images) if upload.images else ()
+        embeddings = await reader.embed(upload.images) if upload.images else None
     names = [image.name for image in upload.images] + [f"record {record_id}" for record_id in form.record_ids]
 
     def find() -> tuple[bytes, int]:
@@ -77,10 +76,10 @@ def _check_size(form: SearchForm, num_images: int, max_top: int) -> None:
         raise ApiError(422, f"rerank_pool: {num_queries} queries of {form.rerank_pool:,} each are too many for one request")
 
 
-def _search(gallery: Gallery, form: SearchForm, embeddings: Sequence[npt.NDArray[np.float32]]) -> list[list[Match]]:
+def _search(gallery: Gallery, form: SearchForm, embeddings: npt.NDArray[np.float32] | None) -> list[list[Match]]:
     """Rank for each query, cut off at the least similarity that was asked for."""
     camids = frozenset() if form.query_camid is None else frozenset({form.query_camid})
-    queries = [Query("image", row, camids=camids) for row in embeddings]
+    queries = [] if embeddings is None else [Query("image", row, camids=camids) for row in embeddings]
     queries += queries_of_records(form.record_ids, gallery) if form.record_ids else []
     searched: Searchable = gallery
     if form.center_cameras:
