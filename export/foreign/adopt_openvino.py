@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo
-from hat.io.openvino_file import file_sha256, read_openvino_xml, stored_as, weights_path
+from hat.io.openvino_file import check_weights, file_sha256, read_openvino_xml, stored_as
 
 from ..openvino.to_openvino import save_openvino
 from .model import ForeignModel, Layout, affine, input_of, output_of, refuse_own
@@ -38,9 +38,7 @@ def surround(path: Path, declared: ForeignModel) -> Surrounded:
     except ImportError:
         raise MissingExtraError("openvino", "openvino", "adopting OpenVINO files") from None
     refuse_own(read_openvino_xml(path).find(f"rt_info/{METADATA_KEY}") is not None, path)
-    weights = weights_path(path)
-    if not weights.is_file():
-        raise CheckpointError(f"{path}: its weights are in {weights.name}, which is not beside it: copy both files")
+    weights = check_weights(path)
     core = openvino.Core()
     foreign = _read(core, path, weights)
     if len(foreign.inputs) != 1:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hat.errors import MissingExtraError, WeightsError
+from hat.io.artifact import placeholder_reason
 from hat.io.foreign_pickle import UnknownObject, named_tensors, read_foreign_pickle
 from hat.model import HAT
 from hat.model.tfc import current_name
@@ -60,12 +61,8 @@ def read_weights_file(path: str | os.PathLike[str]) -> Any:
     path = Path(path).expanduser()
     if not path.is_file():
         raise WeightsError(f"{path}: no such file of weights")
-    with path.open("rb") as file:
-        start = file.read(256).lstrip().lower()
-    if start.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{path} is a Git LFS pointer and not the weights themselves: run `git lfs pull` where it came from")
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise WeightsError(f"{path} is a web page and not weights: the download asked for a login or a confirmation; repeat it")
+    if reason := placeholder_reason(path):
+        raise WeightsError(reason)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
 from hat.io.artifact import ArtifactInfo
-from hat.io.openvino_file import file_sha256, read_openvino_info, stored_as, weights_path
+from hat.io.openvino_file import check_weights, file_sha256, read_openvino_info, stored_as
 from hat.runtime.protocol import fixed_batch, run_in_pieces
 
 if TYPE_CHECKING:
@@ -190,9 +190,7 @@ def read_openvino_model(path: Path, info: ArtifactInfo, core: openvino.Core) -> 
     Raises:
         CheckpointError: It is another, or its weights are another file's.
     """
-    weights = weights_path(path)
-    if not weights.is_file():
-        raise CheckpointError(f"{path}: its weights are in {weights.name}, which is not beside it: copy both files")
+    weights = check_weights(path)
     # A graph would read whatever lies at its offsets in another file's weights, and rank people by noise.
     if file_sha256(weights) != info.details.get("weights_file_sha256"):
         raise CheckpointError(f"{path}: {weights.name} is another model's or was changed: copy both files of one export")

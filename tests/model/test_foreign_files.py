@@ -199,7 +199,7 @@ def test_read_state_file_refuses_a_bare_pickle(tmp_path):
     ("content", "sentence"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer .*git lfs pull"),
-        (b"<!DOCTYPE html><html><body>Quota exceeded</body></html>", "is a web page and not weights"),
+        (b"<!DOCTYPE html><html><body>Quota exceeded</body></html>", "is a web page and not a model"),
         (b"\n  <html lang='en'>", "is a web page"),
     ],
 )
