@@ -9,9 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hat.config import config_dataclass, config_to_dict
+from hat.config import config_dataclass, config_to_dict, facts_from_dict
 from hat.errors import CheckpointError, ConfigError
-from hat.io.format_version import facts_from_dict
 from hat.model import ModelConfig
 from hat.preprocessing import Preprocessing
 

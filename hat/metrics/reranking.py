@@ -15,8 +15,8 @@ import torch
 from scipy import sparse
 
 from hat.errors import UsageError
-from hat.metrics.blockwise import slices, squared_distances
 from hat.metrics.inputs import Matrix, check_count, check_embedding_pair
+from hat.metrics.ranking import slices, squared_distances
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 

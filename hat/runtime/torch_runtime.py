@@ -1,8 +1,8 @@
 """PyTorch as a runtime: the reference that every exported file is compared with."""
 
 import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
@@ -14,11 +14,37 @@ from torch import Tensor, nn
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import ArtifactInfo, fingerprint, weights_sha256
 from hat.model import HAT
-from hat.runtime.full_float32 import full_float32
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+_TF32_LOCK = threading.Lock()
+_tf32_depth = 0
+_tf32_outside = (True, False)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Switch TF32 off in torch, for as long as any thread is inside.
+
+    torch's switches belong to the process and not to a thread: they are turned back when the last thread leaves. cuDNN's is on
+    by default, so that a float32 model would differ by 1e-3 between a CPU and any GPU from Ampere on.
+    """
+    global _tf32_depth, _tf32_outside  # noqa: PLW0603 - the switches are the process's too
+    with _TF32_LOCK:
+        if _tf32_depth == 0:
+            _tf32_outside = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        _tf32_depth += 1
+    try:
+        yield
+    finally:
+        with _TF32_LOCK:
+            _tf32_depth -= 1
+            if _tf32_depth == 0:
+                torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = _tf32_outside
 
 
 class TorchRuntime:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hat.errors import UsageError
 from hat.metrics import evaluate_ranking, rerank, reranking
-from hat.metrics.blockwise import squared_distances
+from hat.metrics.ranking import squared_distances
 from hat.metrics.reranking import NearestNeighbors, distance_blocks
 
 

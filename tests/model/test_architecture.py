@@ -8,7 +8,7 @@ import torch
 import hat
 from hat.errors import ConfigError, ModelError
 from hat.model import list_models, model_config
-from hat.model.transformer import Attention
+from hat.model.layers import Attention
 
 TABLE_2 = [
     (12, 0, 0, 0),

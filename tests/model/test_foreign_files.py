@@ -17,8 +17,8 @@ from hat.errors import UsageError, WeightsError
 from hat.io.checkpoint import load_released_weights
 from hat.io.weights import load_backbone_weights, read_state_file
 from hat.model import HAT, model_config
+from hat.model.backbone import import_torchvision
 from hat.model.released import released_config, translate_released_state
-from hat.torchvision_import import import_torchvision
 from hat.train.config import TrainConfig
 from hat.train.initial_model import initial_model
 
