@@ -33,13 +33,8 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     if path.exists() and not overwrite:
         raise UsageError(f"{path} is there already: give another name, or --force to replace it")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is no folder: make it first")
     clear_leftovers(path)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+    folder = _temporary_folder(path)
     lock = _lock(folder)
     try:
         yield folder / path.name
@@ -55,6 +50,16 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         if lock is not None:
             os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary_folder(path: Path) -> Path:
+    """Make the folder beside a place in which what belongs there is written first."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent} is no folder: make it first")
+    try:
+        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _lock(folder: Path) -> int | None:
@@ -122,12 +127,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             raise UsageError(f"{path} is there already: give another name, or --force to replace it")
         if path.is_symlink() or not (path / FACTS_FILE).is_file():
             raise UsageError(f"{path} was not made by hat export and is never replaced: give another name")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is no folder: make it first")
-    try:
-        around = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+    around = _temporary_folder(path)
     try:
         folder = around / path.name
         folder.mkdir()

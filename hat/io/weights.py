@@ -122,11 +122,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> N
         if name in state and state[name].shape != own[name].shape
     ]
     if missing or unexpected or wrong:
-        parts = [
-            _some("missing", missing),
-            _some("not part of the model", unexpected),
-            _some("of another shape", wrong),
-        ]
+        parts = [_some("missing", missing), _some("not part of the model", unexpected), _some("of another shape", wrong)]
         raise WeightsError(f"{source} does not fit: {'; '.join(part for part in parts if part)}")
     broken = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:

@@ -319,10 +319,10 @@ def evaluate_embeddings(
     Args:
         query_embeddings: (num_query, embed_dim) float16, bfloat16, float32 or float64; NumPy (memory-mapped too) or torch.
         gallery_embeddings: (num_gallery, embed_dim), likewise.
-        query_pids: Identity of each query, (num_query,) integers.
-        query_camids: Camera of each query, (num_query,) integers.
-        gallery_pids: Identity of each gallery image, (num_gallery,) integers; -1 is junk.
-        gallery_camids: Camera of each gallery image, (num_gallery,) integers.
+        query_pids: The labels are those of `evaluate_ranking`.
+        query_camids: Likewise.
+        gallery_pids: Likewise.
+        gallery_camids: Likewise.
         metric: ``"cosine"`` ranks by 1 - the product of rows scaled to unit length; ``"euclidean"`` by the Euclidean distance
             of the rows as they are (its square, which ranks alike). Computed in float64 where an input is float64, else in
             float32.

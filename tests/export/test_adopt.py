@@ -230,8 +230,7 @@ def test_adopt_of_an_openvino_file_with_half_weights_is_float32(tmp_path):
     np.testing.assert_allclose(open_runtime(tmp_path / "ours.xml").run(images), linear_reference(images), atol=2e-3)
 
 
-@pytest.mark.parametrize("throughput", [False, True])
-def test_adopt_of_an_openvino_file_that_takes_one_batch_size_runs_in_pieces(throughput, tmp_path):
+def test_adopt_of_an_openvino_file_that_takes_one_batch_size_runs_in_pieces(tmp_path):
     from openvino import opset13
 
     images = opset13.parameter([2, 3, HEIGHT, WIDTH], np.float32, name="data")
@@ -246,7 +245,7 @@ def test_adopt_of_an_openvino_file_that_takes_one_batch_size_runs_in_pieces(thro
     assert (info.batch.min, info.batch.max, info.embed_dim) == (2, 2, 2 * DIM)
     pixels = some_images(5)
     rows = np.concatenate([pixels.reshape(5, -1).astype(np.float64) @ MATRIX, np.tile(BIAS, (5, 1))], axis=1)
-    runtime = open_runtime(tmp_path / "ours.xml", throughput=throughput)
+    runtime = open_runtime(tmp_path / "ours.xml")
     np.testing.assert_allclose(runtime.run(pixels), rows / np.linalg.norm(rows, axis=1, keepdims=True), atol=2e-5)
 
 

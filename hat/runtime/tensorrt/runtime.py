@@ -14,6 +14,7 @@ import torch
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.io.artifact import BatchProfile
 from hat.io.atomic_output import atomic_output
+from hat.runtime.protocol import check_images
 from hat.runtime.tensorrt.engine import engine_metadata, engine_mismatch, read_engine_info, runtime_cache_path
 from hat.runtime.tensorrt.library import TensorRT, load_tensorrt
 
@@ -172,9 +173,7 @@ class TensorRTRuntime:
             UsageError: The images are of another shape or type.
             WorkError: The engine fails; its own messages say why.
         """
-        expected = (3, *self.preprocessing.size)
-        if images.ndim != 4 or images.shape[1:] != expected or images.dtype != np.uint8:
-            raise UsageError(f"expected images (B, {', '.join(map(str, expected))}) uint8, got {images.shape} {images.dtype}")
+        check_images(images, self.preprocessing.size)
         results = np.empty((len(images), self.embed_dim), dtype=np.float32)
         largest = self.batch_sizes[-1]
         with self.lock, self._current_device(), self.buffers.on_stream():
