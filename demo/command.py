@@ -99,7 +99,7 @@ def demo(
 
 
 def _model(file: str | None) -> str:
-    from hat.shipped_model import shipped_model
+    from hat.embedder import shipped_model
 
     if file is not None:
         return file

@@ -5,7 +5,7 @@ Names are imported when they are first used, so that ``import hat`` and ``hat --
 
 import lazy_loader
 
-from hat.telemetry import disable_telemetry
+from hat.process_settings import disable_telemetry
 
 disable_telemetry()
 

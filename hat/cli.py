@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from hat.errors import HatError, UsageError, describe_failure
-from hat.host_tuning import keep_freed_memory, wait_passively
+from hat.process_settings import keep_freed_memory, wait_passively
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("hat.commands.info:info", "What a model, a checkpoint or an exported file is."),

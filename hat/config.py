@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import dataclass_transform
 
-from hat.errors import ConfigError
+from hat.errors import CheckpointError, ConfigError
 
 T = TypeVar("T")
 
@@ -49,6 +49,27 @@ def config_from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") 
     except ValidationError as error:
         prefix = f"{where}: " if where else ""
         raise ConfigError(prefix + "; ".join(_describe(item, cls) for item in error.errors())) from None
+
+
+def facts_from_dict(cls: type[T], content: Mapping[str, Any], *, newest: int, source: str) -> T:
+    """Build an object with a field ``format_version`` from plain data.
+
+    Args:
+        cls: A class made by `hat.config.config_dataclass`.
+        content: Plain data.
+        newest: The newest version that is known.
+        source: What it was read from, for the error message.
+
+    Raises:
+        CheckpointError: The version is newer, or a field is unknown, missing or wrong.
+    """
+    version = content.get("format_version")
+    if isinstance(version, int) and version > newest:
+        raise CheckpointError(f"{source} is of format {version}, this version reads up to {newest}: update hat-reid")
+    try:
+        return config_from_dict(cls, content, where=source)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -68,10 +68,7 @@ def small_onnx(precision="fp32", *, computes=None, info=None, seed=0, operator="
     computes = computes or precision
     random = np.random.default_rng(seed)
     wide = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}.get(computes, TensorProto.FLOAT)
-    weights = {
-        "kernel": random.normal(size=(8, 3, 16, 16)) / 100,
-        "matrix": random.normal(size=(64, EMBED_DIM)),
-    }
+    weights = {"kernel": random.normal(size=(8, 3, 16, 16)) / 100, "matrix": random.normal(size=(64, EMBED_DIM))}
     nodes = [helper.make_node("Cast", ["images"], ["pixels"], to=wide)]
     initializers = []
     for name, value in weights.items():

@@ -7,9 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
 import hat
-from hat.cli import COMMANDS, NEEDS_NO_ARGUMENTS
+from hat.cli import COMMANDS, NEEDS_NO_ARGUMENTS, app, load_command
+from hat.errors import HatError
+from hat.io.openvino_file import check_weights
+from hat.io.weights import read_state_file
+from hat.runtime import open_runtime
 
 
 def run(*arguments, **options):
@@ -32,17 +38,17 @@ def test_help_lists_every_command_and_imports_neither_torch_nor_a_command():
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_has_examples_and_those_that_print_results_have_json(name):
-    result = run(name, "--help", env={"COLUMNS": "200", "PATH": ""})
-    assert result.returncode == 0, result.stderr
+    result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
     assert "Examples:" in result.stdout and f"hat {name} " in result.stdout
     assert ("--json" in result.stdout) == (name != "demo")  # which opens a page and prints no result
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - set(NEEDS_NO_ARGUMENTS)))
 def test_a_command_without_arguments_shows_its_help_and_exits_with_2(name):
-    result = run(name)
-    assert result.returncode == 2
-    assert "Usage: " in result.stdout + result.stderr and "Traceback" not in result.stderr
+    result = CliRunner().invoke(app, [name])
+    assert result.exit_code == 2
+    assert "Usage: " in result.output
 
 
 def test_version_and_unknown_command():
@@ -115,3 +121,75 @@ def test_main_what_nobody_foresaw_is_one_sentence(raised, said):
     assert result.returncode == 1 and result.stderr.count("\n") == 1 and said in result.stderr
     debug = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"HAT_DEBUG": "1"})
     assert "Traceback" in debug.stderr
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["info", "{file}"],
+        ["eval", "{file}", "--data", "."],
+        ["export", "{file}", "--to", "triton", "--out", "served"],
+        ["adopt", "{file}", "--like", "boxmot", "--out", "own.onnx"],
+        ["verify", "{model}", "{file}", "--images", "."],
+        ["bench", "{file}"],
+        ["embed", "{file}", "a.png", "--out", "rows.npz"],
+        ["enroll", "new.gallery", "a.png", "--model", "{file}"],
+        ["search", "old.gallery", "a.png", "--model", "{file}"],
+        ["serve", "{file}"],
+        ["demo", "{file}"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_every_command_names_a_pointer_in_the_place_of_a_model(arguments, tmp_path, monkeypatch, tiny_dataset):
+    monkeypatch.chdir(tiny_dataset)
+    file = tmp_path / "pulled.onnx"
+    file.write_bytes(POINTER)
+    places = {"file": file, "model": tiny_dataset / "model"}
+    name, *rest = [text.format(**places) for text in arguments]
+    with pytest.raises(HatError, match=f"{file} is a Git LFS pointer") as caught:
+        load_command(name)(rest, standalone_mode=False)
+    assert caught.value.exit_code == 2
+
+
+@pytest.fixture(scope="module")
+def tiny_dataset(tmp_path_factory):
+    """A folder with people in Market's names, one of them as a.png, a model and a gallery."""
+    from tiny_hat import lively_hat
+
+    folder = tmp_path_factory.mktemp("people")
+    folders = {"query": "0001_c1", "bounding_box_test": "0001_c2", "bounding_box_train": "0002_c1", ".": "a"}
+    for number, (name, person) in enumerate(folders.items()):
+        (folder / name).mkdir(exist_ok=True)
+        Image.effect_noise((32, 64), 40 + 50 * number).save(folder / name / f"{person}{'s1_000001_00' * (name != '.')}.png")
+    hat.save_checkpoint(lively_hat(), folder / "model")
+    load_command("enroll")(["old.gallery", str(folder / "a.png"), "--model", str(folder / "model")], standalone_mode=False)
+    return folder
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".engine", ".plan", ".pth", ".safetensors"])
+def test_open_runtime_names_a_pointer_or_a_web_page_in_the_place_of_a_model(ending, tmp_path):
+    file = tmp_path / f"downloaded{ending}"
+    file.write_bytes(POINTER)
+    open_file = read_state_file if ending == ".safetensors" else open_runtime
+    with pytest.raises(HatError, match=f"{file} is a Git LFS pointer"):
+        open_file(file)
+    error = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
+    for page in (b"\xef\xbb\xbf<!DOCTYPE HTML><html>", b"\n <html lang='en'>", error):
+        file.write_bytes(page)
+        with pytest.raises(HatError, match=f"{file} is a web page and not a model"):
+            open_file(file)
+
+
+def test_a_pointer_beside_a_model_is_named(tmp_path):
+    (tmp_path / "m.engine").write_bytes(b"engine")
+    for name, read in {
+        "config.json": lambda: open_runtime(tmp_path),
+        "m.engine.json": lambda: open_runtime(tmp_path / "m.engine"),
+        "m.bin": lambda: check_weights(tmp_path / "m.xml"),
+    }.items():
+        (tmp_path / name).write_bytes(POINTER)
+        with pytest.raises(HatError, match=f"{name} is a Git LFS pointer"):
+            read()

@@ -83,11 +83,7 @@ def test_commands_are_found_where_documents_have_them(tmp_path):
         "```bash\npip install hat && hat info runs/a  # a comment\npython -m hat eval x --data y\n"
         "hat bench a b --json > speed.json\ngrep hat file\n```\n```python\nhat.x\n```\n"
     )
-    assert list(hat_lines(document)) == [
-        ["info", "runs/a"],
-        ["eval", "x", "--data", "y"],
-        ["bench", "a", "b", "--json"],
-    ]
+    assert list(hat_lines(document)) == [["info", "runs/a"], ["eval", "x", "--data", "y"], ["bench", "a", "b", "--json"]]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -8,7 +8,7 @@ import pytest
 
 KEEPS = """
 import resource, sys
-from hat.host_tuning import keep_freed_memory
+from hat.process_settings import keep_freed_memory
 told = keep_freed_memory() if sys.argv[1] == "keep" else None
 size = 64 * 2**20
 def faults():

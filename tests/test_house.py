@@ -14,13 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"hat": "hat", "train": "hat.train", "export": "hat.export", "serve": "hat.serve", "demo": "hat.demo"}
-MAY_IMPORT = {
-    "hat": set(),
-    "train": {"hat"},
-    "export": {"hat"},
-    "serve": {"hat"},
-    "demo": {"hat", "serve", "export"},
-}
+MAY_IMPORT = {"hat": set(), "train": {"hat"}, "export": {"hat"}, "serve": {"hat"}, "demo": {"hat", "serve", "export"}}
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 

@@ -1,11 +1,11 @@
 """The model that ships is there whole, or not at all."""
 
-import hat.shipped_model
-from hat.shipped_model import SHIPPED_NAME, shipped_model
+import hat.embedder
+from hat.embedder import SHIPPED_NAME, shipped_model
 
 
 def test_a_model_ships_whole_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(hat.shipped_model, "__file__", str(tmp_path / "shipped_model.py"))
+    monkeypatch.setattr(hat.embedder, "__file__", str(tmp_path / "embedder.py"))
     assert shipped_model() is None
     folder = tmp_path / "models" / SHIPPED_NAME
     folder.mkdir(parents=True)

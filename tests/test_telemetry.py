@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hat.telemetry import ENVIRONMENT
+from hat.process_settings import ENVIRONMENT
 
 USES = {
     "onnxruntime": (

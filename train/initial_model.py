@@ -11,7 +11,7 @@ from hat.errors import ConfigError, WeightsError
 from hat.io.checkpoint import load_checkpoint, load_released_weights
 from hat.io.weights import load_backbone_weights, load_state
 from hat.model import HAT
-from hat.model.tfc import TFC
+from hat.model.dsa import TFC
 
 from .config import TrainConfig
 from .randomness import derive_seed

@@ -13,7 +13,7 @@ from hat.data import check_images, merge_training
 from hat.data.datasets import ReIDDataset, Split
 from hat.data.images import set_gray_bits
 from hat.errors import DataError, UsageError, WorkError, describe_failure, is_out_of_memory
-from hat.host_tuning import keep_freed_memory
+from hat.process_settings import keep_freed_memory
 
 from .config import TrainConfig
 from .distributed import DistributedContext, process_group

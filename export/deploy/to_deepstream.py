@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from hat.config import config_from_dict
 from hat.errors import UsageError
 from hat.io.artifact import ArtifactInfo, info_to_json
-from hat.io.atomic_folder import FACTS_FILE, atomic_folder
+from hat.io.atomic_output import FACTS_FILE, atomic_folder
 
 from ..onnx_source import ExportSource, OnnxSource
 from ..request import ExportRequest

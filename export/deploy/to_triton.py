@@ -10,7 +10,7 @@ from typing import Any
 from hat.config import config_from_dict
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import ArtifactInfo, info_to_json
-from hat.io.atomic_folder import FACTS_FILE, atomic_folder
+from hat.io.atomic_output import FACTS_FILE, atomic_folder
 from hat.runtime.tensorrt.library import load_tensorrt
 
 from ..onnx_source import ExportSource

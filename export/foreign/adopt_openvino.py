@@ -17,7 +17,7 @@ import numpy.typing as npt
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, fingerprint
 from hat.io.atomic_output import atomic_output
-from hat.io.openvino_file import file_sha256, read_openvino_info, read_openvino_xml, stored_as, weights_path
+from hat.io.openvino_file import check_weights, file_sha256, read_openvino_info, read_openvino_xml, stored_as
 from hat.runtime.openvino_core import openvino_core
 from hat.runtime.openvino_runtime import read_openvino_model
 
@@ -45,9 +45,7 @@ class OpenVINOFile:
     def __init__(self, path: Path) -> None:
         self.core = openvino_core("adopting OpenVINO files")
         refuse_own(read_openvino_xml(path).find(f"rt_info/{METADATA_KEY}") is not None, path)
-        self.path, self.weights = path, weights_path(path)
-        if not self.weights.is_file():
-            raise CheckpointError(f"{path}: its weights are in {self.weights.name}, which is not beside it: copy both files")
+        self.path, self.weights = path, check_weights(path)
         foreign = self._read()
         if len(foreign.inputs) != 1:
             inputs = ", ".join(_name(port) for port in foreign.inputs)

@@ -38,7 +38,7 @@ def adopt(
 
       hat adopt own.onnx --color rgb --range 1 --mean imagenet --std imagenet --out adopted.onnx
     """
-    from hat.commands.artifact_info import artifact_result, artifact_table
+    from hat.commands.info import artifact_result, artifact_table
     from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
     from .adoption import adopt as adopt_model

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hat.errors import WorkError
 from hat.model import HAT
 from hat.model.inference import InferenceModel
-from hat.model.transformer import Attention
+from hat.model.layers import Attention
 
 _FLOAT32_LAYERS: tuple[type[nn.Module], ...] = (
     nn.LayerNorm,

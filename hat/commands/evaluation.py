@@ -25,10 +25,7 @@ _NUM_PICTURED = 8
 
 
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(help="A checkpoint folder, or an exported file (.onnx, .xml, .engine)."),
-    ],
+    model: Annotated[str, typer.Argument(help="A checkpoint folder, or an exported file (.onnx, .xml, .engine).")],
     data: Annotated[
         list[str],
         typer.Option("--data", help="A folder, zip file or table; NAME=PATH names it. Repeat for a table of several."),

@@ -2,15 +2,15 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hat.config import config_dataclass, config_to_dict
+from hat.config import config_dataclass, config_to_dict, facts_from_dict
 from hat.errors import CheckpointError, ConfigError
-from hat.io.format_version import facts_from_dict
 from hat.model import ModelConfig
 from hat.preprocessing import Preprocessing
 
@@ -206,6 +206,25 @@ def info_from_json(text: str, source: str) -> ArtifactInfo:
     if not isinstance(content, dict):
         raise CheckpointError(f"{source}: its metadata cannot be read: expected a JSON object")
     return facts_from_dict(ArtifactInfo, content, newest=FORMAT_VERSION, source=source)
+
+
+def placeholder_reason(path: Path) -> str | None:
+    """Return what stands in the place of a model's file, in one sentence: a Git LFS pointer or a web page; None for neither.
+
+    A file that cannot be read is left to whoever opens it.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    except OSError:
+        return None
+    if start.startswith(b"version https://git-lfs"):
+        return f"{path} is a Git LFS pointer and not the file itself: run `git lfs pull` where it came from"
+    # A graph of OpenVINO is XML too; XHTML pages and the error messages of file servers are not.
+    is_xml = start.startswith(b"<?xml") and (path.suffix.lower() != ".xml" or b"<html" in start or b"<error" in start)
+    if is_xml or start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return f"{path} is a web page and not a model: the download asked for a login or a confirmation; repeat it"
+    return None
 
 
 def checked_artifact_precision(precision: str) -> ArtifactPrecision:

@@ -11,11 +11,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from hat.config import apply_overrides, config_dataclass, config_to_dict
+from hat.config import apply_overrides, config_dataclass, config_to_dict, facts_from_dict
 from hat.errors import CheckpointError, WeightsError, WorkError
-from hat.io.foreign_pickle import submodule_attribute
-from hat.io.format_version import facts_from_dict
-from hat.io.weights import load_state, read_state_file, read_weights_file, state_of
+from hat.io.artifact import placeholder_reason
+from hat.io.weights import load_state, read_state_file, read_weights_file, state_of, submodule_attribute
 from hat.model import HAT, ModelConfig
 from hat.model.released import is_released_state, released_config, translate_released_state
 from hat.preprocessing import Preprocessing
@@ -110,6 +109,8 @@ def read_checkpoint_info(folder: str | os.PathLike[str]) -> CheckpointInfo:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder} is no checkpoint: expected a folder with {WEIGHTS_FILE} and {CONFIG_FILE}")
+    if reason := placeholder_reason(path):
+        raise CheckpointError(reason)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from hat.errors import CheckpointError, MissingExtraError
-from hat.io.artifact import ArtifactPrecision
+from hat.io.artifact import ArtifactPrecision, placeholder_reason
 
 if TYPE_CHECKING:
     import onnx
@@ -58,6 +58,8 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
             raise CheckpointError(f"{path}: not an ordinary file, expected an ONNX file")
         if status.st_size > MAX_ONNX_BYTES:
             raise CheckpointError(f"{path}: {status.st_size:,} bytes, an ONNX file has at most {MAX_ONNX_BYTES:,}")
+        if reason := placeholder_reason(path):
+            raise CheckpointError(reason)
         proto.ParseFromString(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such file") from None
@@ -215,6 +217,8 @@ def _external_size(location: str, path: Path) -> int:
         raise CheckpointError(f"{path}: its weights are in {location!r}, which is not beside it: copy both files") from None
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{path}: refused, since {location!r} with its weights is a link or no ordinary file")
+    if reason := placeholder_reason(path.parent / location):
+        raise CheckpointError(reason)
     return status.st_size
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hat.errors import CheckpointError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, ArtifactPrecision, info_from_json
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, ArtifactPrecision, info_from_json, placeholder_reason
 
 if TYPE_CHECKING:
     import openvino
@@ -53,6 +53,8 @@ def read_openvino_xml(path: str | os.PathLike[str]) -> ET.Element:
             raise CheckpointError(f"{path}: there is no such file")
         if path.stat().st_size > MAX_XML_BYTES:
             raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes, a graph has at most {MAX_XML_BYTES:,}")
+        if reason := placeholder_reason(path):
+            raise CheckpointError(reason)
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -70,6 +72,20 @@ def read_openvino_xml(path: str | os.PathLike[str]) -> ET.Element:
 def weights_path(path: Path) -> Path:
     """Return where the weights of an OpenVINO file are: beside it."""
     return path.with_suffix(".bin")
+
+
+def check_weights(path: Path) -> Path:
+    """Return where the weights of an OpenVINO file are.
+
+    Raises:
+        CheckpointError: They are not there, or something else stands in their place.
+    """
+    weights = weights_path(path)
+    if not weights.is_file():
+        raise CheckpointError(f"{path}: its weights are in {weights.name}, which is not beside it: copy both files")
+    if reason := placeholder_reason(weights):
+        raise CheckpointError(reason)
+    return weights
 
 
 def file_sha256(path: Path) -> str:

@@ -15,8 +15,8 @@ import torch
 from scipy import sparse
 
 from hat.errors import UsageError
-from hat.metrics.blockwise import slices, squared_distances
 from hat.metrics.inputs import Matrix, check_count, check_embedding_pair
+from hat.metrics.ranking import slices, squared_distances
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 
@@ -32,11 +32,7 @@ _SELF_DISTANCE = -1.0
 
 
 def rerank(
-    query_embeddings: Matrix,
-    gallery_embeddings: Matrix,
-    k1: int = 20,
-    k2: int = 6,
-    lambda_value: float = 0.3,
+    query_embeddings: Matrix, gallery_embeddings: Matrix, k1: int = 20, k2: int = 6, lambda_value: float = 0.3
 ) -> npt.NDArray[np.float32]:
     """Re-rank with k-reciprocal encoding: the Jaccard distance of neighborhoods, blended with the original distance.
 

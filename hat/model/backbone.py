@@ -4,8 +4,11 @@ A family is one line in `_FAMILIES`: where torchvision keeps the layers, and aft
 names that they have in torchvision, so that its weights load unchanged.
 """
 
+import importlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,7 +16,6 @@ from torch import Tensor, nn
 
 from hat.errors import MissingExtraError, ModelError
 from hat.model.config import BackboneConfig
-from hat.torchvision_import import import_torchvision
 
 
 @dataclass(frozen=True)
@@ -262,3 +264,36 @@ def _probe_channels(backbone: Backbone) -> tuple[int, ...]:
             "expected (B, C, h, w) at strides 4, 8, 16"
         )
     return tuple(level.shape[1] for level in levels)
+
+
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_declared: list[Any] = []
+
+
+def import_torchvision(submodule: str = "") -> ModuleType:
+    """Import torchvision, or a submodule of it such as ``"models"``, also where its compiled operators do not load.
+
+    It registers shapes for its operators ``nms`` and ``qnms`` when it is imported. Beside a torch of another build (a CPU torch
+    and the registry's torchvision; a vendor's torch on a Jetson) these are absent and the import ends with "operator
+    torchvision::nms does not exist". Models, transforms and data sets need none of them, so it is enough to declare the two
+    schemas and import again. The operators themselves, and torchvision's image decoders, stay absent.
+
+    Raises:
+        ImportError: torchvision is not installed, or fails for another reason.
+    """
+    name = f"torchvision.{submodule}" if submodule else "torchvision"
+    try:
+        return importlib.import_module(name)
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error) or _declared:
+            raise ImportError(f"torchvision cannot be imported: {error}") from error
+    for loaded in [key for key in sys.modules if key == "torchvision" or key.startswith("torchvision.")]:
+        del sys.modules[loaded]
+    library = torch.library.Library("torchvision", "DEF")
+    for schema in _SCHEMAS:
+        library.define(schema)
+    _declared.append(library)  # the declarations live as long as this object
+    return importlib.import_module(name)

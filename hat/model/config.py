@@ -166,6 +166,9 @@ _HEADS_OF_32 = {"num_heads": None, "head_dim": 32}
 
 _NARROW = {**_HEADS_OF_32, "ffn_dim": None, "ffn_ratio": 2.0}
 
+_EDGE = {"depths": (1, 1, 2, 0), "num_bottlenecks": 1, "transformer": _NARROW}
+"""The edge family: narrow tokens, few blocks, one bottleneck a level. Most operations stay in the CNN."""
+
 _PRESETS: dict[str, dict[str, Any]] = {
     "hat_resnet50": {},
     "hat_resnet50_released": {
@@ -181,34 +184,18 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "hat_wide_resnet50_2": {"backbone": {"name": "wide_resnet50_2"}},
     "hat_googlenet": {"backbone": {"name": "googlenet"}, "transformer": _HEADS_OF_32},
     "hat_convnext_tiny": {"backbone": {"name": "convnext_tiny", "last_stride": 2}, "transformer": _HEADS_OF_32},
-    # The edge family: narrow tokens, few blocks, one bottleneck a level. Most operations stay in the CNN.
-    "hat_mobilenet_v2": {
-        "backbone": {"name": "mobilenet_v2"},
-        "depths": (1, 1, 2, 0),
-        "widths": (64, 128, 256, 256),
-        "num_bottlenecks": 1,
-        "transformer": _NARROW,
-    },
+    "hat_mobilenet_v2": {**_EDGE, "backbone": {"name": "mobilenet_v2"}, "widths": (64, 128, 256, 256)},
     # Plain convolutions and ReLU, which int8 suits; of timm. Its last map shrinks: at stride 16 it would cost as much again.
     "hat_mobilenet_v4_medium": {
+        **_EDGE,
         "backbone": {"name": "timm/mobilenetv4_conv_medium", "last_stride": 2},
-        "depths": (1, 1, 2, 0),
         "widths": (96, 192, 320, 320),
-        "num_bottlenecks": 1,
-        "transformer": _NARROW,
     },
-    "hat_mobilenet_v3_large": {
-        "backbone": {"name": "mobilenet_v3_large"},
-        "depths": (1, 1, 2, 0),
-        "widths": (64, 128, 256, 256),
-        "num_bottlenecks": 1,
-        "transformer": _NARROW,
-    },
+    "hat_mobilenet_v3_large": {**_EDGE, "backbone": {"name": "mobilenet_v3_large"}, "widths": (64, 128, 256, 256)},
     "hat_mobilenet_v3_small": {
+        **_EDGE,
         "backbone": {"name": "mobilenet_v3_small"},
-        "depths": (1, 1, 2, 0),
         "widths": (48, 96, 192, 192),
-        "num_bottlenecks": 1,
         "transformer": _NARROW | {"head_dim": 16},
     },
 }

@@ -116,9 +116,7 @@ class HAT(FeatureExtractor):
         if config.mfe_supervision:
             self.pooling = build_pooling(config.pooling)
         channels = self.mfe.channels
-        self.bottlenecks = nn.ModuleDict(
-            {f"tfc{level}": _bottlenecks(channels[level - 1], config) for level in config.levels},
-        )
+        self.bottlenecks = nn.ModuleDict({f"tfc{level}": _bottlenecks(channels[level - 1], config) for level in config.levels})
         self.dsa = DSA(config, channels)
 
         widths = {f"tfc{level}": width for level, (_, width) in stage_widths(config, channels).items()}

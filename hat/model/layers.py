@@ -1,10 +1,17 @@
-"""Layers that HAT puts on its CNN: the residual block, and the poolings from the last map to the MFE feature."""
+"""Layers that HAT puts on its CNN: residual block, poolings to the MFE feature, and transformer blocks (Sec. 3.2, Eq. 1-4).
+
+Every module of the transformer takes `num_queries`: only the first so many tokens are carried on, while keys and values still
+come from all of them. A last stage of which nothing but CLS is read uses it: the result is the same and most of a block's work
+is not done.
+"""
 
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hat.model.config import TransformerConfig
 
 
 class ResidualBlock(nn.Module):
@@ -74,3 +81,113 @@ class GeneralizedMean(nn.Module):
 def build_pooling(kind: Literal["avg", "gem"]) -> nn.Module:
     """Make the pooling that `ModelConfig.pooling` names."""
     return GeneralizedMean() if kind == "gem" else Mean()
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Eq. 1).
+
+    Args:
+        width: Width of the tokens, C_p.
+        num_heads: Number of heads, N_h.
+        head_dim: Width of a head, C_p / N_h in the paper.
+        scale_by: ``"head_dim"`` divides the logits by sqrt(head dim), as the paper; ``"model_dim"`` by sqrt(C_p), as the
+            released code.
+        dropout: Dropout of the output.
+    """
+
+    def __init__(self, width: int, num_heads: int, head_dim: int, scale_by: str, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.scale = (self.head_dim if scale_by == "head_dim" else width) ** -0.5
+        inner = self.num_heads * self.head_dim
+        self.to_qkv = nn.Linear(width, 3 * inner, bias=False)
+        self.to_out = nn.Linear(inner, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, num_queries: int | None = None) -> Tensor:
+        """Mix the values of all tokens, for each query by its weights.
+
+        Args:
+            tokens: (B, N, C_p).
+            num_queries: Only the first tokens are queries; None for all of them.
+
+        Returns:
+            (B, N or num_queries, C_p).
+        """
+        if num_queries is None:
+            q, k, v = (self._split(part) for part in self.to_qkv(tokens).chunk(3, dim=-1))  # each (B, heads, N, head_dim)
+        else:
+            inner = self.num_heads * self.head_dim
+            weight_q, weight_kv = self.to_qkv.weight.split([inner, 2 * inner])
+            q = self._split(F.linear(tokens[:, :num_queries], weight_q))  # (B, heads, num_queries, head_dim)
+            k, v = (self._split(part) for part in F.linear(tokens, weight_kv).chunk(2, dim=-1))
+        out: Tensor = self.to_out(self.attend(q, k, v).transpose(1, 2).flatten(2))  # (B, queries, C_p)
+        dropped: Tensor = self.dropout(out)
+        return dropped
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return softmax(q k^T * scale) v, (B, heads, queries, head_dim)."""
+        return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+
+    def weights(self, tokens: Tensor) -> Tensor:
+        """Return the weights of tokens (B, N, C_p), to be drawn: (B, heads, N queries, N keys), each row a distribution."""
+        q, k, _ = (self._split(part) for part in self.to_qkv(tokens).chunk(3, dim=-1))
+        weights: Tensor = (q @ k.transpose(-1, -2) * self.scale).softmax(dim=-1)
+        return weights
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, N, heads * head_dim) to (B, heads, N, head_dim); heads are outermost in the channels."""
+        heads: Tensor = x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return heads
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an exact GELU between them (Eq. 4).
+
+    Args:
+        width: Width of the tokens, C_p.
+        inner: Width between the two layers.
+        dropout: Dropout after each layer.
+    """
+
+    def __init__(self, width: int, inner: int, dropout: float) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (B, N, C_p) to (B, N, C_p), each token by itself."""
+        inner: Tensor = self.dropout(F.gelu(self.up(tokens)))  # (B, N, inner)
+        out: Tensor = self.dropout(self.down(inner))
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Attention and feed-forward network, each with a residual sum and a layer norm (after it in Eq. 2-3).
+
+    Args:
+        width: Width of the tokens, C_p.
+        config: Norm order, heads, widths and dropout.
+    """
+
+    def __init__(self, width: int, config: TransformerConfig) -> None:
+        super().__init__()
+        ffn_dim = round(config.ffn_ratio * width) if config.ffn_dim is None else config.ffn_dim
+        self.pre_norm = config.norm_order == "pre"
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, *config.head_shape(width), config.attention_scale, config.dropout)
+        self.norm2 = nn.LayerNorm(width)
+        self.ffn = FeedForward(width, ffn_dim, config.dropout)
+
+    def forward(self, tokens: Tensor, num_queries: int | None = None) -> Tensor:
+        """Map (B, N, C_p) to (B, N or num_queries, C_p)."""
+        kept = tokens if num_queries is None else tokens[:, :num_queries]
+        if self.pre_norm:
+            kept = kept + self.attention(self.norm1(tokens), num_queries)
+            out: Tensor = kept + self.ffn(self.norm2(kept))
+        else:
+            kept = self.norm1(kept + self.attention(tokens, num_queries))
+            out = self.norm2(kept + self.ffn(kept))
+        return out

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from hat.config import apply_overrides
 from hat.errors import WeightsError
-from hat.model.backbone import list_backbones
+from hat.model.backbone import import_torchvision, list_backbones
 from hat.model.config import ModelConfig, model_config
 from hat.model.dsa import stage_widths
-from hat.torchvision_import import import_torchvision
 
 _HEAD_DIM = 64
 """Heads leave no trace in the tensors; the released code has 64 channels in each at every width."""

@@ -13,7 +13,7 @@ from hat.errors import CheckpointError, MissingExtraError, UsageError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
 from hat.io.onnx_file import read_onnx
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from hat.runtime.protocol import fixed_batch, run_in_pieces
+from hat.runtime.protocol import check_images, fixed_batch, run_in_pieces
 from hat.runtime.torch_runtime import choose_device
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -108,7 +108,12 @@ class OnnxRuntime:
         self.name = f"onnxruntime {self.info.precision} {chosen.type}"
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Embed one batch; see `hat.runtime.Runtime.run`. No rows in give no rows out."""
+        """Embed one batch; see `hat.runtime.Runtime.run`. No rows in give no rows out.
+
+        Raises:
+            UsageError: The images are of another shape or type.
+        """
+        check_images(images, self.preprocessing.size)
         if not len(images):
             return np.empty((0, self.embed_dim), dtype=np.float32)
         if self._fixed_batch not in (None, len(images)):

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.io.artifact import ArtifactInfo
-from hat.io.openvino_file import file_sha256, read_openvino_info, stored_as, weights_path
+from hat.io.openvino_file import check_weights, file_sha256, read_openvino_info, stored_as
 from hat.runtime.openvino_core import openvino_core
-from hat.runtime.protocol import fixed_batch, run_in_pieces
+from hat.runtime.protocol import check_images, fixed_batch, run_in_pieces
 
 if TYPE_CHECKING:
     import openvino
@@ -32,7 +32,7 @@ _INTEGERS = ("i8", "u8")
 
 
 class OpenVINORuntime:
-    """Runs an ``.xml`` file of this package. Calls may come from several threads: each has its own inference requests.
+    """Runs an ``.xml`` file of this package. Calls may come from several threads: each has its own inference request.
 
     In what a file computes on a device is pinned: left alone, OpenVINO takes bfloat16 for a float32 file wherever the processor
     has it, and bfloat16 again when asked for float16. A file of
@@ -47,7 +47,6 @@ class OpenVINORuntime:
         path: The file; its weights are beside it in a ``.bin`` of the same name.
         device: ``"cpu"``, or another device of OpenVINO: ``"gpu"``, ``"gpu.1"``, ``"npu"``; None and ``"auto"`` are the CPU.
         num_threads: Threads of the CPU; None leaves the choice to OpenVINO.
-        throughput: Split every batch over several streams that run side by side, rather than every layer over all threads.
 
     Attributes:
         info: The facts that the file holds about itself.
@@ -62,14 +61,7 @@ class OpenVINORuntime:
 
     max_batch: int | None = None
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        device: str | None = None,
-        *,
-        num_threads: int | None = None,
-        throughput: bool = False,
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], device: str | None = None, *, num_threads: int | None = None) -> None:
         path = Path(path)
         self.info: ArtifactInfo = read_openvino_info(path)
         core = openvino_core("running OpenVINO files")
@@ -78,7 +70,7 @@ class OpenVINORuntime:
         model = read_openvino_model(path, self.info, core)
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": hint,
-            "PERFORMANCE_HINT": "THROUGHPUT" if throughput else "LATENCY",
+            "PERFORMANCE_HINT": "LATENCY",  # every layer over all threads
         }
         if num_threads is not None:
             options["INFERENCE_NUM_THREADS"] = num_threads
@@ -96,8 +88,6 @@ class OpenVINORuntime:
         if self.info.precision == "fp16" and hint != "f16":
             self.name = f"openvino fp16 weights, computed in {self.execution_precision} {self.device.lower()}"
         self._fixed_batch = fixed_batch(self.info)
-        side_by_side = throughput and self._fixed_batch is None
-        self._num_requests = int(self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) if side_by_side else 1
         self._of_thread = threading.local()
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -107,33 +97,20 @@ class OpenVINORuntime:
             UsageError: The images are of another shape or type.
             WorkError: OpenVINO failed while it ran.
         """
-        height, width = self.preprocessing.size
-        if images.ndim != 4 or images.shape[1:] != (3, height, width) or images.dtype != np.uint8:
-            raise UsageError(f"expected (B, 3, {height}, {width}) uint8 images, got {images.shape} {images.dtype}")
-        embeddings = np.empty((len(images), self.embed_dim), dtype=np.float32)
+        check_images(images, self.preprocessing.size)
         if not len(images):
-            return embeddings
+            return np.empty((0, self.embed_dim), dtype=np.float32)
         if self._fixed_batch not in (None, len(images)):
             return run_in_pieces(self.run, images, self._fixed_batch)
         batch = np.ascontiguousarray(images, dtype=np.uint8 if self.info.input_type == "uint8" else np.float32)
-        bounds = np.linspace(0, len(batch), min(self._num_requests, len(batch)) + 1).astype(int).tolist()
-        parts = list(zip(self._requests(), bounds[:-1], bounds[1:], strict=False))
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self.compiled.create_infer_request()
+        request: openvino.InferRequest = self._of_thread.request
         try:
-            for request, start, stop in parts:
-                request.start_async({0: batch[start:stop]}, share_inputs=True)
-            for request, start, stop in parts:
-                request.wait()
-                embeddings[start:stop] = request.get_output_tensor(0).data
+            request.infer({0: batch}, share_inputs=True)
+            return np.array(request.get_output_tensor(0).data, dtype=np.float32)
         except RuntimeError as error:
             raise WorkError(f"OpenVINO failed on {self.device}: {_reason(error)}") from None
-        return embeddings
-
-    def _requests(self) -> list[openvino.InferRequest]:
-        """Return the calling thread's own requests, made at its first call."""
-        if not hasattr(self._of_thread, "requests"):
-            self._of_thread.requests = [self.compiled.create_infer_request() for _ in range(self._num_requests)]
-        requests: list[openvino.InferRequest] = self._of_thread.requests
-        return requests
 
     def _check(self, path: Path, hint: str) -> None:
         """Compare what was compiled with what was asked for.
@@ -187,9 +164,7 @@ def read_openvino_model(path: Path, info: ArtifactInfo, core: openvino.Core) -> 
     Raises:
         CheckpointError: It is another, or its weights are another file's.
     """
-    weights = weights_path(path)
-    if not weights.is_file():
-        raise CheckpointError(f"{path}: its weights are in {weights.name}, which is not beside it: copy both files")
+    weights = check_weights(path)
     # A graph would read whatever lies at its offsets in another file's weights, and rank people by noise.
     if file_sha256(weights) != info.details.get("weights_file_sha256"):
         raise CheckpointError(f"{path}: {weights.name} is another model's or was changed: copy both files of one export")

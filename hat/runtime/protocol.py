@@ -39,6 +39,16 @@ class Runtime(Protocol):
         ...
 
 
+def check_images(images: npt.NDArray[np.uint8], size: tuple[int, int]) -> None:
+    """Refuse a batch that is not (B, 3, H, W) uint8 with (H, W) of ``size``.
+
+    Raises:
+        UsageError: It is of another shape or type.
+    """
+    if images.ndim != 4 or images.shape[1:] != (3, *size) or images.dtype != np.uint8:
+        raise UsageError(f"expected images (B, 3, {size[0]}, {size[1]}) uint8, got {images.shape} {images.dtype}")
+
+
 def fixed_batch(info: ArtifactInfo) -> int | None:
     """Return the one batch size that a file takes; None where it takes several."""
     return info.batch.max if info.batch is not None and info.batch.min == info.batch.max else None

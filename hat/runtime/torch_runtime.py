@@ -1,8 +1,8 @@
 """PyTorch as a runtime: the reference that every exported file is compared with."""
 
 import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
@@ -14,11 +14,37 @@ from torch import Tensor, nn
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import ArtifactInfo, fingerprint, weights_sha256
 from hat.model import HAT
-from hat.runtime.full_float32 import full_float32
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+_TF32_LOCK = threading.Lock()
+_tf32_depth = 0
+_tf32_outside = (True, False)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Switch TF32 off in torch, for as long as any thread is inside.
+
+    torch's switches belong to the process and not to a thread: they are turned back when the last thread leaves. cuDNN's is on
+    by default, so that a float32 model would differ by 1e-3 between a CPU and any GPU from Ampere on.
+    """
+    global _tf32_depth, _tf32_outside  # noqa: PLW0603 - the switches are the process's too
+    with _TF32_LOCK:
+        if _tf32_depth == 0:
+            _tf32_outside = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        _tf32_depth += 1
+    try:
+        yield
+    finally:
+        with _TF32_LOCK:
+            _tf32_depth -= 1
+            if _tf32_depth == 0:
+                torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = _tf32_outside
 
 
 class TorchRuntime:
@@ -30,7 +56,6 @@ class TorchRuntime:
         model: The model; it is moved to the device and put into evaluation mode.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None takes a CUDA device where there is one.
         precision: ``"fp32"``, or ``"bf16"`` and ``"fp16"`` by autocast.
-        channels_last: Lay images and convolutions out by pixel, which convolutions on CPUs and tensor cores prefer.
         inference_graph: Run the exact inference graph (`hat.model.inference.InferenceModel`, which is exported too) instead of
             the training module: the same embeddings with fewer operations. The model's weights are copied and the model itself
             is not kept.
@@ -50,7 +75,6 @@ class TorchRuntime:
         device: str | None = None,
         precision: Precision = "fp32",
         *,
-        channels_last: bool = True,
         inference_graph: bool = False,
         compiled: bool = False,
         model_name: str = "model",
@@ -58,7 +82,6 @@ class TorchRuntime:
     ) -> None:
         self.device = choose_device(device)
         self.precision = precision
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.config = model.config
         self.embed_dim = model.embed_dim
         self.preprocessing = model.preprocessing
@@ -68,7 +91,8 @@ class TorchRuntime:
         self._source_sha256 = weights_sha256(model) if inference_graph else None
         self._model = None if inference_graph else model
         network = _inference_graph(model) if inference_graph else model
-        network = network.to(self.device).to(memory_format=self.memory_format).eval()  # type: ignore[call-overload]
+        # By pixel, as convolutions on CPUs and tensor cores prefer it.
+        network = network.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._network: nn.Module = cast(nn.Module, torch.compile(network)) if compiled else network
         self._turn: AbstractContextManager[Any] = threading.Lock() if compiled else nullcontext()
         self.device_type = self.device.type
@@ -116,7 +140,7 @@ class TorchRuntime:
         batch = torch.from_numpy(images).to(self.device)
         if not self.inference_graph:  # the graph has the normalization inside
             batch = self.preprocessing.normalize(batch)
-        batch = batch.contiguous(memory_format=self.memory_format)
+        batch = batch.contiguous(memory_format=torch.channels_last)
         autocast = torch.autocast(self.device.type, dtype=_DTYPES.get(self.precision), enabled=self.precision in _DTYPES)
         with self._turn, full_float32(), autocast:
             embeddings = self._compiled_call(batch) if self.compiled else self._network(batch)

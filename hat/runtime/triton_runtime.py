@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
+from hat.runtime.protocol import check_images
 
 _ADDRESS = re.compile(
     r"(?P<scheme>tritons?)://(?P<server>(?:\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]]+)(?::\d{1,5})?)"
@@ -97,9 +98,7 @@ class TritonRuntime:
             UsageError: The images are of another shape or type.
             WorkError: The server cannot be reached, takes too long, or refuses the images.
         """
-        height, width = self.preprocessing.size
-        if images.ndim != 4 or images.shape[1:] != (3, height, width) or images.dtype != np.uint8:
-            raise UsageError(f"expected (B, 3, {height}, {width}) uint8 images, got {images.shape} {images.dtype}")
+        check_images(images, self.preprocessing.size)
         rows = np.empty((len(images), self.embed_dim), dtype=np.float32)
         for start in range(0, len(images), self._most):
             part = images[start : start + self._most]

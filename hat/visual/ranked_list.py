@@ -11,8 +11,8 @@ from PIL import Image
 from hat.data.datasets import JUNK_PID, ReIDDataset
 from hat.errors import DataError, UsageError
 from hat.metrics import RankingResult
-from hat.metrics.blockwise import cosine_distances
 from hat.metrics.inputs import Matrix, check_count, check_embedding_pair
+from hat.metrics.ranking import cosine_distances
 
 from .figures import Tile, draw_grid
 

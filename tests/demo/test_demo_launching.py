@@ -21,8 +21,8 @@ from hat.demo.events import GENERAL, bind, clicked, typed_identity, whole_number
 from hat.demo.launching import Address, check_address, interruptible, private_environment
 from hat.demo.pages.about import LIMITS_OF_USE, card_text
 from hat.demo.session import Session
+from hat.embedder import shipped_model
 from hat.errors import DataError, UsageError, WorkError
-from hat.shipped_model import shipped_model
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

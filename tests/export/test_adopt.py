@@ -231,8 +231,7 @@ def test_adopt_of_an_openvino_file_with_half_weights_is_float32(tmp_path):
     np.testing.assert_allclose(open_runtime(tmp_path / "ours.xml").run(images), linear_reference(images), atol=2e-3)
 
 
-@pytest.mark.parametrize("throughput", [False, True])
-def test_adopt_of_an_openvino_file_that_takes_one_batch_size_runs_in_pieces(throughput, tmp_path):
+def test_adopt_of_an_openvino_file_that_takes_one_batch_size_runs_in_pieces(tmp_path):
     from openvino import opset13
 
     images = opset13.parameter([2, 3, HEIGHT, WIDTH], np.float32, name="data")
@@ -247,7 +246,7 @@ def test_adopt_of_an_openvino_file_that_takes_one_batch_size_runs_in_pieces(thro
     assert (info.batch.min, info.batch.max, info.embed_dim) == (2, 2, 2 * DIM)
     pixels = some_images(5)
     rows = np.concatenate([pixels.reshape(5, -1).astype(np.float64) @ MATRIX, np.tile(BIAS, (5, 1))], axis=1)
-    runtime = open_runtime(tmp_path / "ours.xml", throughput=throughput)
+    runtime = open_runtime(tmp_path / "ours.xml")
     np.testing.assert_allclose(runtime.run(pixels), rows / np.linalg.norm(rows, axis=1, keepdims=True), atol=2e-5)
 
 
@@ -340,7 +339,7 @@ def test_fingerprint_of_an_adopted_model_is_what_decides_an_embedding(tmp_path):
 
 
 def test_fingerprint_of_the_model_that_comes_along_is_what_it_always_was():
-    from hat.shipped_model import shipped_model
+    from hat.embedder import shipped_model
 
     if shipped_model() is None:
         pytest.skip("this installation has no trained model")

@@ -23,7 +23,7 @@ from hat.export.deploy.to_deepstream import (  # noqa: E402
     TRACKER_FILE,
     export_deepstream,
 )
-from hat.io.atomic_folder import FACTS_FILE  # noqa: E402
+from hat.io.atomic_output import FACTS_FILE  # noqa: E402
 from hat.io.onnx_file import graph_precision, read_onnx  # noqa: E402
 
 

@@ -160,7 +160,7 @@ def test_open_onnx_source_refuses_what_lies_about_its_precision(onnx_files, tmp_
 
 
 def test_info_of_every_precision(onnx_files):
-    from hat.commands.artifact_info import artifact_result
+    from hat.commands.info import artifact_result
 
     for precision, made in onnx_files.items():
         result = artifact_result(made.path)

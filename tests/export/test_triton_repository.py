@@ -19,7 +19,7 @@ from hat.export.request import ExportRequest
 from hat.export.tensorrt import to_tensorrt
 from hat.export.to_onnx import export_onnx
 from hat.io.artifact import BatchProfile, info_from_json
-from hat.io.atomic_folder import FACTS_FILE
+from hat.io.atomic_output import FACTS_FILE
 from hat.io.onnx_file import read_onnx
 from hat.io.openvino_file import read_openvino_info
 from hat.runtime.onnxruntime_runtime import OnnxRuntime

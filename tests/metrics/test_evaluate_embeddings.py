@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hat.errors import DataError, UsageError
-from hat.metrics import blockwise, evaluate_embeddings, evaluate_ranking
+from hat.errors import UsageError
+from hat.metrics import evaluate_embeddings, evaluate_ranking, ranking
 
 
 def labels_of(rng, num_query, num_gallery, num_pids=8):
@@ -44,7 +44,7 @@ def assert_same(result, expected):
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize(("block_bytes", "gallery_rows"), [(1, 8192), (4 * 211 * 5, 10), (2**28, 64), (2**28, 8192)])
 def test_equal_to_the_whole_matrix_for_any_block(monkeypatch, metric, block_bytes, gallery_rows):
-    monkeypatch.setattr(blockwise, "_GALLERY_ROWS", gallery_rows)
+    monkeypatch.setattr(ranking, "_GALLERY_ROWS", gallery_rows)
     queries, gallery, *labels = random_case(1)
     expected = evaluate_ranking(whole_matrix(queries, gallery, metric), *labels)
     assert_same(evaluate_embeddings(queries, gallery, *labels, metric=metric, block_bytes=block_bytes), expected)
@@ -54,7 +54,7 @@ def test_equal_to_the_whole_matrix_for_any_block(monkeypatch, metric, block_byte
 @pytest.mark.parametrize("block_bytes", [1, 4 * 120 * 7, 2**28])
 def test_exact_ties_go_to_the_smaller_gallery_index(monkeypatch, metric, block_bytes):
     # Vectors of four entries of +-1/2 have length 1, and all their products are exact in float32: many true ties, no rounding.
-    monkeypatch.setattr(blockwise, "_GALLERY_ROWS", 50)
+    monkeypatch.setattr(ranking, "_GALLERY_ROWS", 50)
     rng = np.random.default_rng(2)
     queries, gallery = (rng.choice([-0.5, 0.5], (n, 4)).astype(np.float32) for n in (30, 120))
     labels = labels_of(rng, 30, 120, num_pids=4)
@@ -113,14 +113,6 @@ def test_lowered_matmul_precision_of_a_training_run_changes_nothing():
         torch.set_float32_matmul_precision(before)
 
 
-def test_inputs_are_not_written_to():
-    queries, gallery, *labels = random_case(7)
-    before = queries.copy(), gallery.copy()
-    evaluate_embeddings(queries, gallery, *labels)
-    assert np.array_equal(queries, before[0])
-    assert np.array_equal(gallery, before[1])
-
-
 def test_unequal_widths_are_refused():
     queries, gallery, *labels = random_case(8)
     with pytest.raises(UsageError, match="equally wide, got 24 and 23"):
@@ -156,11 +148,6 @@ def test_row_of_zeros_has_no_cosine_but_a_euclidean_distance():
 def test_wrong_options_are_refused(change, message):
     with pytest.raises(UsageError, match=message):
         evaluate_embeddings(*random_case(11), **change)
-
-
-def test_no_query_with_a_match_is_an_error():
-    with pytest.raises(DataError, match="has a match"):
-        evaluate_embeddings(np.ones((1, 2)), np.ones((1, 2)), [1], [0], [1], [0])
 
 
 def test_enormous_rows_are_refused_and_not_ranked_by_an_overflow():

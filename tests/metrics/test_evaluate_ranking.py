@@ -161,19 +161,6 @@ def test_blocks_of_rows_do_not_matter(monkeypatch, block_bytes):
     assert_equals_brute_force(evaluate_ranking(*case), brute_force(*case))
 
 
-def test_permuting_the_gallery_and_the_queries_changes_nothing_without_ties():
-    distmat, query_pids, query_camids, gallery_pids, gallery_camids = random_case(2)
-    expected = evaluate_ranking(distmat, query_pids, query_camids, gallery_pids, gallery_camids)
-    rng = np.random.default_rng(3)
-    rows, columns = rng.permutation(len(query_pids)), rng.permutation(len(gallery_pids))
-    result = evaluate_ranking(
-        distmat[rows][:, columns], query_pids[rows], query_camids[rows], gallery_pids[columns], gallery_camids[columns]
-    )
-    assert result.mAP == pytest.approx(expected.mAP, abs=1e-12)
-    assert result.mINP == pytest.approx(expected.mINP, abs=1e-12)
-    assert result.cmc.tolist() == expected.cmc.tolist()
-
-
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64", "bfloat16", "fortran", "strided", "readonly", "gradient"])
 def test_every_float_type_and_layout_is_ranked_by_its_own_values(kind):
     distmat, *labels = random_case(4)
@@ -269,11 +256,6 @@ def test_nan_is_an_error_that_names_its_place_even_for_a_query_without_match():
 def test_no_query_with_a_match_is_an_error():
     with pytest.raises(DataError, match="none of the 2 queries has a match"):
         evaluate_ranking(np.zeros((2, 3)), [1, 2], [0, 0], [1, 2, -1], [0, 0, 1])
-
-
-def test_a_gallery_of_junk_alone_is_an_error():
-    with pytest.raises(DataError, match="none of the 1 queries"):
-        evaluate_ranking(np.zeros((1, 2)), [1], [0], [-1, -1], [1, 1])
 
 
 def test_result_as_json_and_as_text():

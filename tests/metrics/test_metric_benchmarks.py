@@ -19,8 +19,7 @@ def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("script", "options"),
-    [("ranking_speed.py", []), ("rerank_speed.py", []), ("evaluation_memory.py", ["--peer"])],
+    ("script", "options"), [("ranking_speed.py", []), ("rerank_speed.py", []), ("evaluation_memory.py", ["--peer"])]
 )
 def test_agrees_with_its_peer(script, options):
     done = run(script, *options)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hat.errors import UsageError
 from hat.metrics import evaluate_ranking, rerank, reranking
-from hat.metrics.blockwise import squared_distances
+from hat.metrics.ranking import squared_distances
 from hat.metrics.reranking import NearestNeighbors, distance_blocks
 
 
@@ -204,12 +204,7 @@ def test_wrong_embeddings_are_refused():
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    num_items=st.integers(1, 30),
-    block_rows=st.integers(1, 30),
-    data=st.data(),
-)
+@given(seed=st.integers(0, 2**32 - 1), num_items=st.integers(1, 30), block_rows=st.integers(1, 30), data=st.data())
 def test_nearest_neighbors_equal_a_sort_with_many_ties(seed, num_items, block_rows, data):
     num_neighbors = data.draw(st.integers(1, num_items))
     items = torch.from_numpy(np.random.default_rng(seed).integers(-1, 2, (num_items, 2)).astype(np.float32))

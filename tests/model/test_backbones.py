@@ -7,7 +7,7 @@ import hat
 from hat.errors import ModelError, WeightsError
 from hat.io.weights import load_backbone_weights, read_state_file
 from hat.model import BackboneConfig, build_backbone, list_backbones
-from hat.torchvision_import import import_torchvision
+from hat.model.backbone import import_torchvision
 
 CAN_HOLD = [name for name in list_backbones() if not name.startswith("convnext")]
 

@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hat
 from hat.model import HAT, list_models, model_config
+from hat.model.backbone import import_torchvision
 from hat.model.complexity import count_complexity
-from hat.torchvision_import import import_torchvision
 
 
 def dispatched(config, cls_only):

@@ -17,8 +17,8 @@ from hat.errors import UsageError, WeightsError
 from hat.io.checkpoint import load_released_weights
 from hat.io.weights import load_backbone_weights, read_state_file
 from hat.model import HAT, model_config
+from hat.model.backbone import import_torchvision
 from hat.model.released import released_config, translate_released_state
-from hat.torchvision_import import import_torchvision
 from hat.train.config import TrainConfig
 from hat.train.initial_model import initial_model
 
@@ -193,22 +193,6 @@ def test_read_state_file_refuses_a_bare_pickle(tmp_path):
     (tmp_path / "bare.pth").write_bytes(stream.getvalue())
     with pytest.raises(WeightsError, match="damaged or no file of weights"):
         read_state_file(tmp_path / "bare.pth")
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer .*git lfs pull"),
-        (b"<!DOCTYPE html><html><body>Quota exceeded</body></html>", "is a web page and not weights"),
-        (b"\n  <html lang='en'>", "is a web page"),
-    ],
-)
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_read_state_file_names_what_is_no_weights(content, sentence, suffix, tmp_path):
-    path = tmp_path / f"weights{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match=sentence):
-        read_state_file(path)
 
 
 @pytest.fixture(scope="module")

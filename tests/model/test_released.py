@@ -7,8 +7,8 @@ from torch import nn
 
 from hat.errors import WeightsError
 from hat.io.checkpoint import load_released_weights
+from hat.model.backbone import import_torchvision
 from hat.model.released import is_released_state, translate_released_state
-from hat.torchvision_import import import_torchvision
 
 WIDTHS = {1: (256, 256), 2: (768, 768), 3: (1792, 2048)}
 DEPTHS = {1: 3, 2: 3, 3: 6}

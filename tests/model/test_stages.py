@@ -7,10 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from hat.model.config import ModelConfig, TransformerConfig
-from hat.model.dsa import scale_map, stage_widths
-from hat.model.layers import ResidualBlock
-from hat.model.tfc import TFC
-from hat.model.transformer import Attention, TransformerBlock
+from hat.model.dsa import TFC, scale_map, stage_widths
+from hat.model.layers import Attention, ResidualBlock, TransformerBlock
 
 
 def attention_by_loops(attention, tokens, scale):

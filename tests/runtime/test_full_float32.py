@@ -9,8 +9,8 @@ import torch
 from test_onnxruntime import info, write
 
 from hat.runtime import TorchRuntime
-from hat.runtime.full_float32 import full_float32
 from hat.runtime.onnxruntime_runtime import OnnxRuntime
+from hat.runtime.torch_runtime import full_float32
 
 
 @pytest.fixture(autouse=True)

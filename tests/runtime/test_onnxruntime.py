@@ -78,6 +78,9 @@ def test_pixels_become_embeddings_whatever_the_file_takes(input_type, element, i
     np.testing.assert_allclose(runtime.run(images[:, :, ::-1][:, :, ::-1]), expected, atol=1e-5)  # strided
     empty = runtime.run(images[:0])
     assert empty.shape == (0, DIM) and empty.dtype == np.float32
+    for wrong in (images[:, :, :16], images.astype(np.float32), images[0]):
+        with pytest.raises(UsageError, match=r"expected images \(B, 3, 32, 16\) uint8"):
+            runtime.run(wrong)
 
 
 def test_it_is_an_embedders_model_and_may_be_called_from_threads(images, expected, tmp_path):

@@ -65,11 +65,10 @@ def rewrite_facts(path, **changes):
     return other
 
 
-@pytest.mark.parametrize("throughput", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 13])
-def test_batches_of_any_size(throughput, count, exported):
+def test_batches_of_any_size(count, exported):
     path, pixels, embeddings = exported
-    runtime = OpenVINORuntime(path, throughput=throughput, num_threads=2)
+    runtime = OpenVINORuntime(path, num_threads=2)
     result = runtime.run(pixels[:count])
     assert result.shape == (count, runtime.embed_dim)
     assert result.dtype == np.float32

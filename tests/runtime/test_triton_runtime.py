@@ -121,7 +121,7 @@ def test_it_embeds_and_says_what_the_server_runs(server):
     np.testing.assert_allclose(runtime.run(images), expected(images), atol=1e-6)
     assert runtime.run(images[:0]).shape == (0, DIM)
     for wrong in (images[0], images[:, :, :16], images.astype(np.float32)):
-        with pytest.raises(UsageError, match=r"expected \(B, 3, 32, 16\) uint8 images"):
+        with pytest.raises(UsageError, match=r"expected images \(B, 3, 32, 16\) uint8"):
             runtime.run(wrong)
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from hat.model.backbone import import_torchvision
 from hat.preprocessing import IMAGENET_MEAN
-from hat.torchvision_import import import_torchvision
 from hat.train.config import AugmentationConfig
 from hat.train.data.augmentation import (
     NUM_DRAWS,

@@ -155,7 +155,7 @@ def test_backbone_weights_are_never_guessed(recipe: str, market_folder: Path, tm
 
 
 def test_backbone_weights_from_a_file(recipe: str, market_folder: Path, tmp_path: Path) -> None:
-    from hat.torchvision_import import import_torchvision
+    from hat.model.backbone import import_torchvision
 
     torch.manual_seed(3)
     library = import_torchvision("models").mobilenet_v3_small(weights=None)

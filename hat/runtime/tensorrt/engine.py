@@ -12,7 +12,7 @@ from pydantic import Field
 
 from hat.config import config_dataclass, config_from_dict
 from hat.errors import CheckpointError, ConfigError
-from hat.io.artifact import ArtifactInfo, info_from_json
+from hat.io.artifact import ArtifactInfo, info_from_json, placeholder_reason
 from hat.runtime.tensorrt.library import Gpu, TensorRT, Variant
 
 HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
@@ -87,6 +87,8 @@ def read_engine_info(path: Path) -> ArtifactInfo:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     beside = sidecar_path(path)
+    if reason := placeholder_reason(path) or placeholder_reason(beside):
+        raise CheckpointError(reason)
     try:
         text = beside.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,9 +1,31 @@
-"""What makes long computations on a CPU faster without changing them: how memory is kept and how threads wait."""
+"""Settings of the whole process, made before torch and the runtimes are imported: no telemetry, memory, waiting threads."""
 
 import ctypes
 import os
 import platform
 import sys
+from types import ModuleType
+from typing import cast
+
+ENVIRONMENT = {
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime, since 1.29 on Linux too
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, which Gradio and timm bring
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "DO_NOT_TRACK": "1",
+}
+"""Environment variables that child processes inherit: workers, served replicas, other programs that a command starts."""
+
+
+def disable_telemetry() -> None:
+    """Switch off what ONNX Runtime, OpenVINO, NNCF, Gradio, huggingface_hub and Ray would report of their use.
+
+    OpenVINO and NNCF have no switch of their own: both go without where the package `openvino_telemetry` cannot be imported, so
+    it is made so in this process, unless somebody imported it before.
+    """
+    os.environ.update(ENVIRONMENT)
+    sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
+
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 _TOP_PAD = 256 * 2**20
