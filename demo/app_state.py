@@ -1,4 +1,4 @@
-"""The state that all visitors of the demo share: the model, galleries, people to try, files to compare. No page in here."""
+"""The state of the demo: what all visitors share, and what one visitor is doing. No page in here."""
 
 import shutil
 import threading
@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +17,48 @@ from hat.errors import HatError, UsageError
 from hat.runtime import TorchRuntime, runtime_info
 from hat.serve import Binding, Gallery, binding_of
 from hat.serve.calibrate.thresholds import ThresholdCalibration, calibrate_thresholds
+from hat.serve.gallery.identities import Identity
 
 from .comparison import Artifact
 from .people import SampleQuery
-from .session import QueryImage
-from .uploads import UPLOAD_LIMITS, UploadLimits, reduce_image
-from .view.markup import jpeg_bytes
+from .ranking import Outcome, QueryImage
+from .uploads import UPLOAD_LIMITS, Upload, UploadLimits, reduce_image
+from .view.markup import jpeg_bytes, last_part
 
 NEW_GALLERY_LIMIT = 8
 """Galleries that visitors may make or hand in while the demo runs."""
 
 
-def last_part(location: str) -> str:
-    """Return the last part of a path or an address."""
-    return location.replace("\\", "/").rstrip("/").rpartition("/")[2] or location
+@dataclass(eq=False)
+class Session:
+    """The state of one visitor's page; nothing of it is ever written to disk or shown to another.
+
+    Attributes:
+        queries: Images of one person.
+        query_pid: Identity of the query, where it is known.
+        query_camid: Camera of the query, where it is known.
+        photo: A larger picture that waits to be cropped.
+        outcome: The last search.
+        chosen: Which match is looked at, from 0.
+        gallery: Name of the gallery that this visitor works with.
+        marked: Ids of the records that are marked for removal.
+        removal: What waits to be confirmed: keyword arguments of `Gallery.remove`.
+    """
+
+    queries: tuple[QueryImage, ...] = ()
+    query_pid: Identity | None = None
+    query_camid: int | None = None
+    photo: Upload | None = None
+    outcome: Outcome | None = None
+    chosen: int = 0
+    gallery: str = ""
+    marked: set[int] = field(default_factory=set)
+    removal: dict[str, Any] = field(default_factory=dict)
+
+    def forget_query(self) -> None:
+        """Start over: no query, no result."""
+        self.queries, self.query_pid, self.query_camid = (), None, None
+        self.photo, self.outcome, self.chosen = None, None, 0
 
 
 class SharedEmbedder:
@@ -114,12 +143,13 @@ class AppState:
         runtime = self.embedder.runtime
         return runtime if isinstance(runtime, TorchRuntime) and not runtime.inference_graph and not runtime.compiled else None
 
-    def query(self, name: str, image: Image.Image, decode_s: float) -> QueryImage:
+    def query(self, upload: Upload) -> QueryImage:
         """Embed an image of the person who is looked for; one of many pixels is reduced first."""
-        kept = reduce_image(image, self.limits.query_pixels)
+        kept = reduce_image(upload.image, self.limits.query_pixels)
         started = time.perf_counter()
         (embedding,) = self.embedder.embed([kept])
-        return QueryImage(name, kept, jpeg_bytes(kept), embedding, decode_s, time.perf_counter() - started)
+        spent = time.perf_counter() - started
+        return QueryImage(upload.name, kept, jpeg_bytes(kept), embedding, upload.decode_s, spent)
 
     def is_kept(self, name: str) -> bool:
         """Return whether a gallery outlasts the demo."""
@@ -134,10 +164,7 @@ class AppState:
             artifact.forget(name)
 
     def new_gallery(self, name: str) -> str:
-        """Make an empty gallery in the private folder; visitors see it until the demo ends.
-
-        Returns:
-            Its name.
+        """Make an empty gallery in the private folder; visitors see it until the demo ends. Return its name.
 
         Raises:
             UsageError: The name is empty, too long or taken, or there are enough galleries.
@@ -150,10 +177,7 @@ class AppState:
         return name
 
     def import_gallery(self, path: Path) -> str:
-        """Import a gallery file that a visitor handed in, where it is of this model.
-
-        Returns:
-            Its name.
+        """Import a gallery file that a visitor handed in, where it is of this model. Return its name.
 
         Raises:
             UsageError: It is not a gallery, it is of another model (the differences are named), or there are enough.

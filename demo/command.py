@@ -160,7 +160,7 @@ def _open_state(
 def _open_gallery(state: AppState, location: str) -> None:
     from hat.serve import Gallery
 
-    from .app_state import last_part
+    from .view.markup import last_part
 
     is_new = "://" not in location and not Path(location).expanduser().exists()
     place = location if "://" in location else Path(location).expanduser()
@@ -190,6 +190,6 @@ def _fill_gallery(state: AppState, name: str, dataset: ReIDDataset, max_images: 
 
 def _short_name(path: str, among: list[str]) -> str:
     """Return the last part of a path, or all of it where two end alike."""
-    from .app_state import last_part
+    from .view.markup import last_part
 
     return last_part(path) if [last_part(one) for one in among].count(last_part(path)) == 1 else path

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,10 +11,11 @@ import gradio as gr
 from hat.errors import HatError, UsageError, describe_failure, is_out_of_memory
 from hat.serve.gallery.identities import Identity, parse_identity
 
-from .session import Session
+from .app_state import Session
 from .view.markup import escaped
 
-Handler = Callable[..., Sequence[Any]]
+Values = tuple[Any, ...]
+"""Values of components, in their order."""
 
 GENERAL = "Something in the demo itself went wrong; nothing was changed. The terminal where it runs says what it was."
 
@@ -40,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 def bind(
     event: Callable[..., Any],
-    handler: Handler,
+    handler: Callable[..., Values],
     session_state: gr.State,
     inputs: Sequence[Any] = (),
     outputs: Sequence[Any] = (),
@@ -53,12 +55,13 @@ def bind(
 
     Args:
         event: An event of a component, ``button.click`` for example.
-        handler: Called with the session and the values of ``inputs``; gives the values of ``outputs``.
+        handler: Called with the session, then the event's data where it ``reads_click``, or a ``gr.Progress`` where it
+            ``shows_progress``, and the values of ``inputs``; gives the values of ``outputs``.
         session_state: Where the visitor's session is.
         inputs: Components that are read.
         outputs: Components that are written.
-        reads_click: Whether the handler takes an ``index`` after the session: that of the button which was clicked.
-        shows_progress: Whether the handler takes a ``gr.Progress`` after the session.
+        reads_click: Hand on which button was clicked.
+        shows_progress: Hand on a progress bar.
         **options: Further ones of the event.
 
     Returns:
@@ -133,7 +136,7 @@ def typed_identity(text: Any) -> Identity | None:
     return parse_identity(typed, "an identity") if typed else None
 
 
-def _in_sentences(handler: Handler, *values: Any) -> Sequence[Any]:
+def _in_sentences(handler: Callable[..., Values], *values: Any) -> Values:
     try:
         return handler(*values)
     except HatError as error:
@@ -142,10 +145,7 @@ def _in_sentences(handler: Handler, *values: Any) -> Sequence[Any]:
     except gr.Error:
         raise
     except Exception as error:  # noqa: BLE001 - the last line of defense: whatever it was, a visitor reads a sentence
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "an unknown place"
-        _log.error("%s at %s: %s", type(error).__name__, where, error)
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        _log.error("%s at %s:%s: %s", type(error).__name__, place.filename, place.lineno, error)
         text = describe_failure(error) if is_out_of_memory(error) else GENERAL
         raise gr.Error(text, title="That did not work", print_exception=False) from None

@@ -148,7 +148,7 @@ def serve_page(state: AppState, address: Address, *, opens_browser: bool = False
     from hat.serve.service.ingress import SameOriginMiddleware, allowed_hosts
 
     from .pages.page import build_page
-    from .view.page_style import PAGE_HEAD, STYLE_SHEET, page_theme
+    from .view.blocks import PAGE_HEAD, STYLE_SHEET, page_theme
 
     for library in _QUIET_LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -1,20 +1,43 @@
-"""From a query and the page's choices to a ranked list, each step timed."""
+"""From a query and a visitor's choices to a ranked list, each step timed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 from hat.errors import UsageError
 from hat.serve import Filter, Gallery
 from hat.serve.gallery.identities import Identity
-from hat.serve.search.searching import person_embedding, search_gallery
-
-from .session import Outcome, QueryImage, Timings
+from hat.serve.search.camera_centering import CenteredGallery
+from hat.serve.search.query_embeddings import Query
+from hat.serve.search.searching import Match, person_embedding, search_gallery
 
 MAX_TOP = 60
 """Longest list that a page shows."""
+
+
+@dataclass(frozen=True, eq=False)
+class QueryImage:
+    """One image of the person who is looked for.
+
+    Attributes:
+        name: What it is called.
+        image: RGB, of bounded size.
+        picture: JPEG of it for the page.
+        embedding: (embed_dim,) float32 of unit length, by the model that the demo was opened with.
+        decode_s: How long it took to read, in seconds.
+        embed_s: How long it took to embed, in seconds.
+    """
+
+    name: str
+    image: Image.Image
+    picture: bytes
+    embedding: npt.NDArray[np.float32]
+    decode_s: float
+    embed_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +47,7 @@ class SearchOptions:
     Attributes:
         top: Length of the list.
         rerank: Re-rank by k-reciprocal neighbors.
+        center_cameras: Subtract each camera's mean embedding before ranking.
         leave_out_camera: Leave out what the query's own camera saw, where that camera is known.
         camids: Only these cameras; empty for all.
         since_s: Seen at this time or later.
@@ -34,6 +58,7 @@ class SearchOptions:
 
     top: int = 10
     rerank: bool = False
+    center_cameras: bool = False
     leave_out_camera: bool = True
     camids: frozenset[int] = frozenset()
     since_s: float | None = None
@@ -59,33 +84,61 @@ class SearchOptions:
         )
 
 
-def rank(gallery: Gallery, name: str, queries: Sequence[QueryImage], options: SearchOptions) -> Outcome:
-    """Rank a gallery for one person.
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a search found.
 
-    Args:
-        gallery: The gallery.
-        name: What it is called.
-        queries: Images of the person, at least one; several are one query by their mean embedding.
-        options: The page's choices.
+    Attributes:
+        gallery: Name of the gallery that was searched.
+        matches: Best first.
+        seconds: How long each step took: ``"decode"``, ``"embed"``, ``"search"``, and ``"re-rank"`` where it was asked for.
+        query_pid: Identity of the query where it is known, which makes a match right or wrong.
+        num_searched: Records that passed the filter.
+        where: The filter.
+        is_centered: Whether similarities are those of embeddings without their cameras' means.
+    """
+
+    gallery: str
+    matches: tuple[Match, ...]
+    seconds: dict[str, float]
+    query_pid: Identity | None = None
+    num_searched: int = 0
+    where: Filter = field(default_factory=Filter)
+    is_centered: bool = False
+
+    @property
+    def num_right(self) -> int:
+        """Matches of the query's identity."""
+        return sum(match.record.pid == self.query_pid for match in self.matches) if self.query_pid is not None else 0
+
+
+def rank(gallery: Gallery, name: str, queries: Sequence[QueryImage], options: SearchOptions) -> Outcome:
+    """Rank a gallery, known by a name, for one person; several images are one query by their mean embedding.
 
     Raises:
-        UsageError: There is no query, or the images have nothing in common.
+        UsageError: There is no query, the images have nothing in common, or no camera has a mean to subtract.
     """
     if not queries:
         raise UsageError("there is no query yet: give an image of a person, or take one of the examples")
-    person = person_embedding(np.stack([query.embedding for query in queries]))[None]
-    where = options.where
-    seconds: dict[str, float] = {}
+    person = person_embedding(np.stack([query.embedding for query in queries]))
+    searched: Gallery | CenteredGallery = gallery
+    if options.center_cameras:
+        searched = CenteredGallery(gallery)
+        camids = frozenset() if options.query_camid is None else frozenset({options.query_camid})
+        person = searched.center(Query("the query", person, camids=camids)).embedding
+    spent: dict[str, float] = {}
     (matches,) = search_gallery(
-        gallery, person, top=options.top, where=where, rerank=options.rerank, thumbnails=True, seconds=seconds
+        searched, person[None], top=options.top, where=options.where, rerank=options.rerank, thumbnails=True, seconds=spent
     )
-    timings = Timings(
-        decode_s=sum(query.decode_s for query in queries),
-        embed_s=sum(query.embed_s for query in queries),
-        search_s=seconds["search"] + seconds["read"],
-        rerank_s=seconds.get("rerank"),
-    )
-    return Outcome(name, tuple(matches), timings, options.query_pid, len(gallery.ids(where)), where)
+    seconds = {
+        "decode": sum(query.decode_s for query in queries),
+        "embed": sum(query.embed_s for query in queries),
+        "search": spent["search"] + spent["read"],
+    }
+    if options.rerank:
+        seconds["re-rank"] = spent["rerank"]
+    num_searched = len(gallery.ids(options.where))
+    return Outcome(name, tuple(matches), seconds, options.query_pid, num_searched, options.where, options.center_cameras)
 
 
 def parse_time(text: str) -> float | None:

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -17,30 +18,26 @@ from hat.errors import ImageError, UsageError
 from hat.serve.enroll.items import Item
 from hat.serve.gallery.identities import Identity
 
-from .session import Upload
-
 _JUNK_FOLDERS = ("__MACOSX/",)
+
+
+class Upload(NamedTuple):
+    """An image as a visitor handed it in: RGB and upright, with how long it took to read."""
+
+    name: str
+    image: Image.Image
+    decode_s: float
 
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """How much may be handed in.
-
-    Attributes:
-        file_bytes: Of one file.
-        pixels: Of one image, width times height.
-        query_images: Images of one person to search with.
-        query_pixels: To which a query is reduced where it has more.
-        photo_pixels: To which a picture that is to be cropped is reduced where it has more.
-        enroll_images: Images of one enrollment, those inside zip files included.
-        enroll_bytes: Of all these images together, unpacked.
-    """
+    """How much may be handed in: in one file, as a query, in one enrollment with what its zip files unpack to."""
 
     file_bytes: int = MAX_FILE_BYTES
     pixels: int = 32_000_000
     query_images: int = 8
-    query_pixels: int = 1_000_000
-    photo_pixels: int = 8_000_000
+    query_pixels: int = 1_000_000  # a query of more is reduced to so many
+    photo_pixels: int = 8_000_000  # and so is a picture that is to be cropped
     enroll_images: int = 500
     enroll_bytes: int = 256 * 2**20
 
@@ -109,34 +106,29 @@ def upload_items(
         raise UsageError(
             f"there are more than the {limits.enroll_images:,} images that this page takes at once: use `hat enroll`"
         )
-    budget = _Budget(limits.enroll_bytes)
+    read_within = _budget(limits)
     items = []
     for name, read in sources:
         labels = parse_market_name(Path(name.rpartition("!")[2]).name) if parse_labels_from_names else None
         own_pid, own_camid = labels if labels is not None and labels[0] >= 0 else (pid, camid)
-        items.append(Item(source=name, read=budget.held_to(read, name, limits), pid=own_pid, camid=own_camid))
+        items.append(Item(source=name, read=partial(read_within, read, name), pid=own_pid, camid=own_camid))
     return items
 
 
-@dataclass
-class _Budget:
-    """Bytes that one enrollment may unpack."""
+def _budget(limits: UploadLimits) -> Callable[[Callable[[], bytes], str], bytes]:
+    """Return what reads an image, until the bytes of one enrollment are spent; one of too many pixels is refused."""
+    spent = 0
 
-    limit: int
-    spent: int = field(default=0)
+    def read_within(read: Callable[[], bytes], name: str) -> bytes:
+        nonlocal spent
+        if spent > limits.enroll_bytes:
+            raise ImageError(f"{name}: left out, the images before it have {limits.enroll_bytes // 2**20} MB together already")
+        data = read()
+        spent += len(data)
+        image_size(data, name, max_pixels=limits.pixels)
+        return data
 
-    def held_to(self, read: Callable[[], bytes], name: str, limits: UploadLimits) -> Callable[[], bytes]:
-        """Return the same reader, which refuses once the bytes are spent and an image of too many pixels."""
-
-        def held() -> bytes:
-            if self.spent > self.limit:
-                raise ImageError(f"{name}: left out, the images before it have {self.limit // 2**20} MB together already")
-            data = read()
-            self.spent += len(data)
-            image_size(data, name, max_pixels=limits.pixels)
-            return data
-
-        return held
+    return read_within
 
 
 def _sources(path: str, limits: UploadLimits) -> Iterator[tuple[str, Callable[[], bytes]]]:

@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("hat.serve.commands.serve:serve", "Embed and search over HTTP."),
     "keys": ("hat.serve.commands.serve:keys_app", "API keys of the service: made, listed, removed."),
     "demo": ("hat.demo.command:demo", "Search, compare and look inside, in the browser."),
-    "quickstart": ("hat.demo.quickstart.command:quickstart", "From nothing to a searched gallery, in a few minutes."),
+    "quickstart": ("hat.demo.quickstart:quickstart", "From nothing to a searched gallery, in a few minutes."),
 }
 """Name -> ("module:function", one line of help), in the order of the help page; a group's function is its `typer.Typer`."""
 

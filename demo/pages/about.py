@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 
 import gradio as gr
+from markupsafe import Markup
 
 from hat.console import metric_rows
-from hat.io.artifact import ArtifactInfo
 from hat.runtime import runtime_info
 
 from ..app_state import AppState
-from ..view.markup import escaped
+from ..view.blocks import html_block
+from ..view.markup import fragments
 
 LIMITS_OF_USE = (
     "Re-identification is biometric processing. It finds a person again by clothes and build, it errs, and it errs more for "
@@ -22,24 +23,11 @@ LIMITS_OF_USE = (
 
 MAX_CARD_BYTES = 256 * 1024
 
-_PRIVACY = (
-    "What you hand in is read into memory, and the uploaded file is deleted at once. A query and its result belong to your "
-    "page alone; they are in memory and nowhere else, and go when the demo ends, or when many others have come after you. "
-    "Images that you add to a gallery are seen by everyone who uses this demo, until they are removed. The page asks no other "
-    "server for anything, and no image and no embedding is logged."
-)
-
 
 def about_page(state: AppState) -> None:
     """Build the page."""
-    info = runtime_info(state.embedder.runtime)
     with gr.Column(elem_classes="hat-text"):
-        gr.HTML(
-            '<h2 class="hat-title">What it must not be used for</h2>'
-            f'<p>{LIMITS_OF_USE}</p><h2 class="hat-title">What happens to your images</h2><p>{_PRIVACY}</p>'
-            f'<h2 class="hat-title">The model</h2>{_facts(info, state.embedder.runtime.name)}',
-            apply_default_css=False,
-        )
+        html_block(fragments("about").about(Markup(LIMITS_OF_USE), _model_facts(state)))
         card = card_text(Path(state.model).expanduser())
         if card is not None:
             with gr.Accordion("Model card", open=False):
@@ -55,25 +43,22 @@ def card_text(model_path: Path) -> str | None:
     return re.sub(r"!\s*\[", "[", text)
 
 
-def _architecture(info: ArtifactInfo) -> list[tuple[str, str]]:
+def _model_facts(state: AppState) -> list[tuple[str, str]]:
+    info = runtime_info(state.embedder.runtime)
     if info.model is None:
-        return [("adopted from", escaped(info.adopted.file if info.adopted else ""))]
-    blocks = ", ".join(map(str, info.model.depths))
-    return [("backbone", escaped(info.model.backbone.name)), ("transformer blocks", escaped(blocks))]
-
-
-def _facts(info: ArtifactInfo, runtime_name: str) -> str:
+        architecture = [("adopted from", info.adopted.file if info.adopted else "")]
+    else:
+        blocks = ", ".join(map(str, info.model.depths))
+        architecture = [("backbone", info.model.backbone.name), ("transformer blocks", blocks)]
     height, width = info.preprocessing.size
-    rows = [
-        ("name", escaped(info.name)),
-        ("runs in", escaped(runtime_name)),
-        *_architecture(info),
+    return [
+        ("name", info.name),
+        ("runs in", state.embedder.runtime.name),
+        *architecture,
         ("input", f"{height} × {width} pixels"),
         ("embedding", f"{info.embed_dim:,} numbers"),
         ("precision", info.precision),
-        ("weights", f"<code>{info.source_sha256[:16]}</code>"),
-        ("fingerprint", f"<code>{info.fingerprint[:16]}</code>"),
+        ("weights", info.source_sha256[:16]),
+        ("fingerprint", info.fingerprint[:16]),
+        *metric_rows(info.metrics),
     ]
-    rows += [(escaped(label), escaped(value)) for label, value in metric_rows(info.metrics)]
-    facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
-    return f'<dl class="hat-facts">{facts}</dl>'

@@ -13,30 +13,12 @@ from hat.errors import UsageError
 from hat.model import HAT
 from hat.visual import branch_activations, cls_attention, color_table, colorize, overlay, scale_to_unit, token_maps
 
-from ..app_state import AppState
-from ..events import bind
-from ..session import Session
-from ..view.cards import person_name
-from ..view.markup import data_uri, empty_state, escaped, jpeg_bytes, notice
-
-Values = tuple[Any, ...]
+from ..app_state import AppState, Session
+from ..events import Values, bind
+from ..view.blocks import html_block
+from ..view.markup import fragments, person_name
 
 _TILE_HEIGHT = 256
-
-_NO_CHECKPOINT = empty_state(
-    "This is an exported file",
-    "It holds the computation alone, without names for its stages, so nothing can be looked into. Start the demo with the "
-    "checkpoint folder it was exported from.",
-)
-
-_NOTHING_YET = empty_state("Nothing to look at yet", "Search for a person on the Search page first.")
-
-_LEGEND = (
-    '<p class="hat-hint">Bright is high; every map is scaled to its own range. <strong>Class activation</strong>: which '
-    "places make this branch's part of the embedding long. <strong>Attention of CLS</strong>: what each stage of the "
-    "transformer gathers its feature from. <strong>Averaged map</strong>: how strong the calibrated map is at each place. A "
-    "map shows where a model looks, and not why.</p>"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +37,7 @@ class MapColumn:
 
 
 def look_inside(model: HAT, images: Sequence[Image.Image]) -> list[MapColumn]:
-    """Compute maps of every kind for several images; nothing else may run the model meanwhile.
-
-    Args:
-        model: The model.
-        images: Decoded images of people.
+    """Compute maps of every kind for several images of people; nothing else may run the model meanwhile.
 
     Returns:
         The images as the model gets them, class activation of the MFE and the DSA, the attention of each stage's CLS, and the
@@ -86,11 +64,11 @@ def look_inside(model: HAT, images: Sequence[Image.Image]) -> list[MapColumn]:
 def inside_page(state: AppState, session_state: gr.State, tab: Any) -> None:
     """Build the page; opening it looks into the match that was chosen on the Search page."""
     if state.inspectable() is None:
-        gr.HTML(_NO_CHECKPOINT, apply_default_css=False)
+        html_block(fragments("inside").exported())
         return
     with gr.Row(elem_classes="hat-controls"):
         match = gr.Dropdown(label="Match", choices=[], value=None, scale=0, min_width=340, elem_id="hat-match")
-    maps = gr.HTML(_NOTHING_YET, apply_default_css=False, elem_id="hat-maps")
+    maps = html_block(fragments("inside").nothing_yet(), elem_id="hat-maps")
 
     def look(session: Session, chosen: Any) -> Values:
         outcome = session.outcome
@@ -108,13 +86,12 @@ def inside_page(state: AppState, session_state: gr.State, tab: Any) -> None:
             raise UsageError("an exported file cannot be looked into")
         with state.embedder.lock:
             columns = look_inside(runtime.model, images)
-        missing = "" if record.thumbnail is not None else notice("The gallery keeps no picture of this match.")
-        return (missing + maps_html(columns, labels),)
+        return (maps_html(columns, labels, is_missing=record.thumbnail is None),)
 
     def begin(session: Session) -> Values:
         outcome = session.outcome
         if outcome is None or not outcome.matches:
-            return (gr.update(choices=[], value=None), _NOTHING_YET)
+            return (gr.update(choices=[], value=None), fragments("inside").nothing_yet())
         choices = [
             (f"rank {rank}: {person_name(match.record.pid)}, similarity {match.similarity:.3f}", rank - 1)
             for rank, match in enumerate(outcome.matches, start=1)
@@ -126,23 +103,7 @@ def inside_page(state: AppState, session_state: gr.State, tab: Any) -> None:
     bind(match.input, look, session_state, [match], [maps])
 
 
-def maps_html(columns: Sequence[MapColumn], labels: Sequence[str]) -> str:
-    """Return the maps as a table: a row for each image, columns in groups."""
+def maps_html(columns: Sequence[MapColumn], labels: Sequence[str], *, is_missing: bool = False) -> str:
+    """Return the maps as a table: a row for each image, columns in groups; ``is_missing`` where a match has no picture."""
     groups = [(name, len(list(members))) for name, members in groupby(columns, key=lambda column: column.group)]
-    over = "".join(f'<th scope="colgroup" colspan="{count}">{name}</th>' if name else "<td></td>" for name, count in groups)
-    names = "".join(f'<th scope="col">{column.name}</th>' for column in columns)
-    rows = ""
-    for place, label in enumerate(map(escaped, labels)):
-        tiles = "".join(
-            f'<td><img src="{data_uri(jpeg_bytes(column.tiles[place], quality=90))}" '
-            f'alt="{label}: {column.group} {column.name}"></td>'
-            for column in columns
-        )
-        rows += f'<tr><th scope="row">{label}</th>{tiles}</tr>'
-    stops = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in color_table()[::51].tolist())
-    return (
-        '<div class="hat-scroll" tabindex="0" role="region" aria-label="Where the model looks"><table class="hat-maps">'
-        f"<thead><tr><td></td>{over}</tr><tr><td></td>{names}</tr></thead><tbody>{rows}</tbody></table></div>"
-        f'<div class="hat-scale" aria-hidden="true"><span>low</span><i style="background: linear-gradient(90deg, {stops})"></i>'
-        f"<span>high</span></div>{_LEGEND}"
-    )
+    return str(fragments("inside").maps(columns, groups, labels, color_table()[::51].tolist(), is_missing))

@@ -1,55 +1,52 @@
 """The Report page: the last verification and the last benchmark that were written."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
+from jinja2 import UndefinedError
 
 from hat.errors import HatError, UsageError
+from hat.export.parity.verification_report import SHORT_NAMES
 
-from ..app_state import AppState
+from ..app_state import AppState, Session
 from ..events import bind
 from ..ranking import format_time
-from ..session import Session
-from ..view.markup import empty_state, escaped, notice, plural
-from ..view.report_tables import benchmark_html, verification_html
+from ..view.blocks import html_block
+from ..view.markup import Cell, fragments, plural
 
 MAX_REPORT_BYTES = 8 * 2**20
 """Largest report that is read."""
 
 Kind = Literal["verification", "benchmark"]
+Bar = tuple[str, float, str, bool]
 
-_HOW_TO = empty_state(
-    "No report was given",
-    "Write some and start the demo with them: <code>hat verify runs/market market.onnx --images crops --report-json "
-    "parity.json</code>, <code>hat bench runs/market market.onnx --json &gt; speed.json</code>, then <code>hat demo "
-    "runs/market --report parity.json --report speed.json</code>.",
-)
-
-_PARTS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], str]], ...] = (
-    ("verification", "Do exported files rank people alike?", verification_html),
-    ("benchmark", "How fast are they?", benchmark_html),
-)
+_RATES = {"mAP": "mAP", "rank1": "Rank-1", "mINP": "mINP"}
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """A report.
-
-    Attributes:
-        kind: What it reports.
-        path: Where it is.
-        modified_s: When it was written, in seconds since 1970.
-        content: Its JSON.
-    """
+    """A report: what it reports, where it is, when it was written (seconds since 1970), and its JSON."""
 
     kind: Kind
     path: Path
     modified_s: float
     content: dict[str, Any] = field(repr=False)
+
+
+def report_page(state: AppState, session_state: gr.State, tab: Any) -> None:
+    """Build the page; the reports are read again whenever it is opened."""
+    page = html_block(reports_html(state.report_paths))
+
+    def read(_: Session) -> tuple[str]:
+        return (reports_html(state.report_paths),)
+
+    if state.report_paths:
+        bind(tab.select, read, session_state, [], [page], show_progress="hidden")
 
 
 def find_reports(paths: Sequence[Path]) -> list[Report]:
@@ -61,13 +58,10 @@ def find_reports(paths: Sequence[Path]) -> list[Report]:
     Raises:
         UsageError: A path is not there, or a file is not one.
     """
-    found: list[Report] = []
+    found = []
     for path in paths:
-        if path.is_dir():
-            found += [report for file in sorted(path.glob("*.json")) if (report := _read(file, strict=False)) is not None]
-        else:
-            report = _read(path, strict=True)
-            found += [report] if report is not None else []
+        files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        found += [report for file in files if (report := _read(file, strict=not path.is_dir())) is not None]
     return sorted(found, key=lambda report: -report.modified_s)
 
 
@@ -84,47 +78,114 @@ def check_report_paths(paths: Sequence[Path]) -> None:
             )
 
 
-def report_page(state: AppState, session_state: gr.State, tab: Any) -> None:
-    """Build the page; the reports are read again whenever it is opened."""
-    page = gr.HTML(reports_html(state.report_paths), apply_default_css=False)
-
-    def read(_: Session) -> tuple[str]:
-        return (reports_html(state.report_paths),)
-
-    if state.report_paths:
-        bind(tab.select, read, session_state, [], [page], show_progress="hidden")
-
-
 def reports_html(paths: Sequence[Path]) -> str:
     """Return the newest report of each kind; where it cannot be shown, the reason."""
-    if not paths:
-        return _HOW_TO
     try:
         reports = find_reports(paths)
     except HatError as error:
-        return notice(escaped(str(error)), kind="bad")
-    parts = []
-    for kind, title, render in _PARTS:
-        of_kind = [report for report in reports if report.kind == kind]
-        if of_kind:
-            parts.append(_part(title, of_kind, render))
-    return "".join(parts) or _HOW_TO
+        return str(fragments("components").notice(str(error), "bad"))
+    parts: tuple[tuple[Kind, str, Callable[[Mapping[str, Any]], str]], ...] = (
+        ("verification", "Do exported files rank people alike?", verification_html),
+        ("benchmark", "How fast are they?", benchmark_html),
+    )
+    found = [(title, [one for one in reports if one.kind == kind], render) for kind, title, render in parts]
+    return "".join(_part(title, ours, render) for title, ours, render in found if ours) or str(fragments("report").how_to())
 
 
 def _part(title: str, reports: Sequence[Report], render: Callable[[Mapping[str, Any]], str]) -> str:
     newest = reports[0]
     try:
         body = render(newest.content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        body = notice(escaped(f"{newest.path.name} cannot be shown: {type(error).__name__} {error}"), kind="bad")
+    except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
+        said = f"{newest.path.name} cannot be shown: {type(error).__name__} {error}"
+        body = fragments("components").notice(said, "bad")
     older = f"; {plural(len(reports) - 1, 'older report')} not shown" if len(reports) > 1 else ""
-    return (
-        f'<section class="hat-report"><h2 class="hat-title">{title}</h2>{body}<p class="hat-hint">'
-        f"{escaped(newest.path.name)}, {format_time(newest.modified_s)} UTC{older}.</p></section>"
-    )
+    source = f"{newest.path.name}, {format_time(newest.modified_s)} UTC{older}"
+    return str(fragments("report").part(title, body, source))
+
+
+def verification_html(content: Mapping[str, Any]) -> str:
+    """Return a verification: a verdict and the figures of each candidate, and how much of every tolerance it used.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError, UndefinedError: It is not such a report.
+    """
+    candidates = content["candidates"]
+    names = list(dict.fromkeys(str(check["name"]) for one in candidates for check in one["checks"] if check["level"] != "rows"))
+    rows, groups = [], []
+    for one in candidates:
+        by_name = {str(check["name"]): check for check in one["checks"]}
+        verdict = Cell("pass", kind="good") if one["passed"] else Cell("fail", kind="bad")
+        rows.append([Cell(one["name"], one["runtime"]), verdict, *(_check_cell(by_name.get(name)) for name in names)])
+        groups.append((one["name"], [_tolerance_bar(name, by_name[name]) for name in names if name in by_name]))
+    columns = ["candidate", "verdict", *(SHORT_NAMES.get(name, name) for name in names)]
+    return fragments("report").verification(content, columns, rows, groups)  # type: ignore[no-any-return]
+
+
+def benchmark_html(content: Mapping[str, Any]) -> str:
+    """Return a benchmark: speed and latency by batch size, memory, and accuracy where it is known.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError, UndefinedError: It is not such a report.
+    """
+    speeds = [(one, speed) for one in content["candidates"] for speed in one["speeds"]]
+    fastest = max((float(speed["images_per_s"]) for _, speed in speeds), default=1.0) or 1.0
+    groups: dict[str, list[Bar]] = {}
+    for one, speed in speeds:
+        rate = float(speed["images_per_s"])
+        bars = groups.setdefault(f"batch {int(speed['batch'])}, {speed['mode']}", [])
+        bars.append((one["name"], rate / fastest, f"{rate:,.1f}", False))
+    rows = [
+        [
+            Cell(one["name"], one["runtime"]),
+            Cell(f"{speed['mode']}, {int(speed['batch'])}"),
+            Cell(f"{float(speed['images_per_s']):,.1f}"),
+            Cell(f"{float(speed['ratio']):.2f}×"),
+            *(Cell(f"{1000 * float(speed[key]):.1f}") for key in ("p50_s", "p95_s", "p99_s")),
+            Cell(_percent(speed.get("utilization"))),
+            Cell(f"{float(one['peak_bytes']) / 2**20:,.0f}"),
+            Cell(", ".join(f"{_RATES[k]} {_percent(v)}" for k, v in one.get("accuracy", {}).items() if k in _RATES) or "–"),
+        ]
+        for one, speed in speeds
+    ]
+    columns = ["candidate", "mode, batch", "images/s", "to first", "p50 ms", "p95 ms", "p99 ms"]
+    columns += ["utilization", "memory MB", "accuracy"]
+    return fragments("report").benchmark(content, columns, rows, list(groups.items()))  # type: ignore[no-any-return]
+
+
+def _check_cell(check: Mapping[str, Any] | None) -> Cell:
+    if check is None:
+        return Cell("–")
+    sense = {"<=": "≤", ">=": "≥"}.get(str(check["sense"]), "")
+    return Cell(_figure(check, "value"), f"{sense} {_figure(check, 'limit')}", "" if check["passed"] else "bad")
+
+
+def _figure(check: Mapping[str, Any], key: str) -> str:
+    value = check[key]
+    if value is None or not math.isfinite(float(value)):
+        return "not a number"
+    if check["level"] == "retrieval":
+        return f"{100 * float(value):.2f} pt"
+    return f"{float(value):.6g}" if abs(float(value)) > 0.9 else f"{float(value):.3g}"
+
+
+def _tolerance_bar(name: str, check: Mapping[str, Any]) -> Bar:
+    """How far a figure went from perfect towards its limit; the whole width is the limit."""
+    value, limit = check["value"], float(check["limit"])
+    label = SHORT_NAMES.get(name, name)
+    if value is None:
+        return label, 1.0, "not a number", True
+    room, gone = (1 - limit, 1 - float(value)) if check["sense"] == ">=" else (limit, float(value))
+    share = gone / room if room > 0 else (0.0 if gone <= 0 else math.inf)
+    return label, share, f"{100 * share:.0f} %" if math.isfinite(share) else "over", not check["passed"]
+
+
+def _percent(rate: Any) -> str:
+    return "–" if rate is None else f"{100 * float(rate):.1f} %"
 
 
 def _read(path: Path, *, strict: bool) -> Report | None:
+    """Return a file's report; None where it is not one and need not be."""
     try:
         status = path.stat()
         if status.st_size > MAX_REPORT_BYTES:
@@ -137,11 +198,9 @@ def _read(path: Path, *, strict: bool) -> Report | None:
         if strict:
             raise UsageError(f"{path} cannot be read as a report: {error}") from None
         return None
-    if kind is None:
-        if strict:
-            raise UsageError(f"{path} is not a report of `hat verify --report-json` or `hat bench --json`")
-        return None
-    return Report(kind, path, status.st_mtime, content)
+    if kind is None and strict:
+        raise UsageError(f"{path} is not a report of `hat verify --report-json` or `hat bench --json`")
+    return None if kind is None else Report(kind, path, status.st_mtime, content)
 
 
 def _kind(content: Any) -> Kind | None:

@@ -1,79 +1,63 @@
 """The Search page: who is looked for, where, and who was found."""
 
-from dataclasses import dataclass
+import time
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
+from hat.data import read_image
 from hat.data.images import IMAGE_SUFFIXES
+from hat.errors import UsageError
 
-from ..app_state import AppState
-from ..events import CLICKS, bind
-from ..ranking import MAX_TOP
-from ..view.cards import sample_strip
-from ..view.crop import CROP_BOX
-from .search_actions import WELCOME, SearchActions
+from ..app_state import AppState, Session
+from ..events import CLICKS, Values, bind, clicked, event_data, typed_identity, whole_number
+from ..ranking import MAX_TOP, Outcome, QueryImage, SearchOptions, format_time, parse_time, rank
+from ..uploads import Upload, files_at_hand, forget_files, reduce_image, uploaded_image
+from ..view.blocks import CROP_BOX, html_block, text_field, upload_field
+from ..view.markup import fragments, jpeg_bytes, person_name
 
-_KNOWN_HINT = (
-    '<p class="hat-hint">With an identity, right and wrong matches are marked. With a camera, what it saw can be left out.</p>'
-)
+_MIN_CROP_SIDE = 16
+_MAX_ATTRIBUTES = 12
 
 
-@dataclass(frozen=True)
-class SearchPage:
-    """What others need of the page.
+def search_page(state: AppState, session_state: gr.State) -> tuple["SearchActions", list[Any], list[Any]]:
+    """Build the page.
 
-    Attributes:
-        actions: Its handlers.
-        outputs: Components that show a query and its result; ``actions.shown`` gives their values.
-        filters: Components whose choices depend on the gallery; ``actions.filter_choices`` gives their values.
+    Returns:
+        Its handlers; the components that show a query and its result, whose values ``actions.shown`` gives; and those whose
+        choices depend on the gallery, whose values ``actions.filter_choices`` gives.
     """
-
-    actions: SearchActions
-    outputs: list[Any]
-    filters: list[Any]
-
-
-def search_page(state: AppState, session_state: gr.State) -> SearchPage:
-    """Build the page."""
+    view = fragments("search")
     with gr.Row(elem_classes="hat-columns"):
         with gr.Column(scale=0, min_width=320, elem_classes="hat-side"):
-            files = gr.File(
-                label="Images of one person",
-                file_count="multiple",
-                file_types=list(IMAGE_SUFFIXES),
-                height=150,
-                elem_id="hat-query-files",
-                elem_classes="hat-drop",
-            )
+            files = upload_field("Images of one person", IMAGE_SUFFIXES, "hat-query-files")
             add = gr.Checkbox(label="Add to the query", value=False, container=False, elem_classes="hat-bare")
-            tiles = gr.HTML(js_on_load=CLICKS, apply_default_css=False, elem_id="hat-query")
+            tiles = html_block(js_on_load=CLICKS, elem_id="hat-query")
             with gr.Column(visible=False, elem_id="hat-crop", elem_classes="hat-panel") as crop_group:
-                crop = gr.HTML(js_on_load=CROP_BOX, apply_default_css=False)
-            samples = gr.HTML(
-                sample_strip(state.samples), js_on_load=CLICKS, apply_default_css=False, visible=bool(state.samples)
-            )
+                crop = html_block(js_on_load=CROP_BOX)
+            samples = html_block(view.samples(state.samples), js_on_load=CLICKS, visible=bool(state.samples))
             with gr.Accordion("What is known of the query", open=False):
                 with gr.Row():
-                    pid = gr.Textbox(label="Identity", max_lines=1, max_length=80, min_width=100)
-                    camid = gr.Textbox(label="Camera", max_lines=1, max_length=12, min_width=100)
-                gr.HTML(_KNOWN_HINT, apply_default_css=False)
+                    pid, camid = text_field("Identity", 80), text_field("Camera", 12)
+                html_block(view.hint())
         with gr.Column(min_width=320):
             with gr.Row(elem_classes="hat-controls"):
                 top = gr.Slider(1, MAX_TOP, value=12, step=1, label="List length", min_width=180)
                 with gr.Column(min_width=220, elem_classes="hat-switches"):
                     rerank = gr.Checkbox(label="Re-rank by common neighbors", value=False, container=False)
                     leave_out = gr.Checkbox(label="Leave out the query's own camera", value=True, container=False)
+                    center = gr.Checkbox(label="Subtract each camera's mean", value=False, container=False, visible=False)
             with gr.Accordion("Cameras and time", open=False):
                 cameras = gr.Dropdown(label="Only these cameras", multiselect=True, choices=[], value=[], elem_id="hat-cameras")
                 with gr.Row():
-                    since = gr.Textbox(label="Seen from (UTC)", max_lines=1, max_length=40, min_width=150)
-                    until = gr.Textbox(label="Seen before (UTC)", max_lines=1, max_length=40, min_width=150)
-            summary = gr.HTML(apply_default_css=False)
-            cards = gr.HTML(WELCOME, js_on_load=CLICKS, apply_default_css=False, elem_id="hat-results")
-            details = gr.HTML(apply_default_css=False, elem_id="hat-details")
+                    since = text_field("Seen from (UTC)", 40, min_width=150)
+                    until = text_field("Seen before (UTC)", 40, min_width=150)
+            summary = html_block()
+            cards = html_block(view.welcome(), js_on_load=CLICKS, elem_id="hat-results")
+            details = html_block(elem_id="hat-details")
     actions = SearchActions(state)
-    filters = [cameras, since, until]
+    filters = [center, cameras, since, until]
     options = [top, rerank, leave_out, *filters, pid, camid]
     outputs = [tiles, crop_group, crop, pid, camid, summary, cards, details]
 
@@ -83,8 +67,221 @@ def search_page(state: AppState, session_state: gr.State) -> SearchPage:
     bind(tiles.delete, actions.take_out, session_state, options, outputs, reads_click=True)
     bind(crop.submit, actions.use_crop, session_state, [add, *options], outputs, reads_click=True)
     bind(cards.select, actions.choose, session_state, [], [details], reads_click=True, show_progress="hidden")
-    for changed in (top.release, rerank.input, leave_out.input, cameras.input):
+    for changed in (top.release, rerank.input, leave_out.input, center.input, cameras.input):
         bind(changed, actions.search_again, session_state, options, outputs)
     for typed in (since, until, pid, camid):
         bind(typed.submit, actions.search_again, session_state, options, outputs)
-    return SearchPage(actions, outputs, filters)
+    return actions, outputs, filters
+
+
+class SearchActions:
+    """Handlers of the Search page. Those that search take the page's fields last and give the values of its outputs.
+
+    The fields are parsed, images read and the gallery searched before the session changes, so that a failure changes nothing.
+    """
+
+    def __init__(self, state: AppState) -> None:
+        self._state = state
+        self._view = fragments("search")
+
+    def upload(self, session: Session, paths: list[str] | None, adds: bool, *fields: Any) -> Values:
+        """Read uploaded images, delete the files, and search: people become queries, a wide picture waits to be cropped."""
+        at_hand = files_at_hand(paths)
+        try:
+            options = _options(fields) if adds else _options(fields, pid=None, camid=None)
+            queries, photo = self._read(at_hand, len(session.queries) if adds else 0)
+        finally:
+            forget_files(at_hand)
+        if adds:
+            queries, photo = (*session.queries, *queries), photo or session.photo
+        return self._search(session, queries, options, photo)
+
+    def try_sample(self, session: Session, event: gr.EventData, *fields: Any) -> Values:
+        """Search for one of the examples."""
+        index = clicked(event)
+        if index >= len(self._state.samples):
+            raise UsageError("this example is not here any more: reload the page")
+        sample = self._state.samples[index]
+        options = _options(fields, pid=sample.pid, camid=sample.camid)
+        started = time.perf_counter()
+        image = read_image(sample.path)
+        spent = time.perf_counter() - started
+        query = self._state.query(Upload(f"person {sample.pid}, camera {sample.camid}", image, spent))
+        return self._search(session, (query,), options, None)
+
+    def take_out(self, session: Session, event: gr.EventData, *fields: Any) -> Values:
+        """Take one image out of the query."""
+        index = clicked(event)
+        queries = tuple(query for place, query in enumerate(session.queries) if place != index)
+        if queries:
+            return self._search(session, queries, _options(fields), session.photo)
+        session.forget_query()
+        return self.shown(session)
+
+    def use_crop(self, session: Session, event: gr.EventData, adds: bool, *fields: Any) -> Values:
+        """Search for the person who was marked in a larger picture."""
+        if session.photo is None:
+            raise UsageError("there is no picture to crop: give one first")
+        image = cropped(session.photo.image, event_data(event))
+        self._check_count(len(session.queries) + 1 if adds else 1)
+        options = _options(fields) if adds else _options(fields, pid=None, camid=None)
+        query = self._state.query(session.photo._replace(image=image))
+        return self._search(session, (*session.queries, query) if adds else (query,), options, None)
+
+    def search_again(self, session: Session, *fields: Any) -> Values:
+        """Search with other options, or with what a visitor typed about the query."""
+        return self._search(session, session.queries, _options(fields), session.photo)
+
+    def choose(self, session: Session, event: gr.EventData) -> Values:
+        """Look closer at a match."""
+        session.chosen = clicked(event)
+        return (self._details(session),)
+
+    def shown(self, session: Session) -> Values:
+        """Return the values of the page's outputs for a session."""
+        outcome, view = session.outcome, self._view
+        photo = None if session.photo is None else session.photo.image
+        small = None if photo is None else jpeg_bytes(photo, max_height=900, max_width=900, quality=80)
+        return (
+            view.tiles(session.queries),
+            gr.update(visible=photo is not None),
+            "" if photo is None else view.crop_box(small, photo.width, photo.height),
+            *("" if label is None else str(label) for label in (session.query_pid, session.query_camid)),
+            "" if outcome is None else _summary(outcome),
+            view.welcome() if outcome is None else view.matches(outcome, session.chosen),
+            self._details(session),
+        )
+
+    def filter_choices(self, session: Session) -> Values:
+        """Return the values of the page's filters for the gallery that a session works with."""
+        counts = self._state.gallery(session.gallery).counts()
+        cameras = {camid: count for camid, count in counts.by_camid.items() if camid is not None}
+        times = [format_time(time_s) for time_s in (counts.first_seen_s, counts.last_seen_s) if time_s is not None]
+        return (
+            gr.update(visible=any(count > 1 for count in cameras.values()), value=False),
+            gr.update(choices=[(f"camera {camid}", camid) for camid in sorted(cameras)], value=[]),
+            *(gr.update(visible=bool(times), placeholder=times[place] if times else "", value="") for place in (0, -1)),
+        )
+
+    def _read(self, paths: list[str], num_before: int) -> tuple[tuple[QueryImage, ...], Upload | None]:
+        """Return the people in uploaded images as queries, and the one picture that has to be cropped first."""
+        if not paths:
+            raise UsageError("the image did not arrive: give it once more")
+        limits = self._state.limits
+        self._check_count(len(paths) + num_before)
+        uploads = [uploaded_image(path, limits) for path in paths]
+        # One person who stands or walks is higher than wide.
+        photos = [upload for upload in uploads if upload.image.width > 0.8 * upload.image.height]
+        if len(photos) > 1:
+            raise UsageError("several of these pictures are wide: give them one at a time, and mark the person in each")
+        queries = tuple(self._state.query(upload) for upload in uploads if upload not in photos)
+        photo = photos[0]._replace(image=reduce_image(photos[0].image, limits.photo_pixels)) if photos else None
+        return queries, photo
+
+    def _check_count(self, count: int) -> None:
+        most = self._state.limits.query_images
+        if count > most:
+            raise UsageError(f"a query has at most {most} images of one person, got {count}")
+
+    def _search(
+        self, session: Session, queries: tuple[QueryImage, ...], options: SearchOptions, photo: Upload | None
+    ) -> Values:
+        """Search, and only then make all of it the session's."""
+        name = session.gallery or self._state.first_gallery
+        outcome = rank(self._state.gallery(name), name, queries, options) if queries else None
+        session.queries, session.query_pid, session.query_camid = queries, options.query_pid, options.query_camid
+        session.outcome, session.photo, session.chosen = outcome, photo, 0
+        return self.shown(session)
+
+    def _details(self, session: Session) -> str:
+        """All that is known of the chosen match, with what its similarity means where that was calibrated."""
+        outcome = session.outcome
+        if outcome is None or not 0 <= session.chosen < len(outcome.matches):
+            return ""
+        calibration = None if outcome.is_centered else self._state.calibration(outcome.gallery)
+        chance = ""
+        if calibration is not None:
+            rate = calibration.point_at(outcome.matches[session.chosen].similarity).false_match_rate
+            share = f"{100 * rate:.2g} %" if rate else f"fewer than {100 * calibration.lowest_rate:.1g} %"
+            chance = f" · {share} of pairs of different people in this gallery look as similar"
+        return str(self._view.details(_facts(outcome, session.chosen, chance)))
+
+
+def cropped(photo: Image.Image, box: Any) -> Image.Image:
+    """Return the part of a picture that a page's box marks.
+
+    Args:
+        photo: The picture.
+        box: ``left``, ``top``, ``right``, ``bottom`` as shares of its width and height, in [0, 1].
+
+    Raises:
+        UsageError: It is not such a box, or next to nothing lies in it.
+    """
+    sent = box if isinstance(box, dict) else {}
+    left, right = (round(_share(sent.get(side)) * photo.width) for side in ("left", "right"))
+    top, bottom = (round(_share(sent.get(side)) * photo.height) for side in ("top", "bottom"))
+    if min(right - left, bottom - top) < _MIN_CROP_SIDE:
+        raise UsageError(
+            f"the box is too small: it has to hold at least {_MIN_CROP_SIDE} x {_MIN_CROP_SIDE} pixels of the picture"
+        )
+    return photo.crop((left, top, right, bottom))
+
+
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UsageError("the page sent a box that means nothing: mark the person again")
+    return float(value)
+
+
+def _options(fields: Values, **known: Any) -> SearchOptions:
+    """Parse the page's fields; ``pid`` and ``camid`` replace what was typed about the query."""
+    top, rerank, leave_out, center, cameras, since, until, pid, camid = fields
+    labels = known or {"pid": typed_identity(pid), "camid": whole_number(camid, "a camera")}
+    return SearchOptions(
+        top=int(top),
+        rerank=bool(rerank),
+        center_cameras=bool(center),
+        leave_out_camera=bool(leave_out),
+        camids=frozenset(int(camera) for camera in cameras or ()),
+        since_s=parse_time(since or ""),
+        until_s=parse_time(until or ""),
+        query_pid=labels["pid"],
+        query_camid=labels["camid"],
+    )
+
+
+def _summary(outcome: Outcome) -> str:
+    """Return what was found, in a sentence with what re-ranking changed, and how long each step took."""
+    shown, parts = len(outcome.matches), []
+    if outcome.query_pid is not None and shown:
+        parts.append(f"{outcome.num_right} of {shown} show {person_name(outcome.query_pid)}")
+    if "re-rank" in outcome.seconds:
+        moved = sum(match.rank_before not in (None, rank) for rank, match in enumerate(outcome.matches, start=1))
+        came = sum(match.rank_before is not None and match.rank_before > shown for match in outcome.matches)
+        change = f"re-ranking moved {moved} of {shown}" if moved else "re-ranking changed nothing"
+        parts.append(change + (f", {came} from below the list" if came else ""))
+    spent = [(step, f"{1000 * s:.0f} ms" if s >= 0.01 else f"{1000 * s:.1f} ms") for step, s in outcome.seconds.items()]
+    return str(fragments("search").summary(parts, shown, outcome.num_searched, spent))
+
+
+def _facts(outcome: Outcome, chosen: int, chance: str) -> list[tuple[str, Any]]:
+    match = outcome.matches[chosen]
+    record, before = match.record, match.rank_before
+    kind = "similarity, cameras' means subtracted" if outcome.is_centered else "similarity"
+    facts: list[tuple[str, Any]] = [
+        ("rank", f"{chosen + 1}" + (f", by similarity alone {before}" if before not in (None, chosen + 1) else "")),
+        (kind, f"{match.similarity:.4f}{chance}"),
+    ]
+    if match.distance is not None:
+        facts.append(("re-ranked distance", f"{match.distance:.4f}"))
+    facts += [("identity", person_name(record.pid)), ("camera", "unknown" if record.camid is None else record.camid)]
+    if record.time_s is not None:
+        facts.append(("seen", f"{format_time(record.time_s)} UTC"))
+    for name, value in list(record.attributes.items())[:_MAX_ATTRIBUTES]:
+        facts.append((name, ("yes" if value else "no") if isinstance(value, bool) else value))
+    return [
+        *facts,
+        ("source", record.source),
+        ("enrolled", f"{format_time(record.enrolled_s)} UTC"),
+        ("record", f"#{record.id}"),
+    ]

@@ -1,16 +1,51 @@
-"""Pieces of HTML. Whatever did not come from this package's own code passes `escaped` on its way into the page."""
+"""HTML of the pages: the macros of their templates, in which every value is text until it is said to be markup."""
 
 import base64
 import html
 import io
+from functools import cache
+from typing import Any, NamedTuple
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
+
+from hat.serve.gallery.identities import Identity
 
 MAX_TEXT = 400
 """Longest text of a record that is shown, in characters; a file's name has no business being longer."""
 
-# A page's template engines look for braces and dollars; as references they are text wherever they land.
+# Gradio's own templates look for braces and dollars; as references they are text wherever they land.
 _TEMPLATE_SIGNS = {ord("{"): "&#123;", ord("}"): "&#125;", ord("$"): "&#36;", ord("`"): "&#96;"}
+
+
+class Cell(NamedTuple):
+    """A cell of a table: its text, a smaller one below, and ``"good"`` or ``"bad"`` where it is a verdict."""
+
+    text: str
+    small: str = ""
+    kind: str = ""
+
+
+@cache
+def fragments(page: str) -> Any:
+    """Return the macros of a page's template, functions that give markup."""
+    return _environment().get_template(f"{page}.html.jinja").module
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("hat.demo.view"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else Markup(escaped(value)),
+    )
+    filters = (person_name, plural, last_part, data_uri, jpeg_bytes, camera_name)
+    environment.filters |= {function.__name__: function for function in filters}
+    return environment
 
 
 def escaped(text: object) -> str:
@@ -21,18 +56,15 @@ def escaped(text: object) -> str:
     return html.escape(shown, quote=True).translate(_TEMPLATE_SIGNS)
 
 
-def data_uri(jpeg: bytes) -> str:
+def data_uri(jpeg: bytes) -> Markup:
     """Return a JPEG as a URI that holds it, so that a page shows it and no file is written or served."""
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+    return Markup(f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}")
 
 
 def jpeg_bytes(image: Image.Image, *, max_height: int = 256, max_width: int = 512, quality: int = 88) -> bytes:
     """Encode an image, made smaller where it is larger than a page needs; proportions are kept."""
     rgb = image.convert("RGB")
-    scale = min(1.0, max_height / rgb.height, max_width / rgb.width)
-    if scale < 1:
-        size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
-        rgb = rgb.resize(size, Image.Resampling.LANCZOS)
+    rgb.thumbnail((max_width, max_height), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     rgb.save(stream, "JPEG", quality=quality)
     return stream.getvalue()
@@ -43,34 +75,18 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def notice(text: str, *, kind: str = "quiet") -> str:
-    """Return a sentence in a box: ``"quiet"``, ``"good"`` or ``"bad"``; the text is trusted markup."""
-    return f'<p class="hat-notice hat-{kind}" role="status">{text}</p>'
+def person_name(pid: Identity | None, *, starts: bool = False) -> str:
+    """Return an identity for people: a name as it is, ``starts`` with a capital for any other."""
+    if isinstance(pid, str):
+        return pid
+    return f"{'U' if starts else 'u'}nknown person" if pid is None else f"{'P' if starts else 'p'}erson {pid}"
 
 
-def empty_state(title: str, text: str) -> str:
-    """Return what stands where there is nothing yet, and what to do about it; both are trusted markup."""
-    return f'<div class="hat-empty"><p class="hat-empty-title">{title}</p><p>{text}</p></div>'
+def camera_name(camid: int | None) -> str:
+    """Return a camera for people."""
+    return "unknown camera" if camid is None else f"camera {camid}"
 
 
-def table(columns: list[str], rows: list[list[str]], *, caption: str, numeric: frozenset[int] = frozenset()) -> str:
-    """Return a table that scrolls sideways where the page is narrow.
-
-    Args:
-        columns: Headings, trusted markup.
-        rows: Cells, trusted markup.
-        caption: What the table holds, for those who hear the page; not shown.
-        numeric: Columns whose cells stand to the right.
-    """
-
-    def cell(tag: str, place: int, content: str) -> str:
-        kind = ' class="hat-number"' if place in numeric else ""
-        scope = ' scope="col"' if tag == "th" else ""
-        return f"<{tag}{scope}{kind}>{content}</{tag}>"
-
-    head = "".join(cell("th", place, content) for place, content in enumerate(columns))
-    body = "".join(f"<tr>{''.join(cell('td', place, content) for place, content in enumerate(row))}</tr>" for row in rows)
-    return (
-        f'<div class="hat-scroll" tabindex="0" role="region" aria-label="{caption}"><table class="hat-table">'
-        f'<caption class="hat-unseen">{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+def last_part(location: str) -> str:
+    """Return the last part of a path or an address."""
+    return location.replace("\\", "/").rstrip("/").rpartition("/")[2] or location

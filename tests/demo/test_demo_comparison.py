@@ -9,6 +9,7 @@ from hat.demo.app_state import AppState, SharedEmbedder
 from hat.demo.comparison import Artifact, compare_artifacts
 from hat.demo.pages.compare import compared_html, pictures_of
 from hat.demo.pages.inside import look_inside, maps_html
+from hat.demo.uploads import Upload
 from hat.embedder import Embedder
 from hat.errors import UsageError
 from hat.runtime import TorchRuntime
@@ -77,7 +78,7 @@ def test_nothing_to_compare_is_refused(embedder, gallery_images):
 def test_the_models_own_file_ranks_as_the_search_does(state):
     pictures = pictures_of(state.gallery(""), None)
     keys = [("people", one) for one in pictures.ids]
-    query = state.query("first", pictures.image(0), 0.0)
+    query = state.query(Upload("first", pictures.image(0), 0.0))
     lists = compare_artifacts([state.artifacts[0], Artifact("<twin>", state.embedder)], [query.image], keys, pictures.image)
     assert lists[0].matches[0].id == pictures.ids[0] and lists[0].matches[0].similarity == pytest.approx(1, abs=1e-5)
     assert lists[1].cosine == pytest.approx(1, abs=1e-5) and lists[1].num_shared == len(lists[1].matches)

@@ -9,10 +9,9 @@ import gradio as gr
 import pytest
 
 import hat
-from hat.demo.app_state import NEW_GALLERY_LIMIT
-from hat.demo.pages.gallery_actions import PAGE_SIZE, GalleryActions
+from hat.demo.app_state import NEW_GALLERY_LIMIT, Session
+from hat.demo.pages.gallery import PAGE_SIZE, GalleryActions
 from hat.demo.people import gallery_sample
-from hat.demo.session import Session
 from hat.embedder import Embedder
 from hat.errors import UsageError
 from hat.runtime import runtime_info
@@ -45,7 +44,7 @@ def test_counts_and_records_are_shown_page_by_page(state, actions):
 
 
 def test_pages_are_turned_and_those_that_are_not_there_are_not(state, actions, monkeypatch):
-    monkeypatch.setattr("hat.demo.pages.gallery_actions.PAGE_SIZE", 10)
+    monkeypatch.setattr("hat.demo.pages.gallery.PAGE_SIZE", 10)
 
     def turn(page):
         (html,) = actions.turn(Session(), gr.EventData(None, {"index": page}), "", "")

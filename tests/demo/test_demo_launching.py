@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 import hat.demo
 from hat.cli import app
+from hat.demo.app_state import Session
 from hat.demo.events import GENERAL, bind, clicked, typed_identity, whole_number
 from hat.demo.launching import Address, check_address, interruptible, private_environment
 from hat.demo.pages.about import LIMITS_OF_USE, card_text
-from hat.demo.session import Session
 from hat.embedder import shipped_model
 from hat.errors import DataError, UsageError, WorkError
 

@@ -9,20 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hat.demo.session import Outcome, QueryImage, Timings
-from hat.demo.view.cards import (
-    match_cards,
-    match_details,
-    outcome_summary,
-    query_tiles,
-    record_cards,
-    short_source,
-    timing_line,
-)
-from hat.demo.view.gallery_overview import count_bars
-from hat.demo.view.markup import MAX_TEXT, data_uri, escaped, jpeg_bytes, plural, table
+from hat.demo.pages.gallery import _bars
+from hat.demo.pages.search import _facts, _summary
+from hat.demo.ranking import Outcome, QueryImage
+from hat.demo.view.markup import MAX_TEXT, Cell, data_uri, escaped, fragments, jpeg_bytes, last_part, plural
 from hat.serve import Record
 from hat.serve.search.searching import Match
+
+VIEW, RECORDS, PIECES = fragments("search"), fragments("gallery"), fragments("components")
 
 HOSTILE = [
     "<script>alert(1)</script>.jpg",
@@ -70,7 +64,17 @@ def record(number=1, **facts):
 
 
 def outcome(*matches, query_pid=None, rerank_s=None):
-    return Outcome("people", matches, Timings(0.001, 0.02, 0.003, rerank_s), query_pid, 20)
+    seconds = {"decode": 0.0012, "embed": 0.2345, "search": 0.0004} | ({} if rerank_s is None else {"re-rank": rerank_s})
+    return Outcome("people", matches, seconds, query_pid, 20)
+
+
+def words(markup):
+    """Its text, as a reader sees it."""
+    return " ".join(Reader(markup).text.split())
+
+
+def cards(all_records, marked=(), *, can_mark=True):
+    return RECORDS.records(all_records, set(marked), can_mark, "1 to 2", 1, 3)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -82,12 +86,14 @@ def test_a_hostile_name_is_text_wherever_it_is_shown(name):
     harmless = outcome(Match(record=plain, similarity=0.5), query_pid=3)
     tame = QueryImage("plain.jpg", query.image, query.picture, query.embedding, 0.0, 0.0)
     pieces = [
-        (match_cards(found, 0), match_cards(harmless, 0)),
-        (match_details(found, 0), match_details(harmless, 0)),
-        (query_tiles([query]), query_tiles([tame])),
-        (record_cards([hostile], set(), can_mark=True), record_cards([plain], set(), can_mark=True)),
-        (record_cards([hostile], set(), can_mark=False), record_cards([plain], set(), can_mark=False)),
-        (count_bars({name: 2}, "Images"), count_bars({"plain": 2}, "Images")),
+        (VIEW.matches(found, 0), VIEW.matches(harmless, 0)),
+        (VIEW.details(_facts(found, 0, "")), VIEW.details(_facts(harmless, 0, ""))),
+        (VIEW.tiles([query]), VIEW.tiles([tame])),
+        *((cards([hostile], can_mark=can), cards([plain], can_mark=can)) for can in (True, False)),
+        (PIECES.bars(name, *_bars({name: 2})), PIECES.bars("plain", *_bars({"plain": 2}))),
+        (PIECES.table([name], [[Cell(name, name)]], name, 0), PIECES.table(["a"], [[Cell("a", "a")]], "a", 0)),
+        (RECORDS.enrollment(name, "bad", [(name, name)], 0), RECORDS.enrollment("a", "bad", [("a", "a")], 0)),
+        (PIECES.empty(name, caller=lambda: name), PIECES.empty("a", caller=lambda: "a")),
     ]
     for given, expected in pieces:
         read, wanted = Reader(given), Reader(expected)
@@ -104,7 +110,7 @@ def test_escaped_text_reads_as_it_was():
 
 
 def test_a_source_is_shown_by_its_last_part():
-    assert [short_source(one) for one in ("a/b/c.jpg", "c.jpg", "C:\\x\\c.jpg", "a/b/", "/")] == [
+    assert [last_part(one) for one in ("a/b/c.jpg", "c.jpg", "C:\\x\\c.jpg", "a/b/", "/")] == [
         "c.jpg",
         "c.jpg",
         "c.jpg",
@@ -122,11 +128,11 @@ def test_a_picture_keeps_its_proportions_and_is_made_smaller_only():
 
 def test_matches_are_right_or_wrong_where_both_identities_are_known():
     matches = [Match(record=record(n, pid=pid), similarity=1 - n / 10) for n, pid in enumerate([4, 5, None], start=1)]
-    framed = match_cards(outcome(*matches, query_pid=4), 0).split("<li>")[1:]
+    framed = VIEW.matches(outcome(*matches, query_pid=4), 0).split("<li>")[1:]
     assert ["hat-right" in one for one in framed] == [True, False, False]
     assert ["hat-wrong" in one for one in framed] == [False, True, False]
     assert [re.findall(">(right|wrong)<", one) for one in framed] == [["right"], ["wrong"], []]
-    unframed = match_cards(outcome(*matches), 0)
+    unframed = VIEW.matches(outcome(*matches), 0)
     assert "hat-right" not in unframed and "hat-wrong" not in unframed
 
 
@@ -137,37 +143,34 @@ def test_moves_of_re_ranking_are_told():
         Match(record=record(3), similarity=0.4, distance=0.3, rank_before=9),
         Match(record=record(4), similarity=0.3, distance=0.4, rank_before=4),
     ]
-    cards = match_cards(outcome(*matches, rerank_s=0.01), 0).split("<li>")[1:]
-    assert [re.findall(r">((?:up|down) from rank \d+)<", card) for card in cards] == [
+    shown = VIEW.matches(outcome(*matches, rerank_s=0.01), 0).split("<li>")[1:]
+    assert [re.findall(r">((?:up|down) from rank \d+)<", card) for card in shown] == [
         ["up from rank 3"],
         ["down from rank 1"],
         ["up from rank 9"],
         [],
     ]
-    assert "▲ 2" in cards[0] and "▼ 1" in cards[1] and "▲ 6" in cards[2]
-    summary = Reader(outcome_summary(outcome(*matches, query_pid=4, rerank_s=0.01))).text
-    assert summary == "4 nearest images of 20 · 2 of 4 show person 4 · re-ranking moved 3 of 4, 1 from below the list"
-
-
-def test_times_are_given_for_the_steps_that_there_were():
-    assert Reader(timing_line(Timings(0.0012, 0.2345, 0.0004))).text == "decode1.2 msembed234 mssearch0.4 ms"
-    assert Reader(timing_line(Timings(0, 0, 0, 0.05))).text.endswith("re-rank50 ms")
+    assert "▲ 2" in shown[0] and "▼ 1" in shown[1] and "▲ 6" in shown[2]
+    summary = words(_summary(outcome(*matches, query_pid=4, rerank_s=0.05)))
+    assert summary.startswith("4 nearest images of 20 · 2 of 4 show person 4 · re-ranking moved 3 of 4, 1 from below the list")
+    assert summary.endswith("decode1.2 msembed234 mssearch0.4 msre-rank50 ms")
+    assert words(_summary(outcome(*matches))).endswith("20 decode1.2 msembed234 mssearch0.4 ms")
 
 
 def test_a_record_without_a_picture_says_so():
-    read = Reader(match_cards(outcome(Match(record=record(), similarity=0.1)), 0))
+    read = Reader(VIEW.matches(outcome(Match(record=record(), similarity=0.1)), 0))
     labels = [value for _, name, value in read.attributes if name == "aria-label"]
     assert labels == ["Rank 1: unknown person, unknown camera; no picture is kept"]
 
 
 def test_only_marked_records_are_pressed():
-    read = Reader(record_cards([record(1), record(2)], {2}, can_mark=True))
+    read = Reader(cards([record(1), record(2)], {2}))
     assert [value for _, name, value in read.attributes if name == "aria-pressed"] == ["false", "true"]
-    assert "button" not in Reader(record_cards([record(1)], {1}, can_mark=False)).tags
+    assert not any(value == "select" for _, _, value in Reader(cards([record(1)], {1}, can_mark=False)).attributes)
 
 
 def test_words_and_tables():
     assert [plural(n, "image") for n in (0, 1, 1200)] == ["0 images", "1 image", "1,200 images"]
     assert plural(2, "query", "queries") == "2 queries"
-    read = Reader(table(["a", "b"], [["1", "2"]], caption="Two numbers", numeric=frozenset({1})))
+    read = Reader(PIECES.table(["a", "b"], [[Cell("1"), Cell("2")]], "Two numbers", 1))
     assert read.tags.count("td") == 2 and ("td", "class", "hat-number") in read.attributes and read.depth == []

@@ -9,8 +9,14 @@ import pytest
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'hat-reid[demo]'")
 
-from hat.demo.pages.report import MAX_REPORT_BYTES, check_report_paths, find_reports, reports_html
-from hat.demo.view.report_tables import benchmark_html, verification_html
+from hat.demo.pages.report import (
+    MAX_REPORT_BYTES,
+    benchmark_html,
+    check_report_paths,
+    find_reports,
+    reports_html,
+    verification_html,
+)
 from hat.errors import UsageError
 
 

@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 
 from hat.data import read_image
-from hat.demo.pages.search_actions import SearchActions
+from hat.demo.app_state import Session
+from hat.demo.pages.search import SearchActions
 from hat.demo.ranking import SearchOptions, format_time, parse_time, rank
-from hat.demo.session import Session
+from hat.demo.uploads import Upload
 from hat.errors import HatError, UsageError
 from hat.metrics import rerank
 from hat.serve import Filter
 from hat.serve.search import searching
 
-OPTIONS = (12, False, True, [], "", "", "", "")
-
-
-FIELDS = ("top", "rerank", "leave_out", "cameras", "since", "until", "pid", "camid")
+OPTIONS = (12, False, True, False, [], "", "", "", "")
+FIELDS = ("top", "rerank", "leave_out", "center", "cameras", "since", "until", "pid", "camid")
 
 
 def options(**changes):
@@ -94,21 +93,56 @@ def test_re_ranking_orders_as_the_library_does_and_says_what_it_changed(state, a
     assert [match.rank_before for match in outcome.matches] == [plain.index(one) + 1 for one in expected]
 
 
+@pytest.mark.parametrize("knows_camera", [True, False])
+def test_center_cameras_subtracts_each_cameras_mean(state, actions, searched, knows_camera):
+    gallery, query = state.gallery(""), searched.queries[0].embedding.astype(np.float64)
+    records = list(gallery.records())
+    rows = gallery.embeddings([record.id for record in records]).astype(np.float64)
+    cameras = np.array([record.camid for record in records])
+    means = {camid: rows[cameras == camid].mean(axis=0) for camid in (1, 2)}
+    camid = searched.query_camid
+    centered = np.stack([row - means[seen] for row, seen in zip(rows, cameras, strict=True)])
+    person = query - (means[camid] if knows_camera else rows.mean(axis=0))
+    similarities = centered @ person / np.linalg.norm(centered, axis=1) / np.linalg.norm(person)
+    expected = [records[place].id for place in np.argsort(-similarities)]
+
+    plain = [match.record.id for match in searched.outcome.matches]
+    known = {"camid": str(camid)} if knows_camera else {}
+    (*_, details) = actions.search_again(searched, *options(center=True, leave_out=False, top=60, **known))
+    found = searched.outcome.matches
+    assert [match.record.id for match in found] == expected != plain
+    assert [match.similarity for match in found] == pytest.approx(sorted(similarities, reverse=True), abs=1e-5)
+    assert "means subtracted" in details and "pairs of different people" not in details  # calibrated without
+    reranked = actions.search_again(searched, *options(center=True, rerank=True, **known))
+    assert "re-rank" in reranked[5] and {match.record.camid for match in searched.outcome.matches} <= {1, 2}
+
+
+def test_center_cameras_is_offered_where_records_have_cameras(state, actions):
+    center, *_ = actions.filter_choices(Session())
+    assert center["visible"] and center["value"] is False
+    gallery = state.gallery("")
+    gallery.update(gallery.ids().tolist(), {"camid": None})
+    center, *_ = actions.filter_choices(Session())
+    assert not center["visible"]
+    with pytest.raises(UsageError, match="no camera has two images"):
+        actions.try_sample(Session(), click(0), *options(center=True))
+
+
 def test_rank_times_the_search_and_the_re_ranking_each_by_itself(state, searched, monkeypatch):
     gallery, num_searches = state.gallery(""), []
     found = gallery.search
     monkeypatch.setattr(gallery, "search", lambda *args: num_searches.append(1) or time.sleep(0.2) or found(*args))
     reranked = searching.rerank_distances
     monkeypatch.setattr(searching, "rerank_distances", lambda *args: time.sleep(0.5) or reranked(*args))
-    timings = rank(gallery, "people", searched.queries, SearchOptions(rerank=True)).timings
+    seconds = rank(gallery, "people", searched.queries, SearchOptions(rerank=True)).seconds
     assert len(num_searches) == 1
-    assert 0.2 <= timings.search_s < timings.rerank_s and timings.rerank_s >= 0.5
-    assert rank(gallery, "people", searched.queries, SearchOptions()).timings.rerank_s is None
+    assert 0.2 <= seconds["search"] < seconds["re-rank"] and seconds["re-rank"] >= 0.5
+    assert "re-rank" not in rank(gallery, "people", searched.queries, SearchOptions()).seconds
 
 
 def test_several_images_are_one_person(state, actions, searched):
     sample = state.samples[1]
-    other = state.query("other", read_image(sample.path), 0.0)
+    other = state.query(Upload("other", read_image(sample.path), 0.0))
     searched.queries = (*searched.queries, other)
     actions.search_again(searched, *options(leave_out=False))
     mean = (searched.queries[0].embedding + other.embedding) / 2
@@ -157,7 +191,7 @@ def test_a_wide_picture_waits_until_the_person_is_marked(state, actions, make_im
     shown = actions.upload(session, [make_image(tmp_path / "wide.png", size=(200, 100))], False, *options())
     assert session.queries == () and session.photo.image.size == (200, 100) and "hat-crop-box" in shown[2]
     box = {"left": 0.5, "top": 0.0, "right": 0.75, "bottom": 1.0}
-    expected = state.query("part", session.photo.image.crop((100, 0, 150, 100)), 0.0).embedding
+    expected = state.query(Upload("part", session.photo.image.crop((100, 0, 150, 100)), 0.0)).embedding
     actions.use_crop(session, gr.EventData(None, box), False, *options())
     assert session.photo is None and np.array_equal(session.queries[0].embedding, expected)
     with pytest.raises(UsageError, match="no picture"):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hat.demo.pages.search import cropped
 from hat.demo.uploads import UPLOAD_LIMITS, forget_files, reduce_image, upload_items, uploaded_image
-from hat.demo.view.crop import crop_box_html, cropped
 from hat.errors import DataError, ImageError, UsageError
 
 
@@ -67,11 +67,11 @@ def test_a_file_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((100, 200), (100, 200)), ((2000, 4000), (707, 1414)), ((1, 4_000_000), (1, 2_000_000))]
+    ("size", "expected"), [((100, 200), (100, 200)), ((2000, 4000), (707, 1414)), ((1, 2_000_000), (1, 1_414_213))]
 )
 def test_a_large_image_is_reduced(size, expected):
     reduced = reduce_image(Image.new("L", size), 1_000_000)
-    assert reduced.size == expected or expected[0] == 1
+    assert reduced.size == expected
 
 
 def test_files_are_forgotten_twice_over(tmp_path):
@@ -147,7 +147,6 @@ def test_a_crop_is_the_part_that_was_marked():
     part = cropped(photo, {"left": 0.25, "top": 0.1, "right": 0.5, "bottom": 0.9})
     assert np.array_equal(np.asarray(part), np.asarray(photo)[10:90, 50:100])
     assert cropped(photo, {"left": 0, "top": 0, "right": 1, "bottom": 1}).size == (200, 100)
-    assert "aspect-ratio: 200 / 100" in crop_box_html(photo)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import hat.demo.quickstart.command as command_module
-from hat.demo.quickstart.command import quickstart
-from hat.demo.quickstart.steps import Step, demo_command, quickstart_steps
+import hat.demo.quickstart as command_module
+from hat.demo.quickstart import Step, demo_command, quickstart, quickstart_steps
 from hat.errors import UsageError, WorkError
 
 APP = typer.Typer()
@@ -24,7 +23,7 @@ def drawing(folder="people", **changes):
     """A step that takes a second: a data set of four small people."""
     facts = {
         "title": "Draw",
-        "command": ("synth", folder, "--ids", "4", "--cams", "2", "--size", "64x32", "--workers", "1"),
+        "command": f"synth {folder} --ids 4 --cams 2 --size 64x32 --workers 1",
         "product": folder,
         "seconds": 1,
         "summary": lambda result: f"{result['num_images']} images",
@@ -36,7 +35,7 @@ def telling(**changes):
     """A step whose output is what it makes."""
     facts = {
         "title": "Tell",
-        "command": ("info", "hat_mobilenet_v2"),
+        "command": "info hat_mobilenet_v2",
         "product": "facts.json",
         "seconds": 1,
         "summary": lambda result: f"{result['embed_dim']} values",
@@ -88,7 +87,7 @@ def test_a_step_that_can_goes_on_where_it_was_stopped(run, tmp_path):
 
 
 def test_a_failed_step_ends_it_with_its_reason_and_keeps_what_was_done(monkeypatch, tmp_path):
-    steps = [drawing(), telling(command=("info", "hat_resnet5"))]
+    steps = [drawing(), telling(command="info hat_resnet5")]
     monkeypatch.setattr(command_module, "quickstart_steps", lambda: steps)
     with pytest.raises(WorkError, match=r"hat info hat_resnet5 --json in .* ended with 2: .*neither a file"):
         CliRunner().invoke(APP, ["--out", str(tmp_path), "--once"], catch_exceptions=False)
@@ -117,7 +116,7 @@ def test_every_step_is_a_command_of_this_program():
     from hat.cli import load_command
 
     for step in quickstart_steps():
-        name, *arguments = step.command
+        name, *arguments = step.command.split()
         load_command(name).make_context(name, [*arguments, "--json", *(step.goes_on or ())])
 
 

@@ -1,1 +1,0 @@
-"""From nothing to a searched gallery, in a few minutes."""
