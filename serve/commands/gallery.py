@@ -164,7 +164,7 @@ def show(
 
     from ..gallery.attribute_values import format_timestamp
     from ..gallery.gallery import Gallery
-    from ..gallery.record_images import record_image
+    from ..gallery.person_crops import record_image
 
     check_picture_path(picture)
     with Gallery.open(location, read_only=True) as opened:

@@ -244,8 +244,7 @@ def accept(
     from hat.config import config_to_dict
     from hat.runtime import open_runtime, runtime_info
 
-    from ..gallery.binding import binding_of
-    from ..gallery.compatible_models import read_compatible_model
+    from ..gallery.binding import binding_of, read_compatible_model
     from ..gallery.gallery import Gallery
 
     with Gallery.open(location) as opened:

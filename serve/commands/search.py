@@ -170,7 +170,7 @@ def _query_result(query: Query, matches: list[Match]) -> dict[str, Any]:
 
 
 def _draw(gallery: Gallery, queries: list[Query], found: list[list[Match]], path: Path, title: str) -> None:
-    from ..search.match_picture import draw_matches
+    from ..search.query_embeddings import draw_matches
 
     write_picture(draw_matches(gallery, queries, found, title=title), path)
     stderr.print(f"drawn: {path}", markup=False, soft_wrap=True)

@@ -13,8 +13,7 @@ from PIL import Image
 from hat.errors import DataError, ImageError
 
 from ..gallery.gallery import Gallery
-from ..gallery.person_crops import BOX_ATTRIBUTE, content_hash
-from ..gallery.record_images import box_of, read_source
+from ..gallery.person_crops import BOX_ATTRIBUTE, box_of, content_hash, read_source
 from ..gallery.records import Record
 from .enrolling import Enrollment, ImageEmbedder, Item, enroll_images
 from .video_boxes import BoxRow, video_items
