@@ -137,11 +137,8 @@ def binding_from_json(text: str, source: str) -> Binding:
 def read_compatible_model(path: Path, gallery: Binding, candidate: Binding, *, min_cosine: float) -> CompatibleModel:
     """Return what a report says of a file, once it is certain that it is about this gallery's model and this very file.
 
-    Args:
-        path: JSON of ``hat verify --report-json``.
-        gallery: The model that made the gallery.
-        candidate: The file that is to be used as well.
-        min_cosine: Least cosine between the two embeddings of any image.
+    ``path`` is the JSON of ``hat verify --report-json``, ``candidate`` the file that is to be used beside the model of the
+    ``gallery``, ``min_cosine`` the least cosine between the two embeddings of any image.
 
     Raises:
         UsageError: The report cannot be read or is of other files, or the file has other weights or another preprocessing.

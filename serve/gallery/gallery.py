@@ -278,16 +278,14 @@ class Gallery(ABC):
             raise UsageError(f"{self.location} was opened to be read only and cannot be changed")
 
     @abstractmethod
-    def _read_binding(self) -> Binding:
-        """Return the binding as it is stored now."""
+    def _read_binding(self) -> Binding: ...
 
     @abstractmethod
     def _accept(self, compatible: CompatibleModel) -> Binding:
         """Store the binding with another compatible model, and return it."""
 
     @abstractmethod
-    def _count(self, where: Filter | None) -> int:
-        """Return how many records pass."""
+    def _count(self, where: Filter | None) -> int: ...
 
     @abstractmethod
     def _ids(self, where: Filter | None, after_id: int = 0, limit: int | None = None) -> npt.NDArray[np.int64]:

@@ -43,12 +43,7 @@ def content_hash(data: bytes, box: Box | None = None) -> str:
 
 
 def crop_person(image: Image.Image, box: Box, name: str) -> Image.Image:
-    """Return the part of a picture that a box names; what of the box lies outside the picture is cut off.
-
-    Args:
-        image: The whole picture.
-        box: Left, top, right, bottom in pixels.
-        name: What to call it in an error.
+    """Return the part of a picture that a box names, cut off at the picture's edges; ``name`` is what errors call it.
 
     Raises:
         ImageError: Next to nothing of the box lies inside the picture.
@@ -91,11 +86,7 @@ def read_source(record: Record) -> bytes:
 
 
 def record_image(record: Record) -> Image.Image | None:
-    """Return the picture of a record, in RGB; None where neither a thumbnail nor the source is there.
-
-    Args:
-        record: Read with its thumbnail, if that is to be used.
-    """
+    """Return the picture of a record, in RGB, from the thumbnail if it was read with it; None where its source is gone too."""
     try:
         if record.thumbnail is not None:
             return decode_image(record.thumbnail, record.source)

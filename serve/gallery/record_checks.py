@@ -42,12 +42,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def checked_embeddings(embeddings: npt.ArrayLike, embed_dim: int, what: str = "embeddings") -> npt.NDArray[np.float32]:
-    """Return embeddings as a contiguous float32 array.
-
-    Args:
-        embeddings: (n, embed_dim) unit rows.
-        embed_dim: Width that the gallery holds.
-        what: What they are called in the message.
+    """Return (n, embed_dim) embeddings as a contiguous float32 array; ``what`` is what errors call them.
 
     Raises:
         UsageError: The shape or type is another, or a row is not finite or not of unit length.

@@ -134,11 +134,7 @@ def draw_matches(gallery: Gallery, queries: Sequence[Query], found: Sequence[Seq
     Where the identities of query and match are known, the frame is green with a tick where they are the same and red with a
     cross where they are not. A record whose picture is not there any more has an empty tile.
 
-    Args:
-        gallery: Where records that are queries are read from.
-        queries: What was searched for; of several images of one person the first is shown.
-        found: The matches of each, whose records were read with their thumbnails.
-        title: One line above.
+    Of a query of several images the first is shown. The records of the matches were read with their thumbnails.
 
     Raises:
         UsageError: No match has a picture, or the whole would be enormous.
