@@ -18,7 +18,7 @@ from ..calibrate.thresholds import CONFIDENCE, calibrate_thresholds, chance_of_a
 from ..gallery.attribute_values import format_timestamp
 from ..gallery.binding import binding_of
 from ..gallery.gallery import Gallery
-from ..gallery.record_images import record_image
+from ..gallery.person_crops import record_image
 from ..gallery.records import Filter
 from . import options
 from .gallery_upkeep import accept, copy, label, re_embed, remove, vacuum

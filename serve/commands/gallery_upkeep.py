@@ -11,8 +11,7 @@ from hat.console import emit, progress
 from hat.data.images import set_gray_bits
 from hat.errors import UsageError, WorkError
 
-from ..gallery.binding import binding_of
-from ..gallery.compatible_models import read_compatible_model
+from ..gallery.binding import binding_of, read_compatible_model
 from ..gallery.gallery import Gallery
 from ..gallery.records import Filter, RecordLabels
 from . import options
@@ -223,8 +222,6 @@ def accept(
       hat gallery accept people.gallery --report verify.json --model market-int8.xml
     """
     from hat.runtime import open_runtime, runtime_info
-
-    from ..gallery.binding import binding_of
 
     with Gallery.open(location) as opened:
         candidate = binding_of(runtime_info(open_runtime(model)))

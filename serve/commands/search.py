@@ -77,8 +77,7 @@ def search(
     from hat.runtime import runtime_info
 
     from ..search.camera_centering import CenteredGallery
-    from ..search.match_picture import draw_matches
-    from ..search.query_embeddings import merge_queries, queries_of_images, queries_of_records, search_queries
+    from ..search.query_embeddings import draw_matches, merge_queries, queries_of_images, queries_of_records, search_queries
 
     images, ids = images or [], id_ or []
     if not images and not ids:

@@ -22,9 +22,8 @@ from hat.runtime import Runtime, runtime_info
 
 from ..gallery.binding import binding_of
 from ..gallery.gallery import Gallery
-from ..gallery.person_crops import BOX_ATTRIBUTE, box_text, content_hash, make_thumbnail
+from ..gallery.person_crops import BOX_ATTRIBUTE, box_of, box_text, content_hash, make_thumbnail, read_source
 from ..gallery.record_checks import checked_records
-from ..gallery.record_images import box_of, read_source
 from ..gallery.records import NewRecord, Record, RecordLabels
 from .items import Item, refuse
 from .video import BoxRow, is_video_name, video_items

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from hat.errors import UsageError
 
-from .record_checks import MAX_ATTRIBUTES, MAX_TEXT_CHARACTERS
+from .record_checks import checked_attributes
 from .records import AttributeValue
 
 _NAME = re.compile(r"[^\W\d][\w .:-]{0,63}")
@@ -29,11 +29,7 @@ def attribute_value(text: str) -> AttributeValue:
 
 
 def parse_attributes(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, AttributeValue]:
-    """Return attributes from names and texts; an empty text is no attribute.
-
-    Args:
-        pairs: (name, text).
-        where: What they were written in, for an error message.
+    """Return attributes from (name, text), of which an empty text is none; ``where`` is what they were written in.
 
     Raises:
         UsageError: A name is none, a text is too long, there are too many, or one name is given twice.
@@ -46,24 +42,16 @@ def parse_attributes(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, 
             )
         if name in attributes:
             raise UsageError(f"{where}: the attribute {name} is given twice")
-        if len(text) > MAX_TEXT_CHARACTERS:
-            raise UsageError(
-                f"{where}: the attribute {name} has {len(text):,} characters, the limit is {MAX_TEXT_CHARACTERS:,}"
-            )
         if text:
             attributes[name] = attribute_value(text)
-    if len(attributes) > MAX_ATTRIBUTES:
-        raise UsageError(f"{where}: {len(attributes)} attributes, the limit is {MAX_ATTRIBUTES}")
-    return attributes
+    return checked_attributes(attributes, where)
 
 
 def parse_timestamp(text: str, where: str) -> float:
-    """Return a time in seconds since 1970 (UTC).
+    """Return a time in seconds since 1970 (UTC); ``where`` is what it was written in, for an error message.
 
-    Args:
-        text: ISO 8601 (``2026-11-25``, ``2026-11-25T08:30:15``, with ``Z`` or ``+01:00``), taken as UTC where it names no zone;
-            or a number of seconds since 1970.
-        where: What it was written in, for an error message.
+    The text is ISO 8601 (``2026-11-25``, ``2026-11-25T08:30:15``, with ``Z`` or ``+01:00``), taken as UTC where it names no
+    zone; or a number of seconds since 1970.
 
     Raises:
         UsageError: It is neither.

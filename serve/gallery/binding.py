@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field, ValidationError
 
 from hat.config import config_dataclass, config_from_dict, config_to_dict
-from hat.errors import ConfigError, UsageError
+from hat.errors import ConfigError, UsageError, WorkError
 from hat.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from hat.io.artifact import ArtifactInfo  # it brings torch, which a gallery does without
+
+_MIN_IMAGES = 32
+"""Images that a worst case must have been sought among."""
 
 
 @config_dataclass
@@ -59,12 +65,10 @@ class Binding:
 
     def differences(self, other: Binding) -> list[str]:
         """Return what tells another model from this one, each as "what: here, there"; empty where this gallery takes it."""
-        if other.fingerprint == self.fingerprint or any(other.fingerprint == one.fingerprint for one in self.compatible_models):
+        if other.fingerprint in {self.fingerprint, *(model.fingerprint for model in self.compatible_models)}:
             return []
-        found = []
         mine, theirs = config_to_dict(self), config_to_dict(other)
-        for section in ("model", "preprocessing"):
-            found += _differences(mine[section], theirs[section], section)
+        found = [line for part in ("model", "preprocessing") for line in _differences(mine[part], theirs[part], part)]
         if self.embed_dim != other.embed_dim:
             found.append(f"width of an embedding: {self.embed_dim}, {other.embed_dim}")
         if self.source_sha256 != other.source_sha256:
@@ -73,12 +77,13 @@ class Binding:
             found.append(f"precision: {self.precision}, {other.precision}")
         return found or ["fingerprint"]
 
-    def check(self, other: Binding, gallery: str) -> None:
-        """Make sure that a model's embeddings may be added to a gallery or compared with it.
+    def accepting(self, compatible: CompatibleModel) -> Binding:
+        """Return this binding with another compatible model, in place of what was said of the same file before."""
+        others = (model for model in self.compatible_models if model.fingerprint != compatible.fingerprint)
+        return replace(self, compatible_models=(*others, compatible))
 
-        Args:
-            other: The model that is to be used.
-            gallery: What the gallery is called, for the message.
+    def check(self, other: Binding, gallery: str) -> None:
+        """Make sure that a model's embeddings may be added to a gallery (``gallery`` names it) or compared with it.
 
         Raises:
             UsageError: It is another model; every difference is spelled out.
@@ -127,6 +132,84 @@ def binding_from_json(text: str, source: str) -> Binding:
     except (ValueError, ConfigError) as error:
         raise UsageError(f"{source}: cannot be read which model made it: {error}") from None
     raise UsageError(f"{source}: cannot be read which model made it: expected a JSON object")
+
+
+def read_compatible_model(path: Path, gallery: Binding, candidate: Binding, *, min_cosine: float) -> CompatibleModel:
+    """Return what a report says of a file, once it is certain that it is about this gallery's model and this very file.
+
+    ``path`` is the JSON of ``hat verify --report-json``, ``candidate`` the file that is to be used beside the model of the
+    ``gallery``, ``min_cosine`` the least cosine between the two embeddings of any image.
+
+    Raises:
+        UsageError: The report cannot be read or is of other files, or the file has other weights or another preprocessing.
+        WorkError: The file did not pass, or its worst cosine is below ``min_cosine``.
+    """
+    if candidate.fingerprint == gallery.fingerprint:
+        raise UsageError(f"{candidate.name} is the model that made the gallery: there is nothing to accept")
+    if candidate.source_sha256 != gallery.source_sha256 or candidate.embed_dim != gallery.embed_dim:
+        raise UsageError(
+            f"{candidate.name} is of other weights than {gallery.name}: rebuild the gallery with hat gallery re-embed"
+        )
+    if candidate.preprocessing != gallery.preprocessing:
+        raise UsageError(f"{candidate.name} prepares images in another way than {gallery.name}")
+    report = _read_report(path)
+    if report.reference_fingerprint != gallery.fingerprint:
+        raise UsageError(
+            f"{path}: its reference {report.reference} is not the model that made the gallery "
+            f"(fingerprint {gallery.fingerprint[:16]}): verify against {gallery.name}"
+        )
+    entry = next((one for one in report.candidates if one.fingerprint == candidate.fingerprint), None)
+    if entry is None:
+        names = ", ".join(one.name for one in report.candidates) or "none"
+        raise UsageError(f"{path}: none of its candidates is this file (fingerprint {candidate.fingerprint[:16]}): {names}")
+    if report.num_images < _MIN_IMAGES:
+        raise UsageError(
+            f"{path}: {report.num_images} images were compared, and the worst of fewer than {_MIN_IMAGES} says little"
+        )
+    if not entry.passed:
+        raise WorkError(f"{path}: {entry.name} did not pass: it does not rank as {gallery.name} does")
+    worst = next((check.value for check in entry.checks if check.name == "worst cosine"), None)
+    if worst is None or not worst >= min_cosine:  # written so that NaN is wrong too
+        raise WorkError(
+            f"{path}: {entry.name} embeds an image with a cosine of {math.nan if worst is None else worst:.4f} to the "
+            f"embedding of {gallery.name}, the limit is {min_cosine:g} (--min-cosine)"
+        )
+    return CompatibleModel(fingerprint=candidate.fingerprint, precision=candidate.precision, worst_cosine=min(1.0, worst))
+
+
+class _Check(BaseModel, strict=True):
+    name: str
+    value: float | None = None
+
+
+class _Candidate(BaseModel, strict=True):
+    name: str
+    fingerprint: str | None = None
+    passed: bool
+    checks: list[_Check]
+
+
+class _Report(BaseModel, strict=True):
+    """What is read of a report of ``hat verify``."""
+
+    reference: str
+    reference_fingerprint: str | None = None
+    num_images: int
+    candidates: list[_Candidate]
+
+
+def _read_report(path: Path) -> _Report:
+    try:
+        if path.stat().st_size > 2**26:
+            raise UsageError(f"{path}: larger than 64 MiB, no report of hat verify")
+        report = _Report.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValidationError:
+        raise UsageError(f"{path}: no report of hat verify --report-json") from None
+    if report.reference_fingerprint is None:
+        raise UsageError(f"{path}: names no fingerprints; make it again with this version of hat verify")
+    return report
 
 
 def _differences(mine: dict[str, Any], theirs: dict[str, Any], where: str) -> list[str]:

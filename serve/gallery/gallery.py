@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -19,7 +18,17 @@ from hat.errors import UsageError
 
 from .binding import Binding, CompatibleModel
 from .identities import Identity
-from .records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage, RecordsMissingError
+from .record_checks import (
+    checked_embeddings,
+    checked_filter,
+    checked_hashes,
+    checked_ids,
+    checked_labels,
+    checked_records,
+    checked_removal,
+    checked_top,
+)
+from .records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage, missing_records
 
 StoredType = Literal["float32", "float16"]
 """In which a gallery keeps embeddings."""
@@ -33,6 +42,9 @@ class Gallery(ABC):
 
     A gallery is bound to the model that made its embeddings: `check_model` before adding or searching with a model's
     embeddings. Calls may come from several threads. Use it as a context manager, or call `close`.
+
+    What comes in is checked here, once for every store. A store overrides the methods below that begin with an underscore; it
+    is handed checked values in plain Python, and changes only where they are allowed.
 
     Attributes:
         location: Path or URI that it was opened by.
@@ -70,7 +82,12 @@ class Gallery(ABC):
             WorkError: Another process is writing to it, or it cannot be reached or made.
             MissingExtraError: What stores it is not installed.
         """
-        store = _store_class(location)
+        scheme, separator, _ = location.partition("://") if isinstance(location, str) else ("", "", "")
+        scheme = scheme if separator and scheme.isalnum() else ""
+        if scheme not in _STORES:
+            raise UsageError(f"{location}: nothing is known by {scheme}://: expected a file's path, or milvus://host:port/name")
+        module, _, name = _STORES[scheme].partition(":")
+        store = getattr(importlib.import_module(module), name)
         opened: Gallery = store.open(location, binding=binding, create=create, stored_type=stored_type, read_only=read_only)
         return opened
 
@@ -80,20 +97,17 @@ class Gallery(ABC):
         Raises:
             UsageError: It is another model; the differences are spelled out.
         """
+        if self.binding.differences(binding):  # perhaps another process has accepted it meanwhile
+            self.binding = self._read_binding()
         self.binding.check(binding, self.location)
 
     def prepare(self) -> None:  # noqa: B027 - a store with nothing to read ahead leaves it as it is
-        """Read now what a search needs, which the first one would wait for otherwise.
+        """Read now what a search needs, which the first one would wait for otherwise."""
 
-        Raises:
-            WorkError: It cannot be read.
-        """
-
-    @abstractmethod
     def __len__(self) -> int:
         """Return number of records."""
+        return self._count(None)
 
-    @abstractmethod
     def add(self, embeddings: npt.NDArray[np.floating], records: Sequence[NewRecord]) -> list[int]:
         """Enroll images. When the call returns they have been written for good; if it raises, none of them was.
 
@@ -108,39 +122,63 @@ class Gallery(ABC):
             UsageError: Shapes do not agree, rows are not finite or not of unit length, or the gallery is read-only.
             WorkError: It cannot be written: the disk is full, another process is writing.
         """
+        self._check_writable()
+        vectors = checked_embeddings(embeddings, self.binding.embed_dim)
+        return self._insert(vectors, checked_records(records, len(vectors)))
 
-    @abstractmethod
     def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbors:
-        """Return the nearest records of each query, exactly.
+        """Return the nearest records of each query, exactly, by the inner product with the vectors as they are stored.
 
         Args:
             embeddings: (num_queries, embed_dim) unit rows.
-            top: Most records for each query, at least 1. More than there are is fine: the result has ``top`` columns.
+            top: Records for each query, at least 1. More than there are is fine: the result has ``top`` columns.
             where: Which records may be found; None is all.
 
         Raises:
             UsageError: Shapes do not agree, or a query is not finite or not of unit length.
         """
+        queries = checked_embeddings(embeddings, self.binding.embed_dim, "queries")
+        return self._nearest(queries, checked_top(top, len(queries)), checked_filter(where))
 
-    @abstractmethod
     def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
         """Return records by id, in the order of the ids; thumbnails are read only when asked for.
 
         Raises:
             RecordsMissingError: There is no record with one of the ids.
         """
+        wanted = checked_ids(ids)
+        found = self._read(wanted, thumbnails)
+        if missing := set(wanted) - found.keys():
+            raise missing_records(missing)
+        return [found[id_] for id_ in wanted]
 
-    @abstractmethod
+    def get_present(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
+        """Return those of the records that are there, in the order of the ids."""
+        wanted = checked_ids(ids)
+        found = self._read(wanted, thumbnails)
+        return [found[id_] for id_ in wanted if id_ in found]
+
     def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return (n, embed_dim) float32 unit rows of records, in the order of the ids.
 
         Raises:
             RecordsMissingError: There is no record with one of the ids.
         """
+        distinct, place = np.unique(np.array(checked_ids(ids), dtype=np.int64), return_inverse=True)
+        rows = np.empty((len(distinct), self.binding.embed_dim), dtype=np.float32)
+        found = np.zeros(len(distinct), dtype=bool)
+        for some_ids, vectors in self._read_vectors(distinct.tolist()):
+            at = np.searchsorted(distinct, some_ids)
+            rows[at], found[at] = vectors, True
+        if not found.all():
+            raise missing_records(distinct[~found].tolist())
+        if self.stored_type == "float16":  # rounding changed their lengths
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows[place]
 
-    @abstractmethod
     def ids(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
         """Return ids of the records that pass a filter, ascending."""
+        return self._ids(checked_filter(where))
 
     def page(self, where: Filter | None = None, *, after_id: int = 0, limit: int = 100) -> RecordPage:
         """Return some of the records that pass a filter, by ascending id.
@@ -152,99 +190,10 @@ class Gallery(ABC):
             after_id: Only records with a larger id.
             limit: Most records, at least 1.
         """
-        ids = self.ids(where)
-        first = int(np.searchsorted(ids, after_id, side="right"))
-        chosen = ids[first : first + limit].tolist()
-        next_id = chosen[-1] if first + limit < len(ids) else None
-        return RecordPage(self.get_present(chosen), num_matching=len(ids), next_after_id=next_id)
-
-    def get_present(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
-        """Return those of the records that are there, in the order of the ids."""
-        try:
-            return self.get(ids, thumbnails=thumbnails)
-        except RecordsMissingError:
-            present = []
-            for id_ in ids:
-                with contextlib.suppress(RecordsMissingError):
-                    present += self.get([id_], thumbnails=thumbnails)
-            return present
-
-    @abstractmethod
-    def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
-        """Return ids of those of these images that are enrolled, by content hash."""
-
-    @abstractmethod
-    def counts(self) -> GalleryCounts:
-        """Return how much it holds."""
-
-    @abstractmethod
-    def remove(
-        self, *, ids: Collection[int] | None = None, pid: Identity | None = None, enrolled_before_s: float | None = None
-    ) -> int:
-        """Remove records for good: by id, all of a person, or all that were enrolled before a time. Exactly one is given.
-
-        They are found by no search once the call returns; `vacuum` takes their bytes off the disk.
-
-        Returns:
-            How many were removed.
-
-        Raises:
-            UsageError: None or several of the conditions were given, or the gallery is read-only.
-            WorkError: It cannot be written.
-        """
-
-    @abstractmethod
-    def update(self, ids: Collection[int], labels: RecordLabels) -> int:
-        """Change the labels of records; embeddings stay as they are.
-
-        Args:
-            ids: The records.
-            labels: What they are to have; what is not given they keep, and None makes a label unknown.
-
-        Returns:
-            How many records have other labels now.
-
-        Raises:
-            RecordsMissingError: There is no record with one of the ids; nothing was changed.
-            UsageError: A label is of the wrong type or size, or the gallery is read-only.
-            WorkError: It cannot be written.
-        """
-
-    def copy_to(self, path: Path) -> int:
-        """Write everything to a new gallery file, as of one moment, also while others write to this one.
-
-        Args:
-            path: The copy's file.
-
-        Returns:
-            How many records it holds.
-
-        Raises:
-            UsageError: The file is there already, its folder is not, or this store has a backup of its own.
-            WorkError: It cannot be written, or this gallery is damaged.
-        """
-        raise UsageError(f"{self.location} is not a file: back it up by the means of its server")
-
-    @abstractmethod
-    def vacuum(self) -> None:
-        """Rewrite the store so that nothing of removed records is left in its files.
-
-        Raises:
-            UsageError: The gallery is read-only.
-            WorkError: It cannot be written.
-        """
-
-    @abstractmethod
-    def accept(self, compatible: CompatibleModel) -> None:
-        """Allow another file of the same weights beside the one that made the gallery.
-
-        Raises:
-            UsageError: The gallery is read-only.
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of files and connections; twice is fine."""
+        where = checked_filter(where)
+        ids = self._ids(where, after_id, limit + 1).tolist()
+        next_id = ids[limit - 1] if len(ids) > limit else None
+        return RecordPage(self.get_present(ids[:limit]), num_matching=self._count(where), next_after_id=next_id)
 
     def records(self, where: Filter | None = None, *, chunk: int = 1000) -> Iterator[Record]:
         """Yield records that pass a filter, by ascending id, read a chunk at a time; those removed meanwhile are left out."""
@@ -252,18 +201,118 @@ class Gallery(ABC):
         for start in range(0, len(ids), chunk):
             yield from self.get_present(ids[start : start + chunk])
 
+    def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
+        """Return ids of those of these images that are enrolled, by content hash."""
+        return self._ids_by_hash(checked_hashes(content_hashes))
+
+    @abstractmethod
+    def counts(self) -> GalleryCounts:
+        """Return how much it holds."""
+
+    def remove(
+        self, *, ids: Collection[int] | None = None, pid: Identity | None = None, enrolled_before_s: float | None = None
+    ) -> int:
+        """Remove records for good: by id, all of a person, or all that were enrolled before a time. Exactly one is given.
+
+        They are found by no search once the call returns; `vacuum` takes their bytes off the disk. Ids that no record has are
+        passed over. How many were removed is returned.
+
+        Raises:
+            UsageError: None or several of the conditions were given, or the gallery is read-only.
+            WorkError: It cannot be written.
+        """
+        self._check_writable()
+        return self._remove(*checked_removal(ids, pid, enrolled_before_s))
+
+    def update(self, ids: Collection[int], labels: RecordLabels) -> int:
+        """Change the labels of records, and return how many have others now; embeddings stay as they are.
+
+        Raises:
+            RecordsMissingError: There is no record with one of the ids; nothing was changed.
+            UsageError: A label is of the wrong type or size, or the gallery is read-only.
+            WorkError: It cannot be written.
+        """
+        self._check_writable()
+        return self._update(sorted(set(checked_ids(ids))), checked_labels(labels))
+
+    def copy_to(self, path: Path) -> int:
+        """Write everything to a new gallery file, as of one moment, and return how many records it holds.
+
+        Raises:
+            UsageError: The file is there already, its folder is not, or this store has a backup of its own.
+            WorkError: It cannot be written, or this gallery is damaged.
+        """
+        raise UsageError(f"{self.location} is not a file: back it up by the means of its server")
+
+    def vacuum(self) -> None:
+        """Rewrite the store so that nothing of removed records is left in its files.
+
+        Raises:
+            UsageError: The gallery is read-only.
+            WorkError: It cannot be written.
+        """
+        self._check_writable()
+        self._vacuum()
+
+    def accept(self, compatible: CompatibleModel) -> None:
+        """Allow another file of the same weights; one that was accepted before takes its new figures.
+
+        Raises:
+            UsageError: The gallery is read-only.
+        """
+        self._check_writable()
+        self.binding = self._accept(compatible)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files and connections; twice is fine."""
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise UsageError(f"{self.location} was opened to be read only and cannot be changed")
 
-def _store_class(location: str | os.PathLike[str]) -> Any:
-    scheme, separator, _ = location.partition("://") if isinstance(location, str) else ("", "", "")
-    if not separator or not scheme.isalnum():
-        scheme = ""
-    if scheme not in _STORES:
-        raise UsageError(f"{location}: nothing is known by {scheme}://: expected a file's path, or milvus://host:port/name")
-    module, _, name = _STORES[scheme].partition(":")
-    return getattr(importlib.import_module(module), name)
+    @abstractmethod
+    def _read_binding(self) -> Binding: ...
+
+    @abstractmethod
+    def _accept(self, compatible: CompatibleModel) -> Binding:
+        """Store the binding with another compatible model, and return it."""
+
+    @abstractmethod
+    def _count(self, where: Filter | None) -> int: ...
+
+    @abstractmethod
+    def _ids(self, where: Filter | None, after_id: int = 0, limit: int | None = None) -> npt.NDArray[np.int64]:
+        """Return the first ids after an id that pass, ascending; None is all of them."""
+
+    @abstractmethod
+    def _ids_by_hash(self, content_hashes: list[str]) -> dict[str, int]: ...
+
+    @abstractmethod
+    def _read(self, ids: list[int], thumbnails: bool) -> dict[int, Record]:
+        """Return the records that are there, by id."""
+
+    @abstractmethod
+    def _read_vectors(self, ids: list[int]) -> Iterable[tuple[npt.ArrayLike, npt.NDArray[Any]]]:
+        """Yield ids of those that are there and their vectors, some at a time; ``ids`` are distinct and ascending."""
+
+    @abstractmethod
+    def _nearest(self, queries: npt.NDArray[np.float32], top: int, where: Filter | None) -> Neighbors: ...
+
+    @abstractmethod
+    def _insert(self, vectors: npt.NDArray[np.float32], records: list[NewRecord]) -> list[int]: ...
+
+    @abstractmethod
+    def _remove(self, ids: list[int] | None, pid: Identity | None, enrolled_before_s: float | None) -> int: ...
+
+    @abstractmethod
+    def _update(self, ids: list[int], labels: RecordLabels) -> int: ...
+
+    @abstractmethod
+    def _vacuum(self) -> None: ...

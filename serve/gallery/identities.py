@@ -16,9 +16,7 @@ FIRST_NAMED = -(2**62)
 def parse_identity(text: str, where: str) -> Identity:
     """Return the identity that a text means: ``7``, ``007`` and ``7.0`` are the number 7, anything else is a name.
 
-    Args:
-        text: As it was typed, or stands in a table.
-        where: What it was written in, for an error message.
+    ``where`` is what it was written in, for an error message.
 
     Raises:
         UsageError: It is no label: empty, too long, not printable, or a negative number.

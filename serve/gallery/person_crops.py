@@ -1,4 +1,4 @@
-"""The part of a picture that shows a person: its box, its crop, its hash and its thumbnail."""
+"""The picture of a record: the box of a person in a larger one, its crop, hash and thumbnail, and how it is found again."""
 
 import hashlib
 import io
@@ -6,7 +6,10 @@ import re
 
 from PIL import Image
 
+from hat.data.images import decode_image, read_encoded
 from hat.errors import ImageError
+
+from .records import Record
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels, right and bottom excluded: a person within a larger picture."""
@@ -18,8 +21,6 @@ MIN_BOX = 4
 """Smallest side in pixels of what is cropped."""
 
 _BOX_TEXT = re.compile(r"(-?\d{1,9}),(-?\d{1,9}),(-?\d{1,9}),(-?\d{1,9})")
-
-_THUMBNAIL_QUALITY = 80
 
 
 def box_text(box: Box) -> str:
@@ -42,12 +43,7 @@ def content_hash(data: bytes, box: Box | None = None) -> str:
 
 
 def crop_person(image: Image.Image, box: Box, name: str) -> Image.Image:
-    """Return the part of a picture that a box names; what of the box lies outside the picture is cut off.
-
-    Args:
-        image: The whole picture.
-        box: Left, top, right, bottom in pixels.
-        name: What to call it in an error.
+    """Return the part of a picture that a box names, cut off at the picture's edges; ``name`` is what errors call it.
 
     Raises:
         ImageError: Next to nothing of the box lies inside the picture.
@@ -67,5 +63,35 @@ def make_thumbnail(image: Image.Image, height: int) -> bytes:
     small = image.convert("RGB")
     small.thumbnail((2 * height, height))
     encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=_THUMBNAIL_QUALITY)
+    small.save(encoded, "JPEG", quality=80)
     return encoded.getvalue()
+
+
+def box_of(record: Record) -> Box | None:
+    """Return which part of its source a record shows; None where it is the whole."""
+    text = record.attributes.get(BOX_ATTRIBUTE)
+    return box_from_text(text) if isinstance(text, str) else None
+
+
+def read_source(record: Record) -> bytes:
+    """Return the encoded bytes that a record was made from.
+
+    Raises:
+        ImageError: Its source is no file or member of a zip file, cannot be read, or is another image by now.
+    """
+    data = read_encoded(record.source)
+    if content_hash(data, box_of(record)) != record.content_hash:
+        raise ImageError(f"{record.source}: another image than the one that was enrolled")
+    return data
+
+
+def record_image(record: Record) -> Image.Image | None:
+    """Return the picture of a record, in RGB, from the thumbnail if it was read with it; None where its source is gone too."""
+    try:
+        if record.thumbnail is not None:
+            return decode_image(record.thumbnail, record.source)
+        image = decode_image(read_source(record), record.source)
+        box = box_of(record)
+        return image if box is None else crop_person(image, box, record.source)
+    except ImageError:
+        return None

@@ -1,4 +1,4 @@
-"""What may enter a gallery: every array, record and filter is checked before anything is stored or searched."""
+"""What may enter a gallery: every array, record and filter is checked, once for all stores, and handed on as plain Python."""
 
 import contextlib
 import math
@@ -6,13 +6,15 @@ import operator
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from hat.errors import UsageError
 
-from .identities import Identity, check_identity
+from .identities import Identity, check_identity, name_number
 from .records import AttributeValue, Filter, NewRecord, RecordLabels
 
 MAX_TEXT_CHARACTERS = 4096
@@ -30,17 +32,17 @@ MAX_RESULT_VALUES = 2**28
 UNIT_TOLERANCE = 1e-3
 """How far a row's length may be from 1: what float16 arithmetic leaves is well within it."""
 
+MAX_SECONDS = 1e300
+"""Times lie within plus or minus this, so that stores have a number that is none."""
+
+UNKNOWN = -(2**63)
+"""What stores may keep in place of an identity or a camera that is not known: no record has it."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_INT64 = np.iinfo(np.int64)
 
 
 def checked_embeddings(embeddings: npt.ArrayLike, embed_dim: int, what: str = "embeddings") -> npt.NDArray[np.float32]:
-    """Return embeddings as a contiguous float32 array.
-
-    Args:
-        embeddings: (n, embed_dim) unit rows.
-        embed_dim: Width that the gallery holds.
-        what: What they are called in the message.
+    """Return (n, embed_dim) embeddings as a contiguous float32 array; ``what`` is what errors call them.
 
     Raises:
         UsageError: The shape or type is another, or a row is not finite or not of unit length.
@@ -77,7 +79,7 @@ def checked_top(top: int, num_queries: int) -> int:
 
 
 def checked_records(records: Sequence[NewRecord], count: int) -> list[NewRecord]:
-    """Return records that belong to ``count`` embeddings, their values plain Python, each with its time of enrollment.
+    """Return records that belong to ``count`` embeddings, each with its time of enrollment.
 
     Raises:
         UsageError: There are more or fewer, or a value is of the wrong type or size; the record's source is named.
@@ -85,11 +87,30 @@ def checked_records(records: Sequence[NewRecord], count: int) -> list[NewRecord]
     if len(records) != count:
         raise UsageError(f"expected a record for each embedding, got {len(records)} records and {count} embeddings")
     now_s = time.time()
-    return [_checked_record(record, now_s) for record in records]
+    checked = []
+    for record in records:
+        source = _checked_text(record.source, "source", "a record")
+        thumbnail: object = record.thumbnail
+        if thumbnail is not None and (not isinstance(thumbnail, bytes) or not 0 < len(thumbnail) <= MAX_THUMBNAIL_BYTES):
+            raise UsageError(f"{source}: thumbnail: expected JPEG bytes, at most {MAX_THUMBNAIL_BYTES} of them")
+        enrolled_s = now_s if record.enrolled_s is None else _seconds(record.enrolled_s, f"{source}: enrolled_s")
+        checked.append(
+            NewRecord(
+                content_hash=_checked_hash(record.content_hash),
+                source=source,
+                pid=None if record.pid is None else check_identity(record.pid, f"{source}: pid"),
+                camid=None if record.camid is None else _whole(record.camid, f"{source}: camid"),
+                time_s=None if record.time_s is None else _moment(record.time_s, f"{source}: time_s"),
+                attributes=checked_attributes(record.attributes, source),
+                thumbnail=thumbnail,
+                enrolled_s=min(now_s, enrolled_s),
+            )
+        )
+    return checked
 
 
 def checked_hashes(content_hashes: Iterable[str]) -> list[str]:
-    """Content hashes.
+    """Return content hashes.
 
     Raises:
         UsageError: One is no SHA-256 in lower-case hexadecimal.
@@ -98,7 +119,7 @@ def checked_hashes(content_hashes: Iterable[str]) -> list[str]:
 
 
 def checked_ids(ids: Iterable[int]) -> list[int]:
-    """Return ids as plain Python numbers.
+    """Return ids.
 
     Raises:
         UsageError: One is no whole number.
@@ -107,87 +128,82 @@ def checked_ids(ids: Iterable[int]) -> list[int]:
 
 
 def checked_filter(where: Filter | None) -> Filter | None:
-    """Return a filter; None where every record passes it.
+    """Return a filter in the numbers that stores keep, names among its identities replaced; None where every record passes.
+
+    What no record can have is left out of its sets, and its times are finite.
 
     Raises:
         UsageError: A value is of a type that no record can have.
     """
     if where is None or where.is_empty:
         return None
-    for name in ("since_s", "until_s"):
-        if getattr(where, name) is not None:
-            _seconds(getattr(where, name), f"filter: {name}")
     for name in ("camids", "exclude_camids", "pids", "exclude_ids"):
         for value in getattr(where, name) or ():
-            if name == "pids" and isinstance(value, str):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            is_name = name == "pids" and isinstance(value, str)
+            if isinstance(value, bool) or not (is_name or isinstance(value, int | np.integer)):
                 raise UsageError(f"filter: {name}: expected whole numbers, got {value!r:.80}")
-    for name, value in where.attributes.items():
-        _checked_attribute(name, value, "filter")
-    return where
+    return replace(
+        where,
+        camids=None if where.camids is None else _possible(where.camids),
+        exclude_camids=_possible(where.exclude_camids),
+        pids=None if where.pids is None else _possible(name_number(pid) for pid in where.pids),
+        exclude_ids=_possible(where.exclude_ids),
+        since_s=None if where.since_s is None else _bound(where.since_s, "filter: since_s"),
+        until_s=None if where.until_s is None else _bound(where.until_s, "filter: until_s"),
+        attributes={name: _checked_attribute(name, value, "filter") for name, value in where.attributes.items()},
+    )
+
+
+def checked_attributes(attributes: Mapping[str, AttributeValue], source: str) -> dict[str, AttributeValue]:
+    """Return the free attributes of a record; ``source`` names it in an error.
+
+    Raises:
+        UsageError: There are too many, or a name or value is of the wrong type or size.
+    """
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise UsageError(f"{source}: {len(attributes)} attributes, the limit is {MAX_ATTRIBUTES}")
+    return {name: _checked_attribute(name, value, source) for name, value in attributes.items()}
 
 
 def checked_labels(labels: RecordLabels) -> RecordLabels:
-    """Return labels that records are to have, as plain Python.
+    """Return labels that records are to have.
 
     Raises:
         UsageError: There is none, or a value is of the wrong type or size.
     """
     if not labels or labels.keys() - {"pid", "camid", "time_s", "attributes"}:
         raise UsageError(f"expected new labels by name (pid, camid, time_s, attributes), got {', '.join(labels) or 'none'}")
-    checked: RecordLabels = {}
-    if "pid" in labels:
-        checked["pid"] = None if labels["pid"] is None else check_identity(labels["pid"], "pid")
-    if "camid" in labels:
-        checked["camid"] = None if labels["camid"] is None else _whole(labels["camid"], "camid")
-    if "time_s" in labels:
-        checked["time_s"] = None if labels["time_s"] is None else _seconds(labels["time_s"], "time_s", is_finite=True)
+    checked = dict(labels)
+    for name, check in (("pid", check_identity), ("camid", _whole), ("time_s", _moment)):
+        if checked.get(name) is not None:
+            checked[name] = check(checked[name], name)
     if "attributes" in labels:
-        checked["attributes"] = _checked_attributes(labels["attributes"], "labels")
-    return checked
+        checked["attributes"] = checked_attributes(labels["attributes"], "labels")
+    return cast(RecordLabels, checked)
 
 
-def checked_removal(ids: Collection[int] | None, pid: Identity | None, enrolled_before_s: float | None) -> None:
-    """Make sure that a removal says exactly one thing.
+def checked_removal(
+    ids: Collection[int] | None, pid: Identity | None, enrolled_before_s: float | None
+) -> tuple[list[int] | None, Identity | None, float | None]:
+    """Return what is to be removed.
 
     Raises:
-        UsageError: None or several of the conditions were given, or the time is no number.
+        UsageError: None or several of the conditions were given, or one is of the wrong type.
     """
     if sum(one is not None for one in (ids, pid, enrolled_before_s)) != 1:
         raise UsageError("say what to remove by exactly one of ids, pid and enrolled_before_s")
-    if enrolled_before_s is not None:
-        _seconds(enrolled_before_s, "enrolled_before_s")
-
-
-def _checked_record(record: NewRecord, now_s: float) -> NewRecord:
-    source = _checked_text(record.source, "source", "a record")
-    thumbnail: object = record.thumbnail
-    if thumbnail is not None and (not isinstance(thumbnail, bytes) or not 0 < len(thumbnail) <= MAX_THUMBNAIL_BYTES):
-        raise UsageError(f"{source}: thumbnail: expected JPEG bytes, at most {MAX_THUMBNAIL_BYTES} of them")
-    return NewRecord(
-        content_hash=_checked_hash(record.content_hash),
-        source=source,
-        pid=None if record.pid is None else check_identity(record.pid, f"{source}: pid"),
-        camid=None if record.camid is None else _whole(record.camid, f"{source}: camid"),
-        time_s=None if record.time_s is None else _seconds(record.time_s, f"{source}: time_s", is_finite=True),
-        attributes=_checked_attributes(record.attributes, source),
-        thumbnail=thumbnail,
-        enrolled_s=now_s if record.enrolled_s is None else min(now_s, _seconds(record.enrolled_s, f"{source}: enrolled_s")),
+    return (
+        None if ids is None else checked_ids(ids),
+        None if pid is None else check_identity(pid, "pid"),
+        None if enrolled_before_s is None else _bound(enrolled_before_s, "enrolled_before_s"),
     )
-
-
-def _checked_attributes(attributes: Mapping[str, AttributeValue], source: str) -> dict[str, AttributeValue]:
-    if len(attributes) > MAX_ATTRIBUTES:
-        raise UsageError(f"{source}: at most {MAX_ATTRIBUTES} attributes, got {len(attributes)}")
-    return {name: _checked_attribute(name, value, source) for name, value in attributes.items()}
 
 
 def _checked_attribute(name: str, value: AttributeValue, source: str) -> AttributeValue:
     _checked_text(name, "the name of an attribute", source)
     if isinstance(value, bool):
         return value
-    if isinstance(value, int) and _INT64.min <= value <= _INT64.max:
+    if isinstance(value, int) and UNKNOWN <= value < 2**63:
         return int(value)
     if isinstance(value, float) and math.isfinite(value):
         return float(value)
@@ -199,8 +215,10 @@ def _checked_attribute(name: str, value: AttributeValue, source: str) -> Attribu
 
 
 def _checked_text(text: object, what: str, source: str) -> str:
-    if not isinstance(text, str) or len(text) > MAX_TEXT_CHARACTERS:
-        raise UsageError(f"{source}: {what}: expected text of at most {MAX_TEXT_CHARACTERS} characters, got {text!r:.80}")
+    if not isinstance(text, str):
+        raise UsageError(f"{source}: {what}: expected text, got {text!r:.80}")
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise UsageError(f"{source}: {what} has {len(text):,} characters, the limit is {MAX_TEXT_CHARACTERS:,}")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -215,21 +233,37 @@ def _checked_hash(content_hash: object) -> str:
     return content_hash
 
 
-def _seconds(value: object, what: str, *, is_finite: bool = False) -> float:
+def _seconds(value: object, what: str) -> float:
     seconds = math.nan
     if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):
             seconds = float(value)
-    if math.isnan(seconds) or (is_finite and math.isinf(seconds)):
+    if math.isnan(seconds):
         raise UsageError(f"{what}: expected seconds since 1970, got {value!r:.80}")
     return seconds
 
 
-def _whole(value: int, what: str) -> int:
+def _bound(value: object, what: str) -> float:
+    """Return the time that others are compared with, finite."""
+    return min(max(_seconds(value, what), -MAX_SECONDS), MAX_SECONDS)
+
+
+def _moment(value: object, what: str) -> float:
+    """Return the time that a record may have."""
+    if (seconds := _seconds(value, what)) != _bound(value, what):
+        raise UsageError(f"{what}: expected seconds since 1970, got {value!r:.80}")
+    return seconds
+
+
+def _whole(value: Any, what: str) -> int:
     try:
         number = operator.index(value)
     except TypeError:
         raise UsageError(f"{what}: expected a whole number, got {value!r:.80}") from None
-    if not _INT64.min <= number <= _INT64.max:
+    if not UNKNOWN < number < 2**63:
         raise UsageError(f"{what}: expected a number of at most 64 bits, got {number}")
     return number
+
+
+def _possible(numbers: Iterable[int]) -> frozenset[int]:
+    return frozenset(int(number) for number in numbers if UNKNOWN < number < 2**63)

@@ -29,8 +29,8 @@ class NewRecord:
         time_s: When the person was seen, in seconds since 1970 (UTC), where it is known.
         attributes: Anything else, by name.
         thumbnail: JPEG bytes of a small picture; None unless it was asked for.
-        enrolled_s: When it was enrolled, in seconds since 1970 (UTC); None is now, and so is what lies in the future. Given
-            where a record moves from another gallery, so that it is not kept for longer by it.
+        enrolled_s: When it was enrolled, like ``time_s``; None is now, and so is what lies in the future. Given where a record
+            moves from another gallery, so that it is not kept for longer by it.
     """
 
     content_hash: str
@@ -176,6 +176,6 @@ class RecordsMissingError(UsageError):
 
 def missing_records(ids: Iterable[int]) -> RecordsMissingError:
     """Return the error of ids that no record has."""
-    listed = sorted(ids)
-    named = ", ".join(map(str, listed[:5])) + (", ..." if listed[5:] else "")
+    first = sorted(ids)[:6]
+    named = ", ".join(map(str, first[:5])) + (", ..." if first[5:] else "")
     return RecordsMissingError(f"there is no record with id {named}: it was never enrolled, or was removed")

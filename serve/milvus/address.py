@@ -16,11 +16,10 @@ from hat.errors import MissingExtraError, UsageError, WorkError
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-
-MILVUS_SCHEME = "milvus://"
-
-_EXPECTED = "expected milvus://HOST:PORT/NAME, and where needed milvus://USER:PASSWORD@HOST:PORT/NAME?db=DATABASE&tls=true"
-
+_UNREADABLE = (
+    "the address of a Milvus gallery cannot be read: expected milvus://HOST:PORT/NAME, and where needed "
+    "milvus://USER:PASSWORD@HOST:PORT/NAME?db=DATABASE&tls=true"
+)
 _HOW_TO_SIGN_IN = (
     "give user and password in the address or in HAT_MILVUS_USER and HAT_MILVUS_PASSWORD, a token in HAT_MILVUS_TOKEN"
 )
@@ -33,17 +32,9 @@ _DEFAULT_PORT = 19530
 
 @dataclass(frozen=True, kw_only=True)
 class MilvusAddress:
-    """Where a gallery is and who asks. Secrets are in no text that is made of it.
+    """Where a gallery (the collection ``name``) is and who asks; None for what the server does not ask for.
 
-    Attributes:
-        host: Name or number of the server; a number of IPv6 without brackets.
-        port: Its gRPC port.
-        name: The collection that holds the gallery.
-        database: Milvus's database; None is its default.
-        tls: Whether the connection is encrypted.
-        user: Name of the user; None where the server asks for none.
-        password: The user's password.
-        token: An API key, in place of user and password.
+    A host of IPv6 is without brackets. Secrets are in no text that is made of it.
     """
 
     host: str
@@ -62,7 +53,7 @@ class MilvusAddress:
 
     def __str__(self) -> str:
         """Return the address without user, password and token."""
-        return f"{MILVUS_SCHEME}{self.server}/{self.name}{f'?db={self.database}' if self.database else ''}"
+        return f"milvus://{self.server}/{self.name}{f'?db={self.database}' if self.database else ''}"
 
 
 def parse_address(location: str, environment: Mapping[str, str] = os.environ) -> MilvusAddress:
@@ -70,8 +61,7 @@ def parse_address(location: str, environment: Mapping[str, str] = os.environ) ->
 
     Args:
         location: ``milvus://[USER[:PASSWORD]@]HOST[:PORT]/NAME``, then after a question mark any of ``db=DATABASE``,
-            ``tls=true`` and ``token=TOKEN``; the port is 19530 unless said. User and password are percent-encoded where they
-            hold any of ``:/?#@%``.
+            ``tls=true`` and ``token=TOKEN``. User and password are percent-encoded where they hold any of ``:/?#@%``.
         environment: Where what the address leaves out is looked up: ``HAT_MILVUS_USER``, ``HAT_MILVUS_PASSWORD``,
             ``HAT_MILVUS_TOKEN`` and ``HAT_MILVUS_DB``. Secrets are better kept there: other users see a command line.
 
@@ -83,23 +73,19 @@ def parse_address(location: str, environment: Mapping[str, str] = os.environ) ->
         host, port = parts.hostname, parts.port
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError:
-        raise UsageError(f"the address of a Milvus gallery cannot be read: {_EXPECTED}") from None
+        raise UsageError(_UNREADABLE) from None
     if parts.scheme != "milvus" or not host or port == 0 or parts.fragment:
-        raise UsageError(f"the address of a Milvus gallery cannot be read: {_EXPECTED}")
+        raise UsageError(_UNREADABLE)
     name = unquote(parts.path.removeprefix("/"))
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"a gallery in Milvus is named by letters, digits and _, not by a digit first, got {name!r}: {_EXPECTED}"
-        )
-    unknown = sorted(options.keys() - {"db", "tls", "token"})
-    if unknown:
+    database = options.get("db") or environment.get("HAT_MILVUS_DB") or None
+    for what, given in (("gallery in", name), ("database of", database)):
+        if given is not None and not _NAME.fullmatch(given):
+            raise UsageError(f"a {what} Milvus is named by letters, digits and _, not by a digit first, got {given!r}")
+    if unknown := sorted(options.keys() - {"db", "tls", "token"}):
         raise UsageError(f"the address of a Milvus gallery knows db, tls and token after the question mark, got {unknown[0]!r}")
     tls = options.get("tls", "false").lower()
     if tls not in ("true", "false"):
         raise UsageError("tls is true or false in the address of a Milvus gallery")
-    database = options.get("db") or environment.get("HAT_MILVUS_DB") or None
-    if database is not None and not _NAME.fullmatch(database):
-        raise UsageError(f"a database of Milvus is named by letters, digits and _, got {database!r}")
     return MilvusAddress(
         host=host,
         port=port or _DEFAULT_PORT,
@@ -113,11 +99,7 @@ def parse_address(location: str, environment: Mapping[str, str] = os.environ) ->
 
 
 def connect(address: MilvusAddress, timeout_s: float) -> MilvusClient:
-    """Connect to the server of a gallery.
-
-    Args:
-        address: Where it is.
-        timeout_s: How long it may take.
+    """Connect to the server of a gallery; it may take ``timeout_s``.
 
     Raises:
         WorkError: The server cannot be reached.
@@ -133,7 +115,13 @@ def connect(address: MilvusAddress, timeout_s: float) -> MilvusClient:
     # Every failure is raised and becomes one sentence; pymilvus would print it too, with a traceback and with what was sent.
     for logger in ("pymilvus", "pymilvus.milvus_client"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
-    _knock(address, min(timeout_s, 5.0))
+    try:  # pymilvus itself waits for a server that is not there until its time is up
+        socket.create_connection((address.host, address.port), timeout=min(timeout_s, 5.0)).close()
+    except OSError as error:
+        raise WorkError(
+            f"{address}: no Milvus server answers at {address.server} ({error.strerror or error}): start it, or correct the "
+            f"address; the port is that of gRPC, usually {_DEFAULT_PORT}"
+        ) from None
     try:
         client = MilvusClient(
             uri=f"{'https' if address.tls else 'http'}://{address.server}",
@@ -155,17 +143,6 @@ def connect(address: MilvusAddress, timeout_s: float) -> MilvusClient:
             f"ready yet, or wants a user and a password; {_HOW_TO_SIGN_IN}"
         ) from None
     return client
-
-
-def _knock(address: MilvusAddress, timeout_s: float) -> None:
-    """Return whether anything listens, at once: pymilvus itself waits for a server that is not there until its time is up."""
-    try:
-        socket.create_connection((address.host, address.port), timeout=timeout_s).close()
-    except OSError as error:
-        raise WorkError(
-            f"{address}: no Milvus server answers at {address.server} ({error.strerror or error}): start it, or correct the "
-            f"address; the port is that of gRPC, usually {_DEFAULT_PORT}"
-        ) from None
 
 
 def reason(error: BaseException) -> str:

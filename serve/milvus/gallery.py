@@ -1,75 +1,79 @@
-"""A gallery in Milvus, for more images than one machine holds or more services than one machine runs."""
+"""A gallery in Milvus, for more images than one machine holds or more services than one machine runs.
+
+Everything goes through `pymilvus.MilvusClient`, the one interface that pymilvus 2.4, 2.5 and 3 share.
+
+Milvus has no locks. So whoever opens a gallery for writing puts a name of its own into the collection's properties and is the
+writer until another does the same; a process that was killed leaves nothing locked. Ids are reserved before any record has
+them: those of a write that fails are never used.
+"""
 
 from __future__ import annotations
 
+import math
+import secrets
+import threading
+import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Self
 
-from hat.errors import UsageError
+from hat.errors import UsageError, WorkError
 
 from ..gallery.binding import Binding, CompatibleModel, binding_from_json, binding_to_json
 from ..gallery.gallery import Gallery, StoredType
-from ..gallery.identities import FIRST_NAMED, Identity, check_identity
-from ..gallery.record_checks import (
-    checked_embeddings,
-    checked_filter,
-    checked_hashes,
-    checked_ids,
-    checked_labels,
-    checked_records,
-    checked_removal,
-    checked_top,
-)
+from ..gallery.identities import FIRST_NAMED, Identity, name_number
 from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, missing_records
-from .address import parse_address
-from .collection import MESSAGE_BYTES, WINDOW, MilvusCollection
-from .rows import (
-    RECORD_FIELDS,
-    filter_expression,
-    hash_expression,
-    identity_of,
-    ids_expression,
-    known_number,
-    known_time,
-    record_of,
-    row_of,
-)
-from .writer import MilvusWriter, initial_properties, last_id
+from .address import MilvusAddress, connect, parse_address, reason
+from .rows import RECORD_FIELDS, among, batches, filter_expression, identity_of, known, known_time, record_of, row_of, schema
 
 FORMAT_VERSION = 1
 
-_FORMAT, _BINDING = "hat_reid.format", "hat_reid.binding"
-"""Properties of a collection that is a gallery."""
+WINDOW = 16384
+"""Most rows that Milvus gives in one answer."""
 
-_HASHES_AT_ONCE = 1000
+MESSAGE_BYTES = 16 * 2**20
+"""What is sent or asked for at once: a quarter of the largest message that a server takes by default."""
+
 _RECORDS_AT_ONCE = 1000
 _THUMBNAILS_AT_ONCE = 128
+
+_TIES = 8
+"""Rows that are asked for beyond the last place, in case they are as near as it."""
+
+_FORMAT, _BINDING, _WRITER, _LAST_ID = "hat_reid.format", "hat_reid.binding", "hat_reid.writer", "hat_reid.last_id"
+"""Properties of a collection that is a gallery: what it is, who writes, and the last id that was ever reserved."""
+
+_Hits = list[tuple[float, int]]
+"""Negated similarity and id of the rows nearest to a query, sorted."""
 
 
 class MilvusGallery(Gallery):
     """A gallery that a Milvus server keeps: one collection, searched exactly and always with what was written last.
 
     Any number of processes may read. One may write: who opens a gallery for writing becomes its writer, and who was it before
-    is refused at its next change (`hat.serve.milvus.writer`).
+    is refused at its next change. If the server goes away in the middle of `add` and cannot even be told to forget what it
+    took, or in the middle of `update`, some records may have been written; the error says so, and adding them again is safe.
 
-    Calls may come from several threads; changes wait for each other. Made by `open`.
+    Every answer knows everything that was written before it was asked for (strong consistency), which Milvus makes it wait for:
+    up to the server's ``proxy.timeTickInterval``, a fifth of a second unless changed. Session consistency would not do even for
+    the only writer: pymilvus does not count removals among what a session wrote.
     """
 
     stored_type: StoredType = "float32"
 
-    def __init__(
-        self, collection: MilvusCollection, binding: Binding, writer: MilvusWriter | None, *, timeout_s: float
-    ) -> None:
-        self.location = str(collection.address)
-        self.binding = binding
-        self.read_only = writer is None
-        self._collection, self._writer, self._timeout_s = collection, writer, timeout_s
+    def __init__(self, address: MilvusAddress, *, read_only: bool, timeout_s: float) -> None:
+        self.location, self.read_only = str(address), read_only
+        self._name, self._timeout_s = address.name, timeout_s
+        self._client = connect(address, timeout_s)
+        self._turn = threading.Lock()
+        self._token = secrets.token_hex(16)
+        self._last_id = 0
 
     @classmethod
     def open(  # type: ignore[override] # a path cannot be an address
@@ -81,108 +85,34 @@ class MilvusGallery(Gallery):
         stored_type: StoredType = "float32",
         read_only: bool = False,
         timeout_s: float = 60.0,
-    ) -> MilvusGallery:
+    ) -> Self:
         """Open a gallery; see `Gallery.open`.
 
-        Args:
-            location: ``milvus://host:port/name``, see `hat.serve.milvus.address.parse_address`.
-            binding: The model that embeddings will come from.
-            create: Make the gallery where there is none.
-            stored_type: ``"float32"``: nothing else is kept in Milvus.
-            read_only: Refuse changes.
-            timeout_s: How long the server may take for one request.
+        The location is read by `hat.serve.milvus.address.parse_address`. Only ``"float32"`` is kept in Milvus. The server may
+        take ``timeout_s`` for one request.
 
         Raises:
-            UsageError: There is no such gallery, the collection is none, it is of a newer format or another model, ``create``
-                comes without a binding, another type than float32 was asked for, or the server refuses the user.
+            UsageError: See `Gallery.open`; or another type than float32 was asked for, or the server refuses the user.
             WorkError: The server cannot be reached, or cannot make it.
             MissingExtraError: pymilvus is not installed.
         """
         address = parse_address(location)
         if stored_type != "float32":
             raise UsageError(f"{address}: Milvus keeps embeddings in float32, {stored_type} was asked for")
-        collection = MilvusCollection(address, timeout_s)
+        gallery = cls(address, read_only=read_only, timeout_s=timeout_s)
         try:
-            if not collection.exists():
-                _create(collection, binding if create else None, create=create, read_only=read_only)
-            kept = _binding_of(collection)
+            if not gallery._call("has_collection"):
+                gallery._create(binding, create=create)
+            gallery.binding = gallery._read_binding()
             if binding is not None:
-                kept.check(binding, str(address))
-            collection.load()
-            return cls(collection, kept, None if read_only else MilvusWriter(collection), timeout_s=timeout_s)
+                gallery.check_model(binding)
+            gallery._load()
+            if not read_only:
+                gallery._become_writer()
         except BaseException:
-            collection.close()
+            gallery.close()
             raise
-
-    def check_model(self, binding: Binding) -> None:
-        """Make sure that a model's embeddings belong here; see `Gallery.check_model`."""
-        if self.binding.differences(binding):  # perhaps another process has accepted it meanwhile
-            self.binding = _binding_of(self._collection)
-        super().check_model(binding)
-
-    def __len__(self) -> int:
-        """Return number of records."""
-        return self._collection.count()
-
-    def add(self, embeddings: npt.NDArray[np.floating], records: Sequence[NewRecord]) -> list[int]:
-        """Enroll images; see `Gallery.add`.
-
-        If the server goes away in the middle and cannot even be told to forget what it took, the error says so; adding the same
-        images again is safe.
-        """
-        vectors = checked_embeddings(embeddings, self.binding.embed_dim)
-        checked = checked_records(records, len(vectors))
-        with self._changing() as writer:
-            ids = self._ids_by_hash([record.content_hash for record in checked])
-            new: dict[str, dict[str, Any]] = {}
-            for vector, record in zip(vectors, checked, strict=True):
-                if record.content_hash not in ids and record.content_hash not in new:
-                    new[record.content_hash] = row_of(record, len(new), vector)
-            if new:
-                first = writer.reserve(len(new))
-                for content_hash, row in new.items():
-                    row["id"] += first
-                    ids[content_hash] = row["id"]
-                self._collection.write(list(new.values()))
-        return [ids[record.content_hash] for record in checked]
-
-    def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbors:
-        """Return the nearest records of each query, exactly; see `Gallery.search`."""
-        queries = checked_embeddings(embeddings, self.binding.embed_dim, "queries")
-        top = checked_top(top, len(queries))
-        ids = np.full((len(queries), top), -1, dtype=np.int64)
-        similarities = np.full((len(queries), top), np.nan, dtype=np.float32)
-        step = max(1, min(MESSAGE_BYTES // (4 * self.binding.embed_dim), 8 * WINDOW // min(top, WINDOW)))
-        passing, last = filter_expression(checked_filter(where)), last_id(self._collection)
-        for start in range(0, len(queries), step):
-            found = self._collection.nearest(queries[start : start + step], top, passing, last)
-            for row, (numbers, values) in enumerate(found, start=start):
-                ids[row, : len(numbers)], similarities[row, : len(numbers)] = numbers, values
-        return Neighbors(ids, similarities)
-
-    def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
-        """Return records by id, in the order of the ids; see `Gallery.get`."""
-        fields = [*RECORD_FIELDS, "thumbnail"] if thumbnails else RECORD_FIELDS
-        rows = self._rows(ids, fields, _THUMBNAILS_AT_ONCE if thumbnails else _RECORDS_AT_ONCE)
-        return [record_of(rows[int(one)]) for one in ids]
-
-    def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Return (n, embed_dim) float32 unit rows of records, in the order of the ids; see `Gallery.embeddings`."""
-        dim = self.binding.embed_dim
-        rows = self._rows(ids, ("id", "embedding"), max(1, min(WINDOW, MESSAGE_BYTES // (4 * dim))))
-        made = np.empty((len(ids), dim), dtype=np.float32)
-        for place, one in enumerate(ids):
-            made[place] = rows[int(one)]["embedding"]
-        return made
-
-    def ids(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
-        """Return ids of the records that pass a filter, ascending."""
-        rows = self._collection.scan(filter_expression(checked_filter(where)), ["id"], last_id(self._collection))
-        return np.array(sorted(int(row["id"]) for row in rows), dtype=np.int64)
-
-    def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
-        """Return ids of those of these images that are enrolled, by content hash."""
-        return self._ids_by_hash(checked_hashes(content_hashes))
+        return gallery
 
     def counts(self) -> GalleryCounts:
         """Return how much it holds; the numbers of every record are read for it."""
@@ -190,140 +120,292 @@ class MilvusGallery(Gallery):
         camids: Counter[int | None] = Counter()
         names: dict[int | None, Identity | None] = {}
         times: list[float] = []
-        for row in self._collection.scan("", ["pid", "camid", "time_s"], last_id(self._collection)):
-            number = known_number(row["pid"])
-            if number is not None and number <= FIRST_NAMED and number not in names:
-                (named,) = self._collection.query(f"pid == {number}", ("pid", "facts"), limit=1)
-                names[number] = identity_of(named)
-            pids[names.get(number, number)] += 1
-            camids[known_number(row["camid"])] += 1
-            if (seen_s := known_time(row["time_s"])) is not None:
-                times = [min(times[0], seen_s), max(times[1], seen_s)] if times else [seen_s, seen_s]
+        for rows in self._scan("", ["pid", "camid", "time_s"]):
+            for row in rows:
+                number = known(row["pid"])
+                if number is not None and number <= FIRST_NAMED and number not in names:
+                    (named,) = self._query(f"pid == {number}", ["pid", "facts"], limit=1)
+                    names[number] = identity_of(named)
+                pids[names.get(number, number)] += 1
+                camids[known(row["camid"])] += 1
+            times += [seen_s for row in rows if (seen_s := known_time(row["time_s"])) is not None]
+            times = [min(times), max(times)] if times else []
         return GalleryCounts(
-            num_records=sum(pids.values()),
+            num_records=pids.total(),
             by_pid=dict(pids),
             by_camid=dict(camids),
             first_seen_s=times[0] if times else None,
             last_seen_s=times[1] if times else None,
         )
 
-    def remove(
-        self, *, ids: Collection[int] | None = None, pid: Identity | None = None, enrolled_before_s: float | None = None
-    ) -> int:
-        """Remove records for good; see `Gallery.remove`."""
-        checked_removal(ids, pid, enrolled_before_s)
+    def close(self) -> None:
+        """Let go of the connection; twice is fine."""
+        self._client.close()
+
+    def _create(self, binding: Binding | None, *, create: bool) -> None:
+        """Make the collection; a server that has one of the name by then keeps it, and says so where it is another."""
+        if not create or self.read_only:
+            raise UsageError(f"{self.location}: there is no such gallery: `hat enroll` makes one")
+        if binding is None:
+            raise UsageError(f"{self.location}: a new gallery needs to know the model that its embeddings will come from")
+        said = {_FORMAT: str(FORMAT_VERSION), _BINDING: binding_to_json(binding), _WRITER: "", _LAST_ID: "0"}
+        fields = schema(binding.embed_dim)
+        self._call("create_collection", schema=fields, consistency_level="Strong", num_shards=1, properties=said)
+
+    def _load(self) -> None:
+        """Make the server ready to search exactly; also where it was made by a process that did not get as far as here."""
+        if "embedding" not in self._call("list_indexes"):
+            index = self._client.prepare_index_params()
+            index.add_index("content_hash", index_type="Trie", index_name="content_hash")
+            index.add_index("embedding", index_type="FLAT", metric_type="IP", index_name="embedding")
+            self._call("create_index", index_params=index)
+        self._call("load_collection")
+
+    def _read_binding(self) -> Binding:
+        kept = self._properties()
+        version = kept.get(_FORMAT, "")
+        if not version.isdecimal() or _BINDING not in kept:
+            raise UsageError(f"{self.location} is a collection of something else and no gallery: choose another name")
+        if int(version) > FORMAT_VERSION:
+            raise UsageError(
+                f"{self.location} is of format {version}, this version reads up to {FORMAT_VERSION}: update hat-reid"
+            )
+        return binding_from_json(kept[_BINDING], self.location)
+
+    def _accept(self, compatible: CompatibleModel) -> Binding:
         with self._changing():
-            found: list[int] = []
+            binding = self._read_binding().accepting(compatible)
+            self._set_properties({_BINDING: binding_to_json(binding)})
+        return binding
+
+    def _count(self, where: Filter | None) -> int:
+        found = self._call("query", filter=filter_expression(where), output_fields=["count(*)"], consistency_level="Strong")
+        return int(found[0]["count(*)"])
+
+    def _ids(self, where: Filter | None, after_id: int = 0, limit: int | None = None) -> npt.NDArray[np.int64]:
+        ids: list[int] = []
+        for rows in self._scan(filter_expression(where), ["id"], after_id):
+            ids += sorted(int(row["id"]) for row in rows)
+            if limit is not None and len(ids) >= limit:
+                break
+        return np.array(ids[:limit], dtype=np.int64)
+
+    def _ids_by_hash(self, content_hashes: list[str]) -> dict[str, int]:
+        rows = self._rows("content_hash", content_hashes, ["id", "content_hash"])
+        return {row["content_hash"]: int(row["id"]) for row in rows}
+
+    def _read(self, ids: list[int], thumbnails: bool) -> dict[int, Record]:
+        if thumbnails:
+            rows = self._rows("id", ids, [*RECORD_FIELDS, "thumbnail"], _THUMBNAILS_AT_ONCE)
+        else:
+            rows = self._rows("id", ids, RECORD_FIELDS)
+        return {int(row["id"]): record_of(row) for row in rows}
+
+    def _read_vectors(self, ids: list[int]) -> Iterator[tuple[npt.ArrayLike, npt.NDArray[Any]]]:
+        for row in self._rows("id", ids, ["id", "embedding"], self._vectors_at_once):
+            yield [int(row["id"])], np.array([row["embedding"]], dtype=np.float32)
+
+    def _nearest(self, queries: npt.NDArray[np.float32], top: int, where: Filter | None) -> Neighbors:
+        ids = np.full((len(queries), top), -1, dtype=np.int64)
+        similarities = np.full((len(queries), top), np.nan, dtype=np.float32)
+        step = max(1, min(self._vectors_at_once, 8 * WINDOW // min(top, WINDOW)))
+        for start in range(0, len(queries), step):
+            # Milvus leaves the order of equal ones open, so more is asked for until what follows the last place is farther.
+            limit = top + _TIES
+            while True:
+                found = self._search(queries[start : start + step], limit, filter_expression(where))
+                if all(len(hits) < limit or hits[-1][0] > hits[top - 1][0] for hits in found):
+                    break
+                limit *= 2
+            for row, hits in enumerate(found, start=start):
+                for place, (negated, id_) in enumerate(hits[:top]):
+                    ids[row, place], similarities[row, place] = id_, -negated
+        return Neighbors(ids, similarities)
+
+    def _search(self, queries: npt.NDArray[np.float32], limit: int, passing: str) -> list[_Hits]:
+        """Return the nearest rows that pass an expression, at most ``limit``, which may be more than one answer holds."""
+        hits: list[_Hits] = [[] for _ in queries]
+        for expression in [passing] if limit <= WINDOW else self._ranges(passing):
+            answer = self._call(
+                "search",
+                data=queries.tolist(),
+                anns_field="embedding",
+                filter=expression,
+                limit=min(limit, WINDOW),
+                search_params={"metric_type": "IP"},
+                consistency_level="Strong",
+            )
+            for place, found in enumerate(answer):
+                hits[place] += [(-min(max(float(hit["distance"]), -1.0), 1.0), int(hit["id"])) for hit in found]
+        return [sorted(one)[:limit] for one in hits]
+
+    def _insert(self, vectors: npt.NDArray[np.float32], records: list[NewRecord]) -> list[int]:
+        with self._changing():
+            ids = self._ids_by_hash([record.content_hash for record in records])
+            new: dict[str, dict[str, Any]] = {}
+            for vector, record in zip(vectors, records, strict=True):
+                if record.content_hash not in ids and record.content_hash not in new:
+                    new[record.content_hash] = row_of(record, len(new), vector)
+            if new:
+                first = self._reserve(len(new))
+                for content_hash, row in new.items():
+                    row["id"] += first
+                    ids[content_hash] = row["id"]
+                self._write_or_undo(list(new.values()))
+        return [ids[record.content_hash] for record in records]
+
+    def _write_or_undo(self, rows: Sequence[dict[str, Any]]) -> None:
+        try:
+            self._write(rows)
+        except BaseException as error:
+            try:
+                self._delete([int(row["id"]) for row in rows])
+            except WorkError:
+                raise WorkError(
+                    f"{error}; it could not be undone either: some of the {len(rows)} records may have been written; writing "
+                    "them again is safe, those that are there are recognized"
+                ) from None
+            raise
+
+    def _remove(self, ids: list[int] | None, pid: Identity | None, enrolled_before_s: float | None) -> int:
+        with self._changing():
             if ids is not None:
-                found = sorted(self._rows_there(ids, ("id",), WINDOW))
-            elif pid is not None:
-                found = self.ids(Filter(pids=frozenset({check_identity(pid, "pid")}))).tolist()
-            elif enrolled_before_s is not None:
-                rows = self._collection.scan("", ("id", "enrolled_s"), last_id(self._collection))
-                found = [int(row["id"]) for row in rows if row["enrolled_s"] < enrolled_before_s]
-            self._collection.delete(found)
+                found = [int(row["id"]) for row in self._rows("id", ids, ["id"], WINDOW)]
+            else:
+                passing = f"enrolled_s < {enrolled_before_s!r}" if pid is None else f"pid == {name_number(pid)}"
+                found = [int(row["id"]) for rows in self._scan(passing, ["id"]) for row in rows]
+            self._delete(found)
         return len(found)
 
-    def update(self, ids: Collection[int], labels: RecordLabels) -> int:
-        """Change the labels of records; see `Gallery.update`. Where the server fails some may have been changed."""
-        wanted, labels = sorted(set(checked_ids(ids))), checked_labels(labels)
-        fields = [*RECORD_FIELDS, "embedding", "thumbnail"]
+    def _update(self, ids: list[int], labels: RecordLabels) -> int:
         count = 0
         with self._changing():
-            self._rows(wanted, ("id",), WINDOW)  # all are there, or nothing is changed
-            for start in range(0, len(wanted), _THUMBNAILS_AT_ONCE):
+            there = {int(row["id"]) for row in self._rows("id", ids, ["id"], WINDOW)}
+            if missing := set(ids) - there:
+                raise missing_records(missing)
+            for start in range(0, len(ids), _THUMBNAILS_AT_ONCE):
                 changed = []
-                for id_, row in self._rows(wanted[start : start + _THUMBNAILS_AT_ONCE], fields, _THUMBNAILS_AT_ONCE).items():
+                some = ids[start : start + _THUMBNAILS_AT_ONCE]
+                for row in self._rows("id", some, [*RECORD_FIELDS, "embedding", "thumbnail"]):
                     before = record_of(row)
-                    after = replace(
-                        before,
-                        pid=labels.get("pid", before.pid),
-                        camid=labels.get("camid", before.camid),
-                        time_s=labels.get("time_s", before.time_s),
-                        attributes={**before.attributes, **labels.get("attributes", {})},
-                    )
+                    attributes = {**before.attributes, **labels.get("attributes", {})}
+                    changes: dict[str, Any] = {**labels, "attributes": attributes}
+                    after = replace(before, **changes)
                     if after != before:
-                        changed.append(row_of(after, id_, np.asarray(row["embedding"], dtype=np.float32)))
-                self._collection.write(changed, undo=False)
+                        changed.append(row_of(after, before.id, np.asarray(row["embedding"], dtype=np.float32)))
+                self._write(changed)
                 count += len(changed)
         return count
 
-    def vacuum(self) -> None:
+    def _vacuum(self) -> None:
         """Let the server rewrite its segments without what was removed, and wait for it.
 
         This promises less than a local gallery's: the files that were replaced, and the server's log of what it was sent, go by
         its own clock, ``dataCoord.gc.dropTolerance`` (hours by default) and the retention of its message queue (days).
         """
         with self._changing():
-            self._collection.compact(longest_s=10 * self._timeout_s)
+            self._call("flush")
+            job = self._call("compact")
+            longest_s = 10 * self._timeout_s
+            end = time.monotonic() + longest_s
+            while self._call("get_compaction_state", about=job) != "Completed":
+                if time.monotonic() > end:
+                    raise WorkError(f"{self.location}: the server has not finished its compaction in {longest_s:.0f} s")
+                time.sleep(0.2)
 
-    def accept(self, compatible: CompatibleModel) -> None:
-        """Allow another file of the same weights; see `Gallery.accept`."""
-        with self._changing():
-            kept = _binding_of(self._collection)
-            others = tuple(one for one in kept.compatible_models if one.fingerprint != compatible.fingerprint)
-            changed = replace(kept, compatible_models=(*others, compatible))
-            self._collection.set_properties({_BINDING: binding_to_json(changed)})
-            self.binding = changed
+    def _become_writer(self) -> None:
+        """Take the right to change it from whoever has it."""
+        self._set_properties({_WRITER: self._token})
+        self._last_id = self._check_writer()
+        # Who was the writer before may have been overtaken in the moment of a reservation and have set the mark back.
+        while rows := self._query(f"id > {self._last_id} and id <= {self._last_id + WINDOW}", ["id"]):
+            self._last_id = max(int(row["id"]) for row in rows)
 
-    def close(self) -> None:
-        """Let go of the connection; twice is fine."""
-        self._collection.close()
-
-    def _ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
-        wanted = sorted(set(content_hashes))
-        found: dict[str, int] = {}
-        for start in range(0, len(wanted), _HASHES_AT_ONCE):
-            rows = self._collection.query(hash_expression(wanted[start : start + _HASHES_AT_ONCE]), ("id", "content_hash"))
-            found |= {row["content_hash"]: int(row["id"]) for row in rows}
-        return found
-
-    def _rows(self, ids: Sequence[int], fields: Sequence[str], step: int) -> dict[int, dict[str, Any]]:
-        """Return rows by id.
-
-        Raises:
-            RecordsMissingError: There is none with one of the ids.
-        """
-        rows = self._rows_there(ids, fields, step)
-        if missing := set(checked_ids(ids)) - rows.keys():
-            raise missing_records(missing)
-        return rows
-
-    def _rows_there(self, ids: Collection[int], fields: Sequence[str], step: int) -> dict[int, dict[str, Any]]:
-        """Return rows by id, those that are there."""
-        wanted = sorted({one for one in checked_ids(ids) if one > 0})
-        rows: dict[int, dict[str, Any]] = {}
-        for start in range(0, len(wanted), step):
-            found = self._collection.query(ids_expression(wanted[start : start + step]), fields)
-            rows |= {int(row["id"]): row for row in found}
-        return rows
+    def _check_writer(self) -> int:
+        """Make sure that this is still the writer, and return the last id that was reserved."""
+        kept = self._properties()
+        if kept.get(_WRITER) != self._token:
+            raise WorkError(
+                f"{self.location}: another process has opened it for writing since, and only one may write: close one of the "
+                "two, then open this one again; or open it read-only"
+            )
+        return int(kept.get(_LAST_ID, 0))
 
     @contextmanager
-    def _changing(self) -> Iterator[MilvusWriter]:
-        """Yield a change: in turn, and only by the writer."""
-        if self._writer is None:
-            raise UsageError(f"{self.location} was opened read-only and cannot be changed")
-        with self._writer.turn:
-            self._writer.check()
-            yield self._writer
+    def _changing(self) -> Iterator[None]:
+        """Let the changes of several threads wait for each other, and only the writer make them."""
+        with self._turn:
+            self._check_writer()
+            yield
 
+    def _reserve(self, count: int) -> int:
+        """Return the first of so many ids that were never given, and that nobody else will give.
 
-def _create(collection: MilvusCollection, binding: Binding | None, *, create: bool, read_only: bool) -> None:
-    if not create or read_only:
-        raise UsageError(f"{collection.address}: there is no such gallery: `hat enroll` makes one")
-    if binding is None:
-        raise UsageError(f"{collection.address}: a new gallery needs to know the model that its embeddings will come from")
-    properties = {_FORMAT: str(FORMAT_VERSION), _BINDING: binding_to_json(binding)}
-    collection.create(binding.embed_dim, properties | initial_properties())
+        The writer is looked up again afterwards: if it is still this one, then whoever takes over from now on sees it.
+        """
+        last = max(self._check_writer(), self._last_id)
+        self._set_properties({_LAST_ID: str(last + count)})
+        self._check_writer()
+        self._last_id = last + count
+        return last + 1
 
+    def _properties(self) -> dict[str, str]:
+        return dict(self._call("describe_collection").get("properties") or {})
 
-def _binding_of(collection: MilvusCollection) -> Binding:
-    kept = collection.properties()
-    version = kept.get(_FORMAT, "")
-    if not version.isdecimal() or _BINDING not in kept:
-        raise UsageError(f"{collection.address} is a collection of something else and no gallery: choose another name")
-    if int(version) > FORMAT_VERSION:
-        raise UsageError(
-            f"{collection.address} is of format {version}, this version reads up to {FORMAT_VERSION}: update hat-reid"
-        )
-    return binding_from_json(kept[_BINDING], str(collection.address))
+    def _set_properties(self, properties: Mapping[str, str]) -> None:
+        # Twice: up to 2.3.5 a server writes to its disk what was there before the call (milvus-io/milvus#30144).
+        for _ in range(2):
+            self._call("alter_collection_properties", properties=dict(properties))
+
+    def _query(self, passing: str, fields: Sequence[str], limit: int = WINDOW) -> list[dict[str, Any]]:
+        """Return rows that pass an expression, at most ``limit``."""
+        options = {"output_fields": list(fields), "limit": limit, "consistency_level": "Strong"}
+        return list(self._call("query", filter=passing, **options))
+
+    def _scan(self, passing: str, fields: Sequence[str], after: int = 0) -> Iterator[list[dict[str, Any]]]:
+        """Yield rows that pass an expression, a range of ids after another, from an id on."""
+        for expression in self._ranges(passing, after):
+            yield self._query(expression, fields)
+
+    def _ranges(self, passing: str, after: int = 0) -> Iterator[str]:
+        """Yield the expression for a range of ids after another: such a range has no more rows than an answer may have."""
+        last = int(self._properties().get(_LAST_ID, 0))
+        both = f" and ({passing})" if passing else ""
+        while after + WINDOW < last:
+            yield f"id > {after} and id <= {after + WINDOW}{both}"
+            after += WINDOW
+        yield f"id > {after}{both}"  # without an end, for what is written meanwhile
+
+    def _rows(
+        self, name: str, values: Sequence[Any], fields: Sequence[str], step: int = _RECORDS_AT_ONCE
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows whose unique field has one of these values, in any order."""
+        wanted = sorted(set(values))
+        for start in range(0, len(wanted), step):
+            yield from self._query(among(name, wanted[start : start + step]), fields)
+
+    @property
+    def _vectors_at_once(self) -> int:
+        return max(1, min(WINDOW, MESSAGE_BYTES // (4 * self.binding.embed_dim)))
+
+    def _write(self, rows: Sequence[dict[str, Any]]) -> None:
+        for part in batches(rows, MESSAGE_BYTES):
+            # Unlike an insert it may arrive twice: pymilvus sends it again when the answer was lost.
+            self._call("upsert", data=part)
+
+    def _delete(self, ids: Sequence[int]) -> None:
+        for start in range(0, len(ids), WINDOW):
+            self._call("delete", ids=list(ids[start : start + WINDOW]))
+
+    def _call(self, method: str, *, about: Any = None, **options: Any) -> Any:
+        """Call a method of the client, about this collection unless said; Milvus's errors become this package's."""
+        import grpc
+        from pymilvus.exceptions import MilvusException
+
+        try:  # pymilvus 2.4 takes no notice of a float as the timeout
+            return getattr(self._client, method)(about or self._name, timeout=math.ceil(self._timeout_s), **options)
+        except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
+            text = reason(error)
+            if "permission deny" in text.lower():
+                raise UsageError(f"{self.location}: the user may not do this: {text}") from None
+            raise WorkError(f"{self.location}: the server could not do it: {text}") from None

@@ -14,29 +14,98 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import Self
 
-from hat.config import config_from_dict
+from hat.config import config_dataclass, config_from_dict
 from hat.errors import MissingExtraError, UsageError, WorkError
 
-from .replica import Doorway, Replica, ReplicaPlan, open_service
+from ..service.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from ray.serve import Application
 
-
-OBJECT_STORE_BYTES = 200 * 2**20
-"""Shared memory of a Ray that is started here: requests do not pass through it."""
+    from ..service import Service
 
 _OUR_ERROR = re.compile(r"hat\.errors\.\w+: (.+)")
 _PREFIX = re.compile(r"/|(/[A-Za-z0-9_-]+)+")
 
 
+@config_dataclass
+class ReplicaPlan:
+    """What every replica opens. Paths must mean the same on every machine that may run one."""
+
+    model: str
+    """A checkpoint, an exported file, or ``triton://host:port/model``."""
+
+    galleries: dict[str, str] = Field(default_factory=dict)
+    """Name -> path or ``milvus://`` address."""
+
+    write: bool = False
+    """Whether it may change the galleries."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of a checkpoint."""
+
+    num_threads: int | None = Field(default=None, ge=1)
+    """Threads of the CPU that compute; None leaves the choice to the runtime."""
+
+    keys: str | None = None
+    """File of API keys; None asks for none."""
+
+    audit: str | None = None
+    """File for a line about every request; None keeps no record."""
+
+    settings: ServiceSettings = Field(default_factory=ServiceSettings)
+    """The bounds of a replica."""
+
+
+class Replica:
+    """One process with the model, the galleries and the application of `hat serve`; Ray makes it and then asks for the latter.
+
+    Raises:
+        HatError: Something of the plan cannot be opened.
+    """
+
+    def __init__(self, plan: ReplicaPlan) -> None:
+        self._service = _open_service(plan)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        from ..service import create_app
+
+        return BelowPrefix(create_app(self._service))
+
+    def check_health(self) -> None:
+        """Answer Ray, which asks now and then and replaces a replica that raises.
+
+        Raises:
+            WorkError: The model's thread has ended.
+        """
+        if not self._service.is_ready:
+            raise WorkError("the model's thread has ended")
+
+
+class BelowPrefix:
+    """An application whose paths begin below Ray's prefix: its routes and its audit log know nothing of that."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, its path taken relative to where Ray has put the application."""
+        root = scope.get("root_path", "").rstrip("/")
+        if root and scope["type"] == "http":
+            raw_path = scope.get("raw_path", b"").removeprefix(root.encode()) or b"/"
+            scope = {**scope, "root_path": "", "path": scope["path"].removeprefix(root) or "/", "raw_path": raw_path}
+        await self.app(scope, receive, send)
+
+
+@dataclass(frozen=True)
 class RayService:
     """An application that runs on Ray; a context manager that ends it.
 
@@ -45,8 +114,8 @@ class RayService:
         address: Where it answers, on the machine that it was deployed from.
     """
 
-    def __init__(self, name: str, address: str) -> None:
-        self.name, self.address = name, address
+    name: str
+    address: str
 
     def close(self) -> None:
         """End its replicas once they have answered what they have; Ray and other applications go on."""
@@ -57,7 +126,7 @@ class RayService:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -97,18 +166,40 @@ def deploy(
         WorkError: Ray cannot start them; what the first one met is said.
         MissingExtraError: Ray is not installed.
     """
+    from ..service.ingress import is_loopback
+
     least, most = replicas if isinstance(replicas, tuple) else (replicas, replicas)
-    _check(plan, least, most, requests_each, prefix, host, port)
-    ray, serve = _ray()
+    if not 1 <= least <= most or requests_each < 1:
+        got = f"{least} to {most} with {requests_each}"
+        raise UsageError(f"expected 1 or more replicas, least before most, with 1 or more requests each, got {got}")
+    if plan.write and most > 1:
+        raise UsageError(
+            f"a gallery has one writer, {most} replicas were to change it: deploy these to read, and another application with "
+            "one replica and write=True under a prefix of its own"
+        )
+    if not _PREFIX.fullmatch(prefix):
+        raise UsageError(f"expected a prefix like / or /enroll, got {prefix!r}")
+    if not 1 <= port <= 65535:
+        raise UsageError(f"a port is 1 to 65535, got {port}")
+    if not is_loopback(host) and plan.keys is None:
+        raise UsageError(f"{host} can be reached by others: give the keys that they need, see hat keys")
+    ray, serve = _import_ray()
     plan = _completed(plan, host, num_cpus)
     if cluster is None:  # Ray would try three times, and leave what is wrong to a log
-        open_service(replace(plan, write=False)).close()
+        _open_service(replace(plan, write=False)).close()
     deployment = _deployment(serve, least, most, requests_each, {"num_cpus": num_cpus, "num_gpus": num_gpus})
     try:
         if not ray.is_initialized():
-            here = {} if cluster else {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+            # Requests do not pass through the shared memory of a Ray that is started here.
+            here = {} if cluster else {"include_dashboard": False, "object_store_memory": 200 * 2**20}
             ray.init(address=cluster, **here)
-        _check_resources(ray.cluster_resources(), least, num_cpus, num_gpus)
+        resources = ray.cluster_resources()
+        for kind, each in (("CPU", num_cpus), ("GPU", num_gpus)):  # Ray would wait for ever for what no machine has
+            if least * each > (has := resources.get(kind, 0)):
+                raise WorkError(
+                    f"{least} replicas of {each:g} {kind}s are asked for and the cluster has {has:g}: set fewer aside for "
+                    "each, or begin with fewer replicas"
+                )
         serve.start(http_options={"host": host, "port": port})
         serve.run(deployment.bind(plan), name=name, route_prefix=prefix)
     except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
@@ -120,11 +211,8 @@ def deploy(
 def application(args: Mapping[str, Any]) -> Application:
     """Return the service for Ray's own commands and configuration files: ``import_path: hat.serve.ray.deployment:application``.
 
-    How many replicas there are, what each is given and where they listen is said to Ray there; the deployment is called
-    ``service``. Only `deploy` can see to it that a gallery has one writer: with ``write`` true, say ``num_replicas: 1``.
-
-    Args:
-        args: The fields of a `ReplicaPlan`, as a configuration file has them; ``keys`` among them.
+    ``args`` are the fields of a `ReplicaPlan`. All else is said to Ray there; the deployment is called ``service``. Only
+    `deploy` can see to it that a gallery has one writer: with ``write`` true, say ``num_replicas: 1``.
 
     Raises:
         ConfigError: A field is unknown or wrong.
@@ -134,11 +222,10 @@ def application(args: Mapping[str, Any]) -> Application:
     plan = config_from_dict(ReplicaPlan, args, where="args")
     if plan.keys is None:
         raise UsageError("args: keys is missing: name a file of API keys that every machine can read, see hat keys")
-    _, serve = _ray()
-    return _deployment(serve, 1, 1, 16, {"num_cpus": 1}).bind(plan)
+    return _deployment(_import_ray()[1], 1, 1, 16, {"num_cpus": 1}).bind(plan)
 
 
-def _ray() -> tuple[Any, Any]:
+def _import_ray() -> tuple[Any, Any]:
     try:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
@@ -158,62 +245,48 @@ def _deployment(serve: Any, least: int, most: int, requests_each: int, resources
         # More may be inside than are aimed at: those that wait fill the next batch while one is computed.
         max_ongoing_requests=max(4 * requests_each, 64),
         **scale,
-    )(serve.ingress(Doorway())(Replica))
+    )(serve.ingress()(Replica))
 
 
-def _check(plan: ReplicaPlan, least: int, most: int, requests_each: int, prefix: str, host: str, port: int) -> None:
-    from ..service.ingress import is_loopback
+def _open_service(plan: ReplicaPlan) -> Service:
+    """Open everything and run the model once, so that what is wrong is known before the first request."""
+    from hat.runtime import open_runtime, runtime_info
 
-    if not 1 <= least <= most or requests_each < 1:
-        got = f"{least} to {most} with {requests_each}"
-        raise UsageError(f"expected 1 or more replicas, least before most, with 1 or more requests each, got {got}")
-    if plan.write and most > 1:
-        raise UsageError(
-            f"a gallery has one writer, {most} replicas were to change it: deploy these to read, and another application with "
-            "one replica and write=True under a prefix of its own"
-        )
-    if not _PREFIX.fullmatch(prefix):
-        raise UsageError(f"expected a prefix like / or /enroll, got {prefix!r}")
-    if not 1 <= port <= 65535:
-        raise UsageError(f"a port is 1 to 65535, got {port}")
-    if not is_loopback(host) and plan.keys is None:
-        raise UsageError(f"{host} can be reached by others: give the keys that they need, see hat keys")
+    from ..gallery.binding import binding_of
+    from ..service import AuditLog, GalleryRegistry, KeyFile, KeyRing, Service
 
-
-def _check_resources(there: Mapping[str, float], least: int, num_cpus: float, num_gpus: float) -> None:
-    """Ray would wait for ever for what no machine of the cluster has.
-
-    Raises:
-        WorkError: The least number of replicas does not fit into the whole cluster.
-    """
-    for kind, each in (("CPU", num_cpus), ("GPU", num_gpus)):
-        if least * each > (has := there.get(kind, 0)):
-            raise WorkError(
-                f"{least} replicas of {each:g} {kind}s are asked for and the cluster has {has:g}: set fewer aside for each, or "
-                "begin with fewer replicas"
-            )
+    ring = None if plan.keys is None else KeyRing(KeyFile(plan.keys))
+    log = None if plan.audit is None else AuditLog(plan.audit)
+    options: dict[str, Any] = {} if plan.num_threads is None else {"num_threads": plan.num_threads}
+    # Ray shows a replica the GPUs that it was given and no others: None takes one where there is one.
+    runtime = open_runtime(plan.model, None, plan.precision, **options)
+    galleries = GalleryRegistry.open(plan.galleries, binding_of(runtime_info(runtime)), read_only=not plan.write)
+    service = Service(runtime, galleries, plan.settings, keys=ring, audit=log)
+    try:
+        service.pipeline.warm_up()
+    except BaseException:
+        service.close()
+        raise
+    return service
 
 
 def _completed(plan: ReplicaPlan, host: str, num_cpus: float) -> ReplicaPlan:
-    """With what follows from how it is deployed, and with paths that other processes read as this one does."""
-    from ..service.ingress import LOOPBACK_HOSTS, is_loopback
+    """Return a plan with what follows from how it is deployed, and with paths that other processes read as this one does."""
+    from ..service.ingress import allowed_hosts
 
-    settings = plan.settings
-    if settings.hosts is None and is_loopback(host):
-        settings = replace(settings, hosts=LOOPBACK_HOSTS)
+    def absolute(place: str) -> str:
+        return place if "://" in place else str(Path(place).expanduser().absolute())
+
+    hosts = allowed_hosts(host) if plan.settings.hosts is None else plan.settings.hosts
     return replace(
         plan,
-        model=_absolute(plan.model),
-        galleries={name: _absolute(place) for name, place in plan.galleries.items()},
-        keys=None if plan.keys is None else _absolute(plan.keys),
-        audit=None if plan.audit is None else _absolute(plan.audit),
+        model=absolute(plan.model),
+        galleries={name: absolute(place) for name, place in plan.galleries.items()},
+        keys=None if plan.keys is None else absolute(plan.keys),
+        audit=None if plan.audit is None else absolute(plan.audit),
         num_threads=plan.num_threads or max(1, int(num_cpus)),
-        settings=settings,
+        settings=replace(plan.settings, hosts=hosts),
     )
-
-
-def _absolute(place: str) -> str:
-    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def _reason(ray: Any, serve: Any, name: str, error: BaseException) -> str:
@@ -222,8 +295,7 @@ def _reason(ray: Any, serve: Any, name: str, error: BaseException) -> str:
     with suppress(RuntimeError, KeyError, ray.exceptions.RayError):  # a Ray that does not answer is what is being reported
         status = serve.status().applications[name]
         texts += [status.message, *(deployment.message for deployment in status.deployments.values())]
-    ours = [words for text in texts for words in _OUR_ERROR.findall(text)]
-    if ours:
+    if ours := [words for text in texts for words in _OUR_ERROR.findall(text)]:
         return str(ours[-1]).strip()
     lines = [line.strip() for line in texts[0].splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -19,10 +19,7 @@ class CenteredGallery:
     """A gallery's embeddings without the means of their cameras, in memory; it is searched as a gallery is.
 
     A record or a query whose camera is not known, or of whose camera there is a single record, has the mean of all records
-    subtracted.
-
-    Args:
-        gallery: The gallery; records that come later are not found.
+    subtracted. Records that come later are not found.
 
     Raises:
         UsageError: Not one camera of the gallery has two records.

@@ -8,7 +8,7 @@ a hundred, for any number of threads and any size of block, and equal rows are i
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,13 +56,12 @@ def nearest_rows(
     k, width = min(top, num_rows), min(top + SLACK, num_rows)
     if k == 0:
         return rows, similarities
-    starts = np.cumsum([0, *map(len, chunks)])
     step = max(1, min(QUERIES_AT_ONCE, MAX_PRODUCTS // width))
     for first in range(0, len(queries), step):
         subset = np.ascontiguousarray(queries[first : first + step])
         kept, smallest_kept = _largest_products(chunks, subset, width, mask)
         for place, query in enumerate(subset):
-            found = _rescore(_gather(chunks, starts, kept[place]), query, k)
+            found = _rescore(_gather(chunks, kept[place]), query, k)
             if width < num_rows and found[1][-1] <= smallest_kept[place] + _rounding(len(query)):
                 found = _rescore(_blocks(chunks, EXACT_ROWS_AT_ONCE, mask, gather_below=1), query, k)
             rows[first + place, :k], similarities[first + place, :k] = found
@@ -92,12 +91,11 @@ def _largest_products(
             products[:, ~mask[numbers]] = -np.inf
         # After the first blocks few rows are better than what was found for any query, and only these are looked at.
         columns = np.flatnonzero((products > best.min(axis=1, keepdims=True)).any(axis=0))
-        if not len(columns):
-            continue
-        values = np.concatenate([best, products[:, columns]], axis=1)
-        candidates = np.concatenate([rows, np.broadcast_to(numbers[columns], (len(queries), len(columns)))], axis=1)
-        places = np.argpartition(values, values.shape[1] - width, axis=1)[:, -width:]
-        best, rows = np.take_along_axis(values, places, axis=1), np.take_along_axis(candidates, places, axis=1)
+        if len(columns):
+            values = np.concatenate([best, products[:, columns]], axis=1)
+            candidates = np.concatenate([rows, np.broadcast_to(numbers[columns], (len(queries), len(columns)))], axis=1)
+            places = np.argpartition(values, values.shape[1] - width, axis=1)[:, -width:]
+            best, rows = np.take_along_axis(values, places, axis=1), np.take_along_axis(candidates, places, axis=1)
     return rows, best.min(axis=1)
 
 
@@ -107,7 +105,7 @@ def _products(queries: npt.NDArray[np.float32], vectors: npt.NDArray[Any]) -> np
     if vectors.dtype == np.float32:
         products = queries @ vectors.T
         return products
-    import torch  # converts eight numbers at a time, NumPy one
+    import torch  # converts six numbers in the time that NumPy takes for one
 
     products = np.empty((len(queries), len(vectors)), dtype=np.float32)
     scratch = np.empty((max(1, FLOAT32_BLOCK_BYTES // (4 * queries.shape[1])), queries.shape[1]), dtype=np.float32)
@@ -120,9 +118,9 @@ def _products(queries: npt.NDArray[np.float32], vectors: npt.NDArray[Any]) -> np
 
 
 def _rescore(
-    blocks: Iterator[_Block], query: npt.NDArray[np.float32], k: int
+    blocks: Iterable[_Block], query: npt.NDArray[np.float32], k: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """(k,) nearest of the rows of some blocks and their similarities, summed in float64 and rounded once."""
+    """Return the (k,) nearest of the rows of some blocks and their similarities, summed in float64 and rounded once."""
     exact = query.astype(np.float64)
     rows, similarities = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
     for numbers, vectors in blocks:
@@ -153,8 +151,9 @@ def _blocks(
         first += len(chunk)
 
 
-def _gather(chunks: Sequence[npt.NDArray[Any]], starts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> Iterator[_Block]:
-    """Yield these rows in blocks; ``starts`` are the first row of each chunk and the number of rows."""
+def _gather(chunks: Sequence[npt.NDArray[Any]], rows: npt.NDArray[np.int64]) -> Iterator[_Block]:
+    """Yield these rows in blocks."""
+    starts = np.cumsum([0, *map(len, chunks)])
     for first in range(0, len(rows), EXACT_ROWS_AT_ONCE):
         numbers = rows[first : first + EXACT_ROWS_AT_ONCE]
         homes = np.searchsorted(starts, numbers, side="right") - 1

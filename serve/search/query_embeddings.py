@@ -1,19 +1,23 @@
-"""What is searched for: images, or records of the gallery; each by itself, or all together as one person."""
+"""What is searched for, images or records of the gallery, each by itself or together as one person; and its picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from hat.data.datasets import JUNK_PID
+from hat.data.images import read_image
 from hat.embedder import Embedder
-from hat.errors import UsageError
+from hat.errors import ImageError, UsageError
 
 from ..enroll.items import read_name
 from ..gallery.gallery import Gallery
 from ..gallery.identities import Identity
+from ..gallery.person_crops import record_image
 from ..gallery.records import Filter
 from .searching import Match, Searchable, person_embedding, search_gallery
 
@@ -42,10 +46,7 @@ class Query:
 def queries_of_images(paths: Sequence[str], embedder: Embedder, camid: int | None = None) -> list[Query]:
     """Return one query for each image file; Market-style names say identity and camera.
 
-    Args:
-        paths: Image files, or members of zip files.
-        embedder: The gallery's model.
-        camid: The camera that took all of them; None believes their names.
+    Of the camera their names are believed unless ``camid`` took all of them.
 
     Raises:
         ImageError: A file is no image that can be used.
@@ -56,13 +57,7 @@ def queries_of_images(paths: Sequence[str], embedder: Embedder, camid: int | Non
         seen = camid if camid is not None else None if labels is None else labels.camid
         pid = None if labels is None or labels.pid == JUNK_PID else labels.pid
         queries.append(
-            Query(
-                path,
-                embedding,
-                pid=pid,
-                camids=frozenset() if seen is None else frozenset({seen}),
-                paths=(path,),
-            )
+            Query(path, embedding, pid=pid, camids=frozenset() if seen is None else frozenset({seen}), paths=(path,))
         )
     return queries
 
@@ -107,27 +102,11 @@ def merge_queries(queries: Sequence[Query]) -> Query:
 
 
 def search_queries(
-    gallery: Searchable,
-    queries: Sequence[Query],
-    *,
-    top: int,
-    where: Filter,
-    other_cameras: bool = False,
-    rerank: bool = False,
-    rerank_pool: int = 200,
-    thumbnails: bool = False,
+    gallery: Searchable, queries: Sequence[Query], *, where: Filter, other_cameras: bool = False, **options: Any
 ) -> list[list[Match]]:
     """Search for every query; a query of the gallery's own records does not find those.
 
-    Args:
-        gallery: The gallery.
-        queries: What is searched for.
-        top: Most matches for each.
-        where: Which records may be found by all of them.
-        other_cameras: Leave out what a query's own cameras saw.
-        rerank: See `search_gallery`.
-        rerank_pool: See `search_gallery`.
-        thumbnails: See `search_gallery`.
+    With ``other_cameras`` what a query's own cameras saw is left out. The options are those of `search_gallery`.
 
     Raises:
         UsageError: As `search_gallery`; or ``other_cameras`` where a query's camera is not known.
@@ -143,15 +122,57 @@ def search_queries(
     found: list[list[Match]] = [[] for _ in queries]
     for (ids, camids), places in groups.items():
         narrowed = replace(where, exclude_ids=where.exclude_ids | ids, exclude_camids=where.exclude_camids | camids)
-        rankings = search_gallery(
-            gallery,
-            np.stack([queries[place].embedding for place in places]),
-            top=top,
-            where=narrowed,
-            rerank=rerank,
-            rerank_pool=rerank_pool,
-            thumbnails=thumbnails,
-        )
-        for place, matches in zip(places, rankings, strict=True):
+        embeddings = np.stack([queries[place].embedding for place in places])
+        for place, matches in zip(places, search_gallery(gallery, embeddings, where=narrowed, **options), strict=True):
             found[place] = matches
     return found
+
+
+def draw_matches(gallery: Gallery, queries: Sequence[Query], found: Sequence[Sequence[Match]], *, title: str) -> Image.Image:
+    """Draw a row for each query: the query, then its matches, best first.
+
+    Where the identities of query and match are known, the frame is green with a tick where they are the same and red with a
+    cross where they are not. A record whose picture is not there any more has an empty tile.
+
+    Of a query of several images the first is shown. The records of the matches were read with their thumbnails.
+
+    Raises:
+        UsageError: No match has a picture, or the whole would be enormous.
+        MissingExtraError: matplotlib is not installed.
+    """
+    from hat.visual import Tile, draw_grid
+
+    pictures = [[record_image(match.record) for match in matches] for matches in found]
+    if any(found) and not any(picture for row in pictures for picture in row):
+        raise UsageError(
+            "none of the matches has a picture: the gallery keeps no thumbnails (hat enroll --thumbnails), and the files that "
+            "were enrolled are not there any more"
+        )
+    rows = []
+    for query, matches, images in zip(queries, found, pictures, strict=True):
+        name = query.paths[0].rpartition("/")[2] if query.paths else query.name
+        lines = [f"id {query.pid}", name] if query.pid is not None else [name, ""]
+        caption = _caption(lines[0], next(iter(query.camids), None), lines[1])
+        tiles = [Tile(_query_image(gallery, query), caption, is_query=True)]
+        for match, image in zip(matches, images, strict=True):
+            record = match.record
+            described = record.source.rpartition("/")[2] if record.pid is None else f"id {record.pid}"
+            is_match = None if query.pid is None or record.pid is None else query.pid == record.pid
+            tiles.append(Tile(image, _caption(f"{match.similarity:.2f}", record.camid, described), is_match))
+        rows.append(tiles)
+    labels = ["Query", *map(str, range(1, max(map(len, rows), default=1)))]
+    return draw_grid(rows, title, ["Ranked by similarity, best first"], column_labels=labels)
+
+
+def _query_image(gallery: Gallery, query: Query) -> Image.Image | None:
+    for path in query.paths[:1]:
+        try:
+            return read_image(path)
+        except ImageError:
+            return None
+    (record,) = gallery.get([min(query.ids)], thumbnails=True)
+    return record_image(record)
+
+
+def _caption(first: str, camid: int | None, second: str) -> str:
+    return f"{first}{'' if camid is None else f' · cam {camid}'}\n{second}"

@@ -30,15 +30,12 @@ class Searchable(Protocol):
 
     def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbors:
         """See `Gallery.search`."""
-        ...
 
     def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
         """See `Gallery.get`."""
-        ...
 
     def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """See `Gallery.embeddings`."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +55,8 @@ class Match:
     rank_before: int | None = None
 
 
-@dataclass(frozen=True)
-class _Hit:
-    """A place of a ranking before its record is read."""
-
-    id: int
-    similarity: float
-    distance: float | None = None
-    rank_before: int | None = None
+_Hit = tuple[int, float, float | None, int | None]
+"""What a match is made of beside its record, which is read later: id, similarity, distance and rank before."""
 
 
 def person_embedding(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
@@ -127,74 +118,52 @@ def search_gallery(
     """
     if top < 1:
         raise UsageError(f"top is at least 1, got {top}")
-    if rerank and not 1 <= max(top, rerank_pool) <= _MAX_RERANK_POOL:
-        raise UsageError(f"re-ranking works within 1 to {_MAX_RERANK_POOL:,} nearest records, got {max(top, rerank_pool):,}")
+    pool = max(top, rerank_pool) if rerank else top
+    if rerank and pool > _MAX_RERANK_POOL:
+        raise UsageError(f"re-ranking works within 1 to {_MAX_RERANK_POOL:,} nearest records, got {pool:,}")
     # A record that another thread removes between being found and being read is no error of this call: it looks again.
-    for attempt in range(1, _MAX_ATTEMPTS + 1):
+    for _ in range(_MAX_ATTEMPTS):
+        times = [time.perf_counter()]
+        neighbors = gallery.search(queries, pool, where)
+        times.append(time.perf_counter())
         try:
-            return _search_once(gallery, queries, top, where, max(top, rerank_pool) if rerank else None, thumbnails, seconds)
-        except RecordsMissingError as error:
-            if attempt == _MAX_ATTEMPTS:
-                raise WorkError(f"{gallery.location}: records are removed as fast as they are found: try again") from error
-    raise AssertionError("unreachable")
+            rankings = [
+                _ranking(gallery, query, ids[ids >= 0], values[ids >= 0], rerank)[:top]
+                for query, ids, values in zip(queries, neighbors.ids, neighbors.similarities, strict=True)
+            ]
+            times.append(time.perf_counter())
+            found = sorted({id_ for ranking in rankings for id_, *_ in ranking})
+            records = dict(zip(found, gallery.get(found, thumbnails=thumbnails), strict=True)) if found else {}
+        except RecordsMissingError:
+            continue
+        times.append(time.perf_counter())
+        if seconds is not None:
+            steps = zip(("search", "rerank", "read"), pairwise(times), strict=True)
+            seconds |= {step: end - start for step, (start, end) in steps if step != "rerank" or rerank}
+        return [
+            [
+                Match(record=records[id_], similarity=similarity, distance=distance, rank_before=rank)
+                for id_, similarity, distance, rank in ranking
+            ]
+            for ranking in rankings
+        ]
+    raise WorkError(f"{gallery.location}: records are removed as fast as they are found: try again")
 
 
-def _search_once(
+def _ranking(
     gallery: Searchable,
-    queries: npt.NDArray[np.floating],
-    top: int,
-    where: Filter | None,
-    rerank_pool: int | None,
-    thumbnails: bool,
-    seconds: dict[str, float] | None,
-) -> list[list[Match]]:
-    times = [time.perf_counter()]
-    neighbors = gallery.search(queries, rerank_pool or top, where)
-    times.append(time.perf_counter())
-    rankings: list[list[_Hit]] = []
-    for query, row, values in zip(queries, neighbors.ids, neighbors.similarities, strict=True):
-        ids, similarities = row[row >= 0], values[row >= 0]
-        if rerank_pool:
-            rankings.append(_reranked(gallery, query, ids, similarities)[:top])
-        else:
-            rankings.append([_Hit(int(id_), float(value)) for id_, value in zip(ids, similarities, strict=True)])
-    times.append(time.perf_counter())
-    matches = _with_records(gallery, rankings, thumbnails)
-    times.append(time.perf_counter())
-    if seconds is not None:
-        steps = zip(("search", "rerank", "read"), pairwise(times), strict=True)
-        seconds |= {step: end - start for step, (start, end) in steps if step != "rerank" or rerank_pool}
-    return matches
-
-
-def _reranked(
-    gallery: Searchable, query: npt.NDArray[np.floating], ids: npt.NDArray[np.int64], similarities: npt.NDArray[np.float32]
+    query: npt.NDArray[np.floating],
+    ids: npt.NDArray[np.int64],
+    similarities: npt.NDArray[np.float32],
+    rerank: bool,
 ) -> list[_Hit]:
-    if not len(ids):
-        return []
+    if not rerank or not len(ids):
+        return [(id_, similarity, None, None) for id_, similarity in zip(ids.tolist(), similarities.tolist(), strict=True)]
     # By id and not by similarity: re-ranking breaks ties by place, and a pool must break them as the whole gallery does.
     by_id = np.argsort(ids)
-    pool = gallery.embeddings(ids[by_id].tolist())
-    distances = rerank_distances(query[None], pool)[0]
+    distances = rerank_distances(query[None], gallery.embeddings(ids[by_id].tolist()))[0]
     order = np.argsort(distances, kind="stable")
     return [
-        _Hit(int(ids[place]), float(similarities[place]), float(distances[one]), int(place) + 1)
+        (int(ids[place]), float(similarities[place]), float(distances[one]), int(place) + 1)
         for one, place in zip(order, by_id[order], strict=True)
-    ]
-
-
-def _with_records(gallery: Searchable, rankings: Sequence[Sequence[_Hit]], thumbnails: bool) -> list[list[Match]]:
-    ids = sorted({hit.id for ranking in rankings for hit in ranking})
-    records = dict(zip(ids, gallery.get(ids, thumbnails=thumbnails), strict=True)) if ids else {}
-    return [
-        [
-            Match(
-                record=records[hit.id],
-                similarity=hit.similarity,
-                distance=hit.distance,
-                rank_before=hit.rank_before,
-            )
-            for hit in ranking
-        ]
-        for ranking in rankings
     ]

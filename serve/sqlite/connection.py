@@ -9,6 +9,29 @@ from pathlib import Path
 
 from hat.errors import HatError, UsageError, WorkError
 
+_MESSAGES: dict[str, tuple[type[HatError], str]] = {
+    "file is not a database": (UsageError, "{path} is no gallery: expected a file that `hat enroll` made"),
+    "database is locked": (
+        WorkError,
+        "{path}: another process is writing to it and did not finish within {busy_timeout_s:g} s: nothing was changed; "
+        "wait for it and try again",
+    ),
+    "disk is full": (WorkError, "{path}: the disk is full: nothing was changed; make room and try again"),
+    "disk I/O error": (
+        WorkError,
+        "{path}: the system could not read or write it ({words}): nothing was changed; see to the disk and its limits",
+    ),
+    "malformed": (WorkError, "{path} is damaged ({words}): restore it from a backup, or enroll its images into a new gallery"),
+    "readonly database": (UsageError, "{path} cannot be written ({words}): change who may write to it and to its folder"),
+    "unable to open": (
+        UsageError,
+        "{path} cannot be opened ({words}): the file, and the folder in which SQLite keeps its log, must be readable, and "
+        "writable for changes",
+    ),
+    "": (WorkError, "{path}: SQLite: {words}"),
+}
+"""Part of what SQLite says, whose words have been the same for decades (its codes reach Python from 3.11 on) -> what we say."""
+
 
 class SqliteConnection:
     """A connection that several threads may use.
@@ -16,24 +39,24 @@ class SqliteConnection:
     The file itself is opened by SQLite alone, never beside it: closing any other descriptor of it would drop the locks that
     SQLite holds for this process (POSIX), and with them the protection from other processes.
 
-    Args:
-        path: The file, which is there.
-        read_only: Refuse changes.
-        busy_timeout_s: How long to wait for another process that is writing.
+    A call waits for another process that is writing for ``busy_timeout_s``.
 
     Raises:
         UsageError: It is no SQLite database, or cannot be opened as asked.
     """
 
     def __init__(self, path: Path, *, read_only: bool, busy_timeout_s: float) -> None:
-        self.path = path
-        self.read_only = read_only
-        self.busy_timeout_s = busy_timeout_s
+        self.path, self.read_only, self.busy_timeout_s = path, read_only, busy_timeout_s
         self._lock = threading.RLock()
         self._closed = False
-        with self._errors():
+        mode = "mode=rw"
+        if read_only:
+            can_lock = os.access(path.parent, os.W_OK) or path.with_name(f"{path.name}-wal").exists()
+            # SQLite cannot put its log and locks into a folder that may not be written, so it is told that nobody writes.
+            mode = "mode=ro" if can_lock else "mode=ro&immutable=1"
+        with sqlite_errors(path, busy_timeout_s):
             self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?{_mode(path, read_only)}",
+                f"{path.absolute().as_uri()}?{mode}",
                 uri=True,
                 timeout=busy_timeout_s,
                 isolation_level=None,
@@ -62,15 +85,14 @@ class SqliteConnection:
         with self._lock:
             if self._closed:
                 raise UsageError(f"{self.path} was closed: open it again")
-            with self._errors():
+            with sqlite_errors(self.path, self.busy_timeout_s):
                 yield self._connection
 
     def close(self) -> None:
         """Close the file; twice is fine."""
-        with self._lock, self._errors():
-            if not self._closed:
-                self._closed = True
-                self._connection.close()
+        with self._lock, sqlite_errors(self.path, self.busy_timeout_s):
+            self._closed = True
+            self._connection.close()
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
@@ -84,15 +106,10 @@ class SqliteConnection:
                     connection.execute("ROLLBACK")
                 raise
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        with sqlite_errors(self.path, self.busy_timeout_s):
-            yield
-
 
 @contextmanager
 def sqlite_errors(path: Path, busy_timeout_s: float) -> Iterator[None]:
-    """Say what SQLite says in words that tell what to do.
+    """Raise what SQLite raises in words that tell what to do.
 
     Raises:
         HatError: In place of any error of SQLite.
@@ -100,47 +117,5 @@ def sqlite_errors(path: Path, busy_timeout_s: float) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise _in_our_words(path, busy_timeout_s, str(error)) from error
-
-
-_WORDS: dict[str, tuple[type[HatError], str]] = {
-    "file is not a database": (UsageError, "{path} is no gallery: expected a file that `hat enroll` made"),
-    "database is locked": (
-        WorkError,
-        "{path}: another process is writing to it and did not finish within {busy_timeout_s:g} s: nothing was changed; "
-        "wait for it and try again",
-    ),
-    "disk is full": (WorkError, "{path}: the disk is full: nothing was changed; make room and try again"),
-    "disk I/O error": (
-        WorkError,
-        "{path}: the system could not read or write it ({words}): nothing was changed; see to the disk and its limits",
-    ),
-    "malformed": (
-        WorkError,
-        "{path} is damaged ({words}): restore it from a backup, or enroll its images into a new gallery",
-    ),
-    "readonly database": (UsageError, "{path} cannot be written ({words}): change who may write to it and to its folder"),
-    "unable to open": (
-        UsageError,
-        "{path} cannot be opened ({words}): the file, and the folder in which SQLite keeps its log, must be readable, and "
-        "writable for changes",
-    ),
-}
-"""What SQLite says, whose words have been the same for decades (its codes reach Python from 3.11 on) -> what we say."""
-
-
-def _in_our_words(path: Path, busy_timeout_s: float, words: str) -> HatError:
-    for fragment, (kind, sentence) in _WORDS.items():
-        if fragment in words:
-            return kind(sentence.format(path=path, busy_timeout_s=busy_timeout_s, words=words))
-    return WorkError(f"{path}: SQLite: {words}")
-
-
-def _mode(path: Path, read_only: bool) -> str:
-    if not read_only:
-        return "mode=rw"
-    log = path.with_name(f"{path.name}-wal")
-    if os.access(path.parent, os.W_OK) or log.exists():
-        return "mode=ro"
-    # SQLite cannot put its log and locks beside a file in a folder that may not be written, so it is told that nobody writes.
-    return "mode=ro&immutable=1"
+        kind, sentence = next(message for part, message in _MESSAGES.items() if part in str(error))
+        raise kind(sentence.format(path=path, busy_timeout_s=busy_timeout_s, words=error)) from error

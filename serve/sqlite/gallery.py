@@ -3,10 +3,10 @@
 import contextlib
 import os
 import sqlite3
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,40 +17,23 @@ from hat.io.atomic_output import atomic_output
 
 from ..gallery.binding import Binding, CompatibleModel, binding_from_json, binding_to_json
 from ..gallery.gallery import Gallery, StoredType
-from ..gallery.identities import Identity, check_identity
-from ..gallery.record_checks import (
-    checked_embeddings,
-    checked_filter,
-    checked_hashes,
-    checked_ids,
-    checked_labels,
-    checked_records,
-    checked_removal,
-    checked_top,
-)
-from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage, missing_records
+from ..gallery.identities import Identity
+from ..gallery.record_checks import UNKNOWN
+from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels
 from ..search.exact_search import nearest_rows
 from .connection import SqliteConnection, sqlite_errors
-from .memory_index import MemoryIndex
-from .record_columns import RecordColumns
+from .memory_index import MemoryIndex, passing
 from .records import (
-    ids_with_attribute,
     insert_records,
     known_ids,
     read_names,
     read_records,
-    read_vectors,
     remove_records,
+    stream_vectors,
     update_records,
 )
 from .schema import create_file, prepare_connection, read_metadata, read_state
 from .vector_map import remove_map
-
-BUSY_TIMEOUT_S = 30.0
-"""How long to wait for another process that is writing."""
-
-MAP_ABOVE_BYTES = 2**31
-"""Vectors beyond 2 GiB are read from a mapped file."""
 
 
 class SqliteGallery(Gallery):
@@ -60,20 +43,17 @@ class SqliteGallery(Gallery):
     and for a large gallery a cache of its vectors (``-vectors``), which may be removed at any time.
     """
 
-    def __init__(self, reader: SqliteConnection, writer: SqliteConnection | None, map_above_bytes: int) -> None:
+    def __init__(self, reader: SqliteConnection, writer: SqliteConnection, map_above_bytes: int) -> None:
         # Two connections, so that a search does not wait for the disk, or for another process, because an enrollment does.
-        self._reader = reader
-        self._writer = writer
+        self._reader, self._writer = reader, writer
         self._path = reader.path
         self.location = str(reader.path)
-        self.read_only = writer is None
+        self.read_only = writer.read_only
         with reader.reading() as sqlite:
-            metadata = read_metadata(sqlite, self._path)
-        self.binding = binding_from_json(metadata.binding_json, self.location)
-        self.stored_type = metadata.stored_type
-        self._embed_dim = metadata.embed_dim
-        self._dtype = np.dtype(metadata.stored_type)
-        self._index = MemoryIndex(self._path, metadata, map_above_bytes)
+            self._metadata = read_metadata(sqlite, self._path)
+        self.binding = binding_from_json(self._metadata.binding_json, self.location)
+        self.stored_type = self._metadata.stored_type
+        self._index = MemoryIndex(self._path, self._metadata, map_above_bytes)
 
     @classmethod
     def open(
@@ -84,20 +64,14 @@ class SqliteGallery(Gallery):
         create: bool = False,
         stored_type: StoredType = "float32",
         read_only: bool = False,
-        busy_timeout_s: float = BUSY_TIMEOUT_S,
-        map_above_bytes: int = MAP_ABOVE_BYTES,
+        busy_timeout_s: float = 30.0,
+        map_above_bytes: int = 2**31,
     ) -> Self:
         """Open a gallery's file; see `Gallery.open`.
 
-        Args:
-            location: Path of the file.
-            binding: The model that embeddings will come from.
-            create: Make the gallery where there is none.
-            stored_type: In which a new gallery keeps embeddings.
-            read_only: Refuse changes. Where the folder may not be written either, the file is taken to stay as it is while it
-                is open.
-            busy_timeout_s: How long a call waits for another process that is writing.
-            map_above_bytes: Of vectors, so many bytes are held in memory, and those of a larger gallery in a mapped file.
+        Where the folder may not be written either, a file that is opened ``read_only`` is taken to stay as it is while it is
+        open. A call waits for another process that is writing for ``busy_timeout_s``. Up to ``map_above_bytes`` of vectors are
+        held in memory, and those of a larger gallery in a mapped file.
 
         Raises:
             UsageError: See `Gallery.open`.
@@ -114,122 +88,30 @@ class SqliteGallery(Gallery):
                 connections.append(SqliteConnection(path, read_only=read_only, busy_timeout_s=busy_timeout_s))
                 undo.callback(connections[-1].close)
                 prepare_connection(connections[-1])
-            gallery = cls(connections[0], None if read_only else connections[1], map_above_bytes)
+            gallery = cls(connections[0], connections[-1], map_above_bytes)
             if binding is not None:
                 gallery.check_model(binding)
             undo.pop_all()
         return gallery
-
-    def check_model(self, binding: Binding) -> None:
-        """Make sure that a model's embeddings belong here; see `Gallery.check_model`."""
-        if self.binding.differences(binding):  # perhaps another process has accepted it meanwhile
-            with self._reader.reading() as sqlite:
-                self.binding = binding_from_json(read_metadata(sqlite, self._path).binding_json, self.location)
-        super().check_model(binding)
-
-    def __len__(self) -> int:
-        with self._reader.reading() as sqlite:
-            return read_state(sqlite).num_records
 
     def prepare(self) -> None:
         """Read now what a search needs, which the first one would wait for otherwise."""
         with self._reader.reading() as sqlite:
             self._index.columns_and_chunks(sqlite)
 
-    def add(self, embeddings: npt.NDArray[np.floating], records: Sequence[NewRecord]) -> list[int]:
-        """Enroll images; see `Gallery.add`."""
-        vectors = checked_embeddings(embeddings, self._embed_dim).astype(self._dtype, copy=False)
-        checked = checked_records(records, len(vectors))
-        with self._writing() as sqlite:
-            return insert_records(sqlite, vectors, checked)
-
-    def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbors:
-        """Return the nearest records of each query, exactly, by the inner product with the vectors as they are stored."""
-        queries = checked_embeddings(embeddings, self._embed_dim, "queries")
-        top = checked_top(top, len(queries))
-        where = checked_filter(where)
-        with self._reader.reading() as sqlite:
-            columns, chunks = self._index.columns_and_chunks(sqlite)
-            mask = None if where is None and not columns.num_removed else self._mask(columns, where)
-        rows, similarities = nearest_rows(chunks, queries, top, mask)
-        found = rows >= 0
-        ids = np.full(rows.shape, -1, dtype=np.int64)
-        ids[found] = columns.ids[rows[found]]
-        return Neighbors(ids=ids, similarities=similarities)
-
-    def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
-        """Return records by id; see `Gallery.get`."""
-        wanted = checked_ids(ids)
-        with self._reader.reading() as sqlite:
-            found = read_records(sqlite, wanted, thumbnails=thumbnails)
-        if missing := set(wanted) - found.keys():
-            raise missing_records(missing)
-        return [found[id_] for id_ in wanted]
-
-    def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Return embeddings of records; see `Gallery.embeddings`. Those that are stored in float16 are of unit length again."""
-        wanted = checked_ids(ids)
-        with self._reader.reading() as sqlite:
-            rows = read_vectors(sqlite, wanted, self._dtype, self._embed_dim)
-        if self._dtype == np.float32:
-            return rows
-        rows = rows.astype(np.float32)
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows
-
-    def ids(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
-        """Return ids of the records that pass a filter, ascending."""
-        where = checked_filter(where)
-        with self._reader.reading() as sqlite:
-            columns = self._index.columns(sqlite)
-            return columns.ids[self._mask(columns, where)]
-
-    def get_present(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
-        """Return those of the records that are there; see `Gallery.get_present`."""
-        wanted = checked_ids(ids)
-        with self._reader.reading() as sqlite:
-            found = read_records(sqlite, wanted, thumbnails=thumbnails)
-        return [found[id_] for id_ in wanted if id_ in found]
-
-    def page(self, where: Filter | None = None, *, after_id: int = 0, limit: int = 100) -> RecordPage:
-        """Return some of the records that pass a filter, all as of one moment; see `Gallery.page`."""
-        where = checked_filter(where)
-        with self._reader.reading() as sqlite:
-            columns = self._index.columns(sqlite)
-            mask = self._mask(columns, where)
-            first = int(np.searchsorted(columns.ids, after_id, side="right"))
-            ids = columns.ids[first + np.flatnonzero(mask[first:])[: limit + 1]].tolist()
-            found = read_records(sqlite, ids[:limit], thumbnails=False)
-        next_id = ids[limit - 1] if len(ids) > limit else None
-        return RecordPage([found[id_] for id_ in sorted(found)], int(np.count_nonzero(mask)), next_id)
-
-    def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
-        """Return ids of those of these images that are enrolled, by content hash."""
-        wanted = checked_hashes(content_hashes)
-        with self._reader.reading() as sqlite:
-            return known_ids(sqlite, wanted)
-
     def counts(self) -> GalleryCounts:
         """Return how much it holds."""
         with self._reader.reading() as sqlite:
-            return self._index.columns(sqlite).counts(read_names(sqlite))
-
-    def remove(
-        self, *, ids: Collection[int] | None = None, pid: Identity | None = None, enrolled_before_s: float | None = None
-    ) -> int:
-        """Remove records for good; see `Gallery.remove`. Ids that no record has are passed over."""
-        checked_removal(ids, pid, enrolled_before_s)
-        ids = None if ids is None else checked_ids(ids)
-        pid = None if pid is None else check_identity(pid, "pid")
-        enrolled_before_s = None if enrolled_before_s is None else float(enrolled_before_s)
-        with self._writing() as sqlite:
-            return remove_records(sqlite, ids=ids, pid=pid, enrolled_before_s=enrolled_before_s)
-
-    def update(self, ids: Collection[int], labels: RecordLabels) -> int:
-        """Change the labels of records; see `Gallery.update`."""
-        wanted, labels = checked_ids(ids), checked_labels(labels)
-        with self._writing() as sqlite:
-            return update_records(sqlite, wanted, labels)
+            columns, names = self._index.columns(sqlite), read_names(sqlite)
+        columns = columns[columns["live"]]
+        times = columns["time_s"][~np.isnan(columns["time_s"])]
+        return GalleryCounts(
+            num_records=len(columns),
+            by_pid={None if pid is None else names.get(pid, pid): count for pid, count in _counted(columns["pid"])},
+            by_camid=dict(_counted(columns["camid"])),
+            first_seen_s=float(times.min()) if len(times) else None,
+            last_seen_s=float(times.max()) if len(times) else None,
+        )
 
     def copy_to(self, path: Path) -> int:
         """Write everything to a new file; see `Gallery.copy_to`."""
@@ -244,16 +126,76 @@ class SqliteGallery(Gallery):
             unfinished.chmod(self._path.stat().st_mode & 0o777)  # who may read the gallery may read its copy
         return num_records
 
-    def vacuum(self) -> None:
-        """Rewrite the store so that nothing of removed records is left in its files; see `Gallery.vacuum`.
+    def close(self) -> None:
+        """Close the file; twice is fine."""
+        self._reader.close()
+        self._writer.close()  # last, since the last one takes the log into the file
+        self._index.forget()
 
-        SQLite writes a temporary copy of the file for it, in the folder that ``SQLITE_TMPDIR`` names or in ``/var/tmp``.
-        """
-        with self._writing() as sqlite:
+    def _read_binding(self) -> Binding:
+        with self._reader.reading() as sqlite:
+            return binding_from_json(read_metadata(sqlite, self._path).binding_json, self.location)
+
+    def _accept(self, compatible: CompatibleModel) -> Binding:
+        with self._writer.writing() as sqlite:
+            kept = binding_from_json(read_metadata(sqlite, self._path).binding_json, self.location)
+            binding = kept.accepting(compatible)
+            sqlite.execute("UPDATE facts SET value = ? WHERE name = 'binding'", (binding_to_json(binding),))
+        return binding
+
+    def _count(self, where: Filter | None) -> int:
+        with self._reader.reading() as sqlite:
+            if where is None:
+                return read_state(sqlite).num_records
+            return int(np.count_nonzero(passing(sqlite, self._index.columns(sqlite), where)))
+
+    def _ids(self, where: Filter | None, after_id: int = 0, limit: int | None = None) -> npt.NDArray[np.int64]:
+        with self._reader.reading() as sqlite:
+            columns = self._index.columns(sqlite)
+            ids: npt.NDArray[np.int64] = columns["id"][passing(sqlite, columns, where)]
+        return ids[np.searchsorted(ids, after_id, side="right") :][:limit]
+
+    def _ids_by_hash(self, content_hashes: list[str]) -> dict[str, int]:
+        with self._reader.reading() as sqlite:
+            return known_ids(sqlite, content_hashes)
+
+    def _read(self, ids: list[int], thumbnails: bool) -> dict[int, Record]:
+        with self._reader.reading() as sqlite:
+            return read_records(sqlite, ids, thumbnails=thumbnails)
+
+    def _read_vectors(self, ids: list[int]) -> Iterator[tuple[npt.ArrayLike, npt.NDArray[Any]]]:
+        with self._reader.reading() as sqlite:
+            yield from stream_vectors(sqlite, self._metadata, ids=ids)
+
+    def _nearest(self, queries: npt.NDArray[np.float32], top: int, where: Filter | None) -> Neighbors:
+        with self._reader.reading() as sqlite:
+            columns, chunks = self._index.columns_and_chunks(sqlite)
+            mask = None if where is None and columns["live"].all() else passing(sqlite, columns, where)
+        rows, similarities = nearest_rows(chunks, queries, top, mask)
+        found = rows >= 0
+        ids = np.full(rows.shape, -1, dtype=np.int64)
+        ids[found] = columns["id"][rows[found]]
+        return Neighbors(ids=ids, similarities=similarities)
+
+    def _insert(self, vectors: npt.NDArray[np.float32], records: list[NewRecord]) -> list[int]:
+        with self._writer.writing() as sqlite:
+            return insert_records(sqlite, vectors.astype(self.stored_type, copy=False), records)
+
+    def _remove(self, ids: list[int] | None, pid: Identity | None, enrolled_before_s: float | None) -> int:
+        with self._writer.writing() as sqlite:
+            return remove_records(sqlite, ids, pid, enrolled_before_s)
+
+    def _update(self, ids: list[int], labels: RecordLabels) -> int:
+        with self._writer.writing() as sqlite:
+            return update_records(sqlite, ids, labels)
+
+    def _vacuum(self) -> None:
+        """Let SQLite write a temporary copy of the file, in the folder ``SQLITE_TMPDIR`` names or in ``/var/tmp``, and swap."""
+        with self._writer.writing() as sqlite:
             sqlite.execute("UPDATE state SET generation = generation + 1, purges = purges + 1")
         with self._reader.exclusive():
             self._index.forget()
-        with self._changing.exclusive() as sqlite:
+        with self._writer.exclusive() as sqlite:
             sqlite.execute("VACUUM")
             (is_busy, *_) = sqlite.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if is_busy:
@@ -267,38 +209,10 @@ class SqliteGallery(Gallery):
             except OSError as error:
                 raise WorkError(f"{self.location}: its file of vectors cannot be removed: {error.strerror or error}") from error
 
-    def accept(self, compatible: CompatibleModel) -> None:
-        """Allow another file of the same weights; one that was accepted before takes its new figures."""
-        with self._writing() as sqlite:
-            binding = binding_from_json(read_metadata(sqlite, self._path).binding_json, self.location)
-            others = tuple(one for one in binding.compatible_models if one.fingerprint != compatible.fingerprint)
-            binding = replace(binding, compatible_models=(*others, compatible))
-            sqlite.execute("UPDATE facts SET value = ? WHERE name = 'binding'", (binding_to_json(binding),))
-        self.binding = binding
 
-    def close(self) -> None:
-        """Close the file; twice is fine."""
-        self._reader.close()
-        if self._writer is not None:
-            self._writer.close()  # last, since the last one takes the log into the file
-        self._index.forget()
-
-    @property
-    def _changing(self) -> SqliteConnection:
-        if self._writer is None:
-            raise UsageError(f"{self.location} was opened to be read only and cannot be changed")
-        return self._writer
-
-    def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
-        return self._changing.writing()
-
-    def _mask(self, columns: RecordColumns, where: Filter | None) -> npt.NDArray[np.bool_]:
-        mask = columns.mask(where)
-        if where is not None and where.attributes:
-            with self._reader.exclusive() as sqlite:
-                for name, value in where.attributes.items():
-                    mask &= columns.rows_of(ids_with_attribute(sqlite, name, value))
-        return mask
+def _counted(column: npt.NDArray[np.int64]) -> Iterator[tuple[int | None, int]]:
+    for value, count in zip(*np.unique(column, return_counts=True), strict=True):
+        yield None if value == UNKNOWN else int(value), int(count)
 
 
 def _checked_path(location: str | os.PathLike[str], *, create: bool, read_only: bool) -> Path:

@@ -3,7 +3,7 @@
 import json
 import secrets
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,59 +13,48 @@ from hat.errors import WorkError
 
 from ..gallery.identities import Identity, name_number
 from ..gallery.records import AttributeValue, NewRecord, Record, RecordLabels, missing_records
-from .schema import FORMAT_WITH_NAMES, prepare_names
+from .schema import FORMAT_VERSION, GalleryMetadata
+
+CHUNK_BYTES = 2**25
+"""Vectors are read so many bytes at a time."""
 
 # A list of any length is one JSON parameter; SQLite takes only some thousands of single ones.
 _LISTED = "(SELECT value FROM json_each(?))"
 
 
 def known_ids(sqlite: sqlite3.Connection, content_hashes: Collection[str]) -> dict[str, int]:
-    """Content hash -> id of the images that are enrolled."""
+    """Return the ids of the images that are enrolled, by content hash."""
     query = f"SELECT content_hash, id FROM records WHERE content_hash IN {_LISTED}"
     return dict(sqlite.execute(query, (json.dumps(list(content_hashes)),)))
 
 
 def insert_records(sqlite: sqlite3.Connection, vectors: npt.NDArray[Any], records: Sequence[NewRecord]) -> list[int]:
-    """Add the records whose content is new, within a write transaction.
+    """Add the records whose content is new, within a write transaction; return their ids and those that known images have.
 
-    Args:
-        sqlite: In a write transaction.
-        vectors: (n, embed_dim) in the type in which the gallery keeps them.
-        records: n checked records.
-
-    Returns:
-        n ids: the new ones, and those that known images have already.
+    ``vectors`` are (n, embed_dim) in the type in which the gallery keeps them, ``records`` n checked ones.
     """
     ids = known_ids(sqlite, [record.content_hash for record in records])
     row = sqlite.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
     last_id = row[0] if row else 0
-    new: list[tuple[int, int]] = []  # (id, position)
-    for position, record in enumerate(records):
+    new: list[tuple[int, NewRecord, npt.NDArray[Any]]] = []
+    for record, vector in zip(records, vectors, strict=True):
         if record.content_hash not in ids:
             last_id += 1
             ids[record.content_hash] = last_id
-            new.append((last_id, position))
+            new.append((last_id, record, vector))
     if new:
-        numbers = _numbered(sqlite, {record.pid for _, record in _picked(new, records)})
+        numbers = _numbered(sqlite, {record.pid for _, record, _ in new})
         sqlite.executemany(
             "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                (id_, r.content_hash, r.source, numbers[r.pid], r.camid, r.time_s, r.enrolled_s)
-                for id_, r in _picked(new, records)
-            ),
+            ((id_, r.content_hash, r.source, numbers[r.pid], r.camid, r.time_s, r.enrolled_s) for id_, r, _ in new),
         )
-        sqlite.executemany("INSERT INTO embeddings VALUES (?, ?)", ((id_, memoryview(vectors[at])) for id_, at in new))
+        sqlite.executemany("INSERT INTO embeddings VALUES (?, ?)", ((id_, vector.data) for id_, _, vector in new))
         sqlite.executemany(
             "INSERT INTO attributes VALUES (?, ?, ?, ?)",
-            (
-                (id_, name, isinstance(value, bool), value)
-                for id_, record in _picked(new, records)
-                for name, value in record.attributes.items()
-            ),
+            ((id_, name, isinstance(value, bool), value) for id_, r, _ in new for name, value in r.attributes.items()),
         )
         sqlite.executemany(
-            "INSERT INTO thumbnails VALUES (?, ?)",
-            ((id_, record.thumbnail) for id_, record in _picked(new, records) if record.thumbnail is not None),
+            "INSERT INTO thumbnails VALUES (?, ?)", ((id_, r.thumbnail) for id_, r, _ in new if r.thumbnail is not None)
         )
         sqlite.execute("INSERT INTO additions VALUES (?, ?)", (last_id, secrets.randbits(62)))
         sqlite.execute("UPDATE state SET generation = generation + 1, num_records = num_records + ?", (len(new),))
@@ -73,7 +62,7 @@ def insert_records(sqlite: sqlite3.Connection, vectors: npt.NDArray[Any], record
 
 
 def read_records(sqlite: sqlite3.Connection, ids: Sequence[int], *, thumbnails: bool) -> dict[int, Record]:
-    """Id -> record, of those that are there."""
+    """Return the records that are there, by id."""
     listed = (json.dumps(ids),)
     attributes: dict[int, dict[str, AttributeValue]] = {}
     query = f"SELECT id, name, is_bool, value FROM attributes WHERE id IN {_LISTED} ORDER BY id, name"
@@ -99,36 +88,26 @@ def read_records(sqlite: sqlite3.Connection, ids: Sequence[int], *, thumbnails: 
     }
 
 
-def read_vectors(sqlite: sqlite3.Connection, ids: Sequence[int], dtype: np.dtype[Any], embed_dim: int) -> npt.NDArray[Any]:
-    """Return (n, embed_dim) stored vectors in the order of the ids.
-
-    Raises:
-        UsageError: There is no record with one of the ids.
-        WorkError: A vector has another size than the gallery says.
-    """
-    wanted = np.asarray(ids, dtype=np.int64)
-    distinct, place = np.unique(wanted, return_inverse=True)
-    rows = np.empty((len(distinct), embed_dim), dtype=dtype)
-    found = np.zeros(len(distinct), dtype=bool)
-    query = f"SELECT id, vector FROM embeddings WHERE id IN {_LISTED} ORDER BY id"
-    for some_ids, vectors in _batches(sqlite.execute(query, (json.dumps(distinct.tolist()),)), dtype, embed_dim):
-        at = np.searchsorted(distinct, some_ids)
-        rows[at], found[at] = vectors, True
-    if not found.all():
-        raise missing_records(distinct[~found].tolist())
-    return rows[place.reshape(-1)]
-
-
 def stream_vectors(
-    sqlite: sqlite3.Connection, after_id: int, dtype: np.dtype[Any], embed_dim: int
+    sqlite: sqlite3.Connection, metadata: GalleryMetadata, *, after_id: int = 0, ids: Sequence[int] | None = None
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
-    """Yield ids and vectors of all records after an id, ascending, some megabytes at a time.
+    """Yield ids and vectors, ascending by id and some megabytes at a time: of all records after an id, or of these.
 
     Raises:
         WorkError: A vector has another size than the gallery says.
     """
-    cursor = sqlite.execute("SELECT id, vector FROM embeddings WHERE id > ? ORDER BY id", (after_id,))
-    yield from _batches(cursor, dtype, embed_dim)
+    condition, parameter = ("id > ?", after_id) if ids is None else (f"id IN {_LISTED}", json.dumps(ids))
+    cursor = sqlite.execute(f"SELECT id, vector FROM embeddings WHERE {condition} ORDER BY id", (parameter,))
+    row_bytes = metadata.row_bytes
+    while rows := cursor.fetchmany(max(1, CHUNK_BYTES // row_bytes)):
+        found = np.array([id_ for id_, _ in rows], dtype=np.int64)
+        if others := {len(vector) for _, vector in rows} - {row_bytes}:
+            raise WorkError(
+                f"the gallery is damaged: an embedding takes {row_bytes} bytes, and among those of the records {found[0]} to "
+                f"{found[-1]} there are some of {max(others)}; restore it from a backup"
+            )
+        joined = bytearray().join([vector for _, vector in rows])  # torch does not take what may not be written
+        yield found, np.frombuffer(joined, dtype=metadata.stored_type).reshape(-1, metadata.embed_dim)
 
 
 def ids_with_attribute(sqlite: sqlite3.Connection, name: str, value: AttributeValue) -> npt.NDArray[np.int64]:
@@ -139,11 +118,11 @@ def ids_with_attribute(sqlite: sqlite3.Connection, name: str, value: AttributeVa
 
 
 def remove_records(
-    sqlite: sqlite3.Connection, *, ids: Iterable[int] | None, pid: Identity | None, enrolled_before_s: float | None
+    sqlite: sqlite3.Connection, ids: Sequence[int] | None, pid: Identity | None, enrolled_before_s: float | None
 ) -> int:
-    """Remove records by one of the conditions, within a write transaction; how many there were."""
+    """Remove records by the one condition that is not None, within a write transaction, and return how many there were."""
     if ids is not None:
-        found = sqlite.execute(f"SELECT id FROM records WHERE id IN {_LISTED}", (json.dumps(list(ids)),))
+        found = sqlite.execute(f"SELECT id FROM records WHERE id IN {_LISTED}", (json.dumps(ids),))
     elif pid is not None:
         found = sqlite.execute("SELECT id FROM records WHERE pid = ?", (name_number(pid),))
     else:
@@ -153,15 +132,12 @@ def remove_records(
         sqlite.execute(f"DELETE FROM {table} WHERE id IN {_LISTED}", (chosen,))
     count = sqlite.execute(f"DELETE FROM records WHERE id IN {_LISTED}", (chosen,)).rowcount
     if count:
-        _forget_names(sqlite)
-        sqlite.execute(
-            "UPDATE state SET generation = generation + 1, removals = removals + 1, num_records = num_records - ?", (count,)
-        )
+        _note_edit(sqlite, count)
     return count
 
 
 def update_records(sqlite: sqlite3.Connection, ids: Sequence[int], labels: RecordLabels) -> int:
-    """Change the labels of records, within a write transaction; how many have others now.
+    """Change the labels of records, within a write transaction, and return how many have others now.
 
     Raises:
         RecordsMissingError: There is no record with one of the ids.
@@ -181,21 +157,26 @@ def update_records(sqlite: sqlite3.Connection, ids: Sequence[int], labels: Recor
     after = read_records(sqlite, ids, thumbnails=False)
     count = sum(before[id_] != after[id_] for id_ in before)
     if count:
-        _forget_names(sqlite)
-        sqlite.execute("UPDATE state SET generation = generation + 1, removals = removals + 1")
+        _note_edit(sqlite)
     return count
+
+
+def _note_edit(sqlite: sqlite3.Connection, num_removed: int = 0) -> None:
+    """Tell other processes of it, and remove the names that no record has any more."""
+    query = "UPDATE state SET generation = generation + 1, removals = removals + 1, num_records = num_records - ?"
+    sqlite.execute(query, (num_removed,))
+    if read_names(sqlite):
+        sqlite.execute("DELETE FROM names WHERE number NOT IN (SELECT pid FROM records WHERE pid IS NOT NULL)")
+
+
+def _has_names(sqlite: sqlite3.Connection) -> bool:
+    (version,) = sqlite.execute("PRAGMA user_version").fetchone()
+    return bool(version == FORMAT_VERSION)
 
 
 def read_names(sqlite: sqlite3.Connection) -> dict[int, str]:
     """Return the names of identities by their numbers; a file of format 1 has none."""
-    (version,) = sqlite.execute("PRAGMA user_version").fetchone()
-    return dict(sqlite.execute("SELECT number, name FROM names")) if version >= FORMAT_WITH_NAMES else {}
-
-
-def _forget_names(sqlite: sqlite3.Connection) -> None:
-    """Remove the names that no record has any more."""
-    if read_names(sqlite):
-        sqlite.execute("DELETE FROM names WHERE number NOT IN (SELECT pid FROM records WHERE pid IS NOT NULL)")
+    return dict(sqlite.execute("SELECT number, name FROM names")) if _has_names(sqlite) else {}
 
 
 def _numbered(sqlite: sqlite3.Connection, identities: Collection[Identity | None]) -> dict[Identity | None, int | None]:
@@ -203,26 +184,8 @@ def _numbered(sqlite: sqlite3.Connection, identities: Collection[Identity | None
     numbers = {identity: None if identity is None else name_number(identity) for identity in identities}
     names = [(number, name) for name, number in numbers.items() if isinstance(name, str)]
     if names:
-        prepare_names(sqlite)
+        if not _has_names(sqlite):
+            sqlite.execute("CREATE TABLE names (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
+            sqlite.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
         sqlite.executemany("INSERT OR IGNORE INTO names VALUES (?, ?)", names)
     return numbers
-
-
-def _picked(new: Sequence[tuple[int, int]], records: Sequence[NewRecord]) -> Iterator[tuple[int, NewRecord]]:
-    return ((id_, records[position]) for id_, position in new)
-
-
-def _batches(
-    cursor: sqlite3.Cursor, dtype: np.dtype[Any], embed_dim: int
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
-    row_bytes = dtype.itemsize * embed_dim
-    count = max(1, 2**22 // row_bytes)
-    while rows := cursor.fetchmany(count):
-        ids = np.array([id_ for id_, _ in rows], dtype=np.int64)
-        sizes = {len(vector) for _, vector in rows}
-        if sizes != {row_bytes}:
-            raise WorkError(
-                f"the gallery is damaged: an embedding takes {row_bytes} bytes, and among those of the records {ids[0]} to "
-                f"{ids[-1]} there are some of {max(sizes - {row_bytes})}; restore it from a backup"
-            )
-        yield ids, np.frombuffer(b"".join([vector for _, vector in rows]), dtype=dtype).reshape(-1, embed_dim)

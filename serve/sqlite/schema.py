@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from hat.errors import UsageError, WorkError
 
 from ..gallery.binding import Binding, binding_to_json
@@ -19,16 +21,7 @@ APPLICATION_ID = 0x48415447
 """Tells a gallery from the SQLite files of other programs: "HATG"."""
 
 FORMAT_VERSION = 2
-"""Newest version of the tables that is read; a file of a newer one is refused."""
-
-FORMAT_WITH_NAMES = 2
-"""Version in which identities may have names. A file becomes one with its first name, and is of version 1 until then."""
-
-PAGE_BYTES = 8192
-"""Embeddings are blobs of some kilobytes, which larger pages write faster; much larger ones waste space."""
-
-LOG_PAGES = 512
-"""The log is taken into the file whenever it has grown to 4 MiB: each time the disk is waited for once more."""
+"""Newest version of the tables that is read: identities may have names. A file is of version 1 until it has its first name."""
 
 SCHEMA = f"""
 PRAGMA application_id = {APPLICATION_ID};
@@ -78,6 +71,11 @@ class GalleryMetadata:
     stored_type: StoredType
     embed_dim: int
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of an embedding."""
+        return np.dtype(self.stored_type).itemsize * self.embed_dim
+
 
 @dataclass(frozen=True)
 class State:
@@ -93,8 +91,7 @@ def create_file(path: Path, binding: Binding, stored_type: StoredType) -> None:
     """Make an empty gallery; it appears at its path whole or not at all. One that is there already is left as it is.
 
     Raises:
-        UsageError: There is no such folder, or it may not be written.
-        WorkError: It cannot be written.
+        HatError: There is no such folder, or it cannot be written.
     """
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
     facts = {
@@ -106,13 +103,26 @@ def create_file(path: Path, binding: Binding, stored_type: StoredType) -> None:
     }
     try:
         with sqlite_errors(path, 0), contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
-            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            # Embeddings are blobs of some kilobytes, which larger pages write faster; much larger ones waste space.
+            connection.execute("PRAGMA page_size = 8192")
             (journal,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if journal != "wal":
                 raise WorkError(f"{path}: this file system does not let SQLite keep a write-ahead log; choose a local folder")
             connection.executescript(f"BEGIN; {SCHEMA} COMMIT")
             connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
-        _let_appear(unfinished, path)
+        try:
+            os.link(unfinished, path)  # unlike a move it never replaces what another process has just made
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links
+            if not path.exists():
+                unfinished.replace(path)
+        if hasattr(os, "O_DIRECTORY"):
+            descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)  # of the folder, which has the name
+            finally:
+                os.close(descriptor)
     except OSError as error:
         raise WorkError(f"{path} cannot be made: {error.strerror or error}") from error
     finally:
@@ -138,23 +148,21 @@ def prepare_connection(connection: SqliteConnection) -> None:
             raise UsageError(
                 f"{connection.path} is of format {version}, this version reads up to {FORMAT_VERSION}: update hat-reid"
             )
-        _check_whole_pages(connection.path, *sqlite.execute("PRAGMA page_size").fetchone())
+        (page_bytes,) = sqlite.execute("PRAGMA page_size").fetchone()
+        log = connection.path.with_name(f"{connection.path.name}-wal")
+        is_settled = not log.exists() or log.stat().st_size == 0  # else a page may be on its way from the log
+        # SQLite itself sees when whole pages are missing; a page that was cut off it would fill up with zeros.
+        if is_settled and connection.path.stat().st_size % page_bytes:
+            raise WorkError(f"{connection.path} is damaged: it was cut off within a page; restore it from a backup")
         if connection.read_only:
             sqlite.execute("PRAGMA query_only = ON")
         else:
             sqlite.execute("PRAGMA journal_mode = WAL")
             sqlite.execute("PRAGMA synchronous = FULL")  # what was acknowledged outlives a loss of power
             sqlite.execute("PRAGMA fullfsync = ON")  # the same on macOS, where a plain flush stops at the drive's cache
-            sqlite.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+            # The log is taken into the file whenever it has grown to 4 MiB: each time the disk is waited for once more.
+            sqlite.execute("PRAGMA wal_autocheckpoint = 512")
             sqlite.execute("PRAGMA secure_delete = ON")  # what was removed is overwritten with zeros
-
-
-def prepare_names(sqlite: sqlite3.Connection) -> None:
-    """Make a file of version 1 one that has names of identities, within a write transaction."""
-    (version,) = sqlite.execute("PRAGMA user_version").fetchone()
-    if version < FORMAT_WITH_NAMES:
-        sqlite.execute("CREATE TABLE names (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
-        sqlite.execute(f"PRAGMA user_version = {FORMAT_WITH_NAMES}")
 
 
 def read_metadata(sqlite: sqlite3.Connection, path: Path) -> GalleryMetadata:
@@ -183,27 +191,3 @@ def read_state(sqlite: sqlite3.Connection) -> State:
     if row is None:
         raise WorkError("the gallery is damaged: its state is missing; restore it from a backup")
     return State(*row)
-
-
-def _check_whole_pages(path: Path, page_bytes: int) -> None:
-    """SQLite itself sees when whole pages are missing; a page that was cut off it would fill up with zeros."""
-    log = path.with_name(f"{path.name}-wal")
-    is_settled = not log.exists() or log.stat().st_size == 0  # else a page may be on its way from the log
-    if is_settled and path.stat().st_size % page_bytes:
-        raise WorkError(f"{path} is damaged: it was cut off within a page; restore it from a backup")
-
-
-def _let_appear(unfinished: Path, path: Path) -> None:
-    try:
-        os.link(unfinished, path)  # unlike a move it never replaces what another process has just made
-    except FileExistsError:
-        return
-    except OSError:  # a file system without hard links
-        if not path.exists():
-            unfinished.replace(path)
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -24,7 +24,6 @@ from hat.io.atomic_output import atomic_output, clear_leftovers
 from .schema import GalleryMetadata
 
 PAGE = 4096
-FORMAT_VERSION = 1
 
 VectorMap = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]
 """(n,) ids, ascending, and (n, embed_dim) vectors that are read from the file as they are used."""
@@ -53,12 +52,8 @@ def write_map(
 ) -> VectorMap:
     """Write the file again, or a nameless one for this process where none may be written beside the gallery.
 
-    Args:
-        sqlite: In the read transaction that ``ids`` and ``vectors`` come from.
-        path: The gallery's file.
-        metadata: What the gallery is.
-        ids: (n,) ids of all records, ascending.
-        vectors: Their vectors, in pieces.
+    ``ids`` (n,) are those of all records, ascending, and ``vectors`` their vectors, in pieces; both come from the read
+    transaction that ``sqlite`` is in.
 
     Raises:
         WorkError: There is no room for it, or the gallery is damaged.
@@ -71,7 +66,7 @@ def write_map(
         file.write(ids.tobytes())
         file.seek(_start_of_vectors(len(ids)))
         for block in vectors:
-            file.write(np.ascontiguousarray(block).data)
+            file.write(block.data)
         file.flush()
         return _mapped(file, metadata, header)
 
@@ -109,7 +104,7 @@ def _start_of_vectors(num_rows: int) -> int:
 def _header(metadata: GalleryMetadata, commit: tuple[int, int], num_rows: int, ids_crc32: int) -> dict[str, Any]:
     return {
         "kind": "hat gallery vectors",
-        "format": FORMAT_VERSION,
+        "format": 1,
         "gallery_id": metadata.gallery_id,
         "last_id": commit[0],
         "token": commit[1],
@@ -122,14 +117,14 @@ def _header(metadata: GalleryMetadata, commit: tuple[int, int], num_rows: int, i
 
 def _mapped(file: IO[bytes], metadata: GalleryMetadata, header: dict[str, Any]) -> VectorMap | None:
     """Return the content of a file; None where it is not as long as its header says, or the ids are others."""
-    num_rows, dtype = header["num_rows"], np.dtype(metadata.stored_type)
+    num_rows = header["num_rows"]
     start = _start_of_vectors(num_rows)
-    if num_rows < 1 or os.fstat(file.fileno()).st_size != start + num_rows * metadata.embed_dim * dtype.itemsize:
+    if num_rows < 1 or os.fstat(file.fileno()).st_size != start + num_rows * metadata.row_bytes:
         return None
     file.seek(PAGE)
     ids = np.frombuffer(file.read(num_rows * 8), dtype=np.int64)
     if zlib.crc32(ids.tobytes()) != header["ids_crc32"]:
         return None
     # Copied on writing, and never written: torch does not take what may not be written.
-    vectors = np.memmap(file, dtype=dtype, mode="c", offset=start, shape=(num_rows, metadata.embed_dim))
-    return ids, np.asarray(vectors)
+    shape = (num_rows, metadata.embed_dim)
+    return ids, np.asarray(np.memmap(file, metadata.stored_type, mode="c", offset=start, shape=shape))

@@ -10,6 +10,7 @@ import numpy as np
 
 from hat.preprocessing import Preprocessing
 from hat.serve import Binding, NewRecord
+from hat.serve.gallery.identities import name_number
 from hat.serve.sqlite.gallery import SqliteGallery
 
 EMBED_DIM = 8
@@ -48,11 +49,13 @@ def new_records(names, **values):
 
 
 def passes(record, where):
-    """Whether a record passes a filter, in the words of its documentation."""
+    """Whether a record passes a filter, in the words of its documentation; names may be there as stores number them."""
     return (
         (where.camids is None or (record.camid is not None and record.camid in where.camids))
         and (record.camid is None or record.camid not in where.exclude_camids)
-        and (where.pids is None or (record.pid is not None and record.pid in where.pids))
+        and (
+            where.pids is None or (record.pid is not None and not where.pids.isdisjoint({record.pid, name_number(record.pid)}))
+        )
         and (where.since_s is None or (record.time_s is not None and record.time_s >= where.since_s))
         and (where.until_s is None or (record.time_s is not None and record.time_s < where.until_s))
         and record.id not in where.exclude_ids

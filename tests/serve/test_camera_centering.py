@@ -1,12 +1,14 @@
 """Search with the means of cameras subtracted, against sums made by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from gallery_cases import BINDING, new_record
 from memory_gallery import MemoryGallery
 
 from hat.errors import UsageError
-from hat.preprocessing import Preprocessing
-from hat.serve import Binding, Filter, NewRecord, search_gallery
+from hat.serve import Filter, search_gallery
 from hat.serve.search.camera_centering import CenteredGallery
 from hat.serve.search.query_embeddings import Query
 
@@ -16,13 +18,8 @@ def unit(rows):
 
 
 def gallery_of(vectors, camids):
-    binding = Binding(
-        fingerprint="f", name="n", model={}, preprocessing=Preprocessing(), source_sha256="s", precision="fp32",
-        embed_dim=vectors.shape[1],
-    )  # fmt: skip
-    gallery = MemoryGallery(binding)
-    records = [NewRecord(content_hash=f"{n:064x}", source=str(n), camid=camid) for n, camid in enumerate(camids)]
-    gallery.add(vectors, records)
+    gallery = MemoryGallery(replace(BINDING, embed_dim=vectors.shape[1]))
+    gallery.add(vectors, [new_record(n, camid=camid) for n, camid in enumerate(camids)])
     return gallery
 
 

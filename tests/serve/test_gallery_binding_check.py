@@ -1,14 +1,15 @@
 """A gallery belongs to the model that made it; another is refused with every difference, a verified compatible model is not."""
 
 import dataclasses
+import json
 
 import pytest
 from gallery_cases import BINDING, new_records, open_small, unit_rows
 
-from hat.errors import UsageError
+from hat.errors import UsageError, WorkError
 from hat.preprocessing import Preprocessing
 from hat.serve import CompatibleModel, Gallery
-from hat.serve.gallery.binding import binding_from_json, binding_to_json
+from hat.serve.gallery.binding import binding_from_json, binding_to_json, read_compatible_model
 
 SIBLING = dataclasses.replace(BINDING, fingerprint="c" * 64, precision="int8")
 
@@ -73,3 +74,58 @@ def test_binding_from_json_reads_what_earlier_versions_called_siblings():
     binding = dataclasses.replace(BINDING, compatible_models=(other,))
     text = binding_to_json(binding).replace('"compatible_models"', '"siblings"')
     assert '"siblings"' in text and binding_from_json(text, "g") == binding
+
+
+def report_with(change, path):
+    """What ``hat verify --report-json`` writes of two files, the second of which is `SIBLING`."""
+    checks = [{"level": "embedding", "name": "worst cosine", "value": 0.991, "passed": True}]
+    report = {
+        "passed": True,
+        "reference": "market",
+        "reference_fingerprint": BINDING.fingerprint,
+        "num_images": 256,
+        "candidates": [
+            {"name": "other", "fingerprint": None, "passed": False, "checks": []},
+            {"name": "market-int8", "fingerprint": SIBLING.fingerprint, "passed": True, "checks": checks},
+        ],
+    }
+    change(report)
+    path.write_text(json.dumps(report))
+    return path
+
+
+def test_read_compatible_model_takes_the_worst_cosine(tmp_path):
+    path = report_with(lambda report: None, tmp_path / "verify.json")
+    expected = CompatibleModel(fingerprint="c" * 64, precision="int8", worst_cosine=0.991)
+    assert read_compatible_model(path, BINDING, SIBLING, min_cosine=0.99) == expected
+    for candidate, sentence in (
+        (BINDING, "nothing to accept"),
+        (dataclasses.replace(SIBLING, source_sha256="e" * 64), "is of other weights"),
+        (dataclasses.replace(SIBLING, preprocessing=Preprocessing(height=384)), "prepares images in another way"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            read_compatible_model(path, BINDING, candidate, min_cosine=0.99)
+    with pytest.raises(UsageError, match="No such file"):
+        read_compatible_model(tmp_path / "none.json", BINDING, SIBLING, min_cosine=0.99)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "sentence"),
+    [
+        (lambda report: report.update(reference_fingerprint="1" * 64), UsageError, "is not the model that made the gallery"),
+        (lambda report: report.update(reference_fingerprint=None), UsageError, "names no fingerprints"),
+        (lambda report: report["candidates"].pop(), UsageError, "none of its candidates is this file"),
+        (lambda report: report["candidates"][1].update(passed=False), WorkError, "did not pass"),
+        (lambda report: report["candidates"][1].update(passed="yes"), UsageError, "no report of hat verify"),
+        (lambda report: report["candidates"][1]["checks"][0].update(value=0.97), WorkError, "cosine of 0.9700"),
+        (lambda report: report["candidates"][1]["checks"][0].update(value=float("nan")), WorkError, "cosine of nan"),
+        (lambda report: report["candidates"][1]["checks"][0].update(value=None), WorkError, "cosine of nan"),
+        (lambda report: report["candidates"][1].update(checks="none"), UsageError, "no report of hat verify"),
+        (lambda report: report.update(num_images=8), UsageError, "8 images were compared"),
+        (lambda report: report.clear(), UsageError, "no report of hat verify"),
+    ],
+)
+def test_read_compatible_model_refuses_other_and_failed_reports(tmp_path, change, error, sentence):
+    path = report_with(change, tmp_path / "verify.json")
+    with pytest.raises(error, match=sentence):
+        read_compatible_model(path, BINDING, SIBLING, min_cosine=0.99)

@@ -31,7 +31,7 @@ def assert_same(found, expected):
     np.testing.assert_array_equal(found[1], expected[1])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     num_rows=st.integers(1, 300),

@@ -61,7 +61,7 @@ def test_a_file_that_may_grow_no_further(filled):
         "from hat.errors import WorkError\n"
         "gallery = SqliteGallery.open(sys.argv[1])\n"
         "try:\n"
-        "    gallery.add(unit_rows(20000, 1), new_records(range(100, 20100)))\n"
+        "    gallery.add(unit_rows(5000, 1), new_records(range(100, 5100)))\n"
         "except WorkError as error:\n"
         "    print(error)\n"
         "assert len(gallery) == 50 and len(gallery.search(unit_rows(1), 3).ids[0]) == 3\n"
@@ -222,27 +222,31 @@ def test_odd_names_are_names(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
-@pytest.mark.parametrize(("file_mode", "folder_mode"), [(0o444, 0o755), (0o666, 0o555), (0o000, 0o755)])
-def test_who_may_not_write_is_told_and_may_read(file_mode, folder_mode):
-    folder = Path(tempfile.mkdtemp())  # not tmp_path, which its owner alone may enter
+def test_who_may_not_write_is_told_and_may_read():
+    modes = [(0o444, 0o755), (0o666, 0o555), (0o000, 0o755)]  # of the file and of its folder
+    folders = [Path(tempfile.mkdtemp()) for _ in modes]  # not tmp_path, which its owner alone may enter
     try:
-        open_small(folder / "g").close()
-        (folder / "g").chmod(file_mode)
-        folder.chmod(folder_mode)
+        for folder, (file_mode, folder_mode) in zip(folders, modes, strict=True):
+            open_small(folder / "g").close()
+            (folder / "g").chmod(file_mode)
+            folder.chmod(folder_mode)
         code = (
             "from hat.errors import UsageError\n"
-            "try:\n    SqliteGallery.open(sys.argv[1])\nexcept UsageError as error:\n    print(error)\n"
-            "try:\n    print(len(SqliteGallery.open(sys.argv[1], read_only=True)))\n"
-            "except UsageError as error:\n    print(error)\n"
-            "try:\n    open_small(sys.argv[1] + '2')\nexcept UsageError as error:\n    print(error)\n"
+            "for folder in sys.argv[1:]:\n"
+            "    for name, options in (('g', {}), ('g', {'read_only': True}), ('g2', {})):\n"
+            "        try:\n            print(len(open_small(f'{folder}/{name}', **options)))\n"
+            "        except UsageError as error:\n            print(error)\n"
         )
-        done = run_as_somebody(code, folder / "g")
-        to_write, to_read, to_make = done.stdout.splitlines()
-        assert "open it to be read only" in to_write and "may not be written" in to_make, done.stderr
-        assert to_read == "0" if file_mode else "cannot be opened" in to_read
+        done = run_as_somebody(code, *folders)
+        lines = done.stdout.splitlines()
+        assert len(lines) == 9, done.stderr
+        for (file_mode, _), to_write, to_read, to_make in zip(modes, lines[::3], lines[1::3], lines[2::3], strict=True):
+            assert "open it to be read only" in to_write and "may not be written" in to_make
+            assert to_read == "0" if file_mode else "cannot be opened" in to_read
     finally:
-        folder.chmod(0o755)
-        shutil.rmtree(folder)
+        for folder in folders:
+            folder.chmod(0o755)
+            shutil.rmtree(folder)
 
 
 def test_a_gallery_is_opened_without_torch(filled):

@@ -55,7 +55,7 @@ def filled(request, tmp_path_factory):
         yield gallery, vectors.astype(request.param)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(where=filters, seed=st.integers(0, 100), top=st.integers(1, 70))
 def test_the_nearest_of_those_that_pass(filled, where, seed, top):
     gallery, vectors = filled
@@ -67,23 +67,10 @@ def test_the_nearest_of_those_that_pass(filled, where, seed, top):
     assert_neighbors(gallery.search(queries, top, where), expected)
 
 
-def test_the_filters_of_this_file_pass_some_and_not_all(filled):
-    """Else the test above would compare little."""
+def test_an_attribute_that_is_true_is_not_one(filled):
     gallery, _ = filled
-    for where in (
-        Filter(camids=frozenset([1, 2])),
-        Filter(exclude_camids=frozenset([1])),
-        Filter(pids=frozenset([3])),
-        Filter(since_s=4.0),
-        Filter(until_s=4.0),
-        Filter(exclude_ids=frozenset([1])),
-        Filter(attributes={"hat": True}),
-        Filter(attributes={"hat": 1}),
-        Filter(attributes={"color": "red"}),
-    ):
-        assert 0 < len(gallery.ids(where)) < len(gallery)
-    assert set(gallery.ids(Filter(attributes={"hat": 1}))).isdisjoint(gallery.ids(Filter(attributes={"hat": True})))
-    assert gallery.ids(Filter(attributes={"hat": 1})).tolist() == gallery.ids(Filter(attributes={"hat": 1.0})).tolist()
+    true, one, real = (gallery.ids(Filter(attributes={"hat": value})).tolist() for value in (True, 1, 1.0))
+    assert true and one == real != [] and set(one).isdisjoint(true)
 
 
 @pytest.mark.parametrize(

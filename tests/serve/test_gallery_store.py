@@ -74,7 +74,8 @@ def test_a_record_may_have_been_enrolled_before_and_never_later(gallery):
     assert old.enrolled_s == 1000.0 and all(now <= record.enrolled_s <= time.time() for record in rest)
     with pytest.raises(UsageError, match="enrolled_s: expected seconds since 1970"):
         gallery.add(unit_rows(1), [new_record("d", enrolled_s=math.nan)])
-    assert gallery.remove(enrolled_before_s=now - 1) == 1 and gallery.ids().tolist() == [2, 3]
+    assert gallery.remove(enrolled_before_s=1000.0) == 0
+    assert gallery.remove(enrolled_before_s=np.nextafter(1000.0, np.inf)) == 1 and gallery.ids().tolist() == [2, 3]
 
 
 def test_removed_records_are_gone_and_their_ids_are_never_given_again(gallery):
@@ -94,15 +95,6 @@ def test_removed_records_are_gone_and_their_ids_are_never_given_again(gallery):
     assert gallery.get([7])[0].pid is None and gallery.search(rows[:1], 1).ids.item() in (7, 9)
 
 
-def test_removal_by_the_time_of_enrollment(gallery):
-    rows = unit_rows(3)
-    gallery.add(rows[:2], new_records("ab"))
-    (cut,) = {record.enrolled_s for record in gallery.get([1, 2])}
-    assert gallery.remove(enrolled_before_s=cut) == 0
-    assert gallery.remove(enrolled_before_s=np.nextafter(cut, np.inf)) == 2
-    assert len(gallery) == 0
-
-
 @pytest.mark.parametrize(
     "conditions", [{}, {"ids": [1], "pid": 2}, {"enrolled_before_s": float("nan")}, {"enrolled_before_s": "x"}]
 )
@@ -117,6 +109,8 @@ def test_an_empty_gallery_and_no_queries(gallery):
     found = gallery.search(unit_rows(2), 3)
     assert (found.ids == -1).all() and np.isnan(found.similarities).all() and found.ids.shape == (2, 3)
     assert gallery.add(np.empty((0, EMBED_DIM), dtype=np.float32), []) == []
+    with pytest.raises(UsageError, match="got 1 records and 2 embeddings"):
+        gallery.add(unit_rows(2), new_records("a"))
     assert gallery.get([]) == [] and gallery.embeddings([]).shape == (0, EMBED_DIM) and list(gallery.records()) == []
     gallery.add(unit_rows(1), new_records("a"))
     assert gallery.search(np.empty((0, EMBED_DIM), dtype=np.float32), 3).ids.shape == (0, 3)
@@ -165,7 +159,7 @@ def test_what_is_no_embedding_is_refused(gallery, embeddings, message):
     [
         ({"content_hash": "abc"}, "content_hash: expected a SHA-256"),
         ({"content_hash": "A" * 64}, "64 lower-case hexadecimal"),
-        ({"source": "x" * 5000}, "source: expected text of at most 4096"),
+        ({"source": "x" * 5000}, "source has 5,000 characters, the limit is 4,096"),
         ({"source": "\udcff.jpg"}, "no valid Unicode"),
         ({"pid": 2**63}, "pid: expected a number between"),
         ({"pid": 1.5}, "pid: expected a whole number or a name, got 1.5"),
@@ -176,7 +170,7 @@ def test_what_is_no_embedding_is_refused(gallery, embeddings, message):
         ({"attributes": {"x": float("nan")}}, "attribute x"),
         ({"attributes": {"x": 2**70}}, "attribute x"),
         ({"attributes": {1: "x"}}, "name of an attribute"),
-        ({"attributes": {f"{i}": i for i in range(65)}}, "at most 64 attributes, got 65"),
+        ({"attributes": {f"{i}": i for i in range(65)}}, "65 attributes, the limit is 64"),
         ({"thumbnail": b""}, "thumbnail: expected JPEG bytes"),
         ({"thumbnail": bytes(2**20 + 1)}, "at most 1048576"),
     ],
@@ -185,11 +179,6 @@ def test_a_wrong_record_is_refused_with_all_that_came_with_it(gallery, values, m
     with pytest.raises(UsageError, match=message):
         gallery.add(unit_rows(2), [new_record("good"), new_record("bad", **values)])
     assert len(gallery) == 0
-
-
-def test_a_record_for_each_embedding(gallery):
-    with pytest.raises(UsageError, match="got 1 records and 2 embeddings"):
-        gallery.add(unit_rows(2), new_records("a"))
 
 
 def test_numbers_of_numpy_are_numbers(gallery):

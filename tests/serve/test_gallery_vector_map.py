@@ -101,18 +101,6 @@ def test_a_restored_backup_is_told_from_the_gallery_that_it_was(tmp_path, writte
     assert written == [25, 25]
 
 
-def test_one_from_before_a_backup_is_good_after_it_was_restored(tmp_path, written):
-    with filled(tmp_path) as gallery:
-        gallery.prepare()
-    shutil.copy(tmp_path / "g", tmp_path / "backup")
-    with open_small(tmp_path / "g", map_above_bytes=5 * ROW_BYTES) as gallery:
-        gallery.add(ROWS[50:55], new_records("abcde"))
-    shutil.copy(tmp_path / "backup", tmp_path / "g")
-    with open_small(tmp_path / "g", map_above_bytes=5 * ROW_BYTES) as gallery:
-        assert_finds(gallery, range(1, 21))
-    assert written == [20]
-
-
 def other_header(**values):
     def change(content):
         header = json.loads(content[: vector_map.PAGE]) | values

@@ -14,23 +14,14 @@ from hypothesis import strategies as st
 from hat.errors import UsageError
 from hat.serve import Filter, Record
 from hat.serve.gallery.record_checks import checked_filter, checked_records
-from hat.serve.milvus.rows import (
-    MAX_THUMBNAIL_BYTES,
-    batches,
-    filter_expression,
-    hash_expression,
-    ids_expression,
-    range_expression,
-    record_of,
-    row_of,
-)
+from hat.serve.milvus.rows import MAX_THUMBNAIL_BYTES, among, batches, filter_expression, record_of, row_of
 
 VECTOR = np.ones(4, np.float32) / 2
 HOSTILE = ['"', "\\", "' or id > 0 or '", '") or (id > 0', "\x00", "é🙂", "a" * 4000, "%", "{x}", "\n"]
 TEXTS = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=200))
 NUMBERS = st.integers(-(2**62) + 1, 2**63 - 1)  # what lies below stands for names
 VALUES = st.one_of(TEXTS, NUMBERS, st.floats(allow_nan=False, allow_infinity=False), st.booleans())
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=25, deadline=None)
 
 
 def row(**facts):
@@ -90,8 +81,8 @@ def test_a_record_comes_back_as_it_was(source, number, time_s, attributes, thumb
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({"time_s": -1.7e308}, "for what is not known"),
-        ({"camid": -(2**63)}, "for what is not known"),
+        ({"time_s": -1.7e308}, "expected seconds"),  # what stands for an unknown one
+        ({"camid": -(2**63)}, "at most 64 bits"),
         ({"attributes": {str(n): "é" * 4096 for n in range(9)}}, "bytes as JSON, Milvus keeps 65,535"),
         ({"thumbnail": bytes(MAX_THUMBNAIL_BYTES + 1)}, "make it smaller"),
     ],
@@ -99,9 +90,6 @@ def test_a_record_comes_back_as_it_was(source, number, time_s, attributes, thumb
 def test_what_milvus_cannot_keep_is_refused(facts, words):
     with pytest.raises(UsageError, match=words):
         row(**facts)
-
-
-def test_the_largest_thumbnail_fits_the_longest_text():
     assert len(row(thumbnail=bytes(MAX_THUMBNAIL_BYTES))["thumbnail"]) <= 65535
 
 
@@ -115,25 +103,24 @@ def test_the_largest_thumbnail_fits_the_longest_text():
         (Filter(exclude_camids=frozenset({2})), "(camid not in [2])"),
         (Filter(exclude_camids=frozenset({2**70})), ""),
         (Filter(exclude_ids=frozenset({2, np.int64(-5), 2**70})), "(id not in [-5, 2])"),
-        (Filter(since_s=1.5), "(time_s > -1.7e+308 and time_s >= 1.5)"),
-        (Filter(until_s=10**400), "(time_s > -1.7e+308 and time_s < 1.7976931348623157e+308)"),
-        (Filter(since_s=-math.inf), "(time_s > -1.7e+308 and time_s >= -1.7976931348623157e+308)"),
+        (Filter(since_s=1.5), "(time_s >= 1.5)"),
+        (Filter(until_s=10**300), "(time_s > -1.7e+308 and time_s < 1e+300)"),
+        (Filter(since_s=-math.inf), "(time_s >= -1e+300)"),
     ],
 )
 def test_filters_as_milvus_reads_them(where, expression):
-    assert filter_expression(where) == expression
+    assert filter_expression(checked_filter(where)) == expression
 
 
-def test_hashes_ids_and_ranges_as_milvus_reads_them():
-    assert hash_expression(["ff", "0a"]) == 'content_hash in ["0a", "ff"]'
-    assert ids_expression([np.int64(5), 1]) == "id in [1, 5]"
-    assert (range_expression(5, 7), range_expression(5, None)) == ("id > 5 and id <= 7", "id > 5")
+def test_among_lists_hashes_and_ids_as_milvus_reads_them():
+    assert among("content_hash", ["ff", "0a"]) == 'content_hash in ["0a", "ff"]'
+    assert among("id", [np.int64(5), 1]) == "id in [1, 5]"
 
 
 def test_messages_are_bounded_and_nothing_is_lost():
     rows = [row(thumbnail=bytes(size)) | {"id": size} for size in (1, 900, 40000, 10, 900, 20)]
-    parts = batches(rows, 5000)
+    parts = list(batches(rows, 5000))
     assert [one for part in parts for one in part] == rows
     assert [len(part) for part in parts] == [2, 1, 3]
     assert all(len(part) == 1 or len(json.dumps([one | {"embedding": []} for one in part])) < 5000 for part in parts)
-    assert batches([], 5000) == []
+    assert list(batches([], 5000)) == []

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from hat.errors import ConfigError, MissingExtraError, UsageError
-from hat.serve.ray import replica as ray_replica
-from hat.serve.ray.deployment import ReplicaPlan, application, deploy
-from hat.serve.ray.replica import Doorway
+from hat.serve.ray.deployment import BelowPrefix, ReplicaPlan, application, deploy
 
 PLAN = ReplicaPlan(model="nowhere.onnx", galleries={"people": "people.gallery"})
 
@@ -56,15 +54,14 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
         ("/a", "/v1", "/v1"),
     ],
 )
-def test_a_request_is_answered_by_its_path_below_the_prefix(root, path, below, monkeypatch):
+def test_a_request_is_answered_by_its_path_below_the_prefix(root, path, below):
     seen = []
 
     async def inner(scope, receive, send):
         seen.append(scope)
 
-    monkeypatch.setattr(ray_replica, "_open", [None, inner])
     scope = {"type": "http", "root_path": root, "path": path, "raw_path": path.encode(), "method": "GET"}
-    asyncio.run(Doorway()(scope, None, None))
+    asyncio.run(BelowPrefix(inner)(scope, None, None))
     assert (seen[0]["path"], seen[0]["raw_path"], seen[0]["method"]) == (below, below.encode(), "GET")
     assert root.strip("/") not in seen[0]["root_path"] or not root.strip("/")
     assert scope["path"] == path

@@ -129,7 +129,7 @@ class UnluckyGallery(MemoryGallery):
     def _fail(self, *arguments, **options):
         raise self.error
 
-    add = search = get = ids = ids_by_hash = counts = remove = vacuum = _fail
+    add = search = get = ids = page = ids_by_hash = counts = remove = vacuum = _fail
 
 
 FAILURES = [
