@@ -45,21 +45,13 @@ Array = npt.NDArray[np.float64]
 
 @dataclass
 class EqualizationGroup:
-    """Tensors whose channels must share their scales, since nothing but commuting operators lies between them.
+    """Tensors whose channels must share their scales, since nothing but commuting operators lies between them."""
 
-    Attributes:
-        producers: Convolutions that write them.
-        consumers: Convolutions that read them.
-        clips: The ReLU6-like operators between.
-        bounds: Where those cut.
-        is_closed: Nothing else reads or writes them.
-    """
-
-    producers: list[onnx.NodeProto] = field(default_factory=list)
-    consumers: list[onnx.NodeProto] = field(default_factory=list)
-    clips: list[onnx.NodeProto] = field(default_factory=list)
-    bounds: set[float] = field(default_factory=set)
-    is_closed: bool = True
+    producers: list[onnx.NodeProto] = field(default_factory=list)  # convolutions that write them
+    consumers: list[onnx.NodeProto] = field(default_factory=list)  # convolutions that read them
+    clips: list[onnx.NodeProto] = field(default_factory=list)  # the ReLU6-like operators between
+    bounds: set[float] = field(default_factory=set)  # where those cut
+    is_closed: bool = True  # nothing else reads or writes them
 
     @property
     def can_be_scaled(self) -> bool:

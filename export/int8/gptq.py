@@ -153,7 +153,7 @@ def round_to_steps(rows: Tensor, scale: Tensor, hessian: Tensor) -> Tensor:
         hessian: (groups, inputs, inputs) float64, sums of the products of any two inputs over positions.
 
     Returns:
-        (groups, channels, inputs): whole multiples of the steps, at most 127; those that were 127 still are.
+        (groups, channels, inputs): multiples of the steps, at most 127; those that were 127 still are.
     """
     # What varies most is rounded first (GPTQ's act-order), while there are many left to make it good.
     order = torch.argsort(hessian.diagonal(dim1=1, dim2=2), dim=1, descending=True)
@@ -195,10 +195,10 @@ def _factor(hessian: Tensor) -> Tensor:
 
 
 def _in_groups(parts: Sequence[_Rounding]) -> Iterator[list[_Rounding]]:
-    """Yield runs of layers whose Hessians fit into memory together."""
+    """Yield runs of layers whose Hessians fit into memory together; a layer that does not fit goes alone."""
     group: list[_Rounding] = []
     for part in parts:
-        if group and sum(other.hessian_size for other in group) + part.hessian_size > _MAX_HESSIAN_ELEMENTS:
+        if group and sum(other.hessian_size for other in (*group, part)) > _MAX_HESSIAN_ELEMENTS:
             yield group
             group = []
         group.append(part)

@@ -21,17 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerLoss:
-    """What quantizing one layer takes from the embedding.
+    """What quantizing one layer takes from the embedding, all others being in floating point."""
 
-    Attributes:
-        layer: Its name in the model.
-        worst: 1 - the worst cosine between embeddings with and without this layer quantized, all others in floating point.
-        mean: The same for the mean cosine.
-    """
-
-    layer: str
-    worst: float
-    mean: float
+    layer: str  # its name in the model
+    worst: float  # 1 - the worst cosine between embeddings with and without it quantized
+    mean: float  # the same for the mean cosine
 
 
 def measure_sensitivity(

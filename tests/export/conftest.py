@@ -63,14 +63,15 @@ def calibration(pixels):
 def onnx_files(small_model, calibration, tmp_path_factory):
     """Precision -> ONNX file of the small model, with what the export returned."""
     pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    from traced_once import traced_once
+
     from hat.export import export_onnx
 
     folder = tmp_path_factory.mktemp("onnx")
     made = {}
-    for precision in ("fp32", "fp16", "int8"):
-        path = folder / f"{precision}.onnx"
-        request = ExportRequest(
-            name="small", precision=precision, calibration=calibration if precision == "int8" else None, options={}
-        )
-        made[precision] = types.SimpleNamespace(path=path, info=export_onnx(small_model, path, request))
+    with traced_once():
+        for precision in ("fp32", "fp16", "int8"):
+            path = folder / f"{precision}.onnx"
+            request = ExportRequest("small", precision, calibration=calibration if precision == "int8" else None)
+            made[precision] = types.SimpleNamespace(path=path, info=export_onnx(small_model, path, request))
     return made

@@ -70,7 +70,8 @@ class Interpreter:
             for name in found:  # what nothing reads any more is let go: the maps of a large model fill the memory
                 if name is not None and reads[name] == 0:
                     values.pop(name, None)
-        return values[self.network.get_output(0).name].numpy()
+        result = values[self.network.get_output(0).name]
+        return (result.float() if result.dtype == torch.bfloat16 else result).numpy()
 
     def _layer(self, layer, inputs):
         kind = self.library.ILayer.type.fget(layer).name  # two kinds have a type of their own by the same name

@@ -7,11 +7,16 @@ model; float16 is computed literally by ONNX's reference evaluator; the fused pl
 import numpy as np
 import pytest
 import torch
+from convolution_graphs import convolution, graph, pictures, run
 from network_interpreter import Interpreter, parsed_network
+from onnx import TensorProto
 from tiny_hat import calmed
+from traced_once import traced_once
 
 import hat
 from hat.errors import MissingExtraError, WorkError
+from hat.export.int8.calibration import tensor_ranges
+from hat.export.int8.qdq_insertion import find_layers, insert_qdq
 from hat.export.request import Calibration, ExportRequest
 from hat.export.tensorrt.builder import build_engine
 from hat.export.tensorrt.options import EngineOptions
@@ -30,7 +35,7 @@ except MissingExtraError as missing:
 
 SLOW_LIMIT = pytest.mark.timeout(3600)
 WORST_COSINE = {"fp32": 0.999999, "fp16": 0.9995, "bf16": 0.998, "int8": 0.97, "fp8": 0.95}
-OPSETS = {"fp32": 18, "fp16": 18, "bf16": 22, "int8": 19, "fp8": 19}
+OPSETS = {"fp32": 19, "fp16": 19, "bf16": 22, "int8": 19, "fp8": 19}
 
 
 def noise(model, count=4, seed=0):
@@ -76,7 +81,8 @@ def small_files(small_model, pixels, tmp_path_factory):
             self[precision] = write_onnx(small_model, precision, folder, pixels, **plain)
             return self[precision]
 
-    return Files()
+    with traced_once():
+        yield Files()
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +112,27 @@ def test_the_parsed_network_embeds_as_the_model_does(precision, small_files, sma
 def test_the_parsed_network_of_the_edge_model_embeds_as_the_model_does(edge_file, edge_model):
     images = noise(edge_model, 2)
     assert (interpreted(edge_file, images) * expected(edge_model, images)).sum(axis=1).min() > WORST_COSINE["fp16"]
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp8"])
+def test_weights_that_numpy_has_no_type_for_are_computed_with(kind):
+    """The bindings give bfloat16 and float8 weights as objects without values."""
+    generator = np.random.default_rng(0)
+    constants = {"a.weight": generator.normal(size=(8, 3, 3, 3)) / 4, "b.weight": generator.normal(size=(4, 8, 1, 1)) / 2}
+    constants |= {"a.bias": generator.normal(size=8), "b.bias": generator.normal(size=4)}
+    nodes = [convolution("a", "x", "m", strides=[2, 1], pads=[0, 2, 1, 0]), convolution("b", "m", "y")]
+    proto, images = graph(nodes, constants), pictures(4)
+    reference = run(proto, images)
+    if kind == "bf16":
+        lower = graph(nodes, constants, element=TensorProto.BFLOAT16)
+    else:
+        proto.opset_import[0].version = 19
+        layers, ranges = find_layers(proto, attention=False), tensor_ranges(proto, ["Conv"], images)
+        lower = insert_qdq(proto, layers, ranges, kind="fp8")
+    network, _alive = parsed_network(TRT, lower.SerializeToString())
+    found = Interpreter(TRT.library, network).run(images)
+    error = np.abs(found - reference).max() / np.abs(reference).max()
+    assert 1e-4 < error < 0.06, "near the float32 graph, and not it"
 
 
 def test_an_interpreted_network_is_what_the_file_says_and_no_other(small_files, pixels, small_model, tmp_path):
@@ -216,7 +243,7 @@ def test_a_plan_with_a_type_that_is_unknown_is_refused():
 
 @pytest.mark.slow
 @SLOW_LIMIT
-@pytest.mark.parametrize("precision", list(WORST_COSINE))
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("name", list_models())
 def test_the_parsed_network_and_the_plan_of_every_preset(name, precision, tmp_path):
     torch.manual_seed(0)

@@ -10,12 +10,12 @@ from hat.export import onnx_source
 
 @contextlib.contextmanager
 def traced_once():
-    """While it lasts, graphs of the same class, type, opset and input are traced once. For tests with a single model."""
+    """While it lasts, graphs of the same configuration, type, opset and input are traced once, whatever their weights."""
     made = {}
     trace = onnx_source.trace_onnx
 
     def shared(graph, *, opset, input_type):
-        key = (type(graph).__name__, graph.dtype, opset, input_type)
+        key = (type(graph).__name__, repr(graph.config), graph.dtype, opset, input_type)
         if key not in made:
             made[key] = trace(graph, opset=opset, input_type=input_type).SerializeToString()
         return onnx.ModelProto.FromString(made[key])
