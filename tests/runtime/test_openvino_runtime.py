@@ -105,7 +105,7 @@ def test_images_that_are_not_its_own_are_refused(exported):
     path, pixels, _ = exported
     runtime = OpenVINORuntime(path)
     for wrong in (pixels[:, :, :16], pixels.astype(np.float32), pixels[0], pixels.transpose(0, 2, 3, 1)):
-        with pytest.raises(UsageError, match=r"expected \(B, 3, 32, 16\) uint8"):
+        with pytest.raises(UsageError, match=r"expected images \(B, 3, 32, 16\) uint8"):
             runtime.run(wrong)
 
 
