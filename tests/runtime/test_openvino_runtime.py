@@ -159,7 +159,7 @@ def test_a_precision_that_openvino_changes_without_a_word_is_caught(exported, mo
         (b"", "damaged or no OpenVINO file"),
         (b"<net><layers>", "damaged or no OpenVINO file"),
         (b"\x00\x01\x02", "damaged or no OpenVINO file"),
-        (b"<html></html>", "expected a <net>, got a <html>"),
+        (b"<html></html>", "is a web page and not a model"),
         (b'<net name="x" version="11"><layers/></net>', "was not made by hat export"),
         (b"<net><rt_info><hat_reid/></rt_info></net>", "was not made by hat export"),
         (b'<net><rt_info><hat_reid value="{}"/></rt_info></net>', "is missing"),
