@@ -1,11 +1,24 @@
-"""One small trained-looking model and its ONNX files, traced once for all tests: tracing takes seconds."""
+"""One small trained-looking model and its ONNX files; whatever is exported is traced once for all tests."""
 
+import importlib.util
 import types
 
 import numpy as np
 import pytest
 
 from hat.export.request import Calibration, ExportRequest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_trace():
+    """Share traces among all tests of this folder, where exporting is possible at all."""
+    if importlib.util.find_spec("onnx") is None:
+        yield
+        return
+    from traced_once import traced_once
+
+    with traced_once():
+        yield
 
 
 @pytest.fixture(scope="session")
