@@ -106,7 +106,8 @@ def export(
 
     adopted = adopted_info(path, to) if path.suffix.lower() == ".xml" else None
     model: ExportSource | None = file
-    if known := adopted or (file and file.info):
+    known = adopted or (file.info if file else None)
+    if known is not None:
         metrics, preprocessing = known.metrics, known.preprocessing
     else:
         model, metrics = _load(path)

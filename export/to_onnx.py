@@ -116,7 +116,7 @@ def default_request(source: ExportSource, name: str) -> ExportRequest:
 
 
 def _as_quantized(source: OnnxSource, request: ExportRequest) -> onnx.ModelProto:
-    """Return the graph of a file that was quantized before: with the ranges that its calibration gave, and no others."""
+    """Return the graph of a file that was quantized before."""
     options = dict(request.options)
     runs_on = {"cpu": "a CPU", "tensorrt": "TensorRT"}
     made_for, wanted = runs_on.get(str(source.scheme)), runs_on.get(str(options.pop("scheme", "tensorrt")))

@@ -39,55 +39,38 @@ class Turn:
 
 @dataclass(frozen=True)
 class Speed:
-    """One candidate at one batch size.
+    """One candidate at one batch size; times are in seconds over all rounds.
 
-    Attributes:
-        mode: ``"embedding"`` from pixels to embeddings, ``"end-to-end"`` from files to embeddings.
-        images_per_s: Median over the rounds.
-        p50_s: Median time of a run in seconds, over all rounds; end to end the time from one batch's result to the next one's.
-        ratio: To the first candidate at the same batch and mode: median of the ratios within each round, which what happens to
-            the whole machine between two rounds leaves alone.
-        utilization: Of the measured peak in its precision, in [0, 1]; None where it cannot be told.
-        rounds: Images in a second, round by round.
-        num_runs: Runs behind the percentiles.
+    End to end, the time of a run is that from one batch's result to the next one's. The ratio to the first candidate is the
+    median of the ratios within each round, which what happens to the whole machine between two rounds leaves alone.
     """
 
-    mode: str
+    mode: str  # "embedding" from pixels to embeddings, "end-to-end" from files to embeddings
     batch: int
-    images_per_s: float
+    images_per_s: float  # median over the rounds
     p50_s: float
     p95_s: float
     p99_s: float
     ratio: float
-    utilization: float | None
-    rounds: tuple[float, ...]
-    num_runs: int
+    utilization: float | None  # of the measured peak in its precision, in [0, 1]; None where it cannot be told
+    rounds: tuple[float, ...]  # images in a second, round by round
+    num_runs: int  # behind the percentiles
 
 
 @dataclass(frozen=True)
 class CandidateSpeed:
-    """All about one candidate.
-
-    Attributes:
-        num_operations: For one image.
-        peak_bytes: Peak of resident memory of its process, which holds nothing else.
-        process_bytes: Peak of that process before the candidate was opened: Python and libraries.
-        device_bytes: Memory that it took of a GPU.
-        accuracy: mAP and the like, in [0, 1]; empty where they are not known.
-        accuracy_source: Where they are from.
-        speeds: One for each mode and batch size.
-    """
+    """All about one candidate."""
 
     name: str
     runtime: str
     precision: str
-    num_operations: int | None
-    peak_bytes: int
-    process_bytes: int
-    device_bytes: int
-    accuracy: dict[str, Any]
+    num_operations: int | None  # for one image
+    peak_bytes: int  # peak of resident memory of its process, which holds nothing else
+    process_bytes: int  # peak of that process before the candidate was opened: Python and libraries
+    device_bytes: int  # memory that it took of a GPU
+    accuracy: dict[str, Any]  # mAP and the like, in [0, 1]; empty where they are not known
     accuracy_source: str
-    speeds: tuple[Speed, ...]
+    speeds: tuple[Speed, ...]  # one for each mode and batch size
 
     def at(self, batch: int, mode: str = "embedding") -> Speed:
         """Return the speed at a batch size that was measured."""
@@ -96,20 +79,13 @@ class CandidateSpeed:
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """A whole benchmark.
-
-    Attributes:
-        candidates: In the order in which they were asked for.
-        peaks: Device -> precision -> operations in a second of a matrix product: median over the rounds of the best of each.
-        load: Load average when it began; above zero others were at work.
-        num_cores: Cores of the machine.
-    """
+    """A whole benchmark, candidates in the order in which they were asked for."""
 
     candidates: tuple[CandidateSpeed, ...]
-    peaks: dict[str, dict[str, float]]
+    peaks: dict[str, dict[str, float]]  # device -> precision -> operations in a second of the best matrix product
     settings: dict[str, Any] = field(default_factory=dict)
     machine: str = ""
-    load: float | None = None
+    load: float | None = None  # load average when it began; above zero others were at work
     num_cores: int = 1
 
     @property

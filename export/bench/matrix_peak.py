@@ -60,7 +60,7 @@ def matrix_rate(precision: str, device: str, seconds: float) -> float:
         seconds: How long to measure, shared by all. Making the products takes longer, at the first call.
 
     Returns:
-        Operations in a second of the fastest product.
+        Operations in a second.
 
     Raises:
         UsageError: The precision is not timed on the device.

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from hat.data import iterate_batches, open_dataset
 from hat.embedder import Embedder
@@ -35,29 +36,22 @@ from ..verify.levels import some_identities
 from .matrix_peak import matrix_rate
 
 _MIN_RUNS = 3
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class WorkerProcess:
-    """One process that runs this module; a context manager that ends it.
+    """One process that runs this module, named for messages by what it works on; a context manager that ends it.
 
-    Args:
-        name: What it works on, for messages.
-        num_threads: Threads of the libraries that read their number when they start; None leaves it to them.
+    ``num_threads`` is for libraries that read their number of threads when they start; None leaves it to them.
     """
 
     def __init__(self, name: str, num_threads: int | None = None) -> None:
         self.name = name
         threads = {} if num_threads is None else dict.fromkeys(_THREAD_VARIABLES, str(num_threads))
         self._messages = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by __exit__
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._messages,
-            text=True,
-            encoding="utf-8",
-            env=os.environ | threads,
-        )
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._messages}
+        command = [sys.executable, "-m", __name__]
+        self._process = subprocess.Popen(command, text=True, encoding="utf-8", env=os.environ | threads, **pipes)
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Let it do something and wait for the answer.
@@ -93,9 +87,6 @@ class WorkerProcess:
         with suppress(BrokenPipeError):  # it died with a request unread, which was told already
             self._process.stdin.close()
         self._messages.close()
-
-
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Worker:
@@ -149,8 +140,6 @@ class Worker:
     def peak(self, *, precision: str, device: str, seconds: float, num_threads: int | None) -> dict[str, Any]:
         """Return the rate of a matrix product."""
         if num_threads is not None:
-            import torch
-
             torch.set_num_threads(num_threads)
         return {"rate": matrix_rate(precision, device, seconds)}
 
@@ -214,8 +203,6 @@ def peak_memory_bytes() -> int:
 
 def _device_bytes_in_use(device: str | None) -> int:
     """Return the memory of the GPU that is taken, by whomever: only one candidate has its turn, so a difference is its own."""
-    import torch
-
     chosen = "cuda" if device is None or device == "auto" else device
     if not torch.cuda.is_available() or not chosen.startswith("cuda"):
         return 0

@@ -18,13 +18,9 @@ from ..to_onnx import export_onnx
 from .triton import check_tensors, render
 
 ONNX_FILE = "hat.onnx"
-
 ENGINE_FILE = "hat.engine"
-
 NVINFER_FILE = "nvinfer_reid.txt"
-
 TRACKER_FILE = "tracker_reid.yml"
-
 READER_FILE = "read_embeddings.py"
 
 _MODES = {"fp32": (0, 0), "fp16": (2, 1)}

@@ -182,35 +182,32 @@ def _preferred_batch_sizes(options: TritonOptions, batch: BatchProfile) -> list[
     return sorted(set(sizes))
 
 
-class TensorSpec(NamedTuple):
-    """An input or output as a file has it: name, type, and shape without the batch."""
+class _Tensor(NamedTuple):
+    """An input or output as a file has it; None stands for any size."""
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
 
 
-def _expected_tensors(info: ArtifactInfo) -> tuple[TensorSpec, TensorSpec]:
+def _expected_tensors(info: ArtifactInfo) -> list[_Tensor]:
     """Return input and output of a model by its metadata."""
-    images = TensorSpec("images", info.input_type, (3, *info.preprocessing.size))
-    return images, TensorSpec("embeddings", "float32", (info.embed_dim,))
+    images = _Tensor("images", info.input_type, (None, 3, *info.preprocessing.size))
+    return [images, _Tensor("embeddings", "float32", (None, info.embed_dim))]
 
 
 def check_tensors(path: Path, info: ArtifactInfo) -> None:
     """Compare a ``.onnx`` or ``.xml`` file with what Triton, or DeepStream, is going to be told of it.
 
     Raises:
-        WorkError: It has not one input and one output, no batch of any size, or a name, a type or a size differs.
+        WorkError: It has other inputs or outputs, a name, a type or a size differs, or it does not take a batch of any size.
     """
-    tensors = _onnx_tensors(path) if path.suffix == ".onnx" else _openvino_tensors(path)
-    if len(tensors) != 2 or any(shape[0] is not None or None in shape[1:] for _, _, shape in tensors):
-        raise WorkError(f"{path.name}: expected one input and one output with a batch of any size, got {tensors}")
-    found = tuple(TensorSpec(name, dtype, tuple(size for size in shape[1:] if size)) for name, dtype, shape in tensors)
+    found = _onnx_tensors(path) if path.suffix == ".onnx" else _openvino_tensors(path)
     if found != (expected := _expected_tensors(info)):
         raise WorkError(f"{path.name} has {found} and Triton would be told {expected}")
 
 
-def _onnx_tensors(path: Path) -> list[tuple[str, str, list[int | None]]]:
+def _onnx_tensors(path: Path) -> list[_Tensor]:
     import onnx
 
     from hat.io.onnx_file import read_onnx
@@ -220,19 +217,19 @@ def _onnx_tensors(path: Path) -> list[tuple[str, str, list[int | None]]]:
     tensors = []
     for value in [*(part for part in graph.input if part.name not in weights), *graph.output]:
         kind = value.type.tensor_type
-        shape = [dim.dim_value or None for dim in kind.shape.dim]
-        tensors.append((value.name, str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape))
+        shape = tuple(dim.dim_value or None for dim in kind.shape.dim)
+        tensors.append(_Tensor(value.name, str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape))
     return tensors
 
 
-def _openvino_tensors(path: Path) -> list[tuple[str, str, list[int | None]]]:
+def _openvino_tensors(path: Path) -> list[_Tensor]:
     import openvino
 
     model = openvino.Core().read_model(path)
     tensors = []
     for part in (*model.inputs, *model.outputs):
-        shape = [None if dim.is_dynamic else dim.get_length() for dim in part.get_partial_shape()]
-        tensors.append((part.get_any_name(), str(part.get_element_type().to_dtype()), shape))
+        shape = tuple(None if dim.is_dynamic else dim.get_length() for dim in part.get_partial_shape())
+        tensors.append(_Tensor(part.get_any_name(), str(part.get_element_type().to_dtype()), shape))
     return tensors
 
 

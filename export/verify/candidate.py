@@ -28,21 +28,13 @@ _PRECISIONS: tuple[Literal["fp32", "bf16", "fp16"], ...] = ("fp32", "bf16", "fp1
 
 @dataclass(frozen=True)
 class Candidate:
-    """What to open and how to run it.
+    """What to open and how to run it; the last three are of a checkpoint alone."""
 
-    Attributes:
-        spec: As it was typed.
-        path: The checkpoint or file.
-        precision: Of a checkpoint: in which it computes.
-        inference_graph: Of a checkpoint: run the exact inference graph instead of the training module.
-        compiled: Of a checkpoint: run through torch.compile.
-    """
-
-    spec: str
+    spec: str  # as it was typed
     path: Path
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    inference_graph: bool = False
-    compiled: bool = False
+    inference_graph: bool = False  # run the exact inference graph instead of the training module
+    compiled: bool = False  # run through torch.compile
 
     @property
     def is_remote(self) -> bool:
@@ -89,12 +81,7 @@ def parse_candidate(spec: str | os.PathLike[str]) -> Candidate:
 
 
 def open_candidate(candidate: Candidate, device: str | None = None, *, num_threads: int | None = None) -> Runtime:
-    """Open what a candidate names.
-
-    Args:
-        candidate: What to open.
-        device: As `hat.runtime.open_runtime` takes it; of no concern to a model on a server.
-        num_threads: Threads of the CPU; None leaves the choice to the runtime.
+    """Open what a candidate names, on a device as `hat.runtime.open_runtime` takes it, with so many threads of the CPU.
 
     Raises:
         CheckpointError: There is nothing at the path that can be opened.

@@ -61,8 +61,8 @@ def verify(
             raise UsageError(f"{path} is there already: give another name, or --force to replace it")
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{path.parent} is no folder: make it first")
+    tasks: dict[str, Any] = {}
     with progress() as display:
-        tasks: dict[str, Any] = {}
 
         def tell(what: str, done: int, total: int) -> None:
             if what not in tasks:
@@ -82,13 +82,12 @@ def verify(
             progress=tell,
         )
     content = found.to_dict()
-    for path, text in (
-        (report_json, lambda: json.dumps(content, indent=2, ensure_ascii=False) + "\n"),
-        (report, found.to_html),
-    ):
-        if path is not None:
-            with atomic_output(path, overwrite=force) as temporary:
-                temporary.write_text(text(), encoding="utf-8")
+    if report_json is not None:
+        with atomic_output(report_json, overwrite=force) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if report is not None:
+        with atomic_output(report, overwrite=force) as temporary:
+            temporary.write_text(found.to_html(), encoding="utf-8")
     emit(content, _table(found), as_json)
     if not found.passed:
         bad = [f"{result.name} ({'; '.join(result.failures)})" for result in found.candidates if not result.passed]

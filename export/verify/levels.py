@@ -68,11 +68,9 @@ def row_cosines(left: npt.NDArray[np.floating], right: npt.NDArray[np.floating])
 
 def typical_distance(rows: Rows) -> float:
     """Return the median Euclidean distance between two different rows."""
-    exact = rows.astype(np.float64)
-    squares = (exact**2).sum(axis=1)
-    distances = squares[:, None] + squares[None] - 2 * exact @ exact.T
-    between = distances[np.triu_indices(len(rows), 1)]
-    return float(np.sqrt(max(np.median(between), np.finfo(np.float64).tiny)))
+    from scipy.spatial.distance import pdist
+
+    return max(float(np.median(pdist(rows))), 1e-150)
 
 
 def spread(rows: Rows) -> float:

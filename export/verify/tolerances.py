@@ -18,34 +18,20 @@ class Limit(NamedTuple):
 
 
 class Tolerance(NamedTuple):
-    """The limits for one precision; rates and changes of rates are in [0, 1].
+    """The limits for one precision; rates and changes of rates are in [0, 1]."""
 
-    Attributes:
-        worst_cosine: Least cosine between the two embeddings of any image.
-        max_abs: Largest difference of any value of any embedding.
-        relative_shift: Largest distance that an embedding moved, in units of the median distance between two images. It sees
-            what the cosine overlooks where all embeddings lie close together, as those of a model with little training do.
-        batch_max_abs: Largest difference of any value between an image alone and the same image anywhere in any batch.
-        rank_correlation: Least mean Spearman correlation of the whole order.
-        tie: Similarities of the reference closer than this are no order: what the candidate makes of them is not held against
-            it.
-        top1: Least share of queries whose nearest gallery image is the same.
-        top_k: Least mean share of the k nearest that are the same.
-        mAP: Largest change of mean average precision.
-        rank1: Largest change of Rank-1; one query is always allowed, since the figure has no finer step.
-        mINP: Largest change of mINP.
-    """
-
-    worst_cosine: Limit
-    max_abs: Limit
+    worst_cosine: Limit  # least cosine between the two embeddings of any image
+    max_abs: Limit  # largest difference of any value of any embedding
+    # Largest distance that an embedding moved, in units of the median distance between two images. It sees what the cosine
+    # overlooks where all embeddings lie close together, as those of a model with little training do.
     relative_shift: Limit
-    batch_max_abs: Limit
-    rank_correlation: Limit
-    tie: Limit
-    top1: Limit
-    top_k: Limit
+    batch_max_abs: Limit  # largest difference between an image alone and the same image anywhere in any batch
+    rank_correlation: Limit  # least mean Spearman correlation of the whole order
+    tie: Limit  # similarities of the reference closer than this are no order that a candidate could miss
+    top1: Limit  # least share of queries whose nearest gallery image is the same
+    top_k: Limit  # least mean share of the k nearest that are the same
     mAP: Limit  # noqa: N815 - the field writes it so
-    rank1: Limit
+    rank1: Limit  # largest change; one query is always allowed, since the figure has no finer step
     mINP: Limit  # noqa: N815
 
 

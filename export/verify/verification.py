@@ -20,23 +20,9 @@ from hat.model import HAT
 from hat.record import describe_machine
 from hat.runtime import Runtime, TorchRuntime
 
+from . import levels
 from .candidate import artifact_info, choose_images, list_images, open_candidate, parse_candidate
-from .levels import (
-    Rows,
-    batch_sizes,
-    check_batches,
-    compare_embeddings,
-    compare_rankings,
-    compare_retrieval,
-    inspect_rows,
-    row_cosines,
-    sample_pairs,
-    similarities,
-    some_identities,
-    spread,
-    worst_images,
-    worst_pairs,
-)
+from .levels import Rows
 from .tolerances import UNIT_LENGTH, Tolerance, tolerance_for
 from .verification_report import CandidateResult, Check, VerificationReport
 
@@ -101,7 +87,7 @@ def verify(
         if isinstance(subject, str | os.PathLike) and parse_candidate(subject).is_missing:
             raise CheckpointError(f"{subject}: there is no such checkpoint or file")
     if dataset is not None:
-        dataset = some_identities(dataset, num_ids, seed)
+        dataset = levels.some_identities(dataset, num_ids, seed)
         check_rankable(dataset)
     tell = progress or (lambda what, done, total: None)
     name, runtime = _open(reference, device)
@@ -147,12 +133,12 @@ class _Proof:
         self.rows = self.embed(f"reference {self.name}", self.runtime)
         if not np.isfinite(self.rows).all():
             raise WorkError(f"the reference {self.name} gives NaN or infinite values: nothing can be compared with it")
-        if spread(self.rows) < _MIN_SPREAD:
+        if levels.spread(self.rows) < _MIN_SPREAD:
             raise WorkError(f"the reference {self.name} gives one embedding for all images: nothing can be compared with it")
 
     def embed(self, name: str, runtime: Runtime) -> Rows:
         """Return the embeddings of the images, in batches of the size that the file is tuned for."""
-        sizes = batch_sizes(runtime)
+        sizes = levels.batch_sizes(runtime)
         size = sizes[1] if len(sizes) > 2 else sizes[0]
         parts = []
         for start in range(0, len(self.pixels), size):
@@ -182,19 +168,19 @@ class _Proof:
             return CandidateResult(**about, problems=tuple(f"not comparable: {problem}" for problem in problems))
         try:
             rows = self.embed(name, runtime)
-            checks = inspect_rows(self.rows, rows)
+            checks = levels.inspect_rows(self.rows, rows)
             if np.isfinite(rows).all():
-                both = similarities(self.rows, rows, self.num_queries)
-                checks += compare_embeddings(self.rows, rows, tolerance)
-                checks += check_batches(runtime, self.pixels, tolerance)
-                checks += compare_rankings(both, tolerance)
-                about["worst_images"] = worst_images(self.rows, rows, self.paths, _NUM_WORST)
-                about["worst_pairs"] = worst_pairs(both, self.paths, _NUM_WORST)
-                about["similarities"] = sample_pairs(both, _NUM_DRAWN_PAIRS)
+                both = levels.similarities(self.rows, rows, self.num_queries)
+                checks += levels.compare_embeddings(self.rows, rows, tolerance)
+                checks += levels.check_batches(runtime, self.pixels, tolerance)
+                checks += levels.compare_rankings(both, tolerance)
+                about["worst_images"] = levels.worst_images(self.rows, rows, self.paths, _NUM_WORST)
+                about["worst_pairs"] = levels.worst_pairs(both, self.paths, _NUM_WORST)
+                about["similarities"] = levels.sample_pairs(both, _NUM_DRAWN_PAIRS)
                 if self.dataset is not None:
                     self.figures = self.figures or self.rank("reference", self.runtime, self.dataset)
                     after = self.rank(name, runtime, self.dataset)
-                    checks += compare_retrieval(self.figures, after, tolerance)
+                    checks += levels.compare_retrieval(self.figures, after, tolerance)
                     about["figures"] = {"retrieval": after.to_dict()}
             hints = []
             if any(not check.passed for check in checks):
@@ -212,7 +198,7 @@ class _Proof:
             return ["values overflow: in float16 this is a norm or a softmax that was not left in float32"]
 
         def agree(reference: Rows, candidate: Rows) -> bool:
-            return bool(len(candidate)) and bool(row_cosines(reference, candidate).min() >= tolerance.worst_cosine.value)
+            return bool(len(candidate)) and bool(levels.row_cosines(reference, candidate).min() >= tolerance.worst_cosine.value)
 
         hints = []
         if agree(self.rows, rows):
@@ -295,12 +281,7 @@ def _counter(tell: Progress, what: str, total: int) -> Callable[[int], None]:
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import distributions
 
-    found = {}
-    for library in ("hat-reid", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"):
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
+    libraries = ("hat-reid", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
+    return {found.name: found.version for found in distributions() if found.name in libraries}

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,30 +28,21 @@ SHORT_NAMES = {
 
 Level = Literal["rows", "embedding", "batch", "ranking", "retrieval"]
 
-_LEVELS = {"rows": "Rows", "embedding": "Embedding", "batch": "Batches", "ranking": "Ranking", "retrieval": "Retrieval"}
-
 _THUMBNAIL_HEIGHT = 192
 _PLOT_SIZE = 278
 
 
 @dataclass(frozen=True)
 class Check:
-    """One figure and its limit.
-
-    Attributes:
-        value: The figure; NaN fails.
-        sense: ``">="`` where more is better, ``"<="`` where less is.
-        reason: Why the limit is this number.
-        note: Where the figure came from, when that helps: the batch size, the figures of both sides.
-    """
+    """One figure and its limit."""
 
     level: Level
     name: str
-    value: float
+    value: float  # NaN fails
     limit: float
-    sense: Literal["<=", ">="]
-    reason: str
-    note: str = ""
+    sense: Literal["<=", ">="]  # ">=" where more is better
+    reason: str  # why the limit is this number
+    note: str = ""  # where the figure came from, when that helps: the batch size, the figures of both sides
 
     @property
     def passed(self) -> bool:
@@ -124,31 +115,19 @@ class PairShift:
 
 @dataclass(frozen=True, eq=False)
 class CandidateResult:
-    """One candidate against the reference.
-
-    Attributes:
-        tolerance: The precision whose limits it is held to.
-        fingerprint: What a gallery of its embeddings is bound to; None where the runtime does not say.
-        checks: The figures; empty where it could not be compared.
-        problems: Why it could not be compared, or what it did wrong besides figures. Any one fails it.
-        hints: What the failure looks like, for whoever has to find it.
-        figures: Measured figures that have no limit.
-        worst_images: The images whose embeddings moved most, the worst first.
-        worst_pairs: The pairs whose similarity changed most, the worst first.
-        similarities: (n, 2) float32 pairs (reference, candidate) of similarities, a sample of all pairs, for a picture.
-    """
+    """One candidate against the reference; ``similarities`` are (n, 2), by the reference and by it, of a sample of pairs."""
 
     name: str
     runtime: str
     precision: str
-    tolerance: str
-    fingerprint: str | None = None
-    checks: tuple[Check, ...] = ()
-    problems: tuple[str, ...] = ()
-    hints: tuple[str, ...] = ()
-    figures: dict[str, Any] = field(default_factory=dict)
-    worst_images: tuple[ImageShift, ...] = ()
-    worst_pairs: tuple[PairShift, ...] = ()
+    tolerance: str  # the precision whose limits it is held to
+    fingerprint: str | None = None  # what a gallery of its embeddings is bound to; None where the runtime does not say
+    checks: tuple[Check, ...] = ()  # empty where it could not be compared
+    problems: tuple[str, ...] = ()  # why it could not be compared, or what it did wrong besides figures; any one fails it
+    hints: tuple[str, ...] = ()  # what the failure looks like, for whoever has to find it
+    figures: dict[str, Any] = field(default_factory=dict)  # measured, without a limit
+    worst_images: tuple[ImageShift, ...] = ()  # whose embeddings moved most, the worst first
+    worst_pairs: tuple[PairShift, ...] = ()  # whose similarity changed most, the worst first
     similarities: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
@@ -168,15 +147,9 @@ class CandidateResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return {
-            **{name: value for name, value in vars(self).items() if name != "similarities"},
-            "passed": self.passed,
-            "problems": list(self.problems),
-            "hints": list(self.hints),
-            "checks": [check.to_dict() for check in self.checks],
-            "worst_images": [vars(shift) for shift in self.worst_images],
-            "worst_pairs": [vars(pair) for pair in self.worst_pairs],
-        }
+        content = asdict(replace(self, similarities=None))
+        del content["similarities"]
+        return {**content, "passed": self.passed, "checks": [check.to_dict() for check in self.checks]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,9 +233,12 @@ class VerificationReport:
         """
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
-        blocks = {"trim_blocks": True, "lstrip_blocks": True}
         environment = Environment(
-            loader=PackageLoader("hat.export.verify"), undefined=StrictUndefined, autoescape=True, **blocks
+            loader=PackageLoader("hat.export.verify"),
+            undefined=StrictUndefined,
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
         pixels, failed = self.pixels, sum(not result.passed for result in self.candidates)
         counted = f"{failed} of {len(self.candidates)} candidates disagree with the reference"
@@ -270,7 +246,6 @@ class VerificationReport:
             report=self,
             verdict="All candidates rank as the reference does" if self.passed else counted,
             has_pictures=pixels is not None and any(result.worst_images for result in self.candidates),
-            levels=_LEVELS,
             short_names=SHORT_NAMES,
             plot=_plot,
             thumbnail=lambda index: _thumbnail(pixels[index]) if pixels is not None else None,

@@ -208,15 +208,11 @@ def test_a_full_disk_leaves_nothing(small_model, onnx_files, tmp_path, monkeypat
             file.write(data[: len(data) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_bytes", full)
-        with pytest.raises(WorkError, match="cannot be written: No space left on device"):
-            to_onnx.export_onnx(small_model, path)
-    assert list(tmp_path.iterdir()) == []
-
     path.write_bytes(b"the old one")
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(WorkError, match="cannot be written: No space left on device"):
+            to_onnx.export_onnx(small_model, tmp_path / "new.onnx")
         with pytest.raises(WorkError):
             to_onnx.export_onnx(small_model, path, ExportRequest(name="x", overwrite=True))
     assert path.read_bytes() == b"the old one" and len(list(tmp_path.iterdir())) == 1
@@ -255,19 +251,15 @@ def test_files_beside_the_named_one_appear_with_it_and_a_build_beside_another_is
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"x.engine": b"first", "x.engine.json": b"{}"}
     with pytest.raises(WorkError, match="nothing was written"), atomic_output(tmp_path / "y"):
         pass
-
-
-def test_an_error_in_the_middle_leaves_nothing(tmp_path):
-    with pytest.raises(WorkError, match="parser"), atomic_output(tmp_path / "x.engine") as temporary:
+    with pytest.raises(WorkError, match="parser"), atomic_output(tmp_path / "y") as temporary:
         temporary.write_bytes(b"half")
         raise WorkError("the parser said no")
-    assert list(tmp_path.iterdir()) == []
+    assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("target", sorted(TARGETS))
-def test_every_target_has_its_function(target):
-    function = export_function(target)
-    assert function.__name__ == TARGETS[target].function.partition(":")[2]
+def test_every_target_has_its_function():
+    for name, target in TARGETS.items():
+        assert export_function(name).__name__ == target.function.partition(":")[2]
 
 
 def test_export_of_an_onnx_file_keeps_its_precision_and_needs_no_tracing(onnx_files, tmp_path, monkeypatch, call):

@@ -113,12 +113,6 @@ def embed(address, name, images):
 
 
 @python_backends
-def test_it_embeds_as_the_model_does(name, server, pixels, reference):
-    for count in (1, 5, 12):
-        np.testing.assert_allclose(embed(server[0], name, pixels[:count]), reference[:count], atol=1e-5)
-
-
-@python_backends
 def test_requests_of_many_clients_share_batches(name, server, pixels, reference):
     before = ask(server[0], f"models/{name}/stats")["model_stats"][0]
     with ThreadPoolExecutor(12) as clients:
@@ -130,25 +124,21 @@ def test_requests_of_many_clients_share_batches(name, server, pixels, reference)
 
 
 @python_backends
-def test_the_server_has_understood_the_configuration(name, server):
+def test_a_served_model_embeds_as_the_model_does_and_is_a_runtime(name, server, pixels, reference):
+    pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
     address, repository, _ = server
+    for count in (1, 5, 12):
+        np.testing.assert_allclose(embed(address, name, pixels[:count]), reference[:count], atol=1e-5)
+    facts = info_from_json((repository / name / "hat_reid.json").read_text(), "file")
     config = ask(address, f"models/{name}/config")
-    facts = info_from_json(config["parameters"]["hat_reid"]["string_value"], "server")
-    assert facts == info_from_json((repository / name / "hat_reid.json").read_text(), "file")
+    assert info_from_json(config["parameters"]["hat_reid"]["string_value"], "server") == facts
     assert (config["max_batch_size"], config["backend"]) == (16, "python")
     assert config["dynamic_batching"]["preferred_batch_size"] == [4, 16]
     assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 50000
     assert [(part["data_type"], part["dims"]) for part in config["input"]] == [("TYPE_UINT8", [3, 64, 32])]
     assert [(part["data_type"], part["dims"]) for part in config["output"]] == [("TYPE_FP32", [facts.embed_dim])]
-
-
-@python_backends
-def test_its_models_are_runtimes(name, server, pixels, reference):
-    pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
-    address, repository, _ = server
     runtime = open_runtime(f"{address.replace('http', 'triton')}/{name}")
-    assert runtime_info(runtime) == info_from_json((repository / name / "hat_reid.json").read_text(), "file")
-    assert runtime.max_batch == 16
+    assert runtime_info(runtime) == facts and runtime.max_batch == 16
     np.testing.assert_allclose(runtime.run(pixels), reference, atol=1e-5)
 
 

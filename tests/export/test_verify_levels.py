@@ -8,7 +8,7 @@ from broken_graphs import draw_people
 from scipy.stats import spearmanr
 
 from hat.data import ReIDDataset, Sample, Split
-from hat.errors import CheckpointError, UsageError, WorkError
+from hat.errors import CheckpointError, DataError, UsageError, WorkError
 from hat.export.verify.candidate import choose_images, list_images, parse_candidate
 from hat.export.verify.levels import (
     Similarities,
@@ -38,20 +38,15 @@ def rows(count, width=16, seed=0):
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def value_of(checks, name):
-    return next(check.value for check in checks if check.name == name)
-
-
 def test_the_cosine_is_that_of_the_worst_row_and_the_difference_that_of_the_worst_value():
     reference = np.eye(4, dtype=np.float32)
     candidate = reference.copy()
     candidate[2] = [0.0, 0.6, 0.8, 0.0]
     checks = compare_embeddings(reference, candidate, TOLERANCES["fp32"])
-    assert value_of(checks, "worst cosine") == pytest.approx(0.8)
-    assert value_of(checks, "max abs") == pytest.approx(0.6)
     # The row moved by sqrt(0.6^2 + 0.2^2), and any two rows of the identity are sqrt(2) apart.
-    assert value_of(checks, "relative shift") == pytest.approx(np.sqrt(0.4) / np.sqrt(2), abs=1e-5)
-    assert [check.passed for check in checks] == [False, False, False]
+    expected = {"worst cosine": 0.8, "max abs": 0.6, "relative shift": np.sqrt(0.4) / np.sqrt(2)}
+    assert {check.name: check.value for check in checks} == pytest.approx(expected, abs=1e-5)
+    assert not any(check.passed for check in checks)
 
 
 def test_embeddings_that_lie_close_together_are_judged_by_the_distance_between_them():
@@ -118,10 +113,6 @@ def test_the_worst_pair_of_each_query_comes_with_its_ranks():
     assert (second.query, second.gallery, second.candidate_similarity) == (1, 3, 0.25)
 
 
-def result(mAP, rank1, mINP, queries=1000):  # noqa: N803 - the field writes it so
-    return RankingResult(mAP, np.array([rank1]), mINP, queries, 0, 1)
-
-
 @pytest.mark.parametrize(
     ("precision", "change", "expected"),
     [
@@ -133,7 +124,8 @@ def result(mAP, rank1, mINP, queries=1000):  # noqa: N803 - the field writes it 
     ],
 )
 def test_retrieval_may_change_by_what_the_precision_allows(precision, change, expected):
-    before, after = result(0.5, 0.7, 0.2), result(0.5 + change[0], 0.7 + change[1], 0.2 + change[2])
+    rates = [(0.5, 0.7, 0.2), np.add((0.5, 0.7, 0.2), change)]
+    before, after = (RankingResult(mAP, np.array([rank1]), mINP, 1000, 0, 1) for mAP, rank1, mINP in rates)
     assert [check.passed for check in compare_retrieval(before, after, TOLERANCES[precision])] == expected
 
 
@@ -249,6 +241,9 @@ def test_a_reference_that_proves_nothing_is_an_error(tmp_path):
         verify(Blocks(), [], tmp_path)
     with pytest.raises(CheckpointError, match="there is no such"):
         verify(Blocks(), [Blocks(), tmp_path / "missing.onnx"], tmp_path)
+    one_camera = Split("query", [Sample("a.png", 1, 0)])
+    with pytest.raises(DataError, match="every match was seen by the query's own camera"):
+        verify(Blocks(), [Blocks()], tmp_path, ReIDDataset("toy", Split("train", []), one_camera, one_camera))
 
 
 def test_another_size_or_width_is_not_comparable(tmp_path):
