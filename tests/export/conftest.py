@@ -74,16 +74,17 @@ def calibration(pixels):
 
 @pytest.fixture(scope="session")
 def onnx_files(small_model, calibration, tmp_path_factory):
-    """Precision -> ONNX file of the small model, with what the export returned."""
+    """Precision -> ONNX file of the small model, with what the export returned; each is made when it is first asked for."""
     pytest.importorskip("onnxruntime", reason="the extra export is not installed")
     from hat.export import export_onnx
 
+    class Files(dict):
+        def __missing__(self, precision):
+            path = folder / f"{precision}.onnx"
+            images = calibration if precision == "int8" else None
+            info = export_onnx(small_model, path, ExportRequest(name="small", precision=precision, calibration=images))
+            self[precision] = types.SimpleNamespace(path=path, info=info)
+            return self[precision]
+
     folder = tmp_path_factory.mktemp("onnx")
-    made = {}
-    for precision in ("fp32", "fp16", "int8"):
-        path = folder / f"{precision}.onnx"
-        request = ExportRequest(
-            name="small", precision=precision, calibration=calibration if precision == "int8" else None, options={}
-        )
-        made[precision] = types.SimpleNamespace(path=path, info=export_onnx(small_model, path, request))
-    return made
+    return Files()
