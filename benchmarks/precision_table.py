@@ -19,7 +19,7 @@ from typing import Any
 from hat.console import percent
 from hat.errors import HatError
 from hat.export.bench.benchmark import BenchmarkReport, CandidateSpeed, benchmark
-from hat.export.verify.candidate import parse_candidate
+from hat.export.parity.candidate import parse_candidate
 from hat.record import append_record, markdown_table
 
 

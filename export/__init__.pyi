@@ -9,4 +9,4 @@ from .request import list_targets as list_targets
 from .tensorrt.builder import build_engine as build_engine
 from .tensorrt.options import EngineOptions as EngineOptions
 from .to_onnx import export_onnx as export_onnx
-from .verify.verification import verify as verify
+from .parity.verification import verify as verify

@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("hat.commands.convert:convert", "Make a checkpoint of a .pth file that HAT's released code wrote."),
     "export": ("hat.export.command:export", "Write a model as ONNX, TensorRT, OpenVINO, Triton or DeepStream files."),
     "adopt": ("hat.export.foreign.command:adopt", "Another project's ONNX or OpenVINO model as one of our files."),
-    "verify": ("hat.export.verify.command:verify", "Does an exported file rank people as the model does?"),
+    "verify": ("hat.export.parity.command:verify", "Does an exported file rank people as the model does?"),
     "bench": ("hat.export.bench.command:bench", "Speed, latency and memory of models and files, side by side."),
     "embed": ("hat.serve.commands.embed:embed", "Write the embeddings of images to a file."),
     "enroll": ("hat.serve.commands.enroll:enroll", "Add images, folders or video frames to a gallery."),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hat.export.verify.verification_report import SHORT_NAMES
+from hat.export.parity.verification_report import SHORT_NAMES
 
 from .markup import escaped, notice, plural, table
 

@@ -14,7 +14,7 @@ from hat.data import open_dataset
 from hat.errors import CheckpointError, UsageError
 from hat.record import describe_machine
 
-from ..verify.candidate import choose_images, list_images, parse_candidate
+from ..parity.candidate import choose_images, list_images, parse_candidate
 from .matrix_peak import peak_of, timed_precisions
 from .worker import WorkerProcess
 
@@ -146,7 +146,7 @@ def benchmark(
     matrix product has its own. Rates are medians over rounds.
 
     Args:
-        candidates: As `hat.export.verify.candidate` reads them; the first is what the others are compared with.
+        candidates: As `hat.export.parity.candidate` reads them; the first is what the others are compared with.
         batches: Images in a run.
         end_to_end: Measure from files to embeddings too: reading, decoding and resizing by threads beside the model.
         images: A folder or zip file of images; without it embeddings are measured on noise.

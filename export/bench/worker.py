@@ -31,8 +31,8 @@ from hat.model.complexity import count_complexity
 from hat.runtime import Runtime, TorchRuntime, runtime_info
 from hat.runtime.protocol import runtime_device
 
-from ..verify.candidate import open_candidate, parse_candidate
-from ..verify.levels import some_identities
+from ..parity.candidate import open_candidate, parse_candidate
+from ..parity.levels import some_identities
 from .matrix_peak import matrix_rate
 
 _MIN_RUNS = 3

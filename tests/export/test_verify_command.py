@@ -13,7 +13,7 @@ from PIL import Image
 
 import hat
 from hat.cli import main
-from hat.export.verify.verification_report import CandidateResult, VerificationReport
+from hat.export.parity.verification_report import CandidateResult, VerificationReport
 from hat.runtime import open_runtime, runtime_info
 
 

@@ -9,8 +9,8 @@ from scipy.stats import spearmanr
 
 from hat.data import ReIDDataset, Sample, Split
 from hat.errors import CheckpointError, DataError, UsageError, WorkError
-from hat.export.verify.candidate import choose_images, list_images, parse_candidate
-from hat.export.verify.levels import (
+from hat.export.parity.candidate import choose_images, list_images, parse_candidate
+from hat.export.parity.levels import (
     Similarities,
     agreement,
     batch_sizes,
@@ -25,9 +25,9 @@ from hat.export.verify.levels import (
     without_rounding,
     worst_pairs,
 )
-from hat.export.verify.tolerances import TOLERANCES, tolerance_for
-from hat.export.verify.verification import verify
-from hat.export.verify.verification_report import CandidateResult, Check, VerificationReport
+from hat.export.parity.tolerances import TOLERANCES, tolerance_for
+from hat.export.parity.verification import verify
+from hat.export.parity.verification_report import CandidateResult, Check, VerificationReport
 from hat.io.artifact import ArtifactPrecision
 from hat.metrics import RankingResult
 from hat.preprocessing import Preprocessing

@@ -16,7 +16,7 @@ import pytest
 import hat
 from hat.commands.info import info
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.export.verify.candidate import open_candidate, parse_candidate
+from hat.export.parity.candidate import open_candidate, parse_candidate
 from hat.io.artifact import ArtifactInfo, info_to_json
 from hat.model import ModelConfig
 from hat.preprocessing import Preprocessing

@@ -234,7 +234,7 @@ class VerificationReport:
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
         environment = Environment(
-            loader=PackageLoader("hat.export.verify"),
+            loader=PackageLoader("hat.export.parity"),
             undefined=StrictUndefined,
             autoescape=True,
             trim_blocks=True,
