@@ -21,8 +21,7 @@ import hat
 from hat.config import parse_overrides
 from hat.data import open_dataset
 from hat.export.int8.calibration import calibration_from
-from hat.export.request import ExportRequest
-from hat.export.targets import export_function
+from hat.export.request import ExportRequest, export_function
 from hat.metrics import evaluate_embeddings
 
 _VARIANTS = (

@@ -18,8 +18,7 @@ from typing import Any
 
 from hat.console import percent
 from hat.errors import HatError
-from hat.export.bench.benchmark import benchmark
-from hat.export.bench.report import BenchmarkReport, CandidateSpeed
+from hat.export.bench.benchmark import BenchmarkReport, CandidateSpeed, benchmark
 from hat.export.parity.candidate import parse_candidate
 from hat.record import append_record, markdown_table
 
@@ -76,7 +75,7 @@ def main() -> None:
             seconds=options.seconds,
             rounds=options.rounds,
             device=options.device,
-            tell=lambda what, done, total: print(f"{what} {done}/{total}", file=sys.stderr),
+            progress=lambda what, done, total: print(f"{what} {done}/{total}", file=sys.stderr),
         )
         rows = table_rows(report)
         if options.record is not None:

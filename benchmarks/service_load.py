@@ -31,7 +31,7 @@ from typing import Any
 from measuring import MEBIBYTE, finish
 from serving import BOUNDARY, MemoryWatch, busy, form_body, read_metrics, resident_bytes, served, wait_until_idle
 
-from hat.export.parity.image_folder import choose_images, list_images
+from hat.export.parity.candidate import choose_images, list_images
 from hat.record import describe_machine
 
 NUM_BODIES = 64

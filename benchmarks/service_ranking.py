@@ -27,7 +27,7 @@ from hat.data import ReIDDataset, Split, open_dataset
 from hat.data.archives import read_member, split_location
 from hat.embedder import Embedder
 from hat.evaluation import evaluate
-from hat.export.parity.retrieval_parity import some_identities
+from hat.export.parity.levels import some_identities
 from hat.metrics import evaluate_ranking
 from hat.record import describe_machine
 

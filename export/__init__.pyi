@@ -5,8 +5,8 @@ from .int8.calibration import calibration_from as calibration_from
 from .parity.verification import verify as verify
 from .request import Calibration as Calibration
 from .request import ExportRequest as ExportRequest
-from .targets import export_function as export_function
-from .targets import list_targets as list_targets
+from .request import export_function as export_function
+from .request import list_targets as list_targets
 from .tensorrt.builder import build_engine as build_engine
 from .tensorrt.options import EngineOptions as EngineOptions
 from .to_onnx import export_onnx as export_onnx

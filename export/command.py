@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -13,12 +12,15 @@ from hat.console import emit, progress, stderr
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from hat.io.artifact import ArtifactInfo, BatchProfile
+    from hat.io.artifact import ArtifactInfo, BatchProfile, InputType
     from hat.model import HAT
     from hat.preprocessing import Preprocessing
 
-    from .onnx_source import ExportSource, OnnxSource
+    from .onnx_source import ExportSource
     from .request import Calibration
+
+_SIDECARS = ("{name}.data", "{name}.json", "{stem}.bin")
+"""What may be written beside a file: ONNX's large weights, an engine's metadata, OpenVINO's weights."""
 
 
 def export(
@@ -79,12 +81,12 @@ def export(
     from hat.io.artifact import InputType, checked_artifact_precision
 
     from .foreign.adopt_openvino import adopted_info, export_adopted
-    from .request import ExportRequest
-    from .targets import check_ending, export_function, written_files
+    from .onnx_source import open_onnx_source
+    from .request import ExportRequest, check_ending, export_function
 
-    write, out = export_function(to), out.expanduser()
+    write, path, out = export_function(to), Path(source).expanduser(), out.expanduser()
     check_ending(to, out)
-    file = _open_file(source)
+    file = open_onnx_source(path) if path.suffix == ".onnx" and not path.is_dir() else None
     chosen = checked_artifact_precision(precision or (file.info.precision if file else "fp32"))
     given = input_ or ("float32" if to == "deepstream" else file.info.input_type if file else "uint8")
     if given not in get_args(InputType):
@@ -92,32 +94,31 @@ def export(
     if given == "normalized" and to != "onnx":
         raise UsageError(f"normalized images are for trackers that open ONNX files: {to} takes uint8 or float32")
     profile = _batch_profile(batch)
-    options = dict(parse_overrides(option or []))
+    options = dict(parse_overrides(option or [])) | ({} if max_drop is None else {"max_drop": max_drop})
     quantizes = chosen in ("int8", "fp8") and not (file and file.is_quantized)
-    if max_drop is not None:
-        options["max_drop"] = max_drop
     if quantizes and calibration_data is None:
         raise UsageError(f"{chosen} needs calibration images: name a data set with --calibration-data [NAME=]DIR")
     if not quantizes and (calibration_data is not None or max_drop is not None):
-        raise UsageError(f"--calibration-data and --max-drop make int8 and fp8 of floats, and {_why_not(chosen, file)}")
+        why = f"{path} is {chosen} already" if file and file.is_quantized else f"{chosen} was asked for"
+        raise UsageError(f"--calibration-data and --max-drop make int8 and fp8 of floats, and {why}")
     if out.is_file() and not force:  # what a folder that is there means is the target's own matter
         raise UsageError(f"{out} is there already: give another name, or --force to replace it")
 
-    adopted = adopted_info(Path(source).expanduser(), to) if source.lower().endswith(".xml") else None
-    model: ExportSource | None = None
-    if adopted:
-        metrics, preprocessing = adopted.metrics, adopted.preprocessing
+    adopted = adopted_info(path, to) if path.suffix.lower() == ".xml" else None
+    model: ExportSource | None = file
+    known = adopted or (file.info if file else None)
+    if known is not None:
+        metrics, preprocessing = known.metrics, known.preprocessing
     else:
-        model, metrics = (file, file.info.metrics) if file else _load(source)
-        preprocessing = _preprocessing(model)
-    calibration = _calibration(calibration_data, preprocessing, num_calibration, seed) if calibration_data else None
+        model, metrics = _load(path)
+        preprocessing = model.preprocessing
     request = ExportRequest(
-        name=file.info.name if file else Path(source).expanduser().resolve().stem,
+        name=file.info.name if file else path.resolve().stem,
         precision=chosen,
-        input_type=cast(InputType, given),
+        input_type=cast("InputType", given),
         opset=opset or (file.opset if file else _lowest_opset(chosen, to)),
         batch=profile,
-        calibration=calibration,
+        calibration=_calibration(calibration_data, preprocessing, num_calibration, seed) if calibration_data else None,
         overwrite=force,
         device=device,
         options=options,
@@ -125,34 +126,15 @@ def export(
     )
     stderr.print(f"exporting to {to} in {chosen} ...")
     before = written_files(out)
-    info = write(model, out, request) if model is not None else export_adopted(Path(source).expanduser(), out, request)
+    info = write(model, out, request) if model is not None else export_adopted(path, out, request)
     result = _result(to, out, written_files(out, before), info)
     emit(result, _table(result), as_json)
 
 
-def _open_file(source: str) -> OnnxSource | None:
-    path = Path(source).expanduser()
-    if path.suffix != ".onnx" or path.is_dir():
-        return None
-    from .onnx_source import open_onnx_source
-
-    return open_onnx_source(path)
-
-
-def _why_not(precision: str, file: OnnxSource | None) -> str:
-    return f"{file.path} is {precision} already" if file and file.is_quantized else f"{precision} was asked for"
-
-
-def _preprocessing(source: ExportSource) -> Preprocessing:
-    from .onnx_source import OnnxSource
-
-    return source.info.preprocessing if isinstance(source, OnnxSource) else source.preprocessing
-
-
-def _load(checkpoint: str) -> tuple[HAT, dict[str, Any]]:
+def _load(path: Path) -> tuple[HAT, dict[str, Any]]:
+    """Return the model of a checkpoint folder, or of a file of HAT's released code, with its metrics."""
     from hat.io.checkpoint import load_checkpoint, load_released_weights, read_checkpoint_info
 
-    path = Path(checkpoint).expanduser()
     stderr.print(f"loading {path}")
     if path.is_file() and path.suffix in (".pth", ".pt"):
         model, loaded = load_released_weights(path)
@@ -191,26 +173,34 @@ def _batch_profile(text: str) -> BatchProfile:
     from hat.io.artifact import BatchProfile
 
     try:
-        sizes = [int(part) for part in text.split(",")]
-        if len(sizes) != 3:
-            raise ValueError(f"expected three numbers, got {len(sizes)}")
-        return BatchProfile(min=sizes[0], opt=sizes[1], max=sizes[2])
+        smallest, optimum, largest = (int(part) for part in text.split(","))
+        return BatchProfile(min=smallest, opt=optimum, max=largest)
     except ValueError:
         raise UsageError(f"--batch is MIN,OPT,MAX with 1 <= MIN <= OPT <= MAX, such as 1,8,32; got {text!r}") from None
 
 
-def _result(target: str, out: Path, written: Iterable[Path], info: ArtifactInfo) -> dict[str, Any]:
+def written_files(out: Path, before: dict[Path, int] | None = None) -> dict[Path, int]:
+    """Return the files at a target's place with the time of their last change, in nanoseconds.
+
+    Args:
+        out: A file, which may have sidecars, or a folder with all that is in it.
+        before: What this function returned earlier. Files that have not changed since are left out: a neighbor with a sidecar's
+            name, another model in the same repository.
+    """
+    files = sorted(out.rglob("*")) if out.is_dir() else [out]
+    if not out.is_dir():
+        files += [out.with_name(name.format(name=out.name, stem=out.stem)) for name in _SIDECARS]
+    changed = {path: path.stat().st_mtime_ns for path in files if path.is_file()}
+    return {path: time for path, time in changed.items() if (before or {}).get(path) != time}
+
+
+def _result(target: str, out: Path, written: dict[Path, int], info: ArtifactInfo) -> dict[str, Any]:
     from hat.config import config_to_dict
 
     root = out if out.is_dir() else out.parent
-    return {
-        "file": str(out),
-        "target": target,
-        "files": {
-            str(path.relative_to(root)): path.stat().st_size for path in sorted(written, key=lambda path: (path != out, path))
-        },
-        "artifact": config_to_dict(info),
-    }
+    files = sorted(written, key=lambda path: (path != out, path))
+    sizes = {str(path.relative_to(root)): path.stat().st_size for path in files}
+    return {"file": str(out), "target": target, "files": sizes, "artifact": config_to_dict(info)}
 
 
 def _table(result: dict[str, Any]) -> RenderableType:
@@ -218,26 +208,25 @@ def _table(result: dict[str, Any]) -> RenderableType:
     from rich.table import Table
 
     info = result["artifact"]
+    details = info["details"]
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row("file", result["file"])
     for name, size in result["files"].items():
         table.add_row("", f"{name}: {size / 1e6:,.1f} MB")
     table.add_row("precision built", info["precision"])
     for key in ("opset", "num_quantized_layers"):
-        if key in info["details"]:
-            table.add_row(key.removeprefix("num_").replace("_", " "), str(info["details"][key]))
-    left_out = info["details"].get("layers_left_out", {})
-    if left_out:
+        if key in details:
+            table.add_row(key.removeprefix("num_").replace("_", " "), str(details[key]))
+    if left_out := details.get("layers_left_out"):
         table.add_row("left out", "; ".join(f"{name} ({why})" for name, why in left_out.items()))
-    engine = info["details"].get("engine")  # of a folder for DeepStream it is a file's name
+    engine = details.get("engine")  # of a folder for DeepStream it is a file's name
     for key, value in (engine.get("plan", {}) if isinstance(engine, dict) else {}).items():
         table.add_row(key.replace("_", " "), str(value))
     table.add_row("fingerprint", info["fingerprint"])
-    sensitivity = info["details"].get("sensitivity")
+    sensitivity = details.get("sensitivity")
     if not isinstance(sensitivity, dict) or "layers" not in sensitivity:
         return table
     from .int8.sensitivity import sensitivity_table
 
-    return Group(
-        table, "", f"where int8 costs most, on {sensitivity['num_images']} calibration images:", sensitivity_table(sensitivity)
-    )
+    where = f"where int8 costs most, on {sensitivity['num_images']} calibration images:"
+    return Group(table, "", where, sensitivity_table(sensitivity))

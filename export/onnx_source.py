@@ -28,13 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class OnnxSource:
-    """An ONNX file that was exported or adopted before.
-
-    Attributes:
-        path: The file.
-        proto: Its graph, weights included.
-        info: Its metadata.
-    """
+    """An ONNX file that was exported or adopted before: its graph with all weights, and its metadata."""
 
     path: Path
     proto: onnx.ModelProto
@@ -93,7 +87,7 @@ def float_graph(source: ExportSource, request: ExportRequest, precision: Artifac
 
     Args:
         source: The trained model or the file; it is left as it is.
-        request: Opset and input type.
+        request: Opset and input type; its precision may be that of a quantized graph.
         precision: In which its products compute: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
 
     Raises:
@@ -102,8 +96,10 @@ def float_graph(source: ExportSource, request: ExportRequest, precision: Artifac
         MissingExtraError: A library for exporting is not installed.
     """
     if isinstance(source, HAT):
+        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+        module = InferenceModel(source).cpu() if half is None else half_inference_model(source, half)
         kind: Literal["uint8", "float32"] = "uint8" if request.input_type == "uint8" else "float32"
-        proto = trace_onnx(_inference_module(source, precision), opset=request.opset, input_type=kind)
+        proto = trace_onnx(module, opset=request.opset, input_type=kind)
         drop_allowzero(proto)
         return proto
     if source.info.precision != precision:
@@ -112,15 +108,6 @@ def float_graph(source: ExportSource, request: ExportRequest, precision: Artifac
             f"export the checkpoint in {precision}"
         )
     return with_input_type(source.proto, request.input_type)
-
-
-def _inference_module(model: HAT, precision: ArtifactPrecision) -> InferenceModel:
-    """Return the module that is traced for a floating-point precision."""
-    if precision == "fp16":
-        return half_inference_model(model, torch.float16)
-    if precision == "bf16":
-        return half_inference_model(model, torch.bfloat16)
-    return InferenceModel(model).cpu()
 
 
 def with_input_type(proto: onnx.ModelProto, input_type: str) -> onnx.ModelProto:
@@ -161,8 +148,8 @@ def with_normalized_input(proto: onnx.ModelProto) -> onnx.ModelProto:
         changed.graph.initializer.append(numpy_helper.from_array(constant, f"{image}/{name}"))
     scaled = helper.make_node("Mul", [image, f"{image}/std"], [f"{image}/scaled"], name=f"{image}/Mul")
     pixels = helper.make_node("Add", [f"{image}/scaled", f"{image}/mean"], [f"{image}/pixels"], name=f"{image}/Add")
-    changed.graph.node.insert(0, scaled)
-    changed.graph.node.insert(1, pixels)
+    for place, node in enumerate((scaled, pixels)):
+        changed.graph.node.insert(place, node)
     return changed
 
 

@@ -1,12 +1,17 @@
-"""What is asked of an export, in one object, so that every target is called alike."""
+"""What is asked of an export, in one object, so that every target is called alike; and the targets, imported when asked for."""
 
+import difflib
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from hat.io.artifact import ArtifactPrecision, BatchProfile, InputType
+from hat.errors import UsageError
+from hat.io.artifact import ArtifactInfo, ArtifactPrecision, BatchProfile, InputType
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,3 +58,58 @@ class ExportRequest:
     device: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+
+
+ExportFunction: TypeAlias = Callable[[Any, Path, ExportRequest], ArtifactInfo]
+"""Writes a trained model, or an ONNX file of this package, to a path as requested, whole or not at all."""
+
+
+class Target(NamedTuple):
+    """A target's function as "module:function", and how its files end, by which they are opened later; folders do not."""
+
+    function: str
+    endings: tuple[str, ...] = ()
+
+
+TARGETS = {
+    "onnx": Target("hat.export.to_onnx:export_onnx", (".onnx",)),
+    "tensorrt": Target("hat.export.tensorrt.to_tensorrt:export_tensorrt", (".engine", ".plan")),
+    "tensorrt-rtx": Target("hat.export.tensorrt.to_tensorrt:export_tensorrt_rtx", (".engine", ".plan")),
+    "openvino": Target("hat.export.openvino.to_openvino:export_openvino", (".xml",)),
+    "triton": Target("hat.export.deploy.triton:export_triton"),
+    "deepstream": Target("hat.export.deploy.deepstream:export_deepstream"),
+}
+"""In the order of the help page."""
+
+
+def list_targets() -> list[str]:
+    """Return the names that `export_function` takes."""
+    return list(TARGETS)
+
+
+def export_function(target: str) -> ExportFunction:
+    """Return the function that writes a target.
+
+    Raises:
+        UsageError: The target is unknown.
+        MissingExtraError: A library that it needs to be imported is not installed.
+    """
+    if target not in TARGETS:
+        near = difflib.get_close_matches(target, TARGETS, n=1)
+        raise UsageError(f"unknown target {target!r}; {f'did you mean {near[0]}? ' if near else ''}known: {', '.join(TARGETS)}")
+    module, _, function = TARGETS[target].function.partition(":")
+    return cast(ExportFunction, getattr(importlib.import_module(module), function))
+
+
+def check_ending(target: str, out: Path) -> None:
+    """Check that what is going to be written can be opened by its name.
+
+    Raises:
+        UsageError: The target's files end otherwise, or the target is a folder and this is a file's name.
+    """
+    endings, known = TARGETS[target].endings, {ending for each in TARGETS.values() for ending in each.endings}
+    if endings and out.suffix not in endings:
+        better = out.with_suffix(endings[0]) if out.suffix in known else f"{out}{endings[0]}"
+        raise UsageError(f"a file for {target} ends in {' or '.join(endings)}, got {out}: try --out {better}")
+    if not endings and out.suffix in known:
+        raise UsageError(f"{target} is a folder, and {out} is a file's name: try --out {out.with_suffix('')}")

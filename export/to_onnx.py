@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hat.errors import UsageError, WorkError
-from hat.io.artifact import (
-    METADATA_KEY,
-    ArtifactInfo,
-    fingerprint,
-    info_to_json,
-    tensor_contract,
-    weights_sha256,
-)
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, fingerprint, info_to_json, tensor_contract, weights_sha256
 from hat.io.atomic_output import atomic_output
 from hat.io.onnx_file import graph_precision, onnx_opset
 
@@ -34,17 +27,9 @@ BFLOAT16_OPSET = 22
 """Before it, ONNX's convolutions take no bfloat16."""
 
 
-_RUNS_ON = {"cpu": "a CPU", "tensorrt": "TensorRT"}
-
-
 @dataclass(frozen=True, eq=False)
 class BuiltGraph:
-    """A finished ONNX model and what is worth recording of how it was made.
-
-    Attributes:
-        proto: The model, checked; its precision was read back.
-        details: For `ArtifactInfo.details`: opset, calibration images, layers left out of quantization.
-    """
+    """A finished ONNX model, checked, and for `ArtifactInfo.details` how it was made: calibration, layers left out."""
 
     proto: onnx.ModelProto
     details: dict[str, Any] = field(default_factory=dict)
@@ -131,9 +116,10 @@ def default_request(source: ExportSource, name: str) -> ExportRequest:
 
 
 def _as_quantized(source: OnnxSource, request: ExportRequest) -> onnx.ModelProto:
-    """Return the graph of a file that was quantized before: with the ranges that its calibration gave, and no others."""
+    """Return the graph of a file that was quantized before."""
     options = dict(request.options)
-    made_for, wanted = _RUNS_ON.get(str(source.scheme)), _RUNS_ON.get(str(options.pop("scheme", "tensorrt")))
+    runs_on = {"cpu": "a CPU", "tensorrt": "TensorRT"}
+    made_for, wanted = runs_on.get(str(source.scheme)), runs_on.get(str(options.pop("scheme", "tensorrt")))
     if made_for != wanted:
         raise UsageError(
             f"{source.path} was quantized for {made_for}, and {wanted} computes another pattern: "
@@ -171,11 +157,8 @@ def check_built(proto: onnx.ModelProto, request: ExportRequest) -> None:
 def describe(model: ExportSource, request: ExportRequest, *, name: str, details: dict[str, Any] | None = None) -> ArtifactInfo:
     """Return the metadata of a file that is being made.
 
-    Args:
-        model: The trained model, or an ONNX file of this package, whose own metadata is carried on.
-        request: What was asked for.
-        name: What to call the model where the request gives no name.
-        details: What is particular to the target.
+    That of an ONNX file of this package is carried on. ``name`` is for a request that gives none, ``details`` are particular to
+    the target.
     """
     from importlib.metadata import version
 

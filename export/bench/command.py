@@ -11,11 +11,13 @@ import typer
 from hat.console import emit, percent, progress, stderr
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from matplotlib.axes import Axes
     from rich.console import RenderableType
 
-    from .report import BenchmarkReport, CandidateSpeed, Speed
+    from .benchmark import BenchmarkReport, CandidateSpeed, Speed
+
+_COLORS = {"fp32": "#2f5fd0", "fp16": "#8a4fc9", "bf16": "#0d8f8a", "int8": "#d2691e", "fp8": "#b8336a"}
+_MARKERS = {"torch": "o", "onnxruntime": "s", "openvino": "^", "tensorrt": "D"}
 
 
 def bench(
@@ -55,7 +57,6 @@ def bench(
     from hat.record import append_record
 
     from .benchmark import benchmark
-    from .picture import draw_picture
 
     start = time.monotonic()
     try:
@@ -66,11 +67,6 @@ def bench(
         raise UsageError("--num-ids chooses identities of a data set: give one with --data")
     if picture is not None:
         check_plot_path(picture, "drawing accuracy against speed", overwrite=force)
-
-    def check(facts: Sequence[dict[str, Any]]) -> None:
-        if picture is not None and data is None and not any("mAP" in fact["metrics"] for fact in facts):
-            raise UsageError("no candidate's accuracy is known, so there is none to draw: name a data set with --data")
-
     with progress() as display:
         task = display.add_task("opening", total=None, info="")
         report = benchmark(
@@ -84,8 +80,8 @@ def bench(
             rounds=rounds,
             num_threads=threads,
             device=device,
-            check=check,
-            tell=lambda what, done, total: display.update(task, description=what, completed=done, total=total),
+            need_accuracy=picture is not None,
+            progress=lambda what, done, total: display.update(task, description=what, completed=done, total=total),
         )
     if picture is not None:
         missing = draw_picture(report, picture, overwrite=force)
@@ -101,10 +97,7 @@ def bench(
 
 
 def _row(entry: CandidateSpeed, speed: Speed) -> dict[str, str]:
-    share = "-" if speed.utilization is None else f"{100 * speed.utilization:.0f} %"
-    memory = f"{entry.peak_bytes / 2**20:,.0f}"
-    if entry.device_bytes:
-        memory += f" + {entry.device_bytes / 2**20:,.0f} GPU"
+    gpu = f" + {entry.device_bytes / 2**20:,.0f} GPU" if entry.device_bytes else ""
     return {
         "candidate": entry.name,
         "runtime": entry.runtime,
@@ -112,11 +105,9 @@ def _row(entry: CandidateSpeed, speed: Speed) -> dict[str, str]:
         "batch": str(speed.batch),
         "images/s": f"{speed.images_per_s:,.1f}",
         "ratio": f"{speed.ratio:.2f}",
-        "p50 ms": f"{1000 * speed.p50_s:,.1f}",
-        "p95 ms": f"{1000 * speed.p95_s:,.1f}",
-        "p99 ms": f"{1000 * speed.p99_s:,.1f}",
-        "utilization": share,
-        "MiB": memory,
+        **{f"{name} ms": f"{1000 * getattr(speed, f'{name}_s'):,.1f}" for name in ("p50", "p95", "p99")},
+        "utilization": "-" if speed.utilization is None else f"{100 * speed.utilization:.0f} %",
+        "MiB": f"{entry.peak_bytes / 2**20:,.0f}{gpu}",
         "mAP": percent(entry.accuracy["mAP"]) if "mAP" in entry.accuracy else "-",
     }
 
@@ -129,16 +120,77 @@ def _table(report: BenchmarkReport, rows: list[dict[str, str]]) -> RenderableTyp
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for column in rows[0]:
         table.add_column(column, justify="left" if column in ("candidate", "runtime", "from") else "right", overflow="fold")
-    for number, row in enumerate(rows):
-        ends = number + 1 < len(rows) and rows[number + 1]["candidate"] != row["candidate"]
+    for row, after in zip(rows, [*rows[1:], None], strict=True):
+        ends = after is not None and after["candidate"] != row["candidate"]
         table.add_row(*(Text(cell) for cell in row.values()), end_section=ends)
-    peaks = [
-        f"{precision} {rate / 1e9:,.0f} on {kind}" for kind, rates in report.peaks.items() for precision, rate in rates.items()
-    ]
-    settings = report.settings
+    settings, peaks = report.settings, []
+    for kind, rates in report.peaks.items():
+        peaks += [f"{precision} {rate / 1e9:,.0f} on {kind}" for precision, rate in rates.items()]
     foot = [
         f"medians of {settings['rounds']} rounds of {settings['seconds']:g} s; ratio to {report.candidates[0].name}",
         f"matrix products, GFLOP/s: {', '.join(peaks)}",
         report.machine,
     ]
     return Group(table, "", *(Text(line, "dim") for line in foot))
+
+
+def draw_picture(report: BenchmarkReport, path: Path, *, overwrite: bool = False) -> list[str]:
+    """Draw mAP over images in a second, one point for each candidate whose mAP is known: one wants to be in the upper right.
+
+    The batch size is the one at which the first candidate is fastest.
+
+    Args:
+        report: What was measured.
+        path: A ``.png``, ``.svg`` or ``.pdf`` file.
+        overwrite: Replace a file that is there.
+
+    Returns:
+        Names of the candidates that are not in the picture, because nothing is known of their accuracy.
+
+    Raises:
+        UsageError: No accuracy is known, or the file is there and is not to be replaced.
+        WorkError: The picture cannot be written.
+    """
+    from hat.errors import UsageError
+    from hat.io.plot_file import save_plot, style_axes
+
+    known = [entry for entry in report.candidates if "mAP" in entry.accuracy]
+    if not known:
+        raise UsageError("no candidate's accuracy is known: name a data set with --data")
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    embedding = [speed for speed in report.candidates[0].speeds if speed.mode == "embedding"]
+    batch = max(embedding, key=lambda speed: speed.images_per_s).batch
+    figure = Figure(figsize=(10, 5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    # Files of one model often have one accuracy: names beside the points would lie on one another, so a list holds them.
+    points = [_draw_point(axes, entry, entry.at(batch), str(number)) for number, entry in enumerate(known, start=1)]
+    names = []
+    for number, entry in enumerate(known, start=1):
+        speed, mean = entry.at(batch), percent(entry.accuracy["mAP"])
+        figures = f"{speed.images_per_s:.1f} images/s ({speed.ratio:.2f} x), mAP {mean} %"
+        names.append(f"{number}  {Path(entry.name).name}: {entry.runtime}\n    {figures}")
+    axes.legend(points, names, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, labelspacing=1.1)
+    axes.set_xscale("log")
+    axes.margins(x=0.1, y=0.15)
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set(xlabel=f"images in a second, batch {batch}", ylabel="mAP, %")
+    axes.set_title(f"Accuracy against speed ({report.machine})", fontsize=10, loc="left")
+    style_axes(axes)
+    save_plot(figure, path, overwrite=overwrite)
+    return [entry.name for entry in report.candidates if entry not in known]
+
+
+def _draw_point(axes: Axes, entry: CandidateSpeed, speed: Speed, number: str) -> Any:
+    """Draw one candidate with the range of its rounds; its marker, for the list of names."""
+    place = (speed.images_per_s, 100 * entry.accuracy["mAP"])
+    color = _COLORS.get(entry.precision, "#444444")
+    shape = next((shape for name, shape in _MARKERS.items() if entry.runtime.startswith(name)), "o")
+    below, above = speed.images_per_s - min(speed.rounds), max(speed.rounds) - speed.images_per_s
+    axes.errorbar(*place, xerr=[[below], [above]], color=color, capsize=3, linewidth=1)
+    (marker,) = axes.plot(*place, marker=shape, markersize=9, color=color, linestyle="none")
+    axes.annotate(number, place, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9, color=color)
+    return marker

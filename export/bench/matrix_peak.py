@@ -8,15 +8,25 @@ counted as in `hat.model.complexity`: a multiplication and an addition are two.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from hat.errors import UsageError
+import numpy as np
+import numpy.typing as npt
 
-from .matrix_products import has_float16, matrix_products
+from hat.errors import MissingExtraError, UsageError
+from hat.runtime.openvino_core import openvino_core
 
 _SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
+
+_SLOW_S = 0.25
+"""A product that takes longer is emulated: bfloat16 on a processor that has none runs at a hundredth of the rate."""
+
+_CHAIN = 4
+"""Products in a row where a library converts what goes in and out, so that converting does not count."""
+
+_OPENVINO_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 def timed_precisions(device: str) -> tuple[str, ...]:
@@ -25,21 +35,15 @@ def timed_precisions(device: str) -> tuple[str, ...]:
     return ("fp32", "bf16", "int8") if device == "cpu" and not has_float16() else ("fp32", "fp16", "bf16", "int8")
 
 
-_SLOW_S = 0.25
-"""A product that takes longer is emulated: bfloat16 on a processor that has none runs at a hundredth of the rate."""
+def has_float16() -> bool:
+    """Return whether this machine's processor has float16 arithmetic that a runtime of ours uses."""
+    return "FP16" in _openvino_capabilities()
 
 
 def peak_of(precision: str, rates: Mapping[str, float]) -> float | None:
     """Return the rate that a model of a precision is held against.
 
-    A coarser precision may always be computed in float32, so it is the faster of the two.
-
-    Args:
-        precision: Of the model.
-        rates: Precision -> operations in a second, as measured.
-
-    Returns:
-        Operations in a second; None where the precision was not timed.
+    A coarser precision may always be computed in float32, so it is the faster of the two; None where it was not timed.
     """
     if precision == "fp16" and "fp16" not in rates:  # a processor computes it in float32
         return rates.get("fp32")
@@ -57,7 +61,7 @@ def matrix_rate(precision: str, device: str, seconds: float) -> float:
         seconds: How long to measure, shared by all. Making the products takes longer, at the first call.
 
     Returns:
-        Operations in a second of the fastest product.
+        Operations in a second.
 
     Raises:
         UsageError: The precision is not timed on the device.
@@ -106,3 +110,84 @@ def _products(precision: str, device: str, num_threads: int) -> list[list[tuple[
         for size in sorted(_SIZES[device.partition(":")[0]])
     ]
     return [list(sizes) for sizes in zip(*by_size, strict=True)]
+
+
+def matrix_products(precision: str, size: int, device: str) -> Iterator[tuple[int, Callable[[], Any]]]:
+    """Yield the number of products of a call, and the call, for every library that is installed.
+
+    The fastest differs by processor and precision. On a CPU each has as many threads as torch.
+    """
+    if device != "cpu" or precision != "fp16":  # torch takes a hundred times as long for it on a processor
+        yield 1, _by_torch(precision, size, device)
+    if device == "cpu" and precision in ("fp32", "int8"):
+        yield from _by_onnx_runtime(precision, size)
+    if device == "cpu" and precision in _OPENVINO_HINTS and precision.upper() in _openvino_capabilities():
+        yield _CHAIN, _by_openvino(precision, size)
+
+
+def _by_torch(precision: str, size: int, device: str) -> Callable[[], Any]:
+    import torch
+
+    if precision == "int8":
+        # On CUDA the second matrix has to lie column by column.
+        left = torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device)
+        right = torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device).t()
+        return lambda: torch._int_mm(left, right)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    first, second = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return lambda: first @ second
+
+
+def _by_onnx_runtime(precision: str, size: int) -> Iterator[tuple[int, Callable[[], Any]]]:
+    try:
+        import onnxruntime
+        from onnx import numpy_helper, parser
+    except ImportError:
+        return
+    import torch
+
+    rng = np.random.default_rng(0)
+    left: npt.NDArray[Any]
+    right: npt.NDArray[Any]
+    if precision == "fp32":
+        operator, given, made = "MatMul", "float", "float"
+        left, right = (rng.standard_normal((size, size), dtype=np.float32) for _ in range(2))
+    else:
+        operator, given, made = "MatMulInteger", "uint8", "int32"
+        left = rng.integers(0, 256, (size, size), dtype=np.uint8)
+        right = rng.integers(-127, 128, (size, size), dtype=np.int8)
+    graph = f"product ({given}[{size},{size}] a) => ({made}[{size},{size}] y) {{ y = {operator}(a, b) }}"
+    model = parser.parse_model(f'<ir_version: 9, opset_import: ["": 18]> {graph}')
+    model.graph.initializer.append(numpy_helper.from_array(right, "b"))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that go on looking for work would take the cores from the library that comes next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    yield 1, lambda: session.run(None, {"a": left})
+
+
+def _openvino_capabilities() -> list[str]:
+    try:
+        core = openvino_core("measuring")
+    except MissingExtraError:
+        return []
+    return list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def _by_openvino(precision: str, size: int) -> Callable[[], Any]:
+    import openvino
+    import torch
+    from openvino import opset13
+
+    rng = np.random.default_rng(0)
+    left = rng.standard_normal((size, size), dtype=np.float32)
+    start = opset13.parameter([size, size], openvino.Type.f32)
+    product = start
+    for _ in range(_CHAIN):
+        right = rng.standard_normal((size, size), dtype=np.float32) / np.float32(size**0.5)  # values keep their size
+        product = opset13.matmul(product, opset13.constant(right), False, False)
+    options = {"INFERENCE_PRECISION_HINT": _OPENVINO_HINTS[precision], "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    model = openvino.Model([product], [start])
+    request = openvino_core("measuring").compile_model(model, "CPU", options).create_infer_request()
+    return lambda: request.infer({0: left}, share_inputs=True)

@@ -1,36 +1,92 @@
-"""The process in which one candidate of a benchmark lives: it opens it once, and runs it whenever it is its turn.
+"""The process in which one candidate of a benchmark lives, from both sides: it opens it once, and runs it at its turn.
 
 A process for each, because thread pools of two runtimes in one process disturb each other, and because the peak of resident
-memory is then the candidate's own. It is started by `hat.export.bench.process` and speaks JSON, one object a line.
+memory is then the candidate's own. `WorkerProcess` asks and `main` answers, in JSON, one object a line.
 
 Runtimes give arrays on the host, so that a run has ended, on a GPU too, when its call returns.
 """
 
+from __future__ import annotations
+
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import cycle, islice, pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from hat.data import ReIDDataset, iterate_batches, open_dataset
+from hat.data import iterate_batches, open_dataset
 from hat.embedder import Embedder
-from hat.errors import HatError, UsageError
+from hat.errors import HatError, UsageError, WorkError
 from hat.evaluation import evaluate
 from hat.model.complexity import count_complexity
-from hat.runtime import Runtime, TorchRuntime
+from hat.runtime import Runtime, TorchRuntime, runtime_info
 from hat.runtime.protocol import runtime_device
 
-from ..parity.candidate import candidate_metrics, open_candidate, parse_candidate, runtime_config, runtime_precision
-from ..parity.retrieval_parity import some_identities
+from ..parity.candidate import open_candidate, parse_candidate
+from ..parity.levels import some_identities
 from .matrix_peak import matrix_rate
 
 _MIN_RUNS = 3
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class WorkerProcess:
+    """One process that runs this module, named for messages by what it works on; a context manager that ends it.
+
+    ``num_threads`` is for libraries that read their number of threads when they start; None leaves it to them.
+    """
+
+    def __init__(self, name: str, num_threads: int | None = None) -> None:
+        self.name = name
+        threads = {} if num_threads is None else dict.fromkeys(_THREAD_VARIABLES, str(num_threads))
+        self._messages = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by __exit__
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._messages}
+        command = [sys.executable, "-m", __name__]
+        self._process = subprocess.Popen(command, text=True, encoding="utf-8", env=os.environ | threads, **pipes)
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Let it do something and wait for the answer.
+
+        Raises:
+            UsageError: What was asked for cannot be had.
+            WorkError: It failed, or the process died: its last words are in the message.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        line = ""
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            self._messages.seek(0)
+            said = self._messages.read().strip() or "it said nothing; a process that is out of memory is killed with code -9"
+            raise WorkError(f"{self.name}: its process ended with code {code}: {said.splitlines()[-1].strip()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise (UsageError if answer["exit_code"] == UsageError.exit_code else WorkError)(answer["error"])
+        return answer
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+        with suppress(BrokenPipeError):  # it died with a request unread, which was told already
+            self._process.stdin.close()
+        self._messages.close()
 
 
 class Worker:
@@ -45,20 +101,17 @@ class Worker:
     def open(self, *, spec: str, device: str | None, num_threads: int | None, paths: list[str]) -> dict[str, Any]:
         """Open a candidate and tell what it is."""
         before, used = peak_memory_bytes(), _device_bytes_in_use(device)
-        candidate = parse_candidate(spec)
-        runtime = open_candidate(candidate, device, num_threads=num_threads)
+        runtime = open_candidate(parse_candidate(spec), device, num_threads=num_threads)
         self.runtime, self.paths = runtime, paths
         self.device_bytes += _device_bytes_in_use(device) - used
-        info = getattr(runtime, "info", None)
-        metrics = dict(info.metrics) if info is not None else candidate_metrics(candidate)
-        config = runtime_config(runtime)
+        info = runtime_info(runtime)
         exact = not isinstance(runtime, TorchRuntime) or runtime.inference_graph
         return {
             "runtime": runtime.name,
-            "precision": runtime_precision(runtime),
+            "precision": info.precision,
             "device": runtime_device(runtime),
-            "num_operations": count_complexity(config, cls_only=exact).total_operations if config is not None else None,
-            "metrics": metrics,
+            "num_operations": count_complexity(info.model, cls_only=exact).total_operations if info.model else None,
+            "metrics": dict(info.metrics),
             "process_bytes": before,
         }
 
@@ -79,16 +132,14 @@ class Worker:
         """Return the peak of resident memory of this process, and what it took of the GPU's."""
         return {"peak_bytes": peak_memory_bytes(), "device_bytes": self.device_bytes}
 
-    def accuracy(self, *, data: str, num_ids: int | None, seed: int, batch: int) -> dict[str, Any]:
+    def accuracy(self, *, data: str, num_ids: int | None, batch: int) -> dict[str, Any]:
         """Return the metrics on a data set."""
-        dataset: ReIDDataset = some_identities(open_dataset(data), num_ids, seed)
+        dataset = some_identities(open_dataset(data), num_ids, seed=0)
         return evaluate(Embedder(self._open_runtime(), batch_size=batch), dataset).to_dict()
 
     def peak(self, *, precision: str, device: str, seconds: float, num_threads: int | None) -> dict[str, Any]:
         """Return the rate of a matrix product."""
         if num_threads is not None:
-            import torch
-
             torch.set_num_threads(num_threads)
         return {"rate": matrix_rate(precision, device, seconds)}
 
@@ -98,11 +149,18 @@ class Worker:
         return self.runtime
 
     def _turn(self, mode: str, batch: int, seconds: float, *, min_runs: int) -> list[float]:
+        """Return the seconds of each run, for so long and at least so many."""
         runtime = self._open_runtime()
         if mode == "end-to-end":
             return self._end_to_end(runtime, batch, seconds, min_runs)
         images = self._images(runtime, batch)
-        return _timed(lambda: runtime.run(images), seconds, min_runs)
+        latencies: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(latencies) < min_runs or time.perf_counter() < end:
+            start = time.perf_counter()
+            runtime.run(images)
+            latencies.append(time.perf_counter() - start)
+        return latencies
 
     def _end_to_end(self, runtime: Runtime, batch: int, seconds: float, min_runs: int) -> list[float]:
         """Return the times between the embeddings of one batch and those of the next, decoding and resizing included.
@@ -131,17 +189,6 @@ class Worker:
         return rng.integers(0, 256, (batch, 3, *runtime.preprocessing.size), dtype=np.uint8)
 
 
-def _timed(run: Callable[[], Any], seconds: float, min_runs: int) -> list[float]:
-    """Return the seconds of each run, for so long and at least so many."""
-    latencies: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(latencies) < min_runs or time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        latencies.append(time.perf_counter() - start)
-    return latencies
-
-
 def peak_memory_bytes() -> int:
     """Return the largest resident size of this process so far."""
     status = Path("/proc/self/status")
@@ -156,18 +203,11 @@ def peak_memory_bytes() -> int:
 
 def _device_bytes_in_use(device: str | None) -> int:
     """Return the memory of the GPU that is taken, by whomever: only one candidate has its turn, so a difference is its own."""
-    import torch
-
     chosen = "cuda" if device is None or device == "auto" else device
     if not torch.cuda.is_available() or not chosen.startswith("cuda"):
         return 0
     free, total = torch.cuda.mem_get_info(chosen)
     return total - free
-
-
-def _requests(stream: IO[str]) -> Iterator[dict[str, Any]]:
-    for line in stream:
-        yield json.loads(line)
 
 
 def main() -> None:
@@ -177,7 +217,8 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     worker = Worker()
     actions = {name: getattr(worker, name) for name in ("open", "warm", "measure", "memory", "accuracy", "peak")}
-    for request in _requests(sys.stdin):
+    for line in sys.stdin:
+        request = json.loads(line)
         try:
             answer = actions[request.pop("do")](**request)
         except HatError as error:

@@ -1,4 +1,4 @@
-"""A model as it is named on the command line of ``hat verify`` and ``hat bench``: a path, and how to run what is there.
+"""What is compared and measured: models as they are named on the command line, and images of a folder.
 
 ``runs/market`` is a checkpoint as trained. ``runs/market@graph`` is its exact inference graph, ``@compile`` goes through
 torch.compile, ``@bf16`` or ``@fp16`` computes under autocast; they combine: ``runs/market@graph+compile+bf16``. A file that was
@@ -8,14 +8,18 @@ exported runs as its precision says and takes no variant, and so does a model on
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from hat.data.image_trees import FolderTree, ImageTree, open_tree
 from hat.errors import UsageError
 
 if TYPE_CHECKING:
-    from hat.model import ModelConfig
+    from hat.io.artifact import ArtifactInfo
     from hat.runtime import Runtime
 
 
@@ -24,21 +28,13 @@ _PRECISIONS: tuple[Literal["fp32", "bf16", "fp16"], ...] = ("fp32", "bf16", "fp1
 
 @dataclass(frozen=True)
 class Candidate:
-    """What to open and how to run it.
+    """What to open and how to run it; the last three are of a checkpoint alone."""
 
-    Attributes:
-        spec: As it was typed.
-        path: The checkpoint or file.
-        precision: Of a checkpoint: in which it computes.
-        inference_graph: Of a checkpoint: run the exact inference graph instead of the training module.
-        compiled: Of a checkpoint: run through torch.compile.
-    """
-
-    spec: str
+    spec: str  # as it was typed
     path: Path
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    inference_graph: bool = False
-    compiled: bool = False
+    inference_graph: bool = False  # run the exact inference graph instead of the training module
+    compiled: bool = False  # run through torch.compile
 
     @property
     def is_remote(self) -> bool:
@@ -69,20 +65,14 @@ def parse_candidate(spec: str | os.PathLike[str]) -> Candidate:
     if not at or plain.is_remote or whole.exists():
         return plain
     words = variants.split("+")
-    precisions = [known for known in _PRECISIONS for word in words if word == known]
-    unknown = [word for word in words if word not in (*_PRECISIONS, "graph", "compile")]
-    if unknown or len(precisions) > 1 or len(set(words)) < len(words):
+    precisions = [known for known in _PRECISIONS if known in words]
+    if len(precisions) > 1 or len(set(words)) < len(words) or set(words) - {*_PRECISIONS, "graph", "compile"}:
         raise UsageError(
             f"{text}: cannot read {variants!r} behind the @; expected graph, compile and one of {', '.join(_PRECISIONS)}, "
             "joined by +: runs/market@graph+bf16"
         )
-    candidate = Candidate(
-        text,
-        Path(place).expanduser(),
-        precision=precisions[0] if precisions else "fp32",
-        inference_graph="graph" in words,
-        compiled="compile" in words,
-    )
+    precision = precisions[0] if precisions else "fp32"
+    candidate = Candidate(text, Path(place).expanduser(), precision, "graph" in words, "compile" in words)
     if candidate.path.exists() and not candidate.is_checkpoint:
         raise UsageError(
             f"{text}: {candidate.path.name} is an exported file and runs as it was made: only a checkpoint has variants"
@@ -91,12 +81,7 @@ def parse_candidate(spec: str | os.PathLike[str]) -> Candidate:
 
 
 def open_candidate(candidate: Candidate, device: str | None = None, *, num_threads: int | None = None) -> Runtime:
-    """Open what a candidate names.
-
-    Args:
-        candidate: What to open.
-        device: As `hat.runtime.open_runtime` takes it; of no concern to a model on a server.
-        num_threads: Threads of the CPU; None leaves the choice to the runtime.
+    """Open what a candidate names, on a device as `hat.runtime.open_runtime` takes it, with so many threads of the CPU.
 
     Raises:
         CheckpointError: There is nothing at the path that can be opened.
@@ -113,27 +98,32 @@ def open_candidate(candidate: Candidate, device: str | None = None, *, num_threa
     return open_runtime(candidate.path, device, candidate.precision, **options)
 
 
-def runtime_precision(runtime: Runtime) -> str:
-    """Return the precision in which a runtime computes, as it says of itself."""
-    info = getattr(runtime, "info", None)
-    return str(info.precision if info is not None else getattr(runtime, "precision", "fp32"))
+def artifact_info(runtime: Runtime) -> ArtifactInfo | None:
+    """Return what a runtime says of the model that it runs; None where somebody else's runtime says nothing."""
+    return getattr(runtime, "info", None)
 
 
-def runtime_fingerprint(runtime: Runtime) -> str | None:
-    """Return what a gallery of its embeddings is bound to; None where the runtime does not say which model it runs."""
-    info = getattr(runtime, "info", None)
-    return None if info is None else str(info.fingerprint)
+def list_images(root: str | os.PathLike[str]) -> list[str]:
+    """Locations of all images below a folder or in a zip file, sorted.
+
+    Raises:
+        DataError: There is neither a folder nor a zip file.
+    """
+    return list(_walk(open_tree(Path(root).expanduser()), frozenset()))
 
 
-def runtime_config(runtime: Runtime) -> ModelConfig | None:
-    """Return the architecture that a runtime runs; None where it does not say."""
-    info = getattr(runtime, "info", None)
-    config: ModelConfig | None = info.model if info is not None else getattr(runtime, "config", None)
-    return config
+def _walk(tree: ImageTree, above: frozenset[Path]) -> Iterator[str]:
+    if isinstance(tree, FolderTree):
+        place = tree.path.resolve()
+        if place in above:  # a link to a folder above itself
+            return
+        above |= {place}
+    yield from (location for _, location in tree.images())
+    for name in tree.folders():
+        yield from _walk(tree.child(name), above)
 
 
-def candidate_metrics(candidate: Candidate) -> dict[str, Any]:
-    """Return the metrics that a checkpoint or a file holds about itself; for a file that is open, ask its ``info``."""
-    from hat.io.checkpoint import read_checkpoint_info
-
-    return dict(read_checkpoint_info(candidate.path).metrics) if candidate.path.is_dir() else {}
+def choose_images(paths: list[str], count: int, seed: int) -> list[str]:
+    """Return some of the images, in an order drawn by the seed alone: file names often stand in the order of identities."""
+    order = np.random.default_rng(seed).permutation(len(paths))
+    return [paths[i] for i in order[:count]]

@@ -13,7 +13,7 @@ from hat.console import emit, progress
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from .verification_report import CandidateResult, Check, VerificationReport
+    from .verification_report import VerificationReport
 
 
 def verify(
@@ -50,17 +50,19 @@ def verify(
     """
     from hat.data import open_dataset
     from hat.errors import UsageError, WorkError
+    from hat.io.atomic_output import atomic_output
 
     from .verification import verify as run
-    from .verification_page import render_page
 
     if num_ids is not None and data is None:
         raise UsageError("--num-ids chooses identities of a data set: give one with --data")
-    for path in (report, report_json):
-        _check_place(path, force)
-    dataset = open_dataset(data) if data is not None else None
+    for path in (report, report_json):  # refused before the work and not after it
+        if path is not None and path.exists() and not force:
+            raise UsageError(f"{path} is there already: give another name, or --force to replace it")
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{path.parent} is no folder: make it first")
+    tasks: dict[str, Any] = {}
     with progress() as display:
-        tasks: dict[str, Any] = {}
 
         def tell(what: str, done: int, total: int) -> None:
             if what not in tasks:
@@ -71,7 +73,7 @@ def verify(
             reference,
             candidates,
             images,
-            dataset,
+            open_dataset(data) if data is not None else None,
             num_images=num_images,
             num_ids=num_ids,
             seed=seed,
@@ -79,31 +81,17 @@ def verify(
             batch_size=batch_size,
             progress=tell,
         )
+    content = found.to_dict()
     if report_json is not None:
-        _write(report_json, json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n", force)
+        with atomic_output(report_json, overwrite=force) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if report is not None:
-        _write(report, render_page(found), force)
-    emit(found.to_dict(), _table(found), as_json)
+        with atomic_output(report, overwrite=force) as temporary:
+            temporary.write_text(found.to_html(), encoding="utf-8")
+    emit(content, _table(found), as_json)
     if not found.passed:
         bad = [f"{result.name} ({'; '.join(result.failures)})" for result in found.candidates if not result.passed]
         raise WorkError(f"{len(bad)} of {len(found.candidates)} candidates disagree with {reference}: {', '.join(bad)}")
-
-
-def _check_place(path: Path | None, force: bool) -> None:
-    """Refuse before the work what would be refused after it."""
-    from hat.errors import UsageError
-
-    if path is not None and path.exists() and not force:
-        raise UsageError(f"{path} is there already: give another name, or --force to replace it")
-    if path is not None and not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is no folder: make it first")
-
-
-def _write(path: Path, text: str, force: bool) -> None:
-    from hat.io.atomic_output import atomic_output
-
-    with atomic_output(path, overwrite=force) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _table(report: VerificationReport) -> RenderableType:
@@ -113,42 +101,26 @@ def _table(report: VerificationReport) -> RenderableType:
 
     from .verification_report import SHORT_NAMES
 
-    columns = report.summary_names
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("candidate", overflow="fold", min_width=20)
     table.add_column("verdict", no_wrap=True)
-    for column in columns:
+    for column in report.summary_names:
         table.add_column(SHORT_NAMES.get(column, column), justify="right", overflow="fold")
+    # Text and not strings: a path in square brackets would be taken for markup.
+    lines: list[RenderableType] = [Text(f"reference {report.reference} ({report.reference_runtime})")]
+    lines += [Text(f"{name}: {text}") for name, text in report.circumstances.items() if name not in ("machine", "versions")]
+    lines += ["", table]
     for result in report.candidates:
-        by_name = {check.name: check for check in result.checks}
-        cells = [_cell(by_name.get(column)) for column in columns]
+        cells = []
+        for check in map(result.check, report.summary_names):
+            if check is None:
+                cells.append(Text("-", "dim"))
+                continue
+            value = Text(check.value_text, "" if check.passed else "bold red")
+            cells.append(Text.assemble(value, "\n", (f"{check.sense} {check.limit_text}", "dim")))
         verdict = Text("pass", "bold green") if result.passed else Text("FAIL", "bold red")
         name = Text.assemble(result.name, "\n", (f"{result.runtime}, limits of {result.tolerance}", "dim"))
         table.add_row(name, verdict, *cells)
-    gallery = len(report.paths) - report.num_queries
-    head = f"reference {report.reference} ({report.reference_runtime}); {report.num_queries} queries, {gallery} gallery images"
-    if report.dataset is not None:
-        figures = report.dataset["reference"]
-        head += f"; {report.dataset['name']}, {figures['num_queries']} queries, {figures['num_gallery']} gallery images"
-    # Text and not strings: a path in square brackets would be taken for markup.
-    lines: list[RenderableType] = [Text(head)]
-    if report.left_out:
-        lines.append(Text(f"{len(report.left_out)} images cannot be read and were left out, the first: {report.left_out[0]}"))
-    lines += ["", table]
-    for result in report.candidates:
         lines += [Text(f"{result.name}: {sentence}", "red") for sentence in result.problems]
-        lines += [Text(f"{result.name}: {hint}", "yellow") for hint in _hints(result)]
+        lines += [Text(f"{result.name}: {hint}", "yellow") for hint in result.hints]
     return Group(*lines)
-
-
-def _hints(result: CandidateResult) -> tuple[str, ...]:
-    return () if result.passed else result.hints
-
-
-def _cell(check: Check | None) -> Any:
-    from rich.text import Text
-
-    if check is None:
-        return Text("-", "dim")
-    value = Text(check.value_text, "" if check.passed else "bold red")
-    return Text.assemble(value, "\n", (f"{check.sense} {check.limit_text}", "dim"))

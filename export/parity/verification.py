@@ -5,6 +5,7 @@ Everything is deterministic: the choice of images by a seed, their split into qu
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,21 +14,17 @@ import numpy.typing as npt
 from hat.data import ReIDDataset, load_images
 from hat.embedder import Embedder
 from hat.errors import CheckpointError, HatError, ImageError, UsageError, WorkError
-from hat.evaluation import embed_dataset, rank_embeddings
+from hat.evaluation import check_rankable, embed_dataset, rank_embeddings
 from hat.metrics import RankingResult
 from hat.model import HAT
 from hat.record import describe_machine
 from hat.runtime import Runtime, TorchRuntime
 
-from .batch_parity import batch_sizes, check_batches
-from .candidate import open_candidate, parse_candidate, runtime_fingerprint, runtime_precision
-from .comparability import failure_hints, incomparable, source_hash
-from .embedding_parity import compare_embeddings, inspect_rows, spread, worst_images
-from .image_folder import choose_images, list_images
-from .ranking_parity import compare_rankings, sample_pairs, similarities, worst_pairs
-from .retrieval_parity import compare_retrieval, describe_dataset, some_identities
-from .tolerances import tolerance_for
-from .verification_report import CandidateResult, VerificationReport
+from . import levels
+from .candidate import artifact_info, choose_images, list_images, open_candidate, parse_candidate
+from .levels import Rows
+from .tolerances import UNIT_LENGTH, Tolerance, tolerance_for
+from .verification_report import CandidateResult, Check, VerificationReport
 
 Subject: TypeAlias = str | os.PathLike[str] | HAT | Runtime
 """What can be compared: a path (`hat.export.parity.candidate`), a model, or a runtime that is open."""
@@ -43,6 +40,7 @@ _MIN_SPREAD = 1e-11
 
 _NUM_WORST = 8
 _NUM_DRAWN_PAIRS = 1500
+_NUM_PROBES = 16
 
 
 def verify(
@@ -79,123 +77,163 @@ def verify(
         WorkError: Nothing can be compared: there are too few images, or the reference itself is broken.
         CheckpointError: There is nothing at a path that can be opened.
         UsageError: There is no candidate, or the device is not there.
-        DataError: The folder or the data set is not there, or the data set has no query or no gallery.
+        DataError: The folder or the data set is not there, or nothing can be ranked in the data set.
     """
     if isinstance(candidates, str | os.PathLike) or not candidates:
         raise UsageError("nothing to compare: expected at least one candidate, in a list")
     if num_images < MIN_IMAGES:
         raise UsageError(f"at least {MIN_IMAGES} images are needed to rank, got num_images={num_images}")
-    _check_paths([reference, *candidates])
+    for subject in (reference, *candidates):  # a path that leads nowhere is refused before an hour of work and not after it
+        if isinstance(subject, str | os.PathLike) and parse_candidate(subject).is_missing:
+            raise CheckpointError(f"{subject}: there is no such checkpoint or file")
+    if dataset is not None:
+        dataset = levels.some_identities(dataset, num_ids, seed)
+        check_rankable(dataset)
     tell = progress or (lambda what, done, total: None)
     name, runtime = _open(reference, device)
     paths, pixels, left_out, source = _read(images, runtime, num_images, seed, tell)
-    num_queries = max(1, len(paths) // 4)
-    side = _Side(runtime, pixels, dataset if dataset is None else some_identities(dataset, num_ids, seed), batch_size)
-    side.embed(f"reference {name}", tell)
-    _check_reference(name, side.rows)
-
-    results = []
-    for subject in candidates:
-        label, opened = _open(subject, device)
-        results.append(_compare(label, _Side(opened, pixels, side.dataset, batch_size), side, paths, num_queries, tell))
+    proof = _Proof(name, runtime, paths, pixels, dataset, batch_size, tell)
+    results = tuple(proof.compare(*_open(subject, device)) for subject in candidates)
+    info = artifact_info(runtime)
+    described = None
+    if dataset is not None and proof.figures is not None:
+        described = {"name": dataset.name, "notes": list(dataset.notes), "reference": proof.figures.to_dict()}
     return VerificationReport(
         reference=name,
         reference_runtime=runtime.name,
-        reference_fingerprint=runtime_fingerprint(runtime),
-        candidates=tuple(results),
+        reference_fingerprint=None if info is None else info.fingerprint,
+        candidates=results,
         source=source,
         paths=tuple(paths),
-        num_queries=num_queries,
+        num_queries=proof.num_queries,
         seed=seed,
         left_out=tuple(left_out),
-        dataset=describe_dataset(side.dataset, side.figures) if side.dataset and side.figures else None,
+        dataset=described,
         machine=describe_machine(),
         versions=_versions(),
         pixels=pixels,
     )
 
 
-class _Side:
-    """One runtime with what it made of the images; `embed` fills `rows`, `rank` fills `figures`."""
+@dataclass
+class _Proof:
+    """A reference with its embeddings, and with its figures once a candidate is to be held against them."""
 
-    def __init__(self, runtime: Runtime, pixels: npt.NDArray[np.uint8], dataset: ReIDDataset | None, batch_size: int) -> None:
-        self.runtime, self.pixels, self.dataset, self.batch_size = runtime, pixels, dataset, batch_size
-        self.rows: npt.NDArray[np.float32] = np.empty((0, runtime.embed_dim), dtype=np.float32)
-        self.figures: RankingResult | None = None
+    name: str
+    runtime: Runtime
+    paths: Sequence[str]
+    pixels: npt.NDArray[np.uint8]
+    dataset: ReIDDataset | None
+    batch_size: int
+    tell: Progress
+    figures: RankingResult | None = None
 
-    def embed(self, name: str, tell: Progress) -> None:
-        sizes = batch_sizes(self.runtime)
-        size = sizes[min(1, len(sizes) - 1)] if len(sizes) > 2 else sizes[0]  # the batch that the file is tuned for
+    def __post_init__(self) -> None:
+        self.num_queries = max(1, len(self.paths) // 4)
+        self.rows = self.embed(f"reference {self.name}", self.runtime)
+        if not np.isfinite(self.rows).all():
+            raise WorkError(f"the reference {self.name} gives NaN or infinite values: nothing can be compared with it")
+        if levels.spread(self.rows) < _MIN_SPREAD:
+            raise WorkError(f"the reference {self.name} gives one embedding for all images: nothing can be compared with it")
+
+    def embed(self, name: str, runtime: Runtime) -> Rows:
+        """Return the embeddings of the images, in batches of the size that the file is tuned for."""
+        sizes = levels.batch_sizes(runtime)
+        size = sizes[1] if len(sizes) > 2 else sizes[0]
         parts = []
         for start in range(0, len(self.pixels), size):
-            parts.append(self.runtime.run(self.pixels[start : start + size]))
-            tell(name, min(start + size, len(self.pixels)), len(self.pixels))
-        self.rows = np.concatenate(parts)
-        if self.rows.shape != (len(self.pixels), self.runtime.embed_dim):
+            parts.append(runtime.run(self.pixels[start : start + size]))
+            self.tell(name, min(start + size, len(self.pixels)), len(self.pixels))
+        rows, expected = np.concatenate(parts), (len(self.pixels), runtime.embed_dim)
+        if rows.shape != expected:
             raise WorkError(
-                f"{len(self.pixels)} images in batches of {size} gave an array of shape {self.rows.shape}, "
-                f"expected ({len(self.pixels)}, {self.runtime.embed_dim})"
+                f"{len(self.pixels)} images in batches of {size} gave an array of shape {rows.shape}, expected {expected}"
             )
+        return rows
 
-    def rank(self, name: str, tell: Progress) -> RankingResult:
-        if self.figures is None:
-            assert self.dataset is not None
-            total, done = len(self.dataset.query) + len(self.dataset.gallery), 0
+    def rank(self, name: str, runtime: Runtime, dataset: ReIDDataset) -> RankingResult:
+        """Return the metrics on the data set."""
+        advance = _counter(self.tell, f"{name} on {dataset.name}", len(dataset.query) + len(dataset.gallery))
+        query, gallery = embed_dataset(Embedder(runtime, batch_size=self.batch_size), dataset, advance=advance)
+        return rank_embeddings(query, gallery, dataset)
 
-            def advance(count: int) -> None:
-                nonlocal done
-                done += count
-                tell(f"{name} on {self.dataset.name if self.dataset else ''}", done, total)
+    def compare(self, name: str, runtime: Runtime) -> CandidateResult:
+        """Hold a candidate against the reference."""
+        ours, theirs = artifact_info(self.runtime), artifact_info(runtime)
+        precisions = [info.precision if info is not None else "fp32" for info in (ours, theirs)]
+        decides, tolerance = tolerance_for(*precisions)
+        about: dict[str, Any] = {"name": name, "runtime": runtime.name, "precision": precisions[1], "tolerance": decides}
+        about["fingerprint"] = None if theirs is None else theirs.fingerprint
+        if problems := _differences(self.runtime, runtime):
+            return CandidateResult(**about, problems=tuple(f"not comparable: {problem}" for problem in problems))
+        try:
+            rows = self.embed(name, runtime)
+            checks = levels.inspect_rows(self.rows, rows)
+            if np.isfinite(rows).all():
+                both = levels.similarities(self.rows, rows, self.num_queries)
+                checks += levels.compare_embeddings(self.rows, rows, tolerance)
+                checks += levels.check_batches(runtime, self.pixels, tolerance)
+                checks += levels.compare_rankings(both, tolerance)
+                about["worst_images"] = levels.worst_images(self.rows, rows, self.paths, _NUM_WORST)
+                about["worst_pairs"] = levels.worst_pairs(both, self.paths, _NUM_WORST)
+                about["similarities"] = levels.sample_pairs(both, _NUM_DRAWN_PAIRS)
+                if self.dataset is not None:
+                    self.figures = self.figures or self.rank("reference", self.runtime, self.dataset)
+                    after = self.rank(name, runtime, self.dataset)
+                    checks += levels.compare_retrieval(self.figures, after, tolerance)
+                    about["figures"] = {"retrieval": after.to_dict()}
+            hints = []
+            if any(not check.passed for check in checks):
+                if ours is not None and theirs is not None and ours.source_sha256 != theirs.source_sha256:
+                    hashes = f"{ours.source_sha256[:12]} in the reference, {theirs.source_sha256[:12]} here"
+                    hints.append(f"it was made from other weights: sha256 {hashes}")
+                hints += self.failure_hints(runtime, rows, checks, tolerance)
+        except HatError as error:
+            return CandidateResult(**about, problems=(f"it failed while it ran: {error}",))
+        return CandidateResult(**about, checks=tuple(checks), hints=tuple(hints))
 
-            embedder = Embedder(self.runtime, batch_size=self.batch_size)
-            query, gallery = embed_dataset(embedder, self.dataset, advance=advance)
-            self.figures = rank_embeddings(query, gallery, self.dataset)
-        return self.figures
+    def failure_hints(self, runtime: Runtime, rows: Rows, checks: Sequence[Check], tolerance: Tolerance) -> list[str]:
+        """Return what a failure looks like: swapped channels, a missing L2 norm, mixed rows, where it can be tried."""
+        if not np.isfinite(rows).all():
+            return ["values overflow: in float16 this is a norm or a softmax that was not left in float32"]
+
+        def agree(reference: Rows, candidate: Rows) -> bool:
+            return bool(len(candidate)) and bool(levels.row_cosines(reference, candidate).min() >= tolerance.worst_cosine.value)
+
+        hints = []
+        if agree(self.rows, rows):
+            lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+            if np.abs(lengths - 1).max() > UNIT_LENGTH.value:
+                hints.append("directions are right and lengths are not: the L2 norm at the end is missing")
+        else:
+            swapped = runtime.run(np.ascontiguousarray(self.pixels[:_NUM_PROBES, ::-1]))
+            if agree(self.rows[: len(swapped)], swapped):
+                hints.append("it agrees once red and blue are swapped: it takes its images as BGR")
+            if any(agree(self.rows[1:-1], np.roll(rows, shift, axis=0)[1:-1]) for shift in (1, -1)):
+                hints.append("rows are those of the neighboring image: it is off by one")
+        if any(check.name in ("batch max abs", "wrong rows") and not check.passed for check in checks):
+            hints.append("the embedding of an image depends on the batch that it travels in or on its place there")
+        return hints
 
 
-def _compare(
-    label: str, candidate: _Side, reference: _Side, paths: Sequence[str], num_queries: int, tell: Progress
-) -> CandidateResult:
-    runtime = candidate.runtime
-    precision = runtime_precision(runtime)
-    decides, tolerance = tolerance_for(runtime_precision(reference.runtime), precision)
-    facts: dict[str, Any] = {"name": label, "runtime": runtime.name, "precision": precision, "tolerance": decides}
-    facts["fingerprint"] = runtime_fingerprint(runtime)
-    problems = incomparable(reference.runtime, runtime)
-    if problems:
-        return CandidateResult(**facts, problems=tuple(f"not comparable: {problem}" for problem in problems))
-    try:
-        candidate.embed(label, tell)
-        rows = candidate.rows
-        checks = inspect_rows(reference.rows, rows)
-        evidence: dict[str, Any] = {}
-        if np.isfinite(rows).all():
-            both = similarities(reference.rows, rows, num_queries)
-            checks += compare_embeddings(reference.rows, rows, tolerance)
-            checks += check_batches(runtime, candidate.pixels, tolerance)
-            checks += compare_rankings(both, tolerance)
-            evidence = {
-                "worst_images": worst_images(reference.rows, rows, paths, _NUM_WORST),
-                "worst_pairs": worst_pairs(both, paths, _NUM_WORST),
-                "similarities": sample_pairs(both, _NUM_DRAWN_PAIRS),
-            }
-            if candidate.dataset is not None:
-                before = reference.rank("reference", tell)
-                after = candidate.rank(label, tell)
-                checks += compare_retrieval(before, after, tolerance)
-                facts["figures"] = {"retrieval": after.to_dict()}
-        hashes = (source_hash(reference.runtime), source_hash(runtime))
-        hints = failure_hints(runtime, checks, candidate.pixels, reference.rows, rows, tolerance, hashes)
-    except HatError as error:
-        return CandidateResult(**facts, problems=(f"it failed while it ran: {error}",))
-    return CandidateResult(**facts, checks=tuple(checks), hints=tuple(hints), **evidence)
+def _differences(reference: Runtime, candidate: Runtime) -> list[str]:
+    """Return why two models cannot be compared: they take their images in another way, or give embeddings of another width."""
 
+    def described(runtime: Runtime) -> dict[str, str]:
+        taken = runtime.preprocessing
+        size = f"{taken.height} x {taken.width}"
+        return {"size": size, "mean": f"mean {taken.mean}", "std": f"std {taken.std}", "resize": f"{taken.resize} resize"}
 
-def _check_paths(subjects: Sequence[Subject]) -> None:
-    """Refuse a path that leads nowhere before an hour of work and not after it."""
-    for subject in subjects:
-        if isinstance(subject, str | os.PathLike) and parse_candidate(subject).is_missing:
-            raise CheckpointError(f"{subject}: there is no such checkpoint or file")
+    ours, theirs = described(reference), described(candidate)
+    found = [
+        f"preprocessing differs: {ours[key]} in the reference, {theirs[key]} in the candidate"
+        for key in ours
+        if ours[key] != theirs[key]
+    ]
+    if reference.embed_dim != candidate.embed_dim:
+        widths = f"{reference.embed_dim} in the reference, {candidate.embed_dim} in the candidate"
+        found.append(f"embeddings are of another width: {widths}")
+    return found
 
 
 def _open(subject: Subject, device: str | None) -> tuple[str, Runtime]:
@@ -221,13 +259,7 @@ def _read(
     def note(index: int, error: ImageError) -> None:
         bad[index] = str(error)
 
-    read = 0
-
-    def advance(count: int) -> None:
-        nonlocal read
-        read += count
-        tell("reading images", read, len(chosen))
-
+    advance = _counter(tell, "reading images", len(chosen))
     pixels = load_images(chosen, runtime.preprocessing, on_bad=note, progress=advance).numpy()
     good = [index for index in range(len(chosen)) if index not in bad]
     if len(good) < MIN_IMAGES:
@@ -236,20 +268,20 @@ def _read(
     return [chosen[index] for index in good], pixels[good] if bad else pixels, list(bad.values()), source
 
 
-def _check_reference(name: str, rows: npt.NDArray[np.float32]) -> None:
-    if not np.isfinite(rows).all():
-        raise WorkError(f"the reference {name} gives NaN or infinite values: nothing can be compared with it")
-    if spread(rows) < _MIN_SPREAD:
-        raise WorkError(f"the reference {name} gives one embedding for all images: nothing can be compared with it")
+def _counter(tell: Progress, what: str, total: int) -> Callable[[int], None]:
+    """Return a function that takes how many more images are done."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        tell(what, done, total)
+
+    return advance
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import distributions
 
-    found = {}
-    for library in ("hat-reid", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"):
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
+    libraries = ("hat-reid", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
+    return {found.name: found.version for found in distributions() if found.name in libraries}

@@ -1,10 +1,15 @@
-"""What a verification found: one frozen object for a program, for JSON and for a page."""
+"""What a verification found: one frozen object for a program, for JSON, for a table and for a page."""
 
-from dataclasses import dataclass, field
+import base64
+import io
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+
+from hat.console import percent
 
 from .tolerances import Limit
 
@@ -23,33 +28,32 @@ SHORT_NAMES = {
 
 Level = Literal["rows", "embedding", "batch", "ranking", "retrieval"]
 
+_THUMBNAIL_HEIGHT = 192
+_PLOT_SIZE = 278
+
 
 @dataclass(frozen=True)
 class Check:
-    """One figure and its limit.
-
-    Attributes:
-        level: What kind of figure it is.
-        name: Its name in tables.
-        value: The figure; NaN fails.
-        limit: What it is held to.
-        sense: ``">="`` where more is better, ``"<="`` where less is.
-        reason: Why the limit is this number.
-        note: Where the figure came from, when that helps: the batch size, the figures of both sides.
-    """
+    """One figure and its limit."""
 
     level: Level
     name: str
-    value: float
+    value: float  # NaN fails
     limit: float
-    sense: Literal["<=", ">="]
-    reason: str
-    note: str = ""
+    sense: Literal["<=", ">="]  # ">=" where more is better
+    reason: str  # why the limit is this number
+    note: str = ""  # where the figure came from, when that helps: the batch size, the figures of both sides
 
     @property
     def passed(self) -> bool:
         """Whether the figure is within its limit."""
         return self.value >= self.limit if self.sense == ">=" else self.value <= self.limit
+
+    @property
+    def used(self) -> float:
+        """How much of what is allowed was used, in [0, 1]."""
+        allowed, used = (1 - self.limit, 1 - self.value) if self.sense == ">=" else (self.limit, self.value)
+        return min(1.0, max(0.0, used / allowed)) if allowed > 0 and np.isfinite(used) else float(not self.passed)
 
     @property
     def value_text(self) -> str:
@@ -72,9 +76,7 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; a figure that is no number is None."""
-        value = self.value if np.isfinite(self.value) else None
-        shown = {"level": self.level, "name": self.name, "value": value, "sense": self.sense, "limit": self.limit}
-        return {**shown, "passed": self.passed, "reason": self.reason, "note": self.note}
+        return {**vars(self), "value": self.value if np.isfinite(self.value) else None, "passed": self.passed}
 
 
 def at_least(level: Level, name: str, value: float, limit: Limit, note: str = "") -> Check:
@@ -113,34 +115,19 @@ class PairShift:
 
 @dataclass(frozen=True, eq=False)
 class CandidateResult:
-    """One candidate against the reference.
-
-    Attributes:
-        name: As it was asked for.
-        runtime: What ran it.
-        precision: In which it computes.
-        tolerance: The precision whose limits it is held to.
-        fingerprint: What a gallery of its embeddings is bound to; None where the runtime does not say.
-        checks: The figures; empty where it could not be compared.
-        problems: Why it could not be compared, or what it did wrong besides figures. Any one fails it.
-        hints: What the failure looks like, for whoever has to find it.
-        figures: Measured figures that have no limit.
-        worst_images: The images whose embeddings moved most, the worst first.
-        worst_pairs: The pairs whose similarity changed most, the worst first.
-        similarities: (n, 2) float32 pairs (reference, candidate) of similarities, a sample of all pairs, for a picture.
-    """
+    """One candidate against the reference; ``similarities`` are (n, 2), by the reference and by it, of a sample of pairs."""
 
     name: str
     runtime: str
     precision: str
-    tolerance: str
-    fingerprint: str | None = None
-    checks: tuple[Check, ...] = ()
-    problems: tuple[str, ...] = ()
-    hints: tuple[str, ...] = ()
-    figures: dict[str, Any] = field(default_factory=dict)
-    worst_images: tuple[ImageShift, ...] = ()
-    worst_pairs: tuple[PairShift, ...] = ()
+    tolerance: str  # the precision whose limits it is held to
+    fingerprint: str | None = None  # what a gallery of its embeddings is bound to; None where the runtime does not say
+    checks: tuple[Check, ...] = ()  # empty where it could not be compared
+    problems: tuple[str, ...] = ()  # why it could not be compared, or what it did wrong besides figures; any one fails it
+    hints: tuple[str, ...] = ()  # what the failure looks like, for whoever has to find it
+    figures: dict[str, Any] = field(default_factory=dict)  # measured, without a limit
+    worst_images: tuple[ImageShift, ...] = ()  # whose embeddings moved most, the worst first
+    worst_pairs: tuple[PairShift, ...] = ()  # whose similarity changed most, the worst first
     similarities: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
@@ -151,24 +138,18 @@ class CandidateResult:
     @property
     def failures(self) -> tuple[str, ...]:
         """What is wrong, in words."""
-        figures = (
-            f"{check.name} {check.value_text}, limit {check.sense} {check.limit_text}"
-            for check in self.checks
-            if not check.passed
-        )
-        return (*self.problems, *figures)
+        bad = (check for check in self.checks if not check.passed)
+        return (*self.problems, *(f"{one.name} {one.value_text}, limit {one.sense} {one.limit_text}" for one in bad))
+
+    def check(self, name: str) -> Check | None:
+        """Return the figure of a name; None where it was not measured."""
+        return next((check for check in self.checks if check.name == name), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        names = ("name", "runtime", "precision", "tolerance", "fingerprint", "passed", "figures")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "problems": list(self.problems),
-            "hints": list(self.hints),
-            "checks": [check.to_dict() for check in self.checks],
-            "worst_images": [vars(shift) for shift in self.worst_images],
-            "worst_pairs": [vars(pair) for pair in self.worst_pairs],
-        }
+        content = asdict(replace(self, similarities=None))
+        del content["similarities"]
+        return {**content, "passed": self.passed, "checks": [check.to_dict() for check in self.checks]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,18 +157,13 @@ class VerificationReport:
     """All candidates against one reference.
 
     Attributes:
-        reference: As it was asked for.
-        reference_runtime: What ran it.
         reference_fingerprint: What a gallery of its embeddings is bound to; None where the runtime does not say.
         candidates: One result each, in the order in which they were asked for.
         source: Where the images came from.
         paths: The compared images, queries first.
         num_queries: How many of them are queries; the rest is the gallery.
-        seed: Seed of their choice.
         left_out: Images that could not be read, with the reason.
-        dataset: Name and counts of the data set of the retrieval level; None where there was none.
-        machine: Where it ran.
-        versions: Of the libraries that took part.
+        dataset: Name, notes and the reference's figures of the data set of the retrieval level; None where there was none.
         pixels: (n, 3, H, W) uint8 RGB, the compared images as they were fed. They may show persons: neither `to_dict` nor
             `repr` holds them.
     """
@@ -207,6 +183,16 @@ class VerificationReport:
     pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @property
+    def passed(self) -> bool:
+        """Whether there is a candidate and every one passed."""
+        return bool(self.candidates) and all(candidate.passed for candidate in self.candidates)
+
+    @property
+    def num_gallery(self) -> int:
+        """How many of the compared images are gallery images."""
+        return len(self.paths) - self.num_queries
+
+    @property
     def summary_names(self) -> list[str]:
         """Names of the figures for a table of all candidates: those about sound rows only where one of them fails."""
         checks = [check for result in self.candidates for check in result.checks]
@@ -214,18 +200,78 @@ class VerificationReport:
         return [name for name in dict.fromkeys(check.name for check in checks) if name in shown]
 
     @property
-    def passed(self) -> bool:
-        """Whether there is a candidate and every one passed."""
-        return bool(self.candidates) and all(candidate.passed for candidate in self.candidates)
+    def circumstances(self) -> dict[str, str]:
+        """What was compared on, and where, for a reader."""
+        images = f"{len(self.paths)} of {self.source}, seed {self.seed}"
+        found = {"images": f"{images}: {self.num_queries} queries, {self.num_gallery} gallery images"}
+        if self.left_out:
+            found["left out"] = f"{len(self.left_out)} that cannot be read, the first: {self.left_out[0]}"
+        if self.dataset is not None:
+            metrics = self.dataset["reference"]
+            counts = f"{metrics['num_queries']:,} queries, {metrics['num_gallery']:,} gallery images"
+            names = {"mAP": "mAP", "rank1": "Rank-1", "mINP": "mINP"}
+            rates = ", ".join(f"{percent(metrics[key])} {name}" for key, name in names.items())
+            found["data set"] = "; ".join([f"{self.dataset['name']}, {counts}", f"reference {rates}", *self.dataset["notes"]])
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return {**found, "machine": self.machine, "versions": versions}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, without any pixel."""
         names = ("passed", "reference", "reference_runtime", "reference_fingerprint", "num_queries", "seed", "dataset")
         return {
-            **{name: getattr(self, name) for name in (*names, "machine", "versions")},
+            **{name: getattr(self, name) for name in (*names, "machine", "versions", "num_gallery")},
             "images": self.source,
             "num_images": len(self.paths),
-            "num_gallery": len(self.paths) - self.num_queries,
             "left_out": list(self.left_out),
             "candidates": [candidate.to_dict() for candidate in self.candidates],
         }
+
+    def to_html(self) -> str:
+        """Return the report as one page that asks nobody for anything.
+
+        The compared images appear in it as small pictures where the report holds their pixels, and the page says so.
+        """
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        environment = Environment(
+            loader=PackageLoader("hat.export.parity"),
+            undefined=StrictUndefined,
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        pixels, failed = self.pixels, sum(not result.passed for result in self.candidates)
+        counted = f"{failed} of {len(self.candidates)} candidates disagree with the reference"
+        return environment.get_template("page.html.jinja").render(
+            report=self,
+            verdict="All candidates rank as the reference does" if self.passed else counted,
+            has_pictures=pixels is not None and any(result.worst_images for result in self.candidates),
+            short_names=SHORT_NAMES,
+            plot=_plot,
+            thumbnail=lambda index: _thumbnail(pixels[index]) if pixels is not None else None,
+        )
+
+
+def _plot(pairs: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """Return where the template draws similarities: by the reference to the right, by the candidate upwards."""
+    low, high = float(pairs.min()), float(pairs.max())
+    margin = 0.04 * (high - low) or 0.01
+
+    def place(values: npt.NDArray[Any]) -> list[Any]:
+        places: list[Any] = ((values.astype(np.float64) - low + margin) / (high - low + 2 * margin) * _PLOT_SIZE).tolist()
+        return places
+
+    ticks = np.linspace(low, high, 4)
+    return {
+        "dots": "".join(f"M{54 + x:.1f} {290 - y:.1f}h0" for x, y in place(pairs)),
+        "ticks": [{"value": value, "at": at} for value, at in zip(ticks.tolist(), place(ticks), strict=True)],
+    }
+
+
+def _thumbnail(pixels: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    if image.height > _THUMBNAIL_HEIGHT:
+        image = image.resize((max(1, round(image.width * _THUMBNAIL_HEIGHT / image.height)), _THUMBNAIL_HEIGHT))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=82)
+    return {"width": image.width, "height": image.height, "data": base64.b64encode(buffer.getvalue()).decode("ascii")}

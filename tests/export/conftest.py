@@ -1,11 +1,24 @@
-"""One small trained-looking model and its ONNX files, traced once for all tests: tracing takes seconds."""
+"""One small trained-looking model and its ONNX files; whatever is exported is traced once for all tests."""
 
+import importlib.util
 import types
 
 import numpy as np
 import pytest
 
 from hat.export.request import Calibration, ExportRequest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_trace():
+    """Share traces among all tests of this folder, where exporting is possible at all."""
+    if importlib.util.find_spec("onnx") is None:
+        yield
+        return
+    from traced_once import traced_once
+
+    with traced_once():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -61,17 +74,17 @@ def calibration(pixels):
 
 @pytest.fixture(scope="session")
 def onnx_files(small_model, calibration, tmp_path_factory):
-    """Precision -> ONNX file of the small model, with what the export returned."""
+    """Precision -> ONNX file of the small model, with what the export returned; each is made when it is first asked for."""
     pytest.importorskip("onnxruntime", reason="the extra export is not installed")
-    from traced_once import traced_once
-
     from hat.export import export_onnx
 
-    folder = tmp_path_factory.mktemp("onnx")
-    made = {}
-    with traced_once():
-        for precision in ("fp32", "fp16", "int8"):
+    class Files(dict):
+        def __missing__(self, precision):
             path = folder / f"{precision}.onnx"
-            request = ExportRequest("small", precision, calibration=calibration if precision == "int8" else None)
-            made[precision] = types.SimpleNamespace(path=path, info=export_onnx(small_model, path, request))
-    return made
+            images = calibration if precision == "int8" else None
+            info = export_onnx(small_model, path, ExportRequest(name="small", precision=precision, calibration=images))
+            self[precision] = types.SimpleNamespace(path=path, info=info)
+            return self[precision]
+
+    folder = tmp_path_factory.mktemp("onnx")
+    return Files()

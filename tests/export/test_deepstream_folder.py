@@ -7,41 +7,39 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from traced_once import traced_once
 
 from hat.errors import ConfigError, UsageError
+from hat.export.onnx_source import open_onnx_source
 from hat.export.request import ExportRequest
 from hat.io.artifact import BatchProfile, info_from_json
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 
-from hat.export.deploy.deepstream_config import DeepStreamOptions, history_size  # noqa: E402
-from hat.export.deploy.to_deepstream import (  # noqa: E402
+from hat.export.deploy.deepstream import (  # noqa: E402
     NVINFER_FILE,
     ONNX_FILE,
     READER_FILE,
     TRACKER_FILE,
+    DeepStreamOptions,
     export_deepstream,
+    history_size,
 )
 from hat.io.atomic_output import FACTS_FILE  # noqa: E402
 from hat.io.onnx_file import graph_precision, read_onnx  # noqa: E402
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_trace():
-    with traced_once():
-        yield
-
-
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
-def exported(request, small_model, tmp_path_factory):
+def exported(request, onnx_files, tmp_path_factory):
     path = tmp_path_factory.mktemp("deepstream") / "reid"
-    options = {"folder": "/opt/models/reid", "gpu_id": 1, "person_class_id": 2, "min_similarity": 0.7}
-    options["element"] = "both"
-    asked = ExportRequest(
-        name="small", precision=request.param, input_type="float32", batch=BatchProfile(opt=4, max=24), options=options
-    )
-    return path, export_deepstream(small_model, path, asked)
+    options = {"folder": "/opt/models/reid", "gpu_id": 1, "person_class_id": 2, "min_similarity": 0.7, "element": "both"}
+    source = open_onnx_source(onnx_files[request.param].path)
+    asked = source.request(input_type="float32", batch=BatchProfile(opt=4, max=24), options=options)
+    return path, export_deepstream(source, path, asked)
+
+
+@pytest.fixture
+def source(onnx_files):
+    return open_onnx_source(onnx_files["fp16"].path)
 
 
 def nvinfer_of(path):
@@ -77,21 +75,10 @@ def test_nvinfer_is_told_what_the_model_is(exported):
     assert (path / properties["onnx-file"]).is_file()
     assert properties["network-mode"] == {"fp32": "0", "fp16": "2"}[info.precision]
     assert properties["model-engine-file"] == "hat.engine"
-    expected = {
-        "batch-size": "24",
-        "gpu-id": "1",
-        "infer-dims": "3;64;32",
-        "model-color-format": "0",
-        "network-input-order": "0",
-        "network-type": "100",
-        "output-tensor-meta": "1",
-        "output-blob-names": "embeddings",
-        "process-mode": "2",
-        "maintain-aspect-ratio": "0",
-        "operate-on-gie-id": "1",
-        "operate-on-class-ids": "2",
-        "gie-unique-id": "2",
-    }
+    expected = {"batch-size": "24", "gpu-id": "1", "infer-dims": "3;64;32", "model-color-format": "0"}
+    expected |= {"network-input-order": "0", "network-type": "100", "process-mode": "2", "maintain-aspect-ratio": "0"}
+    expected |= {"output-tensor-meta": "1", "output-blob-names": "embeddings"}
+    expected |= {"operate-on-gie-id": "1", "operate-on-class-ids": "2", "gie-unique-id": "2"}
     assert {key: properties[key] for key in expected} == expected
 
 
@@ -119,8 +106,7 @@ def test_the_tracker_is_told_what_the_model_is(exported):
     }
     assert tracker["TrajectoryManagement"]["enableReAssoc"] == 1
     assert tracker["TrajectoryManagement"]["minMatchingScore4ReidSimilarity"] == 0.7
-    modules = {"BaseConfig", "TargetManagement", "DataAssociator", "StateEstimator", "VisualTracker"}
-    assert modules <= set(tracker)
+    assert {"BaseConfig", "TargetManagement", "DataAssociator", "StateEstimator", "VisualTracker"} <= set(tracker)
     weights = [value for key, value in tracker["DataAssociator"].items() if key.startswith("matchingScoreWeight")]
     assert sum(weights) == pytest.approx(1)
 
@@ -157,9 +143,9 @@ def test_the_folder_holds_its_facts(exported):
     assert graph_precision(read_onnx(path / ONNX_FILE)) == info.precision  # in the graph, so that an engine is strongly typed
 
 
-def test_paths_are_those_of_the_folder_unless_said_otherwise(small_model, tmp_path, monkeypatch):
+def test_paths_are_those_of_the_folder_unless_said_otherwise(source, small_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    export_deepstream(small_model, "reid", ExportRequest("x", "fp16", "float32", options={"element": "tracker"}))
+    export_deepstream(source, "reid", ExportRequest("x", "fp16", "float32", options={"element": "tracker"}))
     assert {file.name for file in (tmp_path / "reid").iterdir()} == {ONNX_FILE, TRACKER_FILE, FACTS_FILE}
     assert Path(tracker_of(tmp_path / "reid")["ReID"]["onnxFile"]) == tmp_path / "reid" / ONNX_FILE
     export_deepstream(small_model, "embedder")
@@ -194,7 +180,7 @@ def test_a_strangers_folder_stays(small_model, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
 
-def test_the_engine_is_built_of_the_model_in_the_folder_where_it_is_asked_for(small_model, tmp_path, monkeypatch):
+def test_the_engine_is_built_of_the_model_in_the_folder_where_it_is_asked_for(source, tmp_path, monkeypatch):
     """Faked: the builder, which needs a GPU."""
     from hat.export.tensorrt import builder
 
@@ -204,5 +190,5 @@ def test_the_engine_is_built_of_the_model_in_the_folder_where_it_is_asked_for(sm
 
     monkeypatch.setattr(builder, "build_engine", build)
     request = ExportRequest("x", "fp16", "float32", batch=BatchProfile(opt=4, max=24), options={"engine": True})
-    export_deepstream(small_model, tmp_path / "reid", request)
+    export_deepstream(source, tmp_path / "reid", request)
     assert (tmp_path / "reid" / nvinfer_of(tmp_path / "reid")["model-engine-file"]).read_bytes() == b"engine"

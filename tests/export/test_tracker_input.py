@@ -3,7 +3,6 @@
 import numpy as np
 import onnx
 import pytest
-from traced_once import traced_once
 
 import hat
 from hat.errors import UsageError
@@ -19,8 +18,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not
 @pytest.fixture(scope="module")
 def file(small_model, tmp_path_factory):
     path = tmp_path_factory.mktemp("tracker") / "reid.onnx"
-    with traced_once():
-        export_onnx(small_model, path, ExportRequest(name="small", input_type="normalized"))
+    export_onnx(small_model, path, ExportRequest(name="small", input_type="normalized"))
     return path
 
 

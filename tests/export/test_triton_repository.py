@@ -8,12 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from protobuf_text import parse
-from traced_once import traced_once
 
 from hat.errors import ConfigError, UsageError, WorkError
-from hat.export.deploy import to_triton
-from hat.export.deploy.to_triton import export_triton
-from hat.export.deploy.triton_config import TritonOptions, check_tensors, instance_kind
+from hat.export.deploy import triton
+from hat.export.deploy.triton import TritonOptions, check_tensors, export_triton, instance_kind
 from hat.export.deploy.triton_model import TritonPythonModel
 from hat.export.request import ExportRequest
 from hat.export.tensorrt import to_tensorrt
@@ -28,12 +26,6 @@ pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 pytest.importorskip("openvino", reason="the extra export is not installed")
 
 BACKENDS = {"onnx": "fp32", "python-onnx": "fp16", "openvino": "bf16", "python-openvino": "fp32"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_trace():
-    with traced_once():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +45,10 @@ def config_of(folder):
     return parse((folder / "config.pbtxt").read_text(encoding="ascii"))
 
 
+def parameters_of(config):
+    return {entry["key"][0]: entry["value"][0]["string_value"][0] for entry in config["parameters"]}
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_triton_is_told_is_what_the_file_is(backend, repository):
     path, infos = repository
@@ -70,7 +66,7 @@ def test_what_triton_is_told_is_what_the_file_is(backend, repository):
     assert warm_up["key"] == ["images"] and warm_up["value"][0]["dims"] == [3, 64, 32]
     assert config["instance_group"] == [{"count": [2], "kind": ["KIND_AUTO" if backend == "onnx" else "KIND_CPU"]}]
     assert config["version_policy"] == [{"latest": [{"num_versions": [2]}]}]
-    parameters = {entry["key"][0]: entry["value"][0]["string_value"][0] for entry in config["parameters"]}
+    parameters = parameters_of(config)
     assert info_from_json(parameters.pop("hat_reid"), "config") == infos[backend]
     assert infos[backend].name == 'a "name" \\ é'
     more = {"openvino": {"ENABLE_BATCH_PADDING": "YES", "HINT_BF16": "YES"}}
@@ -110,20 +106,11 @@ def test_the_model_for_the_python_backend_embeds(backend, repository, pixels, re
     utils.get_input_tensor_by_name = lambda request, name: types.SimpleNamespace(as_numpy=lambda: request[name])
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
     path, _ = repository
-    parameters = {
-        entry["key"][0]: {"string_value": entry["value"][0]["string_value"][0]}
-        for entry in config_of(path / backend)["parameters"]
-    }
+    told = {key: {"string_value": value} for key, value in parameters_of(config_of(path / backend)).items()}
+    where = {"model_repository": str(path / backend), "model_version": "3"}
+    where |= {"model_instance_kind": "CPU", "model_instance_device_id": "0"}
     model = TritonPythonModel()
-    model.initialize(
-        {
-            "model_config": json.dumps({"parameters": parameters}),
-            "model_repository": str(path / backend),
-            "model_version": "3",
-            "model_instance_kind": "CPU",
-            "model_instance_device_id": "0",
-        }
-    )
+    model.initialize({"model_config": json.dumps({"parameters": told}), **where})
     responses = model.execute([{"images": pixels[:1]}, {"images": pixels[1:6]}, {"images": pixels[6:]}])
     assert [len(response["embeddings"]) for response in responses] == [1, 5, 6]
     embeddings = np.concatenate([response["embeddings"] for response in responses])
@@ -148,30 +135,30 @@ def test_a_file_that_is_not_what_triton_would_be_told_is_caught(repository, smal
     fixed.graph.input[0].type.tensor_type.shape.dim[0].Clear()
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     (tmp_path / "fixed.onnx").write_bytes(fixed.SerializeToString())
-    with pytest.raises(WorkError, match="a batch of any size"):
+    with pytest.raises(WorkError, match=r"\(2, 3, 64, 32\).* Triton would be told .*\(None, 3, 64, 32\)"):
         check_tensors(tmp_path / "fixed.onnx", infos["onnx"])
 
 
 @pytest.mark.parametrize(
-    ("options", "precision", "batch", "error", "words"),
+    ("options", "changes", "error", "words"),
     [
-        ({"backend": "keras"}, "fp32", BatchProfile(), ConfigError, "triton: backend"),
-        ({"model_name": "../up"}, "fp32", BatchProfile(), UsageError, "letters, digits"),
-        ({"model_name": ".hidden"}, "fp32", BatchProfile(), UsageError, "letters, digits"),
-        ({"preferred_batch_sizes": [64]}, "fp32", BatchProfile(max=32), UsageError, "from 1 to 32"),
-        ({"preferred_batch_sizes": [0]}, "fp32", BatchProfile(max=32), UsageError, "from 1 to 32"),
-        ({}, "fp32", BatchProfile(min=2), UsageError, "must begin at 1"),
-        ({"max_queue_delay": 1}, "fp32", BatchProfile(), UsageError, "no option max_queue_delay"),
-        ({"backend": "openvino"}, "fp32", BatchProfile(), UsageError, "cannot be held to fp32"),
-        ({"backend": "openvino"}, "int8", BatchProfile(), UsageError, "cannot be held to fp32"),
-        ({"backend": "tensorrt", "instance_kind": "cpu"}, "fp32", BatchProfile(), UsageError, "GPUs alone"),
-        ({"backend": "tensorrt"}, "fp32", BatchProfile(), UsageError, "needs tensorrt_version"),
+        ({"backend": "keras"}, {}, ConfigError, "triton: backend"),
+        ({"model_name": "../up"}, {}, UsageError, "letters, digits"),
+        ({"model_name": ".hidden"}, {}, UsageError, "letters, digits"),
+        ({"preferred_batch_sizes": [64]}, {}, UsageError, "from 1 to 32"),
+        ({"preferred_batch_sizes": [0]}, {}, UsageError, "from 1 to 32"),
+        ({}, {"batch": BatchProfile(min=2)}, UsageError, "must begin at 1"),
+        ({}, {"input_type": "normalized"}, UsageError, "Triton takes uint8 or float32"),
+        ({"max_queue_delay": 1}, {}, UsageError, "no option max_queue_delay"),
+        ({"backend": "openvino"}, {}, UsageError, "cannot be held to fp32"),
+        ({"backend": "openvino"}, {"precision": "int8"}, UsageError, "cannot be held to fp32"),
+        ({"backend": "tensorrt", "instance_kind": "cpu"}, {}, UsageError, "GPUs alone"),
+        ({"backend": "tensorrt"}, {}, UsageError, "needs tensorrt_version"),
     ],
 )
-def test_what_triton_cannot_do_is_refused_and_leaves_nothing(options, precision, batch, error, words, small_model, tmp_path):
-    request = ExportRequest(name="x", precision=precision, batch=batch, options=options)
+def test_what_triton_cannot_do_is_refused_and_leaves_nothing(options, changes, error, words, small_model, tmp_path):
     with pytest.raises(error, match=words):
-        export_triton(small_model, tmp_path / "models", request)
+        export_triton(small_model, tmp_path / "models", ExportRequest(name="x", options=options, **changes))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,9 +168,8 @@ def test_other_models_and_strangers_folders_stay(small_model, tmp_path, monkeypa
     (mine / "config.pbtxt").write_text("somebody's")
     other = tmp_path / "detector" / "1"
     other.mkdir(parents=True)
-    request = ExportRequest(name="hat")
     with pytest.raises(UsageError, match="is there already"):
-        export_triton(small_model, tmp_path, request)
+        export_triton(small_model, tmp_path, ExportRequest(name="hat"))
     with pytest.raises(UsageError, match="was not made by hat export and is never replaced"):
         export_triton(small_model, tmp_path, ExportRequest(name="hat", overwrite=True))
     assert (mine / "config.pbtxt").read_text() == "somebody's"
@@ -193,7 +179,7 @@ def test_other_models_and_strangers_folders_stay(small_model, tmp_path, monkeypa
     (tmp_path / "reid_v1_0" / "old").touch()
     again = ExportRequest(name="reid v1.0", overwrite=True)
     with monkeypatch.context() as patch:
-        patch.setattr(to_triton, "config_pbtxt", lambda *args, **kwargs: 1 / 0)
+        patch.setattr(triton, "config_pbtxt", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             export_triton(small_model, tmp_path, again)
     assert (tmp_path / "reid_v1_0" / "old").exists()
@@ -211,10 +197,10 @@ def test_an_engine_with_another_batch_than_tritons_is_caught(small_model, tmp_pa
         return replace(info, batch=BatchProfile(opt=1, max=largest))
 
     request = ExportRequest(name="x", options={"backend": "tensorrt", "tensorrt_version": "10.3.0"})
-    monkeypatch.setattr(to_triton, "load_tensorrt", lambda variant: types.SimpleNamespace(version="10.9.0.34"))
+    monkeypatch.setattr(triton, "load_tensorrt", lambda variant: types.SimpleNamespace(version="10.9.0.34"))
     with pytest.raises(UsageError, match=r"TensorRT 10\.9\.0\.34 would build .* Triton would open it with 10\.3\.0"):
         export_triton(small_model, tmp_path, request)
-    monkeypatch.setattr(to_triton, "load_tensorrt", lambda variant: types.SimpleNamespace(version="10.3.0.26"))
+    monkeypatch.setattr(triton, "load_tensorrt", lambda variant: types.SimpleNamespace(version="10.3.0.26"))
     monkeypatch.setattr(to_tensorrt, "export_tensorrt", lambda *args: build(*args, largest=8))
     with pytest.raises(WorkError, match="takes 8 images and Triton would send 32"):
         export_triton(small_model, tmp_path, request)

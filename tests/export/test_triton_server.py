@@ -22,17 +22,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from traced_once import traced_once
 
 from hat.export import verify
-from hat.export.deploy.to_triton import export_triton
+from hat.export.deploy.triton import export_triton
 from hat.export.request import ExportRequest
 from hat.io.artifact import BatchProfile, info_from_json
 from hat.runtime import open_runtime, runtime_info
 
 pytestmark = pytest.mark.slow
 
-BACKENDS = {"python_onnx": "fp32", "python_openvino": "fp32", "onnx": "fp32"}
+python_backends = pytest.mark.parametrize("name", ["python_onnx", "python_openvino"])
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +55,9 @@ def server(environment, small_model, tmp_path_factory):
     folder, package, version = environment
     base = tmp_path_factory.mktemp("tritonserver")
     repository = base / "models"
-    with traced_once():
-        for name, precision in BACKENDS.items():
-            options = {"backend": name.replace("_", "-"), "model_name": name, "max_queue_delay_us": 50000}
-            request = ExportRequest(name=name, precision=precision, batch=BatchProfile(opt=4, max=16), options=options)
-            export_triton(small_model, repository, request)
+    for name in ("python_onnx", "python_openvino", "onnx"):
+        options = {"backend": name.replace("_", "-"), "model_name": name, "max_queue_delay_us": 50000}
+        export_triton(small_model, repository, ExportRequest(name=name, batch=BatchProfile(opt=4, max=16), options=options))
     triton = base / "triton"
     shutil.copytree(package / "tritonserver", triton)
     stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
@@ -115,13 +112,7 @@ def embed(address, name, images):
     return np.array(output["data"], np.float32).reshape(output["shape"])
 
 
-@pytest.mark.parametrize("name", ["python_onnx", "python_openvino"])
-def test_it_embeds_as_the_model_does(name, server, pixels, reference):
-    for count in (1, 5, 12):
-        np.testing.assert_allclose(embed(server[0], name, pixels[:count]), reference[:count], atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["python_onnx", "python_openvino"])
+@python_backends
 def test_requests_of_many_clients_share_batches(name, server, pixels, reference):
     before = ask(server[0], f"models/{name}/stats")["model_stats"][0]
     with ThreadPoolExecutor(12) as clients:
@@ -132,26 +123,22 @@ def test_requests_of_many_clients_share_batches(name, server, pixels, reference)
     assert after["execution_count"] - before["execution_count"] < 12
 
 
-@pytest.mark.parametrize("name", ["python_onnx", "python_openvino"])
-def test_the_server_has_understood_the_configuration(name, server):
+@python_backends
+def test_a_served_model_embeds_as_the_model_does_and_is_a_runtime(name, server, pixels, reference):
+    pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
     address, repository, _ = server
+    for count in (1, 5, 12):
+        np.testing.assert_allclose(embed(address, name, pixels[:count]), reference[:count], atol=1e-5)
+    facts = info_from_json((repository / name / "hat_reid.json").read_text(), "file")
     config = ask(address, f"models/{name}/config")
-    facts = info_from_json(config["parameters"]["hat_reid"]["string_value"], "server")
-    assert facts == info_from_json((repository / name / "hat_reid.json").read_text(), "file")
+    assert info_from_json(config["parameters"]["hat_reid"]["string_value"], "server") == facts
     assert (config["max_batch_size"], config["backend"]) == (16, "python")
     assert config["dynamic_batching"]["preferred_batch_size"] == [4, 16]
     assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 50000
     assert [(part["data_type"], part["dims"]) for part in config["input"]] == [("TYPE_UINT8", [3, 64, 32])]
     assert [(part["data_type"], part["dims"]) for part in config["output"]] == [("TYPE_FP32", [facts.embed_dim])]
-
-
-@pytest.mark.parametrize("name", ["python_onnx", "python_openvino"])
-def test_its_models_are_runtimes(name, server, pixels, reference):
-    pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
-    address, repository, _ = server
     runtime = open_runtime(f"{address.replace('http', 'triton')}/{name}")
-    assert runtime_info(runtime) == info_from_json((repository / name / "hat_reid.json").read_text(), "file")
-    assert runtime.max_batch == 16
+    assert runtime_info(runtime) == facts and runtime.max_batch == 16
     np.testing.assert_allclose(runtime.run(pixels), reference, atol=1e-5)
 
 

@@ -4,24 +4,27 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from broken_graphs import draw_people
 from scipy.stats import spearmanr
 
 from hat.data import ReIDDataset, Sample, Split
-from hat.errors import CheckpointError, UsageError, WorkError
-from hat.export.parity.batch_parity import batch_sizes
-from hat.export.parity.candidate import parse_candidate
-from hat.export.parity.embedding_parity import compare_embeddings, inspect_rows, spread
-from hat.export.parity.image_folder import choose_images, list_images
-from hat.export.parity.ranking_parity import (
+from hat.errors import CheckpointError, DataError, UsageError, WorkError
+from hat.export.parity.candidate import choose_images, list_images, parse_candidate
+from hat.export.parity.levels import (
     Similarities,
     agreement,
+    batch_sizes,
+    compare_embeddings,
     compare_rankings,
+    compare_retrieval,
+    inspect_rows,
     similarities,
+    some_identities,
     spearman,
+    spread,
     without_rounding,
     worst_pairs,
 )
-from hat.export.parity.retrieval_parity import compare_retrieval, some_identities
 from hat.export.parity.tolerances import TOLERANCES, tolerance_for
 from hat.export.parity.verification import verify
 from hat.export.parity.verification_report import CandidateResult, Check, VerificationReport
@@ -35,20 +38,15 @@ def rows(count, width=16, seed=0):
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def value_of(checks, name):
-    return next(check.value for check in checks if check.name == name)
-
-
 def test_the_cosine_is_that_of_the_worst_row_and_the_difference_that_of_the_worst_value():
     reference = np.eye(4, dtype=np.float32)
     candidate = reference.copy()
     candidate[2] = [0.0, 0.6, 0.8, 0.0]
     checks = compare_embeddings(reference, candidate, TOLERANCES["fp32"])
-    assert value_of(checks, "worst cosine") == pytest.approx(0.8)
-    assert value_of(checks, "max abs") == pytest.approx(0.6)
     # The row moved by sqrt(0.6^2 + 0.2^2), and any two rows of the identity are sqrt(2) apart.
-    assert value_of(checks, "relative shift") == pytest.approx(np.sqrt(0.4) / np.sqrt(2), abs=1e-5)
-    assert [check.passed for check in checks] == [False, False, False]
+    expected = {"worst cosine": 0.8, "max abs": 0.6, "relative shift": np.sqrt(0.4) / np.sqrt(2)}
+    assert {check.name: check.value for check in checks} == pytest.approx(expected, abs=1e-5)
+    assert not any(check.passed for check in checks)
 
 
 def test_embeddings_that_lie_close_together_are_judged_by_the_distance_between_them():
@@ -102,11 +100,9 @@ def test_agreement_on_a_gallery_of_four():
 
 
 def test_rankings_of_the_same_rows_agree_and_of_others_do_not():
-    reference = rows(40)
-    same = compare_rankings(similarities(reference, reference, 10), TOLERANCES["fp32"])
-    assert all(check.passed and check.value == pytest.approx(1) for check in same)
-    other = compare_rankings(similarities(reference, rows(40, seed=9), 10), TOLERANCES["int8"])
-    assert not any(check.passed for check in other)
+    same, other = (similarities(rows(40), rows(40, seed=seed), 10) for seed in (0, 9))
+    assert all(check.passed and check.value == pytest.approx(1) for check in compare_rankings(same, TOLERANCES["fp32"]))
+    assert not any(check.passed for check in compare_rankings(other, TOLERANCES["int8"]))
 
 
 def test_the_worst_pair_of_each_query_comes_with_its_ranks():
@@ -115,10 +111,6 @@ def test_the_worst_pair_of_each_query_comes_with_its_ranks():
     first, second = worst_pairs(Similarities(reference, candidate), list("abcde"), 5)
     assert (first.query_path, first.gallery_path, first.reference_rank, first.candidate_rank) == ("a", "e", 3, 1)
     assert (second.query, second.gallery, second.candidate_similarity) == (1, 3, 0.25)
-
-
-def result(mAP, rank1, mINP, queries=1000):  # noqa: N803 - the field writes it so
-    return RankingResult(mAP, np.array([rank1]), mINP, queries, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +124,8 @@ def result(mAP, rank1, mINP, queries=1000):  # noqa: N803 - the field writes it 
     ],
 )
 def test_retrieval_may_change_by_what_the_precision_allows(precision, change, expected):
-    before, after = result(0.5, 0.7, 0.2), result(0.5 + change[0], 0.7 + change[1], 0.2 + change[2])
+    rates = [(0.5, 0.7, 0.2), np.add((0.5, 0.7, 0.2), change)]
+    before, after = (RankingResult(mAP, np.array([rank1]), mINP, 1000, 0, 1) for mAP, rank1, mINP in rates)
     assert [check.passed for check in compare_retrieval(before, after, TOLERANCES[precision])] == expected
 
 
@@ -158,21 +151,25 @@ def test_a_part_of_a_data_set_keeps_whole_identities_and_says_so():
     assert "3 of 8 query identities" in part.notes[-1]
 
 
-def check_of(value, sense=">="):
-    return Check("embedding", "worst cosine", value, 0.9, sense, "because")
-
-
 def test_a_report_passes_only_when_something_was_compared_and_all_of_it_is_right():
-    def report(*candidates):
-        return VerificationReport("a", "torch", candidates, "images", ("x",) * 4, 1, 0)
+    def result(*values, sense=">=", problems=()):
+        checks = tuple(Check("embedding", "worst cosine", value, 0.9, sense, "because") for value in values)
+        return CandidateResult("c", "onnxruntime", "fp32", "fp32", checks=checks, problems=problems)
 
-    good = CandidateResult("c", "onnxruntime", "fp32", "fp32", checks=(check_of(0.95),))
-    assert report(good).passed
-    assert not report().passed  # nothing was compared
-    assert not report(CandidateResult("c", "onnxruntime", "fp32", "fp32")).passed
-    assert not report(CandidateResult("c", "o", "fp32", "fp32", checks=(check_of(0.95),), problems=("x",))).passed
-    assert not report(good, CandidateResult("c", "o", "fp32", "fp32", checks=(check_of(float("nan")),))).passed
-    assert not check_of(float("nan"), "<=").passed
+    def passed(*candidates):
+        return VerificationReport("a", "torch", candidates, "images", ("x",) * 4, 1, 0).passed
+
+    nan = float("nan")
+    assert passed(result(0.95))
+    assert not passed() and not passed(result())  # nothing was compared
+    for wrong in (result(0.95, problems=("x",)), result(0.95, nan), result(nan, sense="<="), result(0.8)):
+        assert not passed(result(0.95), wrong)
+
+
+def test_used_is_the_share_of_what_is_allowed():
+    checks = [("<=", 0.02, 0.1), ("<=", 0.3, 0.1), (">=", 0.98, 0.9), (">=", 1.0, 1.0), (">=", 0.9, 1.0), ("<=", np.nan, 1)]
+    used = [Check("embedding", "x", value, limit, sense, "because").used for sense, value, limit in checks]
+    assert used == pytest.approx([0.2, 1, 0.2, 0, 1, 1])
 
 
 class Blocks:
@@ -204,20 +201,15 @@ class Collapsed(Blocks):
 
 
 def test_verify_takes_what_a_collapsed_reference_cannot_tell_apart_for_ties(tmp_path):
-    from broken_graphs import draw_people
-
     draw_people(tmp_path, 24)
-    both = similarities(*(Collapsed(dtype).run(draw_pixels()) for dtype in (np.float32, np.float64)), 6)
+    pixels = np.random.default_rng(1).integers(0, 256, (24, 3, 64, 32), dtype=np.uint8)
+    both = similarities(*(Collapsed(dtype).run(pixels) for dtype in (np.float32, np.float64)), 6)
     assert spearman(*both).mean() < 0.9999, "without ties a right file fails"
     (right,) = verify(Collapsed(), [Collapsed(np.float64)], tmp_path).candidates
     assert right.passed, [check for check in right.checks if not check.passed]
     colors, outputs = Collapsed(channels=(2, 1, 0)), Collapsed(columns=[1, 0, *range(2, 96)])
     for wrong in verify(Collapsed(), [colors, outputs], tmp_path).candidates:
         assert not wrong.passed and "relative shift" in [check.name for check in wrong.checks if not check.passed]
-
-
-def draw_pixels():
-    return np.random.default_rng(1).integers(0, 256, (24, 3, 64, 32), dtype=np.uint8)
 
 
 def test_without_rounding_forgives_half_a_tie_and_no_more():
@@ -229,8 +221,6 @@ def test_without_rounding_forgives_half_a_tie_and_no_more():
 def test_too_little_to_compare_is_an_error(tmp_path):
     with pytest.raises(WorkError, match=r"nothing was compared: .* has 0 images"):
         verify(Blocks(), [Blocks()], tmp_path)
-    from broken_graphs import draw_people
-
     draw_people(tmp_path, 5)
     for index in (1, 3):
         (tmp_path / f"00{index}.png").write_bytes(b"not an image")
@@ -242,8 +232,6 @@ def test_too_little_to_compare_is_an_error(tmp_path):
 
 
 def test_a_reference_that_proves_nothing_is_an_error(tmp_path):
-    from broken_graphs import draw_people
-
     draw_people(tmp_path, 6)
     with pytest.raises(WorkError, match="one embedding for all images"):
         verify(Blocks(0.0), [Blocks()], tmp_path)
@@ -253,11 +241,12 @@ def test_a_reference_that_proves_nothing_is_an_error(tmp_path):
         verify(Blocks(), [], tmp_path)
     with pytest.raises(CheckpointError, match="there is no such"):
         verify(Blocks(), [Blocks(), tmp_path / "missing.onnx"], tmp_path)
+    one_camera = Split("query", [Sample("a.png", 1, 0)])
+    with pytest.raises(DataError, match="every match was seen by the query's own camera"):
+        verify(Blocks(), [Blocks()], tmp_path, ReIDDataset("toy", Split("train", []), one_camera, one_camera))
 
 
 def test_another_size_or_width_is_not_comparable(tmp_path):
-    from broken_graphs import draw_people
-
     class Larger(Blocks):
         preprocessing = Preprocessing(height=128, width=64, resize="bicubic")
         embed_dim = 97
@@ -269,16 +258,12 @@ def test_another_size_or_width_is_not_comparable(tmp_path):
 
 
 def test_batches_follow_the_profile():
-    class Engine(Blocks):
-        max_batch = 4
-
-    assert batch_sizes(Blocks()) == [1, 8, 32, 33]
-    assert batch_sizes(Engine()) == [1, 4, 5]
+    engine = Blocks()
+    engine.max_batch = 4
+    assert (batch_sizes(Blocks()), batch_sizes(engine)) == ([1, 8, 32, 33], [1, 4, 5])
 
 
 def test_images_are_found_in_every_folder_once(tmp_path):
-    from broken_graphs import draw_people
-
     draw_people(tmp_path / "a" / "b", 2)
     draw_people(tmp_path, 1)
     (tmp_path / "notes.txt").write_text("x")

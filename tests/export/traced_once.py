@@ -1,4 +1,4 @@
-"""Tracing takes seconds and every target begins with it: here the tests of a module share one trace for each kind of graph."""
+"""Tracing takes seconds and every target begins with it: tests share one trace for each model and kind of graph."""
 
 import contextlib
 
@@ -6,19 +6,21 @@ import onnx
 import pytest
 
 from hat.export import onnx_source
+from hat.io.artifact import weights_sha256
+
+_made = {}
 
 
 @contextlib.contextmanager
 def traced_once():
-    """While it lasts, graphs of the same configuration, type, opset and input are traced once, whatever their weights."""
-    made = {}
+    """While it lasts, graphs of the same weights, configuration, type, opset and input are traced once a session."""
     trace = onnx_source.trace_onnx
 
     def shared(graph, *, opset, input_type):
-        key = (type(graph).__name__, repr(graph.config), graph.dtype, opset, input_type)
-        if key not in made:
-            made[key] = trace(graph, opset=opset, input_type=input_type).SerializeToString()
-        return onnx.ModelProto.FromString(made[key])
+        key = (weights_sha256(graph), str(graph.config), type(graph).__name__, graph.dtype, opset, input_type)
+        if key not in _made:
+            _made[key] = trace(graph, opset=opset, input_type=input_type).SerializeToString()
+        return onnx.ModelProto.FromString(_made[key])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_source, "trace_onnx", shared)
