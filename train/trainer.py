@@ -204,9 +204,9 @@ class Trainer:
             values = dict(zip(metrics, row, strict=True))
             # An overflow of fp16 gradients is dealt with by the loss scale: the step is left out, and its norm says nothing.
             finite = {name: value for name, value in values.items() if math.isfinite(value)}
-            if wrong := [f"{name} is {values[name]}" for name in values.keys() - finite.keys() - {"grad_norm"}]:
+            if wrong := [f"{name} is {value}" for name, value in values.items() if name not in {*finite, "grad_norm"}]:
                 raise WorkError(
-                    f"epoch {self.epoch + 1}, step {step + 1} of {self.num_steps}: {', '.join(sorted(wrong))}; "
+                    f"epoch {self.epoch + 1}, step {step + 1} of {self.num_steps}: {', '.join(wrong)}; "
                     f"{self.folder.describe_state()}. Lower optim.lr, set optim.clip_grad_norm, or use bf16 or fp32, not fp16"
                 )
             self.interval.add(finite)
