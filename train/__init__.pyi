@@ -1,7 +1,6 @@
 """The public names, said once: for type checkers, and for the package, which imports each at its first use."""
 
 from .config import TrainConfig as TrainConfig
-from .data.sampler import RandomIdentitySampler as RandomIdentitySampler
 from .launch import train_model as train_model
 from .losses import LossParts as LossParts
 from .losses import batch_hard_triplet as batch_hard_triplet
@@ -11,5 +10,6 @@ from .presets import compose_config as compose_config
 from .presets import describe_preset as describe_preset
 from .presets import list_presets as list_presets
 from .presets import load_preset as load_preset
+from .sampler import RandomIdentitySampler as RandomIdentitySampler
 from .trainer import Trainer as Trainer
 from .trainer import TrainingResult as TrainingResult

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,7 +93,12 @@ def train(
     }
     configuration = _compose(preset, config, set_ or [], named)
     if print_config:
-        _print_config(configuration, as_json)
+        from hat.config import config_to_dict, config_to_yaml
+
+        if as_json:
+            emit(config_to_dict(configuration), "", as_json=True)
+        else:
+            sys.stdout.write(config_to_yaml(configuration))
         return
     if not data:
         raise UsageError("training needs images: give --data DIR or --data NAME=DIR")
@@ -104,14 +111,7 @@ def train(
 
     datasets = [open_dataset(spec) for spec in data]
     result = train_model(
-        configuration,
-        datasets,
-        out,
-        device=device,
-        resume=resume,
-        force=force,
-        skip_bad=skip_bad,
-        stop_after_s=stop_after_s,
+        configuration, datasets, out, device=device, resume=resume, force=force, skip_bad=skip_bad, stop_after_s=stop_after_s
     )
     _report(result, as_json)
 
@@ -138,35 +138,14 @@ def _compose(preset: str, file: Path | None, assignments: list[str], named: dict
     return compose_config(layers)
 
 
-def _print_config(configuration: TrainConfig, as_json: bool) -> None:
-    import sys
-
-    from hat.config import config_to_dict, config_to_yaml
-
-    if as_json:
-        emit(config_to_dict(configuration), "", as_json=True)
-    else:
-        sys.stdout.write(config_to_yaml(configuration))
-
-
 def _report(result: TrainingResult, as_json: bool) -> None:
-    import os
-
     from rich.table import Table
 
     if int(os.environ.get("RANK", "0")) != 0:
         return  # torchrun shows what all processes print
     rate = result.num_images / max(result.seconds, 1e-9)
-    plain: dict[str, Any] = {
-        "folder": str(result.folder),
-        "num_steps": result.num_steps,
-        "num_images": result.num_images,
-        "seconds": round(result.seconds, 3),
-        "images_per_s": round(rate, 1),
-        "metrics": result.metrics,
-        "best": result.best,
-        "stopped": result.stopped,
-    }
+    plain = {name: getattr(result, name) for name in ("num_steps", "num_images", "metrics", "best", "stopped")}
+    plain |= {"folder": str(result.folder), "seconds": round(result.seconds, 3), "images_per_s": round(rate, 1)}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_row("checkpoint" if result.stopped is None else "unfinished run", str(result.folder))
     table.add_row("steps", str(result.num_steps))

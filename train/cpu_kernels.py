@@ -45,13 +45,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     """Compute `torch.nn.functional.dropout` from 16 random bits an element, four elements to a number of the generator.
 
     The probability is rounded to a multiple of 2^-16, and what is kept is scaled by the reciprocal of the rounded one, so that
-    the expectation is the input.
-
-    Args:
-        input: Floating point, of any shape.
-        p: Probability that an element becomes 0, in [0, 1].
-        training: Return the input as it is if False.
-        inplace: Accepted for torch's signature; the result is a new tensor all the same.
+    the expectation is the input. The result is a new tensor, whatever ``inplace`` says.
     """
     threshold = round(p * 2**16)
     if not training or threshold == 0:

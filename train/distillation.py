@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hat.model import HAT, Branch
 
 from .config import TrainConfig
-from .distributed import DistributedContext, gather_with_gradient, gather_without_gradient, row_offset
+from .distributed import DistributedContext, gather_rows, row_offset
 from .losses import LossParts, at_least_float32
 from .randomness import derive_seed
 from .teacher import Teacher
@@ -20,12 +20,6 @@ _INITIAL_PROJECTION = 2  # tells this seed from those of dropout
 
 class Distillation:
     """A teacher, what of it is learned, and the projection that is learned beside the student.
-
-    Args:
-        config: The run.
-        teacher: Gives embeddings.
-        student: The model that learns.
-        context: This process among all.
 
     Attributes:
         projection: From the student's embedding to the teacher's width; None where embeddings are not learned. Its bias takes
@@ -52,7 +46,7 @@ class Distillation:
             indices: (B,) int64, which training images they were made of.
 
         Returns:
-            The weighted sum and its unweighted parts, ``"distill_embedding"`` and ``"distill_similarity"``.
+            The weighted sum and its parts, ``"distill_embedding"`` and ``"distill_similarity"``.
         """
         joined = torch.cat([outputs[name].bn_feature for name in self.branches], dim=1)
         student = F.normalize(at_least_float32(joined), dim=1)  # (B, embed_dim)
@@ -68,8 +62,8 @@ class Distillation:
                 target,
                 self.config.similarity,
                 self.config.temperature,
-                gathered=gather_with_gradient(student) if self.over_all else student,
-                gathered_target=gather_without_gradient(target) if self.over_all else target,
+                gathered=gather_rows(student) if self.over_all else student,
+                gathered_target=gather_rows(target) if self.over_all else target,
                 offset=row_offset(len(student)) if self.over_all else 0,
             )
             total = total + self.config.similarity_weight * parts["distill_similarity"]
@@ -77,15 +71,7 @@ class Distillation:
 
 
 def embedding_loss(projected: Tensor, target: Tensor) -> Tensor:
-    """Return one minus the cosine between what the student says of an image and what the teacher says.
-
-    Args:
-        projected: (B, D) floating point, of any length.
-        target: (B, D) floating point, of any length.
-
-    Returns:
-        Scalar in [0, 2], the mean over the batch.
-    """
+    """Return one minus the cosine between rows (B, D), of any length, of student and teacher: in [0, 2], their mean."""
     return (1 - F.cosine_similarity(projected, target, dim=1)).mean()
 
 

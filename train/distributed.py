@@ -1,4 +1,4 @@
-"""Several processes that train one model: who this process is, and the two collectives that carry gradients.
+"""Several processes that train one model: who this process is, and the one collective that carries gradients.
 
 Processes are started by torchrun, which tells each of them its place by environment variables; without them there is one
 process.
@@ -22,13 +22,7 @@ from hat.runtime import choose_device
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among all.
-
-    Attributes:
-        device: Where it computes.
-        rank: Its number, from 0.
-        world_size: Number of processes.
-    """
+    """This process among all: where it computes, its number from 0, and the number of processes."""
 
     device: torch.device
     rank: int = 0
@@ -63,76 +57,6 @@ def process_group(device_name: str) -> Iterator[DistributedContext]:
         dist.destroy_process_group()
 
 
-def gather_with_gradient(tensor: Tensor) -> Tensor:
-    """Return rows of all processes, in the order of ranks; gradients of every process's use of them find their way back.
-
-    Args:
-        tensor: (B, ...), the same shape in every process.
-
-    Returns:
-        (world_size * B, ...).
-    """
-    return tensor if _alone() else _apply(_Gather, tensor)
-
-
-def gather_without_gradient(tensor: Tensor) -> Tensor:
-    """(B, ...) of all processes as (world_size * B, ...), in the order of ranks: labels, and what else needs no gradient."""
-    return tensor if _alone() else _gather(tensor)
-
-
-def row_offset(num_rows: int) -> int:
-    """Return where this process's rows stand among the gathered ones, when each process has equally many."""
-    return 0 if _alone() else dist.get_rank() * num_rows
-
-
-def sum_over_processes(tensor: Tensor) -> Tensor:
-    """Sum a tensor over all processes; its gradient is the sum of theirs."""
-    return tensor if _alone() else _apply(_Sum, tensor)
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        return _gather(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # Every process took a loss from these rows: what belongs to ours is the sum over all of them. torch's own gather needs
-        # a reduce-scatter for this, which gloo lacks.
-        total = gradients[0].contiguous()
-        dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-
-def _gather(tensor: Tensor) -> Tensor:
-    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
-
-
-def _apply(function: type[torch.autograd.Function], tensor: Tensor) -> Tensor:
-    result: Tensor = function.apply(tensor)
-    return result
-
-
-def _alone() -> bool:
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
-
-
 def _number_from_environment(name: str, default: int | None) -> int:
     text = os.environ.get(name)
     if text is None and default is not None:
@@ -142,8 +66,50 @@ def _number_from_environment(name: str, default: int | None) -> int:
     return int(text)
 
 
+def _is_alone() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+
+
+class _Sum(torch.autograd.Function):
+    """Sums over processes, forward and backward: each took a loss from the sum, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradients[0])
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """Sum a tensor over all processes; its gradient is the sum of theirs."""
+    result: Tensor = tensor if _is_alone() else _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+    return result
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """Return the rows (B, ...) of all processes as (world_size * B, ...), in the order of ranks.
+
+    Gradients of every process's use of them find their way back. The rows are summed into zeros, because gloo has no
+    reduce-scatter, which the gradient of torch's own gather needs; a batch of features is small beside the weights.
+    """
+    if _is_alone():
+        return tensor
+    offset, num_rows = row_offset(len(tensor)), dist.get_world_size() * len(tensor)
+    before, after = (tensor.new_zeros((count, *tensor.shape[1:])) for count in (offset, num_rows - offset - len(tensor)))
+    return sum_over_processes(torch.cat([before, tensor, after]))
+
+
+def row_offset(num_rows: int) -> int:
+    """Return where this process's rows stand among the gathered ones, when each process has equally many."""
+    return 0 if _is_alone() else dist.get_rank() * num_rows
+
+
 class GlobalBatchNorm(_BatchNorm):
-    """A batch norm whose statistics are those of all processes' batches, which hold equally many values each.
+    """A batch norm with running statistics whose statistics are those of all processes' batches, equally many values each.
 
     torch.nn.SyncBatchNorm has fused kernels and refuses CPUs; this one is made of plain operations and differentiable sums, in
     two passes (mean, then squared distances from it), so it is as exact as a batch norm over the whole batch.
@@ -154,58 +120,36 @@ class GlobalBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """Normalize (B, C, ...) over all axes but the second and over all processes; with running statistics in evaluation."""
-        if not self.training or self.running_mean is None or self.running_var is None:
+        if not self.training or self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return super().forward(input)
         # Under autocast maps come as bfloat16; their statistics need float32, as torch's own batch norm has it.
         values = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
         axes = [axis for axis in range(values.ndim) if axis != 1]
         shape = [1, -1] + [1] * (values.ndim - 2)
-        ones = values.new_tensor([float(values.numel() // values.shape[1])])
-        totals = sum_over_processes(torch.cat([values.sum(dim=axes), ones]))  # (C + 1,)
-        count = totals[-1].detach()
-        mean = totals[:-1] / count
+        count = values.numel() // values.shape[1] * (1 if _is_alone() else dist.get_world_size())
+        mean = sum_over_processes(values.sum(dim=axes)) / count  # (C,)
         centered = values - mean.view(shape)
         variance = sum_over_processes(centered.square().sum(dim=axes)) / count
-        self._remember(mean.detach(), variance.detach(), count)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), momentum)
         normalized = centered * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             normalized = normalized * self.weight.view(shape) + self.bias.view(shape)
         return normalized.to(input.dtype)
 
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        unbiased = variance * count / (count - 1)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
-
 
 def synchronize_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
-    """Replace all batch norms by ones over the global batch; parameters, buffers and their names stay the same.
+    """Make all batch norms of a model ones over the global batch, in place where that can be, and return it.
 
-    Args:
-        model: Any module; it is changed in place where it can be.
-        device: On CUDA the replacement is torch.nn.SyncBatchNorm, elsewhere `GlobalBatchNorm`.
-
-    Returns:
-        The model.
+    On CUDA they become torch.nn.SyncBatchNorm, elsewhere `GlobalBatchNorm`; parameters, buffers and their names stay the same.
     """
     if device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return converted
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-                setattr(parent, name, _global_copy(child))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+            module.__class__ = GlobalBatchNorm  # type: ignore[assignment]  # the same tensors, another forward pass
     return model
-
-
-def _global_copy(norm: _BatchNorm) -> GlobalBatchNorm:
-    copy = GlobalBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    copy.weight, copy.bias = norm.weight, norm.bias
-    copy.running_mean, copy.running_var = norm.running_mean, norm.running_var
-    copy.num_batches_tracked = norm.num_batches_tracked
-    return copy.train(norm.training)

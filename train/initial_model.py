@@ -1,8 +1,6 @@
 """What a run begins with: a backbone's ImageNet weights, or the whole of a model that was trained before."""
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,18 +11,14 @@ from hat.io.weights import load_backbone_weights, load_state
 from hat.model import HAT
 from hat.model.dsa import TFC
 
-from .config import TrainConfig
+from .config import TrainConfig, differences
 from .randomness import derive_seed
 
 _INITIAL_WEIGHTS = 0  # tells the seed of initial weights from those of dropout
 
 
 def initial_model(config: TrainConfig, num_classes: int) -> tuple[HAT, str]:
-    """Make the model of a run.
-
-    Args:
-        config: The run.
-        num_classes: Number of training identities.
+    """Make the model of a run that tells ``num_classes`` training identities apart.
 
     Returns:
         The model, and one sentence that says where its weights come from.
@@ -78,17 +72,8 @@ def _continue_from(model: HAT, folder: str) -> str:
     resized = f", resampled from {size_before} to {size}" if size != size_before else ""
     differing = [
         f"{name} {value} instead of {before}"
-        for name, value, before in _differences(config_to_dict(model.config), config_to_dict(source.config))
+        for name, value, before in differences(config_to_dict(model.config), config_to_dict(source.config))
         if name != "image_size"
     ]
     changed = f" and {', '.join(differing)}" if differing else ""
     return f"the model starts from {folder}{resized}, with {'new' if other_people else 'its own'} classifiers{changed}"
-
-
-def _differences(config: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the dotted name and both values of every field in which two nested configurations differ."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _differences(value, other[key], f"{prefix}{key}.")
-        elif value != other[key]:
-            yield f"{prefix}{key}", value, other[key]

@@ -38,18 +38,14 @@ def train_model(
 
     Args:
         config: The run.
-        datasets: Training images of all of them are used together. The first that has query and gallery is evaluated where the
-            configuration asks for it.
+        datasets: All are trained on together; the first that has query and gallery is evaluated where that is asked for.
         out: The run's folder, afterwards a checkpoint that `hat.load_checkpoint` reads.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         resume: Go on with the run in that folder.
         force: Replace the run in that folder.
         skip_bad: Leave out images that cannot be read, and say how many; otherwise the first is an error.
-        stop_after_s: Stop after so many seconds with the state written, decoding of the images included; at least one step is
-            taken. SIGTERM and SIGINT while training do the same.
-
-    Returns:
-        What the run came to.
+        stop_after_s: Stop after so many seconds with the state written, but after one step at the least, as SIGTERM and SIGINT
+            do; decoding of the images counts.
 
     Raises:
         UsageError: The folder may not be written to or another training works in it, the device is not there, or the time is
@@ -81,9 +77,8 @@ def train_model(
             dist.barrier()  # all have read the state before the first process writes
         if context.is_main:
             folder.begin(config, resume=resume)
-            for dataset in datasets:
-                for note in dataset.notes:
-                    stderr.print(f"{dataset.name}: {note}")
+            for name, note in [(dataset.name, note) for dataset in datasets for note in dataset.notes]:
+                stderr.print(f"{name}: {note}")
             stderr.print(_announcement(trainer, train))
         result = trainer.run(stop_at)
         if result.stopped is not None and context.is_main:
@@ -98,7 +93,7 @@ def _one_sentence(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        kept = f"the last state is kept in {folder.last}" if folder.has_state else "no state was written yet"
+        kept = folder.describe_state()
         if is_out_of_memory(error):
             raise WorkError(
                 "memory ran out: lower sampler.num_identities or model.image_size, set compute.precision=bf16, hold the images "
@@ -113,15 +108,12 @@ def _training_images(datasets: Sequence[ReIDDataset], skip_bad: bool, context: D
     sources = [dataset for dataset in datasets if len(dataset.train)]
     if not sources:
         raise DataError(f"no training images in {', '.join(dataset.name for dataset in datasets) or 'no data set'}")
-    if skip_bad:
-        cleaned = []
-        for dataset in sources:
-            kept, bad = check_images(dataset.train, skip_bad=True)
-            if bad and context.is_main:
-                path, reason = bad[0]
-                stderr.print(f"{dataset.name}: {len(bad)} images cannot be used and are left out, such as {path}: {reason}")
-            cleaned.append(ReIDDataset(dataset.name, kept, dataset.query, dataset.gallery, dataset.notes))
-        sources = cleaned
+    for place, dataset in enumerate(sources if skip_bad else ()):
+        kept, bad = check_images(dataset.train, skip_bad=True)
+        if bad and context.is_main:
+            path, reason = bad[0]
+            stderr.print(f"{dataset.name}: {len(bad)} images cannot be used and are left out, such as {path}: {reason}")
+        sources[place] = ReIDDataset(dataset.name, kept, dataset.query, dataset.gallery, dataset.notes)
     return merge_training(sources)
 
 

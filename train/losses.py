@@ -1,40 +1,32 @@
 """The losses of a HAT (paper Sec. 3.4): cross entropy and batch-hard triplets, or circles, on every supervised branch."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distributed import gather_with_gradient, gather_without_gradient, row_offset
-from .loss_config import LossConfig
+from hat.model import Branch
 
-
-class BranchOutput(Protocol):
-    """What a supervised branch gives: `hat.model`'s ``Branch``."""
-
-    @property
-    def feature(self) -> Tensor:
-        """(B, C), before the BN neck."""
-
-    @property
-    def logits(self) -> Tensor:
-        """(B, num_classes)."""
+from .config import LossConfig
+from .distributed import gather_rows, row_offset
 
 
 class LossParts(NamedTuple):
-    """A loss and what it is made of."""
+    """A loss and what it is made of.
+
+    Attributes:
+        total: Scalar, float32 or wider, to be minimized: L of Eq. 9.
+        parts: Unweighted scalars without gradient: ``"BRANCH_ce"``, ``"BRANCH_triplet"``, ``"BRANCH_circle"``, those in use.
+    """
 
     total: Tensor
-    """Scalar, float32 or wider to be minimized: L of Eq. 9."""
-
     parts: dict[str, Tensor]
-    """Unweighted scalars without gradient: ``"BRANCH_ce"``, ``"BRANCH_triplet"``, ``"BRANCH_circle"``, those that are used."""
 
 
 def smoothed_cross_entropy(logits: Tensor, pids: Tensor, smoothing: float) -> Tensor:
-    """Cross entropy with label smoothing: the true identity gets 1 - e + e / K, each other one e / K.
+    """Return the cross entropy with label smoothing e: the true identity gets 1 - e + e / K, each other one e / K.
 
     Args:
         logits: (B, K) floating point.
@@ -134,9 +126,7 @@ def branch_weights(branches: Sequence[str], auxiliary_weight: float) -> dict[str
     return {name: 1.0 if name == "mfe" or name in last_tfc else auxiliary_weight for name in branches}
 
 
-def hat_loss(
-    outputs: Mapping[str, BranchOutput], pids: Tensor, config: LossConfig, *, global_triplets: bool = False
-) -> LossParts:
+def hat_loss(outputs: Mapping[str, Branch], pids: Tensor, config: LossConfig, *, global_triplets: bool = False) -> LossParts:
     """Return the loss of a batch: L_MFE + L_TFC(last) + lambda * sum of L_TFC(earlier) (paper Eq. 7-9).
 
     The loss of a branch is the label-smoothed cross entropy of its logits plus the triplet loss of its feature before the BN
@@ -147,37 +137,24 @@ def hat_loss(
         pids: (B,) int64.
         config: Smoothing, margins, weights, lambda.
         global_triplets: Look for positives and negatives in the batches of all processes.
-
-    Returns:
-        The sum and its parts.
     """
     weights = branch_weights(list(outputs), config.auxiliary_weight)
-    gathered_pids = gather_without_gradient(pids) if global_triplets else None
+    gathered_pids = gather_rows(pids) if global_triplets else pids
     offset = row_offset(len(pids)) if global_triplets else 0
     parts: dict[str, Tensor] = {}
     terms: list[Tensor] = []
     for name, branch in outputs.items():
         features = at_least_float32(branch.feature)
-        gathered = gather_with_gradient(features) if global_triplets else None
-        term = smoothed_cross_entropy(branch.logits, pids, config.label_smoothing)
-        parts[f"{name}_ce"] = term.detach()
+        gathered = gather_rows(features) if global_triplets else features
+        pool = {"gathered_features": gathered, "gathered_pids": gathered_pids}
+        losses = {"ce": (1.0, smoothed_cross_entropy(branch.logits, pids, config.label_smoothing))}
         if config.triplet_weight:
-            triplet = batch_hard_triplet(features, pids, config.margin, gathered_features=gathered, gathered_pids=gathered_pids)
-            term = term + config.triplet_weight * triplet
-            parts[f"{name}_triplet"] = triplet.detach()
+            losses["triplet"] = config.triplet_weight, batch_hard_triplet(features, pids, config.margin, **pool)
         if config.circle_weight:
-            circle = circle_loss(
-                features,
-                pids,
-                config.circle_margin,
-                config.circle_scale,
-                gathered_features=gathered,
-                gathered_pids=gathered_pids,
-                offset=offset,
-            )
-            term = term + config.circle_weight * circle
-            parts[f"{name}_circle"] = circle.detach()
-        terms.append(weights[name] * term)
+            circle = circle_loss(features, pids, config.circle_margin, config.circle_scale, **pool, offset=offset)
+            losses["circle"] = config.circle_weight, circle
+        parts |= {f"{name}_{part}": value.detach() for part, (_, value) in losses.items()}
+        terms.append(weights[name] * torch.stack([weight * value for weight, value in losses.values()]).sum())
     return LossParts(torch.stack(terms).sum(), parts)
 
 

@@ -1,15 +1,16 @@
-"""Which weights learn and how fast: groups of parameters, frozen levels, the learning rate over time."""
+"""Which weights learn and how fast: groups of parameters, frozen levels, the learning rate over time; and their average."""
 
+import copy
 import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hat.errors import ConfigError
 from hat.model import HAT
 
-from .config import OptimConfig, ScheduleConfig
+from .config import EMAConfig, OptimConfig, ScheduleConfig
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
@@ -17,10 +18,6 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
 
     The TFC stages are ``model.dsa``; they learn at `OptimConfig.tfc_lr_scale` times the rate of the rest (paper Sec. 4.2).
     The CNN, ``model.mfe``, has groups of its own where it begins to learn later than the rest.
-
-    Args:
-        model: A HAT, or any module with a child ``dsa``.
-        config: Rates and weight decay.
 
     Returns:
         Groups for an optimizer, each with its ``name`` and ``lr_scale``, and ``frozen_epochs`` where it learns nothing for
@@ -60,9 +57,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     for group in groups:
         group["lr"] = config.lr * group["lr_scale"]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+    return kind(groups, lr=config.lr, fused=fused)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, epoch: int) -> None:
@@ -77,16 +74,7 @@ def _is_norm_or_bias(name: str, parameter: nn.Parameter) -> bool:
 
 
 def lr_scale(config: ScheduleConfig, epoch: float, num_epochs: int) -> float:
-    """Learning rate at a moment, relative to `optim.lr` (paper Sec. 4.2).
-
-    Args:
-        config: Kind of schedule, warm-up and milestones.
-        epoch: Epochs done so far, with the part of the current one: step / steps_per_epoch.
-        num_epochs: Length of the run.
-
-    Returns:
-        The factor, in (0, 1].
-    """
+    """Return the learning rate relative to `optim.lr` (paper Sec. 4.2), in (0, 1], after so many epochs and a part of one."""
     if epoch < config.warmup_epochs:
         done = epoch / config.warmup_epochs
         return config.warmup_factor + (1 - config.warmup_factor) * done
@@ -99,11 +87,7 @@ def lr_scale(config: ScheduleConfig, epoch: float, num_epochs: int) -> float:
 
 
 def freeze_levels(model: nn.Module, num_levels: int) -> None:
-    """Take the weights of the CNN's first levels out of training.
-
-    Args:
-        model: A HAT.
-        num_levels: How many levels, Res2 first, the stem among them; 0 freezes nothing.
+    """Take the weights of the CNN's first levels, Res2 and the stem first, out of training.
 
     Raises:
         ConfigError: The model is no HAT.
@@ -126,3 +110,46 @@ def _frozen_layers(model: nn.Module, num_levels: int) -> list[nn.Module]:
     if not isinstance(model, HAT):
         raise ConfigError(f"optim.frozen_levels is {num_levels}, and {type(model).__name__} has no levels")
     return model.mfe.layers_below(num_levels)
+
+
+class ModelEma:
+    """A second model whose weights follow those of the trained one.
+
+    Floating-point buffers (the running statistics of batch norms) are averaged like weights, because statistics of the current
+    weights do not fit averaged ones; counters are copied.
+
+    Attributes:
+        model: A copy of the model, on its device and in its layout, in evaluation mode.
+        num_updates: Scalar float32 on the device, so that whether an update counts need not be known to Python.
+    """
+
+    def __init__(self, model: nn.Module, config: EMAConfig) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.config = config
+        # A state dict shares its tensors with the model, which loads and steps in place: these lists stay right.
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        self._averages = [average for average, _ in pairs if average.is_floating_point()]
+        self._weights = [value for average, value in pairs if average.is_floating_point()]
+        self._counters = [average for average, _ in pairs if not average.is_floating_point()]
+        self._model_counters = [value for average, value in pairs if not average.is_floating_point()]
+        self.num_updates = torch.zeros((), device=self._averages[0].device)
+
+    def decay(self, num_updates: Tensor) -> Tensor:
+        """Compute the part of the old average that the update after ``num_updates`` others keeps."""
+        if not self.config.warmup:
+            return torch.full_like(num_updates, self.config.decay)
+        return ((1 + num_updates) / (10 + num_updates)).clamp(max=self.config.decay)
+
+    @torch.no_grad()
+    def update(self, skipped: Tensor | None = None) -> None:
+        """Move the average towards the model: average = decay * average + (1 - decay) * weights.
+
+        Nothing moves where ``skipped``, a scalar on the device, is 1: the loss scaler has left the step out.
+        """
+        taken = 1.0 if skipped is None else 1 - skipped
+        differences = torch._foreach_sub(self._weights, self._averages)
+        torch._foreach_mul_(differences, (1 - self.decay(self.num_updates)) * taken)
+        torch._foreach_add_(self._averages, differences)
+        if self._counters:
+            torch._foreach_copy_(self._counters, self._model_counters)
+        self.num_updates += taken

@@ -100,40 +100,25 @@ def list_presets() -> list[str]:
 
 
 def describe_preset(name: str) -> str:
-    """Return one sentence about a preset.
-
-    Raises:
-        ConfigError: The name is unknown.
-    """
+    """Return one sentence about a preset; an unknown name is a ConfigError, here and below."""
     return _find(name)[0]
 
 
 def preset_differences(name: str) -> dict[str, Any]:
-    """Return what a preset changes, as nested dictionaries.
-
-    Raises:
-        ConfigError: The name is unknown.
-    """
+    """Return what a preset changes, as nested dictionaries."""
     return merge(_find(name)[1], {})
 
 
 def load_preset(name: str) -> TrainConfig:
-    """Return the whole configuration of a preset.
-
-    Raises:
-        ConfigError: The name is unknown.
-    """
+    """Return the whole configuration of a preset."""
     return compose_config([(f"preset {name}", preset_differences(name))])
 
 
 def compose_config(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> TrainConfig:
-    """Lay changes over the defaults, one layer after the other.
+    """Lay changes over the defaults, one layer after the other; each says what it is, for error messages.
 
     A layer that names another model than the layers below it begins with that model's own architecture: what those changed in
     ``model`` was meant for theirs.
-
-    Args:
-        layers: Pairs of what a layer is, for error messages, and its changes as nested dictionaries.
 
     Raises:
         ConfigError: A key is unknown or a value is wrong; it is named by its full path.

@@ -16,14 +16,7 @@ _MULTIPLIER_2 = 0x94D049BB133111EB
 
 
 def derive_seed(*parts: int) -> int:
-    """Hash whole numbers into one seed.
-
-    Args:
-        parts: What the seed is for, such as (seed, epoch, step, rank); their order matters.
-
-    Returns:
-        A number in [0, 2**63), which every seeding function takes.
-    """
+    """Hash whole numbers, such as (seed, epoch, step, rank) in this order, into a seed in [0, 2**63)."""
     state = 0
     for part in parts:
         state = _mix((state + _GOLDEN + (part & _MASK)) & _MASK)
@@ -31,13 +24,7 @@ def derive_seed(*parts: int) -> int:
 
 
 def uniforms(seed: int, epoch: int, positions: Tensor, num_draws: int) -> Tensor:
-    """Draw uniform numbers for samples.
-
-    Args:
-        seed: The run's seed.
-        epoch: The epoch, counted from 0.
-        positions: (B,) int64, the samples' positions in the epoch's global sequence.
-        num_draws: Numbers for each sample.
+    """Draw uniform numbers for samples, whose ``positions`` (B,) int64 are those in the epoch's global sequence.
 
     Returns:
         (B, num_draws) float32 in [0, 1), on the device of ``positions``.

@@ -12,47 +12,34 @@ from torch.nn.parallel import DistributedDataParallel
 from hat.model import HAT
 from hat.preprocessing import Preprocessing
 
+from .augmentation import Augmentation
 from .config import TrainConfig
 from .cpu_kernels import CpuKernels
-from .data.augmentation import Augmentation
 from .distillation import Distillation
 from .distributed import DistributedContext, synchronize_batch_norms
-from .ema import ModelEma
 from .losses import LossParts, hat_loss
-from .optimizer import build_optimizer, freeze_levels, set_learning_rate, training_mode
+from .optimizer import ModelEma, build_optimizer, freeze_levels, set_learning_rate, training_mode
 from .randomness import derive_seed
-from .run.state import StepState
+from .run.run_folder import StepState
+from .teacher import AUTOCAST_TYPES
 
-_AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _DROPOUT = 1  # tells seeds of dropout from seeds of anything else that is derived from (seed, epoch)
 
 
 class Batch(NamedTuple):
-    """This process's part of a batch."""
+    """This process's part of a batch, on the training device."""
 
-    images: Tensor
-    """(B, 3, H, W) uint8 RGB, on the training device."""
-
-    pids: Tensor
-    """(B,) int64, on the training device."""
-
-    positions: Tensor
-    """(B,) int64, positions in the epoch's global sequence of images."""
-
-    indices: Tensor
-    """(B,) int64, on the training device: which training images they are."""
+    images: Tensor  # (B, 3, H, W) uint8 RGB
+    pids: Tensor  # (B,) int64
+    positions: Tensor  # (B,) int64, in the epoch's global sequence of images
+    indices: Tensor  # (B,) int64, which training images they are
 
 
 class TrainingStep:
     """A model with everything that changes it.
 
-    Args:
-        model: A HAT, or any module that gives its branches in training mode. It is moved to the device and stays reachable as
-            `model`; batch norms are replaced where they are synchronized.
-        preprocessing: Normalizes images.
-        config: The run's configuration.
-        context: This process among all.
-        distillation: What is learned from a teacher, if anything; only a HAT can.
+    The model, a HAT or any module that gives its branches in training mode, is moved to the device and stays reachable as
+    `model`; its batch norms are synchronized where there are several processes. Only a HAT can learn from a teacher.
     """
 
     def __init__(
@@ -196,7 +183,7 @@ class TrainingStep:
         return self.config.compute.compile == "reduce-overhead"
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        half = _AUTOCAST_TYPES.get(self.config.compute.precision)
+        half = AUTOCAST_TYPES.get(self.config.compute.precision)
         return contextlib.nullcontext() if half is None else torch.autocast(self.context.device.type, dtype=half)
 
     def _kernels(self) -> contextlib.AbstractContextManager[Any]:

@@ -1,19 +1,27 @@
-"""The trained model that a student learns from: run beside it on the same images, or asked once before training."""
+"""The trained model that a student learns from: run beside it on the same images, or asked once before training.
+
+What was asked once is kept in a ``.safetensors`` beside the run: ``embeddings``, (num_images, embed_dim) float32 unit rows in
+the order of the training images. Its metadata names the images by `hat.train.run.run_folder.describe_data`, so that embeddings
+never meet other images, and the model by its fingerprint.
+"""
 
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from hat.console import progress
 from hat.data.loading import default_num_workers
 from hat.embedder import Embedder
-from hat.errors import ConfigError
+from hat.errors import CheckpointError, ConfigError
+from hat.io.checkpoint import write_atomically
 from hat.model.inference import InferenceModel
 from hat.runtime import Runtime, TorchRuntime, open_runtime
 from hat.runtime.opening import ARTIFACT_ENDINGS
@@ -21,18 +29,16 @@ from hat.runtime.protocol import runtime_info
 
 from .config import TrainConfig
 from .distributed import DistributedContext
-from .teacher_rows import TEACHER_FILE, TeacherEmbeddings, read_rows, write_rows
+from .run.log import writing
 
-_AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+TEACHER_FILE = "teacher.safetensors"
+_FORMAT = "hat teacher embeddings 1"
 
 
 class Teacher(Protocol):
-    """Gives the embeddings that a student learns.
-
-    Attributes:
-        embed_dim: Their width.
-        fingerprint: What they are embeddings of; a resumed run must find the same.
-    """
+    """Gives the embeddings that a student learns: their width, and what made them, which a resumed run must find again."""
 
     embed_dim: int
     fingerprint: str
@@ -41,11 +47,7 @@ class Teacher(Protocol):
         """Do what is to be done once before training; files are kept in the run's folder."""
 
     def embed(self, images: Tensor, indices: Tensor) -> Tensor:
-        """Embed a batch.
-
-        Args:
-            images: (B, 3, H, W) uint8 RGB, augmented, at the student's size.
-            indices: (B,) int64, which training images they were made of.
+        """Embed (B, 3, H, W) uint8 RGB images, augmented and at the student's size, made of the training images ``indices``.
 
         Returns:
             (B, embed_dim) float32, rows of unit length, without gradient.
@@ -56,17 +58,15 @@ class Teacher(Protocol):
 class OnlineTeacher:
     """A teacher that sees the very images that the student sees, resized to its own input.
 
-    Args:
-        runtime: What runs it. A checkpoint is run as its exact inference graph on the training device; exported files take and
-            give host memory.
-        precision: The run's precision, in which a checkpoint computes.
+    A checkpoint is run as its exact inference graph on the training device, in the run's precision; exported files take and
+    give host memory.
     """
 
     def __init__(self, runtime: Runtime, precision: str) -> None:
         self.size = runtime.preprocessing.size
         self.embed_dim = runtime.embed_dim
         self.fingerprint = runtime_info(runtime).fingerprint
-        self.autocast_type = _AUTOCAST_TYPES.get(precision)
+        self.autocast_type = AUTOCAST_TYPES.get(precision)
         # The graph holds copies of the weights, so that the runtime need not stay.
         self._model = InferenceModel(runtime.model).to(runtime.device) if isinstance(runtime, TorchRuntime) else runtime
 
@@ -92,29 +92,23 @@ class CachedTeacher:
     """A teacher whose embeddings of the training images, as they are, were computed before training.
 
     Args:
-        embedder: The model; None where ``rows`` are there.
+        source: The model; or embeddings that another run has computed.
         paths: The training images.
-        data: `hat.train.run.state.describe_data` of them.
+        data: `hat.train.run.run_folder.describe_data` of them.
         context: This process; the first one embeds.
-        rows: Embeddings that another run has computed.
     """
 
     def __init__(
-        self,
-        embedder: Embedder | None,
-        paths: Sequence[str],
-        data: str,
-        context: DistributedContext,
-        rows: TeacherEmbeddings | None = None,
+        self, source: "Embedder | TeacherEmbeddings", paths: Sequence[str], data: str, context: DistributedContext
     ) -> None:
         self.paths, self.data, self.context = paths, data, context
-        self._embedder = embedder
-        self._rows = None if rows is None else rows.embeddings.to(context.device)
-        if rows is not None:
-            self.embed_dim, self.fingerprint = rows.embeddings.shape[1], rows.fingerprint
+        self._embedder = source if isinstance(source, Embedder) else None
+        self._rows: Tensor | None = None
+        if isinstance(source, Embedder):
+            self.embed_dim, self.fingerprint = source.embed_dim, runtime_info(source.runtime).fingerprint
         else:
-            assert embedder is not None
-            self.embed_dim, self.fingerprint = embedder.embed_dim, runtime_info(embedder.runtime).fingerprint
+            self._rows = source.embeddings.to(context.device)
+            self.embed_dim, self.fingerprint = source.embeddings.shape[1], source.fingerprint
 
     def begin(self, folder: Path) -> None:
         """Embed the images, or read what a run that is resumed has left.
@@ -125,19 +119,22 @@ class CachedTeacher:
             ConfigError: What was left belongs to another teacher or other images.
             WorkError: The embeddings cannot be written.
         """
-        if self._rows is not None:
+        if self._embedder is None:
             return
         path = folder / TEACHER_FILE
         if self.context.is_main and not path.is_file():
-            write_rows(path, self._ask(), self.data)
+            with progress() as display:
+                task = display.add_task("embedding by the teacher", total=len(self.paths), info="")
+                rows = self._embedder.embed_paths(self.paths, advance=functools.partial(display.advance, task))
+            write_rows(path, TeacherEmbeddings(torch.from_numpy(rows), self.fingerprint), self.data)
         if self.context.world_size > 1:
             dist.barrier()
-        rows = read_rows(path, self.data, len(self.paths))
-        if rows.fingerprint != self.fingerprint:
+        found = read_rows(path, self.data, len(self.paths))
+        if found.fingerprint != self.fingerprint:
             raise ConfigError(
                 f"{path} was computed by another teacher than the one named now; start a new run in another folder"
             )
-        self._rows = rows.embeddings.to(self.context.device)
+        self._rows = found.embeddings.to(self.context.device)
         self._embedder = None  # its memory is the student's now
 
     def embed(self, images: Tensor, indices: Tensor) -> Tensor:
@@ -145,22 +142,9 @@ class CachedTeacher:
         assert self._rows is not None, "begin comes first"
         return self._rows.index_select(0, indices)
 
-    def _ask(self) -> TeacherEmbeddings:
-        assert self._embedder is not None
-        with progress() as display:
-            task = display.add_task("embedding by the teacher", total=len(self.paths), info="")
-            rows = self._embedder.embed_paths(self.paths, advance=functools.partial(display.advance, task))
-        return TeacherEmbeddings(torch.from_numpy(rows), self.fingerprint)
-
 
 def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, context: DistributedContext) -> Teacher | None:
-    """Open the teacher that a configuration names, or None where it names none.
-
-    Args:
-        config: The run.
-        paths: The training images.
-        data: `hat.train.run.state.describe_data` of them.
-        context: This process.
+    """Open the teacher that a configuration names, if any.
 
     Raises:
         CheckpointError: There is nothing at the path that can be opened.
@@ -172,7 +156,7 @@ def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, context: 
         return None
     path = Path(config.distill.teacher).expanduser()
     if path.suffix == ".safetensors" and not path.is_dir():
-        return CachedTeacher(None, paths, data, context, read_rows(path, data, len(paths)))
+        return CachedTeacher(read_rows(path, data, len(paths)), paths, data, context)
     precision = config.compute.precision
     exported = path.suffix.lower() in ARTIFACT_ENDINGS and not path.is_dir()
     if exported:
@@ -186,3 +170,50 @@ def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, context: 
         return OnlineTeacher(runtime, precision)
     num_workers = config.data.num_workers or default_num_workers()
     return CachedTeacher(Embedder(runtime, batch_size=config.eval.batch_size, num_workers=num_workers), paths, data, context)
+
+
+class TeacherEmbeddings(NamedTuple):
+    """A teacher's embeddings of a training set, (num_images, embed_dim) float32 unit rows on the CPU, and what made them."""
+
+    embeddings: Tensor
+    fingerprint: str
+
+
+def write_rows(path: Path, rows: TeacherEmbeddings, data: str) -> None:
+    """Write rows of the images that ``data`` names atomically.
+
+    Raises:
+        WorkError: The file cannot be written.
+    """
+    metadata = {"format": _FORMAT, "data": data, "fingerprint": rows.fingerprint}
+    with writing(path):
+        write_atomically(path, save({"embeddings": rows.embeddings.float().contiguous()}, metadata=metadata))
+
+
+def read_rows(path: Path, data: str, num_images: int) -> TeacherEmbeddings:
+    """Read rows for the images that ``data`` names, of which there are ``num_images``.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or another kind of file, or its rows are no unit vectors.
+        ConfigError: They belong to other images.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file of a teacher's embeddings")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise CheckpointError(f"{path} holds no teacher's embeddings: expected a {TEACHER_FILE} that a run has written")
+            if metadata.get("data") != data:
+                raise ConfigError(
+                    f"{path} belongs to other training images: {metadata.get('data')}; got {data}. Name the model itself as "
+                    "distill.teacher and set distill.cache"
+                )
+            embeddings: Tensor = file.get_tensor("embeddings")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    if embeddings.dim() != 2 or len(embeddings) != num_images or embeddings.dtype != torch.float32:
+        raise CheckpointError(f"{path} holds {tuple(embeddings.shape)} {embeddings.dtype}, expected {num_images} float32 rows")
+    if not torch.allclose(torch.linalg.vector_norm(embeddings, dim=1), torch.ones(len(embeddings)), atol=1e-3):
+        raise CheckpointError(f"{path} holds rows that are not of unit length")
+    return TeacherEmbeddings(embeddings, metadata.get("fingerprint", ""))

@@ -23,41 +23,30 @@ from hat.model import HAT
 from hat.runtime import TorchRuntime
 
 from .config import TrainConfig
-from .data.images import ImageSource, open_images
-from .data.sampler import RandomIdentitySampler
 from .distillation import Distillation
 from .distributed import DistributedContext
+from .images import ImageSource, open_images
 from .initial_model import initial_model
 from .optimizer import lr_scale
-from .run.log import MetricsLog, RunDisplay, RunningMeans
-from .run.run_folder import RunFolder
-from .run.state import FORMAT_VERSION, RunState, check_same_run, describe_data, read_state, write_state
+from .run.log import RunLog, RunningMeans
+from .run.run_folder import FORMAT_VERSION, RunFolder, RunState, check_same_run, describe_data, read_state, write_state
 from .run.stopping import StopRequest
+from .sampler import RandomIdentitySampler
 from .step import Batch, TrainingStep
 from .teacher import open_teacher
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run came to.
+    """What a run came to."""
 
-    Attributes:
-        folder: The run's folder, a checkpoint that `hat.load_checkpoint` reads.
-        num_steps: Steps taken in all.
-        num_images: Images trained on since this process began, those of other processes included.
-        seconds: Time this process took for them, evaluations included.
-        metrics: Means of the losses over the last epoch, or what was done of it.
-        best: Metrics of the best evaluation; None where nothing was evaluated.
-        stopped: Why the run was ended before its end; None where it was not.
-    """
-
-    folder: Path
-    num_steps: int
-    num_images: int
-    seconds: float
-    metrics: dict[str, float]
-    best: dict[str, float] | None
-    stopped: str | None = None
+    folder: Path  # a checkpoint that `hat.load_checkpoint` reads
+    num_steps: int  # taken in all
+    num_images: int  # trained on since this process began, those of other processes included
+    seconds: float  # that this process took for them, evaluations included
+    metrics: dict[str, float]  # means of the losses over the last epoch, or what was done of it
+    best: dict[str, float] | None  # metrics of the best evaluation, if any
+    stopped: str | None = None  # why the run was ended before its end, if it was
 
 
 class Trainer:
@@ -73,8 +62,7 @@ class Trainer:
         images: Where images come from; opened as `DataConfig` says if None.
 
     Raises:
-        ConfigError: Backbone weights are not said, P does not suit the number of processes, an epoch has fewer batches than one
-            step accumulates, evaluation is asked for without a data set, or the run to be resumed is another one.
+        ConfigError: The configuration does not suit the data, the processes, or the run to be resumed.
         DataError: Identities are not 0 to n - 1, or fewer than two.
         WeightsError: Backbone weights cannot be had or do not fit.
         ImageError: An image cannot be read.
@@ -113,6 +101,7 @@ class Trainer:
         self._plain_config = config_to_dict(config)
         self._data = describe_data(train)
         self.teacher = open_teacher(config, train.paths, self._data, context)
+        self._teacher_fingerprint = None if self.teacher is None else self.teacher.fingerprint
         self.distillation = None if self.teacher is None else Distillation(config, self.teacher, self.model, context)
         self.step = TrainingStep(self.model, self.model.preprocessing, config, context, self.distillation)
         self.epoch, self.epoch_step, self.global_step = 0, 0, 0
@@ -124,12 +113,9 @@ class Trainer:
         self.images = images if images is not None else open_images(train.paths, self.model.preprocessing, config.data, context)
 
     def run(self, stop_at: float | None = None) -> TrainingResult:
-        """Train to the end, or until the time is over or the process gets SIGTERM or SIGINT.
+        """Train to the end, or until ``stop_at`` (as `time.monotonic` counts) or SIGTERM or SIGINT, but for at least one step.
 
         A run that is stopped writes its state after the step that is under way; resumed, it goes on as if it had never stopped.
-
-        Args:
-            stop_at: When to stop, as `time.monotonic` counts; at least one step is taken.
 
         Raises:
             WorkError: A loss is not finite, or a file cannot be written. The last state that was written is kept.
@@ -141,27 +127,29 @@ class Trainer:
             self.teacher.begin(self.folder.path)
         began = self._state_written = time.monotonic()
         done = self.global_step
-        log = MetricsLog(self.folder.path, done, tensorboard=self.config.log.tensorboard) if self.context.is_main else None
-        display = RunDisplay(self.config.num_epochs, self.num_steps, done, silent=not self.context.is_main)
         metrics: dict[str, float] = {}
         stop = StopRequest(stop_at, self.context)
-        try:
-            with display, stop:
-                while self.epoch < self.config.num_epochs and stop.reason is None:
-                    self._train_epoch(log, display, stop)
-                    metrics = self.whole_epoch.means()
-                    if stop.reason is None:
-                        self.whole_epoch.reset()
-                        self._finish_epoch(log, display)
-        finally:
-            if log is not None:
-                log.close()
+        log = RunLog(
+            self.folder.path,
+            self.config.num_epochs,
+            self.num_steps,
+            done,
+            tensorboard=self.config.log.tensorboard,
+            silent=not self.context.is_main,
+        )
+        with log, stop:
+            while self.epoch < self.config.num_epochs and stop.reason is None:
+                self._train_epoch(log, stop)
+                metrics = self.whole_epoch.means()
+                if stop.reason is None:
+                    self.whole_epoch.reset()
+                    self._finish_epoch(log)
         num_images = (self.global_step - done) * self.config.optim.accumulate * self.sampler.batch_size
         best = None if self.best is None else {name: float(value) for name, value in self.best.items()}
         seconds = time.monotonic() - began
         return TrainingResult(self.folder.path, self.global_step, num_images, seconds, metrics, best, stop.reason)
 
-    def _train_epoch(self, log: MetricsLog | None, display: RunDisplay, stop: StopRequest) -> None:
+    def _train_epoch(self, log: RunLog, stop: StopRequest) -> None:
         config, epoch, accumulate = self.config, self.epoch, self.config.optim.accumulate
         plan = self.sampler.plan(epoch)[self.epoch_step * accumulate : self.num_steps * accumulate]
         positions = np.arange(self.sampler.num_batches * self.sampler.batch_size).reshape(self.sampler.num_batches, -1)
@@ -192,20 +180,18 @@ class Trainer:
             if write_line or save or self.pids.device.type == "cpu":
                 self._count(pending)
                 pending = []
-            seconds = max(time.monotonic() - interval_began, 1e-9)
-            rate = interval_steps * accumulate * self.sampler.batch_size / seconds
-            means = self.interval.means() if write_line else None
-            display.step(epoch, means, lr, rate)
+            log.count_step(epoch)
             if write_line:
-                if log is not None:
-                    log.write("train", epoch + 1, self.global_step, {**(means or {}), "lr": lr, "images_per_s": round(rate, 1)})
+                seconds = max(time.monotonic() - interval_began, 1e-9)
+                rate = interval_steps * accumulate * self.sampler.batch_size / seconds
+                log.interval(epoch, self.interval.means(), lr, rate)
                 self.interval.reset()
                 interval_began, interval_steps = time.monotonic(), 0
             if save:
                 self._write_state()
             if stop.reason is not None:
                 return
-        display.epoch_done(epoch, self.whole_epoch.means())
+        log.epoch_done(epoch, self.whole_epoch.means())
 
     def _count(self, steps: Sequence[tuple[int, Mapping[str, Tensor]]]) -> None:
         """Add the metrics of steps to the means; one copy from the device for all of them.
@@ -215,22 +201,18 @@ class Trainer:
         """
         rows = torch.stack([torch.stack([value.float() for value in metrics.values()]) for _, metrics in steps]).tolist()
         for (step, metrics), row in zip(steps, rows, strict=True):
-            self._count_step(step, dict(zip(metrics, row, strict=True)))
+            values = dict(zip(metrics, row, strict=True))
+            # An overflow of fp16 gradients is dealt with by the loss scale: the step is left out, and its norm says nothing.
+            finite = {name: value for name, value in values.items() if math.isfinite(value)}
+            if wrong := [f"{name} is {value}" for name, value in values.items() if name not in {*finite, "grad_norm"}]:
+                raise WorkError(
+                    f"epoch {self.epoch + 1}, step {step + 1} of {self.num_steps}: {', '.join(wrong)}; "
+                    f"{self.folder.describe_state()}. Lower optim.lr, set optim.clip_grad_norm, or use bf16 or fp32, not fp16"
+                )
+            self.interval.add(finite)
+            self.whole_epoch.add(finite)
 
-    def _count_step(self, step: int, values: dict[str, float]) -> None:
-        wrong = [f"{name} is {value}" for name, value in values.items() if name != "grad_norm" and not math.isfinite(value)]
-        if wrong:
-            kept = f"the state before it is kept in {self.folder.last}" if self.folder.has_state else "no state was written yet"
-            raise WorkError(
-                f"epoch {self.epoch + 1}, step {step + 1} of {self.num_steps}: {', '.join(wrong)}; {kept}. Lower optim.lr, set "
-                "optim.clip_grad_norm, or use bf16 or fp32 instead of fp16"
-            )
-        # An overflow of fp16 gradients is dealt with by the loss scale: the step is left out, and its norm says nothing.
-        values = {name: value for name, value in values.items() if math.isfinite(value)}
-        self.interval.add(values)
-        self.whole_epoch.add(values)
-
-    def _finish_epoch(self, log: MetricsLog | None, display: RunDisplay) -> None:
+    def _finish_epoch(self, log: RunLog) -> None:
         """Evaluate and write what is asked for; the state comes last, so that it never claims what is not there."""
         config, number = self.config, self.epoch + 1
         last = number == config.num_epochs
@@ -238,9 +220,7 @@ class Trainer:
         if config.eval.every_epochs and (last or number % config.eval.every_epochs == 0) and self.context.is_main:
             evaluated = self._evaluate()
             is_best = self.best is None or evaluated["mAP"] > self.best["mAP"]
-            display.evaluated(self.epoch, evaluated, is_best=is_best)
-            if log is not None:
-                log.write("eval", number, self.global_step, evaluated)
+            log.evaluated(self.epoch, evaluated, is_best=is_best)
             if is_best:
                 self.best = {**evaluated, "epoch": number}
                 self._save_weights(self.folder.path, evaluated)
@@ -278,11 +258,8 @@ class Trainer:
         return model
 
     def _save_weights(self, folder: Path, metrics: Mapping[str, float] | None) -> None:
-        training = {
-            **self._plain_config,
-            "epochs_done": self.epoch if self.epoch_step == 0 else self.epoch + 1,
-            "data": self._data,
-        }
+        epochs_done = self.epoch if self.epoch_step == 0 else self.epoch + 1
+        training = {**self._plain_config, "epochs_done": epochs_done, "data": self._data}
         save_checkpoint(self.eval_model(), folder, training=training, metrics=metrics)
 
     def _state_is_due(self) -> bool:
@@ -297,7 +274,7 @@ class Trainer:
             "format_version": FORMAT_VERSION,
             "config": self._plain_config,
             "data": self._data,
-            "teacher": None if self.teacher is None else self.teacher.fingerprint,
+            "teacher": self._teacher_fingerprint,
             "epoch": self.epoch,
             "step": self.epoch_step,
             "global_step": self.global_step,
@@ -309,7 +286,7 @@ class Trainer:
         self._state_written = time.monotonic()
 
     def _restore(self, state: RunState) -> None:
-        check_same_run(state, self._plain_config, self._data, None if self.teacher is None else self.teacher.fingerprint)
+        check_same_run(state, self._plain_config, self._data, self._teacher_fingerprint)
         if state["step"] and self.config.num_epochs <= state["epoch"]:
             raise ConfigError(f"the run is in epoch {state['epoch'] + 1}, more than num_epochs={self.config.num_epochs}")
         self.step.restore(state)

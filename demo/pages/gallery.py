@@ -57,7 +57,7 @@ def gallery_page(state: AppState, session_state: gr.State) -> tuple["GalleryActi
             with gr.Row(elem_classes="hat-controls"):
                 person = gr.Dropdown(label="Person", choices=[], value=None, min_width=160, elem_id="hat-person")
                 camera = gr.Dropdown(label="Camera", choices=[], value=None, min_width=160)
-            removal = {"visible": writable, "elem_id": "hat-removal", "elem_classes": "hat-plain"}
+            removal: dict[str, Any] = {"visible": writable, "elem_id": "hat-removal", "elem_classes": "hat-plain"}
             with gr.Accordion("Remove for good", open=False, **removal):
                 html_block(view.removal())
                 with gr.Row():

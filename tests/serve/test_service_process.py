@@ -25,7 +25,7 @@ from hat.serve.commands.serve import serve
 from hat.serve.service import KeyFile
 from hat.serve.service.ingress import is_loopback
 from hat.serve.service.server import bind
-from hat.telemetry import ENVIRONMENT
+from hat.process_settings import ENVIRONMENT
 
 STRACE = shutil.which("strace")
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from hat.model.backbone import import_torchvision
 from hat.preprocessing import IMAGENET_MEAN
-from hat.train.config import AugmentationConfig
-from hat.train.data.augmentation import (
+from hat.train.augmentation import (
     NUM_DRAWS,
     Augmentation,
     color_jitter,
@@ -25,6 +24,7 @@ from hat.train.data.augmentation import (
     sample_params,
     to_grayscale,
 )
+from hat.train.config import AugmentationConfig
 from hat.train.randomness import derive_seed, uniforms
 
 reference = import_torchvision("transforms.functional")

@@ -24,10 +24,8 @@ from hat.model import HAT
 from hat.train import TrainConfig, Trainer, compose_config
 from hat.train.distillation import embedding_loss, similarity_loss
 from hat.train.distributed import DistributedContext
-from hat.train.run.run_folder import RunFolder
-from hat.train.run.state import describe_data
-from hat.train.teacher import OnlineTeacher
-from hat.train.teacher_rows import TEACHER_FILE, TeacherEmbeddings, read_rows, write_rows
+from hat.train.run.run_folder import RunFolder, describe_data
+from hat.train.teacher import TEACHER_FILE, OnlineTeacher, TeacherEmbeddings, read_rows, write_rows
 
 CPU = DistributedContext(torch.device("cpu"))
 

@@ -30,8 +30,7 @@ from hat.train.distillation import Distillation
 from hat.train.distributed import (
     DistributedContext,
     GlobalBatchNorm,
-    gather_with_gradient,
-    gather_without_gradient,
+    gather_rows,
     process_group,
     synchronize_batch_norms,
 )
@@ -123,7 +122,7 @@ def _gradients_are_exchanged(context: DistributedContext) -> list[list[bool]]:
         same = []
         for last, batch in zip((False, True), global_batches(), strict=False):
             step._accumulate(Batch(*(part.chunk(2)[context.rank] for part in batch)), 0, 2, last=last)
-            rows = gather_without_gradient(step.model.mfe.weight.grad[None])
+            rows = gather_rows(step.model.mfe.weight.grad[None])
             same.append(torch.equal(rows[0], rows[1]))
         found.append(same)
     torch.compile = compiler
@@ -151,7 +150,7 @@ def _norms_and_gathering(rank: int) -> dict[str, Any]:
     (result * weight).pow(2).sum().backward()
     rows = torch.arange(4.0).reshape(2, 2) + 10 * rank
     rows.requires_grad_()
-    gathered = gather_with_gradient(rows)
+    gathered = gather_rows(rows)
     # Each process weights the rows of all in its own way, so that every process's gradient has to reach every row.
     (gathered * (rank + 1) * torch.arange(1.0, 9.0).reshape(4, 2)).sum().backward()
     return {
@@ -160,7 +159,7 @@ def _norms_and_gathering(rank: int) -> dict[str, Any]:
         "weight_gradient": norm.weight.grad,
         "running": torch.stack([norm.running_mean, norm.running_var]),
         "gathered": gathered.detach(),
-        "labels": gather_without_gradient(torch.tensor([rank, rank + 10])),
+        "labels": gather_rows(torch.tensor([rank, rank + 10])),
         "rows_gradient": rows.grad,
     }
 
@@ -242,7 +241,7 @@ def test_one_process_needs_no_group() -> None:
     rows = torch.randn(2, 2)
     with process_group("cpu") as context:
         assert context == DistributedContext(torch.device("cpu")) and context.is_main
-        assert gather_with_gradient(rows) is rows and not dist.is_initialized()
+        assert gather_rows(rows) is rows and not dist.is_initialized()
 
 
 def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,10 @@ from PIL import Image
 
 from hat.errors import ImageError
 from hat.preprocessing import Preprocessing
+from hat.train import images
 from hat.train.config import DataConfig
-from hat.train.data import images
-from hat.train.data.images import InMemoryImages, StreamingImages, choose_cache, free_memory_bytes, open_images
 from hat.train.distributed import DistributedContext
+from hat.train.images import InMemoryImages, StreamingImages, choose_cache, free_memory_bytes, open_images
 
 CPU = torch.device("cpu")
 SMALL = Preprocessing(height=32, width=16)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hat.train import batch_hard_triplet, hat_loss, smoothed_cross_entropy
-from hat.train.loss_config import LossConfig
+from hat.train.config import LossConfig
 from hat.train.losses import branch_weights, circle_loss
 
 

@@ -17,9 +17,8 @@ from hat.preprocessing import Preprocessing
 from hat.train.config import EMAConfig, OptimConfig, TrainConfig
 from hat.train.cpu_kernels import CpuKernels, dropout
 from hat.train.distributed import DistributedContext
-from hat.train.ema import ModelEma
 from hat.train.losses import hat_loss
-from hat.train.optimizer import build_optimizer, parameter_groups, set_learning_rate
+from hat.train.optimizer import ModelEma, build_optimizer, parameter_groups, set_learning_rate
 from hat.train.presets import compose_config
 from hat.train.step import Batch, TrainingStep
 

@@ -16,9 +16,8 @@ from hat.config import config_to_dict
 from hat.data.datasets import Sample, Split
 from hat.errors import CheckpointError, ConfigError, MissingExtraError, UsageError, WorkError
 from hat.train import TrainConfig, compose_config
-from hat.train.run.log import MetricsLog, RunningMeans
-from hat.train.run.run_folder import RunFolder
-from hat.train.run.state import RunState, check_same_run, describe_data, read_state, write_state
+from hat.train.run.log import RunLog, RunningMeans
+from hat.train.run.run_folder import RunFolder, RunState, check_same_run, describe_data, read_state, write_state
 
 
 def some_state(**changes: Any) -> RunState:
@@ -127,15 +126,15 @@ def test_the_digest_of_the_data_knows_names_and_labels_but_not_folders() -> None
 
 
 def test_metrics_of_a_resumed_run_have_no_duplicates(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, 0, tensorboard=False)
+    log = RunLog(tmp_path, 1, 5, 0)
     for step in range(1, 6):
         log.write("train", 1, step, {"loss": float(step)})
     log.path.write_text(log.path.read_text() + '{"kind": "train", "st')
-    again = MetricsLog(tmp_path, 3, tensorboard=False)
+    again = RunLog(tmp_path, 1, 5, 3)
     again.write("train", 1, 4, {"loss": 40.0})
     lines = [json.loads(line) for line in log.path.read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
-    MetricsLog(tmp_path, 0, tensorboard=False)
+    RunLog(tmp_path, 1, 5, 0)
     assert log.path.read_text() == ""
 
 
@@ -143,9 +142,8 @@ def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    log = MetricsLog(tmp_path, 0, tensorboard=True)
-    log.write("train", 1, 3, {"loss": 2.5})
-    log.close()
+    with RunLog(tmp_path, 1, 5, 0, tensorboard=True) as log:
+        log.write("train", 1, 3, {"loss": 2.5})
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(3, 2.5)]
 
@@ -155,7 +153,7 @@ def test_tensorboard_that_is_not_installed_is_an_error(tmp_path: Path, monkeypat
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'hat-reid\[train\]'"):
-        MetricsLog(tmp_path, 0, tensorboard=True)
+        RunLog(tmp_path, 1, 5, 0, tensorboard=True)
 
 
 def test_running_means_go_on_from_saved_sums() -> None:

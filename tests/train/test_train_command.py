@@ -91,7 +91,9 @@ def test_print_config_is_the_whole_recipe_and_reads_back() -> None:
     assert taught["distill"]["teacher"] == "runs/market" and taught["distill"]["embedding_weight"] == 1.0
 
 
-@pytest.mark.parametrize(("preset", "epochs", "warmup"), [("quick", 1, 0.25), ("market1501-edge", 5, 0.1042), ("quick", 2, 1)])
+@pytest.mark.parametrize(
+    ("preset", "epochs", "warmup"), [("quick", 1, 0.1667), ("market1501-edge", 5, 0.1042), ("quick", 2, 1)]
+)
 def test_warm_up_fits_into_a_short_run(preset: str, epochs: int, warmup: float) -> None:
     result = CliRunner().invoke(app, ["train", preset, "--print-config", "--json", "--epochs", str(epochs)])
     assert json.loads(result.stdout)["schedule"]["warmup_epochs"] == warmup

@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(dataset: ReI
         return outputs
 
     trainer.step._forward = poisoned
-    with pytest.raises(WorkError, match=r"epoch 2, step 2 of 3: loss is nan, tfc3_ce is nan; the state before it is kept"):
+    with pytest.raises(WorkError, match=r"epoch 2, step 2 of 3: loss is nan, tfc3_ce is nan; the last state is kept"):
         trainer.run()
     state = torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)
     assert state["global_step"] == 4

@@ -1,11 +1,12 @@
-"""Metrics of a run, one JSON object a line in `metrics.jsonl`, and for TensorBoard where that is asked for."""
+"""What a run says: metrics, one JSON object a line in `metrics.jsonl`, for TensorBoard where asked for, and a bar on stderr."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,30 +20,58 @@ from hat.io.checkpoint import write_atomically
 METRICS_FILE = "metrics.jsonl"
 
 
-class MetricsLog:
-    """Appends lines to `metrics.jsonl`.
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make an error of the system, while a path is written, a `WorkError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkError(f"{path} cannot be written: {error.strerror or error}") from None
 
-    Every line has ``kind`` ("train" or "eval"), ``epoch`` (counted from 1) and ``step`` (steps done in all). Lines later than
-    the step at which a run is resumed are dropped, since the run will write them again.
+
+class RunLog:
+    """Writes down and shows how a run gets on, for as long as the context lasts.
+
+    Every line of `metrics.jsonl` has ``kind`` ("train" or "eval"), ``epoch`` (counted from 1) and ``step`` (steps done in all).
+    Lines later than the step at which a run is resumed are dropped, since the run will write them again.
 
     Args:
         folder: The run's folder.
-        resume_step: Steps done when the run is resumed; 0 for a new run.
+        num_epochs: Length of the run.
+        num_steps: Steps of an epoch.
+        done: Steps done before, in a run that is resumed.
         tensorboard: Write for TensorBoard too, into the folder ``tensorboard``.
+        silent: Do neither, in all processes but the first.
 
     Raises:
         MissingExtraError: TensorBoard is asked for and not installed.
         WorkError: The file cannot be written.
     """
 
-    def __init__(self, folder: Path, resume_step: int, *, tensorboard: bool) -> None:
+    def __init__(
+        self, folder: Path, num_epochs: int, num_steps: int, done: int, *, tensorboard: bool = False, silent: bool = False
+    ) -> None:
         self.path = folder / METRICS_FILE
-        self._board = _open_tensorboard(folder / "tensorboard", resume_step) if tensorboard else None
-        try:
-            kept = _lines_until(self.path, resume_step) if resume_step else []
-            write_atomically(self.path, "".join(kept).encode())
-        except OSError as error:
-            raise WorkError(f"{self.path} cannot be written: {error.strerror or error}") from None
+        self.num_epochs, self.num_steps, self.done, self.silent = num_epochs, num_steps, done, silent
+        self._began, self._done_at_start = time.monotonic(), done
+        self._context, self._task = progress(), TaskID(0)
+        self._bar: Progress | None = None
+        self._board = _open_tensorboard(folder / "tensorboard", done) if tensorboard and not silent else None
+        if not silent:
+            with writing(self.path):
+                write_atomically(self.path, "".join(_lines_until(self.path, done) if done else []).encode())
+
+    def __enter__(self) -> RunLog:
+        if not self.silent:
+            self._bar = self._context.__enter__()
+            self._task = self._bar.add_task("training", total=self.num_epochs * self.num_steps, completed=self.done, info="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._context.__exit__(kind, error, traceback)
+        if self._board is not None:
+            self._board.close()
 
     def write(self, kind: str, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """Append a line.
@@ -50,20 +79,41 @@ class MetricsLog:
         Raises:
             WorkError: The file cannot be written.
         """
-        line = json.dumps({"kind": kind, "epoch": epoch, "step": step, **metrics})
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise WorkError(f"{self.path} cannot be written: {error.strerror or error}") from None
-        if self._board is not None:
-            for name, value in metrics.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self.silent:
+            return
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **metrics}) + "\n")
+        for name, value in metrics.items() if self._board is not None else ():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
 
-    def close(self) -> None:
-        """Write what is left to be written."""
-        if self._board is not None:
-            self._board.close()
+    def count_step(self, epoch: int) -> None:
+        """Move the bar by a step of an epoch, counted from 0."""
+        self.done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, description=f"epoch {epoch + 1}/{self.num_epochs}")
+
+    def interval(self, epoch: int, metrics: Mapping[str, float], lr: float, images_per_s: float) -> None:
+        """Write a line and show the means since the last one."""
+        self.write("train", epoch + 1, self.done, {**metrics, "lr": lr, "images_per_s": round(images_per_s, 1)})
+        if self._bar is not None:
+            parts = " ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "loss")
+            info = f"loss {metrics.get('loss', 0):.3f} ({parts})  {images_per_s:.0f} images/s  lr {lr:.2e}"
+            self._bar.update(self._task, info=info)
+
+    def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Print a line for an epoch, where there is no terminal to draw a bar on as well."""
+        if self.silent:
+            return
+        per_step = (time.monotonic() - self._began) / max(1, self.done - self._done_at_start)
+        left = datetime.timedelta(seconds=round(per_step * (self.num_epochs * self.num_steps - self.done)))
+        loss = metrics.get("loss", float("nan"))
+        stderr.print(f"epoch {epoch + 1}/{self.num_epochs}: loss {loss:.4f}, {1 / per_step:.2f} steps/s, {left} left")
+
+    def evaluated(self, epoch: int, metrics: Mapping[str, float], *, is_best: bool) -> None:
+        """Write and print a line for an evaluation."""
+        self.write("eval", epoch + 1, self.done, metrics)
+        shown = ", ".join(f"{name} {percent(metrics[name])}" for name in ("mAP", "rank1", "mINP") if name in metrics)
+        stderr.print(f"epoch {epoch + 1}: {shown}{' (best so far)' if is_best else ''}")
 
 
 class RunningMeans:
@@ -93,71 +143,6 @@ class RunningMeans:
     def restore(self, state: Mapping[str, list[float]]) -> None:
         """Take up saved sums."""
         self._sums = {name: list(pair) for name, pair in state.items()}
-
-
-class RunDisplay:
-    """Shows a run on stderr; silent in all processes but the first.
-
-    Args:
-        num_epochs: Length of the run.
-        num_steps: Steps of an epoch.
-        done: Steps done before, in a run that is resumed.
-        silent: Show nothing.
-    """
-
-    def __init__(self, num_epochs: int, num_steps: int, done: int, *, silent: bool) -> None:
-        self.num_epochs = num_epochs
-        self.num_steps = num_steps
-        self.done = done
-        self.silent = silent
-        self._began = time.monotonic()
-        self._done_at_start = done
-        self._context = progress()
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-
-    def __enter__(self) -> RunDisplay:
-        if not self.silent:
-            self._bar = self._context.__enter__()
-            self._task = self._bar.add_task("training", total=self.num_epochs * self.num_steps, completed=self.done, info="")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._context.__exit__(kind, error, traceback)
-
-    def step(self, epoch: int, metrics: Mapping[str, float] | None, lr: float, images_per_s: float) -> None:
-        """Count a step.
-
-        Args:
-            epoch: The epoch, counted from 0.
-            metrics: Losses to show, or None to leave those shown before.
-            lr: Learning rate.
-            images_per_s: Images of all processes a second.
-        """
-        self.done += 1
-        if self._bar is None:
-            return
-        if metrics is not None:
-            parts = " ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "loss")
-            info = f"loss {metrics.get('loss', 0):.3f} ({parts})  {images_per_s:.0f} images/s  lr {lr:.2e}"
-            self._bar.update(self._task, info=info)
-        self._bar.update(self._task, completed=self.done, description=f"epoch {epoch + 1}/{self.num_epochs}")
-
-    def epoch_done(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Print a line for an epoch, where there is no terminal to draw a bar on as well."""
-        if self.silent:
-            return
-        per_step = (time.monotonic() - self._began) / max(1, self.done - self._done_at_start)
-        left = datetime.timedelta(seconds=round(per_step * (self.num_epochs * self.num_steps - self.done)))
-        loss = metrics.get("loss", float("nan"))
-        stderr.print(f"epoch {epoch + 1}/{self.num_epochs}: loss {loss:.4f}, {1 / per_step:.2f} steps/s, {left} left")
-
-    def evaluated(self, epoch: int, metrics: Mapping[str, float], *, is_best: bool) -> None:
-        """Print a line for an evaluation."""
-        if not self.silent:
-            shown = ", ".join(f"{name} {percent(metrics[name])}" for name in ("mAP", "rank1", "mINP") if name in metrics)
-            stderr.print(f"epoch {epoch + 1}: {shown}{' (best so far)' if is_best else ''}")
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

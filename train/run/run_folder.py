@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, when it may be written to, and by whom.
+"""The folder of a run: what is in it, when it may be written to, by whom, and the state from which a run goes on.
 
 ``OUT`` itself is a checkpoint, the run's product: the best evaluated weights, or the last where nothing is evaluated. Beside it
 stand ``config.yaml``, ``metrics.jsonl`` and ``last/``: the last weights as a checkpoint, and the state to resume from; and
@@ -6,32 +6,50 @@ stand ``config.yaml``, ``metrics.jsonl`` and ``last/``: the last weights as a ch
 """
 
 import contextlib
+import hashlib
+import io
 import json
 import os
+import pickle
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypedDict, cast
 
-from hat.config import config_to_yaml
-from hat.errors import UsageError, WorkError
+import torch
+from torch import Tensor
+
+from hat.config import config_from_dict, config_to_dict, config_to_yaml
+from hat.data.datasets import Split
+from hat.errors import CheckpointError, ConfigError, UsageError
 from hat.io.checkpoint import CONFIG_FILE, WEIGHTS_FILE, write_atomically
 
-from ..config import TrainConfig
-from ..teacher_rows import TEACHER_FILE
-from .log import METRICS_FILE
-from .state import STATE_FILE
+from ..config import TrainConfig, differences
+from ..teacher import TEACHER_FILE
+from .log import METRICS_FILE, writing
 
 RECIPE_FILE = "config.yaml"
 _LOCK_FILE = ".lock"
+STATE_FILE = "state.pt"
+FORMAT_VERSION = 1
+
+
+_FREE_TO_CHANGE = ("num_epochs", "data", "eval", "checkpoint", "log")
+"""Parts of the configuration that may differ when a run goes on: they change no batch, no gradient and no step. The length of
+the run does where the schedule is a cosine, and is then fixed too."""
+
+
+_ADDED_LATER: dict[str, Any] = {"projection": None, "teacher": None}
+"""Parts that states of earlier versions lack, and what that means."""
+
+
+_REMOVED: dict[str, Any] = {"betas": [0.9, 0.999], "eps": 1e-8, "nesterov": False}
+"""Options of the optimizer that are gone, and the values that they have been fixed to."""
 
 
 class RunFolder:
-    """A run's folder.
-
-    Args:
-        path: The folder; it need not exist.
-    """
+    """A run's folder, which need not exist."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser()
@@ -46,12 +64,12 @@ class RunFolder:
         """Whether there is a state to resume from; a run that was killed early has none and begins again."""
         return (self.last / STATE_FILE).is_file()
 
-    def check(self, *, resume: bool, force: bool) -> None:
-        """Refuse a folder that may not be written to; nothing is changed.
+    def describe_state(self) -> str:
+        """Return where the last state is kept, for those who read why a run failed."""
+        return f"the last state is kept in {self.last}" if self.has_state else "no state was written yet"
 
-        Args:
-            resume: Go on with the run that is there.
-            force: Replace the run that is there.
+    def check(self, *, resume: bool, force: bool) -> None:
+        """Refuse a folder in which a run may not ``resume``, or be replaced by ``force``, or begin; nothing is changed.
 
         Raises:
             UsageError: Something is there and neither was asked for, or what is there is no run.
@@ -77,8 +95,8 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Keep other trainings out of the folder for as long as the context lasts.
 
-        The system gives the lock of a process on this machine back when it ends, however it ends. A lock that was taken on
-        another machine, which shares the folder, stays until its process or somebody removes it.
+        The system gives the lock of a process on this machine back however it ends; that of another machine, which shares the
+        folder, stays until its process or somebody removes it.
 
         Raises:
             UsageError: Another training has the folder; its host and process are named.
@@ -88,11 +106,9 @@ class RunFolder:
 
         made = not self.path.exists()
         path, host = self.path / _LOCK_FILE, socket.gethostname()
-        try:
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise WorkError(f"{self.path} cannot be written: {error.strerror or error}") from None
         try:
             owner_host, pid = _read_owner(path)
             try:
@@ -125,14 +141,12 @@ class RunFolder:
         Raises:
             WorkError: The folder cannot be written.
         """
-        try:
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
             if not resume:
                 self._remove_run()
             write_atomically(self.path / RECIPE_FILE, config_to_yaml(config).encode())
-        except OSError as error:
-            raise WorkError(f"{self.path} cannot be written: {error.strerror or error}") from None
 
     def _remove_run(self) -> None:
         """Remove what a run writes, and nothing else that somebody may have put beside it."""
@@ -158,3 +172,103 @@ def _read_owner(path: Path) -> tuple[str, str]:
         return str(content["host"]), str(content["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return "", "unknown"
+
+
+class StepState(TypedDict):
+    """What a `TrainingStep` needs to go on."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    average: dict[str, Tensor] | None
+    num_average_updates: int
+    projection: dict[str, Tensor] | None  # which learns a teacher's embeddings
+
+
+class RunState(StepState):
+    """What `write_state` writes. Random numbers need no state: each is derived from (seed, epoch, step)."""
+
+    format_version: int
+    config: dict[str, Any]
+    data: str  # what `describe_data` says of the training set
+    epoch: int  # to go on with, counted from 0
+    step: int  # steps of that epoch already done
+    global_step: int  # steps done in all
+    teacher: str | None  # its fingerprint
+    interval: dict[str, list[float]]  # sums of metrics since the last line of `metrics.jsonl`
+    whole_epoch: dict[str, list[float]]  # and since the epoch began
+    best: dict[str, Any] | None  # metrics of the best evaluation so far
+
+
+def write_state(state: RunState, folder: Path) -> None:
+    """Write a state atomically: a kill at any moment leaves the previous one or the new one.
+
+    Raises:
+        WorkError: The file cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with writing(folder / STATE_FILE):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / STATE_FILE, buffer.getvalue())
+
+
+def read_state(folder: Path) -> RunState:
+    """Read a state; nothing but tensors and plain data is accepted.
+
+    Raises:
+        CheckpointError: There is none, it is damaged, or it was written by a newer version.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there: no state to resume from")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, LookupError) as error:
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__}); start again with --force") from None
+    content = {**_ADDED_LATER, **content} if isinstance(content, Mapping) else {}
+    missing = set(RunState.__annotations__) - set(content)
+    if missing:
+        raise CheckpointError(f"{path} is no state of a run: {', '.join(sorted(missing))} missing")
+    if content["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(f"{path} is of format {content['format_version']}, this version reads up to {FORMAT_VERSION}")
+    return cast(RunState, content)
+
+
+def describe_data(split: Split) -> str:
+    """Return a digest of a training set's file names and labels, in order, wherever its folder is."""
+    digest = hashlib.sha256()
+    for sample in split:
+        name = sample.path.replace("\\", "/").rsplit("/", 1)[-1]
+        digest.update(f"{name}\t{sample.pid}\t{sample.camid}\n".encode("utf-8", "surrogateescape"))
+    return f"{len(split)} images, {split.num_pids} identities, sha256 {digest.hexdigest()[:16]}"
+
+
+def check_same_run(state: RunState, config: Mapping[str, Any], data: str, teacher: str | None = None) -> None:
+    """Refuse to go on with another configuration (plain data), other images (`describe_data`) or another teacher (fingerprint).
+
+    A field that the state's version did not know has its default there: defaults are what was done before a field was added.
+
+    Raises:
+        ConfigError: Something that changes results differs, and every such key is named; or the state's configuration has
+            fields that this version does not know.
+    """
+    where = "the state of the run, which another version wrote"
+    saved = config_to_dict(config_from_dict(TrainConfig, _without_removed(state["config"]), where=where))
+    free = set(_FREE_TO_CHANGE) - ({"num_epochs"} if config["schedule"]["kind"] == "cosine" else set())
+    differing = [one for one in differences(saved, config) if one[0].split(".")[0] not in free]
+    changes = [f"{name} was {before!r} and is {now!r}" for name, before, now in differing]
+    if changes:
+        raise ConfigError(
+            f"the run to be resumed has another configuration: {'; '.join(changes)}; start a new run in another folder"
+        )
+    if state["data"] != data:
+        raise ConfigError(f"the run to be resumed was trained on other images: {state['data']}; got {data}")
+    if state["teacher"] != teacher:
+        raise ConfigError("the run to be resumed learned from another teacher than the one that is there now")
+
+
+def _without_removed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the options that earlier versions had, unless one of them was set."""
+    optim = {key: value for key, value in config.get("optim", {}).items() if _REMOVED.get(key, ...) != value}
+    return {**config, "optim": optim}

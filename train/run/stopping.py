@@ -22,14 +22,9 @@ _SAME_REQUEST_S = 1.0
 class StopRequest:
     """Watches the time, SIGTERM and SIGINT (Ctrl-C) for as long as the context lasts; outside of it signals do what they did.
 
-    The first signal asks the run to write its state and end; a second one, later than a second, ends the process at once.
-
-    Args:
-        at: When to stop, as `time.monotonic` counts; None for no limit.
-        context: This process among all: they stop together, at the first one's time or at any one's signal.
-
-    Attributes:
-        reason: Why the run was stopped; None where it was not.
+    The first signal asks the run to write its state and end; a second one, later than a second, ends the process at once. All
+    processes stop together, at the time of the first one (``at``, as `time.monotonic` counts) or at the signal of any; then
+    ``reason`` says why.
     """
 
     def __init__(self, at: float | None, context: DistributedContext) -> None:
@@ -49,12 +44,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def is_due(self, *, together: bool) -> bool:
-        """Return whether to stop now.
-
-        Args:
-            together: All processes are asking at this moment. Elsewhere one of several never stops, since the others would wait
-                for it.
-        """
+        """Return whether to stop now; one of several processes only where all ask ``together``, else the others would wait."""
         if self.context.world_size > 1:
             if not together:
                 return False

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import AugmentationConfig
-from ..randomness import uniforms
+from .config import AugmentationConfig
+from .randomness import uniforms
 
 _NUM_TRIES = 10
 """Rectangles drawn until one fits; about every third does not, so that none does once in 50,000 images."""
@@ -24,39 +24,18 @@ _LUMA = (0.299, 0.587, 0.114)
 class AugmentationParams(NamedTuple):
     """What is to be done to each image of a batch."""
 
-    top: Tensor
-    """(B,) int64, first row of the crop in the padded image."""
-
-    left: Tensor
-    """(B,) int64, first column of the crop in the padded image."""
-
-    flip: Tensor
-    """(B,) bool."""
-
-    box: Tensor
-    """(B, 4) int64, rectangle to be erased: top, left, height, width; height and width 0 where none is."""
-
-    grayscale: Tensor
-    """(B,) bool."""
-
-    jitter: Tensor
-    """(B, 4) float32: factors of brightness, contrast and saturation, and the turn of the hue."""
-
-    blur: Tensor
-    """(B,) bool."""
-
-    sigma: Tensor
-    """(B,) float32, standard deviation of the blur in pixels."""
+    top: Tensor  # (B,) int64, first row of the crop in the padded image
+    left: Tensor  # (B,) int64, its first column
+    flip: Tensor  # (B,) bool
+    box: Tensor  # (B, 4) int64, rectangle to be erased: top, left, height, width; the last two 0 where none is
+    grayscale: Tensor  # (B,) bool
+    jitter: Tensor  # (B, 4) float32: factors of brightness, contrast and saturation, and the turn of the hue
+    blur: Tensor  # (B,) bool
+    sigma: Tensor  # (B,) float32, standard deviation of the blur in pixels
 
 
 class Augmentation:
-    """Changes batches at random.
-
-    Args:
-        config: Probabilities and sizes.
-        mean: Mean color of the preprocessing, RGB in [0, 1], which fills erased rectangles.
-        seed: The run's seed.
-    """
+    """Changes batches at random; erased rectangles are filled with the preprocessing's mean color, RGB in [0, 1]."""
 
     def __init__(self, config: AugmentationConfig, mean: tuple[float, float, float], seed: int) -> None:
         self.config = config
@@ -99,12 +78,9 @@ def sample_params(config: AugmentationConfig, numbers: Tensor, height: int, widt
 
     Args:
         config: Probabilities and sizes.
-        numbers: (B, NUM_DRAWS) float32 in [0, 1).
+        numbers: (B, NUM_DRAWS) float32 in [0, 1), a row for each image.
         height: Height of the images.
         width: Width of the images.
-
-    Returns:
-        One change for each row of ``numbers``.
     """
     num_offsets = 2 * config.pad + 1
     area_draws, ratio_draws = numbers[:, 10 : 10 + 2 * _NUM_TRIES].chunk(2, dim=1)  # each (B, tries)
@@ -138,14 +114,11 @@ def pad_crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, pad: 
     """Pad with black, cut out the original size at (top, left), and mirror where asked; one gather for all three.
 
     Args:
-        images: (B, 3, H, W) uint8.
+        images: (B, 3, H, W) uint8, as is the result.
         top: (B,) int64 in [0, 2 * pad].
         left: (B,) int64 in [0, 2 * pad].
         flip: (B,) bool.
         pad: Pixels on each side.
-
-    Returns:
-        (B, 3, H, W) uint8.
     """
     batch, channels, height, width = images.shape
     padded = F.pad(images, (pad, pad, pad, pad)) if pad else images
@@ -159,16 +132,7 @@ def pad_crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, pad: 
 
 
 def erase(images: Tensor, box: Tensor, fill: tuple[int, ...]) -> Tensor:
-    """Fill rectangles with one color.
-
-    Args:
-        images: (B, 3, H, W) uint8.
-        box: (B, 4) int64: top, left, height, width.
-        fill: RGB, 0-255.
-
-    Returns:
-        (B, 3, H, W) uint8.
-    """
+    """Fill rectangles (B, 4), top, left, height and width, of images (B, 3, H, W) with one RGB color, 0-255."""
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device)
@@ -190,12 +154,9 @@ def color_jitter(images: Tensor, factors: Tensor, *, turn_hue: bool = True) -> T
     """Change brightness, contrast, saturation and hue, in this order.
 
     Args:
-        images: (B, 3, H, W) uint8 RGB.
+        images: (B, 3, H, W) uint8 RGB, as is the result.
         factors: (B, 4) float32: three factors, of which 1 changes nothing, and the turn of the hue in parts of the circle.
         turn_hue: False saves the work where no hue is to be turned.
-
-    Returns:
-        (B, 3, H, W) uint8.
     """
     brightness, contrast, saturation, hue = (factor[:, None, None, None] for factor in factors.unbind(dim=1))  # (B, 1, 1, 1)
     pixels = (images.float() * brightness).clamp_(0, 255)
@@ -211,12 +172,9 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """Blur each image with its own Gaussian, cut off at a radius and mirrored at the borders.
 
     Args:
-        images: (B, 3, H, W) uint8 RGB.
+        images: (B, 3, H, W) uint8 RGB, as is the result.
         sigma: (B,) float32, above 0, in pixels.
         radius: Pixels on each side that are looked at; below H and W.
-
-    Returns:
-        (B, 3, H, W) uint8.
     """
     offsets = torch.arange(-radius, radius + 1, device=images.device) / sigma[:, None]  # (B, k)
     kernel = torch.exp(-0.5 * offsets.square())

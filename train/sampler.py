@@ -1,14 +1,14 @@
 """Batches of P identities with L images each, planned for a whole epoch from (seed, epoch) alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from hat.errors import ConfigError, DataError
 
-from ..config import SamplerConfig
-from ..randomness import derive_seed
+from .config import SamplerConfig
+from .randomness import derive_seed
 
 Indices = npt.NDArray[np.int64]
 
@@ -24,12 +24,7 @@ class RandomIdentitySampler:
     each.
 
     Everything follows from (seed, epoch), so an epoch can be entered at any batch, and each process can compute the same plan
-    and take its own slice of it.
-
-    Args:
-        pids: (n,) identities of the training images.
-        config: P and L.
-        seed: The run's seed.
+    and take its own slice of it. ``pids`` are the (n,) identities of the training images.
 
     Raises:
         DataError: There are fewer than two identities.
@@ -54,22 +49,19 @@ class RandomIdentitySampler:
         return self.num_identities * self.num_instances
 
     def plan(self, epoch: int) -> Indices:
-        """Plan an epoch.
-
-        Args:
-            epoch: The epoch, counted from 0.
+        """Plan an epoch, counted from 0.
 
         Returns:
             (num_batches, P x L) int64, indices of images; the L images of an identity stand together.
         """
         generator = np.random.Generator(np.random.PCG64(derive_seed(self.seed, epoch)))
-        queues = [_Queue(members, self.num_instances, generator) for members in self._members]
+        queues = [_groups(members, self.num_instances, generator) for members in self._members]
         remaining = self._num_groups.copy()
         batches = np.empty((self.num_batches, self.batch_size), dtype=np.int64)
         for row in range(self.num_batches):
             chosen = self._choose(remaining, self.num_batches - row, generator)
             np.subtract.at(remaining, chosen, 1)
-            batches[row] = np.concatenate([queues[identity].take() for identity in chosen])
+            batches[row] = np.concatenate([next(queues[identity]) for identity in chosen])
         return batches
 
     def shard(self, plan: Indices, rank: int, world_size: int) -> Indices:
@@ -112,19 +104,13 @@ class RandomIdentitySampler:
         return low
 
 
-class _Queue:
-    """An identity's images in random order, handed out L at a time without repeats until they run out."""
-
-    def __init__(self, members: Indices, size: int, generator: np.random.Generator) -> None:
-        self.members = members
-        self.size = size
-        self.generator = generator
-        self.waiting: Indices = members[:0]
-
-    def take(self) -> Indices:
-        while len(self.waiting) < self.size:
-            again = self.generator.permutation(self.members)
+def _groups(members: Indices, size: int, generator: np.random.Generator) -> Iterator[Indices]:
+    """Yield an identity's images in random order, so many at a time without repeats until they run out."""
+    waiting = members[:0]
+    while True:
+        while len(waiting) < size:
+            again = generator.permutation(members)
             # Short identities repeat; others begin anew with a whole group, so that a group never holds an image twice.
-            self.waiting = again if len(self.members) >= self.size else np.concatenate([self.waiting, again])
-        group, self.waiting = self.waiting[: self.size], self.waiting[self.size :]
-        return group
+            waiting = again if len(members) >= size else np.concatenate([waiting, again])
+        yield waiting[:size]
+        waiting = waiting[size:]

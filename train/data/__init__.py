@@ -1,1 +1,0 @@
-"""What the model is shown: which images make a batch, where they come from, and how they are changed."""

@@ -1,0 +1,115 @@
+"""Where training images come from: the device's memory, the host's, or the disk, as configured or as it fits."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hat.console import progress
+from hat.data import iterate_batches
+from hat.preprocessing import Preprocessing
+
+from .config import DataConfig
+from .distributed import DistributedContext
+
+_CHUNK = 256
+
+
+class ImageSource(Protocol):
+    """Gives batches of training images by index."""
+
+    def batches(self, plan: npt.NDArray[np.int64]) -> Iterator[Tensor]:
+        """For a (num_batches, B) plan of indices, (B, 3, H, W) uint8 RGB batches on the training device."""
+
+
+def open_images(
+    paths: Sequence[str], preprocessing: Preprocessing, config: DataConfig, context: DistributedContext
+) -> ImageSource:
+    """Open the training images, which indices refer to in this order; the first process shows how decoding gets on.
+
+    Raises:
+        ImageError: An image cannot be used; the message begins with its path.
+    """
+    shape = (len(paths), 3, *preprocessing.size)
+    cache = choose_cache(config, int(np.prod(shape)), context.device)
+    if cache == "none":
+        return StreamingImages(paths, preprocessing, context.device, config.num_workers)
+    images = torch.empty(shape, dtype=torch.uint8, device=context.device if cache == "device" else "cpu")
+    with progress() if context.is_main else contextlib.nullcontext() as display:
+        task = display.add_task("decoding", total=len(paths), info="") if display else None
+        done = 0
+        # Chunk by chunk, so that the host needs no room for what a GPU is to hold.
+        for chunk in iterate_batches(paths, preprocessing, _CHUNK, num_workers=config.num_workers):
+            images[done : done + len(chunk)].copy_(chunk)
+            done += len(chunk)
+            if display is not None and task is not None:
+                display.update(task, completed=done)
+    return InMemoryImages(images, context.device)
+
+
+class InMemoryImages:
+    """Training images held in memory: (N, 3, H, W) uint8 RGB, on the training device or on the CPU."""
+
+    def __init__(self, images: Tensor, device: torch.device) -> None:
+        self.images = images
+        self.device = device
+
+    def batches(self, plan: npt.NDArray[np.int64]) -> Iterator[Tensor]:
+        """See `ImageSource.batches`."""
+        for row in torch.from_numpy(np.ascontiguousarray(plan)).to(self.images.device):
+            yield _moved(self.images.index_select(0, row), self.device)
+
+
+class StreamingImages:
+    """Training images read when they are needed, by threads that work some batches ahead."""
+
+    def __init__(
+        self, paths: Sequence[str], preprocessing: Preprocessing, device: torch.device, num_workers: int | None = None
+    ) -> None:
+        self.paths = list(paths)
+        self.preprocessing = preprocessing
+        self.device = device
+        self.num_workers = num_workers
+
+    def batches(self, plan: npt.NDArray[np.int64]) -> Iterator[Tensor]:
+        """See `ImageSource.batches`; an ImageError's message begins with the path of the image that cannot be used."""
+        paths = [self.paths[index] for index in plan.ravel().tolist()]
+        for batch in iterate_batches(paths, self.preprocessing, plan.shape[1], num_workers=self.num_workers):
+            yield _moved(batch, self.device)
+
+
+def _moved(batch: Tensor, device: torch.device) -> Tensor:
+    # From pinned memory the copy to a GPU runs beside its work.
+    return batch if batch.device == device else batch.pin_memory().to(device, non_blocking=True)
+
+
+def choose_cache(config: DataConfig, num_bytes: int, device: torch.device) -> Literal["device", "host", "none"]:
+    """Return where images that take ``num_bytes`` are held: what the configuration says, or the first place where they fit."""
+    if config.cache != "auto":
+        return config.cache
+    if num_bytes <= config.cache_fraction * free_memory_bytes(device):
+        return "device"
+    if device.type != "cpu" and num_bytes <= config.cache_fraction * free_memory_bytes(torch.device("cpu")):
+        return "host"
+    return "none"
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Memory that can still be taken: of a GPU, or of the host within the limits of its control group (a container's)."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    table, limit, used = (
+        Path(name) for name in ("/proc/meminfo", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
+    )
+    free = 2**30  # where no file tells: so much is there on every machine that can train
+    if table.is_file():
+        lines = dict(line.split(":") for line in table.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
+        free = min(free, max(0, int(text) - int(used.read_text())))
+    return free
