@@ -260,8 +260,7 @@ class GalleryActions:
     def _records(self, session: Session, person: Any, camera: Any, page: int) -> str:
         gallery = self._state.gallery(session.gallery)
         pid, camid = typed_identity(person), whole_number(camera, "a camera")
-        pids, camids = (None if one is None else frozenset({one}) for one in (pid, camid))
-        ids = gallery.ids(Filter(pids=pids, camids=camids))
+        ids = gallery.ids(Filter.of(pids=None if pid is None else [pid], camids=None if camid is None else [camid]))
         num_pages = max(1, -(-len(ids) // PAGE_SIZE))
         page = min(max(1, page), num_pages)
         start = (page - 1) * PAGE_SIZE

@@ -56,6 +56,7 @@ class TorchRuntime:
         model: The model; it is moved to the device and put into evaluation mode.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None takes a CUDA device where there is one.
         precision: ``"fp32"``, or ``"bf16"`` and ``"fp16"`` by autocast.
+        channels_last: Lay images and convolutions out by pixel, which convolutions on CPUs and tensor cores prefer.
         inference_graph: Run the exact inference graph (`hat.model.inference.InferenceModel`, which is exported too) instead of
             the training module: the same embeddings with fewer operations. The model's weights are copied and the model itself
             is not kept.
@@ -75,6 +76,7 @@ class TorchRuntime:
         device: str | None = None,
         precision: Precision = "fp32",
         *,
+        channels_last: bool = True,
         inference_graph: bool = False,
         compiled: bool = False,
         model_name: str = "model",
@@ -91,8 +93,8 @@ class TorchRuntime:
         self._source_sha256 = weights_sha256(model) if inference_graph else None
         self._model = None if inference_graph else model
         network = _inference_graph(model) if inference_graph else model
-        # By pixel, as convolutions on CPUs and tensor cores prefer it.
-        network = network.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        network = network.to(self.device).to(memory_format=self.memory_format).eval()  # type: ignore[call-overload]
         self._network: nn.Module = cast(nn.Module, torch.compile(network)) if compiled else network
         self._turn: AbstractContextManager[Any] = threading.Lock() if compiled else nullcontext()
         self.device_type = self.device.type
@@ -140,7 +142,7 @@ class TorchRuntime:
         batch = torch.from_numpy(images).to(self.device)
         if not self.inference_graph:  # the graph has the normalization inside
             batch = self.preprocessing.normalize(batch)
-        batch = batch.contiguous(memory_format=torch.channels_last)
+        batch = batch.contiguous(memory_format=self.memory_format)
         autocast = torch.autocast(self.device.type, dtype=_DTYPES.get(self.precision), enabled=self.precision in _DTYPES)
         with self._turn, full_float32(), autocast:
             embeddings = self._compiled_call(batch) if self.compiled else self._network(batch)

@@ -19,13 +19,13 @@ import hat
 from hat.cli import main
 from hat.data import decode_image
 from hat.errors import HatError, UsageError, WorkError
+from hat.process_settings import ENVIRONMENT
 from hat.runtime import open_runtime
 from hat.serve import Gallery, binding_of
 from hat.serve.commands.serve import serve
 from hat.serve.service import KeyFile
 from hat.serve.service.ingress import is_loopback
 from hat.serve.service.server import bind
-from hat.process_settings import ENVIRONMENT
 
 STRACE = shutil.which("strace")
 

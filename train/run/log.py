@@ -83,8 +83,9 @@ class RunLog:
             return
         with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **metrics}) + "\n")
-        for name, value in metrics.items() if self._board is not None else ():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._board is not None:
+            for name, value in metrics.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def count_step(self, epoch: int) -> None:
         """Move the bar by a step of an epoch, counted from 0."""
