@@ -14,7 +14,6 @@ from hat.export.request import ExportRequest
 openvino = pytest.importorskip("openvino", reason="the extra export is not installed")
 pytest.importorskip("nncf", reason="the extra export is not installed")
 
-from hat.export.openvino import int8 as openvino_int8  # noqa: E402
 from hat.export.openvino import to_openvino  # noqa: E402
 from hat.export.openvino.to_openvino import export_openvino  # noqa: E402
 from hat.io.openvino_file import read_openvino_info, stored_as, stored_elements  # noqa: E402
@@ -210,7 +209,7 @@ def test_a_file_of_another_precision_is_caught_before_it_appears(small_model, tm
 
 
 def test_a_quantizer_that_does_nothing_is_caught(small_model, calibration, tmp_path, monkeypatch):
-    monkeypatch.setattr(openvino_int8, "quantize_openvino", lambda graph, request: (graph, {}))
+    monkeypatch.setattr(to_openvino, "quantize_openvino", lambda graph, request: (graph, {}))
     with pytest.raises(WorkError, match="int8 was asked for and the weights are stored in fp32"):
         request = ExportRequest(name="x", precision="int8", calibration=calibration, options=PLAIN)
         export_openvino(small_model, tmp_path / "model.xml", request)
