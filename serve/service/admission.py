@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from .api_error import ApiError
 
 _FIRST_RATE = 10.0  # images a second that are taken to leave, before any has
-_HOLD_S = 0.5
+_MAX_HOLD_S = 2.0
 _MAX_HELD = 1000  # requests that are held before they are refused: the server buffers up to 64 KiB of each
 _BURST_S = 2.0
 _MAX_BUCKETS = 10_000
@@ -46,8 +46,9 @@ class Admission:
     async def wait_for_room(self) -> None:
         """Return once a request that brings a body may come in: at once, unless it is full.
 
-        Where it is full, the request is held for a moment before it is refused, unread. A client that ignores ``Retry-After``
-        and comes again at once is slowed down by that, and costs the less of the time that those inside need.
+        Where it is full, the request is held before it is refused, unread, for as long as those inside need, at most two
+        seconds. A client that ignores ``Retry-After`` and comes again at once is slowed down by that, and costs the less of
+        the time that those inside need.
 
         Raises:
             ApiError: It is full.
@@ -55,7 +56,7 @@ class Admission:
         if self.is_full and self._num_held < _MAX_HELD:
             self._num_held += 1
             try:
-                await asyncio.sleep(_HOLD_S)
+                await asyncio.sleep(min(_MAX_HOLD_S, self.num_images / self._rate))
             finally:
                 self._num_held -= 1
         if self.is_full:

@@ -205,7 +205,7 @@ def test_ten_times_too_much_is_answered_with_503_and_then_all_is_well():
 
 @pytest.mark.parametrize("is_freed", [True, False])
 def test_wait_for_room_lets_in_what_finds_room_within_a_moment_and_refuses_the_rest(is_freed, monkeypatch):
-    monkeypatch.setattr("hat.serve.service.admission._HOLD_S", 0.1)
+    monkeypatch.setattr("hat.serve.service.admission._MAX_HOLD_S", 0.1)
 
     async def ask():
         admission = Admission(max_images=2, max_bytes=100)
