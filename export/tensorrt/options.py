@@ -1,8 +1,8 @@
 """What can be asked of an engine beyond its precision and batch sizes, and which product and GPU can do it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from hat.config import config_dataclass
 from hat.errors import UsageError
@@ -15,6 +15,12 @@ COMPUTE_CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 
 _MIN_COMPUTE_CAPABILITY: dict[ArtifactPrecision, tuple[int, int]] = {"bf16": (8, 0), "fp8": (8, 9)}
 """GPUs before these have no arithmetic in the precision."""
+
+
+def _capability_names(given: Any) -> list[str]:
+    """Take one or several, and a number for its name: 8.9, "8.9" and "sm89" are the same."""
+    several = given if isinstance(given, list | tuple) else [given]
+    return [f"sm{str(one).removeprefix('sm').replace('.', '')}" for one in several]
 
 
 @config_dataclass
@@ -30,8 +36,8 @@ class EngineOptions:
     version_compatible: bool = False
     """Run with newer libraries of the same major version, at some cost in speed and size."""
 
-    compute_capability: tuple[str, ...] = ()
-    """What to build for (``"sm86"``, ``"sm89"``), TensorRT for RTX alone; none named means every one from Ampere on."""
+    compute_capability: Annotated[tuple[str, ...], BeforeValidator(_capability_names)] = ()
+    """What to build for (``"sm86"`` or 8.6, or several), TensorRT for RTX alone; none named means every one from Ampere on."""
 
     workspace_bytes: Annotated[int, Field(gt=0)] | None = None
     """Scratch memory that a layer may take on the device; None allows all."""

@@ -10,6 +10,7 @@ import os
 import pytest
 from fake_tensorrt import L4, NAMES, VERSIONS, fake_tensorrt, small_info, small_onnx
 
+from hat.config import config_from_dict, parse_overrides
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.export.tensorrt.builder import build_engine
 from hat.export.tensorrt.options import EngineOptions
@@ -148,6 +149,11 @@ def test_options_become_flags(tmp_path):
     assert (script.flags, script.level) == ({"VERSION_COMPATIBLE", "TF32"}, "AMPERE_PLUS")
     assert info.device == "compute capability 8.0 and newer"
     assert EngineOptions(**engine_metadata(info, "it").options) == options
+
+
+@pytest.mark.parametrize("given", ["sm89", "[sm89]", "8.9", "[8.9]", "89"])
+def test_compute_capability_may_be_written_as_a_number(given):
+    assert config_from_dict(EngineOptions, parse_overrides([f"compute_capability={given}"])).compute_capability == ("sm89",)
 
 
 def test_an_engine_for_one_compute_capability_needs_a_version_that_has_it(tmp_path):
