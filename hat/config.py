@@ -7,7 +7,7 @@ pydantic's dataclass with unknown keys refused. This file adds what a command li
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import yaml
@@ -166,3 +166,12 @@ def _resolve(owner: Any, annotation: Any, name: str) -> Any:
     from typing import get_type_hints
 
     return get_type_hints(owner).get(name)
+
+
+def differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the dotted name and both values of every field in which two nested configurations, as plain data, differ."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in [*before, *(key for key in now if key not in before)]:
+            yield from differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    elif before != now:
+        yield path, before, now

@@ -3,8 +3,7 @@
 The defaults are the paper's recipe (Sec. 4.2) on Market-1501; `hat.train.presets` holds the differences of everything else.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -308,12 +307,3 @@ class TrainConfig:
         smaller = min(self.model.image_size)
         if self.augmentation.pad >= smaller:
             raise ValueError(f"augmentation.pad is {self.augmentation.pad} and must be smaller than the image, {smaller}")
-
-
-def differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the dotted name and both values of every field in which two nested configurations, as plain data, differ."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in [*before, *(key for key in now if key not in before)]:
-            yield from differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-    elif before != now:
-        yield path, before, now

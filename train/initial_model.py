@@ -4,14 +4,14 @@ from pathlib import Path
 
 import torch
 
-from hat.config import config_to_dict
+from hat.config import config_to_dict, differences
 from hat.errors import ConfigError, WeightsError
 from hat.io.checkpoint import load_checkpoint, load_released_weights
 from hat.io.weights import load_backbone_weights, load_state
 from hat.model import HAT
 from hat.model.dsa import TFC
 
-from .config import TrainConfig, differences
+from .config import TrainConfig
 from .randomness import derive_seed
 
 _INITIAL_WEIGHTS = 0  # tells the seed of initial weights from those of dropout

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from hat.config import config_dataclass, config_from_dict, config_to_dict
+from hat.config import config_dataclass, config_from_dict, config_to_dict, differences
 from hat.errors import ConfigError, UsageError, WorkError
 from hat.preprocessing import Preprocessing
 
@@ -68,7 +68,10 @@ class Binding:
         if other.fingerprint in {self.fingerprint, *(model.fingerprint for model in self.compatible_models)}:
             return []
         mine, theirs = config_to_dict(self), config_to_dict(other)
-        found = [line for part in ("model", "preprocessing") for line in _differences(mine[part], theirs[part], part)]
+        found = []
+        for part in ("model", "preprocessing"):
+            by_name = sorted(differences(mine[part], theirs[part], part), key=lambda one: one[0].split("."))
+            found += [f"{name}: {ours}, {other_ones}" for name, ours, other_ones in by_name]
         if self.embed_dim != other.embed_dim:
             found.append(f"width of an embedding: {self.embed_dim}, {other.embed_dim}")
         if self.source_sha256 != other.source_sha256:
@@ -210,14 +213,3 @@ def _read_report(path: Path) -> _Report:
     if report.reference_fingerprint is None:
         raise UsageError(f"{path}: names no fingerprints; make it again with this version of hat verify")
     return report
-
-
-def _differences(mine: dict[str, Any], theirs: dict[str, Any], where: str) -> list[str]:
-    found = []
-    for key in sorted(mine.keys() | theirs.keys()):
-        ours, other = mine.get(key), theirs.get(key)
-        if isinstance(ours, dict) and isinstance(other, dict):
-            found += _differences(ours, other, f"{where}.{key}")
-        elif ours != other:
-            found.append(f"{where}.{key}: {ours}, {other}")
-    return found

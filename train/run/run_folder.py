@@ -20,12 +20,12 @@ from typing import Any, TypedDict, cast
 import torch
 from torch import Tensor
 
-from hat.config import config_from_dict, config_to_dict, config_to_yaml
+from hat.config import config_from_dict, config_to_dict, config_to_yaml, differences
 from hat.data.datasets import Split
 from hat.errors import CheckpointError, ConfigError, UsageError
 from hat.io.checkpoint import CONFIG_FILE, WEIGHTS_FILE, write_atomically
 
-from ..config import TrainConfig, differences
+from ..config import TrainConfig
 from ..teacher import TEACHER_FILE
 from .log import METRICS_FILE, writing
 
