@@ -42,6 +42,9 @@ class Gallery(ABC):
     A gallery is bound to the model that made its embeddings: `check_model` before adding or searching with a model's
     embeddings. Calls may come from several threads. Use it as a context manager, or call `close`.
 
+    A change raises a `UsageError` where the gallery was opened read-only, and a `WorkError` where it cannot be written: the
+    disk is full, another process is writing.
+
     What comes in is checked here, once for every store. A store overrides the methods below that begin with an underscore; it
     is handed checked values in plain Python, and changes only where they are allowed.
     """
@@ -108,8 +111,7 @@ class Gallery(ABC):
         hash), the id that it has.
 
         Raises:
-            UsageError: Shapes do not agree, rows are not finite or not of unit length, or the gallery is read-only.
-            WorkError: It cannot be written: the disk is full, another process is writing.
+            UsageError: Shapes do not agree, or rows are not finite or not of unit length.
         """
         self._check_writable()
         vectors = checked_embeddings(embeddings, self.binding.embed_dim)
@@ -202,8 +204,7 @@ class Gallery(ABC):
         passed over. How many were removed is returned.
 
         Raises:
-            UsageError: None or several of the conditions were given, or the gallery is read-only.
-            WorkError: It cannot be written.
+            UsageError: None or several of the conditions were given.
         """
         self._check_writable()
         if sum(one is not None for one in (ids, pid, enrolled_before_s)) != 1:
@@ -219,8 +220,7 @@ class Gallery(ABC):
 
         Raises:
             RecordsMissingError: There is no record with one of the ids; nothing was changed.
-            UsageError: A label is of the wrong type or size, or the gallery is read-only.
-            WorkError: It cannot be written.
+            UsageError: A label is of the wrong type or size.
         """
         self._check_writable()
         return self._update(sorted(set(checked_ids(ids))), checked_labels(labels))
@@ -235,21 +235,12 @@ class Gallery(ABC):
         raise UsageError(f"{self.location} is not a file: back it up by the means of its server")
 
     def vacuum(self) -> None:
-        """Rewrite the store so that nothing of removed records is left in its files.
-
-        Raises:
-            UsageError: The gallery is read-only.
-            WorkError: It cannot be written.
-        """
+        """Rewrite the store so that nothing of removed records is left in its files."""
         self._check_writable()
         self._vacuum()
 
     def accept(self, compatible: CompatibleModel) -> None:
-        """Allow another file of the same weights; one that was accepted before takes its new figures.
-
-        Raises:
-            UsageError: The gallery is read-only.
-        """
+        """Allow another file of the same weights; one that was accepted before takes its new figures."""
         self._check_writable()
         self.binding = self._accept(compatible)
 

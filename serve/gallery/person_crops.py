@@ -17,9 +17,7 @@ Box = tuple[int, int, int, int]
 BOX_ATTRIBUTE = "box"
 """Attribute that says which part of its source a record shows, as ``"left,top,right,bottom"``."""
 
-MIN_BOX = 4
-"""Smallest side in pixels of what is cropped."""
-
+MIN_BOX = 4  # smallest side in pixels of what is cropped
 _BOX_TEXT = re.compile(r"(-?\d{1,9}),(-?\d{1,9}),(-?\d{1,9}),(-?\d{1,9})")
 
 

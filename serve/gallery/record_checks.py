@@ -22,26 +22,13 @@ from hat.errors import UsageError
 from .identities import check_identity, name_number
 from .records import AttributeValue, Filter, NewRecord, RecordLabels
 
-MAX_TEXT_CHARACTERS = 4096
-"""Longest name, source or text of an attribute."""
-
-MAX_ATTRIBUTES = 64
-"""Most free attributes of one record."""
-
-MAX_THUMBNAIL_BYTES = 2**20
-"""Largest thumbnail: it is a small picture, not the image."""
-
-MAX_RESULT_VALUES = 2**28
-"""Most neighbors of one search, over all its queries."""
-
-UNIT_TOLERANCE = 1e-3
-"""How far a row's length may be from 1: what float16 arithmetic leaves is well within it."""
-
-MAX_SECONDS = 1e300
-"""Times lie within plus or minus this, so that stores have a number that is none."""
-
-UNKNOWN = -(2**63)
-"""What stores may keep in place of an identity or a camera that is not known: no record has it."""
+MAX_TEXT_CHARACTERS = 4096  # of a name, a source, or the text of an attribute
+MAX_ATTRIBUTES = 64  # of one record
+MAX_THUMBNAIL_BYTES = 2**20  # it is a small picture, not the image
+MAX_RESULT_VALUES = 2**28  # neighbors of one search, over all its queries
+UNIT_TOLERANCE = 1e-3  # how far a row's length may be from 1: what float16 arithmetic leaves is well within it
+MAX_SECONDS = 1e300  # times lie within plus or minus this, so that stores have a number that is none
+UNKNOWN = -(2**63)  # what stores may keep in place of an identity or a camera that is not known: no record has it
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ATTRIBUTE_NAME = re.compile(r"[^\W\d][\w .:-]{0,63}")

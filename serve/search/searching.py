@@ -16,12 +16,8 @@ from ..gallery.gallery import Gallery
 from ..gallery.records import Filter, Neighbors, Record, RecordsMissingError
 from .exact_search import nearest_rows
 
-_MAX_RERANK_POOL = 5000
-"""Re-ranking compares the pool with itself: its work grows with the square of this."""
-
-_SMALLEST_MEAN = 1e-3
-"""Length of a mean of unit rows below which they point everywhere and their mean means nothing."""
-
+_MAX_RERANK_POOL = 5000  # re-ranking compares the pool with itself: its work grows with the square of this
+_SMALLEST_MEAN = 1e-3  # length of a mean of unit rows below which they point everywhere and their mean means nothing
 _MAX_ATTEMPTS = 3
 
 

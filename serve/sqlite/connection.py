@@ -34,15 +34,10 @@ _MESSAGES: dict[str, tuple[type[HatError], str]] = {
 
 
 class SqliteConnection:
-    """A connection that several threads may use.
+    """A connection that several threads may use; a call waits for another process that is writing for ``busy_timeout_s``.
 
     The file itself is opened by SQLite alone, never beside it: closing any other descriptor of it would drop the locks that
     SQLite holds for this process (POSIX), and with them the protection from other processes.
-
-    A call waits for another process that is writing for ``busy_timeout_s``.
-
-    Raises:
-        UsageError: It is no SQLite database, or cannot be opened as asked.
     """
 
     def __init__(self, path: Path, *, read_only: bool, busy_timeout_s: float) -> None:
@@ -71,11 +66,7 @@ class SqliteConnection:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Yield a write transaction: all of it is written for good when the block ends, or nothing when it raises.
-
-        Raises:
-            WorkError: It cannot be written, or another process keeps writing.
-        """
+        """Yield a write transaction: all of it is written for good when the block ends, or nothing when it raises."""
         with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
 
@@ -109,11 +100,7 @@ class SqliteConnection:
 
 @contextmanager
 def sqlite_errors(path: Path, busy_timeout_s: float) -> Iterator[None]:
-    """Raise what SQLite raises in words that tell what to do.
-
-    Raises:
-        HatError: In place of any error of SQLite.
-    """
+    """Raise what SQLite raises as a `HatError` whose words tell what to do."""
     try:
         yield
     except sqlite3.Error as error:

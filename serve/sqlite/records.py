@@ -91,11 +91,7 @@ def read_records(sqlite: sqlite3.Connection, ids: Sequence[int], *, thumbnails: 
 def stream_vectors(
     sqlite: sqlite3.Connection, metadata: GalleryMetadata, *, after_id: int = 0, ids: Sequence[int] | None = None
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
-    """Yield ids and vectors, ascending by id and some megabytes at a time: of all records after an id, or of these.
-
-    Raises:
-        WorkError: A vector has another size than the gallery says.
-    """
+    """Yield ids and vectors, ascending by id and some megabytes at a time: of all records after an id, or of these."""
     condition, parameter = ("id > ?", after_id) if ids is None else (f"id IN {_LISTED}", json.dumps(ids))
     cursor = sqlite.execute(f"SELECT id, vector FROM embeddings WHERE {condition} ORDER BY id", (parameter,))
     row_bytes = metadata.row_bytes
@@ -107,7 +103,7 @@ def stream_vectors(
                 f"{found[-1]} there are some of {max(others)}; restore it from a backup"
             )
         joined = bytearray().join([vector for _, vector in rows])  # torch does not take what may not be written
-        yield found, np.frombuffer(joined, dtype=metadata.stored_type).reshape(-1, metadata.embed_dim)
+        yield found, np.frombuffer(joined, dtype=metadata.stored_type).reshape(-1, metadata.binding.embed_dim)
 
 
 def ids_with_attribute(sqlite: sqlite3.Connection, name: str, value: AttributeValue) -> npt.NDArray[np.int64]:
@@ -137,11 +133,7 @@ def remove_records(
 
 
 def update_records(sqlite: sqlite3.Connection, ids: Sequence[int], labels: RecordLabels) -> int:
-    """Change the labels of records, within a write transaction, and return how many have others now.
-
-    Raises:
-        RecordsMissingError: There is no record with one of the ids.
-    """
+    """Change the labels of records, within a write transaction, and return how many have others now."""
     before = read_records(sqlite, ids, thumbnails=False)
     if missing := set(ids) - before.keys():
         raise missing_records(missing)

@@ -110,14 +110,3 @@ def test_half_precision_is_converted_block_by_block(share, num_queries, monkeypa
     monkeypatch.setattr(exact_search, "FLOAT32_BLOCK_BYTES", 4 * 48 * 100)
     monkeypatch.setattr(exact_search, "MAX_PRODUCTS", 3000)
     assert_same(nearest_rows(chunked(matrix, 1500), queries, 10, mask), sorted_rows(matrix, queries, 10, mask))
-
-
-def test_faiss_finds_the_same_rows():
-    faiss = pytest.importorskip("faiss")
-    matrix, queries = unit_rows(5000, dim=128), unit_rows(50, 2, dim=128)
-    index = faiss.IndexFlatIP(128)
-    index.add(matrix)
-    similarities, rows = index.search(queries, 10)
-    found = nearest_rows(chunked(matrix, 1024), queries, 10)
-    np.testing.assert_array_equal(found[0], rows)
-    np.testing.assert_allclose(found[1], similarities, atol=1e-6)

@@ -37,9 +37,7 @@ class Histories(RuleBasedStateMachine):
         options = {"binding": BINDING, "stored_type": self.stored_type, "map_above_bytes": self.map_above_bytes}
         self.writer = SqliteGallery.open(self.folder / "g", create=True, **options)
         with self.writer._writer.exclusive() as sqlite:
-            sqlite.execute(
-                "PRAGMA synchronous = OFF"
-            )  # nothing is killed here, and waiting for the disk takes most of the time
+            sqlite.execute("PRAGMA synchronous = OFF")  # nothing is killed here, and the disk takes most of the time
         self.reader = SqliteGallery.open(self.folder / "g", read_only=True, **options)
 
     def close(self):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hat.errors import ConfigError, MissingExtraError, UsageError
-from hat.serve.ray.deployment import BelowPrefix, ReplicaPlan, application, deploy
+from hat.serve.ray.deployment import BelowPrefix, ReplicaPlan, _completed, application, deploy
 
 PLAN = ReplicaPlan(model="nowhere.onnx", galleries={"people": "people.gallery"})
 
@@ -68,12 +68,9 @@ def test_a_request_is_answered_by_its_path_below_the_prefix(root, path, below):
 
 
 def test_paths_are_the_same_to_every_process(monkeypatch, tmp_path):
-    from hat.serve.ray.deployment import _completed
-
     monkeypatch.chdir(tmp_path)
-    plan = _completed(
-        ReplicaPlan(model="m.onnx", galleries={"a": "a.gallery", "b": "milvus://h/b"}, keys="k"), "127.0.0.1", 2.5
-    )
+    plan = ReplicaPlan(model="m.onnx", galleries={"a": "a.gallery", "b": "milvus://h/b"}, keys="k")
+    plan = _completed(plan, "127.0.0.1", 2.5)
     assert (plan.model, plan.keys) == (str(Path.cwd() / "m.onnx"), str(Path.cwd() / "k"))
     assert plan.galleries == {"a": str(Path.cwd() / "a.gallery"), "b": "milvus://h/b"}
     assert plan.num_threads == 2 and "127.0.0.1" in plan.settings.hosts

@@ -41,15 +41,8 @@ def model(subset, tiny_model):
 
 
 def average_precision(matches, pid, camid):
-    hits, precisions, rank = 0, [], 0
-    for match in matches:
-        record = match.record
-        if record.pid == pid and record.camid == camid:
-            continue  # the query's own camera saw this person too
-        rank += 1
-        if record.pid == pid:
-            hits += 1
-            precisions.append(hits / rank)
+    others = [match.record.pid == pid for match in matches if (match.record.pid, match.record.camid) != (pid, camid)]
+    precisions = [sum(others[:rank]) / rank for rank, is_match in enumerate(others, start=1) if is_match]
     return float(np.mean(precisions)) if precisions else None
 
 
