@@ -17,8 +17,7 @@ from hat.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from hat.io.artifact import ArtifactInfo  # it brings torch, which a gallery does without
 
-_MIN_IMAGES = 32
-"""Images that a worst case must have been sought among."""
+_MIN_IMAGES = 32  # that a worst case must have been sought among
 
 
 @config_dataclass

@@ -29,8 +29,7 @@ from .record_checks import (
 )
 from .records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage, missing_records
 
-StoredType = Literal["float32", "float16"]
-"""In which a gallery keeps embeddings."""
+StoredType = Literal["float32", "float16"]  # in which a gallery keeps embeddings
 
 _STORES = {"": "hat.serve.sqlite.gallery:SqliteGallery", "milvus": "hat.serve.milvus.gallery:MilvusGallery"}
 """Scheme of a location -> the class that keeps galleries there, imported when one is opened."""

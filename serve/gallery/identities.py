@@ -5,11 +5,8 @@ import hashlib
 from hat.data.labels import parse_label
 from hat.errors import DataError, UsageError
 
-Identity = int | str
-"""A person: a whole number, or a name that is not the text of one."""
-
-FIRST_NAMED = -(2**62)
-"""Numbers up to this one stand for names; no identity of another kind has them."""
+Identity = int | str  # a person: a whole number, or a name that is not the text of one
+FIRST_NAMED = -(2**62)  # numbers up to this one stand for names; no identity of another kind has them
 
 
 def parse_identity(text: str, where: str) -> Identity:

@@ -11,12 +11,8 @@ from hat.errors import ImageError
 
 from .records import Record
 
-Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels, right and bottom excluded: a person within a larger picture."""
-
-BOX_ATTRIBUTE = "box"
-"""Attribute that says which part of its source a record shows, as ``"left,top,right,bottom"``."""
-
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, the latter two excluded: a person in a larger picture
+BOX_ATTRIBUTE = "box"  # which part of its source a record shows, as "left,top,right,bottom"
 MIN_BOX = 4  # smallest side in pixels of what is cropped
 _BOX_TEXT = re.compile(r"(-?\d{1,9}),(-?\d{1,9}),(-?\d{1,9}),(-?\d{1,9})")
 

@@ -13,8 +13,7 @@ from hat.errors import UsageError
 
 from .identities import Identity
 
-AttributeValue = str | int | float | bool
-"""What a free attribute may be."""
+AttributeValue = str | int | float | bool  # what a free attribute may be
 
 
 @dataclass(frozen=True, kw_only=True)

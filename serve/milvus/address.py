@@ -43,7 +43,6 @@ class MilvusAddress:
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def __str__(self) -> str:
-        """Return the address without user, password and token."""
         database = self.login["db_name"]
         return f"milvus://{self.server}/{self.name}{f'?db={database}' if database else ''}"
 

@@ -1,10 +1,9 @@
 """A gallery in Milvus, for more images than one machine holds or more services than one machine runs.
 
-Everything goes through `pymilvus.MilvusClient`, the one interface that pymilvus 2.4, 2.5 and 3 share.
-
-Milvus has no locks. So whoever opens a gallery for writing puts a name of its own into the collection's properties and is the
-writer until another does the same; a process that was killed leaves nothing locked. Ids are reserved before any record has
-them: those of a write that fails are never used.
+Everything goes through `pymilvus.MilvusClient`, the one interface that pymilvus 2.4, 2.5 and 3 share. Milvus has no locks, so
+whoever opens a gallery for writing puts a name of its own into the collection's properties and is the writer until another does
+the same; a process that was killed leaves nothing locked. Ids are reserved before any record has them: those of a write that
+fails are never used.
 """
 
 import math

@@ -1,11 +1,9 @@
 """The HTTP service on Ray Serve: as many replicas as there is work for, on one machine or a cluster.
 
-Every replica is the service of `hat serve`, with its own copy of the model and its own batches: Ray shares requests out, starts
-and ends replicas by how many requests are under way, and replaces those that die.
-
-A gallery has one writer. So replicas read galleries and refuse changes; enrollment has an application of its own with a single
-replica, ``write=True``, and what it writes the others find at once. Galleries in files are read on the machine that has the
-file alone: on a cluster of several, use Milvus.
+Every replica is the service of `hat serve`, with its own model and batches: Ray shares requests out, starts and ends replicas
+by how many requests are under way, and replaces those that die. A gallery has one writer, so replicas read galleries and refuse
+changes; enrollment has an application of its own with a single replica, ``write=True``, and what it writes the others find at
+once. Galleries in files are read on the machine that has the file alone: on a cluster of several, use Milvus.
 """
 
 from __future__ import annotations
@@ -61,7 +59,7 @@ class ReplicaPlan:
 
 
 class Replica:
-    """One process with the model, the galleries and the application of `hat serve`, for which Ray asks once it has made it."""
+    """One process with the model, the galleries and the application of `hat serve`; Ray makes it, then asks for the latter."""
 
     def __init__(self, plan: ReplicaPlan) -> None:
         self._service = _open_service(plan)
@@ -156,11 +154,11 @@ def deploy(
         raise UsageError(f"a port is 1 to 65535, got {port}")
     if not is_loopback(host) and plan.keys is None:
         raise UsageError(f"{host} can be reached by others: give the keys that they need, see hat keys")
-    ray, serve = _import_ray()
+    ray = _import_ray()
     plan = _completed(plan, host, num_cpus)
     if cluster is None:  # Ray would try three times, and leave what is wrong to a log
         _open_service(replace(plan, write=False)).close()
-    deployment = _deployment(serve, least, most, requests_each, {"num_cpus": num_cpus, "num_gpus": num_gpus})
+    deployment = _deployment(ray.serve, least, most, requests_each, {"num_cpus": num_cpus, "num_gpus": num_gpus})
     try:
         if not ray.is_initialized():
             # Requests do not pass through the shared memory of a Ray that is started here.
@@ -173,10 +171,10 @@ def deploy(
                     f"{least} replicas of {each:g} {kind}s are asked for and the cluster has {has:g}: set fewer aside for "
                     "each, or begin with fewer replicas"
                 )
-        serve.start(http_options={"host": host, "port": port})
-        serve.run(deployment.bind(plan), name=name, route_prefix=prefix)
+        ray.serve.start(http_options={"host": host, "port": port})
+        ray.serve.run(deployment.bind(plan), name=name, route_prefix=prefix)
     except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
-        raise WorkError(f"Ray could not start {name}: {_reason(ray, serve, name, error)}") from None
+        raise WorkError(f"Ray could not start {name}: {_reason(ray, name, error)}") from None
     shown = f"[{host}]" if ":" in host else host
     return RayService(name, f"http://{shown}:{port}{prefix.rstrip('/')}")
 
@@ -190,17 +188,16 @@ def application(args: Mapping[str, Any]) -> Application:
     plan = config_from_dict(ReplicaPlan, args, where="args")
     if plan.keys is None:  # who can reach Ray's proxies is not known here
         raise UsageError("args: keys is missing: name a file of API keys that every machine can read, see hat keys")
-    return _deployment(_import_ray()[1], 1, 1, 16, {"num_cpus": 1}).bind(plan)
+    return _deployment(_import_ray().serve, 1, 1, 16, {"num_cpus": 1}).bind(plan)
 
 
-def _import_ray() -> tuple[Any, Any]:
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
-        from ray import serve
+        import ray.serve
     except ImportError:
         raise MissingExtraError("ray", "ray", "replicas on Ray") from None
-    return ray, serve
+    return ray
 
 
 def _deployment(serve: Any, least: int, most: int, requests_each: int, resources: dict[str, float]) -> Any:
@@ -257,11 +254,11 @@ def _completed(plan: ReplicaPlan, host: str, num_cpus: float) -> ReplicaPlan:
     )
 
 
-def _reason(ray: Any, serve: Any, name: str, error: BaseException) -> str:
+def _reason(ray: Any, name: str, error: BaseException) -> str:
     """Return what a replica raised, where it was one of our errors; otherwise the last line that says anything."""
     texts = [str(error)]
     with suppress(RuntimeError, KeyError, ray.exceptions.RayError):  # a Ray that does not answer is what is being reported
-        status = serve.status().applications[name]
+        status = ray.serve.status().applications[name]
         texts += [status.message, *(deployment.message for deployment in status.deployments.values())]
     if ours := [words for text in texts for words in _OUR_ERROR.findall(text)]:
         return str(ours[-1]).strip()

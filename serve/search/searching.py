@@ -13,6 +13,7 @@ from hat.metrics import CameraMeans
 from hat.metrics import rerank as rerank_distances
 
 from ..gallery.gallery import Gallery
+from ..gallery.record_checks import UNKNOWN
 from ..gallery.records import Filter, Neighbors, Record, RecordsMissingError
 from .exact_search import nearest_rows
 
@@ -26,7 +27,6 @@ class Match:
     """A record that was found.
 
     Attributes:
-        record: The record.
         similarity: Its cosine similarity to the query, in [-1, 1]; larger is closer.
         distance: Its k-reciprocal re-ranked distance, smaller is closer, where re-ranking was asked for.
         rank_before: Its rank, from 1, by similarity alone, where re-ranking was asked for.
@@ -57,22 +57,19 @@ class CenteredGallery:
         self._gallery = gallery
         records = list(gallery.records())
         self._ids = np.array([record.id for record in records], dtype=np.int64)
-        self._numbers = {camid: n for n, camid in enumerate(sorted({r.camid for r in records if r.camid is not None}))}
-        # Behind the last camera: a number that no mean belongs to.
-        cameras = np.array([self._number(record.camid) for record in records], dtype=np.int64)
-        counts = np.bincount(cameras[cameras < len(self._numbers)])
-        if not len(counts) or counts.max() < 2:
+        camids = np.array([UNKNOWN if record.camid is None else record.camid for record in records], dtype=np.int64)
+        if not (np.unique(camids[camids != UNKNOWN], return_counts=True)[1] > 1).any():
             raise UsageError(f"{gallery.location}: no camera has two images, so that there is no mean of one to subtract")
         embeddings = gallery.embeddings(self._ids.tolist())
-        means = CameraMeans.of(embeddings, cameras)
-        known = means.camids < len(self._numbers)
+        means = CameraMeans.of(embeddings, camids)
+        known = means.camids != UNKNOWN
         self._means = replace(means, camids=means.camids[known], means=means.means[np.append(known, True)])
-        self._rows = self._means.subtract(embeddings, cameras)
+        self._rows = self._means.subtract(embeddings, camids)
 
     def center(self, embedding: npt.NDArray[np.float32], camids: Collection[int]) -> npt.NDArray[np.float32]:
         """Return the embedding (embed_dim,) of a query without the mean of its one camera; `UsageError` if nothing is left."""
-        cameras = np.array([self._number(next(iter(camids)) if len(camids) == 1 else None)])
-        centered: npt.NDArray[np.float32] = self._means.subtract(embedding[None], cameras)[0]
+        camid = next(iter(camids)) if len(camids) == 1 else UNKNOWN
+        centered: npt.NDArray[np.float32] = self._means.subtract(embedding[None], np.array([camid]))[0]
         return centered
 
     def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbors:
@@ -88,9 +85,6 @@ class CenteredGallery:
     def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
         """Return records by id; see `Gallery.get`."""
         return self._gallery.get(ids, thumbnails=thumbnails)
-
-    def _number(self, camid: int | None) -> int:
-        return len(self._numbers) if camid is None else self._numbers.get(camid, len(self._numbers))
 
 
 def person_embedding(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

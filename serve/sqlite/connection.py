@@ -10,6 +10,7 @@ from pathlib import Path
 from hat.errors import HatError, UsageError, WorkError
 
 _MESSAGES: dict[str, tuple[type[HatError], str]] = {
+    "closed database": (UsageError, "{path} was closed: open it again"),
     "file is not a database": (UsageError, "{path} is no gallery: expected a file that `hat enroll` made"),
     "database is locked": (
         WorkError,
@@ -43,7 +44,6 @@ class SqliteConnection:
     def __init__(self, path: Path, *, read_only: bool, busy_timeout_s: float) -> None:
         self.path, self.read_only, self.busy_timeout_s = path, read_only, busy_timeout_s
         self._lock = threading.RLock()
-        self._closed = False
         mode = "mode=rw"
         if read_only:
             can_lock = os.access(path.parent, os.W_OK) or path.with_name(f"{path.name}-wal").exists()
@@ -73,16 +73,12 @@ class SqliteConnection:
     @contextmanager
     def exclusive(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection without a transaction, for what SQLite does not do within one; other threads wait."""
-        with self._lock:
-            if self._closed:
-                raise UsageError(f"{self.path} was closed: open it again")
-            with sqlite_errors(self.path, self.busy_timeout_s):
-                yield self._connection
+        with self._lock, sqlite_errors(self.path, self.busy_timeout_s):
+            yield self._connection
 
     def close(self) -> None:
         """Close the file; twice is fine."""
         with self._lock, sqlite_errors(self.path, self.busy_timeout_s):
-            self._closed = True
             self._connection.close()
 
     @contextmanager

@@ -23,7 +23,6 @@ from ..search.exact_search import nearest_rows
 from .connection import SqliteConnection, sqlite_errors
 from .memory_index import Columns, MemoryIndex
 from .records import (
-    ids_with_attribute,
     insert_records,
     known_ids,
     read_names,
@@ -220,8 +219,10 @@ def _passing(sqlite: sqlite3.Connection, columns: Columns, where: Filter | None)
         mask &= columns["time_s"] >= where.since_s
     if where.until_s is not None:
         mask &= columns["time_s"] < where.until_s
-    for name, value in where.attributes.items():
-        mask &= np.isin(columns["id"], ids_with_attribute(sqlite, name, value))
+    for name, value in where.attributes.items():  # true is not 1, and 1 is 1.0
+        query = "SELECT id FROM attributes WHERE name = ? AND value = ? AND is_bool = ?"
+        found = sqlite.execute(query, (name, value, isinstance(value, bool)))
+        mask &= np.isin(columns["id"], np.fromiter((id_ for (id_,) in found), dtype=np.int64))
     return mask
 
 

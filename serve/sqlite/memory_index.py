@@ -22,8 +22,7 @@ from .records import CHUNK_BYTES, stream_vectors
 from .schema import GalleryMetadata, State, read_state
 from .vector_map import open_map, write_map
 
-MAX_REMOVED_SHARE = 0.25
-"""Where more of the rows than this belong to removed records, everything is read again."""
+MAX_REMOVED_SHARE = 0.25  # where more of the rows than this belong to removed records, everything is read again
 
 Columns = npt.NDArray[np.void]
 """(n,) rows of `_ROW`, ascending by id. Removed records keep their row, so that rows of vectors stay where they are. A change

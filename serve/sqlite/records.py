@@ -15,8 +15,8 @@ from ..gallery.identities import Identity, name_number
 from ..gallery.records import AttributeValue, NewRecord, Record, RecordLabels, missing_records
 from .schema import FORMAT_VERSION, GalleryMetadata
 
-CHUNK_BYTES = 2**25
-"""Vectors are read so many bytes at a time."""
+CHUNK_BYTES = 2**25  # of vectors that are read at a time
+_COLUMNS = ("id", "content_hash", "source", "pid", "camid", "time_s", "enrolled_s")
 
 # A list of any length is one JSON parameter; SQLite takes only some thousands of single ones.
 _LISTED = "(SELECT value FROM json_each(?))"
@@ -71,21 +71,13 @@ def read_records(sqlite: sqlite3.Connection, ids: Sequence[int], *, thumbnails: 
     query = f"SELECT id, jpeg FROM thumbnails WHERE id IN {_LISTED}"
     pictures: Mapping[int, bytes] = dict(sqlite.execute(query, listed)) if thumbnails else {}
     names = read_names(sqlite)
-    query = f"SELECT id, content_hash, source, pid, camid, time_s, enrolled_s FROM records WHERE id IN {_LISTED}"
-    return {
-        id_: Record(
-            id=id_,
-            content_hash=content_hash,
-            source=source,
-            pid=names.get(pid, pid),
-            camid=camid,
-            time_s=time_s,
-            enrolled_s=enrolled_s,
-            attributes=attributes.get(id_, {}),
-            thumbnail=pictures.get(id_),
-        )
-        for id_, content_hash, source, pid, camid, time_s, enrolled_s in sqlite.execute(query, listed)
-    }
+    records = {}
+    for row in sqlite.execute(f"SELECT {', '.join(_COLUMNS)} FROM records WHERE id IN {_LISTED}", listed):
+        values: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
+        id_, pid = values["id"], values["pid"]
+        others = {"pid": names.get(pid, pid), "attributes": attributes.get(id_, {}), "thumbnail": pictures.get(id_)}
+        records[id_] = Record(**{**values, **others})
+    return records
 
 
 def stream_vectors(
@@ -104,13 +96,6 @@ def stream_vectors(
             )
         joined = bytearray().join([vector for _, vector in rows])  # torch does not take what may not be written
         yield found, np.frombuffer(joined, dtype=metadata.stored_type).reshape(-1, metadata.binding.embed_dim)
-
-
-def ids_with_attribute(sqlite: sqlite3.Connection, name: str, value: AttributeValue) -> npt.NDArray[np.int64]:
-    """Return ids of the records that have this value, ascending. True is not 1, and 1 is 1.0."""
-    query = "SELECT id FROM attributes WHERE name = ? AND value = ? AND is_bool = ? ORDER BY id"
-    cursor = sqlite.execute(query, (name, value, isinstance(value, bool)))
-    return np.fromiter((id_ for (id_,) in cursor), dtype=np.int64)
 
 
 def remove_records(

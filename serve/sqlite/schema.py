@@ -18,8 +18,7 @@ from ..gallery.gallery import StoredType
 from .connection import SqliteConnection, sqlite_errors
 
 APPLICATION_ID = 0x48415447  # tells a gallery from the SQLite files of other programs: "HATG"
-FORMAT_VERSION = 2
-"""Newest version of the tables that is read: identities may have names. A file is of version 1 until it has its first name."""
+FORMAT_VERSION = 2  # the newest that is read: identities may have names; a file is of version 1 until it has its first one
 
 SCHEMA = f"""
 PRAGMA application_id = {APPLICATION_ID};

@@ -104,9 +104,8 @@ def test_read_compatible_model_takes_the_worst_cosine(tmp_path):
         read_compatible_model(tmp_path / "none.json", BINDING, COMPATIBLE, min_cosine=0.99)
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "sentence"),
-    [
+def test_read_compatible_model_refuses_other_and_failed_reports(tmp_path):
+    for change, error, sentence in (
         (lambda report: report.update(reference_fingerprint="1" * 64), UsageError, "is not the model that made the gallery"),
         (lambda report: report.update(reference_fingerprint=None), UsageError, "names no fingerprints"),
         (lambda report: report["candidates"].pop(), UsageError, "none of its candidates is this file"),
@@ -118,9 +117,7 @@ def test_read_compatible_model_takes_the_worst_cosine(tmp_path):
         (lambda report: report["candidates"][1].update(checks="none"), UsageError, "no report of hat verify"),
         (lambda report: report.update(num_images=8), UsageError, "8 images were compared"),
         (lambda report: report.clear(), UsageError, "no report of hat verify"),
-    ],
-)
-def test_read_compatible_model_refuses_other_and_failed_reports(tmp_path, change, error, sentence):
-    path = report_with(change, tmp_path / "verify.json")
-    with pytest.raises(error, match=sentence):
-        read_compatible_model(path, BINDING, COMPATIBLE, min_cosine=0.99)
+    ):
+        path = report_with(change, tmp_path / "verify.json")
+        with pytest.raises(error, match=sentence):
+            read_compatible_model(path, BINDING, COMPATIBLE, min_cosine=0.99)

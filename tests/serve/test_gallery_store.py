@@ -139,9 +139,8 @@ def test_counts_and_records_of_a_filter(gallery):
     assert streamed == [2, 4]
 
 
-@pytest.mark.parametrize(
-    ("embeddings", "message"),
-    [
+def test_what_is_no_embedding_is_refused(gallery):
+    for embeddings, message in (
         (unit_rows(2, dim=7), r"expected floating point of shape \(n, 8\), as this gallery holds; got float32 \(2, 7\)"),
         (unit_rows(2)[0], r"got float32 \(8,\)"),
         (np.ones((2, EMBED_DIM), dtype=np.int64), "got int64"),
@@ -149,13 +148,10 @@ def test_counts_and_records_of_a_filter(gallery):
         (np.full((2, EMBED_DIM), np.nan), "got nan in row 0"),
         (np.vstack([unit_rows(1), np.zeros((1, EMBED_DIM))]), "got 0 in row 1 .1 of 2"),
         (np.full((2, EMBED_DIM), 3e38), "got inf in row 0"),
-    ],
-)
-def test_what_is_no_embedding_is_refused(gallery, embeddings, message):
-    with pytest.raises(UsageError, match=message):
-        gallery.add(embeddings, new_records("ab"))
-    with pytest.raises(UsageError, match=message):
-        gallery.search(embeddings)
+    ):
+        for use in (gallery.search, lambda rows: gallery.add(rows, new_records("ab"))):
+            with pytest.raises(UsageError, match=message):
+                use(embeddings)
     assert len(gallery) == 0
 
 
@@ -165,9 +161,8 @@ def test_search_refuses_a_number_of_neighbors_that_cannot_be(gallery):
             gallery.search(unit_rows(1), top)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
+def test_a_wrong_record_is_refused_with_all_that_came_with_it(gallery):
+    for values, message in (
         ({"content_hash": "abc"}, "content_hash: expected a SHA-256"),
         ({"content_hash": "A" * 64}, "64 lower-case hexadecimal"),
         ({"source": "x" * 5000}, "source has 5,000 characters, the limit is 4,096"),
@@ -184,11 +179,9 @@ def test_search_refuses_a_number_of_neighbors_that_cannot_be(gallery):
         ({"attributes": {f"{i}": i for i in range(65)}}, "65 attributes, the limit is 64"),
         ({"thumbnail": b""}, "thumbnail: expected JPEG bytes"),
         ({"thumbnail": bytes(2**20 + 1)}, "at most 1048576"),
-    ],
-)
-def test_a_wrong_record_is_refused_with_all_that_came_with_it(gallery, values, message):
-    with pytest.raises(UsageError, match=message):
-        gallery.add(unit_rows(2), [new_record("good"), new_record("bad", **values)])
+    ):
+        with pytest.raises(UsageError, match=message):
+            gallery.add(unit_rows(2), [new_record("good"), new_record("bad", **values)])
     assert len(gallery) == 0
 
 
@@ -220,7 +213,6 @@ def test_a_reader_changes_nothing_and_sees_what_is_written(tmp_path):
 def test_a_closed_gallery_says_so(gallery):
     gallery.close()
     gallery.close()
-    with pytest.raises(UsageError, match="was closed: open it again"):
-        len(gallery)
-    with pytest.raises(UsageError, match="was closed"):
-        gallery.search(unit_rows(1))
+    for ask in (lambda: len(gallery), lambda: gallery.search(unit_rows(1)), gallery.vacuum):
+        with pytest.raises(UsageError, match="was closed: open it again"):
+            ask()

@@ -12,9 +12,8 @@ from hat.serve.ray.deployment import BelowPrefix, ReplicaPlan, _completed, appli
 PLAN = ReplicaPlan(model="nowhere.onnx", galleries={"people": "people.gallery"})
 
 
-@pytest.mark.parametrize(
-    ("plan", "options", "words"),
-    [
+def test_what_cannot_be_is_refused():
+    for plan, options, words in (
         (ReplicaPlan(model="m", write=True), {"replicas": 2}, "a gallery has one writer, 2 replicas were to change it"),
         (ReplicaPlan(model="m", write=True), {"replicas": (1, 3)}, "a gallery has one writer, 3 replicas were to change it"),
         (PLAN, {"replicas": 0}, "1 or more replicas"),
@@ -24,11 +23,9 @@ PLAN = ReplicaPlan(model="nowhere.onnx", galleries={"people": "people.gallery"})
         (PLAN, {"prefix": "/{any}"}, "expected a prefix like"),
         (PLAN, {"port": 0}, "a port is 1 to 65535"),
         (PLAN, {"host": "0.0.0.0"}, "can be reached by others: give the keys"),
-    ],
-)
-def test_what_cannot_be_is_refused(plan, options, words):
-    with pytest.raises(UsageError, match=words):
-        deploy(plan, **options)
+    ):
+        with pytest.raises(UsageError, match=words):
+            deploy(plan, **options)
 
 
 def test_an_application_of_rays_own_files_needs_keys_and_known_fields():
