@@ -11,9 +11,7 @@ from PIL import Image
 from hat.errors import UsageError
 from hat.serve import Filter, Gallery
 from hat.serve.gallery.identities import Identity
-from hat.serve.search.camera_centering import CenteredGallery
-from hat.serve.search.query_embeddings import Query
-from hat.serve.search.searching import Match, person_embedding, search_gallery
+from hat.serve.search.searching import CenteredGallery, Match, person_embedding, search_gallery
 
 MAX_TOP = 60
 """Longest list that a page shows."""
@@ -124,8 +122,7 @@ def rank(gallery: Gallery, name: str, queries: Sequence[QueryImage], options: Se
     searched: Gallery | CenteredGallery = gallery
     if options.center_cameras:
         searched = CenteredGallery(gallery)
-        camids = frozenset() if options.query_camid is None else frozenset({options.query_camid})
-        person = searched.center(Query("the query", person, camids=camids)).embedding
+        person = searched.center(person, set() if options.query_camid is None else {options.query_camid})
     spent: dict[str, float] = {}
     (matches,) = search_gallery(
         searched, person[None], top=options.top, where=options.where, rerank=options.rerank, thumbnails=True, seconds=spent

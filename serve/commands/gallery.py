@@ -15,10 +15,10 @@ from hat.errors import UsageError
 from hat.io.plot_file import check_picture_path, check_plot_path, save_picture
 
 from ..calibrate.thresholds import CONFIDENCE, calibrate_thresholds, chance_of_any, draw_calibration
-from ..gallery.attribute_values import format_timestamp
 from ..gallery.binding import binding_of
 from ..gallery.gallery import Gallery
 from ..gallery.person_crops import record_image
+from ..gallery.record_checks import format_timestamp
 from ..gallery.records import Filter
 from . import options
 from .gallery_upkeep import accept, copy, label, re_embed, remove, vacuum

@@ -12,8 +12,8 @@ import typer
 from hat.console import stderr
 from hat.errors import UsageError
 
-from ..gallery.attribute_values import format_timestamp, parse_attributes, parse_timestamp
 from ..gallery.identities import parse_identity
+from ..gallery.record_checks import format_timestamp, parse_attributes, parse_timestamp
 from ..gallery.records import AttributeValue, Record
 
 if TYPE_CHECKING:

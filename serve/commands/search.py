@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,8 +77,8 @@ def search(
     from hat.embedder import Embedder
     from hat.runtime import runtime_info
 
-    from ..search.camera_centering import CenteredGallery
     from ..search.query_embeddings import draw_matches, merge_queries, queries_of_images, queries_of_records, search_queries
+    from ..search.searching import CenteredGallery
 
     images, ids = images or [], id_ or []
     if not images and not ids:
@@ -104,7 +105,7 @@ def search(
             queries = queries_of_images(images, embedder, query_camid) + queries
         centered = CenteredGallery(opened) if center_cameras else None
         if centered is not None:
-            queries = [centered.center(query) for query in queries]
+            queries = [replace(query, embedding=centered.center(query.embedding, query.camids)) for query in queries]
         if one_person:
             queries = [merge_queries(queries)]
         if false_match_rate is not None:

@@ -15,9 +15,9 @@ from hat.data.labels import parse_label
 from hat.data.market import parse_market_name
 from hat.errors import DataError, ImageError
 
-from ..gallery.attribute_values import parse_attributes, parse_timestamp
 from ..gallery.identities import Identity
 from ..gallery.person_crops import Box, crop_person
+from ..gallery.record_checks import parse_attributes, parse_timestamp
 from ..gallery.records import AttributeValue
 
 BOX_COLUMNS = ("left", "top", "right", "bottom")

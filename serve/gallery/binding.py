@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from hat.config import config_dataclass, config_from_dict, config_to_dict, differences
 from hat.errors import ConfigError, UsageError, WorkError
@@ -17,51 +17,47 @@ from hat.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from hat.io.artifact import ArtifactInfo  # it brings torch, which a gallery does without
 
-_MIN_IMAGES = 32
-"""Images that a worst case must have been sought among."""
+_MIN_IMAGES = 32  # that a worst case must have been sought among
 
 
 @config_dataclass
 class CompatibleModel:
-    """Another file of the same weights, shown by ``hat verify`` to rank as the one that made the gallery."""
+    """Another file of the same weights, shown by ``hat verify`` to rank as the one that made the gallery.
+
+    Attributes:
+        fingerprint: Of the file that may be used beside the gallery's own.
+        precision: In which it computes.
+        worst_cosine: The worst cosine similarity between its embeddings and those of the gallery's model, as it was measured.
+    """
 
     fingerprint: str
-    """Of the file that may be used beside the gallery's own."""
-
     precision: str
-    """In which it computes."""
-
     worst_cosine: float
-    """The worst cosine similarity between its embeddings and those of the gallery's model, as it was measured."""
 
 
 @config_dataclass
 class Binding:
-    """The model that made a gallery's embeddings."""
+    """The model that made a gallery's embeddings.
+
+    Attributes:
+        fingerprint: Hash of architecture, weights, preprocessing and precision.
+        name: What the model is called, for people.
+        model: The architecture, or what is known of an adopted model, as plain data.
+        preprocessing: How images become input.
+        source_sha256: Hash of the trained weights, which files of one checkpoint share.
+        precision: In which the model computed.
+        embed_dim: Width of an embedding.
+        compatible_models: Other files of the same weights that may be used as well.
+    """
 
     fingerprint: str
-    """Hash of architecture, weights, preprocessing and precision."""
-
     name: str
-    """What the model is called, for people."""
-
     model: dict[str, Any]
-    """The architecture, or what is known of an adopted model, as plain data."""
-
     preprocessing: Preprocessing
-    """How images become input."""
-
     source_sha256: str
-    """Hash of the trained weights, which files of one checkpoint share."""
-
     precision: str
-    """In which the model computed."""
-
     embed_dim: int
-    """Width of an embedding."""
-
-    compatible_models: tuple[CompatibleModel, ...] = Field(default=())
-    """Other files of the same weights that may be used as well."""
+    compatible_models: tuple[CompatibleModel, ...] = ()
 
     def differences(self, other: Binding) -> list[str]:
         """Return what tells another model from this one, each as "what: here, there"; empty where this gallery takes it."""
@@ -70,8 +66,8 @@ class Binding:
         mine, theirs = config_to_dict(self), config_to_dict(other)
         found = []
         for part in ("model", "preprocessing"):
-            by_name = sorted(differences(mine[part], theirs[part], part), key=lambda one: one[0].split("."))
-            found += [f"{name}: {ours}, {other_ones}" for name, ours, other_ones in by_name]
+            by_name = sorted(differences(mine[part], theirs[part], part), key=lambda difference: difference[0].split("."))
+            found += [f"{name}: {here}, {there}" for name, here, there in by_name]
         if self.embed_dim != other.embed_dim:
             found.append(f"width of an embedding: {self.embed_dim}, {other.embed_dim}")
         if self.source_sha256 != other.source_sha256:
@@ -121,11 +117,7 @@ def binding_to_json(binding: Binding) -> str:
 
 
 def binding_from_json(text: str, source: str) -> Binding:
-    """Read a binding.
-
-    Raises:
-        UsageError: It is no such JSON.
-    """
+    """Read a binding; ``source`` is what a `UsageError` says where it is no such JSON."""
     try:
         content = json.loads(text)
         if isinstance(content, dict):
@@ -141,11 +133,8 @@ def read_compatible_model(path: Path, gallery: Binding, candidate: Binding, *, m
     """Return what a report says of a file, once it is certain that it is about this gallery's model and this very file.
 
     ``path`` is the JSON of ``hat verify --report-json``, ``candidate`` the file that is to be used beside the model of the
-    ``gallery``, ``min_cosine`` the least cosine between the two embeddings of any image.
-
-    Raises:
-        UsageError: The report cannot be read or is of other files, or the file has other weights or another preprocessing.
-        WorkError: The file did not pass, or its worst cosine is below ``min_cosine``.
+    ``gallery``, ``min_cosine`` the least cosine between the two embeddings of any image. A report that cannot be read or is of
+    other files is a `UsageError`; a file that did not pass, or whose worst cosine is less, a `WorkError`.
     """
     if candidate.fingerprint == gallery.fingerprint:
         raise UsageError(f"{candidate.name} is the model that made the gallery: there is nothing to accept")

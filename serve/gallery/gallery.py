@@ -7,7 +7,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -17,21 +16,20 @@ from typing_extensions import Self
 from hat.errors import UsageError
 
 from .binding import Binding, CompatibleModel
-from .identities import Identity
+from .identities import Identity, check_identity
 from .record_checks import (
     checked_embeddings,
     checked_filter,
-    checked_hashes,
+    checked_hash,
     checked_ids,
     checked_labels,
     checked_records,
-    checked_removal,
     checked_top,
+    time_bound,
 )
 from .records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage, missing_records
 
-StoredType = Literal["float32", "float16"]
-"""In which a gallery keeps embeddings."""
+StoredType = Literal["float32", "float16"]  # in which a gallery keeps embeddings
 
 _STORES = {"": "hat.serve.sqlite.gallery:SqliteGallery", "milvus": "hat.serve.milvus.gallery:MilvusGallery"}
 """Scheme of a location -> the class that keeps galleries there, imported when one is opened."""
@@ -43,14 +41,11 @@ class Gallery(ABC):
     A gallery is bound to the model that made its embeddings: `check_model` before adding or searching with a model's
     embeddings. Calls may come from several threads. Use it as a context manager, or call `close`.
 
+    A change raises a `UsageError` where the gallery was opened read-only, and a `WorkError` where it cannot be written: the
+    disk is full, another process is writing.
+
     What comes in is checked here, once for every store. A store overrides the methods below that begin with an underscore; it
     is handed checked values in plain Python, and changes only where they are allowed.
-
-    Attributes:
-        location: Path or URI that it was opened by.
-        binding: The model that made its embeddings.
-        stored_type: In which embeddings are kept.
-        read_only: Whether changes are refused.
     """
 
     location: str
@@ -111,16 +106,11 @@ class Gallery(ABC):
     def add(self, embeddings: npt.NDArray[np.floating], records: Sequence[NewRecord]) -> list[int]:
         """Enroll images. When the call returns they have been written for good; if it raises, none of them was.
 
-        Args:
-            embeddings: (n, embed_dim) unit rows.
-            records: n records.
-
-        Returns:
-            n ids; of an image that is there already (by its content hash), the id that it has.
+        Of n unit rows (n, embed_dim) and n records, n ids are returned; of an image that is there already (by its content
+        hash), the id that it has.
 
         Raises:
-            UsageError: Shapes do not agree, rows are not finite or not of unit length, or the gallery is read-only.
-            WorkError: It cannot be written: the disk is full, another process is writing.
+            UsageError: Shapes do not agree, or rows are not finite or not of unit length.
         """
         self._check_writable()
         vectors = checked_embeddings(embeddings, self.binding.embed_dim)
@@ -146,17 +136,16 @@ class Gallery(ABC):
         Raises:
             RecordsMissingError: There is no record with one of the ids.
         """
-        wanted = checked_ids(ids)
-        found = self._read(wanted, thumbnails)
-        if missing := set(wanted) - found.keys():
-            raise missing_records(missing)
-        return [found[id_] for id_ in wanted]
+        records = self.get_present(ids, thumbnails=thumbnails)
+        if len(records) < len(ids):
+            raise missing_records(set(checked_ids(ids)) - {record.id for record in records})
+        return records
 
     def get_present(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
         """Return those of the records that are there, in the order of the ids."""
-        wanted = checked_ids(ids)
-        found = self._read(wanted, thumbnails)
-        return [found[id_] for id_ in wanted if id_ in found]
+        plain = checked_ids(ids)
+        found = self._read(plain, thumbnails)
+        return [found[id_] for id_ in plain if id_ in found]
 
     def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return (n, embed_dim) float32 unit rows of records, in the order of the ids.
@@ -183,12 +172,8 @@ class Gallery(ABC):
     def page(self, where: Filter | None = None, *, after_id: int = 0, limit: int = 100) -> RecordPage:
         """Return some of the records that pass a filter, by ascending id.
 
-        Records that are removed while they are read are left out, so that a page may be shorter than ``limit``.
-
-        Args:
-            where: Which records; None is all.
-            after_id: Only records with a larger id.
-            limit: Most records, at least 1.
+        A page has at most ``limit`` records, with ids larger than ``after_id``; those that are removed while they are read are
+        left out.
         """
         where = checked_filter(where)
         ids = self._ids(where, after_id, limit + 1).tolist()
@@ -203,7 +188,7 @@ class Gallery(ABC):
 
     def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
         """Return ids of those of these images that are enrolled, by content hash."""
-        return self._ids_by_hash(checked_hashes(content_hashes))
+        return self._ids_by_hash([checked_hash(one) for one in content_hashes])
 
     @abstractmethod
     def counts(self) -> GalleryCounts:
@@ -218,19 +203,23 @@ class Gallery(ABC):
         passed over. How many were removed is returned.
 
         Raises:
-            UsageError: None or several of the conditions were given, or the gallery is read-only.
-            WorkError: It cannot be written.
+            UsageError: None or several of the conditions were given.
         """
         self._check_writable()
-        return self._remove(*checked_removal(ids, pid, enrolled_before_s))
+        if sum(one is not None for one in (ids, pid, enrolled_before_s)) != 1:
+            raise UsageError("say what to remove by exactly one of ids, pid and enrolled_before_s")
+        return self._remove(
+            None if ids is None else checked_ids(ids),
+            None if pid is None else check_identity(pid, "pid"),
+            None if enrolled_before_s is None else time_bound(enrolled_before_s, "enrolled_before_s"),
+        )
 
     def update(self, ids: Collection[int], labels: RecordLabels) -> int:
         """Change the labels of records, and return how many have others now; embeddings stay as they are.
 
         Raises:
             RecordsMissingError: There is no record with one of the ids; nothing was changed.
-            UsageError: A label is of the wrong type or size, or the gallery is read-only.
-            WorkError: It cannot be written.
+            UsageError: A label is of the wrong type or size.
         """
         self._check_writable()
         return self._update(sorted(set(checked_ids(ids))), checked_labels(labels))
@@ -245,21 +234,12 @@ class Gallery(ABC):
         raise UsageError(f"{self.location} is not a file: back it up by the means of its server")
 
     def vacuum(self) -> None:
-        """Rewrite the store so that nothing of removed records is left in its files.
-
-        Raises:
-            UsageError: The gallery is read-only.
-            WorkError: It cannot be written.
-        """
+        """Rewrite the store so that nothing of removed records is left in its files."""
         self._check_writable()
         self._vacuum()
 
     def accept(self, compatible: CompatibleModel) -> None:
-        """Allow another file of the same weights; one that was accepted before takes its new figures.
-
-        Raises:
-            UsageError: The gallery is read-only.
-        """
+        """Allow another file of the same weights; one that was accepted before takes its new figures."""
         self._check_writable()
         self.binding = self._accept(compatible)
 
@@ -270,7 +250,7 @@ class Gallery(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _check_writable(self) -> None:

@@ -1,25 +1,18 @@
 """Identities: a number, or a name where people are known by name; in stores, which keep numbers, a name has a number too."""
 
 import hashlib
-from collections.abc import Iterable
 
 from hat.data.labels import parse_label
 from hat.errors import DataError, UsageError
 
-Identity = int | str
-"""A person: a whole number, or a name that is not the text of one."""
-
-FIRST_NAMED = -(2**62)
-"""Numbers up to this one stand for names; no identity of another kind has them."""
+Identity = int | str  # a person: a whole number, or a name that is not the text of one
+FIRST_NAMED = -(2**62)  # numbers up to this one stand for names; no identity of another kind has them
 
 
 def parse_identity(text: str, where: str) -> Identity:
     """Return the identity that a text means: ``7``, ``007`` and ``7.0`` are the number 7, anything else is a name.
 
-    ``where`` is what it was written in, for an error message.
-
-    Raises:
-        UsageError: It is no label: empty, too long, not printable, or a negative number.
+    What is no label, or junk (-1), is a `UsageError` that begins with ``where``.
     """
     try:
         identity = parse_label(text)
@@ -31,10 +24,9 @@ def parse_identity(text: str, where: str) -> Identity:
 
 
 def check_identity(value: object, where: str) -> Identity:
-    """Return an identity as a plain number or name.
+    """Return an identity as a plain number or name; a text that means a number would be another person than the number.
 
-    Raises:
-        UsageError: It is neither; or a text that means a number, which would be another person than the number.
+    Anything else is a `UsageError` that begins with ``where``.
     """
     if isinstance(value, str):
         try:
@@ -56,8 +48,3 @@ def name_number(identity: Identity) -> int:
     if not isinstance(identity, str):
         return int(identity)  # NumPy's numbers too
     return FIRST_NAMED - int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") % 2**62
-
-
-def numbers_of(identities: Iterable[Identity]) -> frozenset[int]:
-    """Return the numbers that stores keep for several identities."""
-    return frozenset(name_number(identity) for identity in identities)

@@ -11,15 +11,9 @@ from hat.errors import ImageError
 
 from .records import Record
 
-Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels, right and bottom excluded: a person within a larger picture."""
-
-BOX_ATTRIBUTE = "box"
-"""Attribute that says which part of its source a record shows, as ``"left,top,right,bottom"``."""
-
-MIN_BOX = 4
-"""Smallest side in pixels of what is cropped."""
-
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, the latter two excluded: a person in a larger picture
+BOX_ATTRIBUTE = "box"  # which part of its source a record shows, as "left,top,right,bottom"
+MIN_BOX = 4  # smallest side in pixels of what is cropped
 _BOX_TEXT = re.compile(r"(-?\d{1,9}),(-?\d{1,9}),(-?\d{1,9}),(-?\d{1,9})")
 
 
@@ -43,11 +37,7 @@ def content_hash(data: bytes, box: Box | None = None) -> str:
 
 
 def crop_person(image: Image.Image, box: Box, name: str) -> Image.Image:
-    """Return the part of a picture that a box names, cut off at the picture's edges; ``name`` is what errors call it.
-
-    Raises:
-        ImageError: Next to nothing of the box lies inside the picture.
-    """
+    """Return the part of a picture that a box names, cut off at its edges; next to nothing is an `ImageError` by ``name``."""
     left, top = max(0, box[0]), max(0, box[1])
     right, bottom = min(image.width, box[2]), min(image.height, box[3])
     if right - left < MIN_BOX or bottom - top < MIN_BOX:
@@ -74,11 +64,7 @@ def box_of(record: Record) -> Box | None:
 
 
 def read_source(record: Record) -> bytes:
-    """Return the encoded bytes that a record was made from.
-
-    Raises:
-        ImageError: Its source is no file or member of a zip file, cannot be read, or is another image by now.
-    """
+    """Return the encoded bytes that a record was made from; an `ImageError` where they are gone or are another image by now."""
     data = read_encoded(record.source)
     if content_hash(data, box_of(record)) != record.content_hash:
         raise ImageError(f"{record.source}: another image than the one that was enrolled")

@@ -1,12 +1,17 @@
-"""What may enter a gallery: every array, record and filter is checked, once for all stores, and handed on as plain Python."""
+"""What may enter a gallery: every array, record and filter is checked, once for all stores, and handed on as plain Python.
+
+Also free attributes and times as people type them: ``color=red``, ``2026-11-25T08:30``. What is wrong is a `UsageError`
+that says where it was found.
+"""
 
 import contextlib
 import math
 import operator
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any, cast
 
 import numpy as np
@@ -14,39 +19,26 @@ import numpy.typing as npt
 
 from hat.errors import UsageError
 
-from .identities import Identity, check_identity, name_number
+from .identities import check_identity, name_number
 from .records import AttributeValue, Filter, NewRecord, RecordLabels
 
-MAX_TEXT_CHARACTERS = 4096
-"""Longest name, source or text of an attribute."""
-
-MAX_ATTRIBUTES = 64
-"""Most free attributes of one record."""
-
-MAX_THUMBNAIL_BYTES = 2**20
-"""Largest thumbnail: it is a small picture, not the image."""
-
-MAX_RESULT_VALUES = 2**28
-"""Most neighbors of one search, over all its queries."""
-
-UNIT_TOLERANCE = 1e-3
-"""How far a row's length may be from 1: what float16 arithmetic leaves is well within it."""
-
-MAX_SECONDS = 1e300
-"""Times lie within plus or minus this, so that stores have a number that is none."""
-
-UNKNOWN = -(2**63)
-"""What stores may keep in place of an identity or a camera that is not known: no record has it."""
+MAX_TEXT_CHARACTERS = 4096  # of a name, a source, or the text of an attribute
+MAX_ATTRIBUTES = 64  # of one record
+MAX_THUMBNAIL_BYTES = 2**20  # it is a small picture, not the image
+MAX_RESULT_VALUES = 2**28  # neighbors of one search, over all its queries
+UNIT_TOLERANCE = 1e-3  # how far a row's length may be from 1: what float16 arithmetic leaves is well within it
+MAX_SECONDS = 1e300  # times lie within plus or minus this, so that stores have a number that is none
+UNKNOWN = -(2**63)  # what stores may keep in place of an identity or a camera that is not known: no record has it
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_ATTRIBUTE_NAME = re.compile(r"[^\W\d][\w .:-]{0,63}")
+_INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
+_DECIMAL = re.compile(r"-?(0|[1-9]\d{0,17})\.\d{1,18}")
+_EARLIEST_S, _LATEST_S = -6e10, 1e11  # the years 68 and 5138; milliseconds taken for seconds lie far behind
 
 
 def checked_embeddings(embeddings: npt.ArrayLike, embed_dim: int, what: str = "embeddings") -> npt.NDArray[np.float32]:
-    """Return (n, embed_dim) embeddings as a contiguous float32 array; ``what`` is what errors call them.
-
-    Raises:
-        UsageError: The shape or type is another, or a row is not finite or not of unit length.
-    """
+    """Return (n, embed_dim) finite rows of unit length as a contiguous float32 array; ``what`` is what errors call them."""
     array = np.asarray(embeddings)
     if array.ndim != 2 or array.shape[1] != embed_dim or array.dtype.kind != "f":
         raise UsageError(
@@ -64,11 +56,7 @@ def checked_embeddings(embeddings: npt.ArrayLike, embed_dim: int, what: str = "e
 
 
 def checked_top(top: int, num_queries: int) -> int:
-    """Return number of neighbors that were asked for.
-
-    Raises:
-        UsageError: It is below 1, or the result would be unreasonably large.
-    """
+    """Return the number of neighbors that were asked for: at least 1, and no more than a result can hold."""
     if top < 1:
         raise UsageError(f"top is at least 1, got {top}")
     if top * max(num_queries, 1) > MAX_RESULT_VALUES:
@@ -79,11 +67,7 @@ def checked_top(top: int, num_queries: int) -> int:
 
 
 def checked_records(records: Sequence[NewRecord], count: int) -> list[NewRecord]:
-    """Return records that belong to ``count`` embeddings, each with its time of enrollment.
-
-    Raises:
-        UsageError: There are more or fewer, or a value is of the wrong type or size; the record's source is named.
-    """
+    """Return records that belong to ``count`` embeddings, each with its time of enrollment; an error names the source."""
     if len(records) != count:
         raise UsageError(f"expected a record for each embedding, got {len(records)} records and {count} embeddings")
     now_s = time.time()
@@ -93,37 +77,39 @@ def checked_records(records: Sequence[NewRecord], count: int) -> list[NewRecord]
         thumbnail: object = record.thumbnail
         if thumbnail is not None and (not isinstance(thumbnail, bytes) or not 0 < len(thumbnail) <= MAX_THUMBNAIL_BYTES):
             raise UsageError(f"{source}: thumbnail: expected JPEG bytes, at most {MAX_THUMBNAIL_BYTES} of them")
-        enrolled_s = now_s if record.enrolled_s is None else _seconds(record.enrolled_s, f"{source}: enrolled_s")
+        enrolled_s = now_s if record.enrolled_s is None else time_bound(record.enrolled_s, f"{source}: enrolled_s")
         checked.append(
             NewRecord(
-                content_hash=_checked_hash(record.content_hash),
+                content_hash=checked_hash(record.content_hash),
                 source=source,
-                pid=None if record.pid is None else check_identity(record.pid, f"{source}: pid"),
-                camid=None if record.camid is None else _whole(record.camid, f"{source}: camid"),
-                time_s=None if record.time_s is None else _moment(record.time_s, f"{source}: time_s"),
                 attributes=checked_attributes(record.attributes, source),
                 thumbnail=thumbnail,
                 enrolled_s=min(now_s, enrolled_s),
+                **{name: _checked_label(name, getattr(record, name), f"{source}: ") for name in _LABEL_CHECKS},
             )
         )
     return checked
 
 
-def checked_hashes(content_hashes: Iterable[str]) -> list[str]:
-    """Return content hashes.
+def checked_labels(labels: RecordLabels) -> RecordLabels:
+    """Return labels that records are to have, at least one."""
+    if not labels or labels.keys() - {*_LABEL_CHECKS, "attributes"}:
+        raise UsageError(f"expected new labels by name (pid, camid, time_s, attributes), got {', '.join(labels) or 'none'}")
+    checked = {name: _checked_label(name, value, "") for name, value in labels.items() if name != "attributes"}
+    if "attributes" in labels:
+        checked["attributes"] = checked_attributes(labels["attributes"], "labels")
+    return cast(RecordLabels, checked)
 
-    Raises:
-        UsageError: One is no SHA-256 in lower-case hexadecimal.
-    """
-    return [_checked_hash(one) for one in content_hashes]
+
+def checked_hash(content_hash: object) -> str:
+    """Return a content hash: a SHA-256 in lower-case hexadecimal."""
+    if not isinstance(content_hash, str) or not _SHA256.fullmatch(content_hash):
+        raise UsageError(f"content_hash: expected a SHA-256 of 64 lower-case hexadecimal digits, got {content_hash!r:.80}")
+    return content_hash
 
 
 def checked_ids(ids: Iterable[int]) -> list[int]:
-    """Return ids.
-
-    Raises:
-        UsageError: One is no whole number.
-    """
+    """Return ids, whole numbers of at most 64 bits."""
     return [_whole(one, "an id") for one in ids]
 
 
@@ -131,9 +117,6 @@ def checked_filter(where: Filter | None) -> Filter | None:
     """Return a filter in the numbers that stores keep, names among its identities replaced; None where every record passes.
 
     What no record can have is left out of its sets, and its times are finite.
-
-    Raises:
-        UsageError: A value is of a type that no record can have.
     """
     if where is None or where.is_empty:
         return None
@@ -148,55 +131,82 @@ def checked_filter(where: Filter | None) -> Filter | None:
         exclude_camids=_possible(where.exclude_camids),
         pids=None if where.pids is None else _possible(name_number(pid) for pid in where.pids),
         exclude_ids=_possible(where.exclude_ids),
-        since_s=None if where.since_s is None else _bound(where.since_s, "filter: since_s"),
-        until_s=None if where.until_s is None else _bound(where.until_s, "filter: until_s"),
+        since_s=None if where.since_s is None else time_bound(where.since_s, "filter: since_s"),
+        until_s=None if where.until_s is None else time_bound(where.until_s, "filter: until_s"),
         attributes={name: _checked_attribute(name, value, "filter") for name, value in where.attributes.items()},
     )
 
 
 def checked_attributes(attributes: Mapping[str, AttributeValue], source: str) -> dict[str, AttributeValue]:
-    """Return the free attributes of a record; ``source`` names it in an error.
-
-    Raises:
-        UsageError: There are too many, or a name or value is of the wrong type or size.
-    """
+    """Return the free attributes of a record; ``source`` names it in an error."""
     if len(attributes) > MAX_ATTRIBUTES:
         raise UsageError(f"{source}: {len(attributes)} attributes, the limit is {MAX_ATTRIBUTES}")
     return {name: _checked_attribute(name, value, source) for name, value in attributes.items()}
 
 
-def checked_labels(labels: RecordLabels) -> RecordLabels:
-    """Return labels that records are to have.
+def time_bound(value: object, what: str) -> float:
+    """Return a time in seconds since 1970, brought into the range of those that records may have."""
+    seconds = math.nan
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            seconds = float(value)
+    if math.isnan(seconds):
+        raise UsageError(f"{what}: expected seconds since 1970, got {value!r:.80}")
+    return min(max(seconds, -MAX_SECONDS), MAX_SECONDS)
 
-    Raises:
-        UsageError: There is none, or a value is of the wrong type or size.
+
+def parse_attributes(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, AttributeValue]:
+    """Return attributes from (name, text), of which an empty text is none; ``where`` is what they were written in."""
+    attributes: dict[str, AttributeValue] = {}
+    for name, text in pairs:
+        if not _ATTRIBUTE_NAME.fullmatch(name):
+            raise UsageError(
+                f"{where}: {name[:80]!r} is not a name for an attribute: a letter, then up to 63 letters, digits or .:-_"
+            )
+        if name in attributes:
+            raise UsageError(f"{where}: the attribute {name} is given twice")
+        if text:
+            attributes[name] = attribute_value(text)
+    return checked_attributes(attributes, where)
+
+
+def attribute_value(text: str) -> AttributeValue:
+    """Return the value that a text stands for: ``true`` and ``false``, whole and decimal numbers, or else the text itself.
+
+    A number with a sign or zeros that it does not need (``007``, ``+1``) stays text: it is a name rather than a number.
     """
-    if not labels or labels.keys() - {"pid", "camid", "time_s", "attributes"}:
-        raise UsageError(f"expected new labels by name (pid, camid, time_s, attributes), got {', '.join(labels) or 'none'}")
-    checked = dict(labels)
-    for name, check in (("pid", check_identity), ("camid", _whole), ("time_s", _moment)):
-        if checked.get(name) is not None:
-            checked[name] = check(checked[name], name)
-    if "attributes" in labels:
-        checked["attributes"] = checked_attributes(labels["attributes"], "labels")
-    return cast(RecordLabels, checked)
+    if text in ("true", "false"):
+        return text == "true"
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if _DECIMAL.fullmatch(text) else text
 
 
-def checked_removal(
-    ids: Collection[int] | None, pid: Identity | None, enrolled_before_s: float | None
-) -> tuple[list[int] | None, Identity | None, float | None]:
-    """Return what is to be removed.
+def parse_timestamp(text: str, where: str) -> float:
+    """Return a time in seconds since 1970 (UTC); ``where`` is what it was written in, for an error message.
 
-    Raises:
-        UsageError: None or several of the conditions were given, or one is of the wrong type.
+    The text is ISO 8601 (``2026-11-25``, ``2026-11-25T08:30:15``, with ``Z`` or ``+01:00``), taken as UTC where it names no
+    zone; or a number of seconds since 1970.
     """
-    if sum(one is not None for one in (ids, pid, enrolled_before_s)) != 1:
-        raise UsageError("say what to remove by exactly one of ids, pid and enrolled_before_s")
-    return (
-        None if ids is None else checked_ids(ids),
-        None if pid is None else check_identity(pid, "pid"),
-        None if enrolled_before_s is None else _bound(enrolled_before_s, "enrolled_before_s"),
-    )
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            # Python 3.10 does not read the Z.
+            parsed = datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", text.strip()))
+            seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
+        except (ValueError, OverflowError):
+            seconds = math.nan
+    if not _EARLIEST_S < seconds < _LATEST_S:
+        raise UsageError(f"{where}: {text!r} is not a time: expected 2026-11-25T08:30:15 (UTC), or seconds since 1970")
+    return seconds
+
+
+def format_timestamp(seconds: float) -> str:
+    """Return a time for a reader, in UTC: ``2026-11-25 08:30:15``; in seconds since 1970 where no calendar has it."""
+    if not _EARLIEST_S < seconds < _LATEST_S:
+        return f"{seconds:g} s"
+    return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _checked_attribute(name: str, value: AttributeValue, source: str) -> AttributeValue:
@@ -227,30 +237,8 @@ def _checked_text(text: object, what: str, source: str) -> str:
     return str(text)
 
 
-def _checked_hash(content_hash: object) -> str:
-    if not isinstance(content_hash, str) or not _SHA256.fullmatch(content_hash):
-        raise UsageError(f"content_hash: expected a SHA-256 of 64 lower-case hexadecimal digits, got {content_hash!r:.80}")
-    return content_hash
-
-
-def _seconds(value: object, what: str) -> float:
-    seconds = math.nan
-    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):
-            seconds = float(value)
-    if math.isnan(seconds):
-        raise UsageError(f"{what}: expected seconds since 1970, got {value!r:.80}")
-    return seconds
-
-
-def _bound(value: object, what: str) -> float:
-    """Return the time that others are compared with, finite."""
-    return min(max(_seconds(value, what), -MAX_SECONDS), MAX_SECONDS)
-
-
-def _moment(value: object, what: str) -> float:
-    """Return the time that a record may have."""
-    if (seconds := _seconds(value, what)) != _bound(value, what):
+def _time(value: Any, what: str) -> float:
+    if (seconds := time_bound(value, what)) != float(value):
         raise UsageError(f"{what}: expected seconds since 1970, got {value!r:.80}")
     return seconds
 
@@ -263,6 +251,14 @@ def _whole(value: Any, what: str) -> int:
     if not UNKNOWN < number < 2**63:
         raise UsageError(f"{what}: expected a number of at most 64 bits, got {number}")
     return number
+
+
+_LABEL_CHECKS: dict[str, Callable[[Any, str], Any]] = {"pid": check_identity, "camid": _whole, "time_s": _time}
+
+
+def _checked_label(name: str, value: object, source: str) -> Any:
+    """Return a label of a record, None where it is not known."""
+    return None if value is None else _LABEL_CHECKS[name](value, f"{source}{name}")
 
 
 def _possible(numbers: Iterable[int]) -> frozenset[int]:

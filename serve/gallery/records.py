@@ -13,8 +13,7 @@ from hat.errors import UsageError
 
 from .identities import Identity
 
-AttributeValue = str | int | float | bool
-"""What a free attribute may be."""
+AttributeValue = str | int | float | bool  # what a free attribute may be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +44,7 @@ class NewRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Record(NewRecord):
-    """A record that a gallery holds.
-
-    Attributes:
-        id: Its number in the gallery, from 1; never given again once it was removed.
-        enrolled_s: When it was enrolled, in seconds since 1970 (UTC).
-    """
+    """A record that a gallery holds; ``id`` is its number there, from 1, never given again once it was removed."""
 
     id: int
     enrolled_s: float = field()
@@ -124,12 +118,11 @@ class Filter:
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The records nearest to each of several queries.
+    """The records nearest to each of several queries, nearest first; equally near ones in the order of their ids.
 
     Attributes:
-        ids: (num_queries, top) int64, nearest first; -1 where fewer records pass the filter.
-        similarities: (num_queries, top) float32 cosine similarities in [-1, 1], larger is closer; NaN beside -1. Equal ones are
-            in the order of their ids.
+        ids: (num_queries, top) int64; -1 where fewer records pass the filter.
+        similarities: (num_queries, top) float32 cosine similarities in [-1, 1], larger is closer; NaN beside -1.
     """
 
     ids: npt.NDArray[np.int64]
@@ -138,10 +131,9 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class RecordPage:
-    """Some of the records that pass a filter.
+    """Some of the records that pass a filter, by ascending id.
 
     Attributes:
-        records: By ascending id.
         num_matching: How many records pass the filter in all.
         next_after_id: The id after which the next page begins; None on the last one.
     """
@@ -153,14 +145,9 @@ class RecordPage:
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryCounts:
-    """How much a gallery holds.
+    """How many records a gallery holds, in all, by identity and by camera (the unknown under None), and from when.
 
-    Attributes:
-        num_records: Records.
-        by_pid: Identity -> records, the unknown under None.
-        by_camid: Camera -> records, the unknown under None.
-        first_seen_s: Earliest time of a record; None where no record knows its time.
-        last_seen_s: Latest time of a record.
+    The earliest and the latest time at which somebody was seen are None where no record knows its time.
     """
 
     num_records: int

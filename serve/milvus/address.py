@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -24,27 +23,19 @@ _HOW_TO_SIGN_IN = (
     "give user and password in the address or in HAT_MILVUS_USER and HAT_MILVUS_PASSWORD, a token in HAT_MILVUS_TOKEN"
 )
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
-"""What Milvus takes as the name of a collection or a database."""
-
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")  # of a collection or a database, as Milvus takes it
 _DEFAULT_PORT = 19530
 
 
 @dataclass(frozen=True, kw_only=True)
 class MilvusAddress:
-    """Where a gallery (the collection ``name``) is and who asks; None for what the server does not ask for.
-
-    A host of IPv6 is without brackets. Secrets are in no text that is made of it.
-    """
+    """Where a gallery, the collection ``name``, is and who asks: secrets are in no text that is made of it."""
 
     host: str
     port: int
     name: str
-    database: str | None = None
-    tls: bool = False
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
+    tls: bool
+    login: dict[str, str] = field(repr=False)  # as MilvusClient takes it; empty for what the server does not ask for
 
     @property
     def server(self) -> str:
@@ -52,21 +43,16 @@ class MilvusAddress:
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def __str__(self) -> str:
-        """Return the address without user, password and token."""
-        return f"milvus://{self.server}/{self.name}{f'?db={self.database}' if self.database else ''}"
+        database = self.login["db_name"]
+        return f"milvus://{self.server}/{self.name}{f'?db={database}' if database else ''}"
 
 
-def parse_address(location: str, environment: Mapping[str, str] = os.environ) -> MilvusAddress:
-    """Read the address of a gallery.
+def parse_address(location: str) -> MilvusAddress:
+    """Read ``milvus://[USER[:PASSWORD]@]HOST[:PORT]/NAME``, and ``db=``, ``tls=true``, ``token=`` after a question mark.
 
-    Args:
-        location: ``milvus://[USER[:PASSWORD]@]HOST[:PORT]/NAME``, then after a question mark any of ``db=DATABASE``,
-            ``tls=true`` and ``token=TOKEN``. User and password are percent-encoded where they hold any of ``:/?#@%``.
-        environment: Where what the address leaves out is looked up: ``HAT_MILVUS_USER``, ``HAT_MILVUS_PASSWORD``,
-            ``HAT_MILVUS_TOKEN`` and ``HAT_MILVUS_DB``. Secrets are better kept there: other users see a command line.
-
-    Raises:
-        UsageError: It is no such address. The message does not repeat it, for it may hold a password.
+    User and password are percent-encoded where they hold any of ``:/?#@%``. What is left out is looked up in HAT_MILVUS_USER,
+    HAT_MILVUS_PASSWORD, HAT_MILVUS_TOKEN and HAT_MILVUS_DB; secrets are better kept there: other users see a command line. A
+    `UsageError` never repeats the address, for it may hold a password.
     """
     try:
         parts = urlsplit(location)
@@ -76,36 +62,24 @@ def parse_address(location: str, environment: Mapping[str, str] = os.environ) ->
         raise UsageError(_UNREADABLE) from None
     if parts.scheme != "milvus" or not host or port == 0 or parts.fragment:
         raise UsageError(_UNREADABLE)
-    name = unquote(parts.path.removeprefix("/"))
-    database = options.get("db") or environment.get("HAT_MILVUS_DB") or None
-    for what, given in (("gallery in", name), ("database of", database)):
-        if given is not None and not _NAME.fullmatch(given):
-            raise UsageError(f"a {what} Milvus is named by letters, digits and _, not by a digit first, got {given!r}")
     if unknown := sorted(options.keys() - {"db", "tls", "token"}):
         raise UsageError(f"the address of a Milvus gallery knows db, tls and token after the question mark, got {unknown[0]!r}")
     tls = options.get("tls", "false").lower()
     if tls not in ("true", "false"):
         raise UsageError("tls is true or false in the address of a Milvus gallery")
-    return MilvusAddress(
-        host=host,
-        port=port or _DEFAULT_PORT,
-        name=name,
-        database=database,
-        tls=tls == "true",
-        user=unquote(parts.username or "") or environment.get("HAT_MILVUS_USER") or None,
-        password=unquote(parts.password or "") or environment.get("HAT_MILVUS_PASSWORD") or None,
-        token=options.get("token") or environment.get("HAT_MILVUS_TOKEN") or None,
-    )
+    given = {"user": unquote(parts.username or ""), "password": unquote(parts.password or ""), **options}
+    keys = ("user", "password", "token", "db")
+    user, password, token, database = (given.get(key) or os.environ.get(f"HAT_MILVUS_{key.upper()}", "") for key in keys)
+    name = unquote(parts.path.removeprefix("/"))
+    for what, text in (("gallery in", name), ("database of", database or "default")):  # as Milvus calls the one that it has
+        if not _NAME.fullmatch(text):
+            raise UsageError(f"a {what} Milvus is named by letters, digits and _, not by a digit first, got {text!r}")
+    login = {"user": user, "password": password, "token": token, "db_name": database}
+    return MilvusAddress(host=host, port=port or _DEFAULT_PORT, name=name, tls=tls == "true", login=login)
 
 
 def connect(address: MilvusAddress, timeout_s: float) -> MilvusClient:
-    """Connect to the server of a gallery; it may take ``timeout_s``.
-
-    Raises:
-        WorkError: The server cannot be reached.
-        UsageError: It refuses user and password, or has no such database.
-        MissingExtraError: pymilvus is not installed.
-    """
+    """Connect to the server of a gallery within ``timeout_s``; a `HatError` says what is wrong and how to sign in."""
     try:
         import grpc
         from pymilvus import MilvusClient
@@ -123,21 +97,15 @@ def connect(address: MilvusAddress, timeout_s: float) -> MilvusClient:
             f"address; the port is that of gRPC, usually {_DEFAULT_PORT}"
         ) from None
     try:
-        client = MilvusClient(
-            uri=f"{'https' if address.tls else 'http'}://{address.server}",
-            user=address.user or "",
-            password=address.password or "",
-            token=address.token or "",
-            db_name=address.database or "",
-            timeout=timeout_s,
-        )
+        uri = f"{'https' if address.tls else 'http'}://{address.server}"
+        client = MilvusClient(uri=uri, timeout=timeout_s, **address.login)
         client.list_collections(timeout=timeout_s)  # the first call that needs the user and the database
     except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
         text = reason(error)
         if any(word in text.lower() for word in ("auth", "permission", "privilege")):
             raise UsageError(f"{address}: the server refuses the user: {text}; {_HOW_TO_SIGN_IN}") from None
         if "database not found" in text:
-            raise UsageError(f"{address}: the server has no database {address.database!r}") from None
+            raise UsageError(f"{address}: the server has no database {address.login['db_name']!r}") from None
         raise WorkError(
             f"{address}: what answers at {address.server} lets nobody in as Milvus would ({text}): it is something else, not "
             f"ready yet, or wants a user and a password; {_HOW_TO_SIGN_IN}"

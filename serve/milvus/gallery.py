@@ -1,20 +1,17 @@
 """A gallery in Milvus, for more images than one machine holds or more services than one machine runs.
 
-Everything goes through `pymilvus.MilvusClient`, the one interface that pymilvus 2.4, 2.5 and 3 share.
-
-Milvus has no locks. So whoever opens a gallery for writing puts a name of its own into the collection's properties and is the
-writer until another does the same; a process that was killed leaves nothing locked. Ids are reserved before any record has
-them: those of a write that fails are never used.
+Everything goes through `pymilvus.MilvusClient`, the one interface that pymilvus 2.4, 2.5 and 3 share. Milvus has no locks, so
+whoever opens a gallery for writing puts a name of its own into the collection's properties and is the writer until another does
+the same; a process that was killed leaves nothing locked. Ids are reserved before any record has them: those of a write that
+fails are never used.
 """
-
-from __future__ import annotations
 
 import math
 import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -28,29 +25,19 @@ from hat.errors import UsageError, WorkError
 from ..gallery.binding import Binding, CompatibleModel, binding_from_json, binding_to_json
 from ..gallery.gallery import Gallery, StoredType
 from ..gallery.identities import FIRST_NAMED, Identity, name_number
+from ..gallery.record_checks import UNKNOWN
 from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, missing_records
 from .address import MilvusAddress, connect, parse_address, reason
-from .rows import RECORD_FIELDS, among, batches, filter_expression, identity_of, known, known_time, record_of, row_of, schema
+from .rows import RECORD_FIELDS, among, batches, filter_expression, identity_of, known, record_of, row_of, schema
 
 FORMAT_VERSION = 1
-
-WINDOW = 16384
-"""Most rows that Milvus gives in one answer."""
-
-MESSAGE_BYTES = 16 * 2**20
-"""What is sent or asked for at once: a quarter of the largest message that a server takes by default."""
-
-_RECORDS_AT_ONCE = 1000
-_THUMBNAILS_AT_ONCE = 128
-
-_TIES = 8
-"""Rows that are asked for beyond the last place, in case they are as near as it."""
+WINDOW = 16384  # most rows that Milvus gives in one answer
+MESSAGE_BYTES = 16 * 2**20  # sent or asked for at once: a quarter of the largest message that a server takes by default
+_RECORDS_AT_ONCE, _THUMBNAILS_AT_ONCE = 1000, 128
+_TIES = 8  # rows that are asked for beyond the last place, in case they are as near as it
 
 _FORMAT, _BINDING, _WRITER, _LAST_ID = "hat_reid.format", "hat_reid.binding", "hat_reid.writer", "hat_reid.last_id"
 """Properties of a collection that is a gallery: what it is, who writes, and the last id that was ever reserved."""
-
-_Hits = list[tuple[float, int]]
-"""Negated similarity and id of the rows nearest to a query, sorted."""
 
 
 class MilvusGallery(Gallery):
@@ -60,9 +47,9 @@ class MilvusGallery(Gallery):
     is refused at its next change. If the server goes away in the middle of `add` and cannot even be told to forget what it
     took, or in the middle of `update`, some records may have been written; the error says so, and adding them again is safe.
 
-    Every answer knows everything that was written before it was asked for (strong consistency), which Milvus makes it wait for:
-    up to the server's ``proxy.timeTickInterval``, a fifth of a second unless changed. Session consistency would not do even for
-    the only writer: pymilvus does not count removals among what a session wrote.
+    Every answer knows everything that was written before (strong consistency) and waits for it up to the server's
+    ``proxy.timeTickInterval``, a fifth of a second unless changed. Session consistency would not do even for the only writer:
+    pymilvus does not count removals among what a session wrote.
     """
 
     stored_type: StoredType = "float32"
@@ -86,16 +73,7 @@ class MilvusGallery(Gallery):
         read_only: bool = False,
         timeout_s: float = 60.0,
     ) -> Self:
-        """Open a gallery; see `Gallery.open`.
-
-        The location is read by `hat.serve.milvus.address.parse_address`. Only ``"float32"`` is kept in Milvus. The server may
-        take ``timeout_s`` for one request.
-
-        Raises:
-            UsageError: See `Gallery.open`; or another type than float32 was asked for, or the server refuses the user.
-            WorkError: The server cannot be reached, or cannot make it.
-            MissingExtraError: pymilvus is not installed.
-        """
+        """Open a gallery, in float32 alone; see `Gallery.open`. The server may take ``timeout_s`` for one request."""
         address = parse_address(location)
         if stored_type != "float32":
             raise UsageError(f"{address}: Milvus keeps embeddings in float32, {stored_type} was asked for")
@@ -116,23 +94,20 @@ class MilvusGallery(Gallery):
 
     def counts(self) -> GalleryCounts:
         """Return how much it holds; the numbers of every record are read for it."""
-        pids: Counter[Identity | None] = Counter()
+        pids: Counter[int] = Counter()
         camids: Counter[int | None] = Counter()
-        names: dict[int | None, Identity | None] = {}
+        named: dict[int, int] = {}  # number that stands for a name -> a record that knows the name
         times: list[float] = []
-        for rows in self._scan("", ["pid", "camid", "time_s"]):
-            for row in rows:
-                number = known(row["pid"])
-                if number is not None and number <= FIRST_NAMED and number not in names:
-                    (named,) = self._query(f"pid == {number}", ["pid", "facts"], limit=1)
-                    names[number] = identity_of(named)
-                pids[names.get(number, number)] += 1
-                camids[known(row["camid"])] += 1
-            times += [seen_s for row in rows if (seen_s := known_time(row["time_s"])) is not None]
+        for rows in self._scan("", ["id", "pid", "camid", "time_s"]):
+            pids.update(int(row["pid"]) for row in rows)
+            camids.update(known(int(row["camid"])) for row in rows)
+            named.update((int(row["pid"]), int(row["id"])) for row in rows if UNKNOWN < row["pid"] <= FIRST_NAMED)
+            times += [seen_s for row in rows if (seen_s := known(row["time_s"])) is not None]
             times = [min(times), max(times)] if times else []
+        names = {int(row["pid"]): identity_of(row) for row in self._rows("id", named.values(), ["pid", "facts"])}
         return GalleryCounts(
             num_records=pids.total(),
-            by_pid=dict(pids),
+            by_pid={names.get(pid, known(pid)): count for pid, count in pids.items()},
             by_camid=dict(camids),
             first_seen_s=times[0] if times else None,
             last_seen_s=times[1] if times else None,
@@ -148,9 +123,9 @@ class MilvusGallery(Gallery):
             raise UsageError(f"{self.location}: there is no such gallery: `hat enroll` makes one")
         if binding is None:
             raise UsageError(f"{self.location}: a new gallery needs to know the model that its embeddings will come from")
-        said = {_FORMAT: str(FORMAT_VERSION), _BINDING: binding_to_json(binding), _WRITER: "", _LAST_ID: "0"}
+        properties = {_FORMAT: str(FORMAT_VERSION), _BINDING: binding_to_json(binding), _WRITER: "", _LAST_ID: "0"}
         fields = schema(binding.embed_dim)
-        self._call("create_collection", schema=fields, consistency_level="Strong", num_shards=1, properties=said)
+        self._call("create_collection", schema=fields, consistency_level="Strong", num_shards=1, properties=properties)
 
     def _load(self) -> None:
         """Make the server ready to search exactly; also where it was made by a process that did not get as far as here."""
@@ -179,8 +154,8 @@ class MilvusGallery(Gallery):
         return binding
 
     def _count(self, where: Filter | None) -> int:
-        found = self._call("query", filter=filter_expression(where), output_fields=["count(*)"], consistency_level="Strong")
-        return int(found[0]["count(*)"])
+        (row,) = self._call("query", filter=filter_expression(where), output_fields=["count(*)"], consistency_level="Strong")
+        return int(row["count(*)"])
 
     def _ids(self, where: Filter | None, after_id: int = 0, limit: int | None = None) -> npt.NDArray[np.int64]:
         ids: list[int] = []
@@ -195,11 +170,8 @@ class MilvusGallery(Gallery):
         return {row["content_hash"]: int(row["id"]) for row in rows}
 
     def _read(self, ids: list[int], thumbnails: bool) -> dict[int, Record]:
-        if thumbnails:
-            rows = self._rows("id", ids, [*RECORD_FIELDS, "thumbnail"], _THUMBNAILS_AT_ONCE)
-        else:
-            rows = self._rows("id", ids, RECORD_FIELDS)
-        return {int(row["id"]): record_of(row) for row in rows}
+        fields, step = ([*RECORD_FIELDS, "thumbnail"], _THUMBNAILS_AT_ONCE) if thumbnails else (RECORD_FIELDS, _RECORDS_AT_ONCE)
+        return {int(row["id"]): record_of(row) for row in self._rows("id", ids, fields, step)}
 
     def _read_vectors(self, ids: list[int]) -> Iterator[tuple[npt.ArrayLike, npt.NDArray[Any]]]:
         for row in self._rows("id", ids, ["id", "embedding"], self._vectors_at_once):
@@ -210,48 +182,46 @@ class MilvusGallery(Gallery):
         similarities = np.full((len(queries), top), np.nan, dtype=np.float32)
         step = max(1, min(self._vectors_at_once, 8 * WINDOW // min(top, WINDOW)))
         for start in range(0, len(queries), step):
-            # Milvus leaves the order of equal ones open, so more is asked for until what follows the last place is farther.
-            limit = top + _TIES
-            while True:
-                found = self._search(queries[start : start + step], limit, filter_expression(where))
-                if all(len(hits) < limit or hits[-1][0] > hits[top - 1][0] for hits in found):
-                    break
-                limit *= 2
-            for row, hits in enumerate(found, start=start):
-                for place, (negated, id_) in enumerate(hits[:top]):
-                    ids[row, place], similarities[row, place] = id_, -negated
+            for row, hits in enumerate(self._search(queries[start : start + step], top, filter_expression(where)), start):
+                similarities[row, : len(hits)] = [-negated for negated, _ in hits]
+                ids[row, : len(hits)] = [id_ for _, id_ in hits]
         return Neighbors(ids, similarities)
 
-    def _search(self, queries: npt.NDArray[np.float32], limit: int, passing: str) -> list[_Hits]:
-        """Return the nearest rows that pass an expression, at most ``limit``, which may be more than one answer holds."""
-        hits: list[_Hits] = [[] for _ in queries]
-        for expression in [passing] if limit <= WINDOW else self._ranges(passing):
-            answer = self._call(
-                "search",
-                data=queries.tolist(),
-                anns_field="embedding",
-                filter=expression,
-                limit=min(limit, WINDOW),
-                search_params={"metric_type": "IP"},
-                consistency_level="Strong",
-            )
-            for place, found in enumerate(answer):
-                hits[place] += [(-min(max(float(hit["distance"]), -1.0), 1.0), int(hit["id"])) for hit in found]
-        return [sorted(one)[:limit] for one in hits]
+    def _search(self, queries: npt.NDArray[np.float32], top: int, passing: str) -> list[list[tuple[float, int]]]:
+        """Return negated similarity and id of the rows nearest to each query, which may be more than one answer holds."""
+        limit = top + _TIES
+        while True:
+            hits: list[list[tuple[float, int]]] = [[] for _ in queries]
+            for expression in [passing] if limit <= WINDOW else self._ranges(passing):
+                answer = self._call(
+                    "search",
+                    data=queries.tolist(),
+                    anns_field="embedding",
+                    filter=expression,
+                    limit=min(limit, WINDOW),
+                    search_params={"metric_type": "IP"},
+                    consistency_level="Strong",
+                )
+                for some, found in zip(hits, answer, strict=True):
+                    some += [(-min(max(float(hit["distance"]), -1.0), 1.0), int(hit["id"])) for hit in found]
+            hits = [sorted(some)[:limit] for some in hits]
+            # Milvus leaves the order of equal ones open, so more is asked for until what follows the last place is farther.
+            if all(len(some) < limit or some[-1][0] > some[top - 1][0] for some in hits):
+                return [some[:top] for some in hits]
+            limit *= 2
 
     def _insert(self, vectors: npt.NDArray[np.float32], records: list[NewRecord]) -> list[int]:
         with self._changing():
             ids = self._ids_by_hash([record.content_hash for record in records])
-            new: dict[str, dict[str, Any]] = {}
+            new: dict[str, tuple[NewRecord, npt.NDArray[np.float32]]] = {}
             for vector, record in zip(vectors, records, strict=True):
-                if record.content_hash not in ids and record.content_hash not in new:
-                    new[record.content_hash] = row_of(record, len(new), vector)
+                if record.content_hash not in ids:
+                    new.setdefault(record.content_hash, (record, vector))
             if new:
                 first = self._reserve(len(new))
-                for content_hash, row in new.items():
-                    row["id"] += first
-                    ids[content_hash] = row["id"]
-                self._write_or_undo(list(new.values()))
+                rows = [row_of(record, id_, vector) for id_, (record, vector) in enumerate(new.values(), first)]
+                self._write_or_undo(rows)
+                ids |= {row["content_hash"]: row["id"] for row in rows}
         return [ids[record.content_hash] for record in records]
 
     def _write_or_undo(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -280,16 +250,13 @@ class MilvusGallery(Gallery):
     def _update(self, ids: list[int], labels: RecordLabels) -> int:
         count = 0
         with self._changing():
-            there = {int(row["id"]) for row in self._rows("id", ids, ["id"], WINDOW)}
-            if missing := set(ids) - there:
+            if missing := set(ids) - {int(row["id"]) for row in self._rows("id", ids, ["id"], WINDOW)}:
                 raise missing_records(missing)
             for start in range(0, len(ids), _THUMBNAILS_AT_ONCE):
-                changed = []
-                some = ids[start : start + _THUMBNAILS_AT_ONCE]
+                some, changed = ids[start : start + _THUMBNAILS_AT_ONCE], []
                 for row in self._rows("id", some, [*RECORD_FIELDS, "embedding", "thumbnail"]):
                     before = record_of(row)
-                    attributes = {**before.attributes, **labels.get("attributes", {})}
-                    changes: dict[str, Any] = {**labels, "attributes": attributes}
+                    changes: dict[str, Any] = {**labels, "attributes": {**before.attributes, **labels.get("attributes", {})}}
                     after = replace(before, **changes)
                     if after != before:
                         changed.append(row_of(after, before.id, np.asarray(row["embedding"], dtype=np.float32)))
@@ -307,9 +274,9 @@ class MilvusGallery(Gallery):
             self._call("flush")
             job = self._call("compact")
             longest_s = 10 * self._timeout_s
-            end = time.monotonic() + longest_s
+            end_s = time.monotonic() + longest_s
             while self._call("get_compaction_state", about=job) != "Completed":
-                if time.monotonic() > end:
+                if time.monotonic() > end_s:
                     raise WorkError(f"{self.location}: the server has not finished its compaction in {longest_s:.0f} s")
                 time.sleep(0.2)
 
@@ -323,13 +290,13 @@ class MilvusGallery(Gallery):
 
     def _check_writer(self) -> int:
         """Make sure that this is still the writer, and return the last id that was reserved."""
-        kept = self._properties()
-        if kept.get(_WRITER) != self._token:
+        properties = self._properties()
+        if properties.get(_WRITER) != self._token:
             raise WorkError(
                 f"{self.location}: another process has opened it for writing since, and only one may write: close one of the "
                 "two, then open this one again; or open it read-only"
             )
-        return int(kept.get(_LAST_ID, 0))
+        return int(properties.get(_LAST_ID, 0))
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -339,13 +306,10 @@ class MilvusGallery(Gallery):
             yield
 
     def _reserve(self, count: int) -> int:
-        """Return the first of so many ids that were never given, and that nobody else will give.
-
-        The writer is looked up again afterwards: if it is still this one, then whoever takes over from now on sees it.
-        """
+        """Return the first of so many ids that were never given, and that nobody else will give."""
         last = max(self._check_writer(), self._last_id)
         self._set_properties({_LAST_ID: str(last + count)})
-        self._check_writer()
+        self._check_writer()  # if it is still this one, then whoever takes over from now on sees the reservation
         self._last_id = last + count
         return last + 1
 
@@ -357,10 +321,9 @@ class MilvusGallery(Gallery):
         for _ in range(2):
             self._call("alter_collection_properties", properties=dict(properties))
 
-    def _query(self, passing: str, fields: Sequence[str], limit: int = WINDOW) -> list[dict[str, Any]]:
-        """Return rows that pass an expression, at most ``limit``."""
-        options = {"output_fields": list(fields), "limit": limit, "consistency_level": "Strong"}
-        return list(self._call("query", filter=passing, **options))
+    def _query(self, passing: str, fields: Sequence[str]) -> list[dict[str, Any]]:
+        """Return rows that pass an expression, as many as an answer may have."""
+        return list(self._call("query", filter=passing, output_fields=list(fields), limit=WINDOW, consistency_level="Strong"))
 
     def _scan(self, passing: str, fields: Sequence[str], after: int = 0) -> Iterator[list[dict[str, Any]]]:
         """Yield rows that pass an expression, a range of ids after another, from an id on."""
@@ -377,12 +340,12 @@ class MilvusGallery(Gallery):
         yield f"id > {after}{both}"  # without an end, for what is written meanwhile
 
     def _rows(
-        self, name: str, values: Sequence[Any], fields: Sequence[str], step: int = _RECORDS_AT_ONCE
+        self, name: str, values: Collection[Any], fields: Sequence[str], step: int = _RECORDS_AT_ONCE
     ) -> Iterator[dict[str, Any]]:
         """Yield the rows whose unique field has one of these values, in any order."""
-        wanted = sorted(set(values))
-        for start in range(0, len(wanted), step):
-            yield from self._query(among(name, wanted[start : start + step]), fields)
+        distinct = sorted(set(values))
+        for start in range(0, len(distinct), step):
+            yield from self._query(among(name, distinct[start : start + step]), fields)
 
     @property
     def _vectors_at_once(self) -> int:

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 RECORD_FIELDS = ("id", "content_hash", "pid", "camid", "time_s", "enrolled_s", "facts")
 """What a record is made from; its thumbnail is read only when asked for."""
 
-MAX_THUMBNAIL_BYTES = 65535 // 4 * 3
-"""Most bytes of a thumbnail: as base64 it fills the longest text that Milvus keeps."""
-
+MAX_THUMBNAIL_BYTES = 65535 // 4 * 3  # as base64 it fills the longest text that Milvus keeps
 _MAX_TEXT = 65535
 _UNKNOWN_TIME = -1.7e308
+
+N = TypeVar("N", int, float)
 
 
 def schema(embed_dim: int) -> CollectionSchema:
@@ -53,15 +53,9 @@ def schema(embed_dim: int) -> CollectionSchema:
 
 
 def row_of(record: NewRecord, number: int, embedding: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Return a checked record as Milvus is given it.
-
-    Raises:
-        UsageError: Milvus cannot keep it: a text or its thumbnail is too long.
-    """
-    kept: dict[str, Any] = {"source": record.source, "attributes": dict(record.attributes)}
-    if isinstance(record.pid, str):
-        kept["name"] = record.pid
-    facts = json.dumps(kept, ensure_ascii=False)
+    """Return a checked record as Milvus is given it; a `UsageError` where a text or its thumbnail is too long for Milvus."""
+    name = {"name": record.pid} if isinstance(record.pid, str) else {}
+    facts = json.dumps({"source": record.source, "attributes": dict(record.attributes), **name}, ensure_ascii=False)
     if (size := len(facts.encode())) > _MAX_TEXT:
         raise UsageError(f"{record.source[:200]}: source and attributes are {size:,} bytes as JSON, Milvus keeps {_MAX_TEXT:,}")
     thumbnail = record.thumbnail or b""
@@ -83,19 +77,12 @@ def row_of(record: NewRecord, number: int, embedding: npt.NDArray[np.float32]) -
     }
 
 
-def batches(rows: Sequence[dict[str, Any]], max_bytes: int) -> Iterator[list[dict[str, Any]]]:
+def batches(rows: Sequence[dict[str, Any]], max_bytes: int) -> Iterator[Sequence[dict[str, Any]]]:
     """Yield rows in messages of about so many bytes at most; a single row is never split."""
-    batch: list[dict[str, Any]] = []
-    room = max_bytes
-    for row in rows:
-        size = 4 * len(row["embedding"]) + len(row["facts"]) + len(row["thumbnail"]) + 34 * len(row["attributes"]) + 200
-        if batch and size > room:
-            yield batch
-            batch, room = [], max_bytes
-        batch.append(row)
-        room -= size
-    if batch:
-        yield batch
+    sizes = [4 * len(r["embedding"]) + len(r["facts"]) + len(r["thumbnail"]) + 34 * len(r["attributes"]) + 200 for r in rows]
+    step = max(1, max_bytes // max(sizes, default=1))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
 
 
 def record_of(row: Mapping[str, Any]) -> Record:
@@ -107,7 +94,7 @@ def record_of(row: Mapping[str, Any]) -> Record:
         source=facts["source"],
         pid=identity_of(row),
         camid=known(row["camid"]),
-        time_s=known_time(row["time_s"]),
+        time_s=known(row["time_s"]),
         enrolled_s=float(row["enrolled_s"]),
         attributes=facts["attributes"],
         thumbnail=base64.b64decode(row["thumbnail"]) if row.get("thumbnail") else None,
@@ -123,14 +110,9 @@ def identity_of(row: Mapping[str, Any]) -> Identity | None:
     return name
 
 
-def known(value: int) -> int | None:
-    """Return the number of an identity or a camera as it was stored; None where it is not known."""
-    return None if value == UNKNOWN else int(value)
-
-
-def known_time(value: float) -> float | None:
-    """Return a time as it was stored; None where it is not known."""
-    return None if value == _UNKNOWN_TIME else float(value)
+def known(value: N) -> N | None:
+    """Return a number or a time as it was stored; None where it is not known."""
+    return None if value in (UNKNOWN, _UNKNOWN_TIME) else value
 
 
 def filter_expression(where: Filter | None) -> str:

@@ -1,11 +1,9 @@
 """The HTTP service on Ray Serve: as many replicas as there is work for, on one machine or a cluster.
 
-Every replica is the service of `hat serve`, with its own copy of the model and its own batches: Ray shares requests out, starts
-and ends replicas by how many requests are under way, and replaces those that die.
-
-A gallery has one writer. So replicas read galleries and refuse changes; enrollment has an application of its own with a single
-replica, ``write=True``, and what it writes the others find at once. Galleries in files are read on the machine that has the
-file alone: on a cluster of several, use Milvus.
+Every replica is the service of `hat serve`, with its own model and batches: Ray shares requests out, starts and ends replicas
+by how many requests are under way, and replaces those that die. A gallery has one writer, so replicas read galleries and refuse
+changes; enrollment has an application of its own with a single replica, ``write=True``, and what it writes the others find at
+once. Galleries in files are read on the machine that has the file alone: on a cluster of several, use Milvus.
 """
 
 from __future__ import annotations
@@ -13,14 +11,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 from starlette.types import ASGIApp, Receive, Scope, Send
-from typing_extensions import Self
 
 from hat.config import config_dataclass, config_from_dict
 from hat.errors import MissingExtraError, UsageError, WorkError
@@ -38,39 +35,31 @@ _PREFIX = re.compile(r"/|(/[A-Za-z0-9_-]+)+")
 
 @config_dataclass
 class ReplicaPlan:
-    """What every replica opens. Paths must mean the same on every machine that may run one."""
+    """What every replica opens. Paths must mean the same on every machine that may run one.
+
+    Attributes:
+        model: A checkpoint, an exported file, or ``triton://host:port/model``.
+        galleries: Name -> path or ``milvus://`` address.
+        write: Whether it may change the galleries.
+        precision: Of a checkpoint.
+        num_threads: Threads of the CPU that compute; None leaves the choice to the runtime.
+        keys: File of API keys; None asks for none.
+        audit: File for a line about every request; None keeps no record.
+        settings: The bounds of a replica.
+    """
 
     model: str
-    """A checkpoint, an exported file, or ``triton://host:port/model``."""
-
     galleries: dict[str, str] = Field(default_factory=dict)
-    """Name -> path or ``milvus://`` address."""
-
     write: bool = False
-    """Whether it may change the galleries."""
-
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of a checkpoint."""
-
     num_threads: int | None = Field(default=None, ge=1)
-    """Threads of the CPU that compute; None leaves the choice to the runtime."""
-
     keys: str | None = None
-    """File of API keys; None asks for none."""
-
     audit: str | None = None
-    """File for a line about every request; None keeps no record."""
-
     settings: ServiceSettings = Field(default_factory=ServiceSettings)
-    """The bounds of a replica."""
 
 
 class Replica:
-    """One process with the model, the galleries and the application of `hat serve`; Ray makes it and then asks for the latter.
-
-    Raises:
-        HatError: Something of the plan cannot be opened.
-    """
+    """One process with the model, the galleries and the application of `hat serve`; Ray makes it, then asks for the latter."""
 
     def __init__(self, plan: ReplicaPlan) -> None:
         self._service = _open_service(plan)
@@ -81,11 +70,7 @@ class Replica:
         return BelowPrefix(create_app(self._service))
 
     def check_health(self) -> None:
-        """Answer Ray, which asks now and then and replaces a replica that raises.
-
-        Raises:
-            WorkError: The model's thread has ended.
-        """
+        """Answer Ray, which asks now and then and replaces a replica that raises."""
         if not self._service.is_ready:
             raise WorkError("the model's thread has ended")
 
@@ -106,13 +91,8 @@ class BelowPrefix:
 
 
 @dataclass(frozen=True)
-class RayService:
-    """An application that runs on Ray; a context manager that ends it.
-
-    Attributes:
-        name: What Ray calls it.
-        address: Where it answers, on the machine that it was deployed from.
-    """
+class RayService(AbstractContextManager["RayService"]):
+    """An application that runs on Ray, and where it answers on this machine; a context manager that ends it."""
 
     name: str
     address: str
@@ -122,9 +102,6 @@ class RayService:
         from ray import serve
 
         serve.delete(self.name)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -159,12 +136,6 @@ def deploy(
         host: Address that Ray's proxies listen on; other than loopback only where the plan has keys.
         port: Their port. A Ray Serve that runs already keeps the host and the port that it has.
         cluster: Address of a running cluster, ``"auto"`` for the one that this machine belongs to; None starts Ray here.
-
-    Raises:
-        UsageError: Numbers, path or address cannot be, others could reach it without a key, or several replicas were to write;
-            or something of the plan cannot be opened.
-        WorkError: Ray cannot start them; what the first one met is said.
-        MissingExtraError: Ray is not installed.
     """
     from ..service.ingress import is_loopback
 
@@ -183,11 +154,11 @@ def deploy(
         raise UsageError(f"a port is 1 to 65535, got {port}")
     if not is_loopback(host) and plan.keys is None:
         raise UsageError(f"{host} can be reached by others: give the keys that they need, see hat keys")
-    ray, serve = _import_ray()
+    ray = _import_ray()
     plan = _completed(plan, host, num_cpus)
     if cluster is None:  # Ray would try three times, and leave what is wrong to a log
         _open_service(replace(plan, write=False)).close()
-    deployment = _deployment(serve, least, most, requests_each, {"num_cpus": num_cpus, "num_gpus": num_gpus})
+    deployment = _deployment(ray.serve, least, most, requests_each, {"num_cpus": num_cpus, "num_gpus": num_gpus})
     try:
         if not ray.is_initialized():
             # Requests do not pass through the shared memory of a Ray that is started here.
@@ -200,10 +171,10 @@ def deploy(
                     f"{least} replicas of {each:g} {kind}s are asked for and the cluster has {has:g}: set fewer aside for "
                     "each, or begin with fewer replicas"
                 )
-        serve.start(http_options={"host": host, "port": port})
-        serve.run(deployment.bind(plan), name=name, route_prefix=prefix)
+        ray.serve.start(http_options={"host": host, "port": port})
+        ray.serve.run(deployment.bind(plan), name=name, route_prefix=prefix)
     except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
-        raise WorkError(f"Ray could not start {name}: {_reason(ray, serve, name, error)}") from None
+        raise WorkError(f"Ray could not start {name}: {_reason(ray, name, error)}") from None
     shown = f"[{host}]" if ":" in host else host
     return RayService(name, f"http://{shown}:{port}{prefix.rstrip('/')}")
 
@@ -213,26 +184,20 @@ def application(args: Mapping[str, Any]) -> Application:
 
     ``args`` are the fields of a `ReplicaPlan`. All else is said to Ray there; the deployment is called ``service``. Only
     `deploy` can see to it that a gallery has one writer: with ``write`` true, say ``num_replicas: 1``.
-
-    Raises:
-        ConfigError: A field is unknown or wrong.
-        UsageError: There are no keys: who can reach Ray's proxies is not known here.
-        MissingExtraError: Ray is not installed.
     """
     plan = config_from_dict(ReplicaPlan, args, where="args")
-    if plan.keys is None:
+    if plan.keys is None:  # who can reach Ray's proxies is not known here
         raise UsageError("args: keys is missing: name a file of API keys that every machine can read, see hat keys")
-    return _deployment(_import_ray()[1], 1, 1, 16, {"num_cpus": 1}).bind(plan)
+    return _deployment(_import_ray().serve, 1, 1, 16, {"num_cpus": 1}).bind(plan)
 
 
-def _import_ray() -> tuple[Any, Any]:
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
-        from ray import serve
+        import ray.serve
     except ImportError:
         raise MissingExtraError("ray", "ray", "replicas on Ray") from None
-    return ray, serve
+    return ray
 
 
 def _deployment(serve: Any, least: int, most: int, requests_each: int, resources: dict[str, float]) -> Any:
@@ -255,13 +220,13 @@ def _open_service(plan: ReplicaPlan) -> Service:
     from ..gallery.binding import binding_of
     from ..service import AuditLog, GalleryRegistry, KeyFile, KeyRing, Service
 
-    ring = None if plan.keys is None else KeyRing(KeyFile(plan.keys))
-    log = None if plan.audit is None else AuditLog(plan.audit)
+    keys = None if plan.keys is None else KeyRing(KeyFile(plan.keys))
+    audit = None if plan.audit is None else AuditLog(plan.audit)
     options: dict[str, Any] = {} if plan.num_threads is None else {"num_threads": plan.num_threads}
     # Ray shows a replica the GPUs that it was given and no others: None takes one where there is one.
     runtime = open_runtime(plan.model, None, plan.precision, **options)
     galleries = GalleryRegistry.open(plan.galleries, binding_of(runtime_info(runtime)), read_only=not plan.write)
-    service = Service(runtime, galleries, plan.settings, keys=ring, audit=log)
+    service = Service(runtime, galleries, plan.settings, keys=keys, audit=audit)
     try:
         service.pipeline.warm_up()
     except BaseException:
@@ -282,18 +247,18 @@ def _completed(plan: ReplicaPlan, host: str, num_cpus: float) -> ReplicaPlan:
         plan,
         model=absolute(plan.model),
         galleries={name: absolute(place) for name, place in plan.galleries.items()},
-        keys=None if plan.keys is None else absolute(plan.keys),
-        audit=None if plan.audit is None else absolute(plan.audit),
+        keys=plan.keys and absolute(plan.keys),
+        audit=plan.audit and absolute(plan.audit),
         num_threads=plan.num_threads or max(1, int(num_cpus)),
         settings=replace(plan.settings, hosts=hosts),
     )
 
 
-def _reason(ray: Any, serve: Any, name: str, error: BaseException) -> str:
+def _reason(ray: Any, name: str, error: BaseException) -> str:
     """Return what a replica raised, where it was one of our errors; otherwise the last line that says anything."""
     texts = [str(error)]
     with suppress(RuntimeError, KeyError, ray.exceptions.RayError):  # a Ray that does not answer is what is being reported
-        status = serve.status().applications[name]
+        status = ray.serve.status().applications[name]
         texts += [status.message, *(deployment.message for deployment in status.deployments.values())]
     if ours := [words for text in texts for words in _OUR_ERROR.findall(text)]:
         return str(ours[-1]).strip()

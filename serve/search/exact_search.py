@@ -14,41 +14,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SLACK = 32
-"""Rows that are kept beyond the k nearest, for those that rounding puts in a wrong place."""
-
-QUERIES_AT_ONCE = 512
-"""Queries of one pass over the matrix."""
-
-MAX_PRODUCTS = 2**22
-"""Products that are held at once: 16 MB."""
-
-FLOAT32_BLOCK_BYTES = 2**21
-"""Half-precision rows are converted so many bytes at a time, which stay in the cache until they are multiplied."""
-
+SLACK = 32  # rows that are kept beyond the k nearest, for those that rounding puts in a wrong place
+QUERIES_AT_ONCE = 512  # of one pass over the matrix
+MAX_PRODUCTS = 2**22  # that are held at once: 16 MB
+FLOAT32_BLOCK_BYTES = 2**21  # of half-precision rows converted at a time, which stay in the cache until they are multiplied
 EXACT_ROWS_AT_ONCE = 1024
+GATHER_BELOW = 0.25  # where fewer rows of a block than this share pass the mask, they are copied together, the others not read
 
-GATHER_BELOW = 0.25
-"""Where fewer rows of a block than this share pass the mask, they are copied together and the others are not read."""
-
-_Block = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]
-"""Numbers of rows, and the rows."""
+_Block = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]  # numbers of rows, and the rows
 
 
 def nearest_rows(
     chunks: Sequence[npt.NDArray[Any]], queries: npt.NDArray[np.float32], top: int, mask: npt.NDArray[np.bool_] | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Find the rows with the largest inner products.
+    """Return the rows with the largest inner products with (num_queries, D) queries, and these products.
 
-    Args:
-        chunks: The matrix as consecutive (n_i, D) pieces, float32 or float16, rows of about unit length.
-        queries: (num_queries, D) rows of about unit length.
-        top: Most rows for each query, at least 1.
-        mask: (n,) which rows may be found; None is all.
-
-    Returns:
-        (num_queries, top) row numbers, nearest first, -1 where there are fewer, and their inner products as float32, clipped
-        to [-1, 1], NaN beside -1. Equal products are in the order of the rows.
+    The matrix comes in consecutive (n_i, D) pieces, float32 or float16; all rows are of about unit length. Where there is a
+    ``mask`` (n,), only its rows may be found. Both results are (num_queries, top): row numbers, nearest first and equally near
+    ones ascending, -1 where there are fewer; and products as float32, clipped to [-1, 1], NaN beside -1.
     """
     rows = np.full((len(queries), top), -1, dtype=np.int64)
     similarities = np.full((len(queries), top), np.nan, dtype=np.float32)
@@ -60,20 +43,18 @@ def nearest_rows(
     for first in range(0, len(queries), step):
         subset = np.ascontiguousarray(queries[first : first + step])
         kept, smallest_kept = _largest_products(chunks, subset, width, mask)
-        for place, query in enumerate(subset):
-            found = _rescore(_gather(chunks, kept[place]), query, k)
-            if width < num_rows and found[1][-1] <= smallest_kept[place] + _rounding(len(query)):
+        for number, query in enumerate(subset):
+            found = _rescore(_gather(chunks, kept[number]), query, k)
+            if width < num_rows and found[1][-1] <= smallest_kept[number] + _rounding(len(query)):
                 found = _rescore(_blocks(chunks, EXACT_ROWS_AT_ONCE, mask, gather_below=1), query, k)
-            rows[first + place, :k], similarities[first + place, :k] = found
+            rows[first + number, :k], similarities[first + number, :k] = found
     return rows, similarities
 
 
 def _rounding(embed_dim: int) -> float:
-    """Return how far a float32 inner product of two unit vectors of ``embed_dim`` terms may lie from the true one.
-
-    The sum of D terms is off by at most D * 2**-24, and practically never by more than 4 * sqrt(D) * 2**-24 (Higham and Mary,
-    2019, a probabilistic bound); 1.01 since lengths may be off by what the checks let pass, 2**-23 for rounding the result.
-    """
+    """Return how far a float32 inner product of two unit vectors of ``embed_dim`` terms may lie from the true one."""
+    # The sum of D terms is off by at most D * 2**-24, and practically never by more than 4 * sqrt(D) * 2**-24 (Higham and Mary,
+    # 2019, a probabilistic bound); 1.01 since lengths may be off by what the checks let pass, 2**-23 for rounding the result.
     return 1.01 * min(embed_dim, 4 * math.sqrt(embed_dim)) * 2.0**-24 + 2.0**-23
 
 

@@ -1,6 +1,7 @@
 """What is searched for, images or records of the gallery, each by itself or together as one person; and its picture."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,38 +20,23 @@ from ..gallery.gallery import Gallery
 from ..gallery.identities import Identity
 from ..gallery.person_crops import record_image
 from ..gallery.records import Filter
-from .searching import Match, Searchable, person_embedding, search_gallery
+from .searching import CenteredGallery, Match, person_embedding, search_gallery
 
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """Something that is searched for.
-
-    Attributes:
-        name: What it is called.
-        embedding: (embed_dim,) float32 of unit length.
-        pid: Identity, where it is known.
-        camids: Cameras that it was seen by; empty where that is not known.
-        ids: Records of the gallery that it is made of: they are not found.
-        paths: Image files that it is made of.
-    """
+    """Something that is searched for: a (embed_dim,) float32 embedding of unit length, and what is known of it."""
 
     name: str
     embedding: npt.NDArray[np.float32] = field(repr=False)
     pid: Identity | None = None
-    camids: frozenset[int] = frozenset()
-    ids: frozenset[int] = frozenset()
-    paths: tuple[str, ...] = ()
+    camids: frozenset[int] = frozenset()  # that it was seen by; empty where that is not known
+    ids: frozenset[int] = frozenset()  # records of the gallery that it is made of: they are not found
+    paths: tuple[str, ...] = ()  # image files that it is made of
 
 
 def queries_of_images(paths: Sequence[str], embedder: Embedder, camid: int | None = None) -> list[Query]:
-    """Return one query for each image file; Market-style names say identity and camera.
-
-    Of the camera their names are believed unless ``camid`` took all of them.
-
-    Raises:
-        ImageError: A file is no image that can be used.
-    """
+    """Return one query for each image file; Market-style names say identity and camera, unless ``camid`` took all of them."""
     queries = []
     for path, embedding in zip(paths, embedder.embed_paths(paths), strict=True):
         labels = read_name(path.replace("!", "/").rpartition("/")[2])
@@ -63,11 +49,7 @@ def queries_of_images(paths: Sequence[str], embedder: Embedder, camid: int | Non
 
 
 def queries_of_records(ids: Sequence[int], gallery: Gallery) -> list[Query]:
-    """Return one query for each record of the gallery, which it does not find itself; no model is needed.
-
-    Raises:
-        UsageError: There is no record with one of the ids.
-    """
+    """Return one query for each record of the gallery, which it does not find itself; no model is needed."""
     records = gallery.get(ids)
     return [
         Query(
@@ -82,11 +64,7 @@ def queries_of_records(ids: Sequence[int], gallery: Gallery) -> list[Query]:
 
 
 def merge_queries(queries: Sequence[Query]) -> Query:
-    """Return all queries as one of one person: see `person_embedding`.
-
-    Raises:
-        UsageError: They are known to be of different people, or have nothing in common.
-    """
+    """Return all queries as one of one person, see `person_embedding`; a `UsageError` where they are known to be of several."""
     pids = {query.pid for query in queries if query.pid is not None}
     if len(pids) > 1:
         named = ", ".join(sorted(map(str, pids)))
@@ -102,43 +80,40 @@ def merge_queries(queries: Sequence[Query]) -> Query:
 
 
 def search_queries(
-    gallery: Searchable, queries: Sequence[Query], *, where: Filter, other_cameras: bool = False, **options: Any
+    gallery: Gallery | CenteredGallery,
+    queries: Sequence[Query],
+    *,
+    where: Filter,
+    other_cameras: bool = False,
+    **options: Any,
 ) -> list[list[Match]]:
-    """Search for every query; a query of the gallery's own records does not find those.
+    """Search for every query as `search_gallery` does, whose options these are; none finds the records that it is made of.
 
-    With ``other_cameras`` what a query's own cameras saw is left out. The options are those of `search_gallery`.
-
-    Raises:
-        UsageError: As `search_gallery`; or ``other_cameras`` where a query's camera is not known.
+    With ``other_cameras`` what a query's own cameras saw is left out; a `UsageError` where these are not known.
     """
     # Queries that may find the same records are ranked in one call.
     groups: dict[tuple[frozenset[int], frozenset[int]], list[int]] = {}
-    for place, query in enumerate(queries):
+    for number, query in enumerate(queries):
         if other_cameras and not query.camids:
             raise UsageError(
                 f"{query.name}: which camera saw it is not known: give it with --query-camid, or leave out --other-cameras"
             )
-        groups.setdefault((query.ids, query.camids if other_cameras else frozenset()), []).append(place)
+        groups.setdefault((query.ids, query.camids if other_cameras else frozenset()), []).append(number)
     found: list[list[Match]] = [[] for _ in queries]
-    for (ids, camids), places in groups.items():
+    for (ids, camids), numbers in groups.items():
         narrowed = replace(where, exclude_ids=where.exclude_ids | ids, exclude_camids=where.exclude_camids | camids)
-        embeddings = np.stack([queries[place].embedding for place in places])
-        for place, matches in zip(places, search_gallery(gallery, embeddings, where=narrowed, **options), strict=True):
-            found[place] = matches
+        embeddings = np.stack([queries[number].embedding for number in numbers])
+        for number, matches in zip(numbers, search_gallery(gallery, embeddings, where=narrowed, **options), strict=True):
+            found[number] = matches
     return found
 
 
 def draw_matches(gallery: Gallery, queries: Sequence[Query], found: Sequence[Sequence[Match]], *, title: str) -> Image.Image:
-    """Draw a row for each query: the query, then its matches, best first.
+    """Draw a row for each query, of several images the first, then its matches, best first, read with their thumbnails.
 
     Where the identities of query and match are known, the frame is green with a tick where they are the same and red with a
-    cross where they are not. A record whose picture is not there any more has an empty tile.
-
-    Of a query of several images the first is shown. The records of the matches were read with their thumbnails.
-
-    Raises:
-        UsageError: No match has a picture, or the whole would be enormous.
-        MissingExtraError: matplotlib is not installed.
+    cross where they are not. A record whose picture is not there any more has an empty tile; if none has one, or the whole
+    would be enormous, that is a `UsageError`.
     """
     from hat.visual import Tile, draw_grid
 
@@ -165,11 +140,10 @@ def draw_matches(gallery: Gallery, queries: Sequence[Query], found: Sequence[Seq
 
 
 def _query_image(gallery: Gallery, query: Query) -> Image.Image | None:
-    for path in query.paths[:1]:
-        try:
-            return read_image(path)
-        except ImageError:
-            return None
+    if query.paths:
+        with suppress(ImageError):
+            return read_image(query.paths[0])
+        return None
     (record,) = gallery.get([min(query.ids)], thumbnails=True)
     return record_image(record)
 

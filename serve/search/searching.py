@@ -1,41 +1,25 @@
-"""Ranking a gallery: by similarity, for several images of one person, and re-ranked by k-reciprocal neighbors."""
+"""Ranking a gallery: by similarity, without what its cameras add, and re-ranked by k-reciprocal neighbors."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from hat.errors import UsageError, WorkError
+from hat.metrics import CameraMeans
 from hat.metrics import rerank as rerank_distances
 
+from ..gallery.gallery import Gallery
+from ..gallery.record_checks import UNKNOWN
 from ..gallery.records import Filter, Neighbors, Record, RecordsMissingError
+from .exact_search import nearest_rows
 
-_MAX_RERANK_POOL = 5000
-"""Re-ranking compares the pool with itself: its work grows with the square of this."""
-
-_SMALLEST_MEAN = 1e-3
-"""Length of a mean of unit rows below which they point everywhere and their mean means nothing."""
-
+_MAX_RERANK_POOL = 5000  # re-ranking compares the pool with itself: its work grows with the square of this
+_SMALLEST_MEAN = 1e-3  # length of a mean of unit rows below which they point everywhere and their mean means nothing
 _MAX_ATTEMPTS = 3
-
-
-class Searchable(Protocol):
-    """What is searched: a `Gallery`, or a view of one."""
-
-    location: str
-
-    def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbors:
-        """See `Gallery.search`."""
-
-    def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
-        """See `Gallery.get`."""
-
-    def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        """See `Gallery.embeddings`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +27,6 @@ class Match:
     """A record that was found.
 
     Attributes:
-        record: The record.
         similarity: Its cosine similarity to the query, in [-1, 1]; larger is closer.
         distance: Its k-reciprocal re-ranked distance, smaller is closer, where re-ranking was asked for.
         rank_before: Its rank, from 1, by similarity alone, where re-ranking was asked for.
@@ -59,14 +42,53 @@ _Hit = tuple[int, float, float | None, int | None]
 """What a match is made of beside its record, which is read later: id, similarity, distance and rank before."""
 
 
+class CenteredGallery:
+    """A gallery's embeddings, in memory, without the mean of each camera: what a camera adds to all images decides no rank.
+
+    A record or a query whose camera is not known, or of whose camera there is a single record, has the mean of all records
+    subtracted. Records that come later are not found.
+
+    Raises:
+        UsageError: Not one camera of the gallery has two records.
+    """
+
+    def __init__(self, gallery: Gallery) -> None:
+        self.location = gallery.location
+        self._gallery = gallery
+        records = list(gallery.records())
+        self._ids = np.array([record.id for record in records], dtype=np.int64)
+        camids = np.array([UNKNOWN if record.camid is None else record.camid for record in records], dtype=np.int64)
+        if not (np.unique(camids[camids != UNKNOWN], return_counts=True)[1] > 1).any():
+            raise UsageError(f"{gallery.location}: no camera has two images, so that there is no mean of one to subtract")
+        embeddings = gallery.embeddings(self._ids.tolist())
+        means = CameraMeans.of(embeddings, camids)
+        known = means.camids != UNKNOWN
+        self._means = replace(means, camids=means.camids[known], means=means.means[np.append(known, True)])
+        self._rows = self._means.subtract(embeddings, camids)
+
+    def center(self, embedding: npt.NDArray[np.float32], camids: Collection[int]) -> npt.NDArray[np.float32]:
+        """Return the embedding (embed_dim,) of a query without the mean of its one camera; `UsageError` if nothing is left."""
+        camid = next(iter(camids)) if len(camids) == 1 else UNKNOWN
+        centered: npt.NDArray[np.float32] = self._means.subtract(embedding[None], np.array([camid]))[0]
+        return centered
+
+    def search(self, embeddings: npt.NDArray[np.floating], top: int = 10, where: Filter | None = None) -> Neighbors:
+        """Return the nearest records of each centered query; see `Gallery.search`."""
+        mask = np.isin(self._ids, self._gallery.ids(where))
+        rows, similarities = nearest_rows([self._rows], embeddings.astype(np.float32), top, mask)
+        return Neighbors(ids=np.where(rows < 0, -1, self._ids[rows]), similarities=similarities)
+
+    def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return the centered embeddings (n, embed_dim) of records."""
+        return self._rows[np.searchsorted(self._ids, ids)]
+
+    def get(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
+        """Return records by id; see `Gallery.get`."""
+        return self._gallery.get(ids, thumbnails=thumbnails)
+
+
 def person_embedding(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """Return one embedding for several images of one person: the mean of their unit rows, at unit length again.
-
-    Args:
-        embeddings: (n, embed_dim) unit rows, n of at least 1.
-
-    Returns:
-        (embed_dim,) float32 of unit length; a single row comes back as it is.
+    """Return one embedding (embed_dim,) for several images of one person: the mean of their unit rows, at unit length again.
 
     Raises:
         UsageError: There is no row, or the rows point so far apart that their mean has no direction.
@@ -83,7 +105,7 @@ def person_embedding(embeddings: npt.NDArray[np.floating]) -> npt.NDArray[np.flo
 
 
 def search_gallery(
-    gallery: Searchable,
+    gallery: Gallery | CenteredGallery,
     queries: npt.NDArray[np.floating],
     *,
     top: int = 10,
@@ -93,7 +115,7 @@ def search_gallery(
     thumbnails: bool = False,
     seconds: dict[str, float] | None = None,
 ) -> list[list[Match]]:
-    """Rank a gallery for each query.
+    """Return the matches of each query, best first; fewer than ``top`` where fewer records pass the filter.
 
     Re-ranking (`hat.rerank`, its usual k1 20, k2 6, lambda 0.3) works within the pool of each query's nearest records. Each
     query is re-ranked by itself, so that its result does not depend on what else was asked for in the same call; where the pool
@@ -102,15 +124,10 @@ def search_gallery(
     Args:
         gallery: The gallery; `Gallery.check_model` is the caller's duty.
         queries: (num_queries, embed_dim) unit rows.
-        top: Most matches for each query, at least 1.
         where: Which records may be found; None is all.
         rerank: Order by re-ranked distance instead of by similarity.
         rerank_pool: How many nearest records are re-ranked; raised to ``top`` where that is more.
-        thumbnails: Read the records' thumbnails too.
         seconds: Filled with how long each step took: ``"search"``, ``"rerank"`` where there was such a step, and ``"read"``.
-
-    Returns:
-        The matches of each query, best first; fewer than ``top`` where fewer records pass the filter.
 
     Raises:
         UsageError: Shapes do not agree, a query is not finite or not of unit length, or a number is out of range.
@@ -151,7 +168,7 @@ def search_gallery(
 
 
 def _ranking(
-    gallery: Searchable,
+    gallery: Gallery | CenteredGallery,
     query: npt.NDArray[np.floating],
     ids: npt.NDArray[np.int64],
     similarities: npt.NDArray[np.float32],

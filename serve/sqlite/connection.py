@@ -10,6 +10,7 @@ from pathlib import Path
 from hat.errors import HatError, UsageError, WorkError
 
 _MESSAGES: dict[str, tuple[type[HatError], str]] = {
+    "closed database": (UsageError, "{path} was closed: open it again"),
     "file is not a database": (UsageError, "{path} is no gallery: expected a file that `hat enroll` made"),
     "database is locked": (
         WorkError,
@@ -34,21 +35,15 @@ _MESSAGES: dict[str, tuple[type[HatError], str]] = {
 
 
 class SqliteConnection:
-    """A connection that several threads may use.
+    """A connection that several threads may use; a call waits for another process that is writing for ``busy_timeout_s``.
 
     The file itself is opened by SQLite alone, never beside it: closing any other descriptor of it would drop the locks that
     SQLite holds for this process (POSIX), and with them the protection from other processes.
-
-    A call waits for another process that is writing for ``busy_timeout_s``.
-
-    Raises:
-        UsageError: It is no SQLite database, or cannot be opened as asked.
     """
 
     def __init__(self, path: Path, *, read_only: bool, busy_timeout_s: float) -> None:
         self.path, self.read_only, self.busy_timeout_s = path, read_only, busy_timeout_s
         self._lock = threading.RLock()
-        self._closed = False
         mode = "mode=rw"
         if read_only:
             can_lock = os.access(path.parent, os.W_OK) or path.with_name(f"{path.name}-wal").exists()
@@ -71,27 +66,19 @@ class SqliteConnection:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Yield a write transaction: all of it is written for good when the block ends, or nothing when it raises.
-
-        Raises:
-            WorkError: It cannot be written, or another process keeps writing.
-        """
+        """Yield a write transaction: all of it is written for good when the block ends, or nothing when it raises."""
         with self._transaction("BEGIN IMMEDIATE") as connection:
             yield connection
 
     @contextmanager
     def exclusive(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection without a transaction, for what SQLite does not do within one; other threads wait."""
-        with self._lock:
-            if self._closed:
-                raise UsageError(f"{self.path} was closed: open it again")
-            with sqlite_errors(self.path, self.busy_timeout_s):
-                yield self._connection
+        with self._lock, sqlite_errors(self.path, self.busy_timeout_s):
+            yield self._connection
 
     def close(self) -> None:
         """Close the file; twice is fine."""
         with self._lock, sqlite_errors(self.path, self.busy_timeout_s):
-            self._closed = True
             self._connection.close()
 
     @contextmanager
@@ -109,11 +96,7 @@ class SqliteConnection:
 
 @contextmanager
 def sqlite_errors(path: Path, busy_timeout_s: float) -> Iterator[None]:
-    """Raise what SQLite raises in words that tell what to do.
-
-    Raises:
-        HatError: In place of any error of SQLite.
-    """
+    """Raise what SQLite raises as a `HatError` whose words tell what to do."""
     try:
         yield
     except sqlite3.Error as error:

@@ -15,14 +15,13 @@ from typing_extensions import Self
 from hat.errors import UsageError, WorkError
 from hat.io.atomic_output import atomic_output
 
-from ..gallery.binding import Binding, CompatibleModel, binding_from_json, binding_to_json
+from ..gallery.binding import Binding, CompatibleModel, binding_to_json
 from ..gallery.gallery import Gallery, StoredType
 from ..gallery.identities import Identity
-from ..gallery.record_checks import UNKNOWN
 from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels
 from ..search.exact_search import nearest_rows
 from .connection import SqliteConnection, sqlite_errors
-from .memory_index import MemoryIndex, passing
+from .memory_index import Columns, MemoryIndex
 from .records import (
     insert_records,
     known_ids,
@@ -51,8 +50,7 @@ class SqliteGallery(Gallery):
         self.read_only = writer.read_only
         with reader.reading() as sqlite:
             self._metadata = read_metadata(sqlite, self._path)
-        self.binding = binding_from_json(self._metadata.binding_json, self.location)
-        self.stored_type = self._metadata.stored_type
+        self.binding, self.stored_type = self._metadata.binding, self._metadata.stored_type
         self._index = MemoryIndex(self._path, self._metadata, map_above_bytes)
 
     @classmethod
@@ -72,10 +70,6 @@ class SqliteGallery(Gallery):
         Where the folder may not be written either, a file that is opened ``read_only`` is taken to stay as it is while it is
         open. A call waits for another process that is writing for ``busy_timeout_s``. Up to ``map_above_bytes`` of vectors are
         held in memory, and those of a larger gallery in a mapped file.
-
-        Raises:
-            UsageError: See `Gallery.open`.
-            WorkError: The file is damaged, or another process keeps writing.
         """
         path = _checked_path(location, create=create, read_only=read_only)
         if not path.exists():
@@ -102,15 +96,16 @@ class SqliteGallery(Gallery):
     def counts(self) -> GalleryCounts:
         """Return how much it holds."""
         with self._reader.reading() as sqlite:
-            columns, names = self._index.columns(sqlite), read_names(sqlite)
-        columns = columns[columns["live"]]
-        times = columns["time_s"][~np.isnan(columns["time_s"])]
+            names = read_names(sqlite)
+            by_pid = dict(sqlite.execute("SELECT pid, COUNT(*) FROM records GROUP BY pid"))
+            by_camid = dict(sqlite.execute("SELECT camid, COUNT(*) FROM records GROUP BY camid"))
+            first_s, last_s = sqlite.execute("SELECT MIN(time_s), MAX(time_s) FROM records").fetchone()
         return GalleryCounts(
-            num_records=len(columns),
-            by_pid={None if pid is None else names.get(pid, pid): count for pid, count in _counted(columns["pid"])},
-            by_camid=dict(_counted(columns["camid"])),
-            first_seen_s=float(times.min()) if len(times) else None,
-            last_seen_s=float(times.max()) if len(times) else None,
+            num_records=sum(by_camid.values()),
+            by_pid={names.get(pid, pid): count for pid, count in by_pid.items()},
+            by_camid=by_camid,
+            first_seen_s=first_s,
+            last_seen_s=last_s,
         )
 
     def copy_to(self, path: Path) -> int:
@@ -134,12 +129,11 @@ class SqliteGallery(Gallery):
 
     def _read_binding(self) -> Binding:
         with self._reader.reading() as sqlite:
-            return binding_from_json(read_metadata(sqlite, self._path).binding_json, self.location)
+            return read_metadata(sqlite, self._path).binding
 
     def _accept(self, compatible: CompatibleModel) -> Binding:
         with self._writer.writing() as sqlite:
-            kept = binding_from_json(read_metadata(sqlite, self._path).binding_json, self.location)
-            binding = kept.accepting(compatible)
+            binding = read_metadata(sqlite, self._path).binding.accepting(compatible)
             sqlite.execute("UPDATE facts SET value = ? WHERE name = 'binding'", (binding_to_json(binding),))
         return binding
 
@@ -147,12 +141,12 @@ class SqliteGallery(Gallery):
         with self._reader.reading() as sqlite:
             if where is None:
                 return read_state(sqlite).num_records
-            return int(np.count_nonzero(passing(sqlite, self._index.columns(sqlite), where)))
+            return int(np.count_nonzero(_passing(sqlite, self._index.columns(sqlite), where)))
 
     def _ids(self, where: Filter | None, after_id: int = 0, limit: int | None = None) -> npt.NDArray[np.int64]:
         with self._reader.reading() as sqlite:
             columns = self._index.columns(sqlite)
-            ids: npt.NDArray[np.int64] = columns["id"][passing(sqlite, columns, where)]
+            ids: npt.NDArray[np.int64] = columns["id"][_passing(sqlite, columns, where)]
         return ids[np.searchsorted(ids, after_id, side="right") :][:limit]
 
     def _ids_by_hash(self, content_hashes: list[str]) -> dict[str, int]:
@@ -170,7 +164,7 @@ class SqliteGallery(Gallery):
     def _nearest(self, queries: npt.NDArray[np.float32], top: int, where: Filter | None) -> Neighbors:
         with self._reader.reading() as sqlite:
             columns, chunks = self._index.columns_and_chunks(sqlite)
-            mask = None if where is None and columns["live"].all() else passing(sqlite, columns, where)
+            mask = None if where is None and columns["live"].all() else _passing(sqlite, columns, where)
         rows, similarities = nearest_rows(chunks, queries, top, mask)
         found = rows >= 0
         ids = np.full(rows.shape, -1, dtype=np.int64)
@@ -210,9 +204,26 @@ class SqliteGallery(Gallery):
                 raise WorkError(f"{self.location}: its file of vectors cannot be removed: {error.strerror or error}") from error
 
 
-def _counted(column: npt.NDArray[np.int64]) -> Iterator[tuple[int | None, int]]:
-    for value, count in zip(*np.unique(column, return_counts=True), strict=True):
-        yield None if value == UNKNOWN else int(value), int(count)
+def _passing(sqlite: sqlite3.Connection, columns: Columns, where: Filter | None) -> npt.NDArray[np.bool_]:
+    """Return the mask (n,) of the records that are there and pass a checked filter."""
+    mask = columns["live"].copy()
+    if where is None:
+        return mask
+    for name, allowed in (("camid", where.camids), ("pid", where.pids)):
+        if allowed is not None:
+            mask &= np.isin(columns[name], np.array([*allowed], dtype=np.int64))
+    for name, excluded in (("camid", where.exclude_camids), ("id", where.exclude_ids)):
+        if excluded:
+            mask &= np.isin(columns[name], np.array([*excluded], dtype=np.int64), invert=True)
+    if where.since_s is not None:
+        mask &= columns["time_s"] >= where.since_s
+    if where.until_s is not None:
+        mask &= columns["time_s"] < where.until_s
+    for name, value in where.attributes.items():  # true is not 1, and 1 is 1.0
+        query = "SELECT id FROM attributes WHERE name = ? AND value = ? AND is_bool = ?"
+        found = sqlite.execute(query, (name, value, isinstance(value, bool)))
+        mask &= np.isin(columns["id"], np.fromiter((id_ for (id_,) in found), dtype=np.int64))
+    return mask
 
 
 def _checked_path(location: str | os.PathLike[str], *, create: bool, read_only: bool) -> Path:

@@ -1,15 +1,11 @@
 """What a search needs of a gallery, in memory, following what this process and others write to the file.
 
-Columns (what filters ask about) and vectors are read from SQLite when they are first needed and are brought up to date within
-the transaction of each search, at the price of reading one row where nothing changed; other searches of the process wait while
-much is being read, some seconds for a million records. Vectors beyond a number of bytes are read from a mapped file:
-
-    100,000 x 2,048 float32: 0.8 GB in memory
-    1,000,000 x 4,096 float16: 8.2 GB in a file beside the gallery, of which the system keeps in memory what there is room for;
-        of its own the process has some 40 bytes a record, and new vectors up to the number of bytes above which it maps
+Columns (what filters ask about) and vectors are read from SQLite when they are first needed, and brought up to date within the
+transaction of each search, at the price of one row where nothing changed. Other searches of the process wait while much is
+read, some seconds for a million records. Vectors beyond a number of bytes are read from a mapped file: 100,000 x 2,048 float32
+are 0.8 GB in memory; 1,000,000 x 4,096 float16 are 8.2 GB in a file, of which the system keeps in memory what there is room
+for, and of the process's own some 40 bytes a record and what was added since.
 """
-
-from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
@@ -22,13 +18,11 @@ import numpy.typing as npt
 from hat.errors import WorkError
 
 from ..gallery.record_checks import UNKNOWN
-from ..gallery.records import Filter
-from .records import CHUNK_BYTES, ids_with_attribute, stream_vectors
+from .records import CHUNK_BYTES, stream_vectors
 from .schema import GalleryMetadata, State, read_state
 from .vector_map import open_map, write_map
 
-MAX_REMOVED_SHARE = 0.25
-"""Where more of the rows than this belong to removed records, everything is read again."""
+MAX_REMOVED_SHARE = 0.25  # where more of the rows than this belong to removed records, everything is read again
 
 Columns = npt.NDArray[np.void]
 """(n,) rows of `_ROW`, ascending by id. Removed records keep their row, so that rows of vectors stay where they are. A change
@@ -36,26 +30,6 @@ makes a new array, so that searches that are under way keep what they have."""
 
 _ROW = np.dtype([("id", "i8"), ("pid", "i8"), ("camid", "i8"), ("time_s", "f8"), ("live", "?")])
 """A pid or camid that is not known is `UNKNOWN`, such a time NaN; ``live`` is whether the record is still there."""
-
-
-def passing(sqlite: sqlite3.Connection, columns: Columns, where: Filter | None) -> npt.NDArray[np.bool_]:
-    """Return the mask (n,) of the records that are there and pass a checked filter."""
-    mask = columns["live"].copy()
-    if where is None:
-        return mask
-    for name, allowed in (("camid", where.camids), ("pid", where.pids)):
-        if allowed is not None:
-            mask &= np.isin(columns[name], np.array([*allowed], dtype=np.int64))
-    for name, excluded in (("camid", where.exclude_camids), ("id", where.exclude_ids)):
-        if excluded:
-            mask &= np.isin(columns[name], np.array([*excluded], dtype=np.int64), invert=True)
-    if where.since_s is not None:
-        mask &= columns["time_s"] >= where.since_s
-    if where.until_s is not None:
-        mask &= columns["time_s"] < where.until_s
-    for name, value in where.attributes.items():
-        mask &= np.isin(columns["id"], ids_with_attribute(sqlite, name, value))
-    return mask
 
 
 class MemoryIndex:
@@ -70,8 +44,7 @@ class MemoryIndex:
         """Let go of everything; it is read again when it is needed."""
         self._state: State | None = None
         self._columns: Columns | None = None
-        self._mapped: npt.NDArray[Any] | None = None  # the first rows of the matrix; None before any were read
-        self._chunks: list[npt.NDArray[Any]] = []  # the rows after them
+        self._chunks: list[npt.NDArray[Any]] = []  # vectors: first those of the mapped file, perhaps none
 
     def columns(self, sqlite: sqlite3.Connection) -> Columns:
         """Return the columns as they are in the file; ``sqlite`` is in a transaction."""
@@ -93,22 +66,17 @@ class MemoryIndex:
         return columns
 
     def columns_and_chunks(self, sqlite: sqlite3.Connection) -> tuple[Columns, list[npt.NDArray[Any]]]:
-        """Return the columns as they are in the file, and the vectors of their rows in pieces; ``sqlite`` is in a transaction.
-
-        Raises:
-            WorkError: The gallery is damaged, or a file of vectors is needed and cannot be written.
-        """
+        """Return the columns as they are in the file, and the vectors of their rows in pieces, within a transaction."""
         columns = self.columns(sqlite)
         try:
-            if self._mapped is None:
-                columns = columns[columns["live"]]
-                columns, self._mapped = self._begin(sqlite, columns)
-            num_in_memory = sum(map(len, self._chunks))
-            num_read = len(self._mapped) + num_in_memory
-            if num_in_memory + len(columns) - num_read > self._max_in_memory:
+            if not self._chunks:
+                columns, mapped = self._begin(sqlite, columns[columns["live"]])
+                self._chunks = [mapped]
+            num_read = sum(map(len, self._chunks))
+            if len(columns) - len(self._chunks[0]) > self._max_in_memory:
                 columns = columns[columns["live"]]
                 blocks = self._stream(sqlite, columns, 0)
-                self._mapped, self._chunks = write_map(sqlite, self._path, self._metadata, columns["id"], blocks)[1], []
+                self._chunks = [write_map(sqlite, self._path, self._metadata, columns["id"], blocks)]
             elif len(columns) > num_read:
                 columns = columns[columns["live"] | (np.arange(len(columns)) < num_read)]
                 for block in self._stream(sqlite, columns, num_read):
@@ -117,29 +85,25 @@ class MemoryIndex:
             self.forget()  # rows that were not read must not be searched
             raise
         self._columns = columns
-        return columns, [self._mapped, *self._chunks]
+        return columns, self._chunks
 
     def _begin(self, sqlite: sqlite3.Connection, columns: Columns) -> tuple[Columns, npt.NDArray[Any]]:
         """Return columns and first vectors: those of the mapped file where one is needed and a good one is there, or none."""
-        nothing = np.empty((0, self._metadata.embed_dim), dtype=self._metadata.stored_type)
         found = open_map(sqlite, self._path, self._metadata) if len(columns) > self._max_in_memory else None
-        if found is None:
-            return columns, nothing
-        ids = np.concatenate([found[0], columns["id"][columns["id"] > found[0][-1]]])
-        if len(ids) - len(columns) > MAX_REMOVED_SHARE * len(ids) or not np.isin(columns["id"], ids).all():
-            return columns, nothing
-        return _spread_over(ids, columns), found[1]
+        if found is not None:
+            map_ids, vectors = found
+            ids = np.concatenate([map_ids, columns["id"][columns["id"] > map_ids[-1]]])
+            if len(ids) - len(columns) <= MAX_REMOVED_SHARE * len(ids) and np.isin(columns["id"], ids).all():
+                return _spread_over(ids, columns), vectors
+        return columns, np.empty((0, self._metadata.binding.embed_dim), dtype=self._metadata.stored_type)
 
     def _append(self, block: npt.NDArray[Any]) -> None:
-        """Put rows behind the last one.
-
-        A block joins pieces that are no longer than itself: a record at a time, n rows lie in about log2(n) pieces, and each
-        was copied as often. Searches that are under way keep the pieces that they have.
-        """
-        chunks = self._chunks.copy()
+        """Put rows behind the last one; searches that are under way keep the pieces that they have."""
+        mapped, *chunks = self._chunks
+        # A block joins pieces no longer than itself: n rows, added one by one, are about log2(n) pieces, each copied as often.
         while chunks and len(chunks[-1]) <= len(block) and chunks[-1].nbytes + block.nbytes <= CHUNK_BYTES:
             block = np.concatenate([chunks.pop(), block])
-        self._chunks = [*chunks, block]
+        self._chunks = [mapped, *chunks, block]
 
     def _stream(self, sqlite: sqlite3.Connection, columns: Columns, first: int) -> Iterator[npt.NDArray[Any]]:
         """Yield vectors from a row on, which must be those of the columns' records."""

@@ -15,8 +15,8 @@ from ..gallery.identities import Identity, name_number
 from ..gallery.records import AttributeValue, NewRecord, Record, RecordLabels, missing_records
 from .schema import FORMAT_VERSION, GalleryMetadata
 
-CHUNK_BYTES = 2**25
-"""Vectors are read so many bytes at a time."""
+CHUNK_BYTES = 2**25  # of vectors that are read at a time
+_COLUMNS = ("id", "content_hash", "source", "pid", "camid", "time_s", "enrolled_s")
 
 # A list of any length is one JSON parameter; SQLite takes only some thousands of single ones.
 _LISTED = "(SELECT value FROM json_each(?))"
@@ -71,31 +71,19 @@ def read_records(sqlite: sqlite3.Connection, ids: Sequence[int], *, thumbnails: 
     query = f"SELECT id, jpeg FROM thumbnails WHERE id IN {_LISTED}"
     pictures: Mapping[int, bytes] = dict(sqlite.execute(query, listed)) if thumbnails else {}
     names = read_names(sqlite)
-    query = f"SELECT id, content_hash, source, pid, camid, time_s, enrolled_s FROM records WHERE id IN {_LISTED}"
-    return {
-        id_: Record(
-            id=id_,
-            content_hash=content_hash,
-            source=source,
-            pid=names.get(pid, pid),
-            camid=camid,
-            time_s=time_s,
-            enrolled_s=enrolled_s,
-            attributes=attributes.get(id_, {}),
-            thumbnail=pictures.get(id_),
-        )
-        for id_, content_hash, source, pid, camid, time_s, enrolled_s in sqlite.execute(query, listed)
-    }
+    records = {}
+    for row in sqlite.execute(f"SELECT {', '.join(_COLUMNS)} FROM records WHERE id IN {_LISTED}", listed):
+        values: dict[str, Any] = dict(zip(_COLUMNS, row, strict=True))
+        id_, pid = values["id"], values["pid"]
+        others = {"pid": names.get(pid, pid), "attributes": attributes.get(id_, {}), "thumbnail": pictures.get(id_)}
+        records[id_] = Record(**{**values, **others})
+    return records
 
 
 def stream_vectors(
     sqlite: sqlite3.Connection, metadata: GalleryMetadata, *, after_id: int = 0, ids: Sequence[int] | None = None
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
-    """Yield ids and vectors, ascending by id and some megabytes at a time: of all records after an id, or of these.
-
-    Raises:
-        WorkError: A vector has another size than the gallery says.
-    """
+    """Yield ids and vectors, ascending by id and some megabytes at a time: of all records after an id, or of these."""
     condition, parameter = ("id > ?", after_id) if ids is None else (f"id IN {_LISTED}", json.dumps(ids))
     cursor = sqlite.execute(f"SELECT id, vector FROM embeddings WHERE {condition} ORDER BY id", (parameter,))
     row_bytes = metadata.row_bytes
@@ -107,14 +95,7 @@ def stream_vectors(
                 f"{found[-1]} there are some of {max(others)}; restore it from a backup"
             )
         joined = bytearray().join([vector for _, vector in rows])  # torch does not take what may not be written
-        yield found, np.frombuffer(joined, dtype=metadata.stored_type).reshape(-1, metadata.embed_dim)
-
-
-def ids_with_attribute(sqlite: sqlite3.Connection, name: str, value: AttributeValue) -> npt.NDArray[np.int64]:
-    """Return ids of the records that have this value, ascending. True is not 1, and 1 is 1.0."""
-    query = "SELECT id FROM attributes WHERE name = ? AND value = ? AND is_bool = ? ORDER BY id"
-    cursor = sqlite.execute(query, (name, value, isinstance(value, bool)))
-    return np.fromiter((id_ for (id_,) in cursor), dtype=np.int64)
+        yield found, np.frombuffer(joined, dtype=metadata.stored_type).reshape(-1, metadata.binding.embed_dim)
 
 
 def remove_records(
@@ -137,11 +118,7 @@ def remove_records(
 
 
 def update_records(sqlite: sqlite3.Connection, ids: Sequence[int], labels: RecordLabels) -> int:
-    """Change the labels of records, within a write transaction, and return how many have others now.
-
-    Raises:
-        RecordsMissingError: There is no record with one of the ids.
-    """
+    """Change the labels of records, within a write transaction, and return how many have others now."""
     before = read_records(sqlite, ids, thumbnails=False)
     if missing := set(ids) - before.keys():
         raise missing_records(missing)

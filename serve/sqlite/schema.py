@@ -13,15 +13,12 @@ import numpy as np
 
 from hat.errors import UsageError, WorkError
 
-from ..gallery.binding import Binding, binding_to_json
+from ..gallery.binding import Binding, binding_from_json, binding_to_json
 from ..gallery.gallery import StoredType
 from .connection import SqliteConnection, sqlite_errors
 
-APPLICATION_ID = 0x48415447
-"""Tells a gallery from the SQLite files of other programs: "HATG"."""
-
-FORMAT_VERSION = 2
-"""Newest version of the tables that is read: identities may have names. A file is of version 1 until it has its first name."""
+APPLICATION_ID = 0x48415447  # tells a gallery from the SQLite files of other programs: "HATG"
+FORMAT_VERSION = 2  # the newest that is read: identities may have names; a file is of version 1 until it has its first one
 
 SCHEMA = f"""
 PRAGMA application_id = {APPLICATION_ID};
@@ -67,14 +64,13 @@ class GalleryMetadata:
     """What a gallery's file says of itself."""
 
     gallery_id: str
-    binding_json: str
+    binding: Binding
     stored_type: StoredType
-    embed_dim: int
 
     @property
     def row_bytes(self) -> int:
         """Bytes of an embedding."""
-        return np.dtype(self.stored_type).itemsize * self.embed_dim
+        return np.dtype(self.stored_type).itemsize * self.binding.embed_dim
 
 
 @dataclass(frozen=True)
@@ -88,11 +84,7 @@ class State:
 
 
 def create_file(path: Path, binding: Binding, stored_type: StoredType) -> None:
-    """Make an empty gallery; it appears at its path whole or not at all. One that is there already is left as it is.
-
-    Raises:
-        HatError: There is no such folder, or it cannot be written.
-    """
+    """Make an empty gallery; it appears at its path whole or not at all. One that is there already is left as it is."""
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
     facts = {
         "gallery_id": secrets.token_hex(16),
@@ -131,12 +123,7 @@ def create_file(path: Path, binding: Binding, stored_type: StoredType) -> None:
 
 
 def prepare_connection(connection: SqliteConnection) -> None:
-    """Make sure that an open file is a gallery that this version can read, and set how it is written.
-
-    Raises:
-        UsageError: It is something else, or of a newer format.
-        WorkError: It is damaged.
-    """
+    """Make sure that an open file is a gallery that this version can read, and set how it is written."""
     with connection.exclusive() as sqlite:
         (application_id,) = sqlite.execute("PRAGMA application_id").fetchone()
         (version,) = sqlite.execute("PRAGMA user_version").fetchone()
@@ -166,27 +153,15 @@ def prepare_connection(connection: SqliteConnection) -> None:
 
 
 def read_metadata(sqlite: sqlite3.Connection, path: Path) -> GalleryMetadata:
-    """Return what a gallery is.
-
-    Raises:
-        WorkError: Facts are missing or make no sense.
-    """
+    """Return what a gallery is; a `HatError` where that is missing or makes no sense."""
     facts = dict(sqlite.execute("SELECT name, value FROM facts"))
-    try:
-        stored_type, embed_dim = facts["stored_type"], int(facts["embed_dim"])
-        if stored_type not in get_args(StoredType) or embed_dim < 1:
-            raise ValueError
-        return GalleryMetadata(facts["gallery_id"], facts["binding"], stored_type, embed_dim)
-    except (KeyError, ValueError):
-        raise WorkError(f"{path} is damaged: what the gallery holds cannot be read; restore it from a backup") from None
+    if facts.get("stored_type") not in get_args(StoredType) or not facts.keys() >= {"gallery_id", "binding"}:
+        raise WorkError(f"{path} is damaged: what the gallery holds cannot be read; restore it from a backup")
+    return GalleryMetadata(facts["gallery_id"], binding_from_json(facts["binding"], str(path)), facts["stored_type"])
 
 
 def read_state(sqlite: sqlite3.Connection) -> State:
-    """Return the counters, as one row.
-
-    Raises:
-        WorkError: The row is missing.
-    """
+    """Return the counters, as one row."""
     row = sqlite.execute("SELECT num_records, generation, removals, purges FROM state").fetchone()
     if row is None:
         raise WorkError("the gallery is damaged: its state is missing; restore it from a backup")

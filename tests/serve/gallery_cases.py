@@ -15,6 +15,8 @@ from hat.serve.sqlite.gallery import SqliteGallery
 
 EMBED_DIM = 8
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+
 BINDING = Binding(
     fingerprint="a" * 64,
     name="market",
@@ -50,21 +52,16 @@ def new_records(names, **values):
 
 def passes(record, where):
     """Whether a record passes a filter, in the words of its documentation; names may be there as stores number them."""
+    known, pid = record.attributes, record.pid
     return (
-        (where.camids is None or (record.camid is not None and record.camid in where.camids))
-        and (record.camid is None or record.camid not in where.exclude_camids)
-        and (
-            where.pids is None or (record.pid is not None and not where.pids.isdisjoint({record.pid, name_number(record.pid)}))
-        )
+        (where.camids is None or record.camid in where.camids)
+        and record.camid not in where.exclude_camids
+        and (where.pids is None or (pid is not None and not where.pids.isdisjoint({pid, name_number(pid)})))
         and (where.since_s is None or (record.time_s is not None and record.time_s >= where.since_s))
         and (where.until_s is None or (record.time_s is not None and record.time_s < where.until_s))
         and record.id not in where.exclude_ids
-        and all(
-            name in record.attributes
-            and isinstance(record.attributes[name], bool) == isinstance(value, bool)
-            and record.attributes[name] == value
-            for name, value in where.attributes.items()
-        )
+        and all(isinstance(known.get(name), bool) == isinstance(value, bool) for name, value in where.attributes.items())
+        and all(name in known and known[name] == value for name, value in where.attributes.items())
     )
 
 
@@ -73,12 +70,10 @@ def brute_force(vectors_by_id, queries, top):
     ids = np.full((len(queries), top), -1, dtype=np.int64)
     similarities = np.full((len(queries), top), np.nan, dtype=np.float32)
     for row, query in enumerate(queries.astype(np.float64)):
-        products = {
-            id_: np.float32(np.clip(np.dot(vector.astype(np.float64), query), -1, 1)) for id_, vector in vectors_by_id.items()
-        }
-        order = sorted(products, key=lambda id_: (-products[id_], id_))[:top]
-        ids[row, : len(order)] = order
-        similarities[row, : len(order)] = [products[id_] for id_ in order]
+        products = {id_: np.dot(vector.astype(np.float64), query) for id_, vector in vectors_by_id.items()}
+        hits = sorted((-np.float32(np.clip(product, -1, 1)), id_) for id_, product in products.items())[:top]
+        ids[row, : len(hits)] = [id_ for _, id_ in hits]
+        similarities[row, : len(hits)] = [-negated for negated, _ in hits]
     return ids, similarities
 
 
@@ -88,11 +83,7 @@ def assert_neighbors(found, expected):
 
 
 def run_as_somebody(code, *arguments):
-    """Run Python in a process that permissions apply to: root gives itself up when everything has been imported.
-
-    What libraries import at their first use only is called for by a search beforehand: the packages may lie where root
-    alone reads.
-    """
+    """Run Python in a process that permissions apply to: root gives itself up when all is imported."""
     prelude = (
         "import mmap, os, sys, tempfile\n"
         "from gallery_cases import *\n"
@@ -102,10 +93,10 @@ def run_as_somebody(code, *arguments):
         "if os.geteuid() == 0:\n"
         "    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
     )
-    return subprocess.run(
-        [sys.executable, "-c", prelude + code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-    )
+    return run_python(prelude + code, *arguments)
+
+
+def run_python(code, *arguments):
+    """Run Python that finds these files in a process of its own."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)

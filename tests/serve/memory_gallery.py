@@ -1,9 +1,10 @@
 """A gallery in plain Python and brute force: what every store has to agree with."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
-from gallery_cases import passes
+from gallery_cases import brute_force, passes
 
 from hat.serve import Gallery, GalleryCounts, Neighbors, Record
 from hat.serve.gallery.records import missing_records
@@ -18,13 +19,9 @@ class MemoryGallery(Gallery):
     def counts(self):
         rows = list(self.rows.values())
         times = [record.time_s for record in rows if record.time_s is not None]
-        return GalleryCounts(
-            num_records=len(rows),
-            by_pid={pid: sum(record.pid == pid for record in rows) for pid in {record.pid for record in rows}},
-            by_camid={camid: sum(record.camid == camid for record in rows) for camid in {record.camid for record in rows}},
-            first_seen_s=min(times, default=None),
-            last_seen_s=max(times, default=None),
-        )
+        by_pid, by_camid = Counter(record.pid for record in rows), Counter(record.camid for record in rows)
+        seen = {"first_seen_s": min(times, default=None), "last_seen_s": max(times, default=None)}
+        return GalleryCounts(num_records=len(rows), by_pid=by_pid, by_camid=by_camid, **seen)
 
     def close(self):
         pass
@@ -52,13 +49,7 @@ class MemoryGallery(Gallery):
         return [([one], self.vectors[one][None]) for one in ids if one in self.rows]
 
     def _nearest(self, queries, top, where):
-        found = np.full((len(queries), top), -1, dtype=np.int64)
-        values = np.full((len(queries), top), np.nan, dtype=np.float32)
-        for row, query in enumerate(queries):
-            ranked = sorted((-float(np.dot(query, self.vectors[one])), one) for one in self._ids(where).tolist())[:top]
-            found[row, : len(ranked)] = [one for _, one in ranked]
-            values[row, : len(ranked)] = [-value for value, _ in ranked]
-        return Neighbors(found, values)
+        return Neighbors(*brute_force({one: self.vectors[one] for one in self._ids(where).tolist()}, queries, top))
 
     def _insert(self, vectors, records):
         self.num_adds += 1

@@ -11,10 +11,14 @@ from hat.preprocessing import Preprocessing
 from hat.serve import CompatibleModel, Gallery
 from hat.serve.gallery.binding import binding_from_json, binding_to_json, read_compatible_model
 
-SIBLING = dataclasses.replace(BINDING, fingerprint="c" * 64, precision="int8")
+COMPATIBLE = dataclasses.replace(BINDING, fingerprint="c" * 64, precision="int8")
+VERIFIED = CompatibleModel(fingerprint="c" * 64, precision="int8", worst_cosine=0.998)
 
 
-def test_the_differences_are_spelled_out(tmp_path):
+def test_a_gallery_needs_its_model_and_spells_out_the_differences_of_another(tmp_path):
+    with pytest.raises(UsageError, match="which model its embeddings come from: give a binding"):
+        Gallery.open(tmp_path / "g", create=True)
+    assert not list(tmp_path.iterdir())
     open_small(tmp_path / "g").close()
     other = dataclasses.replace(
         BINDING,
@@ -45,39 +49,30 @@ def test_a_verified_compatible_model_is_accepted_for_good(tmp_path):
     with open_small(tmp_path / "g") as gallery, open_small(tmp_path / "g", read_only=True) as reader:
         gallery.add(unit_rows(1), new_records("a"))
         with pytest.raises(UsageError, match=r"precision: fp32, int8.*hat gallery accept"):
-            gallery.check_model(SIBLING)
+            gallery.check_model(COMPATIBLE)
         with pytest.raises(UsageError, match="read only"):
-            reader.accept(CompatibleModel(fingerprint="c" * 64, precision="int8", worst_cosine=0.998))
-        gallery.accept(CompatibleModel(fingerprint="c" * 64, precision="int8", worst_cosine=0.9))
+            reader.accept(VERIFIED)
+        gallery.accept(dataclasses.replace(VERIFIED, worst_cosine=0.9))
         gallery.accept(CompatibleModel(fingerprint="f" * 64, precision="fp16", worst_cosine=0.9999))
-        gallery.accept(CompatibleModel(fingerprint="c" * 64, precision="int8", worst_cosine=0.998))  # verified again
-        gallery.check_model(SIBLING)
-        reader.check_model(SIBLING)  # which was open before
-    with Gallery.open(tmp_path / "g", binding=SIBLING) as gallery:
+        gallery.accept(VERIFIED)  # verified again
+        gallery.check_model(COMPATIBLE)
+        reader.check_model(COMPATIBLE)  # which was open before
+    with Gallery.open(tmp_path / "g", binding=COMPATIBLE) as gallery:
         assert gallery.binding.fingerprint == "a" * 64 and len(gallery) == 1
-        assert [(one.fingerprint[0], one.worst_cosine) for one in gallery.binding.compatible_models] == [
-            ("f", 0.9999),
-            ("c", 0.998),
-        ]
+        accepted = [(one.fingerprint[0], one.worst_cosine) for one in gallery.binding.compatible_models]
+        assert accepted == [("f", 0.9999), ("c", 0.998)]
         with pytest.raises(UsageError, match="was made by another model"):
-            gallery.check_model(dataclasses.replace(SIBLING, fingerprint="9" * 64))
-
-
-def test_a_new_gallery_needs_a_model(tmp_path):
-    with pytest.raises(UsageError, match="which model its embeddings come from: give a binding"):
-        Gallery.open(tmp_path / "g", create=True)
-    assert not list(tmp_path.iterdir())
+            gallery.check_model(dataclasses.replace(COMPATIBLE, fingerprint="9" * 64))
 
 
 def test_binding_from_json_reads_what_earlier_versions_called_siblings():
-    other = CompatibleModel(fingerprint="c" * 64, precision="int8", worst_cosine=0.998)
-    binding = dataclasses.replace(BINDING, compatible_models=(other,))
+    binding = dataclasses.replace(BINDING, compatible_models=(VERIFIED,))
     text = binding_to_json(binding).replace('"compatible_models"', '"siblings"')
     assert '"siblings"' in text and binding_from_json(text, "g") == binding
 
 
 def report_with(change, path):
-    """What ``hat verify --report-json`` writes of two files, the second of which is `SIBLING`."""
+    """What ``hat verify --report-json`` writes of two files, the second of which is `COMPATIBLE`."""
     checks = [{"level": "embedding", "name": "worst cosine", "value": 0.991, "passed": True}]
     report = {
         "passed": True,
@@ -86,7 +81,7 @@ def report_with(change, path):
         "num_images": 256,
         "candidates": [
             {"name": "other", "fingerprint": None, "passed": False, "checks": []},
-            {"name": "market-int8", "fingerprint": SIBLING.fingerprint, "passed": True, "checks": checks},
+            {"name": "market-int8", "fingerprint": COMPATIBLE.fingerprint, "passed": True, "checks": checks},
         ],
     }
     change(report)
@@ -96,22 +91,21 @@ def report_with(change, path):
 
 def test_read_compatible_model_takes_the_worst_cosine(tmp_path):
     path = report_with(lambda report: None, tmp_path / "verify.json")
-    expected = CompatibleModel(fingerprint="c" * 64, precision="int8", worst_cosine=0.991)
-    assert read_compatible_model(path, BINDING, SIBLING, min_cosine=0.99) == expected
+    expected = dataclasses.replace(VERIFIED, worst_cosine=0.991)
+    assert read_compatible_model(path, BINDING, COMPATIBLE, min_cosine=0.99) == expected
     for candidate, sentence in (
         (BINDING, "nothing to accept"),
-        (dataclasses.replace(SIBLING, source_sha256="e" * 64), "is of other weights"),
-        (dataclasses.replace(SIBLING, preprocessing=Preprocessing(height=384)), "prepares images in another way"),
+        (dataclasses.replace(COMPATIBLE, source_sha256="e" * 64), "is of other weights"),
+        (dataclasses.replace(COMPATIBLE, preprocessing=Preprocessing(height=384)), "prepares images in another way"),
     ):
         with pytest.raises(UsageError, match=sentence):
             read_compatible_model(path, BINDING, candidate, min_cosine=0.99)
     with pytest.raises(UsageError, match="No such file"):
-        read_compatible_model(tmp_path / "none.json", BINDING, SIBLING, min_cosine=0.99)
+        read_compatible_model(tmp_path / "none.json", BINDING, COMPATIBLE, min_cosine=0.99)
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "sentence"),
-    [
+def test_read_compatible_model_refuses_other_and_failed_reports(tmp_path):
+    for change, error, sentence in (
         (lambda report: report.update(reference_fingerprint="1" * 64), UsageError, "is not the model that made the gallery"),
         (lambda report: report.update(reference_fingerprint=None), UsageError, "names no fingerprints"),
         (lambda report: report["candidates"].pop(), UsageError, "none of its candidates is this file"),
@@ -123,9 +117,7 @@ def test_read_compatible_model_takes_the_worst_cosine(tmp_path):
         (lambda report: report["candidates"][1].update(checks="none"), UsageError, "no report of hat verify"),
         (lambda report: report.update(num_images=8), UsageError, "8 images were compared"),
         (lambda report: report.clear(), UsageError, "no report of hat verify"),
-    ],
-)
-def test_read_compatible_model_refuses_other_and_failed_reports(tmp_path, change, error, sentence):
-    path = report_with(change, tmp_path / "verify.json")
-    with pytest.raises(error, match=sentence):
-        read_compatible_model(path, BINDING, SIBLING, min_cosine=0.99)
+    ):
+        path = report_with(change, tmp_path / "verify.json")
+        with pytest.raises(error, match=sentence):
+            read_compatible_model(path, BINDING, COMPATIBLE, min_cosine=0.99)

@@ -1,17 +1,25 @@
 """What can be wrong with a file, a folder or a disk: each is one clear error, and nothing is lost or half-written."""
 
+import contextlib
 import os
 import resource
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from gallery_cases import BINDING, assert_neighbors, brute_force, new_records, open_small, run_as_somebody, unit_rows
+from gallery_cases import (
+    BINDING,
+    assert_neighbors,
+    brute_force,
+    new_records,
+    open_small,
+    run_as_somebody,
+    run_python,
+    unit_rows,
+)
 
 from hat.errors import UsageError, WorkError
 from hat.serve import Gallery
@@ -68,11 +76,15 @@ def test_a_file_that_may_grow_no_further(filled):
         "assert gallery.add(unit_rows(1, 77), new_records(['small'])) == [51]\n"
     )
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] in (resource.RLIM_INFINITY, -1)
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run([sys.executable, "-c", code, str(filled)], capture_output=True, text=True, check=False, env=env)
+    done = run_python(code, filled)
     assert done.returncode == 0, done.stderr
     assert str(filled) in done.stdout and ("disk I/O error" in done.stdout or "disk is full" in done.stdout)
     assert_intact(filled, 51)
+
+
+def run_sql(path, statement):
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
 
 
 @pytest.mark.parametrize(
@@ -82,49 +94,35 @@ def test_a_file_that_may_grow_no_further(filled):
         (b"\xff\xd8\xff" * 5000, "is no gallery: expected a file that `hat enroll` made"),
         (b"SQLite format 3\0", "is no gallery"),
         (b"short", "is no gallery"),
+        (None, "is no gallery but the SQLite database of another program"),
     ],
 )
 @pytest.mark.parametrize("read_only", [True, False])
 def test_another_file_is_refused_and_left_as_it_is(tmp_path, content, message, read_only):
     path = tmp_path / "holiday.jpg"
-    path.write_bytes(content)
+    if content is None:
+        run_sql(path, "CREATE TABLE bookmarks (url TEXT)")
+    else:
+        path.write_bytes(content)
+    before = path.read_bytes()
     with pytest.raises(UsageError, match=message):
         Gallery.open(path, binding=BINDING, create=not read_only, read_only=read_only)
-    assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
-
-
-def test_the_database_of_another_program_is_refused_and_left_as_it_is(tmp_path):
-    path = tmp_path / "places.sqlite"
-    connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE bookmarks (url TEXT)")
-    connection.commit()
-    connection.close()
-    content = path.read_bytes()
-    with pytest.raises(UsageError, match="is no gallery but the SQLite database of another program"):
-        open_small(path)
-    assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_newer_format_is_refused(filled):
-    connection = sqlite3.connect(filled)
-    connection.execute("PRAGMA user_version = 3")
-    connection.close()
+    run_sql(filled, "PRAGMA user_version = 3")
     with pytest.raises(UsageError, match="is of format 3, this version reads up to 2: update hat-reid"):
         SqliteGallery.open(filled)
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
-def test_a_file_that_was_cut_off_is_damaged(filled, share):
+def test_a_file_that_was_cut_off_or_overwritten_is_damaged_and_never_answers(filled):
     content = filled.read_bytes()
-    filled.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises((WorkError, UsageError), match=r"is damaged.* restore it from a backup|is no gallery: expected"):
-        SqliteGallery.open(filled)
-
-
-def test_overwritten_pages_are_an_error_and_never_a_wrong_answer(filled):
-    content = bytearray(filled.read_bytes())
-    content[8192 * 2 :] = os.urandom(len(content) - 8192 * 2)
-    filled.write_bytes(content)
+    for share in (0.05, 0.5, 0.95):
+        filled.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises((WorkError, UsageError), match=r"is damaged.* restore it from a backup|is no gallery: expected"):
+            SqliteGallery.open(filled)
+    filled.write_bytes(content[: 8192 * 2] + os.urandom(len(content) - 8192 * 2))
     with pytest.raises(WorkError, match="is damaged"), SqliteGallery.open(filled) as gallery:
         gallery.search(ROWS[:1])
 
@@ -142,20 +140,13 @@ def test_overwritten_pages_are_an_error_and_never_a_wrong_answer(filled):
         ("DELETE FROM state", "is damaged"),
     ],
 )
-@pytest.mark.parametrize("map_above_bytes", [2**31, 0])
-def test_a_gallery_that_was_tampered_with_says_where(filled, statement, message, map_above_bytes):
-    connection = sqlite3.connect(filled)
-    connection.execute(statement)
-    connection.commit()
-    connection.close()
-    for _ in range(2):  # the second time as well: what could not be read is not taken for read
-        with (
-            pytest.raises((WorkError, UsageError), match=message),
-            SqliteGallery.open(filled, map_above_bytes=map_above_bytes) as gallery,
-        ):
-            for _ in range(2):
-                with pytest.raises((WorkError, UsageError), match=message):
-                    gallery.search(ROWS[:1])
+def test_a_gallery_that_was_tampered_with_says_where(filled, statement, message):
+    run_sql(filled, statement)
+    for map_above_bytes in (2**31, 0, 2**31, 0):  # and again: what could not be read is not taken for read
+        refused = pytest.raises((WorkError, UsageError), match=message)
+        with refused, SqliteGallery.open(filled, map_above_bytes=map_above_bytes) as gallery:
+            with pytest.raises((WorkError, UsageError), match=message):
+                gallery.search(ROWS[:1])
             gallery.search(ROWS[:1])
 
 
@@ -171,46 +162,32 @@ def test_what_could_not_be_read_is_not_taken_for_read(filled):
                 gallery.search(ROWS[:1])
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
+def test_paths_that_cannot_be_a_gallery(filled):
+    os.mkfifo(filled.with_name("pipe"))
+    for name, message in (
         (".", "is a folder; a gallery is a file"),
         ("missing/g", "there is no folder .*missing: make it first"),
         ("x" * 300, "cannot be opened|cannot be made"),
         ("a\0b", "expected the path of a gallery's file"),
         ("g/h", "there is no folder|cannot be opened"),
-    ],
-)
-def test_paths_that_cannot_be_a_gallery(filled, name, message):
-    with pytest.raises((UsageError, WorkError), match=message):
-        open_small(f"{filled.parent}/{name}")
+        ("pipe", "is no gallery: expected a file"),  # which is not waited for
+    ):
+        with pytest.raises((UsageError, WorkError), match=message):
+            open_small(f"{filled.parent}/{name}")
 
 
-@pytest.mark.parametrize(
-    ("location", "message"),
-    [
-        ("", "expected the path of a gallery's file, got ''"),
-        ("redis://localhost/0", "nothing is known by redis://"),
-        (b"bytes", "expected the path of a gallery's file"),
-    ],
-)
-def test_locations_that_mean_nothing(location, message):
-    with pytest.raises(UsageError, match=message):
-        Gallery.open(location, binding=BINDING, create=True)
-
-
-def test_a_gallery_that_is_not_there(tmp_path):
-    with pytest.raises(UsageError, match=r"there is no gallery at .*g: `hat enroll` makes one"):
-        Gallery.open(tmp_path / "g", binding=BINDING)
-    with pytest.raises(UsageError, match="one that is made cannot be read only"):
-        Gallery.open(tmp_path / "g", binding=BINDING, create=True, read_only=True)
+def test_locations_that_mean_nothing_and_a_gallery_that_is_not_there(tmp_path):
+    path, made = tmp_path / "g", {"create": True}
+    for location, options, message in (
+        ("", made, "expected the path of a gallery's file, got ''"),
+        ("redis://localhost/0", made, "nothing is known by redis://"),
+        (b"bytes", made, "expected the path of a gallery's file"),
+        (path, {}, r"there is no gallery at .*g: `hat enroll` makes one"),
+        (path, {"create": True, "read_only": True}, "one that is made cannot be read only"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Gallery.open(location, binding=BINDING, **options)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "g")
-    with pytest.raises(UsageError, match="is no gallery: expected a file"):
-        open_small(tmp_path / "g")
 
 
 def test_odd_names_are_names(tmp_path):
@@ -255,5 +232,5 @@ def test_a_gallery_is_opened_without_torch(filled):
         "    gallery.search(gallery.embeddings([3]), 2)\n"
         "assert 'torch' not in sys.modules and 'faiss' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(filled)], capture_output=True, text=True, check=False)
+    done = run_python(code, filled)
     assert done.returncode == 0, done.stderr

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gallery_cases import BINDING, EMBED_DIM, assert_neighbors, brute_force, new_record, passes, sha256, unit_rows
+from gallery_cases import EMBED_DIM, assert_neighbors, brute_force, new_record, open_small, passes, sha256, unit_rows
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hat.errors import UsageError
 from hat.serve import Filter
-from hat.serve.sqlite.gallery import SqliteGallery
 
 VECTORS = unit_rows(7)  # few, so that many records are equally near
 
@@ -34,13 +33,11 @@ class Histories(RuleBasedStateMachine):
         self.open()
 
     def open(self):
-        options = {"binding": BINDING, "stored_type": self.stored_type, "map_above_bytes": self.map_above_bytes}
-        self.writer = SqliteGallery.open(self.folder / "g", create=True, **options)
+        options = {"stored_type": self.stored_type, "map_above_bytes": self.map_above_bytes}
+        self.writer = open_small(self.folder / "g", **options)
         with self.writer._writer.exclusive() as sqlite:
-            sqlite.execute(
-                "PRAGMA synchronous = OFF"
-            )  # nothing is killed here, and waiting for the disk takes most of the time
-        self.reader = SqliteGallery.open(self.folder / "g", read_only=True, **options)
+            sqlite.execute("PRAGMA synchronous = OFF")  # nothing is killed here, and the disk takes most of the time
+        self.reader = open_small(self.folder / "g", read_only=True, **options)
 
     def close(self):
         self.reader.close()

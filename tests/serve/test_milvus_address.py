@@ -11,34 +11,33 @@ from hat.serve.milvus.address import parse_address
 from hat.serve.milvus.gallery import MilvusGallery
 
 
-def test_an_address_is_read():
-    address = parse_address("milvus://store.example:1234/people", {})
-    assert (address.host, address.port, address.name) == ("store.example", 1234, "people")
-    assert (address.database, address.tls, address.user, address.password, address.token) == (None, False, None, None, None)
-    assert str(address) == "milvus://store.example:1234/people"
-    assert parse_address("milvus://localhost/_a1", {}).port == 19530
-    assert str(parse_address("milvus://[::1]:5/people?db=shop", {})) == "milvus://[::1]:5/people?db=shop"
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch):
+    for name in ("USER", "PASSWORD", "TOKEN", "DB"):
+        monkeypatch.delenv(f"HAT_MILVUS_{name}", raising=False)
 
 
-def test_secrets_come_from_the_address_or_the_environment_and_are_never_shown():
-    environment = {
-        "HAT_MILVUS_USER": "u2",
-        "HAT_MILVUS_PASSWORD": "hidden2",
-        "HAT_MILVUS_TOKEN": "hidden3",
-        "HAT_MILVUS_DB": "d2",
-    }
-    address = parse_address("milvus://u1:hid%40den1@host/people?db=d1&tls=true&token=hidden4", environment)
-    assert (address.user, address.password, address.token) == ("u1", "hid@den1", "hidden4")
-    assert (address.database, address.tls) == ("d1", True)
+def test_parse_address_reads_host_port_and_name():
+    address = parse_address("milvus://store.example:1234/people")
+    assert (address.host, address.port, address.name, address.tls) == ("store.example", 1234, "people", False)
+    assert set(address.login.values()) == {""} and str(address) == "milvus://store.example:1234/people"
+    assert parse_address("milvus://localhost/_a1").port == 19530
+    assert str(parse_address("milvus://[::1]:5/people?db=shop")) == "milvus://[::1]:5/people?db=shop"
+
+
+def test_secrets_come_from_the_address_or_the_environment_and_are_never_shown(monkeypatch):
+    for name, value in {"USER": "u2", "PASSWORD": "hidden2", "TOKEN": "hidden3", "DB": "d2"}.items():
+        monkeypatch.setenv(f"HAT_MILVUS_{name}", value)
+    address = parse_address("milvus://u1:hid%40den1@host/people?db=d1&tls=true&token=hidden4")
+    assert address.login == {"user": "u1", "password": "hid@den1", "token": "hidden4", "db_name": "d1"} and address.tls
     assert "hid" not in repr(address) + str(address)
-    address = parse_address("milvus://host/people", environment)
-    assert (address.user, address.password, address.token, address.database) == ("u2", "hidden2", "hidden3", "d2")
+    address = parse_address("milvus://host/people")
+    assert address.login == {"user": "u2", "password": "hidden2", "token": "hidden3", "db_name": "d2"}
     assert "hid" not in repr(address) + str(address)
 
 
-@pytest.mark.parametrize(
-    ("location", "words"),
-    [
+def test_what_is_no_address_is_refused_without_repeating_a_password():
+    for location, words in (
         ("http://u:hidden@host/people", "cannot be read"),
         ("milvus:///people", "cannot be read"),
         ("milvus://u:hidden@host:port/people", "cannot be read"),
@@ -56,12 +55,10 @@ def test_secrets_come_from_the_address_or_the_environment_and_are_never_shown():
         ("milvus://u:hidden@host/people?password=hidden", "knows db, tls and token"),
         ("milvus://u:hidden@host/people?db", "cannot be read"),
         ("milvus://u:hidden@host/people#part", "cannot be read"),
-    ],
-)
-def test_what_is_no_address_is_refused_without_repeating_a_password(location, words):
-    with pytest.raises(UsageError, match=words) as caught:
-        parse_address(location, {})
-    assert "hidden" not in str(caught.value)
+    ):
+        with pytest.raises(UsageError, match=words) as caught:
+            parse_address(location)
+        assert "hidden" not in str(caught.value)
 
 
 def test_open_says_what_to_do_where_nobody_or_something_else_answers():

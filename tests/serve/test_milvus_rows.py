@@ -65,14 +65,8 @@ def test_which_values_are_the_same(value, other, same):
     st.one_of(st.none(), st.binary(min_size=1, max_size=50)),
 )
 def test_a_record_comes_back_as_it_was(source, number, time_s, attributes, thumbnail):
-    facts = {
-        "source": source,
-        "pid": number,
-        "camid": number,
-        "time_s": time_s,
-        "attributes": attributes,
-        "thumbnail": thumbnail,
-    }
+    labels = {"pid": number, "camid": number, "time_s": time_s}
+    facts = {"source": source, "attributes": attributes, "thumbnail": thumbnail, **labels}
     back = record_of(row(**facts))
     assert back == Record(**vars(new_record("a", **facts)) | {"id": 1, "enrolled_s": 2.5})
     assert [type(value) for value in back.attributes.values()] == [type(value) for value in attributes.values()]
@@ -118,9 +112,9 @@ def test_among_lists_hashes_and_ids_as_milvus_reads_them():
 
 
 def test_messages_are_bounded_and_nothing_is_lost():
-    rows = [row(thumbnail=bytes(size)) | {"id": size} for size in (1, 900, 40000, 10, 900, 20)]
-    parts = list(batches(rows, 5000))
-    assert [one for part in parts for one in part] == rows
-    assert [len(part) for part in parts] == [2, 1, 3]
-    assert all(len(part) == 1 or len(json.dumps([one | {"embedding": []} for one in part])) < 5000 for part in parts)
+    rows = [row(thumbnail=bytes(size)) | {"id": size} for size in (1, 900, 2000, 10, 900, 20)]
+    for max_bytes, lengths in ((10_000, [3, 3]), (5000, [1] * 6), (500, [1] * 6), (100_000, [6])):
+        parts = list(batches(rows, max_bytes))
+        assert [one for part in parts for one in part] == rows and [len(part) for part in parts] == lengths
+        assert all(len(part) == 1 or len(json.dumps([one | {"embedding": []} for one in part])) < max_bytes for part in parts)
     assert list(batches([], 5000)) == []

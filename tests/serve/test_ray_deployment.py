@@ -1,8 +1,4 @@
-"""The service on a real Ray: replicas answer as the library does, one writer writes, and a replica that dies is replaced.
-
-Ray is not among the packages for development: ``pip install 'ray[serve]'`` first. It starts a dozen processes, which takes
-minutes on a busy machine.
-"""
+"""The service on a real Ray (``pip install 'ray[serve]'``): replicas answer, one writes, and one that dies is replaced."""
 
 import io
 import json
@@ -10,6 +6,8 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -62,12 +60,11 @@ def world(tmp_path_factory):
 def services(ray, world):
     """Two replicas that read, and one that writes."""
     folder = world[0]
-    places = {"people": str(folder / "people.gallery")}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    plan = ReplicaPlan(model=str(folder / "model"), galleries=places)
-    writing = ReplicaPlan(model=str(folder / "model"), galleries=places, write=True, audit=str(folder / "audit.jsonl"))
+    plan = ReplicaPlan(model=str(folder / "model"), galleries={"people": str(folder / "people.gallery")})
+    writing = replace(plan, write=True, audit=str(folder / "audit.jsonl"))
     with (
         deploy(plan, replicas=2, num_cpus=0.4, port=port) as readers,
         deploy(writing, num_cpus=0.4, port=port, name="enrollment", prefix="/enroll") as writer,
@@ -97,11 +94,9 @@ def running(name):
 def replica_processes():
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
+        with suppress(OSError):  # it has just ended
             if path.read_bytes().startswith(b"ray::ServeReplica:hat:service"):
                 found.append(int(path.parent.name))
-        except OSError:
-            continue
     return found
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from hat.errors import ConfigError, MissingExtraError, UsageError
-from hat.serve.ray.deployment import BelowPrefix, ReplicaPlan, application, deploy
+from hat.serve.ray.deployment import BelowPrefix, ReplicaPlan, _completed, application, deploy
 
 PLAN = ReplicaPlan(model="nowhere.onnx", galleries={"people": "people.gallery"})
 
 
-@pytest.mark.parametrize(
-    ("plan", "options", "words"),
-    [
+def test_what_cannot_be_is_refused():
+    for plan, options, words in (
         (ReplicaPlan(model="m", write=True), {"replicas": 2}, "a gallery has one writer, 2 replicas were to change it"),
         (ReplicaPlan(model="m", write=True), {"replicas": (1, 3)}, "a gallery has one writer, 3 replicas were to change it"),
         (PLAN, {"replicas": 0}, "1 or more replicas"),
@@ -24,11 +23,9 @@ PLAN = ReplicaPlan(model="nowhere.onnx", galleries={"people": "people.gallery"})
         (PLAN, {"prefix": "/{any}"}, "expected a prefix like"),
         (PLAN, {"port": 0}, "a port is 1 to 65535"),
         (PLAN, {"host": "0.0.0.0"}, "can be reached by others: give the keys"),
-    ],
-)
-def test_what_cannot_be_is_refused(plan, options, words):
-    with pytest.raises(UsageError, match=words):
-        deploy(plan, **options)
+    ):
+        with pytest.raises(UsageError, match=words):
+            deploy(plan, **options)
 
 
 def test_an_application_of_rays_own_files_needs_keys_and_known_fields():
@@ -68,12 +65,9 @@ def test_a_request_is_answered_by_its_path_below_the_prefix(root, path, below):
 
 
 def test_paths_are_the_same_to_every_process(monkeypatch, tmp_path):
-    from hat.serve.ray.deployment import _completed
-
     monkeypatch.chdir(tmp_path)
-    plan = _completed(
-        ReplicaPlan(model="m.onnx", galleries={"a": "a.gallery", "b": "milvus://h/b"}, keys="k"), "127.0.0.1", 2.5
-    )
+    plan = ReplicaPlan(model="m.onnx", galleries={"a": "a.gallery", "b": "milvus://h/b"}, keys="k")
+    plan = _completed(plan, "127.0.0.1", 2.5)
     assert (plan.model, plan.keys) == (str(Path.cwd() / "m.onnx"), str(Path.cwd() / "k"))
     assert plan.galleries == {"a": str(Path.cwd() / "a.gallery"), "b": "milvus://h/b"}
     assert plan.num_threads == 2 and "127.0.0.1" in plan.settings.hosts

@@ -41,15 +41,8 @@ def model(subset, tiny_model):
 
 
 def average_precision(matches, pid, camid):
-    hits, precisions, rank = 0, [], 0
-    for match in matches:
-        record = match.record
-        if record.pid == pid and record.camid == camid:
-            continue  # the query's own camera saw this person too
-        rank += 1
-        if record.pid == pid:
-            hits += 1
-            precisions.append(hits / rank)
+    others = [match.record.pid == pid for match in matches if (match.record.pid, match.record.camid) != (pid, camid)]
+    precisions = [sum(others[:rank]) / rank for rank, is_match in enumerate(others, start=1) if is_match]
     return float(np.mean(precisions)) if precisions else None
 
 
@@ -61,11 +54,9 @@ def test_the_mean_average_precision_of_searches_is_that_of_the_evaluation(subset
         enrollment = enroll_images(gallery, embedder, ImageSources(subset.gallery.paths).items())
         assert (enrollment.num_added, enrollment.bad) == (len(subset.gallery), [])
         found = search_gallery(gallery, embedder.embed_paths(subset.query.paths), top=len(gallery))
-    precisions = []
-    for path, matches in zip(subset.query.paths, found, strict=True):
-        assert len(matches) == len(subset.gallery)
-        said = read_name(path.rpartition("/")[2])
-        precisions.append(average_precision(matches, said.pid, said.camid))
+    assert {len(matches) for matches in found} == {len(subset.gallery)}
+    labels = [read_name(path.rpartition("/")[2]) for path in subset.query.paths]
+    precisions = [average_precision(matches, said.pid, said.camid) for matches, said in zip(found, labels, strict=True)]
     counted = [one for one in precisions if one is not None]
     assert len(counted) == expected.num_queries > 100
     assert np.mean(counted) == pytest.approx(expected.mAP, abs=5e-5)

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,8 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from ...gallery.gallery import Gallery
-from ...search.camera_centering import CenteredGallery
 from ...search.query_embeddings import Query, queries_of_records, search_queries
-from ...search.searching import Match, Searchable, person_embedding
+from ...search.searching import CenteredGallery, Match, person_embedding
 from ..api_error import ApiError
 from ..dependencies import Reader
 from ..schemas import SearchForm, SearchResults
@@ -81,13 +81,13 @@ def _search(gallery: Gallery, form: SearchForm, embeddings: npt.NDArray[np.float
     camids = frozenset() if form.query_camid is None else frozenset({form.query_camid})
     queries = [] if embeddings is None else [Query("image", row, camids=camids) for row in embeddings]
     queries += queries_of_records(form.record_ids, gallery) if form.record_ids else []
-    searched: Searchable = gallery
+    searched: Gallery | CenteredGallery = gallery
     if form.center_cameras:
         most = _MAX_CENTERED_VALUES // gallery.binding.embed_dim
         if len(gallery) > most:
             raise ApiError(422, f"center_cameras: at most {most:,} records over HTTP, and the gallery has {len(gallery):,}")
         searched = centered = CenteredGallery(gallery)
-        queries = [centered.center(query) for query in queries]
+        queries = [replace(query, embedding=centered.center(query.embedding, query.camids)) for query in queries]
     if form.one_person:
         together = person_embedding(np.stack([query.embedding for query in queries]))
         queries = [Query("person", together, ids=frozenset(form.record_ids))]
