@@ -165,7 +165,7 @@ def tiny_dataset(tmp_path_factory):
         (folder / name).mkdir(exist_ok=True)
         Image.effect_noise((32, 64), 40 + 50 * number).save(folder / name / f"{person}{'s1_000001_00' * (name != '.')}.png")
     hat.save_checkpoint(lively_hat(), folder / "model")
-    load_command("enroll")(["old.gallery", str(folder / "a.png"), "--model", str(folder / "model")], standalone_mode=False)
+    load_command("enroll")([str(folder / "old.gallery"), str(folder / "a.png"), "--model", str(folder / "model")], standalone_mode=False)
     return folder
 
 

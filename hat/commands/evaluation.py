@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hat.console import emit, percent, progress, stderr
+from hat.console import append_record, emit, percent, progress, stderr
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,7 +89,6 @@ def evaluate(
     from hat.embedder import Embedder
     from hat.evaluation import center_dataset, check_rankable, rank_embeddings
     from hat.metrics import rerank as rerank_distances
-    from hat.record import append_record
     from hat.runtime.torch_runtime import checked_precision
 
     start = time.monotonic()
