@@ -18,12 +18,14 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from hat.errors import UsageError, WorkError
 
 stderr = Console(stderr=True, highlight=False)
 """Where messages go, so that what a command prints on stdout can be piped."""
+
+RATES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
+"""Metrics of a ranking -> their names for a reader."""
 
 
 @contextmanager
@@ -46,29 +48,25 @@ def emit(result: Mapping[str, Any], table: RenderableType, as_json: bool) -> Non
     if as_json:
         sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     else:
-        # A pipe has no width: rich would fold a table to 80 columns and lose digits.
-        Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
+        # A pipe has no width: rich would fold a table to 80 columns and lose digits. No markup: paths have square brackets.
+        console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 140)
+        console.print(table)
 
 
 def make_table(rows: Iterable[Sequence[object]], columns: Sequence[str] = (), *, left: Collection[str] = ()) -> Table:
-    """Return a table without lines.
-
-    Cells are printed as they are: a path in square brackets is no markup. Columns that are not in ``left`` hold numbers, which
-    stand to the right; a table of names and values has no columns.
-    """
+    """Return a table without lines: of names and values, or with columns, whose numbers stand to the right."""
     table = Table(box=None, show_header=bool(columns), header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, justify="left" if column in left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*map(str, row))
     return table
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return figures for a reader: the rates of a ranking as percent under their usual names, anything else as it is."""
-    rates = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
-    known = [(label, f"{percent(metrics[key])} %") for key, label in rates.items() if key in metrics]
-    return known + [(key, str(value)) for key, value in metrics.items() if key not in rates]
+    known = [(label, f"{percent(metrics[key])} %") for key, label in RATES.items() if key in metrics]
+    return known + [(key, str(value)) for key, value in metrics.items() if key not in RATES]
 
 
 def percent(rate: float) -> str:
