@@ -10,9 +10,7 @@ import pytest
 from hat.process_settings import ENVIRONMENT
 
 USES = {
-    "onnxruntime": (
-        "onnxruntime",
-        """
+    "onnxruntime": """
 import hat, onnx, onnxruntime
 from onnx import TensorProto, helper
 x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
@@ -22,48 +20,32 @@ session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CP
 session.run(None, {"x": [1.0]})
 del session
 """,
-    ),
-    "openvino": (
-        "openvino",
-        """
+    "openvino": """
 import hat, numpy, openvino
 from openvino import opset13 as ops
 parameter = ops.parameter([1], openvino.Type.f32)
 compiled = openvino.Core().compile_model(openvino.Model([ops.relu(parameter)], [parameter]), "CPU")
 compiled([numpy.ones(1, numpy.float32)])
 """,
-    ),
-    "nncf": ("nncf", "import hat, nncf\nassert type(nncf.telemetry.wrapper.telemetry).__name__ == 'MagicMock'\n"),
-    "gradio": ("gradio", "import hat, gradio\nassert not gradio.analytics.analytics_enabled()\n"),
+    "nncf": "import hat, nncf\nassert type(nncf.telemetry.wrapper.telemetry).__name__ == 'MagicMock'\n",
+    "gradio": "import hat, gradio\nassert not gradio.analytics.analytics_enabled()\n",
 }
 
 
-@pytest.mark.parametrize("runtime", sorted(USES))
-def test_disable_telemetry_under_strace(runtime, tmp_path):
+@pytest.mark.parametrize("library", sorted(USES))
+def test_disable_telemetry_under_strace(library, tmp_path):
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
-    library, code = USES[runtime]
     pytest.importorskip(library, reason=f"{library} is not installed")
     home, trace = tmp_path / "home", tmp_path / "trace"
     home.mkdir()
     environment = {key: value for key, value in os.environ.items() if key not in {*ENVIRONMENT, "CI", "XDG_CACHE_HOME"}}
     environment |= {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
-    command = [
-        "strace",
-        "-f",
-        "-qq",
-        "-e",
-        "trace=connect,sendto,sendmsg,sendmmsg",
-        "-o",
-        str(trace),
-        sys.executable,
-        "-c",
-        code,
-    ]
+    watch = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(trace)]
+    command = [*watch, sys.executable, "-c", USES[library]]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    addresses = [line for line in trace.read_text().splitlines() if "AF_INET" in line]
-    assert addresses == []
+    assert [line for line in trace.read_text().splitlines() if "AF_INET" in line] == []
     assert list(home.rglob("*")) == []
 
 

@@ -133,7 +133,7 @@ def evaluate(
         append_record(record, f"{Path(model).name} ({kind})", rows, time.monotonic() - start)
     result = {"model": model, "runtime": embedder.runtime.name, "rerank": rerank, "flip": flip}
     result |= {"center_cameras": center_cameras, "results": results}
-    emit(result, make_table([row.values() for row in rows], list(rows[0]), left=("data set",)), as_json)
+    emit(result, make_table([list(row.values()) for row in rows], list(rows[0]), left=("data set",)), as_json)
 
 
 def _without_bad_images(dataset: ReIDDataset) -> tuple[ReIDDataset, int]:
