@@ -13,11 +13,8 @@ def test_a_session_is_rehearsed_on_a_cpu():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, done.stderr
-    assert [line["script"] for line in lines if line["result"] == "end"] == [
-        "runtime_parity",
-        "engine_runtime",
-        "training_probe",
-    ]
+    ended = [line["script"] for line in lines if line["result"] == "end"]
+    assert ended == ["runtime_parity", "engine_runtime", "training_probe"]
     results = {line["result"]: line for line in lines}
     assert results["torch_fp32"]["worst_cosine"] > 0.999999
     assert results["captured"]["max_abs"] < 1e-6
