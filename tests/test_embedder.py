@@ -64,8 +64,8 @@ def test_a_runtime_with_a_largest_batch_is_never_given_a_larger_one(tiny_model, 
             assert 1 <= len(images) <= 2
             return super().run(images)
 
-    assert isinstance(runtime := Small(tiny_model, "cpu"), Runtime)
-    embedder = hat.Embedder(runtime, batch_size=32)
+    embedder = hat.Embedder(Small(tiny_model, "cpu"), batch_size=32)
+    assert isinstance(embedder.runtime, Runtime)
     np.testing.assert_allclose(embedder.embed(pictures), by_hand(tiny_model, pictures), atol=1e-5)
 
 

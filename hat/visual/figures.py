@@ -31,19 +31,15 @@ _MAX_CHARACTERS = 16
 
 @dataclass(frozen=True)
 class Tile:
-    """An image in a picture."""
+    """An image in a picture, or the file to read it from when it is drawn; None where there is none any more.
+
+    Its caption has up to two lines. A match shows the person who is looked for; None where that is not known.
+    """
 
     image: Image.Image | str | None
-    """The image, or the file to read it from when it is drawn; None where there is none any more."""
-
     caption: str = ""
-    """Up to two lines under it."""
-
     is_match: bool | None = None
-    """Whether it shows the person who is looked for; None where that is not known."""
-
     is_query: bool = False
-    """Whether it shows what is looked for."""
 
 
 def draw_grid(
@@ -123,19 +119,15 @@ def _shortened(line: str) -> str:
 
 
 class RankedRow(NamedTuple):
-    """A query and the top of its ranking."""
+    """A query by its index, the average precision of its whole ranking in [0, 1], and the top of it, nearest first.
+
+    The latter are indices of gallery images, (top_k,), and their cosine similarities to the query, -1 to 1.
+    """
 
     query: int
-    """The query's place in its split."""
-
     average_precision: float
-    """Of the whole ranking, in [0, 1]."""
-
     top: npt.NDArray[np.int64]
-    """Places of the nearest gallery images in their split, nearest first."""
-
     similarities: npt.NDArray[np.float32]
-    """Their cosine similarities to the query, -1 to 1."""
 
 
 def rank_rows(
