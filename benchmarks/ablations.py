@@ -20,11 +20,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hat.console import percent
+from hat.console import append_record, markdown_table, percent
 from hat.errors import HatError
 from hat.io.checkpoint import read_checkpoint_info, write_atomically
 from hat.model.complexity import count_complexity
-from hat.record import append_record, markdown_table
 
 BASE = "base"
 ROWS: dict[str, tuple[str, str, list[str]]] = {

@@ -16,11 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hat.console import percent
+from hat.console import append_record, markdown_table, percent
 from hat.errors import HatError
 from hat.export.bench.benchmark import BenchmarkReport, CandidateSpeed, benchmark
 from hat.export.parity.candidate import parse_candidate
-from hat.record import append_record, markdown_table
 
 
 def num_bytes(spec: str) -> int:

@@ -31,8 +31,8 @@ from typing import Any
 from measuring import MEBIBYTE, finish
 from serving import BOUNDARY, MemoryWatch, busy, form_body, read_metrics, resident_bytes, served, wait_until_idle
 
+from hat.console import describe_machine
 from hat.export.parity.candidate import choose_images, list_images
-from hat.record import describe_machine
 
 NUM_BODIES = 64
 

@@ -23,13 +23,13 @@ import numpy as np
 from measuring import finish
 from serving import served
 
+from hat.console import describe_machine
 from hat.data import ReIDDataset, Split, open_dataset
 from hat.data.archives import read_member, split_location
 from hat.embedder import Embedder
 from hat.evaluation import evaluate
 from hat.export.parity.levels import some_identities
 from hat.metrics import evaluate_ranking
-from hat.record import describe_machine
 
 GALLERY = "benchmark"
 ENROLLED_AT_ONCE = 32

@@ -4,13 +4,13 @@
 function with typer's annotations; its docstring is its help.
 """
 
-import importlib
 import os
+import pkgutil
 import sys
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from hat.errors import HatError, UsageError, describe_failure
 from hat.process_settings import keep_freed_memory, wait_passively
@@ -49,13 +49,11 @@ def load_command(name: str) -> Any:
     if name in _LONG_COMPUTATIONS:
         wait_passively()
         keep_freed_memory()
-    module, _, function = COMMANDS[name][0].partition(":")
-    target = getattr(importlib.import_module(module), function)
+    target = group = pkgutil.resolve_name(COMMANDS[name][0])
     if not isinstance(target, typer.Typer):  # a command with subcommands of its own brings its table ready made
-        single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        single.command(name, no_args_is_help=name not in NEEDS_NO_ARGUMENTS)(target)
-        target = single
-    command = typer.main.get_command(target)
+        group = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        group.command(name, no_args_is_help=name not in NEEDS_NO_ARGUMENTS)(target)
+    command = typer.main.get_command(group)
     command.name = name
     return command
 
@@ -72,21 +70,13 @@ class LazyGroup(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         if getattr(ctx, "resilient_parsing", False) or not getattr(ctx, "_resolving", False):
-            return _stub(cmd_name)
+            return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
         return load_command(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the subcommand that was called, and import it."""
         ctx._resolving = True
         return super().resolve_command(ctx, args)
-
-
-def _stub(name: str) -> Any:
-    single = typer.Typer(add_completion=False)
-    single.command(name, help=COMMANDS[name][1])(lambda: None)
-    command = typer.main.get_command(single)
-    command.name = name
-    return command
 
 
 app = typer.Typer(

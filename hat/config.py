@@ -8,7 +8,7 @@ pydantic's dataclass with unknown keys refused. This file adds what a command li
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -31,18 +31,9 @@ def config_dataclass(cls: type[T]) -> type[T]:
 
 
 def config_from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
-    """Build a configuration from plain data.
+    """Build a configuration from plain data, or raise a `ConfigError` that names every mistake by its full path.
 
-    Args:
-        cls: A class made by `config_dataclass`.
-        data: Plain nested dictionaries, lists and scalars, as YAML or JSON gives them.
-        where: What the data is, for the error message: a file name, for example.
-
-    Returns:
-        The checked configuration.
-
-    Raises:
-        ConfigError: A key is unknown or a value is wrong; every mistake is named by its full path.
+    ``where`` says in the message what the data is: a file name, for example.
     """
     try:
         return TypeAdapter(cls).validate_python(dict(data))
@@ -52,16 +43,9 @@ def config_from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") 
 
 
 def facts_from_dict(cls: type[T], content: Mapping[str, Any], *, newest: int, source: str) -> T:
-    """Build an object with a field ``format_version`` from plain data.
+    """Build an object with a field ``format_version`` from plain data, read from ``source``.
 
-    Args:
-        cls: A class made by `hat.config.config_dataclass`.
-        content: Plain data.
-        newest: The newest version that is known.
-        source: What it was read from, for the error message.
-
-    Raises:
-        CheckpointError: The version is newer, or a field is unknown, missing or wrong.
+    Raises a `CheckpointError` where the version is above ``newest``, or a field is unknown, missing or wrong.
     """
     version = content.get("format_version")
     if isinstance(version, int) and version > newest:
@@ -83,11 +67,7 @@ def config_to_yaml(config: Any) -> str:
 
 
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
-    """Parse ``a.b=value`` assignments into nested dictionaries; values are read as YAML, and ``3e-4`` as a number.
-
-    Raises:
-        ConfigError: An assignment has no ``=`` or no path, or its value is not YAML.
-    """
+    """Parse ``a.b=value`` assignments into nested dictionaries; values are read as YAML, and ``3e-4`` as a number."""
     tree: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -105,21 +85,26 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def apply_overrides(config: T, overrides: Mapping[str, Any], *, where: str = "") -> T:
-    """Return a copy of a configuration in which the leaves named by nested ``overrides`` are replaced.
-
-    Raises:
-        ConfigError: A key is unknown or a value is wrong; it is named by its full path.
-    """
+    """Return a copy of a configuration in which the leaves named by nested ``overrides`` are replaced."""
     return config_from_dict(type(config), merge(config_to_dict(config), overrides), where=where)
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries of which the leaves named by ``changes`` are replaced; neither argument is changed."""
+    """Return nested dictionaries of which the leaves named by ``changes`` are replaced; neither argument is changed."""
     merged = dict(base)
     for key, value in changes.items():
         inner = merged.get(key)
         merged[key] = merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the dotted name and both values of every field in which two nested configurations, as plain data, differ."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in [*before, *(key for key in now if key not in before)]:
+            yield from differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    elif before != now:
+        yield path, before, now
 
 
 def _parse_value(text: str, path: str) -> Any:
@@ -155,23 +140,5 @@ def _describe(item: Any, cls: type[Any]) -> str:
 def _fields_at(cls: Any, location: tuple[int | str, ...]) -> list[str]:
     """Return names of the fields of the nested dataclass that a path leads to; empty where it leads to none."""
     for part in location:
-        fields = {field.name: field.type for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
-        cls = _resolve(cls, fields.get(str(part)), str(part))
+        cls = get_type_hints(cls).get(str(part)) if dataclasses.is_dataclass(cls) else None
     return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
-
-
-def _resolve(owner: Any, annotation: Any, name: str) -> Any:
-    if not isinstance(annotation, str):
-        return annotation
-    from typing import get_type_hints
-
-    return get_type_hints(owner).get(name)
-
-
-def differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the dotted name and both values of every field in which two nested configurations, as plain data, differ."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in [*before, *(key for key in now if key not in before)]:
-            yield from differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
-    elif before != now:
-        yield path, before, now

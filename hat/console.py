@@ -1,18 +1,31 @@
-"""What a command says: results on stdout, as a table or as JSON; everything else, progress bars included, on stderr."""
+"""What a command says: results on stdout, as a table or as JSON; everything else, progress bars included, on stderr.
+
+Results worth keeping go into a Markdown file too, with all that is needed to measure them again.
+"""
 
 import json
+import os
+import platform
+import shlex
+import subprocess
 import sys
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
+
+from hat.errors import UsageError, WorkError
 
 stderr = Console(stderr=True, highlight=False)
 """Where messages go, so that what a command prints on stdout can be piped."""
+
+RATES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
+"""Metrics of a ranking -> their names for a reader."""
 
 
 @contextmanager
@@ -26,48 +39,96 @@ def progress() -> Iterator[Progress]:
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[info]}"),
     )
-    with Progress(*columns, console=stderr, transient=False, disable=not stderr.is_terminal) as display:
+    with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as display:
         yield display
 
 
 def emit(result: Mapping[str, Any], table: RenderableType, as_json: bool) -> None:
-    """Print a command's result on stdout.
-
-    Args:
-        result: The result as plain data.
-        table: The same for a reader.
-        as_json: Print ``result`` as indented JSON instead of ``table``.
-    """
+    """Print a command's result on stdout: plain data as indented JSON, or the same for a reader as a table or a sentence."""
     if as_json:
         sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     else:
-        # A pipe has no width: rich would fold a table to 80 columns and lose digits.
-        Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
+        # A pipe has no width: rich would fold a table to 80 columns and lose digits. No markup: paths have square brackets.
+        console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 140)
+        console.print(table)
 
 
 def make_table(rows: Iterable[Sequence[object]], columns: Sequence[str] = (), *, left: Collection[str] = ()) -> Table:
-    """Return a table without lines.
-
-    Args:
-        rows: Its cells, printed as they are: a path in square brackets is no markup.
-        columns: Bold heads of columns; none for a table of names and values.
-        left: Those of them that hold texts; the others are numbers, which stand to the right.
-    """
+    """Return a table without lines: of names and values, or with columns, whose numbers stand to the right."""
     table = Table(box=None, show_header=bool(columns), header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, justify="left" if column in left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*map(str, row))
     return table
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return figures for a reader: the rates of a ranking as percent under their usual names, anything else as it is."""
-    rates = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
-    known = [(label, f"{percent(metrics[key])} %") for key, label in rates.items() if key in metrics]
-    return known + [(key, str(value)) for key, value in metrics.items() if key not in rates]
+    known = [(label, f"{percent(metrics[key])} %") for key, label in RATES.items() if key in metrics]
+    return known + [(key, str(value)) for key, value in metrics.items() if key not in RATES]
 
 
 def percent(rate: float) -> str:
     """Return a rate in [0, 1] as percent with two digits, as the field prints mAP and Rank-1."""
     return f"{100 * rate:.2f}"
+
+
+def append_record(path: Path, title: str, rows: Sequence[Mapping[str, Any]], wall_time_s: float) -> None:
+    """Append a section with a table, the command, the commit, the machine and the wall time to a Markdown file.
+
+    Raises a `UsageError` where the path is a folder, a `WorkError` where the file cannot be written.
+    """
+    if path.is_dir():
+        raise UsageError(f"--record takes a Markdown file, and {path} is a folder")
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    day, commit = time.strftime("%Y-%m-%d"), _source_commit() or "unknown"
+    facts = f"{day}, commit {commit}, {describe_machine()}, {wall_time_s:.0f} s."
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"\n## {title}\n\n{markdown_table(rows)}\n`{command}`\n\n{facts}\n")
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a Markdown table of rows that share their columns; numbers are aligned to the right."""
+    columns = list(rows[0])
+    aligned = ["---:" if isinstance(rows[0][column], int | float) else "---" for column in columns]
+    lines = [columns, aligned, *([str(row[column]) for column in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def describe_machine() -> str:
+    """Return processor, cores and CUDA device in a few words, with the version of torch."""
+    import torch
+
+    parts = [f"{_processor_name()}, {os.cpu_count()} cores"]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return "; ".join([*parts, f"torch {torch.__version__}"])
+
+
+def _processor_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux: the general answer below
+    return platform.processor() or platform.machine()
+
+
+def _source_commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, marked where files differ; None where there is none."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        folder = Path(__file__).resolve().parent
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+    try:
+        if git("ls-files", "--error-unmatch", Path(__file__).name).returncode:
+            return None  # installed into an environment that lies in somebody else's checkout
+        return git("describe", "--always", "--dirty", "--abbrev=10").stdout.strip() or None
+    except OSError:
+        return None

@@ -23,23 +23,17 @@ from hat.runtime.torch_runtime import Precision
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 """A path, a PIL image, or an (H, W, 3) uint8 RGB array."""
 
-
 SHIPPED_NAME = "hat_mobilenet_v2_market1501"
 """Folder of the shipped model in ``hat/models``."""
 
 
 class Embedder:
-    """Turns images into embeddings.
+    """A model that embeds images, whatever runs it.
 
     Args:
         runtime: What runs the model.
         batch_size: Images per run of the model; lowered to what the runtime takes.
         num_workers: Threads that decode and resize files; None is one for each core.
-
-    Attributes:
-        runtime: What runs the model.
-        preprocessing: How images become its input.
-        embed_dim: Width of an embedding.
     """
 
     def __init__(self, runtime: Runtime, *, batch_size: int = 32, num_workers: int | None = None) -> None:
@@ -67,8 +61,7 @@ class Embedder:
             path: See `hat.runtime.open_runtime`.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None takes a CUDA device where there is one.
             precision: Of a checkpoint: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-            batch_size: Images per run of the model.
-            num_workers: Threads that decode and resize files; None is one for each core.
+            batch_size: See `Embedder`, as for `num_workers`.
 
         Raises:
             CheckpointError: There is nothing at the path that can be opened.
@@ -80,7 +73,7 @@ class Embedder:
         """Embed images.
 
         Args:
-            images: Paths, PIL images, or (H, W, 3) uint8 RGB arrays, mixed as you like.
+            images: Of any kinds of `ImageLike`, mixed as you like.
             flip: Embed each image and its mirror image and take the mean, scaled to unit length again.
 
         Returns:
@@ -92,26 +85,20 @@ class Embedder:
         """
         if isinstance(images, str | os.PathLike | Image.Image):
             raise UsageError("expected a sequence of images, got one: put it in a list")
-        pixels = (self.preprocessing.resize_image(as_image(item)).transpose(2, 0, 1) for item in images)
+        pixels = (self.preprocessing.resize_image(_as_image(item)).transpose(2, 0, 1) for item in images)
         return self._run(_stack(pixels, self.batch_size), len(images), flip, None)
 
     def embed_paths(
         self, paths: Sequence[str], *, flip: bool = False, advance: Callable[[int], None] | None = None
     ) -> npt.NDArray[np.float32]:
-        """Embed files, decoded by threads: ahead of a model on a GPU, in turns with one on the CPU, which needs all cores.
+        """Embed files as `embed` does, decoded by threads: ahead of a model on a GPU, in turns with one on the CPU.
 
         Args:
             paths: Files, or members of zip files as ``archive.zip!member.jpg``.
             flip: See `embed`.
             advance: Called with the number of images that were just embedded.
-
-        Returns:
-            (n, embed_dim) float32, rows of unit length, in the order of the paths.
-
-        Raises:
-            ImageError: A file is no image that can be used.
         """
-        in_turns = runtime_device(self.runtime) == "cpu"
+        in_turns = runtime_device(self.runtime) == "cpu"  # where the model needs all cores
         batches = iterate_batches(paths, self.preprocessing, self.batch_size, num_workers=self.num_workers, in_turns=in_turns)
         return self._run((batch.numpy() for batch in batches), len(paths), flip, advance)
 
@@ -132,13 +119,8 @@ class Embedder:
         return embeddings
 
 
-def as_image(item: ImageLike) -> Image.Image:
-    """Decode a path, check an array, and read a PIL image as a file with the same content is read.
-
-    Raises:
-        ImageError: The file is no image that can be used.
-        UsageError: The item is none of these, or the array has another shape or type.
-    """
+def _as_image(item: ImageLike) -> Image.Image:
+    """Decode a path, check an array, and read a PIL image as a file with the same content is read."""
     if isinstance(item, Image.Image):
         return to_rgb(item)
     if isinstance(item, np.ndarray):

@@ -48,38 +48,27 @@ class ImageError(DataError):
 
 
 class MissingExtraError(UsageError):
-    """An optional dependency is not installed.
-
-    Args:
-        library: Name of the distribution that is missing, for example ``"timm"``.
-        extra: The extra of ``hat-reid`` that brings it.
-        purpose: What it was needed for, to end the sentence "... is needed for".
-    """
+    """An optional dependency is not installed: the distribution ``library``, which an extra of hat-reid brings."""
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:
         super().__init__(f"{library} is needed for {purpose} and is not installed: pip install 'hat-reid[{extra}]'")
 
 
+_MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "failed to allocate")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, on the host or on a GPU, whichever library raised it."""
-    if (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    ):  # torch's, told by name: torch stays unloaded
+    if isinstance(error, HatError):
+        return False
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be loaded
         return True
     text = str(error).lower()
-    # ONNX Runtime's exceptions are no RuntimeError.
-    return not isinstance(error, HatError) and any(
-        words in text
-        for words in ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "failed to allocate")
-    )
+    return any(words in text for words in _MEMORY_WORDS)  # ONNX Runtime's exceptions have no class of their own
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return one sentence about an error that nobody foresaw: what failed and what to do next.
-
-    Args:
-        error: Any exception; its message may have several lines, of which the first that says something is kept.
-    """
+    """Return one sentence about an error that nobody foresaw: what failed and what to do next."""
     if is_out_of_memory(error):
         return "memory ran out: lower the batch size, the image size or the number of workers, or close other programs"
     if isinstance(error, OSError):

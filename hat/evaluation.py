@@ -1,6 +1,7 @@
 """Evaluating a model on a data set: embed both splits, rank the gallery for each query, count."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,8 @@ from hat.embedder import Embedder
 from hat.errors import DataError
 from hat.metrics import RankingResult, center_by_camera, evaluate_embeddings, evaluate_ranking
 from hat.metrics import rerank as rerank_distances
+
+Embeddings: TypeAlias = npt.NDArray[np.float32]
 
 
 def evaluate(
@@ -25,14 +28,11 @@ def evaluate(
 
     Args:
         embedder: The model.
-        dataset: The data set; its gallery holds no junk.
+        dataset: Its gallery holds no junk.
         rerank: Rank by k-reciprocal re-ranked distances (k1 20, k2 6, lambda 0.3) instead of cosine distances.
         flip: Embed each image together with its mirror image.
         center_cameras: Subtract each camera's mean embedding before ranking (`center_dataset`).
         advance: Called with the number of images that were just embedded.
-
-    Returns:
-        The metrics, rates in [0, 1].
 
     Raises:
         DataError: The data set has no query, no gallery or no match, see `check_rankable`.
@@ -48,44 +48,21 @@ def evaluate(
 
 def embed_dataset(
     embedder: Embedder, dataset: ReIDDataset, *, flip: bool = False, advance: Callable[[int], None] | None = None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Embed a data set's query and gallery: (num_query, embed_dim) and (num_gallery, embed_dim) float32.
-
-    Raises:
-        ImageError: An image cannot be used.
-    """
+) -> tuple[Embeddings, Embeddings]:
+    """Embed a data set's query and gallery: (num_query, embed_dim) and (num_gallery, embed_dim) float32."""
     query = embedder.embed_paths(dataset.query.paths, flip=flip, advance=advance)
-    gallery = embedder.embed_paths(dataset.gallery.paths, flip=flip, advance=advance)
-    return query, gallery
+    return query, embedder.embed_paths(dataset.gallery.paths, flip=flip, advance=advance)
 
 
-def center_dataset(
-    query: npt.NDArray[np.float32], gallery: npt.NDArray[np.float32], dataset: ReIDDataset
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Subtract from each embedding the mean of its camera over query and gallery together, and scale the rest to unit length.
-
-    Args:
-        query: (num_query, embed_dim) float32.
-        gallery: (num_gallery, embed_dim) float32.
-        dataset: Their labels, of which cameras alone are read.
-
-    Returns:
-        Both, centered.
-
-    Raises:
-        UsageError: All images of a camera have the same embedding.
-    """
+def center_dataset(query: Embeddings, gallery: Embeddings, dataset: ReIDDataset) -> tuple[Embeddings, Embeddings]:
+    """Return both sides less the mean of each camera over query and gallery together, scaled to unit length again."""
     camids = np.concatenate([dataset.query.camids, dataset.gallery.camids])
     centered = center_by_camera(np.concatenate([query, gallery]), camids)
     return centered[: len(query)], centered[len(query) :]
 
 
 def check_rankable(dataset: ReIDDataset) -> None:
-    """Refuse a data set none of whose queries has a match that counts, before its images are embedded.
-
-    Raises:
-        DataError: There is no query, no gallery, or no match; it says whether cameras are the reason.
-    """
+    """Refuse a data set none of whose queries has a match that counts by a `DataError`, before its images are embedded."""
     if not len(dataset.query) or not len(dataset.gallery):
         raise DataError(
             f"{dataset.name} has {len(dataset.query)} query and {len(dataset.gallery)} gallery images: nothing to rank"
@@ -104,22 +81,11 @@ def check_rankable(dataset: ReIDDataset) -> None:
 
 
 def rank_embeddings(
-    query: npt.NDArray[np.float32],
-    gallery: npt.NDArray[np.float32],
-    dataset: ReIDDataset,
-    *,
-    distances: npt.NDArray[np.float32] | None = None,
+    query: Embeddings, gallery: Embeddings, dataset: ReIDDataset, *, distances: npt.NDArray[np.float32] | None = None
 ) -> RankingResult:
     """Compute the metrics of embeddings whose rows stand in the order of the data set's splits.
 
-    Args:
-        query: (num_query, embed_dim) float32.
-        gallery: (num_gallery, embed_dim) float32.
-        dataset: Their labels.
-        distances: (num_query, num_gallery) to rank by, re-ranked ones for example; None ranks by cosine distance.
-
-    Returns:
-        The metrics, rates in [0, 1].
+    ``distances``, (num_query, num_gallery), are what is ranked by, re-ranked ones for example; None is the cosine distance.
     """
     labels = (dataset.query.pids, dataset.query.camids, dataset.gallery.pids, dataset.gallery.camids)
     if distances is not None:

@@ -59,29 +59,15 @@ class Preprocessing:
         return (self.height, self.width)
 
     def resize_image(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """Convert to RGB and resize.
-
-        Args:
-            image: A decoded image of any mode and size.
-
-        Returns:
-            (H, W, 3) uint8 RGB, contiguous.
-        """
+        """Convert a decoded image of any mode and size to RGB and resize it: (H, W, 3) uint8, contiguous."""
         rgb = image if image.mode == "RGB" else image.convert("RGB")
         if rgb.size != (self.width, self.height):
             rgb = rgb.resize((self.width, self.height), _FILTERS[self.resize])
         return np.array(rgb, dtype=np.uint8)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Convert to RGB, resize, and put the channels first.
-
-        Args:
-            image: A decoded image of any mode and size.
-
-        Returns:
-            (3, H, W) uint8 RGB.
-        """
-        import torch  # here and not above, since a host that only decodes and resizes does without it
+        """Convert a decoded image of any mode and size to RGB, resize it, and put the channels first: (3, H, W) uint8."""
+        import torch  # not above: a host that only decodes and resizes does without it
 
         return torch.from_numpy(self.resize_image(image)).permute(2, 0, 1).contiguous()
 
@@ -92,7 +78,7 @@ class Preprocessing:
             images: (B, 3, H, W) uint8, or floating point in the range 0-255; RGB.
 
         Returns:
-            (B, 3, H, W) floating point: float32 for uint8 input, the input's type otherwise.
+            The same shape in floating point: float32 for uint8 input, the input's type otherwise.
         """
         import torch
 

@@ -30,10 +30,7 @@ def disable_telemetry() -> None:
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 _TOP_PAD = 256 * 2**20
 _SETTINGS_OF_THE_USER = (
-    "MALLOC_TRIM_THRESHOLD_",
-    "MALLOC_TOP_PAD_",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_MMAP_MAX_",
+    *(f"MALLOC_{name}_" for name in ("TRIM_THRESHOLD", "TOP_PAD", "MMAP_THRESHOLD", "MMAP_MAX")),
     "LD_PRELOAD",
 )
 
@@ -42,11 +39,8 @@ def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory for the next allocation instead of returning it to the system.
 
     Otherwise every tensor above 32 MiB is mapped, faulted in page by page and unmapped again, a sixth of the time of a training
-    step. The process never becomes larger than it has been at its largest. Does nothing on other systems, and where the user
-    has chosen an allocator or its settings by the environment.
-
-    Returns:
-        Whether the allocator was told.
+    step. The process never becomes larger than it has been at its largest. Returns whether the allocator was told: not on other
+    systems, and not where the user has chosen an allocator or its settings by the environment.
     """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return False

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,3 +36,20 @@ def tiny_model():
     from tiny_hat import lively_hat
 
     return lively_hat()
+
+
+@pytest.fixture
+def run_hat(monkeypatch, capsys):
+    """The command line in this process, which spares its start: what it answers with is a finished process's."""
+
+    def run(*arguments):
+        from hat.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["hat", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as done:
+            main()
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=done.value.code or 0, stdout=said.out, stderr=said.err)
+
+    return run

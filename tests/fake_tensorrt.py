@@ -70,43 +70,35 @@ def small_onnx(precision="fp32", *, computes=None, info=None, seed=0, operator="
     wide = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}.get(computes, TensorProto.FLOAT)
     weights = {"kernel": random.normal(size=(8, 3, 16, 16)) / 100, "matrix": random.normal(size=(64, EMBED_DIM))}
     nodes = [helper.make_node("Cast", ["images"], ["pixels"], to=wide)]
-    initializers = []
-    for name, value in weights.items():
-        tensor = numpy_helper.from_array(value.astype(np.float32), name)
-        if wide == TensorProto.BFLOAT16:
-            tensor = helper.make_tensor(name, wide, value.shape, value.flatten().tolist())
-        elif wide == TensorProto.FLOAT16:
-            tensor = numpy_helper.from_array(value.astype(np.float16), name)
-        if computes == "int8":
-            scale = np.float32(np.abs(value).max() / 127)
-            tensor = numpy_helper.from_array(np.round(value / scale).astype(np.int8), f"{name}_q")
-            initializers.append(numpy_helper.from_array(scale, f"{name}_scale"))
-            initializers.append(numpy_helper.from_array(np.int8(0), f"{name}_zero"))
-            nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_scale", f"{name}_zero"], [name]))
-        initializers.append(tensor)
+    initializers = [numpy_helper.from_array(np.array([0, -1], dtype=np.int64), "flat")]
+
+    def dequantized(name, scale, output):
+        initializers.append(numpy_helper.from_array(np.float32(scale), f"{name}_scale"))
+        initializers.append(numpy_helper.from_array(np.int8(0), f"{name}_zero"))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_scale", f"{name}_zero"], [output]))
+        return output
 
     def quantized(name):
         if computes != "int8":
             return name
-        initializers.append(numpy_helper.from_array(np.float32(1), f"{name}_scale"))
-        initializers.append(numpy_helper.from_array(np.int8(0), f"{name}_zero"))
         nodes.append(helper.make_node("QuantizeLinear", [name, f"{name}_scale", f"{name}_zero"], [f"{name}_q"]))
-        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_scale", f"{name}_zero"], [f"{name}_dq"]))
-        return f"{name}_dq"
+        return dequantized(name, 1, f"{name}_dq")
 
-    initializers.append(numpy_helper.from_array(np.array([0, -1], dtype=np.int64), "flat"))
+    for name, value in weights.items():
+        if computes == "int8":
+            scale = np.float32(np.abs(value).max() / 127)
+            initializers.append(numpy_helper.from_array(np.round(value / scale).astype(np.int8), f"{name}_q"))
+            dequantized(name, scale, name)
+        else:
+            initializers.append(helper.make_tensor(name, wide, value.shape, value.flatten().tolist()))
     nodes.append(helper.make_node(operator, [quantized("pixels"), "kernel"], ["maps"], strides=[16, 16], name="conv"))
     nodes.append(helper.make_node("Reshape", ["maps", "flat"], ["vector"]))
     nodes.append(helper.make_node("MatMul", [quantized("vector"), "matrix"], ["product"], name="matmul"))
     nodes.append(helper.make_node("Cast", ["product"], ["single"], to=TensorProto.FLOAT))
     nodes.append(helper.make_node("LpNormalization", ["single"], ["embeddings"], axis=1, p=2))
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 3, *SIZE])],
-        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["batch", EMBED_DIM])],
-        initializers,
-    )
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 3, *SIZE])
+    embeddings = helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["batch", EMBED_DIM])
+    graph = helper.make_graph(nodes, "small", [images], [embeddings], initializers)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22 if wide == TensorProto.BFLOAT16 else 18)])
     proto.ir_version = 9
     helper.set_model_props(proto, {METADATA_KEY: info_to_json(info or small_info(precision))})

@@ -18,11 +18,6 @@ DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def blocks(path, language):
-    """The fenced blocks of one language in a document."""
-    return [body for kind, body in BLOCK.findall(path.read_text(encoding="utf-8")) if kind == language]
-
-
 def simple_commands(line):
     """The words of each command in a line of shell, as `&&`, pipes and redirections part them; comments are left out."""
     reader = shlex.shlex(line, posix=True, punctuation_chars=True)
@@ -39,7 +34,7 @@ def simple_commands(line):
 
 def hat_lines(path):
     """Arguments of every `hat` command in a document's shell blocks."""
-    for body in blocks(path, "bash"):
+    for body in (body for kind, body in BLOCK.findall(path.read_text(encoding="utf-8")) if kind == "bash"):
         for line in body.replace("\\\n", " ").splitlines():
             for words in simple_commands(line):
                 position = words.index("hat") if "hat" in words else -1
@@ -70,14 +65,11 @@ def test_a_command_in_a_document_is_one_that_the_program_takes(path, line):
         pytest.fail(f"{path.name}: hat {shlex.join(line)}: {error.format_message()}")
 
 
-def test_a_wrong_command_would_be_seen():
+def test_commands_are_found_where_documents_have_them_and_wrong_ones_seen(tmp_path):
     with pytest.raises(WrongUsage):
         parse(["export", "runs/market", "--too", "onnx"])
     with pytest.raises(AssertionError):
         parse(["exprot", "runs/market"])
-
-
-def test_commands_are_found_where_documents_have_them(tmp_path):
     document = tmp_path / "page.md"
     document.write_text(
         "```bash\npip install hat && hat info runs/a  # a comment\npython -m hat eval x --data y\n"
@@ -88,9 +80,10 @@ def test_commands_are_found_where_documents_have_them(tmp_path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_python_in_a_document_is_python_and_its_links_lead_somewhere(path):
-    for body in blocks(path, "python"):
-        ast.parse(body)
     text = path.read_text(encoding="utf-8")
+    for kind, body in BLOCK.findall(text):
+        if kind == "python":
+            ast.parse(body)
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert (path.parent / target).exists(), f"{path.name} links to {target}, which is not there"

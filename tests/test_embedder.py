@@ -8,49 +8,40 @@ import torch
 from PIL import Image
 
 import hat
+import hat.embedder
+from hat.embedder import SHIPPED_NAME, shipped_model
 from hat.errors import CheckpointError, ImageError, UsageError
-from hat.runtime import Runtime, TorchRuntime, choose_device
+from hat.runtime import Runtime, TorchRuntime
 from hat.runtime.protocol import runtime_device
 
 
-@pytest.fixture
-def pictures(tmp_path):
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
     """Five random pictures of several sizes and modes, as files without loss."""
-    rng = np.random.default_rng(0)
-    paths = []
+    rng, folder, paths = np.random.default_rng(0), tmp_path_factory.mktemp("pictures"), []
     for index, (height, width) in enumerate([(64, 32), (128, 64), (50, 30), (64, 32), (200, 90)]):
         image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        path = tmp_path / f"{index}.png"
+        path = folder / f"{index}.png"
         (image.convert("L") if index == 3 else image).save(path)
         paths.append(path)
     return paths
 
 
+@torch.no_grad()
 def by_hand(model, paths, flip=False):
-    rows = []
-    for path in paths:
-        image = Image.open(path).convert("RGB").resize((32, 64), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
-        mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-        with torch.no_grad():
-            row = model(((pixels - mean) / std)[None])[0]
-            if flip:
-                row = torch.nn.functional.normalize(row + model((((pixels - mean) / std).flip(-1))[None])[0], dim=0)
-        rows.append(row.numpy())
-    return np.stack(rows)
+    decoded = [np.asarray(Image.open(path).convert("RGB").resize((32, 64), Image.Resampling.BILINEAR)) for path in paths]
+    pixels = (np.stack(decoded) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    rows = model(inputs) + model(inputs.flip(-1)) if flip else model(inputs)
+    return torch.nn.functional.normalize(rows, dim=1).numpy()
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 def test_paths_images_and_arrays_give_the_embeddings_of_the_model(tiny_model, pictures, batch_size):
     expected = by_hand(tiny_model, pictures)
     embedder = hat.Embedder(TorchRuntime(tiny_model, "cpu"), batch_size=batch_size)
-    mixed = [
-        str(pictures[0]),
-        pictures[1],
-        Image.open(pictures[2]),
-        Image.open(pictures[3]),
-        np.asarray(Image.open(pictures[4])),
-    ]
+    decoded = [Image.open(path) for path in pictures[2:]]
+    mixed = [str(pictures[0]), pictures[1], *decoded[:2], np.asarray(decoded[2])]
     embeddings = embedder.embed(mixed)
     assert embeddings.shape == (5, embedder.embed_dim) and embeddings.dtype == np.float32
     np.testing.assert_allclose(embeddings, expected, atol=1e-5)
@@ -59,13 +50,9 @@ def test_paths_images_and_arrays_give_the_embeddings_of_the_model(tiny_model, pi
     assert sum(done) == 5 and max(done) <= batch_size
 
 
-def test_flip_averages_an_image_and_its_mirror_image(tiny_model, pictures):
+def test_flip_averages_an_image_and_its_mirror_image_and_no_images_give_no_rows(tiny_model, pictures):
     embedder = hat.Embedder(TorchRuntime(tiny_model, "cpu"))
     np.testing.assert_allclose(embedder.embed(pictures, flip=True), by_hand(tiny_model, pictures, flip=True), atol=1e-5)
-
-
-def test_no_images_give_no_rows(tiny_model):
-    embedder = hat.Embedder(TorchRuntime(tiny_model, "cpu"))
     assert embedder.embed([]).shape == embedder.embed_paths([]).shape == (0, tiny_model.embed_dim)
 
 
@@ -77,9 +64,8 @@ def test_a_runtime_with_a_largest_batch_is_never_given_a_larger_one(tiny_model, 
             assert 1 <= len(images) <= 2
             return super().run(images)
 
-    runtime = Small(tiny_model, "cpu")
-    assert isinstance(runtime, Runtime)
-    embedder = hat.Embedder(runtime, batch_size=32)
+    embedder = hat.Embedder(Small(tiny_model, "cpu"), batch_size=32)
+    assert isinstance(embedder.runtime, Runtime)
     np.testing.assert_allclose(embedder.embed(pictures), by_hand(tiny_model, pictures), atol=1e-5)
 
 
@@ -102,14 +88,9 @@ def test_what_cannot_be_embedded_is_refused(tiny_model, pictures, tmp_path):
         embedder.embed(str(pictures[0]))
     with pytest.raises(UsageError, match="got int"):
         embedder.embed([3])
-    for wrong in (
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 3), np.float32),
-        np.zeros((3, 8, 8), np.uint8),
-        np.zeros((0, 8, 3), np.uint8),
-    ):
+    for shape, dtype in [((8, 8), np.uint8), ((8, 8, 3), np.float32), ((3, 8, 8), np.uint8), ((0, 8, 3), np.uint8)]:
         with pytest.raises(UsageError, match=r"\(H, W, 3\)"):
-            embedder.embed([wrong])
+            embedder.embed([np.zeros(shape, dtype)])
     with pytest.raises(CheckpointError, match="there is no such"):
         hat.Embedder.open(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="cannot be opened"):
@@ -117,17 +98,24 @@ def test_what_cannot_be_embedded_is_refused(tiny_model, pictures, tmp_path):
 
 
 def test_a_device_that_is_not_there_is_an_error_and_never_a_fallback(tiny_model):
-    assert choose_device("cpu").type == "cpu"
-    with pytest.raises(UsageError, match="unknown device 'gpu'"):
-        TorchRuntime(tiny_model, "gpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(UsageError, match="sees 0 CUDA devices"):
-            TorchRuntime(tiny_model, "cuda")
+    for device, reason in {"gpu": "unknown device 'gpu'", "cuda:99": "CUDA devices"}.items():
+        with pytest.raises(UsageError, match=reason):
+            TorchRuntime(tiny_model, device)
 
 
-@pytest.mark.parametrize(("device_type", "device"), [("cpu", "cpu"), ("cuda", "cuda"), ("gpu", None), (None, None)])
-def test_runtime_device_does_not_read_the_display_name(device_type, device):
-    runtime = SimpleNamespace(name="my model on a machine with cpu", device_type=device_type)
-    if device_type is None:
-        del runtime.device_type
-    assert runtime_device(runtime) == device
+def test_runtime_device_does_not_read_the_display_name():
+    for device_type, device in {"cpu": "cpu", "cuda": "cuda", "gpu": None}.items():
+        assert runtime_device(SimpleNamespace(name="on a machine with cpu", device_type=device_type)) == device
+    assert runtime_device(SimpleNamespace(name="cpu")) is None
+
+
+def test_a_model_ships_whole_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(hat.embedder, "__file__", str(tmp_path / "embedder.py"))
+    assert shipped_model() is None
+    folder = tmp_path / "models" / SHIPPED_NAME
+    folder.mkdir(parents=True)
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).touch()
+        assert shipped_model() is None
+    (folder / "MODEL_CARD.md").touch()
+    assert shipped_model() == folder

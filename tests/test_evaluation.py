@@ -1,33 +1,29 @@
 """`hat eval` and `hat.evaluate`: the figures of a model are those of its embeddings, by whatever way they are asked for."""
 
 import json
-import subprocess
-import sys
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_hat import lively_hat
 
 import hat
 from hat.runtime import TorchRuntime
 
 
-@pytest.fixture
-def market_folder(tmp_path):
+@pytest.fixture(scope="module")
+def market_folder(tmp_path_factory):
     """A Market-1501 in small: six people, three cameras, a distractor and a junk image."""
     rng = np.random.default_rng(5)
-    root = tmp_path / "Market-1501-v15.09.15"
-    for split in ("bounding_box_train", "query", "bounding_box_test"):
-        (root / split).mkdir(parents=True)
-    colors = {pid: rng.integers(0, 256, (8, 4, 3)) for pid in range(1, 7)}
-    colors |= {0: rng.integers(0, 256, (8, 4, 3)), -1: rng.integers(0, 256, (8, 4, 3))}
+    root = tmp_path_factory.mktemp("data") / "Market-1501-v15.09.15"
+    patterns = {pid: np.kron(rng.integers(0, 256, (8, 4, 3)), np.ones((8, 8, 1))) for pid in range(-1, 7)}
 
     def draw(split, pid, camera, frame):
-        pattern = np.kron(colors[pid], np.ones((8, 8, 1))) + rng.normal(0, 40, (64, 32, 3))
+        (root / split).mkdir(parents=True, exist_ok=True)
+        pixels = (patterns[pid] + rng.normal(0, 40, (64, 32, 3))).clip(0, 255).astype(np.uint8)
         name = f"{pid:04d}" if pid >= 0 else "-1"
-        Image.fromarray(pattern.clip(0, 255).astype(np.uint8)).save(
-            root / split / f"{name}_c{camera}s1_{frame:06d}_01.jpg", quality=95
-        )
+        Image.fromarray(pixels).save(root / split / f"{name}_c{camera}s1_{frame:06d}_01.jpg", quality=95)
 
     for pid in range(1, 7):
         draw("query", pid, 1, pid)
@@ -39,9 +35,26 @@ def market_folder(tmp_path):
     return root
 
 
+@pytest.fixture(scope="module")
+def embedder():
+    return hat.Embedder(TorchRuntime(lively_hat(), "cpu"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(embedder, tmp_path_factory):
+    return hat.save_checkpoint(embedder.runtime.model, tmp_path_factory.mktemp("checkpoint"))
+
+
 @pytest.fixture
-def checkpoint(tiny_model, tmp_path):
-    return hat.save_checkpoint(tiny_model, tmp_path / "checkpoint")
+def eval_json(run_hat, market_folder, checkpoint):
+    """`hat eval` of the checkpoint, as JSON."""
+
+    def run(*options, data=market_folder):
+        result = run_hat("eval", checkpoint, "--data", data, "--device", "cpu", "--json", *options)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout), result.stderr
+
+    return run
 
 
 def brute_force_map(query, gallery, dataset):
@@ -55,9 +68,8 @@ def brute_force_map(query, gallery, dataset):
     return float(np.mean(precisions))
 
 
-def test_the_figures_are_those_of_the_definition(market_folder, tiny_model):
+def test_the_figures_are_those_of_the_definition(market_folder, embedder):
     dataset = hat.load_dataset("market1501", market_folder)
-    embedder = hat.Embedder(TorchRuntime(tiny_model, "cpu"))
     result = hat.evaluate(embedder, dataset)
     query, gallery = embedder.embed(dataset.query.paths), embedder.embed(dataset.gallery.paths)
     assert len(gallery) == 19  # junk is left out, the distractor stays
@@ -65,19 +77,11 @@ def test_the_figures_are_those_of_the_definition(market_folder, tiny_model):
     assert result.num_queries == 6
 
 
-def run(*arguments, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "hat", *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd
-    )
-
-
-def test_the_command_gives_the_same_figures_records_them_and_draws(market_folder, checkpoint, tiny_model, tmp_path):
+def test_the_command_gives_the_same_figures_records_them_and_draws(market_folder, embedder, eval_json, tmp_path):
     pictures = [tmp_path / name for name in ("ranks.png", "cam.png", "maps.png")]
     options = ["--rank-list", pictures[0], "--cam", pictures[1], "--tfc-maps", pictures[2], "--record", tmp_path / "RESULTS.md"]
-    result = run("eval", checkpoint, "--data", market_folder, "--json", "--device", "cpu", *options)
-    assert result.returncode == 0, result.stderr
-    (figures,) = json.loads(result.stdout)["results"]
-    expected = hat.evaluate(hat.Embedder(TorchRuntime(tiny_model, "cpu")), hat.load_dataset("market1501", market_folder))
+    (figures,) = eval_json(*options)[0]["results"]
+    expected = hat.evaluate(embedder, hat.load_dataset("market1501", market_folder))
     assert figures["mAP"] == pytest.approx(expected.mAP, abs=1e-6) and figures["num_gallery"] == 19
     for path in pictures:
         with Image.open(path) as picture:
@@ -86,19 +90,17 @@ def test_the_command_gives_the_same_figures_records_them_and_draws(market_folder
     assert f"{100 * expected.mAP:.2f}" in recorded and "--rank-list" in recorded and "cores" in recorded
 
 
-def test_several_data_sets_make_a_table_and_reranking_changes_the_figures(market_folder, checkpoint):
-    plain = run("eval", checkpoint, "--data", market_folder, "--data", f"market-style={market_folder}", "--device", "cpu")
+def test_several_data_sets_make_a_table_and_reranking_is_told(market_folder, checkpoint, run_hat, eval_json):
+    plain = run_hat("eval", checkpoint, "--data", market_folder, "--data", f"market-style={market_folder}", "--device", "cpu")
     assert plain.returncode == 0, plain.stderr
-    assert "market1501" in plain.stdout and "market-style" in plain.stdout
-    reranked = run("eval", checkpoint, "--data", market_folder, "--rerank", "--flip", "--json", "--device", "cpu")
-    content = json.loads(reranked.stdout)
+    assert "market1501" in plain.stdout and "market-style" in plain.stdout and "6 of 6" in plain.stdout
+    content, _ = eval_json("--rerank", "--flip")
     assert content["rerank"] and content["flip"] and 0 < content["results"][0]["mAP"] <= 1
 
 
-def test_evaluate_center_cameras_is_the_same_in_python_and_on_the_command_line(market_folder, checkpoint, tiny_model):
-    result = run("eval", checkpoint, "--data", market_folder, "--center-cameras", "--json", "--device", "cpu")
-    content = json.loads(result.stdout)
-    dataset, embedder = hat.load_dataset("market1501", market_folder), hat.Embedder(TorchRuntime(tiny_model, "cpu"))
+def test_evaluate_center_cameras_is_the_same_in_python_and_on_the_command_line(market_folder, embedder, eval_json):
+    content, _ = eval_json("--center-cameras")
+    dataset = hat.load_dataset("market1501", market_folder)
     expected = hat.evaluate(embedder, dataset, center_cameras=True)
     assert content["center_cameras"] is True
     assert content["results"][0]["mAP"] == pytest.approx(expected.mAP, abs=1e-6)
@@ -109,24 +111,21 @@ def test_evaluate_center_cameras_is_the_same_in_python_and_on_the_command_line(m
     assert expected.mAP == pytest.approx(brute_force_map(rows[:6], rows[6:], dataset), abs=1e-9)
 
 
-def test_a_bad_image_is_named_and_can_be_left_out(market_folder, checkpoint):
-    bad = sorted((market_folder / "bounding_box_test").glob("0003*"))[0]
+def test_a_bad_image_is_named_and_can_be_left_out(market_folder, checkpoint, run_hat, eval_json, tmp_path):
+    folder = shutil.copytree(market_folder, tmp_path / market_folder.name)
+    bad = sorted((folder / "bounding_box_test").glob("0003*"))[0]
     bad.write_bytes(bad.read_bytes()[:200])
-    refused = run("eval", checkpoint, "--data", market_folder, "--device", "cpu")
+    refused = run_hat("eval", checkpoint, "--data", folder, "--device", "cpu")
     assert refused.returncode == 2 and bad.name in refused.stderr and refused.stdout == ""
-    skipped = run("eval", checkpoint, "--data", market_folder, "--device", "cpu", "--skip-bad", "--json")
-    assert skipped.returncode == 0 and bad.name in skipped.stderr
-    assert json.loads(skipped.stdout)["results"][0]["num_bad_images"] == 1
+    content, said = eval_json("--skip-bad", data=folder)
+    assert bad.name in said.replace("\n", "") and content["results"][0]["num_bad_images"] == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (["--precision", "int4"], "unknown precision 'int4'"),
-        (["--device", "gpu"], "unknown device 'gpu'"),
-        (["--rank-list", "ranks.xyz"], "must name a picture format"),
-    ],
-)
-def test_wrong_options_are_one_sentence(market_folder, checkpoint, options, sentence, tmp_path):
-    result = run("eval", checkpoint, "--data", market_folder, *options, cwd=tmp_path)
-    assert result.returncode == 2 and sentence in result.stderr and "Traceback" not in result.stderr
+def test_wrong_options_are_one_sentence(market_folder, checkpoint, run_hat):
+    for options, sentence in {
+        ("--precision", "int4"): "unknown precision 'int4'",
+        ("--device", "gpu"): "unknown device 'gpu'",
+        ("--rank-list", "ranks.xyz"): "must name a picture format",
+    }.items():
+        result = run_hat("eval", checkpoint, "--data", market_folder, *options)
+        assert result.returncode == 2 and sentence in result.stderr and "Traceback" not in result.stderr

@@ -8,22 +8,26 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 tomllib = pytest.importorskip("tomllib")  # of Python 3.11
 
 PROJECT = tomllib.loads((Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def requirements(extra):
-    """What an extra asks for, the extras of ours inside it taken apart.
+def requirements(extra, python):
+    """What an extra asks for on a Python, the extras of ours inside it taken apart.
 
-    The libraries of TensorRT are left out: their wheels lie on NVIDIA's own index and not on PyPI. That they are of the extra's
-    CUDA is said by their names.
+    Markers are evaluated here: pip takes those of the Python that runs it, whatever it resolves for. The libraries of TensorRT
+    are left out, as their wheels lie on NVIDIA's own index; that they are of the extra's CUDA is said by their names.
     """
     found = []
-    for line in PROJECT["optional-dependencies"][extra]:
-        inner = re.fullmatch(r"hat-reid\[(.+)\]", line)
-        found += [part for name in inner[1].split(",") for part in requirements(name)] if inner else [line]
+    for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
+        if requirement.name == "hat-reid":
+            found += [line for inner in requirement.extras for line in requirements(inner, python)]
+        elif requirement.marker is None or requirement.marker.evaluate({"python_version": python}):
+            requirement.marker = None
+            found.append(str(requirement))
     return [line for line in found if not line.startswith("tensorrt")]
 
 
@@ -39,12 +43,8 @@ def cuda_majors(package):
 def pip(tmp_path_factory):
     """A pip that resolves by the metadata alone: older ones download every wheel of a dry run, gigabytes of CUDA."""
     folder = tmp_path_factory.mktemp("pip")
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), "pip>=25"],
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), "pip>=25.3"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("PyPI cannot be reached")
     # The machine's own settings may name local builds of torch, which are for no GPU.
     return os.environ | {"PYTHONPATH": str(folder), "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
@@ -58,17 +58,9 @@ def test_the_extra_brings_torch_and_onnxruntime_of_one_cuda(extra, cuda, python,
     assert [line for line in PROJECT["optional-dependencies"][extra] if line.startswith(f"tensorrt-cu{cuda}>")]
     report = tmp_path / "report.json"
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--report", str(report)]
-    command += [
-        "--use-feature=fast-deps",
-        "--only-binary=:all:",
-        "--python-version",
-        python,
-        "--target",
-        str(tmp_path / "none"),
-    ]
-    done = subprocess.run(
-        [*command, *PROJECT["dependencies"], *requirements(extra)], env=pip, capture_output=True, text=True, check=False
-    )
+    command += ["--only-binary=:all:", "--python-version", python, "--target", str(tmp_path / "none")]
+    command += [*PROJECT["dependencies"], *requirements(extra, python)]
+    done = subprocess.run(command, env=pip, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     chosen = {package["metadata"]["name"].lower(): package for package in json.loads(report.read_text())["install"]}
     assert cuda_majors(chosen["torch"]) == {cuda}

@@ -52,20 +52,14 @@ def test_imports_point_one_way():
     assert found == []
 
 
-@pytest.mark.parametrize(
-    ("folder", "line"),
-    [
-        ("hat", "from hat.train import losses"),
-        ("hat", "from hat import serve"),
-        ("train", "import hat.export"),
+def test_a_breach_would_be_seen(tmp_path):
+    for folder, *lines in [
+        ("hat", "from hat.train import losses", "from hat import serve"),
+        ("train", "import hat.export", "import export"),
         ("serve", "from hat.demo.app import build"),
-        ("train", "import export"),
-    ],
-)
-def test_a_breach_would_be_seen(folder, line, tmp_path):
-    path = tmp_path / "module.py"
-    path.write_text(line)
-    assert list(breaches(path, folder))
+    ]:
+        (tmp_path / "module.py").write_text("\n".join(lines))
+        assert len(list(breaches(tmp_path / "module.py", folder))) >= len(lines)
 
 
 def module_of(path):
@@ -110,12 +104,9 @@ def circles(graph):
 
 
 def test_no_import_circles():
-    assert circles(import_graph()) == []
-
-
-def test_circles_are_seen():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
     assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert circles(import_graph()) == []
 
 
 def test_files_and_rooms_are_of_a_readable_size_and_named_for_what_they_hold():
@@ -131,44 +122,25 @@ def test_files_and_rooms_are_of_a_readable_size_and_named_for_what_they_hold():
 def test_the_wheel_holds_one_top_level_name_and_every_folder_with_code(tmp_path):
     source = tmp_path / "source"  # setuptools builds inside the source folder, which is not ours to write to
     for folder in FOLDERS:
-        if (ROOT / folder).is_dir():
-            shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(source)],
-        check=True,
-        capture_output=True,
-    )
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source]
+    subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("hat_reid-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"hat"}
-    expected = set()
-    for path in SOURCES:
-        folder, *rest = path.relative_to(ROOT).parts
-        expected.add("/".join([*FOLDERS[folder].split("."), *rest]))
-    for path in ROOT.glob("*/**/templates/*"):
+    expected = {"hat/py.typed"}
+    for path in (*SOURCES, *ROOT.glob("*/**/templates/*")):
         folder, *rest = path.relative_to(ROOT).parts
         expected.add("/".join([*FOLDERS[folder].split("."), *rest]))
     assert expected <= set(names)
-    assert "hat/py.typed" in names
 
 
-@pytest.mark.parametrize(
-    "package",
-    [
-        "hat",
-        "hat.train",
-        "hat.export",
-        "hat.data",
-        "hat.metrics",
-        "hat.model",
-        "hat.visual",
-        "hat.runtime",
-        "hat.serve",
-        "hat.serve.service",
-    ],
-)
+PACKAGES = "hat hat.data hat.export hat.metrics hat.model hat.runtime hat.serve hat.serve.service hat.train hat.visual"
+
+
+@pytest.mark.parametrize("package", PACKAGES.split())
 def test_public_names_are_there(package):
     module = importlib.import_module(package)
     assert module.__all__ == sorted(module.__all__) or module.__all__ == sorted(module.__all__, key=_isort_key)

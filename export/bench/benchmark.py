@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from hat.console import describe_machine
 from hat.data import open_dataset
 from hat.errors import CheckpointError, UsageError
-from hat.record import describe_machine
 
 from ..parity.candidate import choose_images, list_images, parse_candidate
 from .matrix_peak import peak_of, timed_precisions

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hat.console import emit, percent, progress, stderr
+from hat.console import append_record, emit, percent, progress, stderr
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,6 @@ def bench(
     """
     from hat.errors import UsageError
     from hat.io.plot_file import check_plot_path
-    from hat.record import append_record
 
     from .benchmark import benchmark
 

@@ -11,13 +11,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from hat.console import describe_machine
 from hat.data import ReIDDataset, load_images
 from hat.embedder import Embedder
 from hat.errors import CheckpointError, HatError, ImageError, UsageError, WorkError
 from hat.evaluation import check_rankable, embed_dataset, rank_embeddings
 from hat.metrics import RankingResult
 from hat.model import HAT
-from hat.record import describe_machine
 from hat.runtime import Runtime, TorchRuntime
 
 from . import levels

@@ -34,29 +34,17 @@ def convert(
     """
     from hat.io.checkpoint import CONFIG_FILE, load_released_weights, save_checkpoint
 
-    size: Any = None
-    if image_size is not None:
-        match = re.fullmatch(r"(\d+)[x,](\d+)", image_size)
-        if match is None:
-            raise UsageError(f"--image-size {image_size}: expected height x width, such as 384x128")
-        size = (int(match[1]), int(match[2]))
+    match = re.fullmatch(r"(\d+)[x,](\d+)", image_size or "")
+    if image_size is not None and match is None:
+        raise UsageError(f"--image-size {image_size}: expected height x width, such as 384x128")
+    size = (int(match[1]), int(match[2])) if match else None
     if (out / CONFIG_FILE).exists():
         raise UsageError(f"{out} holds a checkpoint already: choose another --out")
     stride: Any = last_stride
     model, loaded = load_released_weights(file, last_stride=stride, image_size=size)
     save_checkpoint(model, out)
-    config = model.config
-    described = f"{config.backbone.name}, last stride {config.backbone.last_stride}, depths {list(config.depths)}"
-    emit(
-        {
-            "out": str(out),
-            "backbone": config.backbone.name,
-            "last_stride": config.backbone.last_stride,
-            "depths": list(config.depths),
-            "image_size": list(config.image_size),
-            "num_classes": model.num_classes,
-            "loaded": loaded,
-        },
-        f"{out}: {described}, {model.num_classes} classes; {loaded}",
-        as_json,
-    )
+    backbone, depths = model.config.backbone, list(model.config.depths)
+    result: dict[str, Any] = {"out": str(out), "backbone": backbone.name, "last_stride": backbone.last_stride, "depths": depths}
+    result |= {"image_size": list(model.config.image_size), "num_classes": model.num_classes, "loaded": loaded}
+    described = f"{backbone.name}, last stride {backbone.last_stride}, depths {depths}, {model.num_classes} classes"
+    emit(result, f"{out}: {described}; {loaded}", as_json)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hat.console import emit
+from hat.console import emit, make_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,30 +26,15 @@ _TORCH_INDEX = "https://download.pytorch.org/whl"
 _NEWEST_TORCH_CUDA = "cu130"
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something that does not fit together.
-
-    Attributes:
-        what: What is wrong, in one sentence.
-        command: What mends it.
-    """
-
-    what: str
-    command: str
-
-
 @dataclass
 class Diagnosis:
-    """What a machine has.
-
-    Attributes:
-        facts: Name -> what is there, in words; in the order of the table.
-        problems: What does not fit together.
-    """
+    """What a machine has, and what of it does not fit together."""
 
     facts: dict[str, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    """Name -> what is there, in words; in the order of the table."""
+
+    problems: dict[str, str] = field(default_factory=dict)
+    """What is wrong, in one sentence -> the command that mends it."""
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -63,7 +49,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
       hat doctor --json > machine.json
     """
     found = diagnose()
-    emit({"facts": found.facts, "problems": [asdict(problem) for problem in found.problems]}, _table(found), as_json)
+    problems = [{"what": what, "command": command} for what, command in found.problems.items()]
+    emit({"facts": found.facts, "problems": problems}, _table(found), as_json)
     if found.problems:
         raise typer.Exit(1)
 
@@ -100,25 +87,21 @@ def _look_at_torch(found: Diagnosis, driver: str | None) -> str | None:
         return built_for
     found.facts["GPU"] = "torch sees none"
     if driver is not None:
-        found.problems.append(_blind_torch(built_for))
+        what, command = _blind_torch(built_for)
+        found.problems[what] = command
     return None
 
 
-def _blind_torch(built_for: str | None) -> Problem:
+def _blind_torch(built_for: str | None) -> tuple[str, str]:
     if _JETSON_RELEASE.exists():
-        return Problem(
-            "a Jetson's torch comes from NVIDIA, and this one sees no GPU: a wheel for servers has replaced it",
-            "pip install --force-reinstall --no-deps torch --index-url https://pypi.jetson-ai-lab.io/jp6/cu126",
-        )
+        what = "a Jetson's torch comes from NVIDIA, and this one sees no GPU: a wheel for servers has replaced it"
+        return what, "pip install --force-reinstall --no-deps torch --index-url https://pypi.jetson-ai-lab.io/jp6/cu126"
+    reinstall = f"pip install --force-reinstall torch torchvision --index-url {_TORCH_INDEX}"
     if built_for is None:
-        return Problem(
-            "a driver is there and torch is built for the CPU alone",
-            f"pip install --force-reinstall torch torchvision --index-url {_TORCH_INDEX}/{_NEWEST_TORCH_CUDA}",
-        )
-    return Problem(
-        f"a driver is there and torch for CUDA {built_for} sees no GPU: the driver is older, or CUDA_VISIBLE_DEVICES hides it",
-        f"unset CUDA_VISIBLE_DEVICES; or pip install --force-reinstall torch torchvision --index-url {_TORCH_INDEX}/cu126",
-    )
+        return "a driver is there and torch is built for the CPU alone", f"{reinstall}/{_NEWEST_TORCH_CUDA}"
+    reason = "the driver is older, or CUDA_VISIBLE_DEVICES hides it"
+    what = f"a driver is there and torch for CUDA {built_for} sees no GPU: {reason}"
+    return what, f"unset CUDA_VISIBLE_DEVICES; or {reinstall}/cu126"
 
 
 def _look_at_onnxruntime(found: Diagnosis, cuda: str | None) -> None:
@@ -127,23 +110,15 @@ def _look_at_onnxruntime(found: Diagnosis, cuda: str | None) -> None:
         found.facts["ONNX Runtime"] = "not installed"
         return
     if len(installed) > 1:
-        found.problems.append(
-            Problem(
-                "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files",
-                "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
-            )
-        )
+        what = "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files"
+        found.problems[what] = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
     providers = _providers_that_load()
     found.facts["ONNX Runtime"] = f"{_version(installed[0])}, loads {', '.join(providers) or 'no provider'}"
     if cuda is not None and "CUDAExecutionProvider" not in providers:
         gpu_build = "onnxruntime-gpu" in installed
         what = "loads no CUDA: its build is for another CUDA than torch's" if gpu_build else "is the build for CPUs"
-        found.problems.append(
-            Problem(
-                f"torch sees a GPU and ONNX Runtime {what}",
-                f"pip uninstall -y {' '.join(installed)} && pip install 'hat-reid[gpu-cu{cuda.partition('.')[0]}]'",
-            )
-        )
+        mends = f"pip uninstall -y {' '.join(installed)} && pip install 'hat-reid[gpu-cu{cuda.partition('.')[0]}]'"
+        found.problems[f"torch sees a GPU and ONNX Runtime {what}"] = mends
 
 
 def _providers_that_load() -> list[str]:
@@ -173,16 +148,17 @@ def _look_at_tensorrt(found: Diagnosis, cuda: str | None) -> None:
     found.facts["TensorRT for RTX"] = variants.get("tensorrt-rtx", "not installed")
     for variant, said in variants.items():
         if "cannot be loaded" in said or "is needed" in said:
-            found.problems.append(Problem(said, f"pip install --force-reinstall 'hat-reid[{variant}]'"))
-    majors = {name.rpartition("cu")[2][:2] for name in _distributions("tensorrt-cu")}
-    if cuda is not None and majors and cuda.partition(".")[0] not in majors:
-        major = cuda.partition(".")[0]
-        found.problems.append(
-            Problem(
-                f"TensorRT is of CUDA {', '.join(sorted(majors))} and torch of CUDA {cuda}: they cannot share a process",
-                f"pip install 'hat-reid[gpu-cu{major}]' --extra-index-url https://pypi.nvidia.com",
-            )
-        )
+            found.problems[said] = f"pip install --force-reinstall 'hat-reid[{variant}]'"
+    majors = _tensorrt_cuda_majors()
+    if cuda is not None and majors and (major := cuda.partition(".")[0]) not in majors:
+        what = f"TensorRT is of CUDA {', '.join(sorted(majors))} and torch of CUDA {cuda}: they cannot share a process"
+        found.problems[what] = f"pip install 'hat-reid[gpu-cu{major}]' --extra-index-url https://pypi.nvidia.com"
+
+
+def _tensorrt_cuda_majors() -> set[str]:
+    """Return the CUDA majors that the names of TensorRT's installed distributions say."""
+    names = " ".join(str(distribution.metadata["Name"]) for distribution in distributions())
+    return set(re.findall(r"tensorrt[-_]cu(\d+)", names, re.IGNORECASE))
 
 
 def _look_at_openvino(found: Diagnosis) -> None:
@@ -197,7 +173,7 @@ def _look_at_openvino(found: Diagnosis) -> None:
         devices = list(openvino_core("running OpenVINO files").available_devices)
     except (MissingExtraError, RuntimeError) as error:
         reason = error.__context__ or error  # it is there and one of its libraries is not
-        found.problems.append(Problem(f"OpenVINO cannot be loaded: {reason}", "pip install --force-reinstall openvino"))
+        found.problems[f"OpenVINO cannot be loaded: {reason}"] = "pip install --force-reinstall openvino"
         devices = []
     found.facts["OpenVINO"] = f"{installed}, devices {', '.join(devices) or 'none'}"
 
@@ -220,19 +196,9 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _distributions(beginning: str) -> list[str]:
-    names: list[Any] = [distribution.metadata["Name"] for distribution in distributions()]
-    return [name for name in names if name and name.lower().replace("_", "-").startswith(beginning)]
-
-
 def _table(found: Diagnosis) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
 
-    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, value in found.facts.items():
-        facts.add_row(name, value)
-    if not found.problems:
-        return Group(facts, "", "Everything that is installed fits together.")
-    problems = [f"{problem.what}:\n  {problem.command}" for problem in found.problems]
-    return Group(facts, "", "\n".join(problems))
+    lines = [f"{what}:\n  {command}" for what, command in found.problems.items()]
+    verdict = "\n".join(lines) or "Everything that is installed fits together."
+    return Group(make_table(found.facts.items()), "", verdict)

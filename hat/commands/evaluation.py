@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hat.console import emit, percent, progress, stderr
+from hat.console import RATES, append_record, emit, make_table, percent, progress, stderr
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,7 +89,6 @@ def evaluate(
     from hat.embedder import Embedder
     from hat.evaluation import center_dataset, check_rankable, rank_embeddings
     from hat.metrics import rerank as rerank_distances
-    from hat.record import append_record
     from hat.runtime.torch_runtime import checked_precision
 
     start = time.monotonic()
@@ -118,36 +117,23 @@ def evaluate(
         figures = rank_embeddings(query, gallery, dataset, distances=distances)
         speed = (len(query) + len(gallery)) / seconds
         results.append(
-            {
-                "dataset": dataset.name,
-                **figures.to_dict(),
-                "has_cameras": dataset.has_cameras,
-                "num_bad_images": num_bad,
-                "images_per_s": round(speed, 1),
-            }
+            {"dataset": dataset.name, **figures.to_dict(), "has_cameras": dataset.has_cameras}
+            | {"num_bad_images": num_bad, "images_per_s": round(speed, 1)}
         )
         if index == 0 and rank_list is not None:
-            rows = visual.rank_rows(query, gallery, dataset, distances=distances)
-            _save(visual.ranked_list(rows, dataset, title=Path(model).name, result=figures), rank_list)
+            ranked = visual.rank_rows(query, gallery, dataset, distances=distances)
+            _save(visual.ranked_list(ranked, dataset, title=Path(model).name, result=figures), rank_list)
         if index == 0 and (cam is not None or tfc_maps is not None):
             _draw_maps(embedder, dataset, baseline, cam, tfc_maps)
 
+    rows = [_row(result) for result in results]
     if record is not None:
         options = {"re-ranked": rerank, "flip": flip, "cameras centered": center_cameras}
         kind = ", ".join([embedder.runtime.name, *(name for name, is_set in options.items() if is_set)])
-        append_record(record, f"{Path(model).name} ({kind})", [_row(result) for result in results], time.monotonic() - start)
-    emit(
-        {
-            "model": model,
-            "runtime": embedder.runtime.name,
-            "rerank": rerank,
-            "flip": flip,
-            "center_cameras": center_cameras,
-            "results": results,
-        },
-        _table(results),
-        as_json,
-    )
+        append_record(record, f"{Path(model).name} ({kind})", rows, time.monotonic() - start)
+    result = {"model": model, "runtime": embedder.runtime.name, "rerank": rerank, "flip": flip}
+    result |= {"center_cameras": center_cameras, "results": results}
+    emit(result, make_table([list(row.values()) for row in rows], list(rows[0]), left=("data set",)), as_json)
 
 
 def _without_bad_images(dataset: ReIDDataset) -> tuple[ReIDDataset, int]:
@@ -158,7 +144,7 @@ def _without_bad_images(dataset: ReIDDataset) -> tuple[ReIDDataset, int]:
     query, bad_query = check_images(dataset.query, skip_bad=True)
     gallery, bad_gallery = check_images(dataset.gallery, skip_bad=True)
     for path, reason in bad_query + bad_gallery:
-        stderr.print(f"left out: {path}: {reason}")
+        stderr.print(f"left out: {path}: {reason}", markup=False)
     return replace(dataset, query=query, gallery=gallery), len(bad_query) + len(bad_gallery)
 
 
@@ -208,29 +194,14 @@ def _save(picture: Any, path: Path) -> None:
     from hat.io.plot_file import save_picture
 
     save_picture(picture, path)
-    stderr.print(f"drawn: {path}")
+    stderr.print(f"drawn: {path}", markup=False)
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
-    rates = {"mAP": result["mAP"], "Rank-1": result["rank1"], "Rank-5": result["rank5"], "Rank-10": result["rank10"]}
-    counts = f"{result['num_queries']:,} of {result['num_queries'] + result['num_skipped_queries']:,}"
-    shown = {name: percent(rate) for name, rate in (rates | {"mINP": result["mINP"]}).items()}
-    pairs = "other cameras" if result["has_cameras"] else "all (no cameras)"
     return {
         "data set": result["dataset"],
-        **shown,
-        "queries": counts,
-        "pairs": pairs,
+        **{label: percent(result[key]) for key, label in RATES.items()},
+        "queries": f"{result['num_queries']:,} of {result['num_queries'] + result['num_skipped_queries']:,}",
+        "pairs": "other cameras" if result["has_cameras"] else "all (no cameras)",
         "images/s": f"{result['images_per_s']:.1f}",
     }
-
-
-def _table(results: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in _row(results[0]):
-        table.add_column(column, justify="left" if column == "data set" else "right")
-    for result in results:
-        table.add_row(*_row(result).values())
-    return table

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hat.console import emit, metric_rows
+from hat.console import emit, make_table, metric_rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from hat.io.artifact import ArtifactInfo
 
 _LONG = 8
 """Lists and mappings with more entries are counted in the table; the JSON holds them whole."""
@@ -61,7 +59,7 @@ def info(
         model, result["loaded"] = load_released_weights(path)
         config, result["num_classes"] = model.config, model.num_classes
     elif (is_served := is_triton_address(target)) or (path.suffix.lower() in ARTIFACT_ENDINGS and not path.is_dir()):
-        result |= served_result(target) if is_served else artifact_result(path)
+        result |= _served_result(target) if is_served else artifact_result(path)
         emit(result, artifact_table(result), as_json)
         return
     elif path.exists():
@@ -79,50 +77,39 @@ def info(
         "num_operations": {"total": counts.total_operations, **counts.num_operations},
         "model": config_to_dict(config),
     }
-    emit(result, _tables(result), as_json)
+    emit(result, _model_tables(result), as_json)
 
 
-def _tables(result: dict[str, Any]) -> Any:
+def _model_tables(result: dict[str, Any]) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
 
-    model = result["model"]
-    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    facts.add_row("model", f"{result['target']}: {model['backbone']['name']}, depths {model['depths']}")
-    facts.add_row("input", f"{model['image_size'][0]} x {model['image_size'][1]} (height x width), RGB")
-    facts.add_row("embedding", f"{result['embed_dim']} values, unit length")
-    for key in ("loaded", "num_classes"):
-        if key in result:
-            facts.add_row(key.replace("_", " "), str(result[key]))
-    for name, value in metric_rows(result.get("metrics", {})):
-        facts.add_row(name, value)
-    parts = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("part", "M parameters", "GFLOP"):
-        parts.add_column(column, justify="left" if column == "part" else "right")
-    names = [name for name in result["num_params"] if name != "total"]
-    for name in [*names, "total"]:
-        operations = result["num_operations"].get(name, 0)
-        parts.add_row(name, f"{result['num_params'][name] / 1e6:.3f}", f"{operations / 1e9:.3f}", end_section=name == names[-1])
-    return Group(facts, "", parts)
+    model, params, operations = result["model"], result["num_params"], result["num_operations"]
+    facts = [
+        ("model", f"{result['target']}: {model['backbone']['name']}, depths {model['depths']}"),
+        ("input", f"{model['image_size'][0]} x {model['image_size'][1]} (height x width), RGB"),
+        ("embedding", f"{result['embed_dim']} values, unit length"),
+        *((key.replace("_", " "), result[key]) for key in ("loaded", "num_classes") if key in result),
+        *metric_rows(result.get("metrics", {})),
+    ]
+    names = [*(name for name in params if name != "total"), "total"]
+    parts = [(name, f"{params[name] / 1e6:.3f}", f"{operations.get(name, 0) / 1e9:.3f}") for name in names]
+    return Group(make_table(facts), "", make_table(parts, ("part", "M parameters", "GFLOP"), left=("part",)))
 
 
 def artifact_result(path: Path) -> dict[str, Any]:
-    """Read an exported file without running it.
-
-    Args:
-        path: ``.onnx``, ``.engine`` or ``.plan`` with its side file, or ``.xml``.
-
-    Raises:
-        CheckpointError: It cannot be read, or was not made by this package.
-        MissingExtraError: A library for reading it is not installed.
-    """
+    """Return what an exported file says of itself as plain data; it is not run."""
     from hat.config import config_to_dict
     from hat.io.artifact import tensor_contract
 
     ending = path.suffix.lower()
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"bytes": path.stat().st_size}
     if ending == ".onnx":
-        info, found = _read_onnx(path)
+        from hat.io.onnx_file import compute_types, graph_precision, onnx_opset, read_onnx
+        from hat.runtime.onnxruntime_runtime import read_onnx_info
+
+        info, proto = read_onnx_info(path), read_onnx(path)
+        found |= {"opset": onnx_opset(proto), "built_precision": graph_precision(proto)}
+        found["compute_types"] = {operator: dict(counted) for operator, counted in compute_types(proto).items()}
     elif ending == ".xml":
         from hat.io.openvino_file import read_openvino_info
 
@@ -131,22 +118,11 @@ def artifact_result(path: Path) -> dict[str, Any]:
         from hat.runtime.tensorrt.engine import read_engine_info
 
         info = read_engine_info(path)
-    tensors = tensor_contract(info)
-    return {"bytes": path.stat().st_size, **found, "tensors": tensors, "artifact": config_to_dict(info)}
+    return {**found, "tensors": tensor_contract(info), "artifact": config_to_dict(info)}
 
 
-def served_result(address: str) -> dict[str, Any]:
-    """Ask a Triton server what the file is that it runs.
-
-    Args:
-        address: ``triton://host:port/model``.
-
-    Raises:
-        UsageError: The address is none.
-        CheckpointError: There is no such model, or it was not made by this package.
-        WorkError: The server cannot be reached.
-        MissingExtraError: tritonclient is not installed.
-    """
+def _served_result(address: str) -> dict[str, Any]:
+    """Ask a Triton server what the file is that it runs."""
     from hat.config import config_to_dict
     from hat.io.artifact import tensor_contract
     from hat.runtime.triton_runtime import TritonRuntime
@@ -156,49 +132,12 @@ def served_result(address: str) -> dict[str, Any]:
     return {"max_batch": runtime.max_batch, "tensors": tensors, "artifact": config_to_dict(runtime.info)}
 
 
-def _read_onnx(path: Path) -> tuple[ArtifactInfo, dict[str, Any]]:
-    from hat.io.onnx_file import compute_types, graph_precision, onnx_opset, read_onnx
-    from hat.runtime.onnxruntime_runtime import read_onnx_info
-
-    info, proto = read_onnx_info(path), read_onnx(path)
-    found = {
-        "opset": onnx_opset(proto),
-        "built_precision": graph_precision(proto),
-        "compute_types": {operator: dict(counted) for operator, counted in compute_types(proto).items()},
-    }
-    return info, found
-
-
 def artifact_table(result: dict[str, Any]) -> RenderableType:
-    """Return the same for a reader."""
-    from rich.table import Table
-
-    info = result["artifact"]
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for row in [*_origin(result), *result["tensors"].items()]:
-        table.add_row(*row)
-    table.add_row("precision", info["precision"])
-    if "built_precision" in result:
-        table.add_row("read back", result["built_precision"])
-        for operator, counted in result["compute_types"].items():
-            table.add_row(f"  {operator}", ", ".join(f"{count} in {name}" for name, count in counted.items()))
-        table.add_row("opset", str(result["opset"]))
-    if info["batch"] is not None:
-        table.add_row("batch", " / ".join(str(info["batch"][key]) for key in ("min", "opt", "max")) + " (min / opt / max)")
-    for key in ("device", "fingerprint", "source_sha256"):
-        if info[key] is not None:
-            table.add_row(key.replace("_", " "), info[key])
-    table.add_row("made by", ", ".join(f"{name} {version}" for name, version in info["versions"].items()))
-    for name, value in info["details"].items():
-        if name != "opset":
-            table.add_row(name.replace("_", " "), _short(value))
-    for name, value in metric_rows(info["metrics"]):
-        table.add_row(name, value)
-    return table
+    """Return what `artifact_result` gives, with the ``target`` that it is of, for a reader."""
+    return make_table(_artifact_rows(result))
 
 
-def _origin(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield rows on where an artifact is and what model it was made of."""
+def _artifact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     info = result["artifact"]
     if "bytes" in result:
         yield "file", f"{result['target']}, {result['bytes'] / 1e6:,.1f} MB"
@@ -207,10 +146,27 @@ def _origin(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     model, adopted = info["model"], info["adopted"]
     if model is not None:
         yield "model", f"{info['name']}: {model['backbone']['name']}, depths {list(model['depths'])}"
-        return
-    yield "model", f"{info['name']}: adopted from {adopted['file']}, its output {adopted['output']}"
-    family = f", as {adopted['family']} has it" if adopted["family"] else ""
-    yield "", f"it takes {adopted['layout'].upper()}, {adopted['color'].upper()}{family}; the file converts"
+    else:
+        yield "model", f"{info['name']}: adopted from {adopted['file']}, its output {adopted['output']}"
+        family = f", as {adopted['family']} has it" if adopted["family"] else ""
+        yield "", f"it takes {adopted['layout'].upper()}, {adopted['color'].upper()}{family}; the file converts"
+    yield from result["tensors"].items()
+    yield "precision", info["precision"]
+    if "built_precision" in result:
+        yield "read back", result["built_precision"]
+        for operator, counted in result["compute_types"].items():
+            yield f"  {operator}", ", ".join(f"{count} in {name}" for name, count in counted.items())
+        yield "opset", str(result["opset"])
+    if info["batch"] is not None:
+        yield "batch", " / ".join(str(info["batch"][key]) for key in ("min", "opt", "max")) + " (min / opt / max)"
+    for key in ("device", "fingerprint", "source_sha256"):
+        if info[key] is not None:
+            yield key.replace("_", " "), info[key]
+    yield "made by", ", ".join(f"{name} {version}" for name, version in info["versions"].items())
+    for name, value in info["details"].items():
+        if name != "opset":
+            yield name.replace("_", " "), _short(value)
+    yield from metric_rows(info["metrics"])
 
 
 def _short(value: Any) -> str:

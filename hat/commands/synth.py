@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hat.console import emit, progress
+from hat.console import emit, make_table, progress
 from hat.errors import UsageError
 
 
@@ -47,8 +47,6 @@ def synth(
 
       hat synth /tmp/tiny --ids 8 --cams 2 --size 64x32 --json
     """
-    from rich.table import Table
-
     from hat.data.synth import generate_dataset
 
     with progress() as display:
@@ -67,20 +65,17 @@ def synth(
             on_progress=lambda done, total: display.update(task, completed=done, total=total),
         )
     rate = summary.num_images / max(summary.seconds, 1e-9)
-    table = Table(title=summary.out, title_justify="left")
-    for column in ("part", "identities", "cameras", "images"):
-        table.add_column(column, justify="left" if column == "part" else "right")
-    test_ids = summary.num_ids - summary.num_train_ids
-    table.add_row("train", str(summary.num_train_ids), str(cams), str(summary.num_train_images))
-    table.add_row("query", str(test_ids), str(cams), str(summary.num_query_images))
-    table.add_row("gallery", str(test_ids), str(cams), str(summary.num_gallery_images))
+    num_test_ids = summary.num_ids - summary.num_train_ids
+    rows = [
+        ("train", summary.num_train_ids, cams, summary.num_train_images),
+        ("query", num_test_ids, cams, summary.num_query_images),
+        ("gallery", num_test_ids, cams, summary.num_gallery_images),
+    ]
+    table = make_table(rows, ("part", "identities", "cameras", "images"), left=("part",))
+    table.title, table.title_justify = summary.out, "left"
     table.caption = f"{summary.num_images} images in {summary.seconds:.1f} s, {rate:.0f} images/s, seed {seed}"
-    result = asdict(summary) | {
-        "num_images": summary.num_images,
-        "images_per_second": round(rate, 1),
-        "seconds": round(summary.seconds, 3),
-    }
-    emit(result, table, json)
+    result = asdict(summary) | {"num_images": summary.num_images, "images_per_second": round(rate, 1)}
+    emit(result | {"seconds": round(summary.seconds, 3)}, table, json)
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ Average precision is the mean of the precision at each match, as torchreid and f
 code of Market-1501 integrated the precision-recall curve by trapezoids, which gives slightly different numbers.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -22,7 +23,7 @@ import torch
 
 from hat.data.datasets import JUNK_PID
 from hat.errors import DataError, UsageError
-from hat.metrics.inputs import Labels, Matrix, check_count, check_distances, check_embedding_pair, check_label_pairs
+from hat.metrics.embeddings import Labels, Matrix, check_count, check_distances, check_embedding_pair, check_labels
 
 _MAX_COUNTED_MATCHES = 128
 """Counting passes over a row once for each match; with more matches than this, one stable sort of the row is cheaper."""
@@ -68,23 +69,20 @@ class RankingResult:
     __hash__ = None  # type: ignore[assignment]
 
     def rank(self, k: int) -> float:
-        """Rate of counted queries that have a match among their k nearest gallery images.
+        """Return the rate of counted queries that have a match among their k nearest gallery images, k being counted from 1.
 
-        Args:
-            k: A rank, counted from 1. Beyond the end of the gallery the rate is that of the whole gallery.
+        Beyond the end of the gallery the rate is that of the whole gallery.
 
         Raises:
             UsageError: ``k`` is under 1, or over the ``max_rank`` that was evaluated.
         """
         if k < 1:
             raise UsageError(f"ranks are counted from 1, got {k}")
-        if k <= len(self.cmc):
-            return float(self.cmc[k - 1])
-        if len(self.cmc) >= self.num_gallery:
-            return float(self.cmc[-1])
-        raise UsageError(
-            f"rank {k} was not evaluated: the CMC ends at rank {len(self.cmc)}; evaluate with max_rank={k} or more"
-        )
+        if k > len(self.cmc) and len(self.cmc) < self.num_gallery:
+            raise UsageError(
+                f"rank {k} was not evaluated: the CMC ends at rank {len(self.cmc)}; evaluate with max_rank={k} or more"
+            )
+        return float(self.cmc[min(k, len(self.cmc)) - 1])
 
     @property
     def rank1(self) -> float:
@@ -102,29 +100,23 @@ class RankingResult:
         return self.rank(10)
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """Plain numbers for JSON; a rank beyond the evaluated ``max_rank`` is None."""
+        """Return plain numbers for JSON; a rank beyond the evaluated ``max_rank`` is None."""
         return {
             "mAP": self.mAP,
-            "rank1": self._rank_or_none(1),
-            "rank5": self._rank_or_none(5),
-            "rank10": self._rank_or_none(10),
+            **{f"rank{k}": rate for k, rate in self._usual_ranks().items()},
             "mINP": self.mINP,
             "num_queries": self.num_queries,
             "num_skipped_queries": self.num_skipped_queries,
             "num_gallery": self.num_gallery,
         }
 
-    def _rank_or_none(self, k: int) -> float | None:
-        is_evaluated = k <= len(self.cmc) or len(self.cmc) >= self.num_gallery
-        return self.rank(k) if is_evaluated else None
+    def _usual_ranks(self) -> dict[int, float | None]:
+        last = len(self.cmc) if len(self.cmc) < self.num_gallery else 10
+        return {k: self.rank(k) if k <= last else None for k in (1, 5, 10)}
 
     def __str__(self) -> str:
-        parts = [f"mAP {100 * self.mAP:.2f} %"]
-        for k in (1, 5, 10):
-            rate = self._rank_or_none(k)
-            if rate is not None:
-                parts.append(f"Rank-{k} {100 * rate:.2f} %")
-        parts.append(f"mINP {100 * self.mINP:.2f} %")
+        ranks = [f"Rank-{k} {100 * rate:.2f} %" for k, rate in self._usual_ranks().items() if rate is not None]
+        parts = [f"mAP {100 * self.mAP:.2f} %", *ranks, f"mINP {100 * self.mINP:.2f} %"]
         skipped = f", {self.num_skipped_queries} without a match left out" if self.num_skipped_queries else ""
         return f"{', '.join(parts)} ({self.num_queries} queries{skipped}, {self.num_gallery} gallery images)"
 
@@ -143,14 +135,9 @@ def evaluate_ranking(
     Args:
         distmat: (num_query, num_gallery) float16, bfloat16, float32 or float64, NumPy or torch; smaller is closer. Infinity is
             allowed, and is the farthest that an image can be.
-        query_pids: Identity of each query, (num_query,) integers.
-        query_camids: Camera of each query, (num_query,) integers.
+        query_pids: Identity of each query, (num_query,) integers; ``query_camids`` their cameras.
         gallery_pids: Identity of each gallery image, (num_gallery,) integers; -1 is junk.
-        gallery_camids: Camera of each gallery image, (num_gallery,) integers.
         max_rank: Length of the CMC curve; cut to the number of ranked gallery images where they are fewer.
-
-    Returns:
-        The metrics, with counts of queries that were counted and left out.
 
     Raises:
         UsageError: A shape or type is wrong, ``max_rank`` is under 1, or a distance is NaN.
@@ -158,126 +145,79 @@ def evaluate_ranking(
     """
     distances = check_distances(distmat)
     num_query, num_gallery = distances.shape
-    accumulator = RankingAccumulator(
-        *check_label_pairs(query_pids, query_camids, num_query, "query"),
-        *check_label_pairs(gallery_pids, gallery_camids, num_gallery, "gallery"),
-        max_rank=max_rank,
-    )
-    dtype = np.float64 if distances.dtype == np.float64 else np.float32
-    step = max(1, _BLOCK_BYTES // (num_gallery * np.dtype(dtype).itemsize))
-    for start in range(0, num_query, step):
-        accumulator.add(np.array(distances[start : start + step], dtype=dtype, order="C"))
-    return accumulator.result()
+    dtype = np.dtype(np.float64 if distances.dtype == np.float64 else np.float32)
+    parts = slices(num_query, max(1, _BLOCK_BYTES // (num_gallery * dtype.itemsize)))
+    blocks = (np.array(distances[part], dtype=dtype, order="C") for part in parts)
+    return _evaluate_blocks(blocks, num_query, num_gallery, query_pids, query_camids, gallery_pids, gallery_camids, max_rank)
 
 
-class RankingAccumulator:
-    """Collects the ranks of each query's matches, block of queries by block of queries.
-
-    Args:
-        query_pids: (num_query,) int64.
-        query_camids: (num_query,) int64.
-        gallery_pids: (num_gallery,) int64.
-        gallery_camids: (num_gallery,) int64.
-        max_rank: Length of the CMC curve.
-
-    Raises:
-        UsageError: ``max_rank`` is under 1.
-    """
-
-    def __init__(
-        self,
-        query_pids: npt.NDArray[np.int64],
-        query_camids: npt.NDArray[np.int64],
-        gallery_pids: npt.NDArray[np.int64],
-        gallery_camids: npt.NDArray[np.int64],
-        *,
-        max_rank: int,
-    ) -> None:
-        self._query_pids = query_pids
-        self._query_camids = query_camids
-        self._gallery_camids = gallery_camids
-        # Grouping the gallery by identity once makes finding a query's matches independent of the gallery's size; the sort is
-        # stable, so that each group lists its images by growing index.
-        self._by_pid = np.argsort(gallery_pids, kind="stable")
-        sorted_pids = gallery_pids[self._by_pid]
-        self._group_starts = np.searchsorted(sorted_pids, query_pids, side="left")
-        self._group_ends = np.searchsorted(sorted_pids, query_pids, side="right")
-        self._junk = np.flatnonzero(gallery_pids == JUNK_PID)
-        self._num_gallery = len(gallery_pids) - len(self._junk)
-        self._max_rank = min(check_count(max_rank, "max_rank"), max(1, self._num_gallery))
-        self._next_query = 0
-        self._num_counted = 0
-        self._sum_ap = 0.0
-        self._sum_inp = 0.0
-        self._first_ranks = np.zeros(self._max_rank, dtype=np.int64)
-
-    def add(self, distances: npt.NDArray[Any]) -> None:
-        """Rank the gallery for the next queries.
-
-        Args:
-            distances: (block, num_gallery) float32 or float64, C-contiguous, for the ``block`` queries that follow those of the
-                last call. It is overwritten.
-
-        Raises:
-            UsageError: A distance is NaN.
-        """
-        for row in distances:
-            query = self._next_query
-            self._next_query += 1
-            if np.isnan(row).any():
-                column = int(np.flatnonzero(np.isnan(row))[0])
-                raise UsageError(
-                    f"the distance of query {query} and gallery image {column} is NaN, so it has no rank; "
-                    "look for NaN in the embeddings or for a row of zeros that was normalized"
-                )
-            same_pid = self._by_pid[self._group_starts[query] : self._group_ends[query]]
-            same_camera = self._gallery_camids[same_pid] == self._query_camids[query]
-            matches = same_pid[~same_camera]
-            if self._query_pids[query] == JUNK_PID or not len(matches):
-                continue
-            # A comparison with NaN is false both ways, so an excluded image is never counted as nearer, nor as a tie.
-            row[self._junk] = np.nan
-            row[same_pid[same_camera]] = np.nan
-            self._count(ranks_of_matches(row, matches))
-
-    def _count(self, ranks: npt.NDArray[np.int64]) -> None:
-        num_matches = len(ranks)
-        self._num_counted += 1
-        self._sum_ap += float(np.mean(np.arange(1, num_matches + 1) / ranks))
-        self._sum_inp += num_matches / float(ranks[-1])
-        if ranks[0] <= self._max_rank:
-            self._first_ranks[ranks[0] - 1] += 1
-
-    def result(self) -> RankingResult:
-        """Return the means over the queries added so far.
-
-        Raises:
-            DataError: None of them has a match in the gallery.
-        """
-        if not self._num_counted:
-            raise DataError(
-                f"none of the {self._next_query} queries has a match in the gallery: a match is an image of the same pid "
-                "from another camid; check that query and gallery share their identity labels and that camids differ"
+def _evaluate_blocks(
+    blocks: Iterable[npt.NDArray[Any]],
+    num_query: int,
+    num_gallery: int,
+    query_pids: Labels,
+    query_camids: Labels,
+    gallery_pids: Labels,
+    gallery_camids: Labels,
+    max_rank: int,
+) -> RankingResult:
+    """Rank the gallery for each query by (block, num_gallery) distances of consecutive queries, which are overwritten."""
+    query_pids = check_labels(query_pids, num_query, "query_pids")
+    query_camids = check_labels(query_camids, num_query, "query_camids")
+    gallery_pids = check_labels(gallery_pids, num_gallery, "gallery_pids")
+    gallery_camids = check_labels(gallery_camids, num_gallery, "gallery_camids")
+    # Grouping the gallery by identity once makes finding a query's matches independent of the gallery's size; the sort is
+    # stable, so that each group lists its images by growing index.
+    by_pid = np.argsort(gallery_pids, kind="stable")
+    group_starts, group_ends = (np.searchsorted(gallery_pids[by_pid], query_pids, side=side) for side in ("left", "right"))
+    junk = np.flatnonzero(gallery_pids == JUNK_PID)
+    num_ranked = num_gallery - len(junk)
+    first_ranks = np.zeros(min(check_count(max_rank, "max_rank"), max(1, num_ranked)), dtype=np.int64)
+    precisions, penalties = [], []
+    for query, row in enumerate(row for block in blocks for row in block):
+        if np.isnan(row).any():
+            raise UsageError(
+                f"the distance of query {query} and gallery image {int(np.isnan(row).argmax())} is NaN, so it has no rank; "
+                "look for NaN in the embeddings or for a row of zeros that was normalized"
             )
-        return RankingResult(
-            mAP=self._sum_ap / self._num_counted,
-            cmc=np.cumsum(self._first_ranks) / self._num_counted,
-            mINP=self._sum_inp / self._num_counted,
-            num_queries=self._num_counted,
-            num_skipped_queries=self._next_query - self._num_counted,
-            num_gallery=self._num_gallery,
+        same_pid = by_pid[group_starts[query] : group_ends[query]]
+        same_camera = gallery_camids[same_pid] == query_camids[query]
+        matches = same_pid[~same_camera]
+        if query_pids[query] == JUNK_PID or not len(matches):
+            continue
+        # A comparison with NaN is false both ways, so an excluded image is never counted as nearer, nor as a tie.
+        row[junk] = np.nan
+        row[same_pid[same_camera]] = np.nan
+        ranks = _ranks_of_matches(row, matches)
+        precisions.append(average_precision(ranks))
+        penalties.append(len(ranks) / float(ranks[-1]))
+        if ranks[0] <= len(first_ranks):
+            first_ranks[ranks[0] - 1] += 1
+    num_counted = len(precisions)
+    if not num_counted:
+        raise DataError(
+            f"none of the {num_query} queries has a match in the gallery: a match is an image of the same pid "
+            "from another camid; check that query and gallery share their identity labels and that camids differ"
         )
+    return RankingResult(
+        mAP=sum(precisions) / num_counted,
+        cmc=np.cumsum(first_ranks) / num_counted,
+        mINP=sum(penalties) / num_counted,
+        num_queries=num_counted,
+        num_skipped_queries=num_query - num_counted,
+        num_gallery=num_ranked,
+    )
 
 
-def ranks_of_matches(row: npt.NDArray[Any], matches: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Ranks, from 1, at which a stable sort of a row would put some of its elements, without sorting where these are few.
+def average_precision(ranks: npt.NDArray[np.int64]) -> float:
+    """Return the mean of the precision at each match, whose ranks are given, from 1 and growing."""
+    return float(np.mean(np.arange(1, len(ranks) + 1) / ranks))
 
-    Args:
-        row: Distances of one query, (num_gallery,) float; NaN marks images that are not ranked.
-        matches: Indices into ``row`` of elements that are not NaN, growing.
 
-    Returns:
-        (len(matches),) int64, growing.
+def _ranks_of_matches(row: npt.NDArray[Any], matches: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the ranks, from 1 and growing, at which a stable sort of a query's distances would put its matches.
+
+    NaN in ``row`` marks images that are not ranked; ``matches`` are growing indices of others. Few matches need no sort.
     """
     if len(matches) > _MAX_COUNTED_MATCHES:
         is_match = np.zeros(len(row), dtype=bool)
@@ -319,18 +259,11 @@ def evaluate_embeddings(
     Args:
         query_embeddings: (num_query, embed_dim) float16, bfloat16, float32 or float64; NumPy (memory-mapped too) or torch.
         gallery_embeddings: (num_gallery, embed_dim), likewise.
-        query_pids: The labels are those of `evaluate_ranking`.
-        query_camids: Likewise.
-        gallery_pids: Likewise.
-        gallery_camids: Likewise.
+        query_pids: This and the other labels are those of `evaluate_ranking`, as is ``max_rank``.
         metric: ``"cosine"`` ranks by 1 - the product of rows scaled to unit length; ``"euclidean"`` by the Euclidean distance
             of the rows as they are (its square, which ranks alike). Computed in float64 where an input is float64, else in
             float32.
-        max_rank: Length of the CMC curve; cut to the number of ranked gallery images where they are fewer.
         block_bytes: Size of a block of distances. The peak of memory is the embeddings and two or three times this.
-
-    Returns:
-        The metrics, with counts of queries that were counted and left out.
 
     Raises:
         UsageError: A shape, type or option is wrong, a value is NaN or infinite, or a row cannot be scaled to unit length.
@@ -339,26 +272,22 @@ def evaluate_embeddings(
     if metric not in get_args(Metric):
         raise UsageError(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
     queries, gallery = check_embedding_pair(query_embeddings, gallery_embeddings)
+    sizes = (queries.num_rows, gallery.num_rows)
     dtype = torch.float64 if queries.is_float64 or gallery.is_float64 else torch.float32
-    accumulator = RankingAccumulator(
-        *check_label_pairs(query_pids, query_camids, queries.num_rows, "query"),
-        *check_label_pairs(gallery_pids, gallery_camids, gallery.num_rows, "gallery"),
-        max_rank=max_rank,
-    )
-    measure = cosine_distances if metric == "cosine" else squared_distances
-    nonzero = metric == "cosine"
-    # The gallery is read in parts, and each part for every block of queries again: a copy of the whole may not fit.
-    parts = slices(gallery.num_rows, _GALLERY_ROWS)
-    gallery_squares = [gallery.squared_lengths(part.start, part.stop, dtype, nonzero=nonzero) for part in parts]
     step = max(1, check_count(block_bytes, "block_bytes") // (gallery.num_rows * dtype.itemsize))
-    for rows in slices(queries.num_rows, step):
-        left = queries.read(rows.start, rows.stop, dtype)
-        left_squares = queries.squared_lengths(rows.start, rows.stop, dtype, nonzero=nonzero)
-        block = torch.empty(len(left), gallery.num_rows, dtype=dtype)
-        for part, squares in zip(parts, gallery_squares, strict=True):
-            block[:, part] = measure(left, left_squares, gallery.read(part.start, part.stop, dtype), squares)
-        accumulator.add(block.numpy())
-    return accumulator.result()
+    cosine = metric == "cosine"
+    measure = cosine_distances if cosine else squared_distances
+
+    def blocks() -> Iterator[npt.NDArray[Any]]:
+        for rows in slices(queries.num_rows, step):
+            left = queries.read(rows, dtype, nonzero=cosine)
+            block = torch.empty(len(left[0]), gallery.num_rows, dtype=dtype)
+            # The gallery is read in parts, and each part for every block of queries again: a copy of the whole may not fit.
+            for part in slices(gallery.num_rows, _GALLERY_ROWS):
+                block[:, part] = measure(*left, *gallery.read(part, dtype, nonzero=cosine))
+            yield block.numpy()
+
+    return _evaluate_blocks(blocks(), *sizes, query_pids, query_camids, gallery_pids, gallery_camids, max_rank)
 
 
 def slices(total: int, step: int) -> list[slice]:
@@ -371,11 +300,7 @@ def cosine_distances(
 ) -> torch.Tensor:
     """Compute 1 - the product of rows scaled to unit length: (m, n), 0 to 2 up to rounding.
 
-    Args:
-        left: (m, embed_dim) float32 or float64 on the CPU.
-        left_squares: (m,) squared Euclidean lengths of its rows, none of them 0.
-        right: (n, embed_dim), likewise.
-        right_squares: (n,), likewise.
+    Rows are (m, embed_dim) and (n, embed_dim) float32 or float64 on the CPU, squares their squared lengths, none of them 0.
     """
     return _inner_products(left / left_squares.sqrt()[:, None], right).div_(right_squares.sqrt()).neg_().add_(1)
 

@@ -15,7 +15,7 @@ import torch
 from scipy import sparse
 
 from hat.errors import UsageError
-from hat.metrics.inputs import Matrix, check_count, check_embedding_pair
+from hat.metrics.embeddings import Matrix, check_count, check_embedding_pair
 from hat.metrics.ranking import slices, squared_distances
 
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -25,7 +25,6 @@ _BLOCK_ROWS = 4096
 
 _BLOCK_ENTRIES = 2**22
 """How many integers or floats a vectorized step works on at once."""
-
 
 _SELF_DISTANCE = -1.0
 """Stands on the diagonal while neighbors are selected: an item comes before its exact duplicates."""
@@ -98,13 +97,10 @@ def _stack(query_embeddings: Matrix, gallery_embeddings: Matrix) -> tuple[int, t
     queries, gallery = check_embedding_pair(query_embeddings, gallery_embeddings)
     stacked = torch.empty(queries.num_rows + gallery.num_rows, queries.embed_dim)
     squares = torch.empty(len(stacked))
-    offset = 0
-    for side in (queries, gallery):
-        for start in range(0, side.num_rows, _BLOCK_ROWS):
-            stop = min(start + _BLOCK_ROWS, side.num_rows)
-            squares[offset : offset + stop - start] = side.squared_lengths(start, stop, torch.float32)
-            stacked[offset : offset + stop - start] = side.read(start, stop, torch.float32)
-            offset += stop - start
+    for side, offset in ((queries, 0), (gallery, queries.num_rows)):
+        for rows in slices(side.num_rows, _BLOCK_ROWS):
+            target = slice(offset + rows.start, offset + rows.stop)
+            stacked[target], squares[target] = side.read(rows, torch.float32)
     return queries.num_rows, stacked, squares
 
 
@@ -141,11 +137,9 @@ def _encode(
 
 
 def _pair_distances(embeddings: torch.Tensor, left: Indices, right: Indices) -> npt.NDArray[np.float32]:
-    """Squared Euclidean distances of pairs of items, (num_pairs,)."""
+    """Return squared Euclidean distances of pairs of items, (num_pairs,)."""
     squared = np.empty(len(left), dtype=np.float32)
-    step = max(1, _BLOCK_ENTRIES // embeddings.shape[1])
-    for start in range(0, len(left), step):
-        pairs = slice(start, start + step)
+    for pairs in slices(len(left), max(1, _BLOCK_ENTRIES // embeddings.shape[1])):
         difference = embeddings[torch.from_numpy(left[pairs])].sub_(embeddings[torch.from_numpy(right[pairs])])
         squared[pairs] = difference.square_().sum(dim=1).numpy()
     return squared
@@ -154,8 +148,7 @@ def _pair_distances(embeddings: torch.Tensor, left: Indices, right: Indices) -> 
 def _reciprocal_sets(neighbors: Indices, k1: int) -> tuple[Indices, Indices]:
     """Return the expanded k-reciprocal sets R*(i, k1) of all items (Eq. 3-5).
 
-    Returns:
-        (items, members): one entry for each member of each set, sorted by item and then by member.
+    These are two vectors, items and members: an entry for each member of each set, sorted by item and then by member.
     """
     num_items = len(neighbors)
     near = np.ascontiguousarray(neighbors[:, : k1 + 1])
@@ -192,7 +185,7 @@ def _reciprocal(near: Indices) -> npt.NDArray[np.bool_]:
 
 
 def _expand_queries(encodings: sparse.csr_array, neighbors: Indices) -> sparse.csr_array:
-    """Local query expansion: average each item's encoding over its nearest items, itself included (Eq. 11)."""
+    """Average each item's encoding over its nearest items, itself included: local query expansion (Eq. 11)."""
     num_items, num_averaged = neighbors.shape
     offsets = np.arange(0, neighbors.size + 1, num_averaged)
     averaging = sparse.csr_array((np.ones(neighbors.size), neighbors.ravel(), offsets), shape=(num_items, num_items))
@@ -220,16 +213,9 @@ def _blend_jaccard(encodings: sparse.csr_array, distances: npt.NDArray[np.float3
 def distance_blocks(
     embeddings: torch.Tensor, squares: torch.Tensor, block_rows: int
 ) -> Iterator[tuple[slice, slice, torch.Tensor]]:
-    """Squared Euclidean distances, block by block of the upper triangle; the lower one is its mirror.
+    """Yield squared Euclidean distances as (rows, columns, block) of the upper triangle; the lower one is its mirror.
 
-    Args:
-        embeddings: (n, embed_dim) float32.
-        squares: (n,) squared Euclidean lengths of its rows.
-        block_rows: Height and width of a block.
-
-    Yields:
-        (rows, columns, distances): two slices with ``rows.start <= columns.start`` and a float32 tensor of their lengths.
-        Distances are not negative; that of an item to itself is -1, as `NearestNeighbors` expects.
+    Distances are float32 and not negative; that of an item to itself is -1, as `NearestNeighbors` expects.
     """
     parts = slices(len(embeddings), block_rows)
     for number, rows in enumerate(parts):
@@ -248,24 +234,14 @@ class NearestNeighbors:
 
     A neighbor is kept as one integer, the bits of its distance above its index: bits of floats that are not negative sort like
     the floats, so sorting these keys sorts by distance and then by index, and no two keys are equal. The bits of -1 make a
-    negative key.
-
-    Args:
-        num_items: How many items there are.
-        num_neighbors: How many neighbors of each are kept, the item itself included; at most ``num_items``.
+    negative key. ``num_neighbors`` counts the item itself, and is at most ``num_items``.
     """
 
     def __init__(self, num_items: int, num_neighbors: int) -> None:
         self._keys = torch.full((num_items, num_neighbors), torch.iinfo(torch.int64).max, dtype=torch.int64)
 
     def update(self, rows: slice, columns: slice, block: torch.Tensor) -> None:
-        """Take in the distances of some items to some others.
-
-        Args:
-            rows: The items whose neighbors these may be.
-            columns: The items that may be neighbors.
-            block: (rows, columns) float32 distances, contiguous.
-        """
+        """Take in a contiguous block of float32 distances: of items, its rows, to those that may be their neighbors."""
         k = self._keys.shape[1]
         # One more than is kept tells whether the last place is shared; torch picks among equal values as it likes.
         values, indices = torch.topk(block, min(k + 1, block.shape[1]), dim=1, largest=False)

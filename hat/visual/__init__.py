@@ -1,8 +1,17 @@
 """Pictures of what a model does: ranked lists, class activation maps, and the maps of its stages."""
 
-from .figures import Tile, color_table, colorize, draw_grid, overlay, scale_to_unit
-from .maps import activation_maps, branch_activations, cls_attention, tfc_maps, token_maps
-from .ranked_list import RankedRow, rank_rows, ranked_list
+from .figures import RankedRow, Tile, draw_grid, rank_rows, ranked_list
+from .maps import (
+    activation_maps,
+    branch_activations,
+    cls_attention,
+    color_table,
+    colorize,
+    overlay,
+    scale_to_unit,
+    tfc_maps,
+    token_maps,
+)
 
 __all__ = [
     "RankedRow",

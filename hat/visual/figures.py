@@ -1,18 +1,22 @@
-"""Pictures of people by matplotlib: a grid of images with frames, captions and marks that need no color, and colored maps."""
+"""Pictures of people by matplotlib: a grid of images with frames, captions and marks that need no color, and ranked lists."""
 
-import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
+from hat.data.datasets import JUNK_PID, ReIDDataset
 from hat.data.images import read_image
-from hat.errors import UsageError
+from hat.errors import DataError, UsageError
 from hat.io.plot_file import require_matplotlib
+from hat.metrics import RankingResult
+from hat.metrics.embeddings import Matrix, check_count, check_embedding_pair
+from hat.metrics.ranking import average_precision, cosine_distances
 
 _COLOR, _MUTED, _EDGE, _MAT = "#1c2026", "#606872", "#d0d5db", "#eceff2"
 _FRAMES = {True: "#0c8a54", False: "#cc2c24", None: _EDGE}
@@ -27,13 +31,9 @@ _MAX_CHARACTERS = 16
 
 @dataclass(frozen=True)
 class Tile:
-    """An image in a picture.
+    """An image in a picture, or the file to read it from when it is drawn; None where there is none any more.
 
-    Attributes:
-        image: The image, or the file to read it from when it is drawn; None where there is none any more.
-        caption: Up to two lines under it.
-        is_match: Whether it shows the person who is looked for; None where that is not known.
-        is_query: Whether it shows what is looked for.
+    Its caption has up to two lines. A match shows the person who is looked for; None where that is not known.
     """
 
     image: Image.Image | str | None
@@ -50,24 +50,10 @@ def draw_grid(
     column_labels: Sequence[str] = (),
     row_labels: Sequence[str] = (),
 ) -> Image.Image:
-    """Draw rows of images; a whole image is always shown, in its proportions.
+    """Draw rows of images, which may differ in length, as an RGB picture; whole images are shown, in their proportions.
 
-    A match has a green frame and a tick, any other image a red frame and a cross; where it is not known the frame is gray.
-
-    Args:
-        rows: The images; a row may be shorter than others.
-        title: One line above; empty for none.
-        subtitle: Smaller lines under it.
-        column_labels: What stands over the columns.
-        row_labels: What stands before the rows; tiles of a picture that has them are without frames.
-
-    Returns:
-        An RGB picture.
-
-    Raises:
-        UsageError: The picture would be enormous.
-        ImageError: A file cannot be read.
-        MissingExtraError: matplotlib is not installed.
+    A match has a green frame and a tick, any other image a red frame and a cross; where it is not known the frame is gray. In a
+    picture with ``row_labels`` tiles are without frames. A `UsageError` refuses an enormous picture.
     """
     require_matplotlib("drawing pictures of people")
     from matplotlib import rc_context
@@ -132,58 +118,96 @@ def _shortened(line: str) -> str:
     return line if len(line := _printable(line)) <= _MAX_CHARACTERS else line[: _MAX_CHARACTERS - 1].rstrip() + "…"
 
 
-@functools.cache
-def color_table() -> npt.NDArray[np.uint8]:
-    """Return the colors of maps, (256, 3) uint8 sRGB, lowest value first: matplotlib's inferno, whose lightness grows evenly.
+class RankedRow(NamedTuple):
+    """A query by its index, the average precision of its whole ranking in [0, 1], and the top of it, nearest first.
 
-    The order of values so survives a gray print and any kind of color blindness, and no hue suggests an edge that is not there.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
+    The latter are indices of gallery images, (top_k,), and their cosine similarities to the query, -1 to 1.
     """
-    require_matplotlib("coloring maps")
-    from matplotlib import colormaps
 
-    table: npt.NDArray[np.uint8] = colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
-    table.setflags(write=False)
-    return table
-
-
-def scale_to_unit(maps: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Scale each map, (n, h, w), to its own range: (x - min) / (max - min), or zeros where it is the same everywhere."""
-    values = np.asarray(maps, dtype=np.float64)
-    low, high = values.min(axis=(1, 2), keepdims=True), values.max(axis=(1, 2), keepdims=True)
-    # Differences that are rounding errors of the values would be blown up to a picture of noise.
-    spread = np.where(high - low > 1e-6 * np.maximum(abs(high), abs(low)), high - low, np.inf)
-    scaled: npt.NDArray[np.float32] = ((values - low) / spread).astype(np.float32)
-    return scaled
+    query: int
+    average_precision: float
+    top: npt.NDArray[np.int64]
+    similarities: npt.NDArray[np.float32]
 
 
-def colorize(values: npt.NDArray[Any], size: tuple[int, int]) -> Image.Image:
-    """Paint a map, (h, w) in [0, 1], as an RGB picture of (width, height), to which it is interpolated bilinearly."""
-    return Image.fromarray(color_table()[_levels(values, size)])
+def rank_rows(
+    query_embeddings: Matrix,
+    gallery_embeddings: Matrix,
+    dataset: ReIDDataset,
+    *,
+    num_queries: int = 8,
+    top_k: int = 10,
+    seed: int = 0,
+    distances: npt.NDArray[np.float32] | None = None,
+) -> list[RankedRow]:
+    """Draw queries at random and rank the gallery for each: junk and same-camera images of the query's identity are left out.
 
-
-def overlay(image: Image.Image, values: npt.NDArray[Any], size: tuple[int, int]) -> Image.Image:
-    """Lay a map over the image that it was computed from.
-
-    The image is shown in pale gray, so that all color is the map's and dark clothes do not darken it; the lower the value is,
-    the more of the image shows through.
-
-    Args:
-        image: The image, of any mode and size.
-        values: (h, w) in [0, 1], covering the whole image.
-        size: (width, height) of the RGB picture.
+    Embeddings stand in the order of the data set's splits. ``distances``, (num_query, num_gallery), re-ranked ones for example,
+    are ranked by instead of the cosine distance. There are fewer than ``num_queries`` rows, in the order of the split, where
+    fewer queries have a match; a `DataError` says that none has. Ties go to the smaller index, as in the metrics.
     """
-    levels = _levels(values, size)
-    gray = np.asarray(image.convert("L").resize(size, Image.Resampling.LANCZOS), dtype=np.float32)[..., None]
-    opacity = 0.45 + 0.25 * levels[..., None].astype(np.float32) / 255
-    blended = (1 - opacity) * (50 + 0.8 * gray) + opacity * color_table()[levels].astype(np.float32)
-    return Image.fromarray(np.rint(blended).astype(np.uint8))
+    check_count(num_queries, "num_queries")
+    check_count(top_k, "top_k")
+    queries, gallery = check_embedding_pair(query_embeddings, gallery_embeddings)
+    for rows, split in ((queries, dataset.query), (gallery, dataset.gallery)):
+        if rows.num_rows != len(split):
+            raise UsageError(
+                f"got {rows.num_rows} {split.name} embeddings for the {len(split)} images of that split of {dataset.name}; "
+                "were they made from this data set?"
+            )
+    shape = (len(dataset.query), len(dataset.gallery))
+    if distances is not None and (distances.shape != shape or np.isnan(distances).any()):
+        raise UsageError(f"distances must be of shape {shape} without NaN, which has no rank, got shape {distances.shape}")
+    pids, camids = dataset.gallery.pids, dataset.gallery.camids
+    chosen: list[int] = []
+    for index in np.random.default_rng(seed).permutation(len(dataset.query)).tolist():
+        sample = dataset.query[index]
+        if sample.pid != JUNK_PID and ((pids == sample.pid) & (camids != sample.camid)).any():
+            chosen.append(index)
+        if len(chosen) == num_queries:
+            break
+    if not chosen:
+        raise DataError(
+            f"none of the {len(dataset.query)} queries of {dataset.name} has a match from another camera in the gallery"
+        )
+    chosen.sort()
+    left, left_squares = queries.read(slice(None), torch.float32, nonzero=True)
+    right, right_squares = gallery.read(slice(None), torch.float32, nonzero=True)
+    similarities = 1 - cosine_distances(left[chosen], left_squares[chosen], right, right_squares).numpy()
+    found = []
+    for row, index in enumerate(chosen):
+        sample = dataset.query[index]
+        ranked = np.flatnonzero((pids != JUNK_PID) & ~((pids == sample.pid) & (camids == sample.camid)))
+        ranked_by = -similarities[row] if distances is None else distances[index]
+        order = ranked[np.argsort(ranked_by[ranked], kind="stable")]
+        ranks = np.flatnonzero(pids[order] == sample.pid) + 1
+        found.append(RankedRow(index, average_precision(ranks), order[:top_k], similarities[row, order[:top_k]]))
+    return found
 
 
-def _levels(values: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Return the color table's row for each pixel of a picture of this (width, height)."""
-    resized = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32)).resize(size, Image.Resampling.BILINEAR)
-    levels: npt.NDArray[np.uint8] = np.rint(255 * np.asarray(resized).clip(0.0, 1.0)).astype(np.uint8)
-    return levels
+def ranked_list(
+    rows: Sequence[RankedRow], dataset: ReIDDataset, *, title: str = "", result: RankingResult | None = None
+) -> Image.Image:
+    """Draw what `rank_rows` gives: a row for each query, then its nearest gallery images; see `draw_grid`.
+
+    ``title``, the model's name for example, and the metrics stand in the header.
+    """
+    tiles = []
+    for row in rows:
+        query = dataset.query[row.query]
+        caption = f"id {query.pid} · cam {query.camid}\nAP {100 * row.average_precision:.0f} %"
+        line = [Tile(query.path, caption, is_query=True)]
+        for index, similarity in zip(row.top.tolist(), row.similarities, strict=True):
+            sample = dataset.gallery[index]
+            caption = f"{similarity:.2f} · cam {sample.camid}\nid {sample.pid}"
+            line.append(Tile(sample.path, caption, sample.pid == query.pid))
+        tiles.append(line)
+    subtitle = [
+        f"{len(rows)} of {len(dataset.query):,} queries; under each image its cosine similarity",
+        "Left out: images of the query's identity from its own camera",
+    ]
+    if result is not None:
+        rates = {"mAP": result.mAP, "Rank-1": result.rank1, "mINP": result.mINP}
+        subtitle.insert(0, "  ·  ".join(f"{name} {100 * rate:.1f} %" for name, rate in rates.items()))
+    labels = ["Query", *map(str, range(1, max(map(len, tiles), default=1)))]
+    return draw_grid(tiles, "  ·  ".join(filter(None, (title, dataset.name))), subtitle, column_labels=labels)

@@ -23,7 +23,7 @@ classifier.
 Differs: the paper shows such maps without saying how they were computed.
 """
 
-from collections import defaultdict
+import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -36,9 +36,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hat.errors import UsageError
+from hat.io.plot_file import require_matplotlib
 from hat.model import HAT
 
-from .figures import Tile, colorize, draw_grid, overlay, scale_to_unit
+from .figures import Tile, draw_grid
 
 Target = Literal["embedding", "class"]
 Maps = dict[str, npt.NDArray[np.float32]]
@@ -51,24 +52,18 @@ _LEGEND = "Light is high; each map is scaled to its own range"
 def branch_activations(model: HAT, images: Sequence[Image.Image], *, target: Target = "embedding") -> Maps:
     """Compute activation maps of every branch of the embedding, as the top of this module defines them.
 
-    Args:
-        model: The model, on any device; it is left as it was.
-        images: Decoded images of any size; the model's own preprocessing resizes them.
-        target: What the maps explain: ``"embedding"`` or ``"class"``.
+    Decoded images of any size are resized by the model's own preprocessing; the model, on any device, is left as it was.
 
     Returns:
         Branch name -> (n, h, w) float32 in [0, 1], 1 where the branch is most active; ``"mfe"`` where the MFE is supervised, at
         the size of the CNN's last map, and the last stage at the size of its token map. A map without any positive activation,
         or with the same one everywhere, is 0.
-
-    Raises:
-        UsageError: There is no image, an item is none, or the target is unknown.
     """
     _check_images(images)
     if target not in get_args(Target):
         raise UsageError(f"target must be one of {', '.join(get_args(Target))}, got {target!r}")
     branches = model.config.embedding_branches
-    found: defaultdict[str, list[npt.NDArray[np.float32]]] = defaultdict(list)
+    found: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in branches}
     seen: dict[str, Tensor] = {}
 
     def leaf(name: str, feature_map: Tensor) -> Tensor:
@@ -86,13 +81,11 @@ def branch_activations(model: HAT, images: Sequence[Image.Image], *, target: Tar
             features = model.features(batch)
             for name in branches:
                 bn_feature = model.necks[name](features[name])
-                explained = (
-                    bn_feature.square() / 2 if target == "embedding" else model.classifiers[name](bn_feature).amax(dim=1)
-                )
-                (gradient,) = torch.autograd.grad(explained.sum(), seen[name], retain_graph=name != last)
+                y = model.classifiers[name](bn_feature).amax(dim=1) if target == "class" else bn_feature.square() / 2
+                (gradient,) = torch.autograd.grad(y.sum(), seen[name], retain_graph=name != last)
                 maps = (gradient * seen[name]).sum(dim=1).relu()  # (B, h, w)
                 found[name].append(maps.detach().float().cpu().numpy())
-    return {name: scale_to_unit(np.concatenate(found[name])) for name in branches}
+    return {name: scale_to_unit(np.concatenate(parts)) for name, parts in found.items()}
 
 
 def token_maps(model: HAT, images: Sequence[Image.Image]) -> Maps:
@@ -102,15 +95,8 @@ def token_maps(model: HAT, images: Sequence[Image.Image]) -> Maps:
     mean is that of absolute values. After NeA none is negative; tokens of a stage without NeA come from a layer norm, and their
     plain mean over channels is about the same at every position.
 
-    Args:
-        model: The model, on any device; it is left as it was.
-        images: Decoded images of any size; the model's own preprocessing resizes them.
-
     Returns:
         Stage name -> (n, h, w) float32 of at least 0, from the first stage to the last, (h, w) being the token grid.
-
-    Raises:
-        UsageError: There is no image, an item is none, or the model has no stage.
     """
     return _watch(model, images, lambda stage, keep: stage.register_forward_hook(lambda _, __, out: keep(out[1].abs().mean(1))))
 
@@ -118,20 +104,15 @@ def token_maps(model: HAT, images: Sequence[Image.Image]) -> Maps:
 def cls_attention(model: HAT, images: Sequence[Image.Image]) -> Maps:
     """Compute how strongly each stage's CLS attends to every place: weights of the last block, averaged over heads (Eq. 1).
 
-    Arguments and errors are those of `token_maps`.
-
-    Returns:
-        Stage name -> (n, h, w) float32 of at least 0, from the first stage to the last, (h, w) being the token grid. The sum
-        over the places is 1 less the weight that CLS gives to itself.
+    The result is as that of `token_maps`. The sum over the places is 1 less the weight that CLS gives to itself.
     """
 
-    def watch(stage: Any, keep: Callable[[Tensor], None]) -> RemovableHandle:
+    def watch(stage: Any, keep: Callable[[Tensor], None]) -> Any:
         def hook(attention: Any, inputs: tuple[Tensor, ...]) -> None:
             weights = attention.weights(inputs[0])[:, :, 0, 1:]  # (B, heads, h*w)
             keep(weights.mean(dim=1).unflatten(1, model.config.token_grid))
 
-        handle: RemovableHandle = stage.blocks[-1].attention.register_forward_pre_hook(hook)
-        return handle
+        return stage.blocks[-1].attention.register_forward_pre_hook(hook)
 
     return _watch(model, images, watch)
 
@@ -139,21 +120,10 @@ def cls_attention(model: HAT, images: Sequence[Image.Image]) -> Maps:
 def activation_maps(
     model: HAT, images: Sequence[Image.Image], *, baseline: HAT | None = None, target: Target = "embedding"
 ) -> Image.Image:
-    """Draw activation maps: under each image those of the baseline's MFE, the model's MFE and its DSA.
+    """Draw activation maps as an RGB picture: under each image those of the baseline's MFE, the model's MFE and its DSA.
 
-    Args:
-        model: The model; without a supervised MFE its row is left out.
-        images: Decoded images.
-        baseline: A model to compare with, of which the MFE is shown: one trained without aggregation, for example, or one whose
-            CNN holds ImageNet weights alone. None leaves its row out.
-        target: See `branch_activations`.
-
-    Returns:
-        An RGB picture.
-
-    Raises:
-        UsageError: As `branch_activations`, or the baseline has no supervised MFE, or the picture would be enormous.
-        MissingExtraError: matplotlib is not installed.
+    The baseline is a model to compare with, whose MFE is supervised: one trained without aggregation, for example, or one whose
+    CNN holds ImageNet weights alone. A model without a supervised MFE has no row for it.
     """
     _check_images(images)
     if baseline is not None and not baseline.config.mfe_supervision:
@@ -169,18 +139,9 @@ def activation_maps(
 
 
 def tfc_maps(model: HAT, images: Sequence[Image.Image]) -> Image.Image:
-    """Draw the stages: under each image the averaged map of every stage, and what every stage's CLS attends to.
+    """Draw the stages as an RGB picture: under each image the averaged map of every stage, and what its CLS attends to.
 
-    Args:
-        model: The model.
-        images: Decoded images.
-
-    Returns:
-        An RGB picture. Every map is scaled to its own range; averaged maps are painted alone, attention over the image in gray.
-
-    Raises:
-        UsageError: As `token_maps`, or the picture would be enormous.
-        MissingExtraError: matplotlib is not installed.
+    Every map is scaled to its own range; averaged maps are painted alone, attention over the image in gray.
     """
     maps = {f"{name.upper()}\nmean of\nchannels": scale_to_unit(values) for name, values in token_maps(model, images).items()}
     plain = tuple(maps)
@@ -244,10 +205,9 @@ def _check_images(images: Sequence[Image.Image]) -> None:
         raise UsageError("expected a sequence of images, got one: put it in a list")
     if not len(images):
         raise UsageError("expected at least one image, got none")
-    kinds: set[type] = {type(item) for item in images}
-    for kind in kinds:
-        if not issubclass(kind, Image.Image):
-            raise UsageError(f"expected PIL images, got {kind.__name__}; read files with hat.data.read_image")
+    for item in images:
+        if not isinstance(item, Image.Image):
+            raise UsageError(f"expected PIL images, got {type(item).__name__}; read files with hat.data.read_image")
 
 
 def _batches(model: HAT, images: Sequence[Image.Image]) -> Iterator[Tensor]:
@@ -255,3 +215,52 @@ def _batches(model: HAT, images: Sequence[Image.Image]) -> Iterator[Tensor]:
     device = next(model.parameters()).device
     for start in range(0, len(images), _BATCH_SIZE):
         yield torch.stack([model.preprocessing(image) for image in images[start : start + _BATCH_SIZE]]).to(device)
+
+
+@functools.cache
+def color_table() -> npt.NDArray[np.uint8]:
+    """Return the colors of maps, (256, 3) uint8 sRGB, lowest value first: matplotlib's inferno, whose lightness grows evenly.
+
+    The order of values so survives a gray print and any kind of color blindness, and no hue suggests an edge that is not there.
+    """
+    require_matplotlib("coloring maps")
+    from matplotlib import colormaps
+
+    table: npt.NDArray[np.uint8] = colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
+    table.setflags(write=False)
+    return table
+
+
+def scale_to_unit(maps: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Scale each map, (n, h, w), to its own range: (x - min) / (max - min), or zeros where it is the same everywhere."""
+    values = np.asarray(maps, dtype=np.float64)
+    low, high = values.min(axis=(1, 2), keepdims=True), values.max(axis=(1, 2), keepdims=True)
+    # Differences that are rounding errors of the values would be blown up to a picture of noise.
+    spread = np.where(high - low > 1e-6 * np.maximum(abs(high), abs(low)), high - low, np.inf)
+    scaled: npt.NDArray[np.float32] = ((values - low) / spread).astype(np.float32)
+    return scaled
+
+
+def colorize(values: npt.NDArray[Any], size: tuple[int, int]) -> Image.Image:
+    """Paint a map, (h, w) in [0, 1], as an RGB picture of (width, height), to which it is interpolated bilinearly."""
+    return Image.fromarray(color_table()[_levels(values, size)])
+
+
+def overlay(image: Image.Image, values: npt.NDArray[Any], size: tuple[int, int]) -> Image.Image:
+    """Lay a map, (h, w) in [0, 1], over the image that it was computed from, in an RGB picture of (width, height).
+
+    The image is shown in pale gray, so that all color is the map's and dark clothes do not darken it; the lower the value is,
+    the more of the image shows through.
+    """
+    levels = _levels(values, size)
+    gray = np.asarray(image.convert("L").resize(size, Image.Resampling.LANCZOS), dtype=np.float32)[..., None]
+    opacity = 0.45 + 0.25 * levels[..., None].astype(np.float32) / 255
+    blended = (1 - opacity) * (50 + 0.8 * gray) + opacity * color_table()[levels].astype(np.float32)
+    return Image.fromarray(np.rint(blended).astype(np.uint8))
+
+
+def _levels(values: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Return the color table's row for each pixel of a picture of this (width, height)."""
+    resized = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32)).resize(size, Image.Resampling.BILINEAR)
+    levels: npt.NDArray[np.uint8] = np.rint(255 * np.asarray(resized).clip(0.0, 1.0)).astype(np.uint8)
+    return levels

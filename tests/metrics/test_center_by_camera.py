@@ -57,20 +57,14 @@ def test_center_dataset_undoes_what_a_camera_adds():
     assert rank_embeddings(centered_query, centered_gallery, dataset).mAP == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    ("embeddings", "camids", "sentence"),
-    [
+def test_center_by_camera_refuses():
+    for embeddings, camids, sentence in [
         (np.ones((3, 2)), [1, 1, 1], r"row 0 \(camera 1\) equals the mean of its camera"),
         (np.ones((3, 2)), [1, 1], "camids must be a vector of 3 integers"),
         (np.array([[1.0, np.nan]]), [1], "row 0 is not finite"),
         (np.ones((3, 2)), [0.5, 1, 1], "camids must be integers"),
-    ],
-)
-def test_center_by_camera_refuses(embeddings, camids, sentence):
-    with pytest.raises(UsageError, match=sentence):
-        center_by_camera(embeddings, camids)
-
-
-def test_subtract_refuses_another_width():
+    ]:
+        with pytest.raises(UsageError, match=sentence):
+            center_by_camera(embeddings, camids)
     with pytest.raises(UsageError, match="embeddings are 3 wide and the cameras' means 2"):
         CameraMeans.of(np.eye(2), [1, 1]).subtract(np.eye(3), [1, 1, 1])
