@@ -5,8 +5,6 @@ table is its owner's own list, and whatever it names has to exist and, when it i
 ignored.
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 from collections import Counter
@@ -14,12 +12,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hat.data.archives import list_members, split_location
-from hat.data.datasets import JUNK_PID, ReIDDataset, Sample
+from hat.data.archives import location_exists
+from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, assemble
 from hat.data.labels import number_labels
-from hat.data.published_counts import assemble
 from hat.errors import DataError, WorkError
 
+_COLUMNS = ("path", "pid", "camid", "split")
+_SPLITS = ("train", "query", "gallery")
 _MOST_COLUMNS = 1000
 _MAX_HEADER = 1_000_000
 
@@ -27,21 +26,12 @@ _MAX_HEADER = 1_000_000
 def csv_rows(
     path: Path, *, required: Collection[str], all_or_none: Collection[str] = (), with_others: bool = True
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Read a table with a header, one row at a time: UTF-8 or UTF-16, separated by commas, semicolons or tabs.
+    """Yield the rows of a table with a header: the number of a row's line, and its fields by column in lower case.
 
-    Args:
-        path: The file.
-        required: Columns that must be there, in any order; names of columns are told without regard to case.
-        all_or_none: Columns that come together or not at all.
-        with_others: Whether all other columns are read too; otherwise they are ignored, whatever their names, which may be
-            empty as spreadsheets leave them.
-
-    Yields:
-        The number of a row's line and its fields by column, blanks at their ends removed. Empty lines are left out.
-
-    Raises:
-        DataError: The file cannot be read, is not CSV, a column that is read is missing or named twice, or a row is too short
-            or too long.
+    It is UTF-8 or UTF-16, separated by commas, semicolons or tabs; blanks at the ends of fields are removed, empty lines left
+    out. Columns ``required`` must be there, in any order and case; those of ``all_or_none`` come together or not at all.
+    Without ``with_others`` all others are ignored, whatever their names, which may be empty as spreadsheets leave them. A
+    `DataError` for whatever is wrong, named by its line.
     """
     try:
         with path.open(newline="", encoding=_encoding(path)) as file:
@@ -87,12 +77,6 @@ def _check_header(path: Path, header: list[str], required: Collection[str], all_
         raise DataError(f"{path}, line 1: expected the columns {', '.join(required)}; {', '.join(missing)} missing")
 
 
-COLUMNS = ("path", "pid", "camid", "split")
-"""The columns that a table must have, in any order."""
-
-_SPLITS = ("train", "query", "gallery")
-
-
 class _Row(NamedTuple):
     line: int
     location: str
@@ -102,27 +86,17 @@ class _Row(NamedTuple):
 
 
 def read_csv_table(path: Path, *, skip_missing: bool = False) -> ReIDDataset:
-    """Read a data set from a table, see `csv_rows`.
+    """Read a data set from a table, see `csv_rows`, in the order of its rows.
 
-    Args:
-        path: The file. ``pid`` and ``camid`` are any labels: numbers keep their values, names are numbered after them. A pid of
-            ``-1`` is junk and left out. ``split`` is ``train``, ``query`` or ``gallery``. Paths may be written with
-            backslashes.
-        skip_missing: Leave rows out whose files are not there, with a note, instead of raising.
-
-    Returns:
-        The data set, rows in the order of the file.
-
-    Raises:
-        DataError: The file cannot be read, a column is missing, a row is wrong, or files are not there and ``skip_missing`` is
-            False; the row is named by its line.
+    ``pid`` and ``camid`` are any labels: numbers keep their values, names are numbered after them, and a pid of ``-1`` is junk
+    and left out. ``split`` is ``train``, ``query`` or ``gallery``. Paths may be written with backslashes. With ``skip_missing``
+    rows whose files are not there are left out, with a note, instead of raising.
     """
-    exists = _Existence()
     rows: list[_Row] = []
     missing: list[_Row] = []
-    for line, fields in csv_rows(path, required=COLUMNS, with_others=False):
-        row = _check_row(_Row(line, *(fields[column] for column in COLUMNS)), path, exists)
-        (rows if exists(row.location) else missing).append(row)
+    for line, fields in csv_rows(path, required=_COLUMNS, with_others=False):
+        row = _check_row(_Row(line, *(fields[column] for column in _COLUMNS)), path)
+        (rows if location_exists(row.location) else missing).append(row)
     if missing and not skip_missing:
         more = f" (and {len(missing) - 1:,} more of {len(rows) + len(missing):,}; --skip-bad leaves them out)"
         raise DataError(
@@ -143,35 +117,10 @@ def read_csv_table(path: Path, *, skip_missing: bool = False) -> ReIDDataset:
     return assemble("csv", str(path), *([s for name, s in samples if name == split] for split in _SPLITS), notes=notes)
 
 
-def write_csv_table(dataset: ReIDDataset, path: Path) -> None:
-    """Write a data set as a table that `read_csv_table` reads, so that a drawn split can be handed on.
-
-    Args:
-        dataset: Any data set; absolute paths are written, since the table may lie anywhere.
-        path: The file; one that is there is replaced.
-
-    Raises:
-        WorkError: It cannot be written.
-    """
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for split in (dataset.train, dataset.query, dataset.gallery):
-                for sample in split:
-                    writer.writerow([Path(sample.path).absolute(), sample.pid, sample.camid, split.name])
-    except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def is_csv_table(path: Path) -> bool:
-    """Return whether this is a file whose name ends with ``.csv``."""
-    return path.is_file() and path.name.lower().endswith(".csv")
-
-
-def _check_row(row: _Row, table: Path, exists: _Existence) -> _Row:
+def _check_row(row: _Row, table: Path) -> _Row:
+    """Return a row with the location of its file, as it can be opened from anywhere."""
     where = f"{table}, line {row.line}"
-    for column, value in zip(COLUMNS, row[1:], strict=True):
+    for column, value in zip(_COLUMNS, row[1:], strict=True):
         if not value:
             raise DataError(f"{where}: {column} is empty")
     if row.split not in _SPLITS:
@@ -179,24 +128,27 @@ def _check_row(row: _Row, table: Path, exists: _Existence) -> _Row:
     if row.camid.startswith("-"):
         raise DataError(f"{where}: camid is {row.camid!r}, expected a name or a number of at least 0")
     location = str(table.parent / row.location)  # joining keeps an absolute path as it is
-    if "\\" in row.location and not exists(location):
+    if "\\" in row.location and not location_exists(location):
         location = str(table.parent / row.location.replace("\\", "/"))
     return row._replace(location=location)
 
 
-class _Existence:
-    """Whether a location exists; the members of an archive are listed once."""
+def is_csv_table(path: Path) -> bool:
+    """Return whether this is a file whose name ends with ``.csv``."""
+    return path.is_file() and path.name.lower().endswith(".csv")
 
-    def __init__(self) -> None:
-        self._members: dict[str, frozenset[str]] = {}
 
-    def __call__(self, location: str) -> bool:
-        member = split_location(location)
-        if member is None:
-            return "\0" not in location and Path(location).is_file()
-        archive, name = member
-        if not Path(archive).is_file():
-            return False
-        if archive not in self._members:
-            self._members[archive] = frozenset(list_members(Path(archive)))
-        return name in self._members[archive]
+def write_csv_table(dataset: ReIDDataset, path: Path) -> None:
+    """Write a data set as a table that `read_csv_table` reads, in place of a file that is there, to hand a drawn split on.
+
+    Paths are written absolute, since the table may lie anywhere.
+    """
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(_COLUMNS)
+            for split in (dataset.train, dataset.query, dataset.gallery):
+                for sample in split:
+                    writer.writerow([Path(sample.path).absolute(), sample.pid, sample.camid, split.name])
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None

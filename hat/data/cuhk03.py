@@ -1,7 +1,6 @@
-"""CUHK03 with the new protocol (Li et al., CVPR 2014; Zhong et al., CVPR 2017): 767 identities to train, 700 to search, two
-cameras.
+"""CUHK03 with the new protocol (Li et al., CVPR 2014; Zhong et al., CVPR 2017): 767 identities to train, 700 to search.
 
-It comes twice: boxes drawn by hand (``labeled``) and boxes of a detector (``detected``).
+Two cameras saw them. It comes twice: boxes drawn by hand (``labeled``) and boxes of a detector (``detected``).
 """
 
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hat.data.datasets import ReIDDataset, Sample
+from hat.data.datasets import ReIDDataset, Sample, assemble
 from hat.data.image_trees import FolderTree, ImageTree, find_trees, plain_name
 from hat.data.lists import ListedFiles, load_mat
 from hat.data.market import has_market_folders, read_market_layout
-from hat.data.published_counts import assemble
 from hat.errors import DataError
 
 Boxes = Literal["labeled", "detected"]
@@ -25,21 +23,11 @@ _VARIABLES = ("filelist", "labels", "camId", "train_idx", "query_idx", "gallery_
 
 
 def read_cuhk03_np(root: Path, boxes: Boxes) -> ReIDDataset:
-    """Read CUHK03-NP from the converted folders, or from the protocol's own .mat files.
+    """Read CUHK03-NP from the converted folders, or else from the protocol's own .mat files; camids are 1 and 2.
 
-    Args:
-        root: A folder named like ``cuhk03-np`` (or one that holds it) with either ``labeled/`` and ``detected/`` in
-            Market-1501's layout, or ``cuhk03_new_protocol_config_{labeled,detected}.mat`` beside ``images_labeled/`` and
-            ``images_detected/``. The converted folders are read where both are there. ``labeled/`` or ``detected/`` itself may
-            be named too.
-        boxes: Which of the two.
-
-    Returns:
-        The data set; pids are the protocol's labels, camids 1 and 2.
-
-    Raises:
-        DataError: Neither is there, or the .mat file is broken.
-        MissingExtraError: There is a .mat file to read and scipy is not installed.
+    ``root`` is named like ``cuhk03-np``, or holds such a folder. In it lie either ``labeled/`` and ``detected/`` in
+    Market-1501's layout, which may be named themselves too, or ``cuhk03_new_protocol_config_{labeled,detected}.mat`` beside
+    ``images_labeled/`` and ``images_detected/``.
     """
     if (converted := _find_converted(root, boxes)) is not None:
         return read_market_layout(f"cuhk03-np-{boxes}", [converted])

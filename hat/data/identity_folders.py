@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from hat.data.datasets import JUNK_PID, ReIDDataset, Sample
+from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, assemble
 from hat.data.image_trees import ImageTree, describe_unread, find_child, open_tree, plain_name, unwrap
 from hat.data.labels import draw_order, number_labels, parse_camera, parse_camera_folder
-from hat.data.published_counts import assemble
 from hat.errors import DataError
 
 _SPLITS = ("train", "query", "gallery")
@@ -39,26 +38,17 @@ class _Found(NamedTuple):
 
 
 def read_identity_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
-    """Read a folder, or a zip file, with a folder for each identity.
+    """Read a folder, or a zip file, with a folder for each identity, by itself or as all that another folder holds.
 
-    With ``train/``, ``query/`` and ``gallery/`` each holding identity folders, those are the splits. Otherwise the split is
-    drawn, the same on every machine: half of the identities (rounded down) are for training, the rest for evaluation. Of those,
-    an identity seen by several cameras gives one image of each camera that has two or more to the query (if no camera has two:
-    one image), and the rest to the gallery. An identity seen by one camera is in the gallery alone. Where nothing says a
-    camera, each identity with two or more images gives one to the query. If none of this gives a query, everything is for
+    With ``train/``, ``query/`` and ``gallery/``, in any case, each holding identity folders, those are the splits. Otherwise
+    the split is drawn by ``split_seed``: half of the identities (rounded down) are for training, the rest for evaluation. Of
+    those, an identity seen by several cameras gives one image of each camera that has two or more to the query (if no camera
+    has two: one image), and the rest to the gallery. An identity seen by one camera is in the gallery alone. Where nothing says
+    a camera, each identity with two or more images gives one to the query. If none of this gives a query, everything is for
     training. With ``train/`` and ``test/`` (or ``val/``) alone, the test part's query is drawn so.
 
-    Args:
-        root: The folder or zip file, or a folder that holds nothing but such a folder; split folders in any case.
-        split_seed: Draws another split.
-
-    Returns:
-        The data set. Folder names that are numbers are the pids; others are numbered after them in sorted order. ``-1`` is
-        junk.
-
-    Raises:
-        DataError: There are no identity folders with images, folders of another layout stand among them, only some files say a
-            camera, or there are too few identities to draw a split.
+    A `DataError` where there are no identity folders with images, folders of another layout stand among them, only some files
+    say a camera, or there are too few identities to draw a split.
     """
     notes: list[str] = []
     parts = _read_parts(root, notes)
@@ -71,9 +61,10 @@ def read_identity_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
     has_cameras = _check_cameras(everything)
     if not has_cameras:
         notes.append("nothing says a camera: query taken as camera 0, gallery as camera 1, so that all pairs count")
+    parts = {name: [image for image in images if pids[image.label] != JUNK_PID] for name, images in parts.items()}
     drawn_from = next((name for name in ("", "test") if name in parts), None)
     if drawn_from is not None:
-        persons = [image for image in parts.pop(drawn_from) if pids[image.label] != JUNK_PID]
+        persons = parts.pop(drawn_from)
         drawn = _draw(persons, split_seed, root, with_train=drawn_from == "")
         if drawn["query"]:
             notes.append(f"split drawn by identity and camera with seed {split_seed}")
@@ -81,33 +72,18 @@ def read_identity_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
             drawn = {"train": persons, "query": [], "gallery": []}
             notes.append("no identity drawn for evaluation was seen twice (by two cameras): all are for training")
         parts = {name: parts.get(name, []) + drawn[name] for name in _SPLITS}
-
-    def samples(name: str) -> list[Sample]:
-        blind = 1 if name == "gallery" else 0
-        images = [image for image in parts.get(name, []) if pids[image.label] != JUNK_PID]
-        return [Sample(i.location, pids[i.label], blind if i.camera is None else i.camera) for i in images]
-
-    return assemble("folder", str(root), *map(samples, _SPLITS), notes=notes, has_cameras=has_cameras)
+    splits = []
+    for name in _SPLITS:
+        unknown = 1 if name == "gallery" else 0
+        images = parts.get(name, [])
+        splits.append([Sample(i.location, pids[i.label], unknown if i.camera is None else i.camera) for i in images])
+    return assemble("folder", str(root), *splits, notes=notes, has_cameras=has_cameras)
 
 
 def find_people(root: Path) -> dict[str, tuple[str, int | None]]:
-    """Return who is on every image of such a folder: location -> label of the identity, and the camera where it is said.
-
-    Raises:
-        DataError: Folders of another layout stand among them.
-    """
+    """Return who is on every image of such a folder: location -> label of the identity, and the camera where it is said."""
     parts = _read_parts(root, [])
     return {image.location: (image.label, image.camera) for images in parts.values() for image in images}
-
-
-def _read_parts(root: Path, notes: list[str]) -> dict[str, list[_Found]]:
-    """Return images by the part of the data set that they are in; all under ``""`` where there are no parts."""
-    tree = unwrap(open_tree(root))
-    found = {name: find_child(tree, names) for name, names in _SPLIT_FOLDERS.items()}
-    if found["gallery"] is None and found["query"] is not None:
-        found["gallery"], found["test"] = found["test"], None
-    parts = {name: _collect(child, notes) for name, child in found.items() if child is not None}
-    return parts or {"": _collect(tree, notes)}
 
 
 def is_identity_folders(root: Path) -> bool:
@@ -121,12 +97,21 @@ def is_identity_folders(root: Path) -> bool:
     )
 
 
+def _read_parts(root: Path, notes: list[str]) -> dict[str, list[_Found]]:
+    """Return images by the part of the data set that they are in; all under ``""`` where there are no parts."""
+    tree = unwrap(open_tree(root))
+    found = {name: find_child(tree, names) for name, names in _SPLIT_FOLDERS.items()}
+    if found["gallery"] is None and found["query"] is not None:
+        found["gallery"], found["test"] = found["test"], None
+    parts = {name: _collect(child, notes) for name, child in found.items() if child is not None}
+    return parts or {"": _collect(tree, notes)}
+
+
 def _collect(tree: ImageTree, notes: list[str]) -> list[_Found]:
     found: list[_Found] = []
     nested: list[str] = []
     labels = tree.folders()
-    wrong = [label for label in labels if plain_name(label) in _NOT_A_PERSON]
-    if wrong:
+    if wrong := [label for label in labels if plain_name(label) in _NOT_A_PERSON]:
         raise DataError(
             f"{tree.where}: the folder {wrong[0]} is no person's; expected a folder for each identity (the nearest layout), "
             "train/, query/ and gallery/ with such folders, or Market-style names like 0002_c1s1_000451_03.jpg in those three"
@@ -164,7 +149,7 @@ def _check_cameras(images: list[_Found]) -> bool:
 
 
 def _draw(images: list[_Found], seed: int, root: Path, *, with_train: bool) -> dict[str, list[_Found]]:
-    """Split by identity and camera, see `read_identity_folders`."""
+    """Split by identity and camera, see `read_identity_folders`, the same on every machine."""
 
     def rank(image: _Found) -> bytes:
         return draw_order(seed, f"{image.label}/{image.file_name}")
@@ -175,19 +160,19 @@ def _draw(images: list[_Found], seed: int, root: Path, *, with_train: bool) -> d
     training = set(labels[: len(labels) // 2]) if with_train else set()
     parts: dict[str, list[_Found]] = {name: [] for name in _SPLITS}
     by_identity: dict[str, dict[int | None, list[_Found]]] = {}
-    for image in images:
+    for image in sorted(images, key=rank):
         if image.label in training:
             parts["train"].append(image)
         else:
             by_identity.setdefault(image.label, {}).setdefault(image.camera, []).append(image)
     for cameras in by_identity.values():
-        groups = [sorted(group, key=rank) for group in cameras.values()]
+        groups = list(cameras.values())
         queries: list[_Found] = []
         if len(groups) > 1 or groups[0][0].camera is None:
             queries = [group[0] for group in groups if len(group) > 1]
             if not queries and len(groups) > 1:
-                queries = [min((group[0] for group in groups), key=rank)]
+                queries = [groups[0][0]]  # the first camera met has the first image of all
         chosen = {query.location for query in queries}
         parts["query"] += queries
-        parts["gallery"] += [image for group in cameras.values() for image in group if image.location not in chosen]
+        parts["gallery"] += [image for group in groups for image in group if image.location not in chosen]
     return {name: sorted(part, key=lambda image: (image.label, image.file_name)) for name, part in parts.items()}

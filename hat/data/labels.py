@@ -6,9 +6,6 @@ from collections.abc import Iterable
 
 from hat.errors import DataError
 
-FIRST_NUMBER = 1
-"""Smallest number of a named label: 0 is the label of distractors in the field's own naming."""
-
 MAX_LABEL_LENGTH = 200
 """Characters that a name may have."""
 
@@ -51,14 +48,9 @@ def draw_order(seed: int, label: object) -> bytes:
 def parse_label(text: str) -> int | str:
     """Return what a label means: a number where it is written as a whole one, otherwise the name as it stands.
 
-    ``7``, ``007``, ``+7`` and ``7.0`` are the number 7, ``0000`` is 0 (distractors) and ``-1`` and ``-1.0`` are -1 (junk). A
-    number of more than 18 digits is a name.
-
-    Args:
-        text: The label; blanks at its ends do not count.
-
-    Raises:
-        DataError: It is empty, too long, holds characters that cannot be printed, or is a negative number other than -1.
+    ``7``, ``007``, ``+7``, ``7.0`` and `` 7 `` are the number 7, ``0000`` is 0 (distractors), ``-1`` and ``-1.0`` are -1
+    (junk), and a number of more than 18 digits is a name. A `DataError` for what is empty, too long, holds characters that
+    cannot be printed, or is a negative number other than -1.
     """
     label = text.strip()
     match = _INTEGER.fullmatch(label)
@@ -75,17 +67,10 @@ def parse_label(text: str) -> int | str:
 
 
 def number_labels(labels: Iterable[str], where: str) -> dict[str, int]:
-    """Give every label an integer, for arrays hold integers: integer by label.
+    """Return an integer for every label as it is written, since arrays hold integers; a `DataError` that begins with ``where``.
 
-    Numbers keep their values; names are numbered in sorted order from the first number above all of those, at least
-    `FIRST_NUMBER`. Labels that mean the same (``7`` and ``007``) get the same integer.
-
-    Args:
-        labels: The labels as they are written, in any order, repeated or not.
-        where: What they belong to, for the error message.
-
-    Raises:
-        DataError: A label is not one, see `parse_label`.
+    Numbers keep their values; names are numbered in sorted order after the largest of those, from 1 at the least: 0 is the
+    label of distractors. Labels that mean the same (``7`` and ``007``) get the same integer.
     """
     try:
         meaning = {label: parse_label(label) for label in set(labels)}
@@ -93,5 +78,5 @@ def number_labels(labels: Iterable[str], where: str) -> dict[str, int]:
         raise DataError(f"{where}: {error}") from None
     numbers = [value for value in meaning.values() if isinstance(value, int)]
     names = sorted({value for value in meaning.values() if isinstance(value, str)})
-    named = {name: number for number, name in enumerate(names, start=max([FIRST_NUMBER - 1, *numbers]) + 1)}
+    named = {name: number for number, name in enumerate(names, start=max([0, *numbers]) + 1)}
     return {label: value if isinstance(value, int) else named[value] for label, value in meaning.items()}

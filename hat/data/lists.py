@@ -1,28 +1,21 @@
 """Lists that stand beside a benchmark's images: MATLAB files, lines of text, and the files that they name."""
 
 import math
-import os
 import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from hat.data.image_trees import leads_out
+from hat.data.image_trees import FolderTree, leads_out
 from hat.errors import DataError, MissingExtraError
 
-MAX_LIST_BYTES = 64 * 2**20
-"""Largest list that is read."""
-
+_MAX_LIST_BYTES = 64 * 2**20
 _MAX_MAT_ENTRIES = 4_000_000
 _BROKEN_MAT = (OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, zlib.error)
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text.
-
-    Raises:
-        DataError: It is not there, too large or not UTF-8.
-    """
+    """Return the lines of a text; a `DataError` where it is not there, too large or not UTF-8."""
     try:
         _check_size(path)
         return path.read_text(encoding="utf-8").splitlines()
@@ -31,11 +24,9 @@ def read_lines(path: Path) -> list[str]:
 
 
 def load_mat(path: Path, names: Collection[str], *, max_entries: int = _MAX_MAT_ENTRIES) -> dict[str, Any]:
-    """Load variables of a MATLAB file as arrays, bounded by what the file claims of them before any is taken in.
+    """Return variables of a MATLAB file as arrays, bounded by what the file claims of them before any is taken in.
 
-    Raises:
-        DataError: The file is not there, broken or too large, or a variable is missing or has more than ``max_entries``.
-        MissingExtraError: SciPy is not installed.
+    A `DataError` where the file is not there, broken or too large, or a variable is missing or has more than ``max_entries``.
     """
     try:
         from scipy.io import loadmat, whosmat
@@ -56,17 +47,14 @@ def load_mat(path: Path, names: Collection[str], *, max_entries: int = _MAX_MAT_
 
 
 def _check_size(path: Path) -> None:
-    if path.stat().st_size > MAX_LIST_BYTES:
-        raise DataError(f"{path}: larger than {MAX_LIST_BYTES:,} bytes, so no list of a data set")
+    if path.stat().st_size > _MAX_LIST_BYTES:
+        raise DataError(f"{path}: larger than {_MAX_LIST_BYTES:,} bytes, so no list of a data set")
 
 
 class ListedFiles:
-    """Looks up the files of a list below one folder, and remembers those that are missing.
+    """The files of a list below one folder, looked up; ``missing`` are those that are not there.
 
     Folders are listed once each: asking for every file of a hundred thousand by itself takes minutes on a network disk.
-
-    Args:
-        folder: The folder that the names are relative to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,18 +65,14 @@ class ListedFiles:
     def find(self, relative: str, where: str) -> str | None:
         """Return the path of a file, or None where it is missing.
 
-        Args:
-            relative: Its path in the list, with forward slashes.
-            where: The place in the list, for the error message.
-
-        Raises:
-            DataError: The name is absolute or climbs out of the folder, or a folder cannot be listed.
+        A `DataError`, which begins with ``where`` in the list it stands, if its name is absolute or climbs out of the folder.
         """
         if leads_out(relative):
             raise DataError(f"{where}: {relative!r} leads out of {self.folder}")
         parent, _, name = relative.rpartition("/")
         if parent not in self._names:
-            self._names[parent] = _list_names(self.folder / parent)
+            folder = self.folder / parent
+            self._names[parent] = frozenset(FolderTree(folder).content.files if folder.exists() else ())
         if name in self._names[parent]:
             return str(self.folder / relative)
         self.missing.append(relative)
@@ -99,13 +83,3 @@ class ListedFiles:
         if not self.missing:
             return ()
         return (f"{len(self.missing):,} listed images are not in {self.folder}, the first is {self.missing[0]}",)
-
-
-def _list_names(folder: Path) -> frozenset[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
-    except FileNotFoundError:
-        return frozenset()
-    except OSError as error:
-        raise DataError(f"{folder}: the folder cannot be listed ({error.strerror})") from None

@@ -3,29 +3,19 @@
 import re
 from pathlib import Path
 
-from hat.data.datasets import JUNK_PID, ReIDDataset, Sample
+from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, assemble
 from hat.data.image_trees import FolderTree, ImageTree, find_child, open_tree, unwrap
 from hat.data.lists import load_mat, read_lines
-from hat.data.published_counts import assemble
 from hat.errors import DataError
 
 _NAME = re.compile(r"(-1|00-1|[0-9]{4})C([0-9])T([0-9]{4})F([0-9]{3,4})\.")
 
 
 def read_mars(root: Path) -> ReIDDataset:
-    """Read MARS from its folder.
+    """Read MARS from a folder with ``bbox_train/``, ``bbox_test/`` and, for evaluation, its lists in ``info/``.
 
-    Args:
-        root: A folder with ``bbox_train/``, ``bbox_test/`` and, for evaluation, ``info/`` with ``test_name.txt``,
-            ``tracks_test_info.mat`` and ``query_IDX.mat``.
-
-    Returns:
-        The data set: every training image; of each test tracklet its middle frame, since a tracklet is one probe or one
-        gallery entry there. Junk tracklets are left out.
-
-    Raises:
-        DataError: The folders or lists are not there, or the lists do not fit the images.
-        MissingExtraError: SciPy, which reads the lists, is not installed.
+    It is every training image and of each test tracklet the middle frame, since a tracklet is one probe or one gallery entry
+    there. Junk tracklets are left out.
     """
     tree = unwrap(open_tree(root))
     train_tree, test_tree = find_child(tree, ("bbox_train",)), find_child(tree, ("bbox_test",))
@@ -59,6 +49,7 @@ def _samples(tree: ImageTree) -> list[Sample]:
 
 
 def _test(info: Path, by_name: dict[str, Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Return query and gallery from ``test_name.txt``, ``tracks_test_info.mat`` and ``query_IDX.mat``."""
     names = " ".join(read_lines(info / "test_name.txt")).split()
     tracks = load_mat(info / "tracks_test_info.mat", ["track_test_info"])["track_test_info"]
     queries = set(load_mat(info / "query_IDX.mat", ["query_IDX"])["query_IDX"].reshape(-1).tolist())

@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 
-from hat.data.datasets import ReIDDataset, Sample
+from hat.data.datasets import ReIDDataset, Sample, assemble
 from hat.data.image_trees import FolderTree, find_trees
 from hat.data.lists import ListedFiles, read_lines
-from hat.data.published_counts import assemble
 from hat.errors import DataError
 
 _OFFICIAL_NAMES = frozenset({"msmt17", "msmt17v1", "msmt17v2"})
@@ -16,20 +15,11 @@ _LINE = re.compile(r"(?P<name>(?:.*/)?[^/_]*_[^/_]*_(?P<camid>[0-9]{1,5})_[^/]*)
 
 
 def read_msmt17(root: Path) -> ReIDDataset:
-    """Read MSMT17 from its folder, V1 or V2.
+    """Read MSMT17 from its folder or the one around it: V1, or V2 with ``mask_train_v2/`` and ``mask_test_v2/``.
 
-    Args:
-        root: ``MSMT17_V1`` (``train/``, ``test/``) or ``MSMT17_V2`` (``mask_train_v2/``, ``mask_test_v2/``) itself, each with
-            ``list_train.txt``, ``list_val.txt``, ``list_query.txt`` and ``list_gallery.txt``; or a folder that holds one of
-            them.
-
-    Returns:
-        The data set. The training part is the official train and validation lists together, which makes the 32,621 images that
-        results are published with. Pids are the lists' numbers; those of train and test are counted apart and both begin at 0.
-        Camids are the third field of the file names, 1 to 15.
-
-    Raises:
-        DataError: The folders are not there, V1 and V2 are both there, or a list is broken.
+    The training part is the official train and validation lists together, which makes the 32,621 images that results are
+    published with. Pids are the lists' numbers; those of train and test are counted apart and both begin at 0. Camids are the
+    third field of the file names, 1 to 15.
     """
     found = _find(root)
     if not found:

@@ -6,10 +6,10 @@ from PIL import Image
 
 from hat.data import detect_dataset, load_dataset, open_dataset
 from hat.data.csv_table import write_csv_table
+from hat.data.datasets import find_overlaps
 from hat.data.images import describe_frames
 from hat.data.labels import parse_camera, parse_camera_folder
 from hat.data.market import parse_market_name
-from hat.data.overlaps import find_overlaps
 from hat.errors import DataError
 from hat.evaluation import check_rankable
 
