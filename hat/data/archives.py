@@ -42,10 +42,7 @@ def list_members(archive: Path) -> list[str]:
 
 
 def member_checksum(archive: str, member: str) -> str:
-    """Return what tells a member's content from others, as the archive's directory says it; nothing is unpacked.
-
-    A `DataError` where the archive cannot be read or has no such member.
-    """
+    """Return what tells a member's content from others, as the archive's directory says it; a `DataError` without it."""
     info = _directory(archive).get(member)
     if info is None:
         raise DataError(f"{archive}!{member}: the archive has no such member")

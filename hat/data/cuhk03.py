@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hat.data.datasets import ReIDDataset, Sample, assemble
-from hat.data.image_trees import FolderTree, ImageTree, find_trees, plain_name
-from hat.data.lists import ListedFiles, load_mat
+from hat.data.image_trees import FolderTree, ImageTree, ListedFiles, find_trees, load_mat, plain_name
 from hat.data.market import has_market_folders, read_market_layout
 from hat.errors import DataError
 

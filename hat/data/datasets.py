@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,9 +70,6 @@ class Split(Sequence[Sample]):
     def __getitem__(self, index: slice) -> Split: ...
     def __getitem__(self, index: int | slice) -> Sample | Split:
         return Split(self.name, self.samples[index]) if isinstance(index, slice) else self.samples[index]
-
-    def __iter__(self) -> Iterator[Sample]:
-        return iter(self.samples)
 
     def __repr__(self) -> str:
         return f"Split({self.name!r}, {len(self)} images, {self.num_pids} identities, {self.num_cameras} cameras)"

@@ -45,7 +45,6 @@ _HEADER_LOCK = threading.Lock()
 """Python's filters of warnings belong to the process: only one thread at a time may change them."""
 
 _default_gray_bits: int | None = None
-
 _FRAMES_LOOKED_AT = 32
 _SOON_BLACK = 2**14
 """Sixteen-bit gray whose largest value is below this comes from a sensor of fewer bits, and would be nearly black."""
@@ -60,16 +59,15 @@ def set_gray_bits(bits: int | None) -> None:
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, gray_bits: int | None = None) -> Image.Image:
-    """Read and decode one image: the first picture in the file, mode RGB, upright.
+    """Read and decode one image: the first picture in a file of one of `FORMATS`, mode RGB, upright.
 
     Args:
-        path: A file of one of `FORMATS`, whatever its name ends with, or ``archive.zip!member/inside.jpg``.
+        path: The file, whatever its name ends with, or ``archive.zip!member/inside.jpg``.
         max_pixels: Largest width times height. Pillow's own limit (``PIL.Image.MAX_IMAGE_PIXELS``) holds where it is lower.
         gray_bits: Bits that sixteen-bit gray really uses, see `to_rgb`.
 
     Raises:
-        ImageError: The file is missing, not a file, unreadable, empty, too large, truncated or not an image. The message begins
-            with ``path``.
+        ImageError: The file is missing, unreadable, too large, truncated or not an image. The message begins with ``path``.
     """
     name = os.fsdecode(path)
     return decode_image(read_encoded(name), name, max_pixels=max_pixels, gray_bits=gray_bits)
@@ -79,7 +77,7 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, gray_b
     """Decode one image that is already in memory, as `read_image` does; ``name`` is what errors call it.
 
     Raises:
-        ImageError: The data is empty, too large, truncated or not an image. The message begins with ``name``.
+        ImageError: The data is too large, truncated or not an image. The message begins with ``name``.
     """
     with _open_lazily(data, name, max_pixels) as image:
         try:
@@ -90,23 +88,17 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, gray_b
 
 
 def image_size(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (width, height) in pixels of an encoded image as its header says them, before its orientation.
-
-    Nothing is decoded; the errors are those of `decode_image` that a header shows.
-    """
+    """Return (width, height) in pixels of an encoded image as its header says, before its orientation; or an `ImageError`."""
     with _open_lazily(data, name, max_pixels) as image:
         return image.size
 
 
 def describe_frames(paths: Sequence[str]) -> tuple[str, ...]:
-    """Return a note where most of some images, spread over these, are wider than high: whole frames and not crops of people.
-
-    One that cannot be read is left to whoever decodes it.
-    """
+    """Return a note where most of some images, spread over these, are wider than high: whole frames and not crops of people."""
     looked_at = paths[:: max(1, len(paths) // _FRAMES_LOOKED_AT)][:_FRAMES_LOOKED_AT]
     num_wide = 0
     for path in looked_at:
-        with contextlib.suppress(ImageError):
+        with contextlib.suppress(ImageError):  # left to whoever decodes it
             width, height = image_size(read_encoded(path), path)
             num_wide += width > height
     if 2 * num_wide <= len(looked_at):
@@ -125,7 +117,12 @@ def to_rgb(image: Image.Image, *, name: str = "image", gray_bits: int | None = N
     12 or 14 in such files; None is what `set_gray_bits` says, or else 16, with a warning, which calls the image ``name``, where
     that leaves it nearly black.
     """
-    image = _upright(image)
+    try:
+        with _HEADER_LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = ImageOps.exif_transpose(image)
+    except _DECODER_ERRORS:
+        pass  # a picture is worth more than its label, so a broken label changes nothing
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
@@ -143,16 +140,6 @@ def to_rgb(image: Image.Image, *, name: str = "image", gray_bits: int | None = N
         canvas = Image.new("RGBA", opaque.size, (255, 255, 255, 255))
         return Image.alpha_composite(canvas, opaque).convert("RGB")
     return image.convert("RGB")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a picture is worth more than its label, so a broken label changes nothing."""
-    try:
-        with _HEADER_LOCK, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ImageOps.exif_transpose(image)
-    except _DECODER_ERRORS:
-        return image
 
 
 def _open_lazily(data: bytes, name: str, max_pixels: int) -> Image.Image:
@@ -187,10 +174,7 @@ def _readable_formats() -> tuple[str, ...]:
 
 
 def read_encoded(path: str) -> bytes:
-    """Return the bytes of a file or of a member of a zip file, at most `MAX_FILE_BYTES` of them; nothing is decoded.
-
-    An `ImageError`, which begins with ``path``, where it is missing, not a file, unreadable or too large.
-    """
+    """Return the bytes of a file or of a member of a zip file, at most `MAX_FILE_BYTES`, or an `ImageError` that names it."""
     if (member := split_location(path)) is not None:
         return read_member(*member, max_bytes=MAX_FILE_BYTES)
     try:

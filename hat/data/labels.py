@@ -1,6 +1,5 @@
 """From the labels that people write to identities: one rule for file names, folders, tables, the command line and HTTP."""
 
-import hashlib
 import re
 from collections.abc import Iterable
 
@@ -38,11 +37,6 @@ def _camera_number(match: re.Match[str] | None) -> int | None:
     if match is None:
         return None
     return int(match[1]) if match[1] else ord(match[2].lower()) - ord("a") + 1
-
-
-def draw_order(seed: int, label: object) -> bytes:
-    """Return what to sort labels by to draw some: a hash, the same on every machine and of no random generator."""
-    return hashlib.sha256(f"{seed}\0{label}".encode("utf-8", "surrogateescape")).digest()
 
 
 def parse_label(text: str) -> int | str:

@@ -50,7 +50,7 @@ def map_in_order(
 ) -> Generator[R, None, None]:
     """Yield the results of a function for items in their order, computed in threads.
 
-    Items are taken in the caller's thread, at most ``window`` ahead of what was given out. ``num_workers`` is one for each core
+    They are taken in the caller's thread, at most ``window`` ahead of what was given out. ``num_workers`` is one for each core
     where it is None; 0 calls the function in the caller's thread. When the reader stops early, waiting items are dropped and
     the threads end before the iterator closes.
     """
@@ -82,16 +82,13 @@ def load_images(
     on_bad: OnBad | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Read images into one tensor, which is allocated once.
+    """Read images, resized by ``preprocessing``, into one (N, 3, H, W) uint8 RGB tensor, rows in the order of ``paths``.
 
     Args:
         paths: Where the images are, as in `Sample.path`.
-        preprocessing: Resizes each image to its height and width.
+        preprocessing: Its height and width are the images'.
         on_bad: Called for an image that cannot be used, whose row is left black. None raises instead.
         progress: Called in the caller's thread with the number of images that were read since its last call.
-
-    Returns:
-        (N, 3, H, W) uint8 RGB, rows in the order of ``paths``.
 
     Raises:
         ImageError: An image cannot be used and ``on_bad`` is None; the first one in the order of ``paths`` is named.
@@ -134,11 +131,11 @@ def iterate_batches(
     """Read images batch after batch while the caller works on the one before; at most four batches are in memory.
 
     Args:
-        paths: Where the images are, as in `Sample.path`.
-        preprocessing: Resizes each image to its height and width.
-        batch_size: Images in a batch, at least 1; the last one holds what is left.
+        paths: See `load_images`.
+        preprocessing: See `load_images`.
+        batch_size: Images in a batch; the last one holds what is left.
         num_workers: Number of threads; None is one for each core, 0 is none.
-        on_bad: See `load_images`; it is called before the image's batch is given.
+        on_bad: See `load_images`; called before the image's batch is given.
         in_turns: Decode and resize only while the caller waits for a batch, and merely read files while it works on one: for a
             caller that computes on all cores of this machine. A thread that decodes beside it takes one of them from it, and
             the others wait for what that one was to compute.
@@ -220,10 +217,7 @@ def _whole_batches(
 
 
 def check_images(split: Split) -> tuple[Split, list[tuple[str, str]]]:
-    """Decode every image of a split; return it without the bad ones, and (path, reason) of each of those.
-
-    It is the split itself where all are good.
-    """
+    """Decode every image of a split; return it without the bad ones, and (path, reason) of each of those."""
     paths = split.paths
     chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
     bad = [pair for found in map_in_order(_check, chunks, window=_CHUNKS_AHEAD) for pair in found]

@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, assemble
-from hat.data.image_trees import FolderTree, ImageTree, find_child, open_tree, unwrap
-from hat.data.lists import load_mat, read_lines
+from hat.data.image_trees import FolderTree, ImageTree, find_child, load_mat, open_tree, read_lines, unwrap
 from hat.errors import DataError
 
 _NAME = re.compile(r"(-1|00-1|[0-9]{4})C([0-9])T([0-9]{4})F([0-9]{3,4})\.")

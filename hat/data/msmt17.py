@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 from hat.data.datasets import ReIDDataset, Sample, assemble
-from hat.data.image_trees import FolderTree, find_trees
-from hat.data.lists import ListedFiles, read_lines
+from hat.data.image_trees import FolderTree, ListedFiles, find_trees, read_lines
 from hat.errors import DataError
 
 _OFFICIAL_NAMES = frozenset({"msmt17", "msmt17v1", "msmt17v2"})

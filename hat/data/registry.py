@@ -8,11 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-from hat.data.camera_folders import is_camera_folders, read_camera_folders
 from hat.data.csv_table import is_csv_table, read_csv_table
 from hat.data.cuhk03 import is_cuhk03_np, read_cuhk03_np
 from hat.data.datasets import PUBLISHED_COUNTS, ReIDDataset
-from hat.data.identity_folders import is_identity_folders, read_identity_folders
+from hat.data.folders import is_camera_folders, is_identity_folders, read_camera_folders, read_identity_folders
 from hat.data.image_trees import plain_name
 from hat.data.market import is_market_benchmark, is_market_style, is_synth, read_market_benchmark, read_market_style, read_synth
 from hat.data.mars import is_mars, read_mars

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hat.data import load_dataset
-from hat.data.identity_folders import read_identity_folders
+from hat.data.folders import read_identity_folders
 from hat.errors import DataError
 
 

@@ -89,19 +89,10 @@ class _Shot(NamedTuple):
 
 
 def draw_person(identity: int, camera: int, shot: int = 0, *, seed: int = 0, size: tuple[int, int] = (256, 128)) -> Image.Image:
-    """Draw one person as one camera sees them in one moment: an RGB picture.
+    """Draw one person as one camera sees them in one moment: RGB pixels that depend on these arguments alone.
 
-    The same arguments give the same pixels, on their own or as part of a data set.
-
-    Args:
-        identity: Number of the person, from 0 to `MAX_IDENTITIES` - 1.
-        camera: Number of the camera, from 0.
-        shot: Number of the moment, from 0.
-        seed: Seed of the world.
-        size: (height, width) of the picture in pixels.
-
-    Raises:
-        UsageError: A number is negative or the identity is too large.
+    ``identity`` goes from 0 to `MAX_IDENTITIES` - 1, ``camera`` and ``shot`` (the moment) from 0; ``seed`` is the world's, and
+    ``size`` (height, width).
     """
     if not 0 <= identity < MAX_IDENTITIES or min(camera, shot, seed) < 0:
         numbers = f"{identity}, {camera}, {shot} and {seed}"
@@ -114,10 +105,7 @@ def draw_person(identity: int, camera: int, shot: int = 0, *, seed: int = 0, siz
 
 
 def draw_distractor(number: int, camera: int, *, seed: int = 0, size: tuple[int, int] = (256, 128)) -> Image.Image:
-    """Draw a false detection: a piece of background, things in it, or a fraction of somebody who has no label.
-
-    ``number`` counts distractors from 0; the rest is as for `draw_person`.
-    """
+    """Draw a false detection, counted from 0: a piece of background, things in it, or a fraction of somebody unlabeled."""
     lens = make_camera(seed, camera)
     rng = np.random.default_rng([seed, 8, number, camera])
     taken = _detect(lens, _stranger(lens, rng), rng, rng, 0)

@@ -48,11 +48,7 @@ class Posture:
 
 
 def pose_person(person: Person, phase: float, stride: float) -> Posture:
-    """Pose a person, whose bag bends the arm that carries it.
-
-    ``phase`` is the moment of the step in radians: pi later the other foot is in front. ``stride`` is the length of the step, 0
-    (standing) to about 1.2 (striding).
-    """
+    """Pose a person at a ``phase`` of a step in radians; a ``stride`` is long from 0 (standing) to about 1.2 (striding)."""
     swing, hip = math.radians(24) * stride * person.gait, 0.05 if person.curved else 0.047
     legs = np.stack([_leg(side * hip, phase + (0 if side > 0 else math.pi), swing, stride) for side in (1, -1)])
     rise = 0.012 - float(legs[:, 2:, 1].min())
@@ -265,17 +261,17 @@ def _direction(azimuth: Array, up: Array) -> tuple[Array, Array]:
 def _head(person: Person) -> Solids:
     """Build the head around its center; it is the same in every posture."""
     solids, skin, hair = Solids(), person.skin, person.hair
-    features: list[tuple[tuple[float, float, float], tuple[float, float, float], Color]] = [
-        ((0.0, -0.16, 0.97), (0.007, 0.014, 0.009), skin),
-        ((0.0, -0.5, 0.74), (0.014, 0.0045, 0.008), mix(skin, (0.45, 0.15, 0.15), 0.5)),
-    ]
-    for side in (1, -1):
-        features.append(((side * 0.33, 0.05, 0.9), (0.007, 0.006, 0.006), (0.1, 0.08, 0.08)))
-        features.append(((side * 0.33, 0.27, 0.87), (0.012, 0.003, 0.006), mix(hair, BLACK, 0.2)))
-        if person.hair_style not in ("long", "bob", "headscarf", "afro", "curly"):
-            features.append(((side, -0.08, -0.1), (0.008, 0.018, 0.012), mix(skin, BLACK, 0.08)))
-    for place, radii, color in features:
+
+    def feature(place: Color, radii: Color, color: Color) -> None:
         solids.ball(np.multiply(_SKULL, place), radii, plain(color))
+
+    feature((0.0, -0.16, 0.97), (0.007, 0.014, 0.009), skin)  # nose, mouth, then eyes, brows and ears
+    feature((0.0, -0.5, 0.74), (0.014, 0.0045, 0.008), mix(skin, (0.45, 0.15, 0.15), 0.5))
+    for side in (1, -1):
+        feature((side * 0.33, 0.05, 0.9), (0.007, 0.006, 0.006), (0.1, 0.08, 0.08))
+        feature((side * 0.33, 0.27, 0.87), (0.012, 0.003, 0.006), mix(hair, BLACK, 0.2))
+        if person.hair_style not in ("long", "bob", "headscarf", "afro", "curly"):
+            feature((side, -0.08, -0.1), (0.008, 0.018, 0.012), mix(skin, BLACK, 0.08))
 
     def face(azimuth: Array, up: Array) -> Array:
         side, front = _direction(azimuth, up)

@@ -53,7 +53,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class SynthSummary(_Plan):
-    """What was written: the parameters of `generate_dataset`, images in each part, processes that drew, and the time."""
+    """What was written: parameters, images in each part, processes that drew, and the time."""
 
     out: str
     num_train_images: int
@@ -84,26 +84,17 @@ def generate_dataset(
 ) -> SynthSummary:
     """Draw a multi-camera data set of pedestrians in the layout of Market-1501.
 
-    ``out`` gets ``bounding_box_train``, ``query`` and ``bounding_box_test`` with names like ``0001_c1s1_000051_00.jpg``
-    (identity, camera, frame; identities and cameras from 1), and ``synth.json``. Of every identity that is not for training
-    one image from each camera is a query and the rest is in the gallery.
+    ``out``, absent or empty, gets ``bounding_box_train``, ``query`` and ``bounding_box_test`` with names like
+    ``0001_c1s1_000051_00.jpg`` (identity, camera, frame; identities and cameras from 1), and ``synth.json``, complete or not at
+    all. With ``force`` it replaces a drawn data set that holds nothing else. The first ``num_train_ids`` identities, half of
+    all if None, are for training; of every other one an image from each camera is a query and the rest is in the gallery, with
+    ``num_distractors`` false detections labeled 0000. Many programs read one digit from Market's names: stay below 10 cameras
+    for them.
 
     The same parameters give the same bytes whatever ``num_workers`` is (with the same versions of NumPy and Pillow), and an
-    identity of a seed looks the same whatever the other parameters but ``size`` are. The folder appears complete or not at all.
-    With several workers a script needs the usual ``if __name__ == "__main__":`` around its code, since workers import it.
-
-    Args:
-        out: Folder to write; it must be absent or empty.
-        num_ids: Number of identities, 2 to 9,999.
-        num_cameras: Number of cameras, 2 to 99. Many programs read one digit from Market's names: stay below 10 for them.
-        images_per_camera: Images of each identity from each camera, 2 to 100.
-        num_train_ids: How many of the first identities are for training, 1 to ``num_ids`` - 1; half of all if None.
-        num_distractors: False detections in the gallery, labeled 0000, up to 30,000.
-        size: (height, width) of the images in pixels, 32 x 16 to 1024 x 512.
-        seed: Seed of the world, 0 to 2**32 - 1.
-        num_workers: Processes that draw, 1 to 256; None is one for each core, at most 16.
-        force: Replace ``out`` where it is a drawn data set and holds nothing else.
-        on_progress: Called with the numbers of images done and to do.
+    identity of a seed looks the same whatever the other parameters but ``size`` (height, width) are. With several workers a
+    script needs the usual ``if __name__ == "__main__":`` around its code, since workers import it; None is one for each core.
+    ``on_progress`` is called with the numbers of images done and to do.
 
     Raises:
         UsageError: A parameter is out of its bounds, or ``out`` is not empty or may not be replaced.
@@ -168,15 +159,14 @@ def _check_target(target: Path, force: bool) -> None:
     except (OSError, ValueError):
         manifest = None
     if not isinstance(manifest, dict) or manifest.get("generator") != _GENERATOR:
-        raise UsageError(
-            f"{target} is not empty and holds no data set of hat synth, so it is not replaced: name another folder"
-        )
-    if not force:
-        raise UsageError(f"{target} already holds a drawn data set: name another folder, or replace it with --force")
-    if foreign := sorted(entries - {*_FOLDERS, MANIFEST}):
-        raise UsageError(
-            f"{target} holds {foreign[0]}, which hat synth did not write, so it is not replaced: move it away first"
-        )
+        problem = "is not empty and holds no data set of hat synth, so it is not replaced: name another folder"
+    elif not force:
+        problem = "already holds a drawn data set: name another folder, or replace it with --force"
+    elif foreign := sorted(entries - {*_FOLDERS, MANIFEST}):
+        problem = f"holds {foreign[0]}, which hat synth did not write, so it is not replaced: move it away first"
+    else:
+        return
+    raise UsageError(f"{target} {problem}")
 
 
 @contextmanager

@@ -18,13 +18,11 @@ SUPERSAMPLING = 3
 """Pixels in each direction that are averaged to one of a picture."""
 
 Array = npt.NDArray[np.floating[Any]]
-
 Field = Callable[[Array, Array], Array]
 """A function of azimuths (1, c) and places along a solid (r, 1): colors (r, c, 3) of facets, or numbers (r, c).
 
 Azimuth is 0 at the person's left, pi / 2 in front, pi at the right. Places run from 0 to 1 unless the solid says otherwise.
 """
-
 
 # What a color is multiplied by in full shade and in full light, and the share of light that comes from everywhere.
 _SHADE, _BRIGHT, _AMBIENT = np.array((0.52, 0.53, 0.62)), np.array((1.12, 1.09, 1.03)), 0.35
@@ -88,10 +86,9 @@ class Solids:
         twist: Array | float = 0.0, columns: int = 16, square: float = 1.0, upright: bool = True,
         keep: Field | None = None, swell: Field | None = None, layer: float = 0.0,
     ) -> None:  # fmt: skip
-        """Add a stack of elliptical rings.
+        """Add a stack of elliptical rings around ``centers`` (n, 3), with half axes (n,) from side to side and front to back.
 
-        ``centers`` (n, 3) go from the first to the last ring; each has its half axes from side to side and from front to back
-        (n,), a place ``along`` the solid (from 0 to 1 if not given) and a ``twist`` in radians. A ``square`` below 1 makes
+        Each has a place ``along`` the solid (from 0 to 1 if not given) and a ``twist`` in radians. A ``square`` below 1 makes
         rounded rectangles of the ellipses. Rings that are not ``upright`` stand across the line through the centers. Facets
         are left out where ``keep`` is not positive, ``swell`` is a factor of the half axes, and ``layer`` is how much nearer
         than it is the solid counts when facets hide each other: cloth over what it covers.
@@ -127,20 +124,21 @@ class Solids:
         ``steps`` rings belong to each bone; ``side`` is 1 for a limb of the left, -1 for one of the right side: what looks at
         the body is in its shade. The other options are those of `rings`.
         """
-        weights = _weights(len(joints), steps)
-        centers, radius = weights @ joints, weights @ radii
+        bones = np.arange(len(joints))
+        places = np.linspace(0, bones[-1], bones[-1] * steps + 1)
+        *axes, radius = (np.interp(places, bones, row) for row in (*joints.T, radii))
+        centers = np.stack(axes, axis=1)
         back = (centers[0] - centers[1]) * (radii[0] / math.dist(centers[0], centers[1]))
         centers = np.vstack([centers[0] + back, centers[0] + 0.75 * back, centers, 1.01 * centers[-1] - 0.01 * centers[-2]])
         radius = np.concatenate([[0.0, 0.66 * radii[0]], radius, [0.0]])
-        along = np.clip(np.arange(-2, len(weights) + 1) / (len(weights) - 1), 0, 1)
+        along = np.clip(np.arange(-2, len(places) + 1) / (len(places) - 1), 0, 1)
 
         def shaded(azimuth: Array, along: Array) -> Array:
             inner = 0.3 * np.clip(-side * np.cos(azimuth), 0, 1)
             return np.asarray(color(azimuth, along) * (1 - inner[..., None]))
 
-        self.rings(
-            centers, radius, radius, shaded if side else color, **({"columns": 10} | options), along=along, upright=False
-        )
+        options = {"columns": 10, "along": along, "upright": False} | options
+        self.rings(centers, radius, radius, shaded if side else color, **options)
 
     def ball(self, center: Array, radii: Color, color: Field, *, rows: int = 5, jaw: float = 0.0, **options: Any) -> None:
         """Add an ellipsoid with half width, height and depth; places run from 1 at its top to -1 over ``rows`` facets.
@@ -154,10 +152,10 @@ class Solids:
         self.rings(centers, ring * radii[0], ring * radii[2], color, **({"columns": 8} | options), along=up)
 
     def draw(self, view: View, light: Array, size: tuple[int, int], unit: float) -> Array:
-        """Draw the facets; one unit of them is ``unit`` meters.
+        """Draw the facets, of which one unit is ``unit`` meters, on a picture of ``size`` (height, width) in pixels.
 
-        ``light`` is a (3,) unit vector to the light in the camera's axes, ``size`` (height, width) in pixels. Returned is
-        (height, width, 4) float32 red, green, blue, premultiplied by the opacity that follows, all in [0, 1].
+        ``light`` is a (3,) unit vector to the light in the camera's axes. Returned is (height, width, 4) float32 in [0, 1]:
+        red, green, blue, premultiplied by the opacity that follows.
         """
         points, _, colors, layers = zip(*self._parts, strict=True)
         turned = view.turn(np.concatenate(points) * unit)
@@ -201,10 +199,3 @@ def _facets(rows: int, columns: int) -> npt.NDArray[np.intp]:
     """Return the corners (n, 4) of the facets between rows and columns of points."""
     first = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).reshape(-1, 1)
     return np.asarray(first + np.array((0, 1, columns + 1, columns)))
-
-
-@functools.lru_cache(maxsize=64)
-def _weights(joints: int, steps: int) -> Array:
-    """Return how much each joint counts (n, joints) at places evenly spread over the bones."""
-    places = np.linspace(0, joints - 1, (joints - 1) * steps + 1)
-    return np.asarray(np.maximum(1 - np.abs(places[:, None] - np.arange(joints)), 0))

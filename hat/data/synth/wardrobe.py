@@ -115,11 +115,9 @@ def _order(seed: int) -> npt.NDArray[np.int64]:
 
 @functools.lru_cache(maxsize=1024)
 def make_person(seed: int, index: int) -> Person:
-    """Return the person of a seed with a number from 0 to `NUM_PEOPLE` - 1, the same whatever else is drawn with the seed.
-
-    Four attributes come from a shuffled list of all their combinations, so no two people share all four and every skin tone and
-    hair style gets the same share; the rest is drawn on its own, so single attributes are shared by many.
-    """
+    """Return the person of a seed with a number from 0 to `NUM_PEOPLE` - 1, the same whatever else is drawn with the seed."""
+    # Four attributes come from a shuffled list of all their combinations, so no two people share all four and every skin tone
+    # and hair style gets the same share; the rest is drawn on its own, so single attributes are shared by many.
     code, upper_id = divmod(int(_order(seed)[index]), len(UPPERS))
     code, lower_id = divmod(code, len(LOWERS))
     style_id, skin_id = divmod(code, len(SKIN_TONES))
@@ -148,10 +146,13 @@ def make_person(seed: int, index: int) -> Person:
     words = [upper_name, "and", accent_name, pattern if pattern != "plain" else "", upper]
     if pattern == "plain" and upper != "open jacket":
         words = [upper_name, upper]
-    parts = [" ".join(word for word in words if word)]
-    parts += [] if lower == "bare legs" else [f"{lower_name} {lower}"]
-    parts += [f"{shoe_name} {shoes}", style if style in ("bald", *HATS) else f"{style} {hair_name} hair"]
-    parts += [] if bag == "none" else [f"{bag_name} {bag}"]
+    parts = [
+        " ".join(filter(None, words)),
+        "" if lower == "bare legs" else f"{lower_name} {lower}",
+        f"{shoe_name} {shoes}",
+        style if style in ("bald", *HATS) else f"{style} {hair_name} hair",
+        "" if bag == "none" else f"{bag_name} {bag}",
+    ]
     return Person(
         height=float(np.clip(rng.normal(1.67 if curved else 1.75, 0.075), 1.50, 1.95)),
         girth=float(np.clip(rng.normal(1.03, 0.1), 0.86, 1.3)),
@@ -179,7 +180,7 @@ def make_person(seed: int, index: int) -> Person:
         bag_side=int(rng.choice((-1, 1))),
         gait=float(rng.uniform(0.8, 1.15)),
         texture=float(rng.uniform(0, 100)),
-        description=", ".join(parts),
+        description=", ".join(filter(None, parts)),
     )
 
 
