@@ -19,7 +19,6 @@ from hat.errors import DataError
 
 JUNK_PID = -1
 """Market-1501's label for a bad detection of a person: it counts neither as a match nor as a mistake, and is left out."""
-
 DISTRACTOR_PID = 0
 """Market-1501's label for a background crop: it stays in the gallery as a mistake that a ranking can make."""
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hat.data.datasets import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, assemble
-from hat.data.image_trees import ImageTree, describe_unread, find_child, open_tree, plain_name, unwrap
-from hat.data.labels import number_labels, parse_camera, parse_camera_folder
+from hat.data.image_trees import ImageTree, describe_unread, find_child, open_tree, unwrap
+from hat.data.labels import number_labels, parse_camera, parse_camera_folder, plain_name
 from hat.errors import DataError
 
 _SPLITS = ("train", "query", "gallery")
@@ -190,9 +190,10 @@ def read_camera_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
     are for training. Of the others, images of the first camera are the query and the rest the gallery, together with everybody
     whom the first camera did not see: PRID's 549 and GRID's 775 further people.
     """
-    tree, is_grid = _find_cameras(root)
-    if tree is None:
+    found = find_camera_folders(root)
+    if found is None:
         raise DataError(f"{root}: expected a folder for each camera (cam_a, cam_b), or GRID's probe and gallery")
+    tree, is_grid = found
     samples = _grid(tree) if is_grid else _cameras(tree)
     first = samples[0][0] if samples else ""
     samples = [(folder, sample) for folder, sample in samples if sample.pid != JUNK_PID]
@@ -213,13 +214,8 @@ def read_camera_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
     return assemble("camera-folders", str(root), train, query, gallery, notes=notes)
 
 
-def is_camera_folders(root: Path) -> bool:
-    """Return whether the sub-folders are cameras, or GRID's two."""
-    return _find_cameras(root)[0] is not None
-
-
-def _find_cameras(root: Path) -> tuple[ImageTree | None, bool]:
-    """Return the folder that holds the cameras' folders, and whether it is GRID's."""
+def find_camera_folders(root: Path) -> tuple[ImageTree, bool] | None:
+    """Return the folder that holds the cameras' folders, and whether it is GRID's; None where there is none."""
     tree = unwrap(open_tree(root))
     tree = find_child(tree, ("single_shot", "multi_shot")) or tree
     names = tree.folders()
@@ -227,7 +223,7 @@ def _find_cameras(root: Path) -> tuple[ImageTree | None, bool]:
         return tree, False
     probe, gallery = find_child(tree, ("probe",)), find_child(tree, ("gallery",))
     is_grid = probe is not None and gallery is not None and any(_GRID_CAMERA.match(name) for name, _ in probe.images())
-    return (tree if is_grid else None), is_grid
+    return (tree, True) if is_grid else None
 
 
 def _cameras(tree: ImageTree) -> list[tuple[str, Sample]]:

@@ -1,28 +1,23 @@
-"""Folders of images, on disk or inside a zip file, and the lists beside them, looked at in one way by every reader."""
+"""Folders of images, on disk or inside a zip file, looked at in one way by every reader."""
 
 from __future__ import annotations
 
-import math
 import os
 import re
-import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from hat.data.archives import list_members
 from hat.data.images import IMAGE_SUFFIXES
-from hat.errors import DataError, MissingExtraError
+from hat.data.labels import plain_name
+from hat.errors import DataError
 
 _MAX_ARCHIVES_IN_FOLDER = 64
 _MAX_WRAPPERS = 2
 _MAX_DEPTH = 64  # of folders in an archive; a hostile name could have thirty thousand
-_MAX_LIST_BYTES = 64 * 2**20
-_MAX_MAT_ENTRIES = 4_000_000
-_BROKEN_MAT = (OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, zlib.error)
 
 # By `plain_name`: what systems and network drives put into folders.
 _SYSTEM_FOLDERS = frozenset(
@@ -170,11 +165,6 @@ def describe_unread(trees: Iterable[ImageTree]) -> tuple[str, ...]:
     return (f"{len(names):,} files are not read ({counts}), such as {names[0]}",)
 
 
-def plain_name(name: str) -> str:
-    """Return a name as it is compared: lower case, letters and digits alone, so that ``CUHK03-NP`` is ``cuhk03_np``."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
 def open_tree(root: Path) -> FolderTree | ZipTree:
     """Return a folder or a zip file as a tree; a `DataError` where there is neither."""
     if root.is_dir():
@@ -205,68 +195,3 @@ def _named_below(tree: ImageTree, official: Collection[str]) -> Iterator[ImageTr
             child = tree.child(name)
             yield child
             yield from (child.child(inner) for inner in child.folders() if plain_name(inner) in official)
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text; a `DataError` where it is not there, too large or not UTF-8."""
-    try:
-        _check_size(path)
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the list cannot be read ({error})") from None
-
-
-def load_mat(path: Path, names: Collection[str], *, max_entries: int = _MAX_MAT_ENTRIES) -> dict[str, Any]:
-    """Return variables of a MATLAB file as arrays, whose sizes are held to ``max_entries`` before any is taken in."""
-    try:
-        from scipy.io import loadmat, whosmat
-        from scipy.io.matlab import MatReadError
-    except ImportError:
-        raise MissingExtraError("scipy", "cuhk03", "the .mat files of CUHK03 and MARS") from None
-    try:
-        _check_size(path)
-        sizes = {name: math.prod(shape) for name, shape, _ in whosmat(str(path))}
-        missing = [name for name in names if name not in sizes]
-        if missing:
-            raise DataError(f"{path}: expected the variables {', '.join(names)}; {', '.join(missing)} missing")
-        if any(sizes[name] > max_entries for name in names):
-            raise DataError(f"{path}: a variable has over {max_entries:,} entries, so this is no list of a data set")
-        return dict(loadmat(str(path), variable_names=list(names)))
-    except (MatReadError, *_BROKEN_MAT) as error:
-        raise DataError(f"{path}: cannot be read as a MATLAB file ({error})") from None
-
-
-def _check_size(path: Path) -> None:
-    if path.stat().st_size > _MAX_LIST_BYTES:
-        raise DataError(f"{path}: larger than {_MAX_LIST_BYTES:,} bytes, so no list of a data set")
-
-
-class ListedFiles:
-    """The files of a list below one folder, looked up.
-
-    Folders are listed once each: asking for every file of a hundred thousand by itself takes minutes on a network disk.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.missing: list[str] = []
-        self._names: dict[str, frozenset[str]] = {}
-
-    def find(self, relative: str, where: str) -> str | None:
-        """Return the path of a file, None where it is missing; ``where`` in the list it stands begins an error's message."""
-        if leads_out(relative):
-            raise DataError(f"{where}: {relative!r} leads out of {self.folder}")
-        parent, _, name = relative.rpartition("/")
-        if parent not in self._names:
-            folder = self.folder / parent
-            self._names[parent] = frozenset(FolderTree(folder).content.files if folder.exists() else ())
-        if name in self._names[parent]:
-            return str(self.folder / relative)
-        self.missing.append(relative)
-        return None
-
-    def note(self) -> tuple[str, ...]:
-        """Return a note on the missing files, or nothing."""
-        if not self.missing:
-            return ()
-        return (f"{len(self.missing):,} listed images are not in {self.folder}, the first is {self.missing[0]}",)

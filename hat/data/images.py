@@ -23,15 +23,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from hat.data.archives import read_member, split_location
 from hat.errors import ImageError, UsageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-"""The formats that are read, by Pillow's names; AVIF where Pillow was built with it."""
-
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")  # read, by Pillow's names; AVIF where Pillow was built with it
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 """Endings, in any case, of files that a reader of folders takes for images."""
-
 MAX_PIXELS = 64_000_000
 """Largest width times height that is decoded unless the caller says otherwise."""
-
 MAX_FILE_BYTES = 64 * 2**20
 """Largest encoded file that is read."""
 
@@ -41,13 +37,10 @@ _DECODER_ERRORS = (
     RuntimeError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 
-_HEADER_LOCK = threading.Lock()
-"""Python's filters of warnings belong to the process: only one thread at a time may change them."""
-
-_default_gray_bits: int | None = None
+_HEADER_LOCK = threading.Lock()  # Python's filters of warnings belong to the process: one thread at a time may change them
 _FRAMES_LOOKED_AT = 32
-_SOON_BLACK = 2**14
-"""Sixteen-bit gray whose largest value is below this comes from a sensor of fewer bits, and would be nearly black."""
+_SOON_BLACK = 2**14  # sixteen-bit gray whose largest value is below comes from a sensor of fewer bits
+_default_gray_bits: int | None = None
 
 
 def set_gray_bits(bits: int | None) -> None:

@@ -17,6 +17,11 @@ _CAMERA_FOLDER = re.compile(_CAMERA_WORD, re.IGNORECASE)
 _TRACKLET_NAME = re.compile(r"(?:-1|[0-9]{4})C([0-9]{1,2})T[0-9]{4}F[0-9]{3}")  # MARS: identity, camera, tracklet, frame
 
 
+def plain_name(name: str) -> str:
+    """Return a name as it is compared: lower case, letters and digits alone, so that ``CUHK03-NP`` is ``cuhk03_np``."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
 def parse_camera(file_name: str) -> int | None:
     """Return the camera that a file name says, or None.
 

@@ -28,11 +28,9 @@ if TYPE_CHECKING:
 
     from hat.preprocessing import Preprocessing
 
-
 T = TypeVar("T")
 R = TypeVar("R")
 
-_MAX_DEFAULT_WORKERS = 16
 _CHUNK = 16
 _CHUNKS_AHEAD = 64
 _BATCHES_AHEAD = 3
@@ -41,8 +39,7 @@ _LOADED_TOGETHER = 32
 
 def default_num_workers() -> int:
     """Return number of cores that this process may use, at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MAX_DEFAULT_WORKERS)
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def map_in_order(
@@ -131,8 +128,6 @@ def iterate_batches(
     """Read images batch after batch while the caller works on the one before; at most four batches are in memory.
 
     Args:
-        paths: See `load_images`.
-        preprocessing: See `load_images`.
         batch_size: Images in a batch; the last one holds what is left.
         num_workers: Number of threads; None is one for each core, 0 is none.
         on_bad: See `load_images`; called before the image's batch is given.

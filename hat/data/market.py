@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, assemble
-from hat.data.image_trees import ImageTree, describe_unread, find_child, find_trees, open_tree, plain_name, unwrap
-from hat.data.labels import parse_camera
+from hat.data.image_trees import ImageTree, describe_unread, find_child, find_trees, open_tree, unwrap
+from hat.data.labels import parse_camera, plain_name
 from hat.errors import DataError
 
 MANIFEST = "synth.json"

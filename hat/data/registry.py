@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hat.data.csv_table import is_csv_table, read_csv_table
-from hat.data.cuhk03 import is_cuhk03_np, read_cuhk03_np
 from hat.data.datasets import PUBLISHED_COUNTS, ReIDDataset
-from hat.data.folders import is_camera_folders, is_identity_folders, read_camera_folders, read_identity_folders
-from hat.data.image_trees import plain_name
+from hat.data.folders import find_camera_folders, is_identity_folders, read_camera_folders, read_identity_folders
+from hat.data.labels import plain_name
+from hat.data.listed_benchmarks import find_cuhk03_np, find_msmt17, is_mars, read_cuhk03_np, read_mars, read_msmt17
 from hat.data.market import is_market_benchmark, is_market_style, is_synth, read_market_benchmark, read_market_style, read_synth
-from hat.data.mars import is_mars, read_mars
-from hat.data.msmt17 import is_msmt17, read_msmt17
 from hat.errors import DataError
 
 
@@ -23,7 +21,7 @@ class _Reader(NamedTuple):
     """How one kind of data set is read, and told from others."""
 
     read: Callable[..., ReIDDataset]
-    detect: Callable[..., bool]
+    detect: Callable[..., object]  # true where it lies in a folder
     aliases: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()  # what both functions are told beside the folder, where they know several data sets
     options: tuple[str, ...] = ()  # of `load_dataset`, which of them the reader takes
@@ -34,15 +32,15 @@ _READERS: dict[str, _Reader] = {
     "market1501": _Reader(read_market_benchmark, is_market_benchmark, ("market", "market1501v150915"), ("market1501",)),
     "dukemtmc-reid": _Reader(read_market_benchmark, is_market_benchmark, ("dukemtmc", "duke"), ("dukemtmc-reid",)),
     "cuhk03-np-labeled": _Reader(
-        read_cuhk03_np, is_cuhk03_np, ("cuhk03nplabelled", "cuhk03labeled", "cuhk03labelled"), ("labeled",)
+        read_cuhk03_np, find_cuhk03_np, ("cuhk03nplabelled", "cuhk03labeled", "cuhk03labelled"), ("labeled",)
     ),
-    "cuhk03-np-detected": _Reader(read_cuhk03_np, is_cuhk03_np, ("cuhk03detected",), ("detected",)),
-    "msmt17": _Reader(read_msmt17, is_msmt17, ("msmt17v1", "msmt17v2")),
+    "cuhk03-np-detected": _Reader(read_cuhk03_np, find_cuhk03_np, ("cuhk03detected",), ("detected",)),
+    "msmt17": _Reader(read_msmt17, find_msmt17, ("msmt17v1", "msmt17v2")),
     "mars": _Reader(read_mars, is_mars),
     "synth": _Reader(read_synth, is_synth, ("synthetic",)),
     "market-style": _Reader(read_market_style, is_market_style),
     "camera-folders": _Reader(
-        read_camera_folders, is_camera_folders, ("viper", "prid", "prid2011", "grid"), options=("split_seed",)
+        read_camera_folders, find_camera_folders, ("viper", "prid", "prid2011", "grid"), options=("split_seed",)
     ),
     "folder": _Reader(read_identity_folders, is_identity_folders, options=("split_seed",)),
     "csv": _Reader(read_csv_table, is_csv_table, options=("skip_missing",)),
@@ -67,7 +65,6 @@ def load_dataset(name: str, root: str | PathLike[str], *, split_seed: int = 0, s
 
     Raises:
         DataError: The name is unknown, or the data set is not there.
-        MissingExtraError: Reading it needs an optional dependency.
     """
     reader = _READERS[_registered(name)]
     options = {"split_seed": split_seed, "skip_missing": skip_missing}
@@ -101,17 +98,16 @@ def detect_dataset(root: str | PathLike[str]) -> str:
 
 
 def open_dataset(spec: str | PathLike[str], *, split_seed: int = 0, skip_missing: bool = False) -> ReIDDataset:
-    """Read a data set named as on the command line, with the options of `load_dataset`.
+    """Read a data set named as on the command line.
 
     Args:
         spec: ``DIR`` alone, whose kind is detected; ``KIND=DIR`` with a name of `list_datasets`; or ``NAME=DIR`` with any other
             name, which is what the data set is then called. A path that has a ``=`` in it and exists is a path.
-        split_seed: See `load_dataset`.
-        skip_missing: See `load_dataset`.
+        split_seed: As of `load_dataset`.
+        skip_missing: As of `load_dataset`.
 
     Raises:
         DataError: The name is unknown, the path is missing, or the data set is not there.
-        MissingExtraError: Reading it needs an optional dependency.
     """
     text = str(spec)
     name, equals, root = text.partition("=")

@@ -15,8 +15,7 @@ from .scene import BELOW, OUTDOOR, PIXELS_PER_METER, PLACES, SPAN, TOP, Brush, p
 from .solids import Array, View
 from .wardrobe import NUM_PEOPLE, Person, make_person
 
-MAX_IDENTITIES = 9999
-"""People beyond this number never get a label: they walk in the background and stand in the way."""
+MAX_IDENTITIES = 9999  # people beyond this number never get a label: they walk in the background and stand in the way
 
 # In every four cameras one sees people from the front, one from behind, one from the side and one from three quarters.
 _YAWS = (0.0, 180.0, 90.0, 40.0)

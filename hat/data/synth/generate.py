@@ -4,13 +4,11 @@ import functools
 import json
 import multiprocessing
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -127,9 +125,12 @@ def generate_dataset(
     _check_target(target, force)
     started = time.perf_counter()
     try:
-        with _assembled(target) as folder:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Drawn in a hidden folder beside the target, whose place it takes when all has gone well.
+        with tempfile.TemporaryDirectory(".partial", f".{target.name}.", target.parent, ignore_cleanup_errors=True) as around:
+            folder = Path(around) / target.name
             for name in _FOLDERS:
-                (folder / name).mkdir()
+                (folder / name).mkdir(parents=True)
             _draw_all(plan, folder, num_workers, total, on_progress)
             manifest = {
                 "generator": _GENERATOR,
@@ -141,6 +142,9 @@ def generate_dataset(
                 "identities": {f"{index + 1:04d}": make_person(seed, index).description for index in range(num_ids)},
             }
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+            if target.exists():
+                target.rename(Path(around) / "replaced")
+            folder.rename(target)
     except OSError as error:
         raise WorkError(f"{target} could not be written: {error.strerror or error}") from error
     seconds = time.perf_counter() - started
@@ -167,22 +171,6 @@ def _check_target(target: Path, force: bool) -> None:
     else:
         return
     raise UsageError(f"{target} {problem}")
-
-
-@contextmanager
-def _assembled(target: Path) -> Iterator[Path]:
-    """Give a hidden folder beside the target that takes its place when all has gone well and vanishes when not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    around = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
-        building = around / target.name
-        building.mkdir()
-        yield building
-        if target.exists():
-            target.rename(around / "replaced")
-        building.rename(target)
-    finally:
-        shutil.rmtree(around, ignore_errors=True)
 
 
 def _draw_all(plan: _Plan, folder: Path, workers: int, total: int, on_progress: Callable[[int, int], None] | None) -> None:

@@ -13,11 +13,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from .solids import SUPERSAMPLING, Array
 from .wardrobe import BLACK, WHITE, Color, mix, vary
 
-PIXELS_PER_METER = 110
-"""Resolution of a scene at the distance where people walk."""
-
-SPAN, TOP, BELOW = 8.0, 2.75, 0.75
-"""Width of a scene in meters; how far it reaches above and below the walkers' ground line."""
+PIXELS_PER_METER = 110  # of a scene at the distance where people walk
+SPAN, TOP, BELOW = 8.0, 2.75, 0.75  # width of a scene in meters; how far it reaches above and below the walkers' ground line
 
 
 class Brush:

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Color = tuple[float, float, float]
-"""Red, green and blue, sRGB in [0, 1]."""
-
+Color = tuple[float, float, float]  # red, green and blue, sRGB in [0, 1]
 BLACK: Color = (0.0, 0.0, 0.0)
 WHITE: Color = (1.0, 1.0, 1.0)
 
@@ -38,11 +36,10 @@ HAIR = _table("black 201c1d dark_brown 3b2820 brown 5f412c chestnut 7a4a2b blond
 SKIN_TONES = tuple(_table("1 eabc99 2 dfa981 3 d0966b 4 bb8058 5 a16a46 6 865439 7 69432d 8 4d3223").values())
 
 HATS = ("cap", "beanie", "sun hat", "headscarf")
+# Every style has the same share; hats and headscarves count as styles.
 HAIR_STYLES = ("short", "side parted", "buzz cut", "bald", "curly", "afro", "bob", "long", "ponytail", "bun", *HATS)
-"""Every style has the same share; hats and headscarves count as styles."""
-
+# So many people of one seed are sure to differ: each has its own upper color, lower color, skin tone and hair style.
 NUM_PEOPLE = len(UPPERS) * len(LOWERS) * len(SKIN_TONES) * len(HAIR_STYLES)
-"""How many people of one seed are sure to differ: each has its own upper color, lower color, skin tone and hair style."""
 
 _UPPER_KINDS = {
     "t-shirt": 0.2, "long sleeve": 0.16, "shirt": 0.1, "hoodie": 0.14, "jacket": 0.14, "open jacket": 0.12, "coat": 0.14,
