@@ -10,7 +10,6 @@ import csv
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from hat.data.archives import location_exists
 from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, assemble
@@ -34,7 +33,10 @@ def csv_rows(
     `DataError` for whatever is wrong, named by its line.
     """
     try:
-        with path.open(newline="", encoding=_encoding(path)) as file:
+        with path.open("rb") as binary:
+            is_utf16 = binary.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        # utf-8-sig: spreadsheets write a byte-order mark, which would become part of the first column's name.
+        with path.open(newline="", encoding="utf-16" if is_utf16 else "utf-8-sig") as file:
             first = file.readline(_MAX_HEADER)
             file.seek(0)
             # The separator that the header has most of; names of columns hold none of the three.
@@ -59,13 +61,6 @@ def csv_rows(
         raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
 
 
-def _encoding(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(2)
-    # utf-8-sig: spreadsheets write a byte-order mark, which would become part of the first column's name.
-    return "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-
-
 def _check_header(path: Path, header: list[str], required: Collection[str], all_or_none: Collection[str]) -> None:
     if len(header) > _MOST_COLUMNS:
         raise DataError(f"{path}, line 1: more than {_MOST_COLUMNS:,} columns")
@@ -77,14 +72,6 @@ def _check_header(path: Path, header: list[str], required: Collection[str], all_
         raise DataError(f"{path}, line 1: expected the columns {', '.join(required)}; {', '.join(missing)} missing")
 
 
-class _Row(NamedTuple):
-    line: int
-    location: str
-    pid: str
-    camid: str
-    split: str
-
-
 def read_csv_table(path: Path, *, skip_missing: bool = False) -> ReIDDataset:
     """Read a data set from a table, see `csv_rows`, in the order of its rows.
 
@@ -92,45 +79,49 @@ def read_csv_table(path: Path, *, skip_missing: bool = False) -> ReIDDataset:
     and left out. ``split`` is ``train``, ``query`` or ``gallery``. Paths may be written with backslashes. With ``skip_missing``
     rows whose files are not there are left out, with a note, instead of raising.
     """
-    rows: list[_Row] = []
-    missing: list[_Row] = []
-    for line, fields in csv_rows(path, required=_COLUMNS, with_others=False):
-        row = _check_row(_Row(line, *(fields[column] for column in _COLUMNS)), path)
-        (rows if location_exists(row.location) else missing).append(row)
+    rows: list[dict[str, str]] = []
+    missing: list[tuple[str, str]] = []
+    for line, row in csv_rows(path, required=_COLUMNS, with_others=False):
+        where = f"{path}, line {line}"
+        row["path"] = _locate(row, path.parent, where)
+        if location_exists(row["path"]):
+            rows.append(row)
+        else:
+            missing.append((where, row["path"]))
     if missing and not skip_missing:
+        where, location = missing[0]
         more = f" (and {len(missing) - 1:,} more of {len(rows) + len(missing):,}; --skip-bad leaves them out)"
-        raise DataError(
-            f"{path}, line {missing[0].line}: there is no file {missing[0].location}{more if len(missing) > 1 else ''}"
-        )
+        raise DataError(f"{where}: there is no file {location}{more if len(missing) > 1 else ''}")
     if not rows:
         raise DataError(f"{path}: no rows after the header")
-    pids = number_labels((row.pid for row in rows), f"{path}, column pid")
-    camids = number_labels((row.camid for row in rows), f"{path}, column camid")
-    kept = [row for row in rows if pids[row.pid] != JUNK_PID]
+    pids = number_labels((row["pid"] for row in rows), f"{path}, column pid")
+    camids = number_labels((row["camid"] for row in rows), f"{path}, column camid")
+    kept = [row for row in rows if pids[row["pid"]] != JUNK_PID]
     notes = [f"{len(rows) - len(kept):,} junk images (-1) left out"] if len(kept) < len(rows) else []
     if missing:
-        notes.append(f"{len(missing):,} listed files are not there and left out, the first is {missing[0].location}")
-    repeated = [name for name, count in Counter((row.location, row.split) for row in kept).items() if count > 1]
+        notes.append(f"{len(missing):,} listed files are not there and left out, the first is {missing[0][1]}")
+    repeated = [name for name, count in Counter((row["path"], row["split"]) for row in kept).items() if count > 1]
     if repeated:
         notes.append(f"{len(repeated):,} files are listed more than once in one split, such as {repeated[0][0]}")
-    samples = [(row.split, Sample(row.location, pids[row.pid], camids[row.camid])) for row in kept]
-    return assemble("csv", str(path), *([s for name, s in samples if name == split] for split in _SPLITS), notes=notes)
+    splits: dict[str, list[Sample]] = {name: [] for name in _SPLITS}
+    for row in kept:
+        splits[row["split"]].append(Sample(row["path"], pids[row["pid"]], camids[row["camid"]]))
+    return assemble("csv", str(path), *splits.values(), notes=notes)
 
 
-def _check_row(row: _Row, table: Path) -> _Row:
-    """Return a row with the location of its file, as it can be opened from anywhere."""
-    where = f"{table}, line {row.line}"
-    for column, value in zip(_COLUMNS, row[1:], strict=True):
-        if not value:
+def _locate(row: dict[str, str], folder: Path, where: str) -> str:
+    """Return the location of a row's file, as it can be opened from anywhere, once its fields are checked."""
+    for column in _COLUMNS:
+        if not row[column]:
             raise DataError(f"{where}: {column} is empty")
-    if row.split not in _SPLITS:
-        raise DataError(f"{where}: split is {row.split!r}, expected {', '.join(_SPLITS)}")
-    if row.camid.startswith("-"):
-        raise DataError(f"{where}: camid is {row.camid!r}, expected a name or a number of at least 0")
-    location = str(table.parent / row.location)  # joining keeps an absolute path as it is
-    if "\\" in row.location and not location_exists(location):
-        location = str(table.parent / row.location.replace("\\", "/"))
-    return row._replace(location=location)
+    if row["split"] not in _SPLITS:
+        raise DataError(f"{where}: split is {row['split']!r}, expected {', '.join(_SPLITS)}")
+    if row["camid"].startswith("-"):
+        raise DataError(f"{where}: camid is {row['camid']!r}, expected a name or a number of at least 0")
+    location = str(folder / row["path"])  # joining keeps an absolute path as it is
+    if "\\" in row["path"] and not location_exists(location):
+        location = str(folder / row["path"].replace("\\", "/"))
+    return location
 
 
 def is_csv_table(path: Path) -> bool:

@@ -33,7 +33,7 @@ _NOT_A_PERSON = frozenset(
 )
 # VIPeR 003_90.bmp, PRID person_0001.png, GRID 0001_1_25004_107_32_106_221.jpeg, and names that are a number alone.
 _PERSON = re.compile(r"(?:person[_\- ]?|p|id[_\- ]?)?(-?[0-9]{1,9})(?![0-9])", re.IGNORECASE)
-_GRID_CAMERA = re.compile(r"[0-9]{4}_([0-9]{1,3})_[0-9]+_[0-9]+_[0-9]+_[0-9]+_[0-9]+\.")
+_GRID = re.compile(r"([0-9]{4})_([0-9]{1,3})_[0-9]+_[0-9]+_[0-9]+_[0-9]+_[0-9]+\.")  # identity, camera
 
 
 class _Found(NamedTuple):
@@ -66,8 +66,13 @@ def read_identity_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
             f"{root}: expected a folder of images for each identity, or train/, query/ and gallery/ with such folders"
         )
     pids = number_labels((image.label for image in everything), str(root))
-    has_cameras = _check_cameras(everything)
-    if not has_cameras:
+    without_camera = [image for image in everything if image.camera is None]
+    if without_camera and len(without_camera) < len(everything):  # chance matches of the others would count
+        raise DataError(
+            f"{without_camera[0].location}: {len(without_camera):,} of {len(everything):,} file names say no camera and the "
+            "others do; give all of them one, like 0002_c1s1_0451.jpg, or none"
+        )
+    if without_camera:
         notes.append("nothing says a camera: query taken as camera 0, gallery as camera 1, so that all pairs count")
     parts = {name: [image for image in images if pids[image.label] != JUNK_PID] for name, images in parts.items()}
     drawn_from = next((name for name in ("", "test") if name in parts), None)
@@ -84,7 +89,7 @@ def read_identity_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
     for name, unknown in zip(_SPLITS, (0, 0, 1), strict=True):
         images = parts.get(name, [])
         splits.append([Sample(i.location, pids[i.label], unknown if i.camera is None else i.camera) for i in images])
-    return assemble("folder", str(root), *splits, notes=notes, has_cameras=has_cameras)
+    return assemble("folder", str(root), *splits, notes=notes, has_cameras=not without_camera)
 
 
 def find_people(root: Path) -> dict[str, tuple[str, int | None]]:
@@ -142,17 +147,6 @@ def _collect(tree: ImageTree, notes: list[str]) -> list[_Found]:
     return found
 
 
-def _check_cameras(images: list[_Found]) -> bool:
-    """Return whether cameras are said; some files doing so and some not would make chance matches of the rest."""
-    without = [image for image in images if image.camera is None]
-    if without and len(without) < len(images):
-        raise DataError(
-            f"{without[0].location}: {len(without):,} of {len(images):,} file names say no camera and the others do; "
-            "give all of them one, like 0002_c1s1_0451.jpg, or none"
-        )
-    return not without
-
-
 def _draw(images: list[_Found], seed: int, root: Path, *, with_train: bool) -> dict[str, list[_Found]]:
     """Split by identity and camera, see `read_identity_folders`."""
     labels = sorted({image.label for image in images}, key=partial(_draw_order, seed))
@@ -193,8 +187,8 @@ def read_camera_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
     found = find_camera_folders(root)
     if found is None:
         raise DataError(f"{root}: expected a folder for each camera (cam_a, cam_b), or GRID's probe and gallery")
-    tree, is_grid = found
-    samples = _grid(tree) if is_grid else _cameras(tree)
+    tree, folders, is_grid = found
+    samples = _read_cameras(folders, tree.where, is_grid)
     first = samples[0][0] if samples else ""
     samples = [(folder, sample) for folder, sample in samples if sample.pid != JUNK_PID]
     seen_by: dict[int, set[str]] = defaultdict(set)
@@ -209,46 +203,37 @@ def read_camera_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
     gallery = [sample for folder, sample in samples if folder != first and sample.pid not in training]
     notes = (
         f"half of the {len(paired):,} identities that two cameras saw are for training, drawn with seed {split_seed}",
-        *describe_unread([tree, *map(tree.child, tree.folders())]),
+        *describe_unread([tree, *folders]),
     )
     return assemble("camera-folders", str(root), train, query, gallery, notes=notes)
 
 
-def find_camera_folders(root: Path) -> tuple[ImageTree, bool] | None:
-    """Return the folder that holds the cameras' folders, and whether it is GRID's; None where there is none."""
+def find_camera_folders(root: Path) -> tuple[ImageTree, list[ImageTree], bool] | None:
+    """Return the folder of the cameras' folders, those, the query's first, and whether they are GRID's; None without them."""
     tree = unwrap(open_tree(root))
     tree = find_child(tree, ("single_shot", "multi_shot")) or tree
     names = tree.folders()
     if len(names) > 1 and all(parse_camera_folder(name) is not None for name in names):
-        return tree, False
+        return tree, [tree.child(name) for name in names], False
     probe, gallery = find_child(tree, ("probe",)), find_child(tree, ("gallery",))
-    is_grid = probe is not None and gallery is not None and any(_GRID_CAMERA.match(name) for name, _ in probe.images())
-    return (tree, True) if is_grid else None
+    if probe is not None and gallery is not None and any(_GRID.match(name) for name, _ in probe.images()):
+        return tree, [probe, gallery], True
+    return None
 
 
-def _cameras(tree: ImageTree) -> list[tuple[str, Sample]]:
+def _read_cameras(folders: list[ImageTree], where: str, is_grid: bool) -> list[tuple[str, Sample]]:
     """Return the samples, each with the name of its camera's folder."""
-    found: list[tuple[str, _Found]] = []
-    for folder_name in tree.folders():
-        folder, camera = tree.child(folder_name), parse_camera_folder(folder_name)
+    found: list[tuple[str, str, str, int]] = []  # camera's folder, identity, location, camera
+    wanted, example = _PERSON, "its name does not begin with an identity, like 003_90.bmp or person_0003.png"
+    if is_grid:
+        wanted, example = _GRID, "expected a name of GRID, like 0001_1_25004_107_32_106_221.jpeg (identity, camera)"
+    for folder in folders:
+        camera = parse_camera_folder(folder.name) or 0
         for name, location in folder.images():
-            if (match := _PERSON.match(name)) is None:
-                raise DataError(f"{location}: its name does not begin with an identity, like 003_90.bmp or person_0003.png")
-            found.append((folder_name, _Found(match[1], name, location, camera)))
+            if (match := wanted.match(name)) is None:
+                raise DataError(f"{location}: {example}")
+            found.append((folder.name, match[1], location, int(match[2]) if is_grid else camera))
         for identity in folder.folders():
-            images = folder.child(identity).images()
-            found += [(folder_name, _Found(identity, name, location, camera)) for name, location in images]
-    pids = number_labels((image.label for _, image in found), tree.where)
-    return [(folder_name, Sample(image.location, pids[image.label], image.camera or 0)) for folder_name, image in found]
-
-
-def _grid(tree: ImageTree) -> list[tuple[str, Sample]]:
-    samples = []
-    for folder in (child for name in ("probe", "gallery") if (child := find_child(tree, (name,)))):
-        for name, location in folder.images():
-            if (camera := _GRID_CAMERA.match(name)) is None:
-                raise DataError(
-                    f"{location}: expected a name of GRID, like 0001_1_25004_107_32_106_221.jpeg (identity, camera)"
-                )
-            samples.append((folder.name, Sample(location, int(name[:4]), int(camera[1]))))
-    return samples
+            found += [(folder.name, identity, location, camera) for _, location in folder.child(identity).images()]
+    pids = number_labels((identity for _, identity, _, _ in found), where)
+    return [(name, Sample(location, pids[identity], camera)) for name, identity, location, camera in found]

@@ -32,9 +32,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _CHUNK = 16
-_CHUNKS_AHEAD = 64
 _BATCHES_AHEAD = 3
 _LOADED_TOGETHER = 32
+_CHECKED_AHEAD = 256
 
 
 def default_num_workers() -> int:
@@ -52,18 +52,16 @@ def map_in_order(
     the threads end before the iterator closes.
     """
     workers = default_num_workers() if num_workers is None else num_workers
-    if workers < 0:
-        raise UsageError(f"num_workers is {workers}, expected 0 (no threads) or more")
-    return _threaded(function, iter(items), workers, max(window, workers)) if workers else (function(i) for i in items)
-
-
-def _threaded(function: Callable[[T], R], items: Iterator[T], workers: int, window: int) -> Generator[R, None, None]:
+    if not workers:
+        yield from map(function, items)
+        return
+    source = iter(items)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="hat-images")
     try:
-        waiting: deque[Future[R]] = deque(pool.submit(function, item) for item in islice(items, window))
+        waiting: deque[Future[R]] = deque(pool.submit(function, item) for item in islice(source, max(window, workers)))
         while waiting:
             yield waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(items, 1))
+            waiting.extend(pool.submit(function, item) for item in islice(source, 1))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -146,6 +144,8 @@ def iterate_batches(
     if batch_size < 1:
         raise UsageError(f"batch_size is {batch_size}, expected at least 1")
     workers = default_num_workers() if num_workers is None else num_workers
+    if workers < 0:
+        raise UsageError(f"num_workers is {workers}, expected 0 (no threads) or more")
     # A batch is shared out among the threads, so that the first one is there as soon as it can be.
     size = max(1, min(_CHUNK, -(-batch_size // max(1, workers))))
     chunks_in_batch = -(-batch_size // size)
@@ -213,20 +213,17 @@ def _whole_batches(
 
 def check_images(split: Split) -> tuple[Split, list[tuple[str, str]]]:
     """Decode every image of a split; return it without the bad ones, and (path, reason) of each of those."""
-    paths = split.paths
-    chunks = (paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK))
-    bad = [pair for found in map_in_order(_check, chunks, window=_CHUNKS_AHEAD) for pair in found]
+    problems = map_in_order(_find_problem, split.paths, window=_CHECKED_AHEAD)
+    bad = [(path, problem) for path, problem in zip(split.paths, problems, strict=True) if problem is not None]
     if not bad:
         return split, []
     bad_paths = {path for path, _ in bad}
     return Split(split.name, [sample for sample in split if sample.path not in bad_paths]), bad
 
 
-def _check(paths: list[str]) -> list[tuple[str, str]]:
-    bad = []
-    for path in paths:
-        try:
-            read_image(path)
-        except ImageError as error:
-            bad.append((path, str(error).removeprefix(f"{path}: ")))
-    return bad
+def _find_problem(path: str) -> str | None:
+    try:
+        read_image(path)
+    except ImageError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None

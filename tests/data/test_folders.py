@@ -100,9 +100,9 @@ def test_read_identity_folders_a_drawn_split_is_whole_fair_and_repeatable(counts
     assume(num_identities >= 2)
     touch(root, names)
     dataset, again = (read_identity_folders(root, split_seed=seed) for _ in range(2))
-    paths = [split.paths for split in (dataset.train, dataset.query, dataset.gallery)]
-    assert sorted(sum(paths, [])) == sorted(str(root / name) for name in names)
-    assert [split.paths for split in (again.train, again.query, again.gallery)] == paths
+    splits = [split.samples for split in (dataset.train, dataset.query, dataset.gallery)]
+    assert sorted(sample.path for split in splits for sample in split) == sorted(str(root / name) for name in names)
+    assert [split.samples for split in (again.train, again.query, again.gallery)] == splits
     if not len(dataset.query):
         assert len(dataset.train) == len(names)
         return

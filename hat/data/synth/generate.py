@@ -1,6 +1,7 @@
 """Generated data sets in the layout of Market-1501, written whole or not at all by a pool of processes."""
 
 import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -13,6 +14,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from PIL import Image
+
 from hat.data.loading import default_num_workers
 from hat.data.market import MANIFEST
 from hat.errors import UsageError, WorkError
@@ -24,7 +27,6 @@ _GENERATOR = "hat synth"
 _DRAWING = 2  # Counts up whenever the same seed gives other pictures.
 _TRAIN, _QUERY, _GALLERY = _FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 _MAX_IMAGES = 2_000_000
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,11 @@ def generate_dataset(
 ) -> SynthSummary:
     """Draw a multi-camera data set of pedestrians in the layout of Market-1501.
 
-    ``out``, absent or empty, gets ``bounding_box_train``, ``query`` and ``bounding_box_test`` with names like
-    ``0001_c1s1_000051_00.jpg`` (identity, camera, frame; identities and cameras from 1), and ``synth.json``, complete or not at
-    all. With ``force`` it replaces a drawn data set that holds nothing else. The first ``num_train_ids`` identities, half of
-    all if None, are for training; of every other one an image from each camera is a query and the rest is in the gallery, with
-    ``num_distractors`` false detections labeled 0000. Many programs read one digit from Market's names: stay below 10 cameras
-    for them.
+    ``out``, absent or empty, gets the three folders with names like ``0001_c1s1_000051_00.jpg`` (identity, camera, frame;
+    identities and cameras from 1), and ``synth.json``, complete or not at all. With ``force`` it replaces a drawn data set that
+    holds nothing else. The first ``num_train_ids`` identities, half of all if None, are for training; of every other one an
+    image from each camera is a query and the rest is in the gallery, with ``num_distractors`` false detections labeled 0000.
+    Many programs read one digit from Market's names: stay below 10 cameras for them.
 
     The same parameters give the same bytes whatever ``num_workers`` is (with the same versions of NumPy and Pillow), and an
     identity of a seed looks the same whatever the other parameters but ``size`` (height, width) are. With several workers a
@@ -174,9 +175,8 @@ def _check_target(target: Path, force: bool) -> None:
 
 
 def _draw_all(plan: _Plan, folder: Path, workers: int, total: int, on_progress: Callable[[int, int], None] | None) -> None:
-    jobs = [(True, index) for index in range(plan.num_ids)]
-    jobs += [(False, first) for first in range(0, plan.num_distractors, _BATCH)]
     draw, done = functools.partial(_draw_job, plan, folder), 0
+    jobs = range(plan.num_ids + plan.num_distractors)
     # Spawned, not forked: the caller may run threads (torch does), and a fork of them can hang.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) if workers > 1 else None
     try:
@@ -191,20 +191,20 @@ def _draw_all(plan: _Plan, folder: Path, workers: int, total: int, on_progress: 
             pool.shutdown(cancel_futures=True)
 
 
-def _draw_job(plan: _Plan, folder: Path, job: tuple[bool, int]) -> int:
-    """Draw all images of one identity, or one batch of distractors from a number on; returns how many."""
-    is_person, number = job
-    seed, size, shots = plan.seed, plan.size, plan.images_per_camera
-    count = plan.num_cameras * shots if is_person else min(_BATCH, plan.num_distractors - number)
-    for index in range(count):
-        if is_person:
-            camera, shot = divmod(index, shots)
-            part = _TRAIN if number < plan.num_train_ids else _GALLERY if shot else _QUERY
-            label, frame = number + 1, (number * 613 + camera * 171) % 990_000 + 51 + 25 * shot
-            image = draw_person(number, camera, shot, seed=seed, size=size)
-        else:
-            camera, part, label, frame = (number + index) % plan.num_cameras, _GALLERY, 0, 51 + 25 * (number + index)
-            image = draw_distractor(number + index, camera, seed=seed, size=size)
+def _draw_job(plan: _Plan, folder: Path, job: int) -> int:
+    """Draw all images of one identity, or one distractor if the job's number is beyond the identities; return how many."""
+
+    def save(image: Image.Image, part: str, label: int, camera: int, frame: int) -> None:
         name = f"{label:04d}_c{camera + 1}s1_{frame:06d}_00.jpg"
-        image.save(folder / part / name, "JPEG", quality=make_camera(seed, camera).quality)
-    return count
+        image.save(folder / part / name, "JPEG", quality=make_camera(plan.seed, camera).quality)
+
+    if job >= plan.num_ids:
+        number = job - plan.num_ids
+        camera = number % plan.num_cameras
+        save(draw_distractor(number, camera, seed=plan.seed, size=plan.size), _GALLERY, 0, camera, 51 + 25 * number)
+        return 1
+    for camera, shot in itertools.product(range(plan.num_cameras), range(plan.images_per_camera)):
+        part = _TRAIN if job < plan.num_train_ids else _GALLERY if shot else _QUERY
+        frame = (job * 613 + camera * 171) % 990_000 + 51 + 25 * shot
+        save(draw_person(job, camera, shot, seed=plan.seed, size=plan.size), part, job + 1, camera, frame)
+    return plan.num_cameras * plan.images_per_camera
