@@ -1,8 +1,7 @@
 """Tables: a CSV file row by row with every mistake named by its line, and a data set as such a table.
 
 Relative paths are relative to the table. A path may be absolute, may climb with ``..`` and may name a member of a zip file: the
-table is its owner's own list, and whatever it names has to exist and, when it is read, to be an image. Other columns are
-ignored.
+table is its owner's own list, and whatever it names has to exist and, when it is read, to be an image.
 """
 
 import codecs
@@ -27,10 +26,9 @@ def csv_rows(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the rows of a table with a header: the number of a row's line, and its fields by column in lower case.
 
-    It is UTF-8 or UTF-16, separated by commas, semicolons or tabs; blanks at the ends of fields are removed, empty lines left
-    out. Columns ``required`` must be there, in any order and case; those of ``all_or_none`` come together or not at all.
-    Without ``with_others`` all others are ignored, whatever their names, which may be empty as spreadsheets leave them. A
-    `DataError` for whatever is wrong, named by its line.
+    It is UTF-8 or UTF-16, separated by commas, semicolons or tabs; blanks around fields are removed, empty lines left out.
+    Columns ``required`` must be there, in any order and case; those of ``all_or_none`` come together or not at all. Without
+    ``with_others`` all others are ignored, whatever their names, which may be empty as spreadsheets leave them.
     """
     try:
         with path.open("rb") as binary:
@@ -130,16 +128,12 @@ def is_csv_table(path: Path) -> bool:
 
 
 def write_csv_table(dataset: ReIDDataset, path: Path) -> None:
-    """Write a data set as a table that `read_csv_table` reads, in place of a file that is there, to hand a drawn split on.
-
-    Paths are written absolute, since the table may lie anywhere.
-    """
+    """Write a data set, with absolute paths, as a table that `read_csv_table` reads, in place of a file that is there."""
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
             for split in (dataset.train, dataset.query, dataset.gallery):
-                for sample in split:
-                    writer.writerow([Path(sample.path).absolute(), sample.pid, sample.camid, split.name])
+                writer.writerows([Path(s.path).absolute(), s.pid, s.camid, split.name] for s in split)
     except OSError as error:
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -22,10 +22,10 @@ JUNK_PID = -1
 DISTRACTOR_PID = 0
 """Market-1501's label for a background crop: it stays in the gallery as a mistake that a ranking can make."""
 
-# Images and identity labels of train, query and gallery, junk not counted; the label that distractors share counts as one.
-# Market-1501's bounding_box_test holds 19,732 images: 13,115 of 750 identities, 2,798 distractors and 3,819 junk images.
-# DukeMTMC-reID's gallery holds the 702 identities of the query and 408 that only one camera saw. MSMT17's training part is
-# list_train.txt (30,248 images) and list_val.txt (2,373 of the same identities) together.
+# By registered name the sizes that benchmarks were published with: images and identity labels of train, query and gallery,
+# without junk; the label that distractors share counts as one. Market-1501's bounding_box_test holds 13,115 images of 750
+# identities, 2,798 distractors and 3,819 junk images. DukeMTMC-reID's gallery holds the 702 identities of the query and 408
+# that only one camera saw. MSMT17's training part is list_train.txt (30,248 images) with list_val.txt (2,373).
 PUBLISHED_COUNTS: Mapping[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
     "market1501": ((12_936, 751), (3_368, 750), (15_913, 751)),
     "dukemtmc-reid": ((16_522, 702), (2_228, 702), (17_661, 1_110)),
@@ -33,7 +33,6 @@ PUBLISHED_COUNTS: Mapping[str, tuple[tuple[int, int], tuple[int, int], tuple[int
     "cuhk03-np-detected": ((7_365, 767), (1_400, 700), (5_332, 700)),
     "msmt17": ((32_621, 1_041), (11_659, 3_060), (82_161, 3_060)),
 }
-"""The sizes that benchmarks were published with, by registered name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +48,10 @@ class Sample:
 
 
 class Split(Sequence[Sample]):
-    """An immutable sequence of samples with their labels as arrays.
-
-    Args:
-        name: ``"train"``, ``"query"`` or ``"gallery"``.
-        samples: The samples, in the order in which rows of an embedding matrix will stand.
-    """
+    """An immutable sequence of samples, in the order in which rows of embeddings stand, with their labels as arrays."""
 
     def __init__(self, name: str, samples: Sequence[Sample]) -> None:
-        self.name = name
+        self.name = name  # "train", "query" or "gallery"
         self.samples = tuple(samples)
 
     def __len__(self) -> int:
@@ -134,11 +128,7 @@ def assemble(
     notes: Sequence[str] = (),
     has_cameras: bool = True,
 ) -> ReIDDataset:
-    """Return a data set of its splits, with the notes that its sizes deserve after those of its reader.
-
-    The training part may be empty, and query and gallery may be both; anything else is a `DataError` that begins with
-    ``where``.
-    """
+    """Return a data set of its splits, of which train may be empty, or query and gallery both, with notes on their sizes."""
     splits = Split("train", train), Split("query", query), Split("gallery", gallery)
     if not any(map(len, splits)):
         raise DataError(f"{where}: no images were found")
@@ -151,7 +141,15 @@ def assemble(
     if not query:
         collected.append("no query and gallery: only for training")
     if name in PUBLISHED_COUNTS:
-        collected.append(_compare(splits, PUBLISHED_COUNTS[name]))
+        # A copy that differs is no error, since people hold subsets, but a result on it is not the benchmark's.
+        differences = [
+            f"{split.name} has {len(split):,} images of {split.num_pids:,} identities, published are {images:,} images of "
+            f"{pids:,} identities"
+            for split, (images, pids) in zip(splits, PUBLISHED_COUNTS[name], strict=True)
+            if len(split) and (len(split), split.num_pids) != (images, pids)
+        ]
+        same = "counts of images and identities are the published ones"
+        collected.append("not the published data set: " + "; ".join(differences) if differences else same)
     # Benchmarks are known to be free of this, and one of them numbers the people of its two parts apart.
     elif shared := {sample.pid for sample in train} & {sample.pid for sample in query}:
         collected.append(
@@ -159,19 +157,6 @@ def assemble(
             "was trained on it flatter"
         )
     return ReIDDataset(name, *splits, tuple(collected), has_cameras)
-
-
-def _compare(splits: Sequence[Split], published: Sequence[tuple[int, int]]) -> str:
-    """Return a note on a copy's sizes; one that differs is no error, since people hold subsets, but no benchmark either."""
-    differences = []
-    for split, expected in zip(splits, published, strict=True):
-        found = len(split), split.num_pids
-        if len(split) and found != expected:
-            has, should = (f"{images:,} images of {pids:,} identities" for images, pids in (found, expected))
-            differences.append(f"{split.name} has {has}, published are {should}")
-    if differences:
-        return "not the published data set: " + "; ".join(differences)
-    return "counts of images and identities are the published ones"
 
 
 def find_overlaps(dataset: ReIDDataset) -> tuple[str, ...]:

@@ -162,11 +162,10 @@ def _draw(images: list[_Found], seed: int, root: Path, *, with_train: bool) -> d
             by_identity[image.label][image.camera].append(image)
     for cameras in by_identity.values():
         groups = list(cameras.values())
-        queries: list[_Found] = []
-        if len(groups) > 1 or groups[0][0].camera is None:
-            queries = [group[0] for group in groups if len(group) > 1]
-            if not queries and len(groups) > 1:
-                queries = [groups[0][0]]  # the first in the order of the draw
+        can_match = len(groups) > 1 or groups[0][0].camera is None
+        queries = [group[0] for group in groups if can_match and len(group) > 1]
+        if len(groups) > 1 and not queries:
+            queries = groups[0][:1]  # the first in the order of the draw
         chosen = {query.location for query in queries}
         parts["query"] += queries
         parts["gallery"] += [image for group in groups for image in group if image.location not in chosen]

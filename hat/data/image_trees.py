@@ -16,7 +16,6 @@ from hat.data.labels import plain_name
 from hat.errors import DataError
 
 _MAX_ARCHIVES_IN_FOLDER = 64
-_MAX_WRAPPERS = 2
 _MAX_DEPTH = 64  # of folders in an archive; a hostile name could have thirty thousand
 
 # By `plain_name`: what systems and network drives put into folders.
@@ -57,8 +56,8 @@ class ImageTree:
 
     def folders(self) -> list[str]:
         """Return names of the sub-folders, sorted; hidden ones and those of systems are left out."""
-        names = self.content.folders
-        return sorted(name for name in names if not name.startswith(".") and plain_name(name) not in _SYSTEM_FOLDERS)
+        shown = (name for name in self.content.folders if not name.startswith("."))
+        return sorted(name for name in shown if plain_name(name) not in _SYSTEM_FOLDERS)
 
     def images(self) -> list[tuple[str, str]]:
         """Return (file name, location) of the images directly in this folder, sorted by name."""
@@ -145,7 +144,7 @@ def find_child(tree: ImageTree, names: Collection[str]) -> ImageTree | None:
 
 def unwrap(tree: ImageTree) -> ImageTree:
     """Return the folder inside one or two that hold nothing else, as unpacked archives do, and no images themselves."""
-    for _ in range(_MAX_WRAPPERS):
+    for _ in range(2):
         names = tree.folders()
         if len(names) != 1 or tree.images() or tree.child(names[0]).images():
             break

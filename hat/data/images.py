@@ -24,19 +24,16 @@ from hat.data.archives import read_member, split_location
 from hat.errors import ImageError, UsageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")  # read, by Pillow's names; AVIF where Pillow was built with it
+# Endings, in any case, of files that a reader of folders takes for images.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-"""Endings, in any case, of files that a reader of folders takes for images."""
-MAX_PIXELS = 64_000_000
-"""Largest width times height that is decoded unless the caller says otherwise."""
-MAX_FILE_BYTES = 64 * 2**20
-"""Largest encoded file that is read."""
+MAX_PIXELS = 64_000_000  # largest width times height that is decoded unless the caller says otherwise
+MAX_FILE_BYTES = 64 * 2**20  # largest encoded file that is read
 
 # Truncated files are an OSError to Pillow, broken PNGs a SyntaxError; the rest is what hostile ones have been seen to raise.
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, EOFError, OverflowError, MemoryError,
     RuntimeError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
-
 _HEADER_LOCK = threading.Lock()  # Python's filters of warnings belong to the process: one thread at a time may change them
 _FRAMES_LOOKED_AT = 32
 _SOON_BLACK = 2**14  # sixteen-bit gray whose largest value is below comes from a sensor of fewer bits

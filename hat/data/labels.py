@@ -5,8 +5,7 @@ from collections.abc import Iterable
 
 from hat.errors import DataError
 
-MAX_LABEL_LENGTH = 200
-"""Characters that a name may have."""
+MAX_LABEL_LENGTH = 200  # characters that a name may have
 
 # Spreadsheets write whole numbers as 7.0. More than 18 digits would not fit into int64: such a label is a name.
 _INTEGER = re.compile(r"[+-]?0*([0-9]{1,18})(?:\.0*)?")
@@ -47,9 +46,8 @@ def _camera_number(match: re.Match[str] | None) -> int | None:
 def parse_label(text: str) -> int | str:
     """Return what a label means: a number where it is written as a whole one, otherwise the name as it stands.
 
-    ``7``, ``007``, ``+7``, ``7.0`` and `` 7 `` are the number 7, ``0000`` is 0 (distractors), ``-1`` and ``-1.0`` are -1
-    (junk), and a number of more than 18 digits is a name. A `DataError` for what is empty, too long, holds characters that
-    cannot be printed, or is a negative number other than -1.
+    ``7``, ``007``, ``+7`` and ``7.0`` are the number 7, ``0000`` is 0 (distractors), ``-1`` and ``-1.0`` are -1 (junk). A
+    `DataError` for what is empty, too long, cannot be printed, or is a negative number other than -1.
     """
     label = text.strip()
     match = _INTEGER.fullmatch(label)
@@ -66,10 +64,10 @@ def parse_label(text: str) -> int | str:
 
 
 def number_labels(labels: Iterable[str], where: str) -> dict[str, int]:
-    """Return an integer for every label as it is written, since arrays hold integers; a `DataError` that begins with ``where``.
+    """Return an integer for every label as it is written, since arrays hold integers; ``where`` begins an error's message.
 
-    Numbers keep their values; names are numbered in sorted order after the largest of those, from 1 at the least: 0 is the
-    label of distractors. Labels that mean the same (``7`` and ``007``) get the same integer.
+    Numbers keep their values; names are numbered in sorted order after the largest, from 1 at the least: 0 is the label of
+    distractors. Labels that mean the same (``7`` and ``007``) get the same integer.
     """
     try:
         meaning = {label: parse_label(label) for label in set(labels)}

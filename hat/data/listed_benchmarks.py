@@ -132,7 +132,11 @@ def find_cuhk03_np(root: Path, boxes: Boxes) -> ImageTree | Path | None:
 
 def _read_protocol(path: Path, boxes: Boxes) -> ReIDDataset:
     table = _load_mat(path, _CUHK03_VARIABLES)
-    names = [_text(cell, path) for cell in np.ravel(table["filelist"])]
+    # A cell of MATLAB's arrives as an array of one string.
+    cells = [cell.item() if isinstance(cell, np.ndarray) and cell.size == 1 else cell for cell in np.ravel(table["filelist"])]
+    if not all(isinstance(cell, str) for cell in cells):
+        raise DataError(f"{path}: filelist is expected to be a cell array of file names")
+    names = [cell.strip() for cell in cells]
     labels, cameras, *indices = (_integers(table[name], name, path) for name in _CUHK03_VARIABLES[1:])
     if not len(names) == len(labels) == len(cameras):
         raise DataError(
@@ -147,14 +151,6 @@ def _read_protocol(path: Path, boxes: Boxes) -> ReIDDataset:
         located = [(files.find(names[row], f"{path}, entry {row + 1} of filelist"), row) for row in rows]
         splits.append([Sample(where, int(labels[row]), int(cameras[row])) for where, row in located if where is not None])
     return assemble(f"cuhk03-np-{boxes}", str(path.parent), *splits, notes=files.note())
-
-
-def _text(cell: Any, path: Path) -> str:
-    """Return the string in a cell of a cell array, which arrives as an array of one string."""
-    value = cell.item() if isinstance(cell, np.ndarray) and cell.size == 1 else cell
-    if not isinstance(value, str):
-        raise DataError(f"{path}: filelist is expected to be a cell array of file names")
-    return value.strip()
 
 
 def _integers(values: Any, name: str, path: Path) -> npt.NDArray[np.int64]:

@@ -47,9 +47,8 @@ def map_in_order(
 ) -> Generator[R, None, None]:
     """Yield the results of a function for items in their order, computed in threads.
 
-    They are taken in the caller's thread, at most ``window`` ahead of what was given out. ``num_workers`` is one for each core
-    where it is None; 0 calls the function in the caller's thread. When the reader stops early, waiting items are dropped and
-    the threads end before the iterator closes.
+    They are taken in the caller's thread, at most ``window`` ahead of what was given out. ``num_workers`` None is one for each
+    core, 0 none. When the reader stops early, waiting items are dropped and the threads end before the iterator closes.
     """
     workers = default_num_workers() if num_workers is None else num_workers
     if not workers:
@@ -81,7 +80,6 @@ def load_images(
 
     Args:
         paths: Where the images are, as in `Sample.path`.
-        preprocessing: Its height and width are the images'.
         on_bad: Called for an image that cannot be used, whose row is left black. None raises instead.
         progress: Called in the caller's thread with the number of images that were read since its last call.
 

@@ -13,8 +13,7 @@ from hat.data.image_trees import ImageTree, describe_unread, find_child, find_tr
 from hat.data.labels import parse_camera, plain_name
 from hat.errors import DataError
 
-MANIFEST = "synth.json"
-"""Beside the folders of a generated data set: its parameters, seed and counts."""
+MANIFEST = "synth.json"  # beside the folders of a generated data set: its parameters, seed and counts
 
 # Folder names of train, query and gallery; of each, the first that is there is read.
 _OFFICIAL_FOLDERS = (("bounding_box_train",), ("query",), ("bounding_box_test",))
@@ -109,9 +108,8 @@ def is_market_benchmark(root: Path, name: str) -> bool:
 def read_market_style(root: Path) -> ReIDDataset:
     """Read a folder, or a zip file, of images with names like ``0002_c1s1_000451_03.jpg``: identity 2 seen by camera 1.
 
-    In it, or in a folder that is all it holds, lie ``train/`` (or ``bounding_box_train/``), ``query/`` and ``gallery/`` (or
-    ``bounding_box_test/``, or ``test/``), in any case, or VeRi's ``image_train/``, ``image_query/`` and ``image_test/``. Either
-    the first or the other two may be absent.
+    In it, or in a folder that is all it holds, lie folders of `_STYLE_FOLDERS`, in any case; ``image_`` are VeRi's. Either that
+    of train or the other two may be absent.
     """
     tree = unwrap(open_tree(root))
     if not has_market_folders(tree, _STYLE_FOLDERS):

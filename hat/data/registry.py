@@ -98,13 +98,11 @@ def detect_dataset(root: str | PathLike[str]) -> str:
 
 
 def open_dataset(spec: str | PathLike[str], *, split_seed: int = 0, skip_missing: bool = False) -> ReIDDataset:
-    """Read a data set named as on the command line.
+    """Read a data set named as on the command line, with the options of `load_dataset`.
 
     Args:
         spec: ``DIR`` alone, whose kind is detected; ``KIND=DIR`` with a name of `list_datasets`; or ``NAME=DIR`` with any other
             name, which is what the data set is then called. A path that has a ``=`` in it and exists is a path.
-        split_seed: As of `load_dataset`.
-        skip_missing: As of `load_dataset`.
 
     Raises:
         DataError: The name is unknown, the path is missing, or the data set is not there.

@@ -1,5 +1,7 @@
 """One rule for labels, wherever they are written."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,9 +46,8 @@ def test_number_labels_are_dense_over_names_and_equal_only_for_the_same_meaning(
         numbers = number_labels(labels, "x")
     except DataError:
         return
-    for first in labels:
-        for second in labels:
-            assert (numbers[first] == numbers[second]) == (parse_label(first) == parse_label(second))
+    for first, second in itertools.product(labels, repeat=2):
+        assert (numbers[first] == numbers[second]) == (parse_label(first) == parse_label(second))
 
 
 @pytest.mark.parametrize(

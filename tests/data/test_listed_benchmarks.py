@@ -158,17 +158,8 @@ def test_read_msmt17_missing_images_are_left_out_and_told(touch, tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        *(
-            (line, "expected a line like")
-            for line in (
-                "0000/0000_000_01_0303morning_0015_0.jpg",
-                "0000/0000_000_01_0303morning_0015_0.jpg x",
-                "0000/0000_000_01_0303morning_0015_0.jpg -1",
-                "0000/0000_000_xx_0303morning_0015_0.jpg 0",
-                "0000/short.jpg 0",
-                "0",
-            )
-        ),
+        *((f"0000/0000_000_01_0303morning_0015_0.jpg{rest}", "expected a line like") for rest in ("", " x", " -1")),
+        *((f"{line}0", "expected a line like") for line in ("0000/0000_000_xx_0303morning_0015_0.jpg ", "0000/short.jpg ", "")),
         *((f"{path}0_0_01_a.jpg 0", ".* leads out of") for path in ("../0000/", "/etc/", "0000/../../", "..\\")),
     ],
 )

@@ -58,12 +58,12 @@ def test_market_from_one_zip_named_by_itself(zip_names, tmp_path):
 
 
 def test_training_part_alone_and_test_part_alone(zip_names, tmp_path):
-    train_only = load_dataset("market1501", zip_names(tmp_path / "train.zip", [f"{OFFICIAL}/{name}" for name in TRAIN]))
-    assert (len(train_only.train), len(train_only.query), len(train_only.gallery)) == (2, 0, 0)
-    assert "no query and gallery: only for training" in train_only.notes
-    test_only = load_dataset("market1501", zip_names(tmp_path / "test.zip", [f"{OFFICIAL}/{name}" for name in TEST]))
-    assert (len(test_only.train), len(test_only.query)) == (0, 2)
-    assert "no training part: only for evaluation" in test_only.notes
+    for part, sizes, note in (
+        (TRAIN, (2, 0, 0), "no query and gallery: only for training"),
+        (TEST, (0, 2, 3), "no training part: only for evaluation"),
+    ):
+        data = load_dataset("market1501", zip_names(tmp_path / "part.zip", [f"{OFFICIAL}/{name}" for name in part]))
+        assert (len(data.train), len(data.query), len(data.gallery)) == sizes and note in data.notes
 
 
 def test_an_unpacked_folder_is_preferred_to_the_zip_and_nothing_is_read_twice(touch, zip_names, tmp_path):

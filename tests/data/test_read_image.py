@@ -37,13 +37,13 @@ def test_transparent_pixels_become_white_and_half_transparent_ones_lighter(mode,
     assert pixels.tolist() == [[0, 0, 0], [255, 255, 255], [127, 127, 127]]
 
 
-def test_transparent_palette_entry_becomes_white(encode):
+@pytest.mark.parametrize("transparency", [1, b"\xff\x00"])
+def test_transparent_palette_entry_becomes_white(transparency, encode):
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.putpixel((1, 0), 1)
-    for transparency in (1, b"\xff\x00"):
-        pixels = np.asarray(decode_image(encode(image, "PNG", transparency=transparency), "x"))[0]
-        assert pixels.tolist() == [[10, 20, 30], [255, 255, 255]]
+    pixels = np.asarray(decode_image(encode(image, "PNG", transparency=transparency), "x"))[0]
+    assert pixels.tolist() == [[10, 20, 30], [255, 255, 255]]
 
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])

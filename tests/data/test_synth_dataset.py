@@ -113,20 +113,21 @@ def test_generate_dataset_never_replaces_a_folder_with_other_things(tmp_path):
         generate_dataset(tmp_path / "file", **TINY, force=True)
 
 
-def test_generate_dataset_force_replaces_and_an_empty_folder_is_filled(tmp_path):
+def test_generate_dataset_force_replaces_a_drawn_data_set(tmp_path):
     out = tmp_path / "f"
     out.mkdir()
-    generate_dataset(out, **TINIEST)
+    (out / "synth.json").write_text('{"generator": "hat synth"}')
     with pytest.raises(UsageError, match="replace it with --force"):
         generate_dataset(out, **TINIEST)
-    generate_dataset(out, **TINIEST | {"num_ids": 3}, force=True)
-    assert len(list(out.rglob("*.jpg"))) == 3 * 2 * 2
+    generate_dataset(out, **TINIEST, force=True)
+    assert len(list(out.rglob("*.jpg"))) == 2 * 2 * 2
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
 def test_generate_dataset_failure_leaves_nothing_and_keeps_what_was_there(tmp_path, monkeypatch):
     out = tmp_path / "g"
-    generate_dataset(out, **TINIEST)
+    out.mkdir()
+    generate_dataset(out, **TINIEST)  # an empty folder is filled
     before = contents(out)
     drawn = []
 
@@ -160,8 +161,7 @@ def test_synth_command_writes_reports_and_refuses(tiny, tmp_path, capsys, monkey
     assert contents(out) == contents(tiny)
 
     code, printed, errors = synth(out, options)
-    assert (code, printed) == (2, "")
-    assert "replace it with --force" in errors
+    assert (code, printed) == (2, "") and "replace it with --force" in errors
 
     code, printed, errors = synth(out, "--ids 3 --cams 2 --images-per-camera 2 --size 32x16 --force --train-ids 2")
     assert code == 0 and "train" in printed, errors

@@ -121,8 +121,7 @@ def test_draw_person_color_tells_something_about_identity_but_not_all():
     pictures = [draw_person(int(i), int(j), size=(64, 32)) for i, j in zip(pid, cam, strict=True)]
     features = np.array([color_histogram(np.asarray(picture)) for picture in pictures])
     similarity = features @ features.T
-    other_camera = cam[:, None] != cam[None, :]
-    same = pid[:, None] == pid[None, :]
+    other_camera, same = cam[:, None] != cam, pid[:, None] == pid
     assert similarity[other_camera & same].mean() > similarity[other_camera & ~same].mean() + 0.2
     best = np.where(other_camera, similarity, -1.0).argmax(1)
     rank1 = float((pid[best] == pid).mean())

@@ -107,17 +107,13 @@ def draw_distractor(number: int, camera: int, *, seed: int = 0, size: tuple[int,
     """Draw a false detection, counted from 0: a piece of background, things in it, or a fraction of somebody unlabeled."""
     lens = make_camera(seed, camera)
     rng = np.random.default_rng([seed, 8, number, camera])
-    taken = _detect(lens, _stranger(lens, rng), rng, rng, 0)
+    taken = _detect(lens, make_person(seed, int(rng.integers(MAX_IDENTITIES, NUM_PEOPLE))), rng, rng, 0)
     empty = bool(rng.random() < 0.5)
     if not empty:
         left = taken.view.left + float(rng.choice((-1, 1)) * rng.uniform(0.55, 0.8)) * taken.width
         top = taken.view.top + float(rng.uniform(-0.15, 0.15)) * taken.height
         taken = taken._replace(view=replace(taken.view, left=left, top=top))
     return _develop(lens, rng, _compose(lens, taken, rng, size, occluded=empty, empty=empty), size)
-
-
-def _stranger(camera: Camera, rng: np.random.Generator) -> Person:
-    return make_person(camera.seed, int(rng.integers(MAX_IDENTITIES, NUM_PEOPLE)))
 
 
 def _detect(camera: Camera, person: Person, track: np.random.Generator, rng: np.random.Generator, shot: int) -> _Shot:
@@ -217,7 +213,7 @@ def _add_stranger(
     camera: Camera, view: View, pixels: Array, rng: np.random.Generator, axis: float, ground: float, *, behind: bool
 ) -> None:
     """Paint somebody without a label, farther away or nearer, beside the person."""
-    stranger = _stranger(camera, rng)
+    stranger = make_person(camera.seed, int(rng.integers(MAX_IDENTITIES, NUM_PEOPLE)))
     offset = float(rng.choice((-1, 1)) * (rng.uniform(0.3, 0.75) if behind else rng.uniform(0.34, 0.5))) * view.scale
     distance = view.distance + (float(rng.uniform(1.5, 4.5)) if behind else -0.7)
     yaw = camera.yaw + float(rng.normal(0, 0.3)) + (math.pi if rng.random() < 0.4 else 0.0)

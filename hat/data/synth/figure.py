@@ -116,10 +116,6 @@ def _cloth(person: Person, color: Color, depth: float = 0.08) -> Field:
 def _add_leg(solids: Solids, person: Person, leg: Array, side: int) -> None:
     lower, color, girth = person.lower, person.lower_color, 0.4 + 0.6 * person.girth
 
-    def flesh(azimuth: Array, along: Array) -> Array:
-        base = mix(color, BLACK, 0.35) if lower == "tights" else person.skin
-        return over(base, (along > 0.9) & (person.shoes == "trainers" and lower != "tights"), (0.88, 0.88, 0.86))
-
     def trousers(azimuth: Array, along: Array) -> Array:
         base = _cloth(person, color)(azimuth, along)
         if lower == "jeans":  # Paler on the thigh.
@@ -134,7 +130,9 @@ def _add_leg(solids: Solids, person: Person, leg: Array, side: int) -> None:
         radii = np.array(_LEGS[lower]) * girth
         solids.limb(np.stack([*leg[:2], ankle]), radii, trousers, steps=7, side=side, layer=0.02)
     else:
-        solids.limb(leg[:3], np.array((0.047, 0.031, 0.020)) * girth, flesh, steps=7, side=side)
+        radii, socks = np.array((0.047, 0.031, 0.020)) * girth, lower != "tights" and person.shoes == "trainers"
+        flesh = mix(color, BLACK, 0.35) if lower == "tights" else person.skin
+        solids.limb(leg[:3], radii, lambda _, along: over(flesh, (along > 0.9) & socks, (0.88, 0.88, 0.86)), steps=7, side=side)
     if lower == "shorts":
         hem = leg[0] + (leg[1] - leg[0]) * 2 * person.hem
         solids.limb(np.stack([leg[0], hem]), np.array((0.052, 0.051)) * girth, trousers, steps=6, side=side, layer=0.02)

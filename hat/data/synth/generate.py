@@ -24,7 +24,6 @@ from .camera import MAX_IDENTITIES, draw_distractor, draw_person, make_camera
 from .wardrobe import make_person
 
 _GENERATOR = "hat synth"
-_DRAWING = 2  # Counts up whenever the same seed gives other pictures.
 _TRAIN, _QUERY, _GALLERY = _FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 _MAX_IMAGES = 2_000_000
 
@@ -94,10 +93,6 @@ def generate_dataset(
     identity of a seed looks the same whatever the other parameters but ``size`` (height, width) are. With several workers a
     script needs the usual ``if __name__ == "__main__":`` around its code, since workers import it; None is one for each core.
     ``on_progress`` is called with the numbers of images done and to do.
-
-    Raises:
-        UsageError: A parameter is out of its bounds, or ``out`` is not empty or may not be replaced.
-        WorkError: Writing failed, or a worker died.
     """
     train = num_ids // 2 if num_train_ids is None else num_train_ids
     plan = _Plan(seed, (size[0], size[1]), num_ids, train, num_cameras, images_per_camera, num_distractors)
@@ -136,7 +131,7 @@ def generate_dataset(
             manifest = {
                 "generator": _GENERATOR,
                 "version": version("hat-reid"),
-                "drawing": _DRAWING,
+                "drawing": 2,  # counts up whenever the same seed gives other pictures
                 "parameters": asdict(plan),
                 "counts": plan.counts(),
                 "cameras": [make_camera(seed, index).place for index in range(num_cameras)],

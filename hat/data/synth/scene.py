@@ -20,9 +20,8 @@ SPAN, TOP, BELOW = 8.0, 2.75, 0.75  # width of a scene in meters; how far it rea
 class Brush:
     """Polygons in meters, filled in perspective on a picture of ``size`` (height, width) that is reduced at the end.
 
-    Where people walk there are ``scale`` pixels to the meter, x = 0 is in the column ``axis`` and the ground in the row
-    ``ground``; ``camera`` is its height and distance. Far things fade to ``haze``; without it the picture is transparent where
-    nothing is painted.
+    Where people walk ``scale`` pixels are a meter, x = 0 is the column ``axis`` and the ground the row ``ground``; ``camera``
+    is its height and distance. Far things fade to ``haze``; without it the picture is transparent where nothing is painted.
     """
 
     def __init__(

@@ -138,8 +138,8 @@ class Solids:
             inner = 0.3 * np.clip(-side * np.cos(azimuth), 0, 1)[..., None]
             return np.asarray((color(azimuth, along) if callable(color) else color) * (1 - inner))
 
-        paint = shaded if side else color
-        self.rings(centers, radius, radius, paint, along=along, upright=False, **({"columns": 10} | options))
+        options = {"columns": 10} | options
+        self.rings(centers, radius, radius, shaded if side else color, along=along, upright=False, **options)
 
     def ball(self, center: Point, half: Point, color: Paint, *, rows: int = 5, jaw: float = 0.0, **options: Any) -> None:
         """Add an ellipsoid with ``half`` width, height and depth; places run from 1 at its top to -1 over ``rows`` facets.

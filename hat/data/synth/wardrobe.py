@@ -98,11 +98,8 @@ def vary(color: Color, rng: np.random.Generator, amount: float = 1.0) -> Color:
     """Move a color a little in hue, saturation and value, so that two red shirts are not the same red."""
     hue, saturation, value = colorsys.rgb_to_hsv(*color)
     turn, wash, light = rng.normal(0.0, (0.012, 0.05, 0.045)) * amount
-    return colorsys.hsv_to_rgb(
-        (hue + float(turn)) % 1.0,
-        min(max(saturation + float(wash) * (saturation > 0.06), 0.0), 1.0),
-        min(max(value + float(light), 0.1), 0.95),
-    )
+    saturation = min(max(saturation + float(wash) * (saturation > 0.06), 0.0), 1.0)
+    return colorsys.hsv_to_rgb((hue + float(turn)) % 1.0, saturation, min(max(value + float(light), 0.1), 0.95))
 
 
 @functools.lru_cache(maxsize=4)
