@@ -109,7 +109,7 @@ def _training_images(datasets: Sequence[ReIDDataset], skip_bad: bool, context: D
     if not sources:
         raise DataError(f"no training images in {', '.join(dataset.name for dataset in datasets) or 'no data set'}")
     for place, dataset in enumerate(sources if skip_bad else ()):
-        kept, bad = check_images(dataset.train, skip_bad=True)
+        kept, bad = check_images(dataset.train)
         if bad and context.is_main:
             path, reason = bad[0]
             stderr.print(f"{dataset.name}: {len(bad)} images cannot be used and are left out, such as {path}: {reason}")

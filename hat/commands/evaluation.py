@@ -141,16 +141,16 @@ def _without_bad_images(dataset: ReIDDataset) -> tuple[ReIDDataset, int]:
 
     from hat.data import check_images
 
-    query, bad_query = check_images(dataset.query, skip_bad=True)
-    gallery, bad_gallery = check_images(dataset.gallery, skip_bad=True)
+    query, bad_query = check_images(dataset.query)
+    gallery, bad_gallery = check_images(dataset.gallery)
     for path, reason in bad_query + bad_gallery:
         stderr.print(f"left out: {path}: {reason}", markup=False)
     return replace(dataset, query=query, gallery=gallery), len(bad_query) + len(bad_gallery)
 
 
 def _embed(embedder: Embedder, dataset: ReIDDataset, flip: bool) -> tuple[Embeddings, Embeddings, float]:
+    from hat.data.datasets import find_overlaps
     from hat.data.images import describe_frames
-    from hat.data.overlaps import find_overlaps
     from hat.evaluation import embed_dataset
 
     for note in (*dataset.notes, *find_overlaps(dataset), *describe_frames(dataset.query.paths)):

@@ -4,104 +4,72 @@ Each process opens an archive once and its threads share the handle. Members are
 hostile name such as ``../x`` leads nowhere.
 """
 
+import functools
 import lzma
 import os
 import re
 import threading
 import zipfile
 import zlib
-from collections import OrderedDict
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from hat.errors import DataError, ImageError
 
-_MAX_OPEN_ARCHIVES = 8
 _BROKEN_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError, ValueError)
 
 
-@dataclass
-class _OpenArchive:
-    """A zip file that is open, with what the file looked like when it was opened."""
-
-    handle: zipfile.ZipFile
-    stamp: tuple[int, int, int]
-    # Nothing promises that one ZipFile may be read by several threads at once; unpacking is a small part of reading an image.
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-_archives: OrderedDict[str, _OpenArchive] = OrderedDict()
-_archives_lock = threading.Lock()
-
-
-def _forget_archives() -> None:
-    """Start again in a forked child, which shares file offsets with its parent and may inherit a lock that nobody releases."""
-    global _archives, _archives_lock  # noqa: PLW0603
-    _archives = OrderedDict()
-    _archives_lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_archives)
-
-
 def split_location(location: str) -> tuple[str, str] | None:
-    """Split ``archive.zip!member`` into the archive's path and the member's name.
+    """Split ``archive.zip!member`` into the archive's path and the member's name; None for the path of an ordinary file.
 
-    Returns:
-        ``(archive, member)``, or None for the path of an ordinary file. A path with several ``.zip!`` is split where the left
-        part is a file; where none is, at the first.
+    A path with several ``.zip!`` is split where the left part is a file; where none is, at the first.
     """
     parts = [(location[: m.end() - 1], location[m.end() :]) for m in re.finditer(r"\.zip!", location, re.IGNORECASE)]
     return next((split for split in parts if Path(split[0]).is_file()), parts[0] if parts else None)
 
 
-def list_members(archive: Path) -> list[str]:
-    """Return names of the files in a zip file, sorted; folders are left out.
+def location_exists(location: str) -> bool:
+    """Return whether a file, or an archive and a file in it, is there; a `DataError` where the archive cannot be read."""
+    member = split_location(location)
+    if member is None:
+        return "\0" not in location and Path(location).is_file()
+    archive, name = member
+    return Path(archive).is_file() and name in _directory(archive) and not name.endswith("/")
 
-    Raises:
-        DataError: The archive cannot be read.
-    """
-    return sorted(name for name, info in _list(str(archive)).items() if not info.is_dir())
+
+def list_members(archive: Path) -> list[str]:
+    """Return names of the files in a zip file, sorted, folders left out; a `DataError` where it cannot be read."""
+    return sorted(name for name, info in _directory(str(archive)).items() if not info.is_dir())
 
 
 def member_checksum(archive: str, member: str) -> str:
-    """Return what tells a member's content from others, as the archive's directory says it; nothing is unpacked.
-
-    Raises:
-        DataError: The archive cannot be read or has no such member.
-    """
-    info = _list(archive).get(member)
+    """Return what tells a member's content from others, as the archive's directory says it; a `DataError` without it."""
+    info = _directory(archive).get(member)
     if info is None:
         raise DataError(f"{archive}!{member}: the archive has no such member")
     return f"{info.file_size} {info.CRC:08x}"
 
 
-def _list(archive: str) -> dict[str, zipfile.ZipInfo]:
+def _directory(archive: str) -> dict[str, zipfile.ZipInfo]:
     try:
-        return _open_archive(archive).handle.NameToInfo
+        return _open_archive(archive)[0].NameToInfo
     except (OSError, *_BROKEN_ARCHIVE) as error:
         raise DataError(f"{archive}: cannot be read as a zip file ({error})") from None
 
 
 def read_member(archive: str, member: str, *, max_bytes: int) -> bytes:
-    """Read one member of a zip file into memory.
+    """Return one member of a zip file, unpacked, with a checksum that is right.
 
-    Returns:
-        The unpacked bytes, at most ``max_bytes`` of them, whose checksum is right.
-
-    Raises:
-        ImageError: The archive or the member is missing, broken, encrypted, or larger than ``max_bytes``.
+    An `ImageError` where the archive or the member is missing, broken, encrypted, or larger than ``max_bytes``.
     """
     location = f"{archive}!{member}"
     try:
-        opened = _open_archive(archive)
-        info = opened.handle.NameToInfo.get(member)
+        handle, lock = _open_archive(archive)
+        info = handle.NameToInfo.get(member)
         if info is None:
             raise ImageError(f"{location}: the archive has no such member")
         if info.flag_bits & 0x1:
             raise ImageError(f"{location}: encrypted; unpack the archive first")
-        with opened.lock, opened.handle.open(info) as stream:
+        with lock, handle.open(info) as stream:
             # The size in the directory is only a claim, so the stream itself is held to the limit.
             data = stream.read(max_bytes + 1)
     except FileNotFoundError:
@@ -113,16 +81,21 @@ def read_member(archive: str, member: str, *, max_bytes: int) -> bytes:
     return data
 
 
-def _open_archive(path: str) -> _OpenArchive:
+def _open_archive(path: str) -> tuple[zipfile.ZipFile, threading.Lock]:
     status = Path(path).stat()
-    stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-    with _archives_lock:
-        opened = _archives.get(path)
-        if opened is None or opened.stamp != stamp:
-            # A replaced or evicted handle is dropped, not closed: another thread may be reading from it, and the last one
-            # closes it.
-            opened = _archives[path] = _OpenArchive(zipfile.ZipFile(path), stamp)
-            while len(_archives) > _MAX_OPEN_ARCHIVES:
-                _archives.popitem(last=False)
-        _archives.move_to_end(path)
-        return opened
+    return _opened(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(path: str, *stamp: int) -> tuple[zipfile.ZipFile, threading.Lock]:
+    """Open an archive, again where its stamp says that the file was replaced.
+
+    Nothing promises that one ZipFile may be read by several threads at once, hence the lock: unpacking is a small part of
+    reading an image. A handle that leaves the cache is not closed, since another thread may be reading from it.
+    """
+    return zipfile.ZipFile(path), threading.Lock()
+
+
+# A forked child shares file offsets with its parent and may inherit a lock that nobody releases: it opens its own.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_opened.cache_clear)

@@ -1,25 +1,22 @@
 """Tables: a CSV file row by row with every mistake named by its line, and a data set as such a table.
 
 Relative paths are relative to the table. A path may be absolute, may climb with ``..`` and may name a member of a zip file: the
-table is its owner's own list, and whatever it names has to exist and, when it is read, to be an image. Other columns are
-ignored.
+table is its owner's own list, and whatever it names has to exist and, when it is read, to be an image.
 """
-
-from __future__ import annotations
 
 import codecs
 import csv
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from hat.data.archives import list_members, split_location
-from hat.data.datasets import JUNK_PID, ReIDDataset, Sample
+from hat.data.archives import location_exists
+from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, assemble
 from hat.data.labels import number_labels
-from hat.data.published_counts import assemble
 from hat.errors import DataError, WorkError
 
+_COLUMNS = ("path", "pid", "camid", "split")
+_SPLITS = ("train", "query", "gallery")
 _MOST_COLUMNS = 1000
 _MAX_HEADER = 1_000_000
 
@@ -27,24 +24,17 @@ _MAX_HEADER = 1_000_000
 def csv_rows(
     path: Path, *, required: Collection[str], all_or_none: Collection[str] = (), with_others: bool = True
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Read a table with a header, one row at a time: UTF-8 or UTF-16, separated by commas, semicolons or tabs.
+    """Yield the rows of a table with a header: the number of a row's line, and its fields by column in lower case.
 
-    Args:
-        path: The file.
-        required: Columns that must be there, in any order; names of columns are told without regard to case.
-        all_or_none: Columns that come together or not at all.
-        with_others: Whether all other columns are read too; otherwise they are ignored, whatever their names, which may be
-            empty as spreadsheets leave them.
-
-    Yields:
-        The number of a row's line and its fields by column, blanks at their ends removed. Empty lines are left out.
-
-    Raises:
-        DataError: The file cannot be read, is not CSV, a column that is read is missing or named twice, or a row is too short
-            or too long.
+    It is UTF-8 or UTF-16, separated by commas, semicolons or tabs; blanks around fields are removed, empty lines left out.
+    Columns ``required`` must be there, in any order and case; those of ``all_or_none`` come together or not at all. Without
+    ``with_others`` all others are ignored, whatever their names, which may be empty as spreadsheets leave them.
     """
     try:
-        with path.open(newline="", encoding=_encoding(path)) as file:
+        with path.open("rb") as binary:
+            is_utf16 = binary.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        # utf-8-sig: spreadsheets write a byte-order mark, which would become part of the first column's name.
+        with path.open(newline="", encoding="utf-16" if is_utf16 else "utf-8-sig") as file:
             first = file.readline(_MAX_HEADER)
             file.seek(0)
             # The separator that the header has most of; names of columns hold none of the three.
@@ -69,13 +59,6 @@ def csv_rows(
         raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
 
 
-def _encoding(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(2)
-    # utf-8-sig: spreadsheets write a byte-order mark, which would become part of the first column's name.
-    return "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-
-
 def _check_header(path: Path, header: list[str], required: Collection[str], all_or_none: Collection[str]) -> None:
     if len(header) > _MOST_COLUMNS:
         raise DataError(f"{path}, line 1: more than {_MOST_COLUMNS:,} columns")
@@ -87,81 +70,56 @@ def _check_header(path: Path, header: list[str], required: Collection[str], all_
         raise DataError(f"{path}, line 1: expected the columns {', '.join(required)}; {', '.join(missing)} missing")
 
 
-COLUMNS = ("path", "pid", "camid", "split")
-"""The columns that a table must have, in any order."""
-
-_SPLITS = ("train", "query", "gallery")
-
-
-class _Row(NamedTuple):
-    line: int
-    location: str
-    pid: str
-    camid: str
-    split: str
-
-
 def read_csv_table(path: Path, *, skip_missing: bool = False) -> ReIDDataset:
-    """Read a data set from a table, see `csv_rows`.
+    """Read a data set from a table, see `csv_rows`, in the order of its rows.
 
-    Args:
-        path: The file. ``pid`` and ``camid`` are any labels: numbers keep their values, names are numbered after them. A pid of
-            ``-1`` is junk and left out. ``split`` is ``train``, ``query`` or ``gallery``. Paths may be written with
-            backslashes.
-        skip_missing: Leave rows out whose files are not there, with a note, instead of raising.
-
-    Returns:
-        The data set, rows in the order of the file.
-
-    Raises:
-        DataError: The file cannot be read, a column is missing, a row is wrong, or files are not there and ``skip_missing`` is
-            False; the row is named by its line.
+    ``pid`` and ``camid`` are any labels: numbers keep their values, names are numbered after them, and a pid of ``-1`` is junk
+    and left out. ``split`` is ``train``, ``query`` or ``gallery``. Paths may be written with backslashes. With ``skip_missing``
+    rows whose files are not there are left out, with a note, instead of raising.
     """
-    exists = _Existence()
-    rows: list[_Row] = []
-    missing: list[_Row] = []
-    for line, fields in csv_rows(path, required=COLUMNS, with_others=False):
-        row = _check_row(_Row(line, *(fields[column] for column in COLUMNS)), path, exists)
-        (rows if exists(row.location) else missing).append(row)
+    rows: list[dict[str, str]] = []
+    missing: list[tuple[str, str]] = []
+    for line, row in csv_rows(path, required=_COLUMNS, with_others=False):
+        where = f"{path}, line {line}"
+        row["path"] = _locate(row, path.parent, where)
+        if location_exists(row["path"]):
+            rows.append(row)
+        else:
+            missing.append((where, row["path"]))
     if missing and not skip_missing:
+        where, location = missing[0]
         more = f" (and {len(missing) - 1:,} more of {len(rows) + len(missing):,}; --skip-bad leaves them out)"
-        raise DataError(
-            f"{path}, line {missing[0].line}: there is no file {missing[0].location}{more if len(missing) > 1 else ''}"
-        )
+        raise DataError(f"{where}: there is no file {location}{more if len(missing) > 1 else ''}")
     if not rows:
         raise DataError(f"{path}: no rows after the header")
-    pids = number_labels((row.pid for row in rows), f"{path}, column pid")
-    camids = number_labels((row.camid for row in rows), f"{path}, column camid")
-    kept = [row for row in rows if pids[row.pid] != JUNK_PID]
+    pids = number_labels((row["pid"] for row in rows), f"{path}, column pid")
+    camids = number_labels((row["camid"] for row in rows), f"{path}, column camid")
+    kept = [row for row in rows if pids[row["pid"]] != JUNK_PID]
     notes = [f"{len(rows) - len(kept):,} junk images (-1) left out"] if len(kept) < len(rows) else []
     if missing:
-        notes.append(f"{len(missing):,} listed files are not there and left out, the first is {missing[0].location}")
-    repeated = [name for name, count in Counter((row.location, row.split) for row in kept).items() if count > 1]
+        notes.append(f"{len(missing):,} listed files are not there and left out, the first is {missing[0][1]}")
+    repeated = [name for name, count in Counter((row["path"], row["split"]) for row in kept).items() if count > 1]
     if repeated:
         notes.append(f"{len(repeated):,} files are listed more than once in one split, such as {repeated[0][0]}")
-    samples = [(row.split, Sample(row.location, pids[row.pid], camids[row.camid])) for row in kept]
-    return assemble("csv", str(path), *([s for name, s in samples if name == split] for split in _SPLITS), notes=notes)
+    splits: dict[str, list[Sample]] = {name: [] for name in _SPLITS}
+    for row in kept:
+        splits[row["split"]].append(Sample(row["path"], pids[row["pid"]], camids[row["camid"]]))
+    return assemble("csv", str(path), *splits.values(), notes=notes)
 
 
-def write_csv_table(dataset: ReIDDataset, path: Path) -> None:
-    """Write a data set as a table that `read_csv_table` reads, so that a drawn split can be handed on.
-
-    Args:
-        dataset: Any data set; absolute paths are written, since the table may lie anywhere.
-        path: The file; one that is there is replaced.
-
-    Raises:
-        WorkError: It cannot be written.
-    """
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for split in (dataset.train, dataset.query, dataset.gallery):
-                for sample in split:
-                    writer.writerow([Path(sample.path).absolute(), sample.pid, sample.camid, split.name])
-    except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+def _locate(row: dict[str, str], folder: Path, where: str) -> str:
+    """Return the location of a row's file, as it can be opened from anywhere, once its fields are checked."""
+    for column in _COLUMNS:
+        if not row[column]:
+            raise DataError(f"{where}: {column} is empty")
+    if row["split"] not in _SPLITS:
+        raise DataError(f"{where}: split is {row['split']!r}, expected {', '.join(_SPLITS)}")
+    if row["camid"].startswith("-"):
+        raise DataError(f"{where}: camid is {row['camid']!r}, expected a name or a number of at least 0")
+    location = str(folder / row["path"])  # joining keeps an absolute path as it is
+    if "\\" in row["path"] and not location_exists(location):
+        location = str(folder / row["path"].replace("\\", "/"))
+    return location
 
 
 def is_csv_table(path: Path) -> bool:
@@ -169,34 +127,13 @@ def is_csv_table(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith(".csv")
 
 
-def _check_row(row: _Row, table: Path, exists: _Existence) -> _Row:
-    where = f"{table}, line {row.line}"
-    for column, value in zip(COLUMNS, row[1:], strict=True):
-        if not value:
-            raise DataError(f"{where}: {column} is empty")
-    if row.split not in _SPLITS:
-        raise DataError(f"{where}: split is {row.split!r}, expected {', '.join(_SPLITS)}")
-    if row.camid.startswith("-"):
-        raise DataError(f"{where}: camid is {row.camid!r}, expected a name or a number of at least 0")
-    location = str(table.parent / row.location)  # joining keeps an absolute path as it is
-    if "\\" in row.location and not exists(location):
-        location = str(table.parent / row.location.replace("\\", "/"))
-    return row._replace(location=location)
-
-
-class _Existence:
-    """Whether a location exists; the members of an archive are listed once."""
-
-    def __init__(self) -> None:
-        self._members: dict[str, frozenset[str]] = {}
-
-    def __call__(self, location: str) -> bool:
-        member = split_location(location)
-        if member is None:
-            return "\0" not in location and Path(location).is_file()
-        archive, name = member
-        if not Path(archive).is_file():
-            return False
-        if archive not in self._members:
-            self._members[archive] = frozenset(list_members(Path(archive)))
-        return name in self._members[archive]
+def write_csv_table(dataset: ReIDDataset, path: Path) -> None:
+    """Write a data set, with absolute paths, as a table that `read_csv_table` reads, in place of a file that is there."""
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(_COLUMNS)
+            for split in (dataset.train, dataset.query, dataset.gallery):
+                writer.writerows([Path(s.path).absolute(), s.pid, s.camid, split.name] for s in split)
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from hat.data.archives import list_members
 from hat.data.images import IMAGE_SUFFIXES
+from hat.data.labels import plain_name
 from hat.errors import DataError
 
 _MAX_ARCHIVES_IN_FOLDER = 64
-_MAX_WRAPPERS = 2
 _MAX_DEPTH = 64  # of folders in an archive; a hostile name could have thirty thousand
 
 # By `plain_name`: what systems and network drives put into folders.
@@ -35,12 +35,10 @@ class Content:
 
 
 class ImageTree:
-    """A folder with sub-folders and image files; `FolderTree` is on disk, `ZipTree` inside a zip file.
+    """A folder with sub-folders and image files: a `FolderTree` on disk, a `ZipTree` inside a zip file.
 
-    Attributes:
-        where: The folder's path, or ``archive.zip!folder``.
-        name: The folder's own name.
-        prefix: What stands before a file's name in its location.
+    ``where`` is its path, or ``archive.zip!folder``; ``name`` its own name; ``prefix`` what stands before a file's name in the
+    file's location.
     """
 
     where: str
@@ -49,7 +47,7 @@ class ImageTree:
 
     @cached_property
     def content(self) -> Content:
-        """What lies directly in the folder."""
+        """What lies directly in the folder; a `DataError` where it cannot be listed."""
         raise NotImplementedError
 
     def child(self, name: str) -> ImageTree:
@@ -58,25 +56,21 @@ class ImageTree:
 
     def folders(self) -> list[str]:
         """Return names of the sub-folders, sorted; hidden ones and those of systems are left out."""
-        names = self.content.folders
-        return sorted(name for name in names if not name.startswith(".") and plain_name(name) not in _SYSTEM_FOLDERS)
+        shown = (name for name in self.content.folders if not name.startswith("."))
+        return sorted(name for name in shown if plain_name(name) not in _SYSTEM_FOLDERS)
 
     def images(self) -> list[tuple[str, str]]:
-        """(file name, location) of the images directly in this folder, sorted by name."""
-        return [(name, self.prefix + name) for name in sorted(self.content.files) if is_image_name(name)]
+        """Return (file name, location) of the images directly in this folder, sorted by name."""
+        return [(name, self.prefix + name) for name in sorted(self.content.files) if _is_image_name(name)]
 
     def unread(self) -> list[str]:
         """Return names of files here that are neither images nor texts, and of links that lead nowhere, sorted."""
-        names = [name for name in self.content.files if not is_image_name(name)] + self.content.broken
+        names = [name for name in self.content.files if not _is_image_name(name)] + self.content.broken
         return sorted(name for name in names if not _SIDECARS.fullmatch(name))
 
 
 class FolderTree(ImageTree):
-    """A folder on disk, listed when it is first asked for.
-
-    Raises:
-        DataError: When asked: the folder cannot be listed.
-    """
+    """A folder on disk, listed when it is first asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -84,17 +78,12 @@ class FolderTree(ImageTree):
         self.name = path.name or path.resolve().name
 
     def child(self, name: str) -> FolderTree:
-        """Return the sub-folder of that name."""
+        """Return the sub-folder of that name, not listed yet."""
         return FolderTree(self.path / name)
-
-    def archives(self) -> list[Path]:
-        """Return the zip files directly in this folder, sorted by name."""
-        names = sorted(name for name in self.content.files if name.lower().endswith(".zip"))
-        return [self.path / name for name in names[:_MAX_ARCHIVES_IN_FOLDER]]
 
     @cached_property
     def content(self) -> Content:
-        """What lies directly in the folder."""
+        """What lies directly in the folder, listed once."""
         content = Content()
         try:
             with os.scandir(self.path) as entries:
@@ -109,27 +98,18 @@ class FolderTree(ImageTree):
 
 
 class ZipTree(ImageTree):
-    """A folder inside a zip file; its top to begin with.
-
-    Raises:
-        DataError: The archive cannot be read.
-    """
+    """A folder inside a zip file; its top to begin with."""
 
     def __init__(self, archive: Path, folder: str = "", content: Content | None = None) -> None:
         self.archive, self.folder = archive, folder
         self.where = f"{archive}!{folder}" if folder else str(archive)
         self.name = folder.rpartition("/")[2] or archive.stem
         self.prefix = f"{archive}!{folder}/" if folder else f"{archive}!"
-        self._content = _group(list_members(archive)) if content is None else content
+        self.content = _group(list_members(archive)) if content is None else content
 
     def child(self, name: str) -> ZipTree:
         """Return the sub-folder of that name."""
         return ZipTree(self.archive, f"{self.folder}/{name}".lstrip("/"), self.content.folders[name])
-
-    @cached_property
-    def content(self) -> Content:
-        """What lies directly in the folder."""
-        return self._content
 
 
 def _group(members: list[str]) -> Content:
@@ -151,8 +131,8 @@ def leads_out(relative: str) -> bool:
     return "\\" in relative or "\0" in relative or any(part in ("", ".", "..") for part in relative.split("/"))
 
 
-def is_image_name(name: str) -> bool:
-    """Return whether a file name is taken for an image's: by its ending, and not hidden (``._x.jpg`` is a Mac's side file)."""
+def _is_image_name(name: str) -> bool:
+    """Return whether a name has an image's ending and is not hidden (``._x.jpg`` is a Mac's side file)."""
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
@@ -163,11 +143,8 @@ def find_child(tree: ImageTree, names: Collection[str]) -> ImageTree | None:
 
 
 def unwrap(tree: ImageTree) -> ImageTree:
-    """Return the folder inside folders that hold nothing else, as unpacked archives do, at most `_MAX_WRAPPERS` levels down.
-
-    An only folder that holds images itself is no wrapper.
-    """
-    for _ in range(_MAX_WRAPPERS):
+    """Return the folder inside one or two that hold nothing else, as unpacked archives do, and no images themselves."""
+    for _ in range(2):
         names = tree.folders()
         if len(names) != 1 or tree.images() or tree.child(names[0]).images():
             break
@@ -187,17 +164,8 @@ def describe_unread(trees: Iterable[ImageTree]) -> tuple[str, ...]:
     return (f"{len(names):,} files are not read ({counts}), such as {names[0]}",)
 
 
-def plain_name(name: str) -> str:
-    """Return a name as it is compared: lower case, letters and digits alone, so that ``CUHK03-NP`` is ``cuhk03_np``."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
 def open_tree(root: Path) -> FolderTree | ZipTree:
-    """Return a folder or a zip file as a tree.
-
-    Raises:
-        DataError: There is neither a folder nor a zip file.
-    """
+    """Return a folder or a zip file as a tree; a `DataError` where there is neither."""
     if root.is_dir():
         return FolderTree(root)
     if root.is_file() and root.name.lower().endswith(".zip"):
@@ -208,22 +176,16 @@ def open_tree(root: Path) -> FolderTree | ZipTree:
 def find_trees(root: Path, official: Collection[str]) -> Iterator[ImageTree]:
     """Yield the folders in which a data set may lie, the likeliest first.
 
-    Those are ``root`` itself; folders of an official name up to two levels below it; and, where ``root`` is a folder, folders
-    of an official name inside the zip files that it holds.
-
-    Args:
-        root: What the user named: a folder or a zip file.
-        official: Names of the data set's own folder, as `plain_name` gives them.
-
-    Raises:
-        DataError: ``root`` is neither a folder nor a zip file.
+    Those are ``root`` itself, a folder or a zip file; folders of an ``official`` name (as `plain_name` gives it) up to two
+    levels below it; and, where ``root`` is a folder, folders of an official name inside the zip files that it holds.
     """
     tree = open_tree(root)
     yield tree
     yield from _named_below(tree, official)
     if isinstance(tree, FolderTree):
-        for archive in tree.archives():
-            yield from _named_below(ZipTree(archive), official)
+        archives = sorted(name for name in tree.content.files if name.lower().endswith(".zip"))
+        for name in archives[:_MAX_ARCHIVES_IN_FOLDER]:
+            yield from _named_below(ZipTree(tree.path / name), official)
 
 
 def _named_below(tree: ImageTree, official: Collection[str]) -> Iterator[ImageTree]:

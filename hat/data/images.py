@@ -23,40 +23,25 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from hat.data.archives import read_member, split_location
 from hat.errors import ImageError, UsageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-"""The formats that are read, by Pillow's names; AVIF where Pillow was built with it."""
-
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")  # read, by Pillow's names; AVIF where Pillow was built with it
+# Endings, in any case, of files that a reader of folders takes for images.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-"""Endings, in any case, of files that a reader of folders takes for images."""
-
-MAX_PIXELS = 64_000_000
-"""Largest width times height that is decoded unless the caller says otherwise."""
-
-MAX_FILE_BYTES = 64 * 2**20
-"""Largest encoded file that is read."""
+MAX_PIXELS = 64_000_000  # largest width times height that is decoded unless the caller says otherwise
+MAX_FILE_BYTES = 64 * 2**20  # largest encoded file that is read
 
 # Truncated files are an OSError to Pillow, broken PNGs a SyntaxError; the rest is what hostile ones have been seen to raise.
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, EOFError, OverflowError, MemoryError,
     RuntimeError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
-
-_HEADER_LOCK = threading.Lock()
-"""Python's filters of warnings belong to the process: only one thread at a time may change them."""
-
-_default_gray_bits: int | None = None
-
+_HEADER_LOCK = threading.Lock()  # Python's filters of warnings belong to the process: one thread at a time may change them
 _FRAMES_LOOKED_AT = 32
-_SOON_BLACK = 2**14
-"""Sixteen-bit gray whose largest value is below this comes from a sensor of fewer bits, and would be nearly black."""
+_SOON_BLACK = 2**14  # sixteen-bit gray whose largest value is below comes from a sensor of fewer bits
+_default_gray_bits: int | None = None
 
 
 def set_gray_bits(bits: int | None) -> None:
-    """Set how many bits sixteen-bit gray images use in this process, wherever a call does not say: see `to_rgb`.
-
-    Raises:
-        UsageError: It is not 8 to 16, or None.
-    """
+    """Set how many bits, 8 to 16, sixteen-bit gray images use in this process, wherever a call does not say: see `to_rgb`."""
     global _default_gray_bits  # noqa: PLW0603 - as Pillow's MAX_IMAGE_PIXELS: of all images that a process reads, in any thread
     if bits is not None and not 8 <= bits <= 16:
         raise UsageError(f"sixteen-bit gray uses 8 to 16 bits, got {bits}")
@@ -64,45 +49,25 @@ def set_gray_bits(bits: int | None) -> None:
 
 
 def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, gray_bits: int | None = None) -> Image.Image:
-    """Read and decode one image.
+    """Read and decode one image: the first picture in a file of one of `FORMATS`, mode RGB, upright.
 
     Args:
-        path: A file of one of `FORMATS`, whatever its name ends with, or ``archive.zip!member/inside.jpg``.
+        path: The file, whatever its name ends with, or ``archive.zip!member/inside.jpg``.
         max_pixels: Largest width times height. Pillow's own limit (``PIL.Image.MAX_IMAGE_PIXELS``) holds where it is lower.
-        gray_bits: Bits that a sixteen-bit gray image really uses, see `to_rgb`.
-
-    Returns:
-        The first picture in the file: mode RGB, upright.
+        gray_bits: Bits that sixteen-bit gray really uses, see `to_rgb`.
 
     Raises:
-        ImageError: The file is missing, not a file, unreadable, empty, too large, truncated or not an image. The message begins
-            with ``path``.
+        ImageError: The file is missing, unreadable, too large, truncated or not an image. The message begins with ``path``.
     """
     name = os.fsdecode(path)
     return decode_image(read_encoded(name), name, max_pixels=max_pixels, gray_bits=gray_bits)
 
 
-def read_encoded(path: str) -> bytes:
-    """Read the bytes of a file or of a member of a zip file, at most `MAX_FILE_BYTES` of them; nothing is decoded.
-
-    Raises:
-        ImageError: The file is missing, not a file, unreadable or too large. The message begins with ``path``.
-    """
-    member = split_location(path)
-    return _read_file(path) if member is None else read_member(*member, max_bytes=MAX_FILE_BYTES)
-
-
 def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, gray_bits: int | None = None) -> Image.Image:
-    """Decode one image that is already in memory, as `read_image` does.
-
-    Args:
-        data: An encoded file of one of `FORMATS`.
-        name: What to call it in an error: its path, for example.
-        max_pixels: See `read_image`.
-        gray_bits: See `read_image`.
+    """Decode one image that is already in memory, as `read_image` does; ``name`` is what errors call it.
 
     Raises:
-        ImageError: The data is empty, too large, truncated or not an image. The message begins with ``name``.
+        ImageError: The data is too large, truncated or not an image. The message begins with ``name``.
     """
     with _open_lazily(data, name, max_pixels) as image:
         try:
@@ -113,25 +78,17 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, gray_b
 
 
 def image_size(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (width, height) in pixels of an encoded image as its header says them, before its orientation; nothing is decoded.
-
-    Raises:
-        ImageError: As `decode_image`, as far as the header shows it.
-    """
+    """Return (width, height) in pixels of an encoded image as its header says, before its orientation; or an `ImageError`."""
     with _open_lazily(data, name, max_pixels) as image:
         return image.size
 
 
 def describe_frames(paths: Sequence[str]) -> tuple[str, ...]:
-    """Return a note where most of some images, spread over these, are wider than high: whole frames and not crops of people.
-
-    Args:
-        paths: Files or members of zip files; one that cannot be read is left to whoever decodes it.
-    """
+    """Return a note where most of some images, spread over these, are wider than high: whole frames and not crops of people."""
     looked_at = paths[:: max(1, len(paths) // _FRAMES_LOOKED_AT)][:_FRAMES_LOOKED_AT]
     num_wide = 0
     for path in looked_at:
-        with contextlib.suppress(ImageError):
+        with contextlib.suppress(ImageError):  # left to whoever decodes it
             width, height = image_size(read_encoded(path), path)
             num_wide += width > height
     if 2 * num_wide <= len(looked_at):
@@ -143,21 +100,19 @@ def describe_frames(paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def to_rgb(image: Image.Image, *, name: str = "image", gray_bits: int | None = None) -> Image.Image:
-    """Return an opened image as it is embedded, whether it came from a file or from a caller's hands.
+    """Return an opened image of any mode as it is embedded, whether it came from a file or from a caller's hands.
 
-    The EXIF orientation is applied. Transparent pixels are composited on white, as a browser shows them. Sixteen-bit gray keeps
-    its upper eight bits.
-
-    Args:
-        image: Any mode.
-        name: What to call it in a warning.
-        gray_bits: Bits that sixteen-bit gray really uses, 8 to 16: cameras store 10, 12 or 14 in such files. None is what
-            `set_gray_bits` says, or else 16, with a warning where that leaves the image nearly black.
-
-    Returns:
-        Mode RGB, upright; the image itself where nothing has to change.
+    It is RGB and upright by its EXIF orientation; itself where nothing has to change. Transparent pixels are composited on
+    white, as a browser shows them. Of sixteen-bit gray the upper eight of ``gray_bits`` bits are kept, since cameras store 10,
+    12 or 14 in such files; None is what `set_gray_bits` says, or else 16, with a warning, which calls the image ``name``, where
+    that leaves it nearly black.
     """
-    image = _upright(image)
+    try:
+        with _HEADER_LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = ImageOps.exif_transpose(image)
+    except _DECODER_ERRORS:
+        pass  # a picture is worth more than its label, so a broken label changes nothing
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
@@ -208,32 +163,24 @@ def _readable_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a picture is worth more than its label, so a broken label changes nothing."""
+def read_encoded(path: str) -> bytes:
+    """Return the bytes of a file or of a member of a zip file, at most `MAX_FILE_BYTES`, or an `ImageError` that names it."""
+    if (member := split_location(path)) is not None:
+        return read_member(*member, max_bytes=MAX_FILE_BYTES)
     try:
-        with _HEADER_LOCK, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ImageOps.exif_transpose(image)
-    except _DECODER_ERRORS:
-        return image
-
-
-def _read_file(name: str) -> bytes:
-    try:
-        path = Path(name)
-        status = path.stat()
+        status = Path(path).stat()
         # Opening a pipe or a device could wait for ever, so it is looked at before it is opened.
         if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"{name}: a folder, expected an image file")
+            raise ImageError(f"{path}: a folder, expected an image file")
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{name}: not an ordinary file")
+            raise ImageError(f"{path}: not an ordinary file")
         if status.st_size > MAX_FILE_BYTES:
-            raise ImageError(f"{name}: {status.st_size:,} bytes, the limit is {MAX_FILE_BYTES:,}")
-        with path.open("rb") as file:
+            raise ImageError(f"{path}: {status.st_size:,} bytes, the limit is {MAX_FILE_BYTES:,}")
+        with Path(path).open("rb") as file:
             return file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise ImageError(f"{name}: there is no such file") from None
+        raise ImageError(f"{path}: there is no such file") from None
     except OSError as error:
-        raise ImageError(f"{name}: cannot be read ({error.strerror})") from None
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise ImageError(f"{name}: not a path ({error})") from None
+        raise ImageError(f"{path}: not a path ({error})") from None

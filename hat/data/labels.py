@@ -1,16 +1,11 @@
 """From the labels that people write to identities: one rule for file names, folders, tables, the command line and HTTP."""
 
-import hashlib
 import re
 from collections.abc import Iterable
 
 from hat.errors import DataError
 
-FIRST_NUMBER = 1
-"""Smallest number of a named label: 0 is the label of distractors in the field's own naming."""
-
-MAX_LABEL_LENGTH = 200
-"""Characters that a name may have."""
+MAX_LABEL_LENGTH = 200  # characters that a name may have
 
 # Spreadsheets write whole numbers as 7.0. More than 18 digits would not fit into int64: such a label is a name.
 _INTEGER = re.compile(r"[+-]?0*([0-9]{1,18})(?:\.0*)?")
@@ -19,6 +14,11 @@ _CAMERA_WORD = r"c(?:am(?:era)?[_\- ]?)?([0-9]{1,6})|cam(?:era)?[_\- ]?([a-z])"
 _CAMERA_IN_NAME = re.compile(rf"(?:^|[_\-. ])(?:{_CAMERA_WORD})(?=[sft][0-9]|[_\-. ]|$)", re.IGNORECASE)
 _CAMERA_FOLDER = re.compile(_CAMERA_WORD, re.IGNORECASE)
 _TRACKLET_NAME = re.compile(r"(?:-1|[0-9]{4})C([0-9]{1,2})T[0-9]{4}F[0-9]{3}")  # MARS: identity, camera, tracklet, frame
+
+
+def plain_name(name: str) -> str:
+    """Return a name as it is compared: lower case, letters and digits alone, so that ``CUHK03-NP`` is ``cuhk03_np``."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def parse_camera(file_name: str) -> int | None:
@@ -43,22 +43,11 @@ def _camera_number(match: re.Match[str] | None) -> int | None:
     return int(match[1]) if match[1] else ord(match[2].lower()) - ord("a") + 1
 
 
-def draw_order(seed: int, label: object) -> bytes:
-    """Return what to sort labels by to draw some: a hash, the same on every machine and of no random generator."""
-    return hashlib.sha256(f"{seed}\0{label}".encode("utf-8", "surrogateescape")).digest()
-
-
 def parse_label(text: str) -> int | str:
     """Return what a label means: a number where it is written as a whole one, otherwise the name as it stands.
 
-    ``7``, ``007``, ``+7`` and ``7.0`` are the number 7, ``0000`` is 0 (distractors) and ``-1`` and ``-1.0`` are -1 (junk). A
-    number of more than 18 digits is a name.
-
-    Args:
-        text: The label; blanks at its ends do not count.
-
-    Raises:
-        DataError: It is empty, too long, holds characters that cannot be printed, or is a negative number other than -1.
+    ``7``, ``007``, ``+7`` and ``7.0`` are the number 7, ``0000`` is 0 (distractors), ``-1`` and ``-1.0`` are -1 (junk). A
+    `DataError` for what is empty, too long, cannot be printed, or is a negative number other than -1.
     """
     label = text.strip()
     match = _INTEGER.fullmatch(label)
@@ -75,17 +64,10 @@ def parse_label(text: str) -> int | str:
 
 
 def number_labels(labels: Iterable[str], where: str) -> dict[str, int]:
-    """Give every label an integer, for arrays hold integers: integer by label.
+    """Return an integer for every label as it is written, since arrays hold integers; ``where`` begins an error's message.
 
-    Numbers keep their values; names are numbered in sorted order from the first number above all of those, at least
-    `FIRST_NUMBER`. Labels that mean the same (``7`` and ``007``) get the same integer.
-
-    Args:
-        labels: The labels as they are written, in any order, repeated or not.
-        where: What they belong to, for the error message.
-
-    Raises:
-        DataError: A label is not one, see `parse_label`.
+    Numbers keep their values; names are numbered in sorted order after the largest, from 1 at the least: 0 is the label of
+    distractors. Labels that mean the same (``7`` and ``007``) get the same integer.
     """
     try:
         meaning = {label: parse_label(label) for label in set(labels)}
@@ -93,5 +75,5 @@ def number_labels(labels: Iterable[str], where: str) -> dict[str, int]:
         raise DataError(f"{where}: {error}") from None
     numbers = [value for value in meaning.values() if isinstance(value, int)]
     names = sorted({value for value in meaning.values() if isinstance(value, str)})
-    named = {name: number for number, name in enumerate(names, start=max([FIRST_NUMBER - 1, *numbers]) + 1)}
+    named = {name: number for number, name in enumerate(names, start=max([0, *numbers]) + 1)}
     return {label: value if isinstance(value, int) else named[value] for label, value in meaning.items()}

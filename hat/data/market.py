@@ -8,14 +8,12 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hat.data.datasets import JUNK_PID, ReIDDataset, Sample
-from hat.data.image_trees import ImageTree, describe_unread, find_child, find_trees, open_tree, plain_name, unwrap
-from hat.data.labels import parse_camera
-from hat.data.published_counts import assemble
+from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, assemble
+from hat.data.image_trees import ImageTree, describe_unread, find_child, find_trees, open_tree, unwrap
+from hat.data.labels import parse_camera, plain_name
 from hat.errors import DataError
 
-MANIFEST = "synth.json"
-"""Beside the folders of a generated data set: its parameters, seed and counts."""
+MANIFEST = "synth.json"  # beside the folders of a generated data set: its parameters, seed and counts
 
 # Folder names of train, query and gallery; of each, the first that is there is read.
 _OFFICIAL_FOLDERS = (("bounding_box_train",), ("query",), ("bounding_box_test",))
@@ -33,7 +31,7 @@ _IDENTITY = re.compile(r"(-1|[0-9]{1,9})(?=_|C[0-9]{1,2}T[0-9]{4}F)")
 
 
 def parse_market_name(name: str) -> tuple[int, int] | None:
-    """(pid, camid) of a file name, as the name says them; None for a name of another kind."""
+    """Return (pid, camid) as a file name says them; None for a name of another kind."""
     identity, camera = _IDENTITY.match(name), parse_camera(name)
     return (int(identity[1]), camera) if identity and camera is not None else None
 
@@ -47,19 +45,10 @@ def has_market_folders(tree: ImageTree, folders: Sequence[Sequence[str]] = _OFFI
 def read_market_layout(
     name: str, trees: Sequence[ImageTree], folders: Sequence[Sequence[str]] = _OFFICIAL_FOLDERS
 ) -> ReIDDataset:
-    """Read a data set in Market-1501's layout.
+    """Read a data set in Market-1501's layout, with the numbers of the file names as pids and camids.
 
-    Args:
-        name: The data set's registered name.
-        trees: Where its folders lie, one or more. Each split is read from the first that has it, so that the training part may
-            lie in one zip file and the test part in another.
-        folders: Names of the folders of train, query and gallery.
-
-    Returns:
-        The data set; pids and camids are the numbers in the file names.
-
-    Raises:
-        DataError: A split has images, none of them with a name of this kind; or there is nothing to read.
+    ``folders`` are names of those of train, query and gallery. Each split is read from the first of ``trees`` that has it, so
+    that the training part may lie in one zip file and the test part in another. A `DataError` where there is nothing to read.
     """
     notes: list[str] = []
     splits = []
@@ -94,20 +83,11 @@ def _read_split(split: str, folder: ImageTree, notes: list[str]) -> list[Sample]
 
 
 def read_market_benchmark(root: Path, name: str) -> ReIDDataset:
-    """Read Market-1501 or DukeMTMC-reID from its folder or straight from its zip files.
+    """Read Market-1501 or DukeMTMC-reID, by registered name, from its folder or straight from its zip files.
 
-    Args:
-        root: Its own folder (``Market-1501-v15.09.15``, ``DukeMTMC-reID``); the folder that holds it; a folder that holds zip
-            files with it inside (the training part and the test part may be two files); or one such zip file. An unpacked
-            folder is preferred to zip files.
-        name: ``"market1501"`` or ``"dukemtmc-reid"``.
-
-    Returns:
-        The data set. Distractors ``0000`` are part of the gallery, junk ``-1`` is not; ``gt_bbox`` and ``gt_query`` are not
-        read.
-
-    Raises:
-        DataError: None of these is there.
+    ``root`` is its own folder (``Market-1501-v15.09.15``, ``DukeMTMC-reID``); the folder that holds it, which is preferred to
+    zip files; a folder that holds zip files with it inside (the training part and the test part may be two files); or one such
+    zip file. ``gt_bbox`` and ``gt_query`` are not read.
     """
     title, folder, known_as = _BENCHMARKS[name]
     trees = [tree for tree in find_trees(root, known_as) if has_market_folders(tree)]
@@ -128,16 +108,8 @@ def is_market_benchmark(root: Path, name: str) -> bool:
 def read_market_style(root: Path) -> ReIDDataset:
     """Read a folder, or a zip file, of images with names like ``0002_c1s1_000451_03.jpg``: identity 2 seen by camera 1.
 
-    Args:
-        root: A folder or zip file with ``train/`` (or ``bounding_box_train/``), ``query/`` and ``gallery/`` (or
-            ``bounding_box_test/``, or ``test/``), in any case; VeRi's ``image_train/``, ``image_query/`` and ``image_test/``;
-            or a folder that holds nothing but such a folder. Either the first or the other two may be absent.
-
-    Returns:
-        The data set; ``-1`` is left out as junk, ``0000`` in the gallery are distractors.
-
-    Raises:
-        DataError: The folders are not there, or hold no images with such names.
+    In it, or in a folder that is all it holds, lie folders of `_STYLE_FOLDERS`, in any case; ``image_`` are VeRi's. Either that
+    of train or the other two may be absent.
     """
     tree = unwrap(open_tree(root))
     if not has_market_folders(tree, _STYLE_FOLDERS):
@@ -158,11 +130,7 @@ def is_market_style(root: Path) -> bool:
 
 
 def read_synth(root: Path) -> ReIDDataset:
-    """Read the folder that was given to ``hat synth``.
-
-    Raises:
-        DataError: It holds no generated data set.
-    """
+    """Read the folder that was given to ``hat synth``."""
     tree = open_tree(root)
     if not has_market_folders(tree):
         raise DataError(f"{root}: no generated data set; make one with: hat synth {root}")

@@ -8,16 +8,12 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-from hat.data.camera_folders import is_camera_folders, read_camera_folders
 from hat.data.csv_table import is_csv_table, read_csv_table
-from hat.data.cuhk03 import is_cuhk03_np, read_cuhk03_np
-from hat.data.datasets import ReIDDataset
-from hat.data.identity_folders import is_identity_folders, read_identity_folders
-from hat.data.image_trees import plain_name
+from hat.data.datasets import PUBLISHED_COUNTS, ReIDDataset
+from hat.data.folders import find_camera_folders, is_identity_folders, read_camera_folders, read_identity_folders
+from hat.data.labels import plain_name
+from hat.data.listed_benchmarks import find_cuhk03_np, find_msmt17, is_mars, read_cuhk03_np, read_mars, read_msmt17
 from hat.data.market import is_market_benchmark, is_market_style, is_synth, read_market_benchmark, read_market_style, read_synth
-from hat.data.mars import is_mars, read_mars
-from hat.data.msmt17 import is_msmt17, read_msmt17
-from hat.data.published_counts import PUBLISHED_COUNTS
 from hat.errors import DataError
 
 
@@ -25,31 +21,30 @@ class _Reader(NamedTuple):
     """How one kind of data set is read, and told from others."""
 
     read: Callable[..., ReIDDataset]
-    detect: Callable[..., bool]
+    detect: Callable[..., object]  # true where it lies in a folder
     aliases: tuple[str, ...] = ()
-    argument: str | None = None  # what both functions are told beside the folder, where they know several data sets
+    arguments: tuple[str, ...] = ()  # what both functions are told beside the folder, where they know several data sets
     options: tuple[str, ...] = ()  # of `load_dataset`, which of them the reader takes
 
 
+# By registered name, in the order in which an unnamed folder is asked: what comes first would pass for what comes later.
 _READERS: dict[str, _Reader] = {
-    "market1501": _Reader(read_market_benchmark, is_market_benchmark, ("market", "market1501v150915"), "market1501"),
-    "dukemtmc-reid": _Reader(read_market_benchmark, is_market_benchmark, ("dukemtmc", "duke"), "dukemtmc-reid"),
+    "market1501": _Reader(read_market_benchmark, is_market_benchmark, ("market", "market1501v150915"), ("market1501",)),
+    "dukemtmc-reid": _Reader(read_market_benchmark, is_market_benchmark, ("dukemtmc", "duke"), ("dukemtmc-reid",)),
     "cuhk03-np-labeled": _Reader(
-        read_cuhk03_np, is_cuhk03_np, ("cuhk03nplabelled", "cuhk03labeled", "cuhk03labelled"), "labeled"
+        read_cuhk03_np, find_cuhk03_np, ("cuhk03nplabelled", "cuhk03labeled", "cuhk03labelled"), ("labeled",)
     ),
-    "cuhk03-np-detected": _Reader(read_cuhk03_np, is_cuhk03_np, ("cuhk03detected",), "detected"),
-    "msmt17": _Reader(read_msmt17, is_msmt17, ("msmt17v1", "msmt17v2")),
+    "cuhk03-np-detected": _Reader(read_cuhk03_np, find_cuhk03_np, ("cuhk03detected",), ("detected",)),
+    "msmt17": _Reader(read_msmt17, find_msmt17, ("msmt17v1", "msmt17v2")),
     "mars": _Reader(read_mars, is_mars),
     "synth": _Reader(read_synth, is_synth, ("synthetic",)),
     "market-style": _Reader(read_market_style, is_market_style),
     "camera-folders": _Reader(
-        read_camera_folders, is_camera_folders, ("viper", "prid", "prid2011", "grid"), options=("split_seed",)
+        read_camera_folders, find_camera_folders, ("viper", "prid", "prid2011", "grid"), options=("split_seed",)
     ),
     "folder": _Reader(read_identity_folders, is_identity_folders, options=("split_seed",)),
     "csv": _Reader(read_csv_table, is_csv_table, options=("skip_missing",)),
 }
-"""By registered name, in the order in which an unnamed folder is asked: what comes first would pass for what comes later."""
-
 _BY_PLAIN_NAME = {plain_name(alias): name for name, reader in _READERS.items() for alias in (name, *reader.aliases)}
 
 
@@ -59,7 +54,7 @@ def list_datasets() -> tuple[str, ...]:
 
 
 def load_dataset(name: str, root: str | PathLike[str], *, split_seed: int = 0, skip_missing: bool = False) -> ReIDDataset:
-    """Read a data set.
+    """Read a data set; its `notes` tell how its counts compare with the published ones, and what was left out.
 
     Args:
         name: A name of `list_datasets`. Case, hyphens and underscores do not matter, and common spellings such as ``duke`` are
@@ -68,16 +63,12 @@ def load_dataset(name: str, root: str | PathLike[str], *, split_seed: int = 0, s
         split_seed: Draws another split, where a layout has none of its own: a folder for each identity or camera.
         skip_missing: Leave out what a table lists and is not there, instead of raising.
 
-    Returns:
-        The data set. Its `notes` tell how its counts compare with the published ones, and what was left out.
-
     Raises:
         DataError: The name is unknown, or the data set is not there.
-        MissingExtraError: Reading it needs an optional dependency.
     """
     reader = _READERS[_registered(name)]
     options = {"split_seed": split_seed, "skip_missing": skip_missing}
-    return reader.read(_expand(root), *filter(None, [reader.argument]), **{key: options[key] for key in reader.options})
+    return reader.read(_expand(root), *reader.arguments, **{key: options[key] for key in reader.options})
 
 
 def detect_dataset(root: str | PathLike[str]) -> str:
@@ -93,7 +84,7 @@ def detect_dataset(root: str | PathLike[str]) -> str:
         return "csv"
     found: list[str] = []
     for name, reader in _READERS.items():
-        if not (found and name not in PUBLISHED_COUNTS) and reader.detect(path, *filter(None, [reader.argument])):
+        if not (found and name not in PUBLISHED_COUNTS) and reader.detect(path, *reader.arguments):
             found.append(name)
     if len(found) > 1:
         raise DataError(f"{path}: holds {' and '.join(found)}; name the one that is meant, like {found[0]}={root}")
@@ -107,17 +98,14 @@ def detect_dataset(root: str | PathLike[str]) -> str:
 
 
 def open_dataset(spec: str | PathLike[str], *, split_seed: int = 0, skip_missing: bool = False) -> ReIDDataset:
-    """Read a data set named as on the command line.
+    """Read a data set named as on the command line, with the options of `load_dataset`.
 
     Args:
         spec: ``DIR`` alone, whose kind is detected; ``KIND=DIR`` with a name of `list_datasets`; or ``NAME=DIR`` with any other
             name, which is what the data set is then called. A path that has a ``=`` in it and exists is a path.
-        split_seed: See `load_dataset`.
-        skip_missing: See `load_dataset`.
 
     Raises:
         DataError: The name is unknown, the path is missing, or the data set is not there.
-        MissingExtraError: Reading it needs an optional dependency.
     """
     text = str(spec)
     name, equals, root = text.partition("=")

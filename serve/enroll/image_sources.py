@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from hat.data.archives import split_location
 from hat.data.datasets import DISTRACTOR_PID, JUNK_PID
-from hat.data.identity_folders import find_people
+from hat.data.folders import find_people
 from hat.data.image_trees import ImageTree, open_tree
 from hat.data.images import describe_frames, read_encoded
 from hat.data.labels import number_labels, parse_label

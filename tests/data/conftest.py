@@ -1,11 +1,7 @@
 """What the tests of data sets share: tiny pictures, and files that only have names."""
 
-from __future__ import annotations
-
 import io
 import zipfile
-from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +9,10 @@ from PIL import Image
 
 
 @pytest.fixture
-def picture() -> Callable[..., Image.Image]:
+def picture():
     """Make a smooth RGB picture that lossy formats keep well; another for each seed."""
 
-    def make(width: int = 24, height: int = 48, seed: int = 0) -> Image.Image:
+    def make(width=24, height=48, seed=0):
         coarse = np.random.default_rng(seed).integers(0, 256, (4, 3, 3), dtype=np.uint8)
         return Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
 
@@ -24,10 +20,10 @@ def picture() -> Callable[..., Image.Image]:
 
 
 @pytest.fixture
-def encode() -> Callable[..., bytes]:
+def encode():
     """Encode a picture in memory."""
 
-    def run(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    def run(image, kind="JPEG", **options):
         buffer = io.BytesIO()
         image.save(buffer, kind, **options)
         return buffer.getvalue()
@@ -36,24 +32,23 @@ def encode() -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def touch() -> Callable[[Path, Iterable[str]], Path]:
+def touch():
     """Create empty files below a folder: readers look at names alone."""
 
-    def run(root: Path, names: Iterable[str]) -> Path:
-        for name in names:
-            path = root / name
+    def run(root, names):
+        for path in (root / name for name in names):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"")
+            path.touch()
         return root
 
     return run
 
 
 @pytest.fixture
-def zip_names() -> Callable[[Path, Iterable[str]], Path]:
+def zip_names():
     """Create a zip file of empty members."""
 
-    def run(path: Path, names: Iterable[str]) -> Path:
+    def run(path, names):
         with zipfile.ZipFile(path, "w") as archive:
             for name in names:
                 archive.writestr(name, b"")

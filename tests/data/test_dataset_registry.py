@@ -1,7 +1,5 @@
 """Data sets by name, by folder, and by the spelling of the command line; and training sets joined."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.io import savemat
+from PIL import Image
 
 from hat.data import (
     JUNK_PID,
@@ -22,34 +20,20 @@ from hat.data import (
     merge_training,
     open_dataset,
 )
+from hat.data.datasets import find_overlaps
 from hat.errors import DataError
+from hat.evaluation import check_rankable
 
 MARKET = ["bounding_box_train/0002_c1s1_1.jpg", "query/0001_c1s1_1.jpg", "bounding_box_test/0001_c2s1_1.jpg"]
-MSMT = {
-    "list_train.txt": "0000/0000_000_01_a_0.jpg 0\n",
-    "list_val.txt": "",
-    "list_query.txt": "0000/0000_001_02_a_0.jpg 0\n",
-    "list_gallery.txt": "0000/0000_002_03_a_0.jpg 0\n",
-}
 
 
 @pytest.fixture
 def layouts(tmp_path, touch, zip_names):
-    """A folder with one data set of every kind, by the name that each is to be detected as."""
+    """A folder with one data set of every kind."""
     touch(tmp_path / "m" / "Market-1501-v15.09.15", MARKET)
     (tmp_path / "mz").mkdir()
     zip_names(tmp_path / "mz" / "x.zip", [f"Market-1501-v15.09.15/{name}" for name in MARKET])
     touch(tmp_path / "d" / "DukeMTMC-reID", MARKET)
-    touch(tmp_path / "cl" / "cuhk03-np" / "labeled", MARKET)
-    files = ["1_001_1_01.png", "1_001_2_06.png", "1_002_2_06.png"]
-    touch(tmp_path / "cd" / "images_detected", files)
-    table = {"filelist": np.array(files, dtype=object), "labels": [1, 1, 2], "camId": [1, 2, 2]}
-    indices = {"train_idx": [3], "query_idx": [1], "gallery_idx": [2]}
-    savemat(tmp_path / "cd" / "cuhk03_new_protocol_config_detected.mat", table | indices)
-    for name, text in MSMT.items():
-        split = "train" if "train" in name or "val" in name else "test"
-        touch(tmp_path / "ms" / "MSMT17_V1", [f"{split}/{line.split()[0]}" for line in text.splitlines()])
-        (tmp_path / "ms" / "MSMT17_V1" / name).write_text(text)
     touch(tmp_path / "own", MARKET)
     touch(tmp_path / "drawn", [*MARKET, "synth.json"])
     touch(tmp_path / "f", ["anna/c1_1.jpg", "anna/c2_1.jpg", "bob/c1_1.jpg", "bob/c2_1.jpg"])
@@ -58,22 +42,8 @@ def layouts(tmp_path, touch, zip_names):
     return tmp_path
 
 
-KINDS = {
-    "m": "market1501",
-    "m/Market-1501-v15.09.15": "market1501",
-    "mz": "market1501",
-    "mz/x.zip": "market1501",
-    "d": "dukemtmc-reid",
-    "cl": "cuhk03-np-labeled",
-    "cd": "cuhk03-np-detected",
-    "ms": "msmt17",
-    "ms/MSMT17_V1": "msmt17",
-    "own": "market-style",
-    "drawn": "synth",
-    "f": "folder",
-    "fs": "folder",
-    "t.csv": "csv",
-}
+KINDS = dict.fromkeys(("m", "m/Market-1501-v15.09.15", "mz", "mz/x.zip"), "market1501")
+KINDS |= {"d": "dukemtmc-reid", "own": "market-style", "drawn": "synth", "f": "folder", "fs": "folder", "t.csv": "csv"}
 
 
 @pytest.mark.parametrize("folder", KINDS)
@@ -99,7 +69,8 @@ def test_two_benchmarks_nothing_known_and_nothing_there(touch, tmp_path):
 
 
 def test_names(touch, tmp_path):
-    assert set(list_datasets()) == {*KINDS.values(), "mars", "camera-folders"}
+    others = ("cuhk03-np-labeled", "cuhk03-np-detected", "msmt17", "mars", "camera-folders")
+    assert set(list_datasets()) == {*KINDS.values(), *others}
     touch(tmp_path, MARKET)
     for name in ("Market1501", "market-1501", "MARKET_1501", "market"):
         assert load_dataset(name, tmp_path).name == "market1501"
@@ -168,3 +139,30 @@ def test_merging_nothing_and_a_part_without_training_images():
         merge_training([])
     with pytest.raises(DataError, match="empty has no training images"):
         merge_training([dataset("full", [(1, 1)]), dataset("empty", [(-1, 1)])])
+
+
+def test_find_overlaps_by_content_and_identity(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("train/0001_c1_1.png", "train/0002_c1_1.png", "query/0002_c1_2.png", "gallery/0002_c2_1.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 4, 3), np.uint8)).save(path)
+    assert find_overlaps(open_dataset(tmp_path)) == ()
+    assert any("1 of 1 query identities are in the training part too" in note for note in open_dataset(tmp_path).notes)
+    (tmp_path / "gallery" / "0002_c3_9.png").write_bytes((tmp_path / "query" / "0002_c1_2.png").read_bytes())
+    (note,) = find_overlaps(open_dataset(tmp_path))
+    assert note.startswith("1 pictures are in query and gallery both, such as ")
+
+
+def test_check_rankable_says_what_is_void(touch, tmp_path):
+    one_camera = load_dataset("market-style", touch(tmp_path / "a", ["query/0001_c1_1.jpg", "gallery/0001_c1_2.jpg"]))
+    with pytest.raises(DataError, match="--no-cameras counts all pairs"):
+        check_rankable(one_camera)
+    without = one_camera.without_cameras()
+    check_rankable(without)
+    assert one_camera.has_cameras and not without.has_cameras
+    assert set(without.query.camids) == {0} and set(without.gallery.camids) == {1}
+    assert without.query.paths == one_camera.query.paths
+    strangers = load_dataset("market-style", touch(tmp_path / "b", ["query/0001_c1_1.jpg", "gallery/0002_c2_2.jpg"]))
+    with pytest.raises(DataError, match="no identity of the query is in the gallery"):
+        check_rankable(strangers)

@@ -1,44 +1,28 @@
-"""Readers of Market-1501's layout: the benchmark, DukeMTMC-reID, converted CUHK03-NP, and anybody's own."""
-
-from __future__ import annotations
+"""Readers of Market-1501's layout: the benchmark, DukeMTMC-reID, and anybody's own."""
 
 import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from hat.data import load_dataset
-from hat.data.image_trees import Content, ImageTree
-from hat.data.market import parse_market_name, read_market_layout
+from hat.data import Sample, detect_dataset, load_dataset, open_dataset
+from hat.data.datasets import assemble
 from hat.errors import DataError
 
 TRAIN = ["bounding_box_train/0002_c1s1_000451_03.jpg", "bounding_box_train/0007_c3s3_077419_01.JPG"]
-TEST = [
-    "query/0001_c1s1_001051_00.jpg",
-    "query/0003_c6s2_000001_00.jpg",
-    "bounding_box_test/0001_c2s1_000301_01.jpg",
-    "bounding_box_test/0003_c5s1_000401_01.jpg",
-    "bounding_box_test/0000_c4s6_000810_02.jpg",
-    "bounding_box_test/-1_c3s1_000551_04.jpg",
-    "bounding_box_test/-1_c3s1_000552_04.jpg",
-]
-CLUTTER = [
-    "readme.txt",
-    "bounding_box_train/Thumbs.db",
-    "bounding_box_test/Thumbs.db",
-    "bounding_box_test/._0001_c2s1_000301_01.jpg",
-    "gt_bbox/0001_c1s1_001051_00.jpg",
-    "gt_query/0001_c1s1_001051_00_good.mat",
-]
+TEST = ["query/0001_c1s1_001051_00.jpg", "query/0003_c6s2_000001_00.jpg"]
+TEST += [f"bounding_box_test/{pid}_c{rest}.jpg" for pid, rest in (("0001", "2s1_1"), ("0003", "5s1_4"), ("0000", "4s6_8"))]
+TEST += ["bounding_box_test/-1_c3s1_000551_04.jpg", "bounding_box_test/-1_c3s1_000552_04.jpg"]
+CLUTTER = ["readme.txt", "bounding_box_train/Thumbs.db", "bounding_box_test/Thumbs.db", "gt_bbox/0001_c1s1_001051_00.jpg"]
+CLUTTER += ["bounding_box_test/._0001_c2s1_000301_01.jpg", "gt_query/0001_c1s1_001051_00_good.mat"]
 OFFICIAL = "Market-1501-v15.09.15"
 
 
-def check_small_market(dataset):
-    def labels(split):
-        return sorted((sample.pid, sample.camid) for sample in split)
+def labels(split):
+    return sorted((sample.pid, sample.camid) for sample in split)
 
+
+def check_small_market(dataset):
     assert dataset.name == "market1501"
     assert labels(dataset.train) == [(2, 1), (7, 3)]
     assert labels(dataset.query) == [(1, 1), (3, 6)]
@@ -74,12 +58,12 @@ def test_market_from_one_zip_named_by_itself(zip_names, tmp_path):
 
 
 def test_training_part_alone_and_test_part_alone(zip_names, tmp_path):
-    train_only = load_dataset("market1501", zip_names(tmp_path / "train.zip", [f"{OFFICIAL}/{name}" for name in TRAIN]))
-    assert (len(train_only.train), len(train_only.query), len(train_only.gallery)) == (2, 0, 0)
-    assert "no query and gallery: only for training" in train_only.notes
-    test_only = load_dataset("market1501", zip_names(tmp_path / "test.zip", [f"{OFFICIAL}/{name}" for name in TEST]))
-    assert (len(test_only.train), len(test_only.query)) == (0, 2)
-    assert "no training part: only for evaluation" in test_only.notes
+    for part, sizes, note in (
+        (TRAIN, (2, 0, 0), "no query and gallery: only for training"),
+        (TEST, (0, 2, 3), "no training part: only for evaluation"),
+    ):
+        data = load_dataset("market1501", zip_names(tmp_path / "part.zip", [f"{OFFICIAL}/{name}" for name in part]))
+        assert (len(data.train), len(data.query), len(data.gallery)) == sizes and note in data.notes
 
 
 def test_an_unpacked_folder_is_preferred_to_the_zip_and_nothing_is_read_twice(touch, zip_names, tmp_path):
@@ -95,13 +79,11 @@ def test_hostile_members_are_no_part_of_the_data_set(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         for name in TRAIN + TEST:
             archive.writestr(f"{OFFICIAL}/{name}", b"")
-        archive.writestr(f"../{OFFICIAL}/bounding_box_train/0100_c1s1_1.jpg", b"")
-        archive.writestr(f"{OFFICIAL}/bounding_box_train/../0101_c1s1_1.jpg", b"")
-        archive.writestr(f"/{OFFICIAL}/bounding_box_train/0102_c1s1_1.jpg", b"")
-        archive.writestr(f"{OFFICIAL}/bounding_box_train//0103_c1s1_1.jpg", b"")
-        archive.writestr(f"{OFFICIAL}/bounding_box_train/deeper/0104_c1s1_1.jpg", b"")
-        archive.writestr(f"{OFFICIAL}/bounding_box_train/0105_c1s1\\x.jpg", b"")
-        archive.writestr(f"{OFFICIAL}/{'deep/' * 12_000}0106_c1s1_1.jpg", b"")
+        train = f"{OFFICIAL}/bounding_box_train"
+        deep = f"{OFFICIAL}/{'deep/' * 12_000}"
+        for hostile in (f"../{train}", f"{train}/..", f"/{train}", f"{train}/", f"{train}/deeper", deep):
+            archive.writestr(f"{hostile}/0100_c1s1_1.jpg", b"")
+        archive.writestr(f"{train}/0105_c1s1\\x.jpg", b"")
     check_small_market(load_dataset("market1501", path))
 
 
@@ -141,67 +123,51 @@ def test_images_of_other_names_are_counted_and_alone_are_an_error(touch, tmp_pat
 def test_duke_from_folder_and_zip(touch, zip_names, tmp_path):
     names = ["train/0001_c2_f0046182.jpg", "test/0005_c8_f0051341.jpg", "test/0003_c1_f0044158.jpg"]
     names = [f"DukeMTMC-reID/bounding_box_{name}" for name in names] + ["DukeMTMC-reID/query/0005_c2_f0046985.jpg"]
-    touch(tmp_path / "a", names)
     (tmp_path / "b").mkdir()
     zip_names(tmp_path / "b" / "d.zip", names)
-    for root in (tmp_path / "a", tmp_path / "b"):
+    for root in (touch(tmp_path / "a", names), tmp_path / "b"):
         dataset = load_dataset("dukemtmc-reid", root)
-        assert [(sample.pid, sample.camid) for sample in dataset.gallery] == [(3, 1), (5, 8)]
-        assert [(sample.pid, sample.camid) for sample in dataset.train] == [(1, 2)]
+        assert (labels(dataset.train), labels(dataset.gallery)) == ([(1, 2)], [(3, 1), (5, 8)])
         for counts in ("17,661 images of 1,110", "2,228 images of 702", "16,522 images of 702"):
             assert f"published are {counts} identities" in dataset.notes[-1]
 
 
-class NamesInMemory(ImageTree):
-    """A tree that exists nowhere: a benchmark's size without its files."""
+def test_assemble_tells_whether_counts_are_the_published_ones():
+    def samples(num_images, num_pids):
+        return [Sample("", i % num_pids + 1, 1) for i in range(num_images)]
 
-    def __init__(self, name, content):
-        self.name = self.where = name
-        self.prefix, self.content = "", content
-
-    def child(self, name):
-        return NamesInMemory(name, self.content.folders[name])
-
-
-def test_a_copy_of_the_published_size_is_told_as_such_and_one_image_less_is_not():
-    def folder(num_images, num_pids):
-        return Content(files=[f"{i % num_pids + 1:04d}_c1_f{i:07d}.jpg" for i in range(num_images)])
-
-    parts = (("bounding_box_train", 16_522, 702), ("query", 2_228, 702), ("bounding_box_test", 17_661, 1_110))
-    content = Content(folders={name: folder(*counts) for name, *counts in parts})
-    dataset = read_market_layout("dukemtmc-reid", [NamesInMemory("d", content)])
-    assert dataset.notes == ("counts of images and identities are the published ones",)
-    content.folders["query"].files.pop()
-    dataset = read_market_layout("dukemtmc-reid", [NamesInMemory("d", content)])
-    assert dataset.notes == (
+    train, query, gallery = samples(16_522, 702), samples(2_228, 702), samples(17_661, 1_110)
+    assert assemble("dukemtmc-reid", "d", train, query, gallery).notes == (
+        "counts of images and identities are the published ones",
+    )
+    assert assemble("dukemtmc-reid", "d", train, query[1:], gallery).notes == (
         "not the published data set: query has 2,227 images of 702 identities, published are 2,228 images of 702 identities",
     )
 
 
-@pytest.mark.parametrize(("boxes", "folder"), [("labeled", "labeled"), ("labeled", "labelled"), ("detected", "detected")])
-@pytest.mark.parametrize("parent", ["", "cuhk03-np", "data/../CUHK03_NP"])
-def test_converted_cuhk03(boxes, folder, parent, touch, tmp_path):
-    names = ["bounding_box_train/0001_c1_1.png", "query/0768_c2_7.png", "bounding_box_test/0768_c1_2.png"]
-    (tmp_path / "data").mkdir()
-    touch(tmp_path / parent / folder, names)
-    for root in (tmp_path, tmp_path / parent / folder):
-        dataset = load_dataset(f"cuhk03-np-{boxes}", root)
-        assert dataset.name == f"cuhk03-np-{boxes}"
-        assert [(sample.pid, sample.camid) for sample in dataset.query] == [(768, 2)]
-        gallery = {"labeled": "5,328", "detected": "5,332"}[boxes]
-        assert f"published are {gallery} images of 700 identities" in dataset.notes[-1]
-    other = {"labeled": "detected", "detected": "labeled"}[boxes]
-    for root in (tmp_path, tmp_path / parent / folder):
-        with pytest.raises(DataError, match=f"CUHK03-NP .{other}. was not found"):
-            load_dataset(f"cuhk03-np-{other}", root)
-
-
-@given(
-    pid=st.integers(-1, 10**9 - 1),
-    camid=st.integers(0, 10**6 - 1),
-    width=st.integers(1, 6),
-    rest=st.sampled_from(["s1_0.jpg", ".png", "_f1"]),
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("Train", "Query", "Gallery"),
+        ("image_train", "image_query", "image_test"),
+        ("training", "probe", "TEST"),
+        ("bounding_box_train", "query", "gallery"),
+        ("wrapper/deeper/train", "wrapper/deeper/query", "wrapper/deeper/gallery"),
+    ],
 )
-def test_names_are_parsed_back(pid, camid, width, rest):
-    label = "-1" if pid == -1 else f"{pid:0{width}d}"
-    assert parse_market_name(f"{label}_c{camid}{rest}") == (pid, camid)
+def test_market_names_in_folders_of_any_case_and_spelling(folders, touch, zip_names, tmp_path):
+    names = [f"{folders[0]}/0001_c1_1.jpg", f"{folders[1]}/0002_c1_1.jpg", f"{folders[2]}/0002_c2_1.jpg"]
+    names += [f"{folders[0]}/0000_c2_x.webp", f"{folders[2]}/0000_c1.jpeg"]
+    for root in (touch(tmp_path / "own", names), zip_names(tmp_path / "own.zip", names)):
+        data = open_dataset(root)
+        assert data.name == "own" and detect_dataset(root) == "market-style" and data.notes == ()
+        assert (labels(data.train), labels(data.query)) == ([(0, 2), (1, 1)], [(2, 1)])
+        assert labels(data.gallery) == [(0, 1), (2, 2)]
+
+
+def test_images_one_level_deeper_than_expected_are_named(touch, tmp_path):
+    names = ["train/0001_c1_1.jpg", "query/batch1/0002_c1_1.jpg", "gallery/0002_c2_1.jpg"]
+    with pytest.raises(DataError, match=r"query: no images, and the folders batch1; expected the images of the query part"):
+        load_dataset("market-style", touch(tmp_path, names))
+    with pytest.raises(DataError, match=rf"{tmp_path}.*the query is empty and the gallery is not"):
+        load_dataset("market-style", touch(tmp_path / "b", ["query/.keep", "gallery/0002_c2_1.jpg"]))

@@ -1,12 +1,8 @@
 """What is written: layout, names, counts, the same bytes every time, and nothing at all when something is wrong."""
 
-from __future__ import annotations
-
 import io
 import json
 import re
-from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,32 +12,28 @@ from hat.data.synth import draw_distractor, draw_person, generate, generate_data
 from hat.data.synth.camera import make_camera
 from hat.errors import UsageError, WorkError
 
-TINY: dict[str, Any] = {"num_ids": 5, "num_cameras": 3, "images_per_camera": 2, "size": (48, 24), "seed": 4}
-TINIEST: dict[str, Any] = {"num_ids": 2, "num_cameras": 2, "images_per_camera": 2, "size": (32, 16), "num_workers": 1}
+TINY = {"num_ids": 5, "num_cameras": 3, "images_per_camera": 2, "size": (48, 24), "seed": 4}
+TINIEST = {"num_ids": 2, "num_cameras": 2, "images_per_camera": 2, "size": (32, 16), "num_workers": 1}
 NAME = re.compile(r"(\d{4})_c(\d)s1_(\d{6})_00\.jpg")
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(tmp_path_factory):
     out = tmp_path_factory.mktemp("synth") / "drawn"
     generate_dataset(out, **TINY, num_distractors=5, num_workers=1)
     return out
 
 
-def labels(folder: Path) -> list[tuple[int, int]]:
-    found = []
-    for path in sorted(folder.iterdir()):
-        match = NAME.fullmatch(path.name)
-        assert match, path.name
-        found.append((int(match[1]), int(match[2])))
-    return found
+def labels(folder):
+    matches = [NAME.fullmatch(path.name) for path in sorted(folder.iterdir())]
+    return [(int(match[1]), int(match[2])) for match in matches]
 
 
-def test_generate_dataset_layout_of_market_1501(tiny: Path) -> None:
+def test_generate_dataset_layout_of_market_1501(tiny):
     assert sorted(path.name for path in tiny.iterdir()) == ["bounding_box_test", "bounding_box_train", "query", "synth.json"]
     cameras = [1, 2, 3]
     assert labels(tiny / "bounding_box_train") == [(pid, cam) for pid in (1, 2) for cam in cameras for _ in range(2)]
@@ -53,31 +45,26 @@ def test_generate_dataset_layout_of_market_1501(tiny: Path) -> None:
         with Image.open(path) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (24, 48))
             image.load()
-
-
-def test_generate_dataset_manifest_tells_how_it_was_made(tiny: Path) -> None:
     manifest = json.loads((tiny / "synth.json").read_text())
     assert manifest["generator"] == "hat synth"
-    assert manifest["parameters"]["seed"] == 4
-    assert manifest["parameters"]["size"] == [48, 24]
+    assert (manifest["parameters"]["seed"], manifest["parameters"]["size"]) == (4, [48, 24])
     assert manifest["counts"] == {"num_train_images": 12, "num_query_images": 9, "num_gallery_images": 14}
     assert list(manifest["identities"]) == ["0001", "0002", "0003", "0004", "0005"]
     assert len(manifest["cameras"]) == 3
 
 
-def test_generate_dataset_same_bytes_from_any_number_of_workers(tiny: Path, tmp_path: Path) -> None:
+def test_generate_dataset_same_bytes_from_any_number_of_workers(tiny, tmp_path):
     seen = []
     summary = generate_dataset(
         tmp_path / "b", **TINY, num_distractors=5, num_workers=2, on_progress=lambda done, total: seen.append((done, total))
     )
     assert summary.num_workers == 2
     assert contents(tmp_path / "b") == contents(tiny)
-    assert seen[-1] == (35, 35)
-    assert seen == sorted(seen)
+    assert seen[-1] == (35, 35) and seen == sorted(seen)
 
 
 @pytest.mark.parametrize(("name", "place"), [("0004_c2", (3, 1, 0)), ("0001_c3", (0, 2, 0)), ("0000_c3", None)])
-def test_generate_dataset_file_is_what_is_drawn_by_itself(name: str, place: Any, tiny: Path) -> None:
+def test_generate_dataset_file_is_what_is_drawn_by_itself(name, place, tiny):
     path = min(tiny.rglob(f"{name}*"), key=lambda path: path.name)
     camera = int(name[6]) - 1
     drawn = draw_person(*place, seed=4, size=(48, 24)) if place else draw_distractor(2, camera, seed=4, size=(48, 24))
@@ -104,51 +91,47 @@ def test_generate_dataset_file_is_what_is_drawn_by_itself(name: str, place: Any,
         ({"num_ids": 9999, "num_cameras": 99, "images_per_camera": 100}, "at most 2,000,000 images"),
     ],
 )
-def test_generate_dataset_refuses_parameters_out_of_bounds(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_generate_dataset_refuses_parameters_out_of_bounds(change, message, tmp_path):
     with pytest.raises(UsageError, match=re.escape(message)):
         generate_dataset(tmp_path / "d", **TINY | change)
     assert not list(tmp_path.iterdir())
 
 
-def test_generate_dataset_never_replaces_a_folder_with_other_things(tmp_path: Path) -> None:
+def test_generate_dataset_never_replaces_a_folder_with_other_things(tmp_path):
     out = tmp_path / "e"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    for force in (False, True):
-        with pytest.raises(UsageError, match="is not empty and holds no data set of hat synth"):
-            generate_dataset(out, **TINY, force=force)
-    (out / "synth.json").write_text('{"generator": "something else"}')
-    with pytest.raises(UsageError, match="holds no data set of hat synth"):
-        generate_dataset(out, **TINY, force=True)
-    (out / "synth.json").write_text('{"generator": "hat synth"}')
-    with pytest.raises(UsageError, match=r"holds thesis\.txt, which hat synth did not write"):
-        generate_dataset(out, **TINY, force=True)
+    foreign, ours = "is not empty and holds no data set of hat synth", r"holds thesis\.txt, which hat synth did not write"
+    for manifest, message in (("", foreign), ('{"generator": "other"}', foreign), ('{"generator": "hat synth"}', ours)):
+        if manifest:
+            (out / "synth.json").write_text(manifest)
+        with pytest.raises(UsageError, match=message):
+            generate_dataset(out, **TINY, force=True)
     assert (out / "thesis.txt").read_text() == "years of work"
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file or a link"):
         generate_dataset(tmp_path / "file", **TINY, force=True)
 
 
-def test_generate_dataset_force_replaces_and_an_empty_folder_is_filled(tmp_path: Path) -> None:
+def test_generate_dataset_force_replaces_a_drawn_data_set(tmp_path):
     out = tmp_path / "f"
     out.mkdir()
-    generate_dataset(out, **TINIEST)
+    (out / "synth.json").write_text('{"generator": "hat synth"}')
     with pytest.raises(UsageError, match="replace it with --force"):
         generate_dataset(out, **TINIEST)
-    generate_dataset(out, **TINIEST | {"num_ids": 3}, force=True)
-    assert len(list(out.rglob("*.jpg"))) == 3 * 2 * 2
+    generate_dataset(out, **TINIEST, force=True)
+    assert len(list(out.rglob("*.jpg"))) == 2 * 2 * 2
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
-def test_generate_dataset_failure_leaves_nothing_and_keeps_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_generate_dataset_failure_leaves_nothing_and_keeps_what_was_there(tmp_path, monkeypatch):
     out = tmp_path / "g"
-    generate_dataset(out, **TINIEST)
+    out.mkdir()
+    generate_dataset(out, **TINIEST)  # an empty folder is filled
     before = contents(out)
     drawn = []
 
-    def full_disk(*arguments: Any, **options: Any) -> Image.Image:
+    def full_disk(*arguments, **options):
         drawn.append(arguments)
         if len(drawn) > 5:
             raise OSError(28, "No space left on device")
@@ -161,10 +144,8 @@ def test_generate_dataset_failure_leaves_nothing_and_keeps_what_was_there(
     assert [path.name for path in tmp_path.iterdir()] == ["g"]
 
 
-def test_synth_command_writes_reports_and_refuses(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def synth(out: Path, options: str) -> tuple[Any, str, str]:
+def test_synth_command_writes_reports_and_refuses(tiny, tmp_path, capsys, monkeypatch):
+    def synth(out, options):
         monkeypatch.setattr("sys.argv", ["hat", "synth", str(out), *options.split()])
         with pytest.raises(SystemExit) as ended:
             main()
@@ -180,12 +161,10 @@ def test_synth_command_writes_reports_and_refuses(
     assert contents(out) == contents(tiny)
 
     code, printed, errors = synth(out, options)
-    assert (code, printed) == (2, "")
-    assert "replace it with --force" in errors
+    assert (code, printed) == (2, "") and "replace it with --force" in errors
 
     code, printed, errors = synth(out, "--ids 3 --cams 2 --images-per-camera 2 --size 32x16 --force --train-ids 2")
-    assert code == 0, errors
-    assert "train" in printed
+    assert code == 0 and "train" in printed, errors
     assert len(labels(out / "query")) == 2
 
     code, _, errors = synth(tmp_path / "i", "--size big")

@@ -4,19 +4,8 @@ Identities (clothes, build, skin tone, hair, shoes, bag) are stable; cameras dif
 in how well the detector's boxes fit. NumPy and Pillow draw everything.
 """
 
-from hat.data.market import MANIFEST
-
 from .camera import MAX_IDENTITIES, draw_distractor, draw_person
 from .generate import SynthSummary, generate_dataset
 from .wardrobe import Person, make_person
 
-__all__ = [
-    "MANIFEST",
-    "MAX_IDENTITIES",
-    "Person",
-    "SynthSummary",
-    "draw_distractor",
-    "draw_person",
-    "generate_dataset",
-    "make_person",
-]
+__all__ = ["MAX_IDENTITIES", "Person", "SynthSummary", "draw_distractor", "draw_person", "generate_dataset", "make_person"]

@@ -15,8 +15,7 @@ from .scene import BELOW, OUTDOOR, PIXELS_PER_METER, PLACES, SPAN, TOP, Brush, p
 from .solids import Array, View
 from .wardrobe import NUM_PEOPLE, Person, make_person
 
-MAX_IDENTITIES = 9999
-"""People beyond this number never get a label: they walk in the background and stand in the way."""
+MAX_IDENTITIES = 9999  # people beyond this number never get a label: they walk in the background and stand in the way
 
 # In every four cameras one sees people from the front, one from behind, one from the side and one from three quarters.
 _YAWS = (0.0, 180.0, 90.0, 40.0)
@@ -89,19 +88,10 @@ class _Shot(NamedTuple):
 
 
 def draw_person(identity: int, camera: int, shot: int = 0, *, seed: int = 0, size: tuple[int, int] = (256, 128)) -> Image.Image:
-    """Draw one person as one camera sees them in one moment: an RGB picture.
+    """Draw one person as one camera sees them in one moment: RGB pixels that depend on these arguments alone.
 
-    The same arguments give the same pixels, on their own or as part of a data set.
-
-    Args:
-        identity: Number of the person, from 0 to `MAX_IDENTITIES` - 1.
-        camera: Number of the camera, from 0.
-        shot: Number of the moment, from 0.
-        seed: Seed of the world.
-        size: (height, width) of the picture in pixels.
-
-    Raises:
-        UsageError: A number is negative or the identity is too large.
+    ``identity`` goes from 0 to `MAX_IDENTITIES` - 1, ``camera`` and ``shot`` (the moment) from 0; ``seed`` is the world's, and
+    ``size`` (height, width).
     """
     if not 0 <= identity < MAX_IDENTITIES or min(camera, shot, seed) < 0:
         numbers = f"{identity}, {camera}, {shot} and {seed}"
@@ -114,23 +104,16 @@ def draw_person(identity: int, camera: int, shot: int = 0, *, seed: int = 0, siz
 
 
 def draw_distractor(number: int, camera: int, *, seed: int = 0, size: tuple[int, int] = (256, 128)) -> Image.Image:
-    """Draw a false detection: a piece of background, things in it, or a fraction of somebody who has no label.
-
-    ``number`` counts distractors from 0; the rest is as for `draw_person`.
-    """
+    """Draw a false detection, counted from 0: a piece of background, things in it, or a fraction of somebody unlabeled."""
     lens = make_camera(seed, camera)
     rng = np.random.default_rng([seed, 8, number, camera])
-    taken = _detect(lens, _stranger(lens, rng), rng, rng, 0)
+    taken = _detect(lens, make_person(seed, int(rng.integers(MAX_IDENTITIES, NUM_PEOPLE))), rng, rng, 0)
     empty = bool(rng.random() < 0.5)
     if not empty:
         left = taken.view.left + float(rng.choice((-1, 1)) * rng.uniform(0.55, 0.8)) * taken.width
         top = taken.view.top + float(rng.uniform(-0.15, 0.15)) * taken.height
         taken = taken._replace(view=replace(taken.view, left=left, top=top))
     return _develop(lens, rng, _compose(lens, taken, rng, size, occluded=empty, empty=empty), size)
-
-
-def _stranger(camera: Camera, rng: np.random.Generator) -> Person:
-    return make_person(camera.seed, int(rng.integers(MAX_IDENTITIES, NUM_PEOPLE)))
 
 
 def _detect(camera: Camera, person: Person, track: np.random.Generator, rng: np.random.Generator, shot: int) -> _Shot:
@@ -230,7 +213,7 @@ def _add_stranger(
     camera: Camera, view: View, pixels: Array, rng: np.random.Generator, axis: float, ground: float, *, behind: bool
 ) -> None:
     """Paint somebody without a label, farther away or nearer, beside the person."""
-    stranger = _stranger(camera, rng)
+    stranger = make_person(camera.seed, int(rng.integers(MAX_IDENTITIES, NUM_PEOPLE)))
     offset = float(rng.choice((-1, 1)) * (rng.uniform(0.3, 0.75) if behind else rng.uniform(0.34, 0.5))) * view.scale
     distance = view.distance + (float(rng.uniform(1.5, 4.5)) if behind else -0.7)
     yaw = camera.yaw + float(rng.normal(0, 0.3)) + (math.pi if rng.random() < 0.4 else 0.0)

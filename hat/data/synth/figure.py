@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .solids import Array, Field, Solids, over, plain
+from .solids import Array, Field, Paint, Point, Solids, over
 from .wardrobe import BLACK, HATS, WHITE, Color, Person, mix
 
 # Cross-sections of average trunks from neck to hips: level, half width, half depth, forward shift.
@@ -48,11 +48,7 @@ class Posture:
 
 
 def pose_person(person: Person, phase: float, stride: float) -> Posture:
-    """Pose a person, whose bag bends the arm that carries it.
-
-    ``phase`` is the moment of the step in radians: pi later the other foot is in front. ``stride`` is the length of the step, 0
-    (standing) to about 1.2 (striding).
-    """
+    """Pose a person at a ``phase`` of a step in radians; a ``stride`` is long from 0 (standing) to about 1.2 (striding)."""
     swing, hip = math.radians(24) * stride * person.gait, 0.05 if person.curved else 0.047
     legs = np.stack([_leg(side * hip, phase + (0 if side > 0 else math.pi), swing, stride) for side in (1, -1)])
     rise = 0.012 - float(legs[:, 2:, 1].min())
@@ -120,10 +116,6 @@ def _cloth(person: Person, color: Color, depth: float = 0.08) -> Field:
 def _add_leg(solids: Solids, person: Person, leg: Array, side: int) -> None:
     lower, color, girth = person.lower, person.lower_color, 0.4 + 0.6 * person.girth
 
-    def flesh(azimuth: Array, along: Array) -> Array:
-        base = plain(mix(color, BLACK, 0.35) if lower == "tights" else person.skin)(azimuth, along)
-        return over(base, (along > 0.9) & (person.shoes == "trainers" and lower != "tights"), (0.88, 0.88, 0.86))
-
     def trousers(azimuth: Array, along: Array) -> Array:
         base = _cloth(person, color)(azimuth, along)
         if lower == "jeans":  # Paler on the thigh.
@@ -138,13 +130,15 @@ def _add_leg(solids: Solids, person: Person, leg: Array, side: int) -> None:
         radii = np.array(_LEGS[lower]) * girth
         solids.limb(np.stack([*leg[:2], ankle]), radii, trousers, steps=7, side=side, layer=0.02)
     else:
-        solids.limb(leg[:3], np.array((0.047, 0.031, 0.020)) * girth, flesh, steps=7, side=side)
+        radii, socks = np.array((0.047, 0.031, 0.020)) * girth, lower != "tights" and person.shoes == "trainers"
+        flesh = mix(color, BLACK, 0.35) if lower == "tights" else person.skin
+        solids.limb(leg[:3], radii, lambda _, along: over(flesh, (along > 0.9) & socks, (0.88, 0.88, 0.86)), steps=7, side=side)
     if lower == "shorts":
         hem = leg[0] + (leg[1] - leg[0]) * 2 * person.hem
         solids.limb(np.stack([leg[0], hem]), np.array((0.052, 0.051)) * girth, trousers, steps=6, side=side, layer=0.02)
     shin = (leg[2] - leg[1]) / 0.235
     if person.shoes == "boots":
-        solids.limb(leg[2] + shin * [[-0.07], [0.03]], np.array((0.029, 0.026)), plain(person.shoe_color), steps=4)
+        solids.limb(leg[2] + shin * [[-0.07], [0.03]], (0.029, 0.026), person.shoe_color, steps=4)
     toe = leg[3] + (0.0, 0.004, 0.0)
     heel = 1.22 * (leg[2] + shin * 0.03) - 0.22 * toe
     # Place, half width and half height of a shoe from heel to tip.
@@ -152,7 +146,7 @@ def _add_leg(solids: Solids, person: Person, leg: Array, side: int) -> None:
     place, width, height = np.array(last).T
 
     def shoe(azimuth: Array, along: Array) -> Array:
-        return over(plain(person.shoe_color)(azimuth, along), np.sin(azimuth) < -0.3, person.sole)
+        return over(person.shoe_color, np.sin(azimuth) < -0.3, person.sole)
 
     solids.rings(heel + place[:, None] * (toe - heel), width / 1000, height / 1000, shoe, columns=12, upright=False)
 
@@ -181,7 +175,7 @@ def _add_trunk(solids: Solids, person: Person, posture: Posture) -> None:
         solids.rings(centers, width, depth, color, along=levels, twist=twist, columns=columns, layer=layer)
 
     neck = np.add([(0.0, 0.82, -0.004), (0.0, 0.89, 0.006)], (0.0, posture.rise, posture.lean * 0.32))
-    solids.limb(neck, np.array((0.032, 0.029)), plain(mix(person.neck, BLACK, 0.08)), steps=3)
+    solids.limb(neck, (0.032, 0.029), mix(person.neck, BLACK, 0.08), steps=3)
     rows = 36 if person.pattern in ("stripes", "checks", "dots") else 22
     hem = person.hem if person.upper == "dress" else _HEMS.get(person.upper, 0.478)
     tube(0.858, hem, _THICKNESS.get(person.upper, 0.004), functools.partial(_upper, person), rows, 38, 0.06)
@@ -243,7 +237,7 @@ def _add_arm(solids: Solids, person: Person, arm: Array, side: int) -> None:
         return _patterned(person, (azimuth - math.pi / 2) * 0.03, 0.79 - along * 0.3)
 
     if person.upper == "t-shirt" or (person.upper == "dress" and person.lower != "tights"):
-        solids.limb(arm[:3], flesh, plain(person.skin), steps=4, side=side, layer=0.06)
+        solids.limb(arm[:3], flesh, person.skin, steps=4, side=side, layer=0.06)
         end = arm[0] + (arm[1] - arm[0]) * 0.66
         solids.limb(np.stack([arm[0], end]), np.array((0.032, 0.0335)) * girth, sleeve, steps=6, side=side, layer=0.065)
     else:
@@ -252,7 +246,7 @@ def _add_arm(solids: Solids, person: Person, arm: Array, side: int) -> None:
         radii = flesh + np.array((0.5 * extra + 0.003, extra + 0.002, extra + 0.003))
         solids.limb(np.stack([*arm[:2], wrist]), radii, sleeve, steps=6, side=side, layer=0.06)
     hand = np.stack([arm[2], 0.4 * arm[2] + 0.6 * arm[3], arm[3]])
-    solids.limb(hand, np.array((0.015, 0.02, 0.014)), plain(person.skin), steps=2, columns=8, layer=0.06)
+    solids.limb(hand, (0.015, 0.02, 0.014), person.skin, steps=2, columns=8, layer=0.06)
 
 
 def _direction(azimuth: Array, up: Array) -> tuple[Array, Array]:
@@ -265,28 +259,28 @@ def _direction(azimuth: Array, up: Array) -> tuple[Array, Array]:
 def _head(person: Person) -> Solids:
     """Build the head around its center; it is the same in every posture."""
     solids, skin, hair = Solids(), person.skin, person.hair
-    features: list[tuple[tuple[float, float, float], tuple[float, float, float], Color]] = [
-        ((0.0, -0.16, 0.97), (0.007, 0.014, 0.009), skin),
-        ((0.0, -0.5, 0.74), (0.014, 0.0045, 0.008), mix(skin, (0.45, 0.15, 0.15), 0.5)),
-    ]
+
+    def feature(place: Point, half: Point, color: Color) -> None:
+        solids.ball((_SKULL[0] * place[0], _SKULL[1] * place[1], _SKULL[2] * place[2]), half, color)
+
+    feature((0.0, -0.16, 0.97), (0.007, 0.014, 0.009), skin)  # nose, mouth, then eyes, brows and ears
+    feature((0.0, -0.5, 0.74), (0.014, 0.0045, 0.008), mix(skin, (0.45, 0.15, 0.15), 0.5))
     for side in (1, -1):
-        features.append(((side * 0.33, 0.05, 0.9), (0.007, 0.006, 0.006), (0.1, 0.08, 0.08)))
-        features.append(((side * 0.33, 0.27, 0.87), (0.012, 0.003, 0.006), mix(hair, BLACK, 0.2)))
+        feature((side * 0.33, 0.05, 0.9), (0.007, 0.006, 0.006), (0.1, 0.08, 0.08))
+        feature((side * 0.33, 0.27, 0.87), (0.012, 0.003, 0.006), mix(hair, BLACK, 0.2))
         if person.hair_style not in ("long", "bob", "headscarf", "afro", "curly"):
-            features.append(((side, -0.08, -0.1), (0.008, 0.018, 0.012), mix(skin, BLACK, 0.08)))
-    for place, radii, color in features:
-        solids.ball(np.multiply(_SKULL, place), radii, plain(color))
+            feature((side, -0.08, -0.1), (0.008, 0.018, 0.012), mix(skin, BLACK, 0.08))
 
     def face(azimuth: Array, up: Array) -> Array:
         side, front = _direction(azimuth, up)
-        color, side = plain(skin)(azimuth, up), np.abs(side)
+        color, side = np.array(skin), np.abs(side)
         if person.beard:
             color = over(color, (front > 0.05) & (up < np.where(side > 0.55, 0.0, -0.3)), mix(hair, skin, 0.25))
         if person.glasses:
             color = over(color, 0.75 * ((np.abs(up - 0.06) < 0.09) & (front > 0) & (side > 0.08)), (0.1, 0.1, 0.12))
         return color
 
-    solids.ball(np.zeros(3), _SKULL, face, rows=16, columns=22, jaw=0.25)
+    solids.ball((0.0, 0.0, 0.0), _SKULL, face, rows=16, columns=22, jaw=0.25)
     _add_hair(solids, person)
     return solids
 
@@ -295,14 +289,14 @@ def _add_hair(solids: Solids, person: Person) -> None:
     style, hair, hat = person.hair_style, _cloth(person, person.hair, 0.12), _cloth(person, person.hat, 0.06)
     part = 0.4 if person.texture % 2 < 1 else -0.4
 
-    def shell(out: float, color: Field, edge: Field, place: tuple[float, float, float] = (0, 0, 0)) -> None:
+    def shell(out: float, color: Paint, edge: Field, place: Point = (0, 0, 0)) -> None:
         """Cover the head where the edge is positive, close to it at the edge."""
 
         def swell(azimuth: Array, up: Array) -> Array:
             return np.asarray(1.01 + (out - 1) * np.clip(5 * edge(azimuth, up), 0, 1))
 
         size = (_SKULL[0], _SKULL[1] * out, _SKULL[2])
-        solids.ball(np.array(place), size, color, rows=16, columns=22, jaw=0.2, keep=edge, swell=swell)
+        solids.ball(place, size, color, rows=16, columns=22, jaw=0.2, keep=edge, swell=swell)
 
     def fall(low: float, width: float, color: Field) -> None:
         """Hang hair or cloth down the back from the crown."""
@@ -327,26 +321,26 @@ def _add_hair(solids: Solids, person: Person) -> None:
         return lambda azimuth, up: up - level - 0.1 * _direction(azimuth, up)[1]
 
     if style in _HAIR:
-        shell(_HAIR[style][0], plain(mix(person.hair, person.skin, 0.3)) if style == "buzz cut" else hair, cropped)
+        shell(_HAIR[style][0], mix(person.hair, person.skin, 0.3) if style == "buzz cut" else hair, cropped)
     if style in ("long", "bob", "curly"):
         fall({"long": -0.15, "bob": -0.07, "curly": -0.05}[style], 0.062, hair)
     elif style == "afro":
         shell(1.38, hair, lambda a, up: np.minimum(up + 0.6, np.maximum(0.3 - np.sin(a), up - 0.62)), (0, 0.016, -0.02))
     elif style == "bun":
-        solids.ball(np.array((0.0, 0.06, -0.048)), (0.029, 0.028, 0.029), hair, rows=8, columns=12)
+        solids.ball((0.0, 0.06, -0.048), (0.029, 0.028, 0.029), hair, rows=8, columns=12)
     elif style == "ponytail":
-        joints = np.array([(0.0, 0.034, -0.056), (0.0, -0.02, -0.082), (0.0, -0.13, -0.07)])
-        solids.limb(joints, np.array((0.014, 0.0215, 0.008)), hair, steps=4, layer=0.07)
+        joints = [(0.0, 0.034, -0.056), (0.0, -0.02, -0.082), (0.0, -0.13, -0.07)]
+        solids.limb(joints, (0.014, 0.0215, 0.008), hair, steps=4, layer=0.07)
     elif style == "headscarf":
         shell(1.12, hat, wrapped)
         fall(-0.13, 0.066, hat)
     elif style == "beanie":
         shell(1.13, hat, above(0.24))
-        shell(1.17, plain(mix(person.hat, BLACK, 0.18)), lambda a, up: np.minimum(above(0.2)(a, up), 0.5 - up))
+        shell(1.17, mix(person.hat, BLACK, 0.18), lambda a, up: np.minimum(above(0.2)(a, up), 0.5 - up))
     elif style in HATS:
         shell(1.1, hat, above(0.3))
         place, size = ((0.0, 0.026, 0.07), (0.042, 0.006, 0.04)) if style == "cap" else ((0.0, 0.034, 0.0), (0.1, 0.007, 0.105))
-        solids.ball(np.array(place), size, plain(mix(person.hat, BLACK, 0.12)), columns=20)
+        solids.ball(place, size, mix(person.hat, BLACK, 0.12), columns=20)
 
 
 def _add_bag(solids: Solids, person: Person, posture: Posture) -> None:
@@ -356,21 +350,21 @@ def _add_bag(solids: Solids, person: Person, posture: Posture) -> None:
     def strap(azimuths: Array, levels: Array) -> None:
         centers, width, depth = _sections(person, posture, levels, _THICKNESS.get(person.upper, 0.004) + 0.003)
         points = centers + np.stack([width * np.cos(azimuths), 0 * levels, depth * np.sin(azimuths)], axis=1)
-        solids.limb(points, np.full(len(points), 0.0105), plain(dark), steps=1, columns=6, layer=0.08)
+        solids.limb(points, np.full(len(points), 0.0105), dark, steps=1, columns=6, layer=0.08)
 
-    def box(center: tuple[float, float, float], half: tuple[float, float, float], color: Field) -> None:
-        solids.ball(np.array(center), half, color, rows=8, columns=16, square=0.45, layer=0.06)
+    def box(center: Point, half: Point, color: Paint) -> None:
+        solids.ball(center, half, color, rows=8, columns=16, square=0.45, layer=0.06)
 
     def flap(azimuth: Array, up: Array) -> Array:
-        return over(plain(color)(azimuth, up), 0.8 * (up > 0.1), dark)
+        return over(color, 0.8 * (up > 0.1), dark)
 
     if person.bag == "backpack":
         for across in (0.053, -0.053):
             levels = np.linspace(0.832, 0.66, 7)
             strap(np.arccos(across / _sections(person, posture, levels, 0.0)[1].clip(0.06)), levels)
         back = posture.lean * 0.18 - 0.062 * person.girth - 0.035
-        box((0.0, 0.7 + rise, back), (0.078, 0.115, 0.045), plain(color))
-        box((0.0, 0.66 + rise, back - 0.04), (0.056, 0.05, 0.02), plain(mix(color, WHITE, 0.08)))
+        box((0.0, 0.7 + rise, back), (0.078, 0.115, 0.045), color)
+        box((0.0, 0.66 + rise, back - 0.04), (0.056, 0.05, 0.02), mix(color, WHITE, 0.08))
     elif person.bag == "shoulder bag":
         share = np.linspace(0, 1, 10)
         for turn in (1, -1):
@@ -380,10 +374,10 @@ def _add_bag(solids: Solids, person: Person, posture: Posture) -> None:
     elif person.bag == "handbag":
         box((x, y - 0.085, z), (0.026, 0.05, 0.07), flap)
         for end in (0.05, -0.05):
-            solids.limb(np.array([(x, y, z), (x, y - 0.05, z + end)]), np.full(2, 0.006), plain(dark), steps=2, columns=6)
+            solids.limb([(x, y, z), (x, y - 0.05, z + end)], (0.006, 0.006), dark, steps=2, columns=6)
     elif person.bag == "suitcase":
         for offset in (-0.035, 0.035):
-            bar = np.array([(x + offset, 0.34, z - 0.13), (x + offset, y, z)])
-            solids.limb(bar, np.full(2, 0.0055), plain((0.45, 0.46, 0.48)), steps=2, columns=6)
-            solids.ball(np.array((x + 2 * offset, 0.035, z - 0.13)), (0.012, 0.018, 0.018), plain((0.13, 0.13, 0.14)))
-        box((x + side * 0.01, 0.2, z - 0.13), (0.1, 0.15, 0.055), plain(color))
+            bar = [(x + offset, 0.34, z - 0.13), (x + offset, y, z)]
+            solids.limb(bar, (0.0055, 0.0055), (0.45, 0.46, 0.48), steps=2, columns=6)
+            solids.ball((x + 2 * offset, 0.035, z - 0.13), (0.012, 0.018, 0.018), (0.13, 0.13, 0.14))
+        box((x + side * 0.01, 0.2, z - 0.13), (0.1, 0.15, 0.055), color)

@@ -1,19 +1,20 @@
 """Generated data sets in the layout of Market-1501, written whole or not at all by a pool of processes."""
 
 import functools
+import itertools
 import json
 import multiprocessing
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+from PIL import Image
 
 from hat.data.loading import default_num_workers
 from hat.data.market import MANIFEST
@@ -23,10 +24,8 @@ from .camera import MAX_IDENTITIES, draw_distractor, draw_person, make_camera
 from .wardrobe import make_person
 
 _GENERATOR = "hat synth"
-_DRAWING = 2  # Counts up whenever the same seed gives other pictures.
 _TRAIN, _QUERY, _GALLERY = _FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 _MAX_IMAGES = 2_000_000
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class SynthSummary(_Plan):
-    """What was written: the parameters of `generate_dataset`, images in each part, processes that drew, and the time."""
+    """What was written: parameters, images in each part, processes that drew, and the time."""
 
     out: str
     num_train_images: int
@@ -84,30 +83,16 @@ def generate_dataset(
 ) -> SynthSummary:
     """Draw a multi-camera data set of pedestrians in the layout of Market-1501.
 
-    ``out`` gets ``bounding_box_train``, ``query`` and ``bounding_box_test`` with names like ``0001_c1s1_000051_00.jpg``
-    (identity, camera, frame; identities and cameras from 1), and ``synth.json``. Of every identity that is not for training
-    one image from each camera is a query and the rest is in the gallery.
+    ``out``, absent or empty, gets the three folders with names like ``0001_c1s1_000051_00.jpg`` (identity, camera, frame;
+    identities and cameras from 1), and ``synth.json``, complete or not at all. With ``force`` it replaces a drawn data set that
+    holds nothing else. The first ``num_train_ids`` identities, half of all if None, are for training; of every other one an
+    image from each camera is a query and the rest is in the gallery, with ``num_distractors`` false detections labeled 0000.
+    Many programs read one digit from Market's names: stay below 10 cameras for them.
 
     The same parameters give the same bytes whatever ``num_workers`` is (with the same versions of NumPy and Pillow), and an
-    identity of a seed looks the same whatever the other parameters but ``size`` are. The folder appears complete or not at all.
-    With several workers a script needs the usual ``if __name__ == "__main__":`` around its code, since workers import it.
-
-    Args:
-        out: Folder to write; it must be absent or empty.
-        num_ids: Number of identities, 2 to 9,999.
-        num_cameras: Number of cameras, 2 to 99. Many programs read one digit from Market's names: stay below 10 for them.
-        images_per_camera: Images of each identity from each camera, 2 to 100.
-        num_train_ids: How many of the first identities are for training, 1 to ``num_ids`` - 1; half of all if None.
-        num_distractors: False detections in the gallery, labeled 0000, up to 30,000.
-        size: (height, width) of the images in pixels, 32 x 16 to 1024 x 512.
-        seed: Seed of the world, 0 to 2**32 - 1.
-        num_workers: Processes that draw, 1 to 256; None is one for each core, at most 16.
-        force: Replace ``out`` where it is a drawn data set and holds nothing else.
-        on_progress: Called with the numbers of images done and to do.
-
-    Raises:
-        UsageError: A parameter is out of its bounds, or ``out`` is not empty or may not be replaced.
-        WorkError: Writing failed, or a worker died.
+    identity of a seed looks the same whatever the other parameters but ``size`` (height, width) are. With several workers a
+    script needs the usual ``if __name__ == "__main__":`` around its code, since workers import it; None is one for each core.
+    ``on_progress`` is called with the numbers of images done and to do.
     """
     train = num_ids // 2 if num_train_ids is None else num_train_ids
     plan = _Plan(seed, (size[0], size[1]), num_ids, train, num_cameras, images_per_camera, num_distractors)
@@ -136,20 +121,26 @@ def generate_dataset(
     _check_target(target, force)
     started = time.perf_counter()
     try:
-        with _assembled(target) as folder:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Drawn in a hidden folder beside the target, whose place it takes when all has gone well.
+        with tempfile.TemporaryDirectory(".partial", f".{target.name}.", target.parent, ignore_cleanup_errors=True) as around:
+            folder = Path(around) / target.name
             for name in _FOLDERS:
-                (folder / name).mkdir()
+                (folder / name).mkdir(parents=True)
             _draw_all(plan, folder, num_workers, total, on_progress)
             manifest = {
                 "generator": _GENERATOR,
                 "version": version("hat-reid"),
-                "drawing": _DRAWING,
+                "drawing": 2,  # counts up whenever the same seed gives other pictures
                 "parameters": asdict(plan),
                 "counts": plan.counts(),
                 "cameras": [make_camera(seed, index).place for index in range(num_cameras)],
                 "identities": {f"{index + 1:04d}": make_person(seed, index).description for index in range(num_ids)},
             }
             (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+            if target.exists():
+                target.rename(Path(around) / "replaced")
+            folder.rename(target)
     except OSError as error:
         raise WorkError(f"{target} could not be written: {error.strerror or error}") from error
     seconds = time.perf_counter() - started
@@ -168,37 +159,19 @@ def _check_target(target: Path, force: bool) -> None:
     except (OSError, ValueError):
         manifest = None
     if not isinstance(manifest, dict) or manifest.get("generator") != _GENERATOR:
-        raise UsageError(
-            f"{target} is not empty and holds no data set of hat synth, so it is not replaced: name another folder"
-        )
-    if not force:
-        raise UsageError(f"{target} already holds a drawn data set: name another folder, or replace it with --force")
-    if foreign := sorted(entries - {*_FOLDERS, MANIFEST}):
-        raise UsageError(
-            f"{target} holds {foreign[0]}, which hat synth did not write, so it is not replaced: move it away first"
-        )
-
-
-@contextmanager
-def _assembled(target: Path) -> Iterator[Path]:
-    """Give a hidden folder beside the target that takes its place when all has gone well and vanishes when not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    around = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
-        building = around / target.name
-        building.mkdir()
-        yield building
-        if target.exists():
-            target.rename(around / "replaced")
-        building.rename(target)
-    finally:
-        shutil.rmtree(around, ignore_errors=True)
+        problem = "is not empty and holds no data set of hat synth, so it is not replaced: name another folder"
+    elif not force:
+        problem = "already holds a drawn data set: name another folder, or replace it with --force"
+    elif foreign := sorted(entries - {*_FOLDERS, MANIFEST}):
+        problem = f"holds {foreign[0]}, which hat synth did not write, so it is not replaced: move it away first"
+    else:
+        return
+    raise UsageError(f"{target} {problem}")
 
 
 def _draw_all(plan: _Plan, folder: Path, workers: int, total: int, on_progress: Callable[[int, int], None] | None) -> None:
-    jobs = [(True, index) for index in range(plan.num_ids)]
-    jobs += [(False, first) for first in range(0, plan.num_distractors, _BATCH)]
     draw, done = functools.partial(_draw_job, plan, folder), 0
+    jobs = range(plan.num_ids + plan.num_distractors)
     # Spawned, not forked: the caller may run threads (torch does), and a fork of them can hang.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) if workers > 1 else None
     try:
@@ -213,20 +186,20 @@ def _draw_all(plan: _Plan, folder: Path, workers: int, total: int, on_progress: 
             pool.shutdown(cancel_futures=True)
 
 
-def _draw_job(plan: _Plan, folder: Path, job: tuple[bool, int]) -> int:
-    """Draw all images of one identity, or one batch of distractors from a number on; returns how many."""
-    is_person, number = job
-    seed, size, shots = plan.seed, plan.size, plan.images_per_camera
-    count = plan.num_cameras * shots if is_person else min(_BATCH, plan.num_distractors - number)
-    for index in range(count):
-        if is_person:
-            camera, shot = divmod(index, shots)
-            part = _TRAIN if number < plan.num_train_ids else _GALLERY if shot else _QUERY
-            label, frame = number + 1, (number * 613 + camera * 171) % 990_000 + 51 + 25 * shot
-            image = draw_person(number, camera, shot, seed=seed, size=size)
-        else:
-            camera, part, label, frame = (number + index) % plan.num_cameras, _GALLERY, 0, 51 + 25 * (number + index)
-            image = draw_distractor(number + index, camera, seed=seed, size=size)
+def _draw_job(plan: _Plan, folder: Path, job: int) -> int:
+    """Draw all images of one identity, or one distractor if the job's number is beyond the identities; return how many."""
+
+    def save(image: Image.Image, part: str, label: int, camera: int, frame: int) -> None:
         name = f"{label:04d}_c{camera + 1}s1_{frame:06d}_00.jpg"
-        image.save(folder / part / name, "JPEG", quality=make_camera(seed, camera).quality)
-    return count
+        image.save(folder / part / name, "JPEG", quality=make_camera(plan.seed, camera).quality)
+
+    if job >= plan.num_ids:
+        number = job - plan.num_ids
+        camera = number % plan.num_cameras
+        save(draw_distractor(number, camera, seed=plan.seed, size=plan.size), _GALLERY, 0, camera, 51 + 25 * number)
+        return 1
+    for camera, shot in itertools.product(range(plan.num_cameras), range(plan.images_per_camera)):
+        part = _TRAIN if job < plan.num_train_ids else _GALLERY if shot else _QUERY
+        frame = (job * 613 + camera * 171) % 990_000 + 51 + 25 * shot
+        save(draw_person(job, camera, shot, seed=plan.seed, size=plan.size), part, job + 1, camera, frame)
+    return plan.num_cameras * plan.images_per_camera

@@ -13,19 +13,15 @@ from PIL import Image, ImageDraw, ImageFilter
 from .solids import SUPERSAMPLING, Array
 from .wardrobe import BLACK, WHITE, Color, mix, vary
 
-PIXELS_PER_METER = 110
-"""Resolution of a scene at the distance where people walk."""
-
-SPAN, TOP, BELOW = 8.0, 2.75, 0.75
-"""Width of a scene in meters; how far it reaches above and below the walkers' ground line."""
+PIXELS_PER_METER = 110  # of a scene at the distance where people walk
+SPAN, TOP, BELOW = 8.0, 2.75, 0.75  # width of a scene in meters; how far it reaches above and below the walkers' ground line
 
 
 class Brush:
-    """Fills polygons given in meters, in perspective, on a picture of ``size`` (height, width) that is reduced at the end.
+    """Polygons in meters, filled in perspective on a picture of ``size`` (height, width) that is reduced at the end.
 
-    Where people walk there are ``scale`` pixels to the meter, x = 0 is in the column ``axis`` and the ground in the row
-    ``ground``; ``camera`` is its height and distance. Far things fade to ``haze``; without it the picture is transparent where
-    nothing is painted.
+    Where people walk ``scale`` pixels are a meter, x = 0 is the column ``axis`` and the ground the row ``ground``; ``camera``
+    is its height and distance. Far things fade to ``haze``; without it the picture is transparent where nothing is painted.
     """
 
     def __init__(
@@ -38,24 +34,17 @@ class Brush:
         self.picture = Image.new("RGB" if haze else "RGBa", (size[1] * SUPERSAMPLING, size[0] * SUPERSAMPLING))
         self.draw = ImageDraw.Draw(self.picture)
 
-    def size(self, z: float) -> float:
-        """Return pixels per meter at a distance."""
-        return self.scale * self.distance / max(self.distance + z, 0.4)
-
-    def color(self, color: Color, z: float) -> tuple[int, ...]:
-        """Return a color in bytes as it looks from afar."""
-        if self.haze:
-            color = mix(color, self.haze, 1 - math.exp(-max(z, 0.0) / 70))
-        return (*(min(255, max(0, round(255 * channel))) for channel in color), 255)[: 3 if self.haze else 4]
-
     def polygon(self, color: Color, *points: tuple[float, float, float]) -> None:
         """Fill a polygon of points (x, height, z)."""
         pixels = []
         for x, height, z in points:
-            size = self.size(z)
+            size = self.scale * self.distance / max(self.distance + z, 0.4)  # pixels per meter there
             above = self.camera_height * self.scale - (self.camera_height - height) * size
             pixels.append((self.axis + x * size, self.row - above))
-        self.draw.polygon(pixels, fill=self.color(color, points[0][2]))
+        if self.haze:
+            color = mix(color, self.haze, 1 - math.exp(-max(points[0][2], 0.0) / 70))
+        channels = (*(min(255, max(0, round(255 * channel))) for channel in color), 255)
+        self.draw.polygon(pixels, fill=channels[: 3 if self.haze else 4])
 
     def ground(self, left: float, right: float, near: float, far: float, color: Color) -> None:
         """Fill a rectangle on the ground."""
@@ -221,8 +210,7 @@ def paint_scene(kind: str, seed: int, index: int, camera: tuple[float, float]) -
 def paint_occluder(kind: str, brush: Brush) -> Array:
     """Paint something that stands in front of people: plants outdoors, counters indoors, posts and bins everywhere.
 
-    ``kind`` is a key of `PLACES`; the ``axis`` of the brush, without haze, is the column of the person behind. Returned is
-    (height, width, 4) float32 red, green, blue, premultiplied by the opacity that follows, all in [0, 1].
+    The ``axis`` of the brush, which has no haze, is the column of the person behind. Returned is a layer as of `Solids.draw`.
     """
     rng, side, draw = brush.rng, float(brush.rng.choice((-1, 1))), brush.rng.random()
     color = brush.choose((0.42, 0.44, 0.47), (0.28, 0.35, 0.3), (0.55, 0.5, 0.44), (0.25, 0.33, 0.48), (0.6, 0.25, 0.22))

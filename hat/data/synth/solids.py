@@ -14,28 +14,22 @@ from PIL import Image, ImageDraw
 
 from .wardrobe import Color
 
-SUPERSAMPLING = 3
-"""Pixels in each direction that are averaged to one of a picture."""
-
+SUPERSAMPLING = 3  # pixels in each direction that are averaged to one of a picture
+Point = tuple[float, float, float]
 Array = npt.NDArray[np.floating[Any]]
-
 Field = Callable[[Array, Array], Array]
-"""A function of azimuths (1, c) and places along a solid (r, 1): colors (r, c, 3) of facets, or numbers (r, c).
+"""A function of azimuths (1, c) and places along a solid (r, 1): what broadcasts to colors (r, c, 3) of facets, or to (r, c).
 
 Azimuth is 0 at the person's left, pi / 2 in front, pi at the right. Places run from 0 to 1 unless the solid says otherwise.
 """
 
+Paint = Field | Color
 
 # What a color is multiplied by in full shade and in full light, and the share of light that comes from everywhere.
 _SHADE, _BRIGHT, _AMBIENT = np.array((0.52, 0.53, 0.62)), np.array((1.12, 1.09, 1.03)), 0.35
 
 
-def plain(color: Color) -> Field:
-    """Return a field of one color."""
-    return lambda azimuth, along: np.broadcast_to(color, (along.size, azimuth.size, 3))
-
-
-def over(color: Array, mask: npt.ArrayLike, top: Color) -> Array:
+def over(color: Array | Color, mask: npt.ArrayLike, top: Color) -> Array:
     """Lay a second color over the first with opacities (r, c)."""
     return np.asarray(color + np.asarray(mask, dtype=float)[..., None] * (np.array(top) - color))
 
@@ -84,14 +78,13 @@ class Solids:
         self._parts += [part._replace(points=part.points + place) for part in other._parts]
 
     def rings(
-        self, centers: Array, half_width: Array, half_depth: Array, color: Field, *, along: Array | None = None,
+        self, centers: Array, half_width: Array, half_depth: Array, color: Paint, *, along: Array | None = None,
         twist: Array | float = 0.0, columns: int = 16, square: float = 1.0, upright: bool = True,
         keep: Field | None = None, swell: Field | None = None, layer: float = 0.0,
     ) -> None:  # fmt: skip
-        """Add a stack of elliptical rings.
+        """Add a stack of elliptical rings around ``centers`` (n, 3), with half axes (n,) from side to side and front to back.
 
-        ``centers`` (n, 3) go from the first to the last ring; each has its half axes from side to side and from front to back
-        (n,), a place ``along`` the solid (from 0 to 1 if not given) and a ``twist`` in radians. A ``square`` below 1 makes
+        Each has a place ``along`` the solid (from 0 to 1 if not given) and a ``twist`` in radians. A ``square`` below 1 makes
         rounded rectangles of the ellipses. Rings that are not ``upright`` stand across the line through the centers. Facets
         are left out where ``keep`` is not positive, ``swell`` is a factor of the half axes, and ``layer`` is how much nearer
         than it is the solid counts when facets hide each other: cloth over what it covers.
@@ -115,49 +108,55 @@ class Solids:
             points *= swell(azimuth[None], along[:, None])[..., None]
         points += centers[:, None]
         places = (0.5 * (azimuth[1:] + azimuth[:-1]))[None], (0.5 * (along[1:] + along[:-1]))[:, None]
-        facets, colors = _facets(*points.shape[:2]), color(*places).reshape(-1, 3)
+        painted = color(*places) if callable(color) else color
+        facets = _facets(*points.shape[:2])
+        colors = np.broadcast_to(painted, (places[1].size, places[0].size, 3)).reshape(-1, 3)
         if keep is not None:
             there = (keep(*places) > 0).ravel()
             facets, colors = facets[there], colors[there]
         self._parts.append(_Part(points.reshape(-1, 3), facets, colors, layer))
 
-    def limb(self, joints: Array, radii: Array, color: Field, *, steps: int, side: int = 0, **options: Any) -> None:
+    def limb(
+        self, joints: npt.ArrayLike, radii: npt.ArrayLike, color: Paint, *, steps: int, side: int = 0, **options: Any
+    ) -> None:
         """Add a limb along joints (n, 3) with a radius at each, round where it begins; each bone has the same share of places.
 
         ``steps`` rings belong to each bone; ``side`` is 1 for a limb of the left, -1 for one of the right side: what looks at
         the body is in its shade. The other options are those of `rings`.
         """
-        weights = _weights(len(joints), steps)
-        centers, radius = weights @ joints, weights @ radii
-        back = (centers[0] - centers[1]) * (radii[0] / math.dist(centers[0], centers[1]))
+        rows = np.column_stack([np.asarray(joints), np.asarray(radii)]).T
+        bones = np.arange(rows.shape[1])
+        places = np.linspace(0, bones[-1], bones[-1] * steps + 1)
+        *axes, radius = (np.interp(places, bones, row) for row in rows)
+        centers = np.stack(axes, axis=1)
+        back = (centers[0] - centers[1]) * (radius[0] / math.dist(centers[0], centers[1]))
         centers = np.vstack([centers[0] + back, centers[0] + 0.75 * back, centers, 1.01 * centers[-1] - 0.01 * centers[-2]])
-        radius = np.concatenate([[0.0, 0.66 * radii[0]], radius, [0.0]])
-        along = np.clip(np.arange(-2, len(weights) + 1) / (len(weights) - 1), 0, 1)
+        radius = np.concatenate([[0.0, 0.66 * radius[0]], radius, [0.0]])
+        along = np.clip(np.arange(-2, len(places) + 1) / (len(places) - 1), 0, 1)
 
         def shaded(azimuth: Array, along: Array) -> Array:
-            inner = 0.3 * np.clip(-side * np.cos(azimuth), 0, 1)
-            return np.asarray(color(azimuth, along) * (1 - inner[..., None]))
+            inner = 0.3 * np.clip(-side * np.cos(azimuth), 0, 1)[..., None]
+            return np.asarray((color(azimuth, along) if callable(color) else color) * (1 - inner))
 
-        self.rings(
-            centers, radius, radius, shaded if side else color, **({"columns": 10} | options), along=along, upright=False
-        )
+        options = {"columns": 10} | options
+        self.rings(centers, radius, radius, shaded if side else color, along=along, upright=False, **options)
 
-    def ball(self, center: Array, radii: Color, color: Field, *, rows: int = 5, jaw: float = 0.0, **options: Any) -> None:
-        """Add an ellipsoid with half width, height and depth; places run from 1 at its top to -1 over ``rows`` facets.
+    def ball(self, center: Point, half: Point, color: Paint, *, rows: int = 5, jaw: float = 0.0, **options: Any) -> None:
+        """Add an ellipsoid with ``half`` width, height and depth; places run from 1 at its top to -1 over ``rows`` facets.
 
         ``jaw`` is how much narrower it is below; the other options are those of `rings`: ``square`` makes a rounded box.
         """
         turn, square = np.linspace(math.pi / 2, -math.pi / 2, rows + 1), options.get("square", 1.0)
         up = np.sign(turn) * np.abs(np.sin(turn)) ** square
         ring = np.maximum(np.cos(turn), 0.0) ** square * (1 - jaw * np.clip(-up - 0.1, 0, 1))
-        centers = center + up[:, None] * (0.0, radii[1], 0.0)
-        self.rings(centers, ring * radii[0], ring * radii[2], color, **({"columns": 8} | options), along=up)
+        centers = center + up[:, None] * (0.0, half[1], 0.0)
+        self.rings(centers, ring * half[0], ring * half[2], color, **({"columns": 8} | options), along=up)
 
     def draw(self, view: View, light: Array, size: tuple[int, int], unit: float) -> Array:
-        """Draw the facets; one unit of them is ``unit`` meters.
+        """Draw the facets, of which one unit is ``unit`` meters, on a picture of ``size`` (height, width) in pixels.
 
-        ``light`` is a (3,) unit vector to the light in the camera's axes, ``size`` (height, width) in pixels. Returned is
-        (height, width, 4) float32 red, green, blue, premultiplied by the opacity that follows, all in [0, 1].
+        ``light`` is a (3,) unit vector to the light in the camera's axes. Returned is (height, width, 4) float32 in [0, 1]:
+        red, green, blue, premultiplied by the opacity that follows.
         """
         points, _, colors, layers = zip(*self._parts, strict=True)
         turned = view.turn(np.concatenate(points) * unit)
@@ -201,10 +200,3 @@ def _facets(rows: int, columns: int) -> npt.NDArray[np.intp]:
     """Return the corners (n, 4) of the facets between rows and columns of points."""
     first = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).reshape(-1, 1)
     return np.asarray(first + np.array((0, 1, columns + 1, columns)))
-
-
-@functools.lru_cache(maxsize=64)
-def _weights(joints: int, steps: int) -> Array:
-    """Return how much each joint counts (n, joints) at places evenly spread over the bones."""
-    places = np.linspace(0, joints - 1, (joints - 1) * steps + 1)
-    return np.asarray(np.maximum(1 - np.abs(places[:, None] - np.arange(joints)), 0))

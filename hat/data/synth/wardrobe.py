@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Color = tuple[float, float, float]
-"""Red, green and blue, sRGB in [0, 1]."""
-
+Color = tuple[float, float, float]  # red, green and blue, sRGB in [0, 1]
 BLACK: Color = (0.0, 0.0, 0.0)
 WHITE: Color = (1.0, 1.0, 1.0)
 
@@ -38,11 +36,10 @@ HAIR = _table("black 201c1d dark_brown 3b2820 brown 5f412c chestnut 7a4a2b blond
 SKIN_TONES = tuple(_table("1 eabc99 2 dfa981 3 d0966b 4 bb8058 5 a16a46 6 865439 7 69432d 8 4d3223").values())
 
 HATS = ("cap", "beanie", "sun hat", "headscarf")
+# Every style has the same share; hats and headscarves count as styles.
 HAIR_STYLES = ("short", "side parted", "buzz cut", "bald", "curly", "afro", "bob", "long", "ponytail", "bun", *HATS)
-"""Every style has the same share; hats and headscarves count as styles."""
-
+# So many people of one seed are sure to differ: each has its own upper color, lower color, skin tone and hair style.
 NUM_PEOPLE = len(UPPERS) * len(LOWERS) * len(SKIN_TONES) * len(HAIR_STYLES)
-"""How many people of one seed are sure to differ: each has its own upper color, lower color, skin tone and hair style."""
 
 _UPPER_KINDS = {
     "t-shirt": 0.2, "long sleeve": 0.16, "shirt": 0.1, "hoodie": 0.14, "jacket": 0.14, "open jacket": 0.12, "coat": 0.14,
@@ -101,11 +98,8 @@ def vary(color: Color, rng: np.random.Generator, amount: float = 1.0) -> Color:
     """Move a color a little in hue, saturation and value, so that two red shirts are not the same red."""
     hue, saturation, value = colorsys.rgb_to_hsv(*color)
     turn, wash, light = rng.normal(0.0, (0.012, 0.05, 0.045)) * amount
-    return colorsys.hsv_to_rgb(
-        (hue + float(turn)) % 1.0,
-        min(max(saturation + float(wash) * (saturation > 0.06), 0.0), 1.0),
-        min(max(value + float(light), 0.1), 0.95),
-    )
+    saturation = min(max(saturation + float(wash) * (saturation > 0.06), 0.0), 1.0)
+    return colorsys.hsv_to_rgb((hue + float(turn)) % 1.0, saturation, min(max(value + float(light), 0.1), 0.95))
 
 
 @functools.lru_cache(maxsize=4)
@@ -115,11 +109,9 @@ def _order(seed: int) -> npt.NDArray[np.int64]:
 
 @functools.lru_cache(maxsize=1024)
 def make_person(seed: int, index: int) -> Person:
-    """Return the person of a seed with a number from 0 to `NUM_PEOPLE` - 1, the same whatever else is drawn with the seed.
-
-    Four attributes come from a shuffled list of all their combinations, so no two people share all four and every skin tone and
-    hair style gets the same share; the rest is drawn on its own, so single attributes are shared by many.
-    """
+    """Return the person of a seed with a number from 0 to `NUM_PEOPLE` - 1, the same whatever else is drawn with the seed."""
+    # Four attributes come from a shuffled list of all their combinations, so no two people share all four and every skin tone
+    # and hair style gets the same share; the rest is drawn on its own, so single attributes are shared by many.
     code, upper_id = divmod(int(_order(seed)[index]), len(UPPERS))
     code, lower_id = divmod(code, len(LOWERS))
     style_id, skin_id = divmod(code, len(SKIN_TONES))
@@ -148,10 +140,13 @@ def make_person(seed: int, index: int) -> Person:
     words = [upper_name, "and", accent_name, pattern if pattern != "plain" else "", upper]
     if pattern == "plain" and upper != "open jacket":
         words = [upper_name, upper]
-    parts = [" ".join(word for word in words if word)]
-    parts += [] if lower == "bare legs" else [f"{lower_name} {lower}"]
-    parts += [f"{shoe_name} {shoes}", style if style in ("bald", *HATS) else f"{style} {hair_name} hair"]
-    parts += [] if bag == "none" else [f"{bag_name} {bag}"]
+    parts = [
+        " ".join(filter(None, words)),
+        "" if lower == "bare legs" else f"{lower_name} {lower}",
+        f"{shoe_name} {shoes}",
+        style if style in ("bald", *HATS) else f"{style} {hair_name} hair",
+        "" if bag == "none" else f"{bag_name} {bag}",
+    ]
     return Person(
         height=float(np.clip(rng.normal(1.67 if curved else 1.75, 0.075), 1.50, 1.95)),
         girth=float(np.clip(rng.normal(1.03, 0.1), 0.86, 1.3)),
@@ -179,7 +174,7 @@ def make_person(seed: int, index: int) -> Person:
         bag_side=int(rng.choice((-1, 1))),
         gait=float(rng.uniform(0.8, 1.15)),
         texture=float(rng.uniform(0, 100)),
-        description=", ".join(parts),
+        description=", ".join(filter(None, parts)),
     )
 
 
