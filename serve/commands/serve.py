@@ -75,12 +75,12 @@ def serve(
     from hat.runtime import open_runtime, runtime_info
     from hat.runtime.torch_runtime import checked_precision
 
+    from ..service.admission import ServiceSettings
     from ..service.audit import AuditLog
     from ..service.gallery_registry import GalleryRegistry, parse_gallery
     from ..service.ingress import allowed_hosts, is_loopback
     from ..service.server import bind, create_app, run_server, shown_address
     from ..service.service import Service
-    from ..service.settings import ServiceSettings
 
     if not is_loopback(host) and keys is None:
         raise UsageError(f"--host {host} can be reached by others: give the keys that they need with --keys (see hat keys)")

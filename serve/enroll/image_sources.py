@@ -36,22 +36,14 @@ _TABLE_COLUMNS = ("path", "pid", "camid", "time", *BOX_COLUMNS)
 
 
 class ImageSources:
-    """Everything that one call enrolls.
+    """Everything that one call enrolls: images, folders (with all that is in them), zip files, tables (``.csv``) or one video.
 
-    Args:
-        inputs: Images, folders (with all that is in them), zip files, tables (``.csv``) or one video.
-        labels: What is known of all of them; a time is a video's beginning.
-        names: What file names say.
-        boxes: Table of boxes of the video.
+    ``labels`` are known of all of them, a time is a video's beginning; ``boxes`` is the table of the people in it.
 
     Attributes:
         left_out: Why -> how many files were left out, of those that were listed last.
         unread: The first of the files that are not read.
         notes: What is worth telling the user.
-
-    Raises:
-        UsageError: The inputs and options do not go together.
-        DataError: An input is not there.
     """
 
     def __init__(
@@ -78,11 +70,7 @@ class ImageSources:
             _check_presence(text)
 
     def count(self) -> int:
-        """Return how many items there are; every list and table is read for it, and of images some headers, for a note.
-
-        Raises:
-            DataError: A folder, zip file or table cannot be read, or a table has a mistake.
-        """
+        """Return how many items there are; every list and table is read for it, and of images some headers, for a note."""
         self._clear()
         if self._boxes is not None:
             return sum(1 for _ in self._rows(self._boxes))
@@ -91,12 +79,7 @@ class ImageSources:
         return len(whole)
 
     def items(self) -> Iterator[Item]:
-        """Yield the items, in an order that is always the same.
-
-        Raises:
-            DataError: As `count`; or the video cannot be opened.
-            MissingExtraError: PyAV is needed for a video and is not installed.
-        """
+        """Yield the items, in an order that is always the same."""
         self._clear()
         if self._boxes is not None:
             found = video_items(Path(self._inputs[0]), self._rows(self._boxes), self._labels.time_s)

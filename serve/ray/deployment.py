@@ -25,7 +25,7 @@ from typing_extensions import Self
 from hat.config import config_dataclass, config_from_dict
 from hat.errors import MissingExtraError, UsageError, WorkError
 
-from ..service.settings import ServiceSettings
+from ..service import ServiceSettings
 
 if TYPE_CHECKING:
     from ray.serve import Application

@@ -24,9 +24,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 class AuditLog:
     """Appends lines to a file that is readable by its owner alone.
 
-    Args:
-        path: The file; lines are added to one that is there. It may be moved away while the service runs (logrotate): the next
-            line makes it again.
+    It may be moved away while the service runs (logrotate): the next line makes it again.
 
     Raises:
         UsageError: It cannot be opened.
@@ -40,11 +38,7 @@ class AuditLog:
             raise UsageError(f"--audit {self.path}: cannot be opened: {error.strerror}") from None
 
     def write(self, facts: Mapping[str, Any]) -> None:
-        """Append one line of plain data, and the time.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Append one line of plain data, and the time, or raise an `OSError`."""
         stamp = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = orjson.dumps({"time": stamp, **facts}, option=orjson.OPT_APPEND_NEWLINE)
         descriptor = self._open()

@@ -30,32 +30,24 @@ from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime
 from hat.runtime.protocol import runtime_device, warm_up
 
+from .admission import ServiceSettings
 from .audit import ServiceMetrics
-from .settings import ServiceSettings
 from .uploads import UploadedImage
 
 EmbeddingFuture: TypeAlias = Future[npt.NDArray[np.float32]]
 """Of the (n, embed_dim) embeddings of n images. Cancelling it drops the images, unless their run has begun."""
 
-_IMAGES_A_TASK = 4  # that one thread decodes in one go: fewer cost more hand-overs, more leave threads idle
-
-
 _Group: TypeAlias = tuple[npt.NDArray[np.uint8], EmbeddingFuture]
 """Images that were submitted together; they share a run."""
 
+_IMAGES_A_TASK = 4  # that one thread decodes in one go: fewer cost more hand-overs, more leave threads idle
+
 
 class Batcher:
-    """Runs a model in a thread of its own, on whatever images are waiting.
+    """Runs a model in a thread of its own, the only one that calls it, on whatever images are waiting: ``num_waiting`` of them.
 
-    Args:
-        runtime: The model. It is only ever called from one thread.
-        max_batch: Most images in a run; lowered to what the runtime takes.
-        max_wait_s: How long a run that is not full waits for images that were announced.
-        on_run: Called after each run with the number of images and the seconds that it took.
-
-    Attributes:
-        num_waiting: Images that wait for a run.
-        idle: Set while no run is under way.
+    A run that is not full waits at most ``max_wait_s`` for images that were announced. ``on_run`` is called after each with the
+    number of images and the seconds that it took; ``idle`` is set while there is none.
     """
 
     def __init__(
@@ -97,12 +89,8 @@ class Batcher:
     ) -> EmbeddingFuture:
         """Queue (n, 3, H, W) uint8 RGB images, n of 1 to ``max_batch``, ``announced`` of which were; any thread may call this.
 
-        Returns:
-            The future, a new one where none is given: (n, embed_dim) float32 unit rows, or what the runtime raised.
-
-        Raises:
-            UsageError: The images are of another shape or type.
-            WorkError: The batcher is closed.
+        The future that is returned, a new one where none is given, has (n, embed_dim) float32 unit rows or what the runtime
+        raised. Images of another shape are a `UsageError`, a closed batcher is a `WorkError`.
         """
         future = future or Future()
         with self._changed:
@@ -180,11 +168,7 @@ class Pipeline:
         self._decoders = ThreadPoolExecutor(settings.num_decoders or default_num_workers(), thread_name_prefix="hat-decode")
 
     def warm_up(self) -> None:
-        """Run the model on the smallest and the largest batch, so that no client waits for what happens only once.
-
-        Raises:
-            WorkError: What came out are no embeddings.
-        """
+        """Run the model on the smallest and the largest batch, so that no client waits for what happens only once."""
         warm_up(self.runtime)
         for size in sorted({1, self.batcher.max_batch}):
             pixels = np.zeros((size, 3, *self.preprocessing.size), dtype=np.uint8)
@@ -193,11 +177,7 @@ class Pipeline:
                 raise WorkError(f"{self.runtime.name} gave no embeddings for {size} black images, but {rows.shape}")
 
     async def embed(self, images: Sequence[UploadedImage]) -> npt.NDArray[np.float32]:
-        """Embed images: (n, embed_dim) float32 unit rows. When the call is cancelled, what has not begun is dropped.
-
-        Raises:
-            ImageError: An image cannot be used.
-        """
+        """Embed images: (n, embed_dim) float32 unit rows. When the call is cancelled, what has not begun is dropped."""
         size = min(_IMAGES_A_TASK, self.batcher.max_batch)
         tasks: list[tuple[list[UploadedImage], EmbeddingFuture]] = [
             (list(images[start : start + size]), Future()) for start in range(0, len(images), size)

@@ -79,10 +79,6 @@ class AuthorizedRequest:
         """Await work for this request, whose body has been read; cancel it when the client goes away or it takes too long.
 
         With ``finish`` the end of what cannot be cancelled is waited for: it writes, and belongs on record.
-
-        Raises:
-            ClientDisconnect: The client closed its connection.
-            ApiError: The time is over.
         """
         timeout_s = self.service.settings.timeout_s
         task = asyncio.ensure_future(work)

@@ -27,11 +27,7 @@ def is_gallery_name(name: str) -> bool:
 
 
 def parse_gallery(text: str) -> tuple[str, str]:
-    """Split a gallery as it is typed, ``NAME=PLACE`` or only the place: (name, place).
-
-    Raises:
-        UsageError: The name has another form.
-    """
+    """Split a gallery as it is typed, ``NAME=PLACE`` or only the place that it is called after: (name, place)."""
     name, equals, place = text.partition("=")
     if equals and is_gallery_name(name) and place:
         return name, place
@@ -45,11 +41,9 @@ def parse_gallery(text: str) -> tuple[str, str]:
 
 
 class GalleryRegistry:
-    """Open galleries by name, which it closes in the end.
+    """Open galleries by name, all of the model of ``binding``, which it closes in the end.
 
     Args:
-        galleries: Those that are there from the start.
-        binding: The model of the service, for galleries that are made.
         root: Folder in which galleries can be made; None allows none.
         max_galleries: Most galleries, those made over HTTP included.
     """
@@ -73,12 +67,10 @@ class GalleryRegistry:
         read_only: bool = False,
         max_galleries: int = 256,
     ) -> GalleryRegistry:
-        """Open galleries by name and path or URI, and check that they are of the service's model.
-
-        The galleries that lie in ``root`` are opened too; with ``read_only`` every change is refused.
+        """Open galleries by name and path or URI, and those that lie in ``root``; with ``read_only`` every change is refused.
 
         Raises:
-            UsageError: A gallery is missing, of another model or no gallery; a name is there twice; the folder is none.
+            UsageError: A gallery is missing, of another model or not a gallery; a name is there twice; the folder is missing.
             WorkError: A gallery cannot be opened.
         """
         places = dict(places)
@@ -106,11 +98,7 @@ class GalleryRegistry:
         return sorted(self._galleries)
 
     def get(self, name: str) -> Gallery:
-        """Return a gallery by its name.
-
-        Raises:
-            ApiError: There is none of this name.
-        """
+        """Return a gallery by its name, or raise an `ApiError`."""
         gallery = self._galleries.get(name)
         if gallery is None:
             raise ApiError(404, "there is no gallery of this name: GET /v1/galleries lists them")

@@ -147,11 +147,7 @@ class EnrollForm(_Labels):
     update: bool = Field(default=False, description="Give images that are there already the labels that are given now.")
 
     def labels(self, num_images: int) -> list[ItemLabels]:
-        """Return one for each image.
-
-        Raises:
-            ApiError: The list has another length, or both ways are mixed.
-        """
+        """Return one for each image."""
         if self.records is None:
             labels = self.model_dump(include={"pid", "camid", "time_s", "attributes"})
             return [ItemLabels.model_construct(**labels)] * num_images
@@ -277,16 +273,9 @@ class ImageNote(BaseModel):
     source: str
     reason: str
 
-    @model_validator(mode="before")
-    @classmethod
-    def _name_fields(cls, note: Any) -> Any:
-        return dict(zip(("source", "reason"), note, strict=True)) if isinstance(note, tuple) else note
-
 
 class EnrollResult(BaseModel):
     """What came of an enrollment."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     ids: list[int] = Field(description="Of the images that were added or known already, in order.")
     num_added: int

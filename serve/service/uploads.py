@@ -16,9 +16,8 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from .admission import Reservation
+from .admission import Reservation, ServiceSettings
 from .api_error import ApiError
-from .settings import ServiceSettings
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -59,11 +58,8 @@ class Upload:
 async def read_upload(request: Request, reservation: Reservation, settings: ServiceSettings, *, json: bool = False) -> Upload:
     """Read a body that was not read yet: ``multipart/form-data``, one image alone, or with ``json`` a JSON object.
 
-    Room is acquired for all of it at once where its length is known, else as it comes, and for images as they come.
-
-    Raises:
-        ApiError: The body is too large, of a wrong kind, broken or too slow, or there is no room for it.
-        ClientDisconnect: The client went away.
+    Room is acquired for all of it at once where its length is known, else as it comes, and for images as they come. A body that
+    is too large, of a wrong kind, broken or too slow, or that finds no room, is an `ApiError`.
     """
     if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         raise ApiError(415, "compressed bodies are not taken: send images as they are")
@@ -108,12 +104,7 @@ async def read_upload(request: Request, reservation: Reservation, settings: Serv
 
 
 async def skip_body(request: Request) -> None:
-    """Read past the body of a request that needs none, so that the end of its connection can be told.
-
-    Raises:
-        ApiError: It has one that is not small, or that does not come.
-        ClientDisconnect: The client went away.
-    """
+    """Read past the body of a request that needs none, so that the end of its connection can be told."""
     await _receive(request, lambda piece: None, max_bytes=_SKIPPED_BYTES, timeout_s=_SKIPPED_S)
 
 
@@ -134,10 +125,7 @@ async def _receive(request: Request, write: Callable[[bytes], None], *, max_byte
 def describe_body(
     form: type[BaseModel] | None = None, *, images: bool = False, alone: bool = False, json: bool = False
 ) -> dict[str, Any]:
-    """Return a request's body for OpenAPI, since bodies are not read by the framework.
-
-    It is a form with images and the fields of a model; one image ``alone``; or the fields as JSON, without images.
-    """
+    """Return a body for OpenAPI: a form with images and a model's fields, one image ``alone``, or the fields as JSON."""
     schema = form.model_json_schema() if form is not None else {}
     schema = _inline(schema, schema.pop("$defs", {}))
     content: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from memory_gallery import MemoryGallery
 from scipy.stats import binom
 
 from hat.errors import UsageError
-from hat.serve.calibrate.thresholds import PairSet, ThresholdCalibration, calibrate_thresholds, chance_of_any
+from hat.serve.calibrate import PairSet, ThresholdCalibration, calibrate_thresholds, chance_of_any
 
 
 def unit(rows):
@@ -107,8 +107,8 @@ def test_a_sample_finds_the_rate_of_all_pairs_and_its_bound_holds():
 def test_a_gallery_too_large_to_be_held_gives_the_same(people, monkeypatch):
     gallery = people[0]
     held = calibrate_thresholds(gallery, num_pairs=20)
-    monkeypatch.setattr("hat.serve.calibrate.thresholds._ROWS_BYTES", 100)
-    monkeypatch.setattr("hat.serve.calibrate.thresholds._BLOCK_BYTES", 3 * 2 * 64)
+    monkeypatch.setattr("hat.serve.calibrate._ROWS_BYTES", 100)
+    monkeypatch.setattr("hat.serve.calibrate._BLOCK_BYTES", 3 * 2 * 64)
     read = calibrate_thresholds(gallery, num_pairs=20)
     np.testing.assert_array_equal(held.impostor, read.impostor)
     np.testing.assert_array_equal(held.genuine, read.genuine)

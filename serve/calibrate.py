@@ -20,8 +20,8 @@ import numpy.typing as npt
 from hat.errors import MissingExtraError, UsageError
 from hat.io.plot_file import save_plot, style_axes
 
-from ..gallery.gallery import Gallery
-from ..gallery.identities import name_number
+from .gallery.gallery import Gallery
+from .gallery.identities import name_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,9 +32,7 @@ Pairs: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 CONFIDENCE = 0.95
 """Of the one-sided upper bound on a false match rate."""
 
-_ROWS_BYTES = 256 * 2**20
-"""Embeddings that are held at once; a larger gallery is read pair by pair."""
-
+_ROWS_BYTES = 256 * 2**20  # embeddings that are held at once; a larger gallery is read pair by pair
 _BLOCK_BYTES = 32 * 2**20
 
 _DIFFERENT, _SAME, _ROC = "#c8552b", "#0c7f5c", "#2f5fd0"
@@ -42,19 +40,12 @@ _DIFFERENT, _SAME, _ROC = "#c8552b", "#0c7f5c", "#2f5fd0"
 
 @dataclass(frozen=True)
 class RocPoint:
-    """What a threshold does: two images whose similarity is at least ``similarity`` count as one person.
-
-    Attributes:
-        similarity: The threshold.
-        false_match_rate: Share of pairs of different people that reach it, as estimated.
-        false_match_bound: Upper bound on that share in this gallery, with a confidence of 95 % (Clopper-Pearson).
-        true_match_rate: Share of pairs of one person, from different cameras, that reach it; None without such pairs.
-    """
+    """What a threshold does: two images whose similarity is at least ``similarity`` count as one person."""
 
     similarity: float
-    false_match_rate: float
-    false_match_bound: float
-    true_match_rate: float | None
+    false_match_rate: float  # share of pairs of different people that reach it, as estimated
+    false_match_bound: float  # upper bound on that share in this gallery, with a confidence of 95 % (Clopper-Pearson)
+    true_match_rate: float | None  # share of pairs of one person, from different cameras, that reach it, if there are such
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,15 +93,13 @@ class ThresholdCalibration:
     def threshold_at(self, false_match_rate: float) -> float:
         """Return the lowest similarity that keeps to a false match rate: its upper bound, not only the estimate, is within.
 
+        It lies just above that of the pair of different people which would break the rate, so it may be a little more than 1.
+
         Args:
             false_match_rate: Of one comparison, in (0, 1).
 
-        Returns:
-            A similarity: two images whose similarity is at least this count as one person. It lies above that of the pair of
-            different people which would break the rate, so it may be a little more than 1.
-
         Raises:
-            UsageError: The rate is no such number, or so low that too few pairs were compared to show it.
+            UsageError: The rate is another number, or so low that too few pairs were compared to show it.
         """
         if not 0 < false_match_rate < 1:
             raise UsageError(f"a false match rate lies between 0 and 1, got {false_match_rate}")
@@ -124,11 +113,10 @@ class ThresholdCalibration:
                 f"a false match rate of {false_match_rate:g} cannot be shown by {self.num_pairs:,} pairs of different people: "
                 f"it takes {needed:,}, and these show {self.lowest_rate:.2g} at best; {remedy}, or ask for a higher rate"
             )
-        # Just above the first pair that must not reach it.
         return float(np.nextafter(self.impostor[self.num_pairs - 1 - num_allowed], np.float32(2)))
 
     def roc(self) -> list[RocPoint]:
-        """Thresholds for the false match rates 10 %, 5, 2, 1, 0.5 ... down to the lowest that can be shown."""
+        """Return what keeps to the false match rates 10 %, 5, 2, 1, 0.5 ... down to the lowest that can be shown."""
         rates = [step * 10.0**-power for power in range(2, 8) for step in (10, 5, 2)]
         return [self.point_at(self.threshold_at(rate)) for rate in rates if rate >= self.lowest_rate]
 
@@ -144,7 +132,7 @@ def calibrate_thresholds(gallery: Gallery, *, num_pairs: int = 300_000, seed: in
     Args:
         gallery: Records that know their identity take part.
         num_pairs: Most pairs of either kind; 300,000 can show false match rates down to 1e-5.
-        seed: Of the draw: the same gallery and seed give the same result.
+        seed: Of the draw.
 
     Raises:
         UsageError: Fewer than two identities are known, or ``num_pairs`` is out of range.
@@ -199,22 +187,15 @@ def _stats() -> Any:
 
 
 class PairSet:
-    """All pairs of items that share an outer label and differ in an inner one, numbered so that any can be had by its number.
-
-    Any may be drawn without ever listing them.
-
-    Args:
-        outer: (n,) labels that both of a pair have.
-        inner: (n,) labels of which the two have different ones.
-    """
+    """All pairs of n items that share an outer label and differ in an inner one, numbered, so that none is ever listed."""
 
     def __init__(self, outer: npt.NDArray[np.int64], inner: npt.NDArray[np.int64]) -> None:
-        self._order = np.lexsort((inner, outer))
-        outer, inner = outer[self._order], inner[self._order]
-        new_outer = np.append(True, outer[1:] != outer[:-1])[: len(outer)]
-        new_inner = new_outer | np.append(True, inner[1:] != inner[:-1])[: len(inner)]
-        self._outer_start, outer_end = _runs(new_outer)
-        self._inner_start, self._inner_end = _runs(new_inner)
+        _, outer = np.unique(outer, return_inverse=True)
+        labels, inner = np.unique(inner, return_inverse=True)
+        both = outer * len(labels) + inner
+        self._order = np.argsort(both, kind="stable")
+        self._outer_start, outer_end = _runs(outer[self._order])
+        self._inner_start, self._inner_end = _runs(both[self._order])
         self._num_partners = (outer_end - self._outer_start) - (self._inner_end - self._inner_start)
         self._ends = np.cumsum(self._num_partners)
         self._num_ordered = int(self._ends[-1]) if len(self._ends) else 0
@@ -225,7 +206,7 @@ class PairSet:
         return self._num_ordered // 2
 
     def draw(self, num_pairs: int, rng: np.random.Generator) -> Pairs:
-        """So many pairs, drawn with replacement; all of them, once each, where there are no more."""
+        """Draw so many pairs with replacement; all of them, once each, where there are no more."""
         if self.num_unordered > num_pairs:
             return self._pairs(rng.integers(self._num_ordered, size=num_pairs))
         left, right = self._pairs(np.arange(self._num_ordered))
@@ -240,11 +221,9 @@ class PairSet:
         return self._order[item], self._order[partner]
 
 
-def _runs(is_first: npt.NDArray[np.bool_]) -> Pairs:
-    """First place and end of the run that each place of a sequence belongs to."""
-    starts = np.flatnonzero(is_first)
-    run = np.cumsum(is_first) - 1
-    return starts[run], np.append(starts[1:], len(is_first))[run]
+def _runs(labels: npt.NDArray[np.int64]) -> Pairs:
+    """Return the first place and the end of the run of equal labels that each of an ascending sequence belongs to."""
+    return np.searchsorted(labels, labels, "left"), np.searchsorted(labels, labels, "right")
 
 
 def _similarities(gallery: Gallery, ids: npt.NDArray[np.int64], draws: Sequence[Pairs]) -> list[npt.NDArray[np.float32]]:
@@ -269,11 +248,7 @@ def _similarities(gallery: Gallery, ids: npt.NDArray[np.int64], draws: Sequence[
 
 
 def draw_calibration(calibration: ThresholdCalibration, path: Path, *, title: str) -> None:
-    """Draw the similarities of both kinds of pairs and, where people were seen by two cameras, the ROC: .png, .svg or .pdf.
-
-    Raises:
-        WorkError: The picture cannot be written.
-    """
+    """Draw the similarities of both kinds of pairs and, where people were seen by two cameras, the ROC: .png, .svg or .pdf."""
     from matplotlib.figure import Figure
 
     has_roc = calibration.num_genuine > 0
