@@ -3,7 +3,6 @@
 import gc
 import logging
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,16 +70,18 @@ def serve(
 
       hat serve market.xml --gallery-root galleries --keys keys.json --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
     """
-    _need_libraries()
     from hat.runtime import open_runtime, runtime_info
     from hat.runtime.torch_runtime import checked_precision
 
-    from ..service.admission import ServiceSettings
-    from ..service.audit import AuditLog
-    from ..service.gallery_registry import GalleryRegistry, parse_gallery
-    from ..service.ingress import allowed_hosts, is_loopback
-    from ..service.server import bind, create_app, run_server, shown_address
-    from ..service.service import Service
+    try:
+        from ..service.admission import ServiceSettings
+        from ..service.audit import AuditLog
+        from ..service.gallery_registry import GalleryRegistry, parse_gallery
+        from ..service.ingress import allowed_hosts, is_loopback
+        from ..service.server import bind, create_app, run_server, shown_address
+        from ..service.service import Service
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "fastapi", "serve", "serving over HTTP") from None
 
     if not is_loopback(host) and keys is None:
         raise UsageError(f"--host {host} can be reached by others: give the keys that they need with --keys (see hat keys)")
@@ -111,7 +112,7 @@ def serve(
             raise UsageError(f"two galleries are called {name!r}: name them, NAME=PLACE")
         places[name] = place
     log = AuditLog(audit) if audit is not None else None
-    _log_to_stderr()
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
     set_gray_bits(gray_bits)
 
     # Bound before the model is opened: a port that is taken is to be told at once.
@@ -149,22 +150,6 @@ def serve(
         finally:
             service.close()
     stderr.print("stopped")
-
-
-def _need_libraries() -> None:
-    modules = {"fastapi": "fastapi", "multipart": "multipart", "orjson": "orjson", "prometheus_client": "prometheus-client"}
-    for module, library in (modules | {"uvicorn": "uvicorn"}).items():
-        if find_spec(module) is None:
-            raise MissingExtraError(library, "serve", "serving over HTTP")
-
-
-def _log_to_stderr() -> None:
-    """Failures of the service and of the server, on stderr with their time."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    for name in ("hat.serve", "uvicorn"):
-        logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 keys_app = typer.Typer(
@@ -221,8 +206,8 @@ def list_keys(file: KeysFile, as_json: options.AsJson = False) -> None:
       hat keys list keys.json
     """
     columns = ("id", "name", "role", "created")
-    rows = [[getattr(key, column) for column in columns] for key in KeyFile(file).read()]
-    emit({"keys": [dict(zip(columns, row, strict=True)) for row in rows]}, make_table(rows, columns, left=columns), as_json)
+    keys = [{column: getattr(key, column) for column in columns} for key in KeyFile(file).read()]
+    emit({"keys": keys}, make_table([list(key.values()) for key in keys], columns, left=columns), as_json)
 
 
 @keys_app.command(no_args_is_help=True)

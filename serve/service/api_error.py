@@ -83,4 +83,3 @@ EXCEPTION_HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Corouti
     UsageError: _answer_usage_error,
     WorkError: _answer_work_error,
 }
-"""Type of exception -> what answers it."""

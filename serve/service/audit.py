@@ -68,7 +68,7 @@ class ServiceMetrics:
         self._batch_seconds = Histogram("hat_batch_seconds", "Seconds of a run of the model.", buckets=_SECONDS, registry=own)
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
-        """Add a figure that is read whenever the metrics are."""
+        """Add a gauge that is read whenever the metrics are."""
         Gauge(name, what, registry=self._registry).set_function(value)
 
     def count_request(self, action: str, status: int, seconds: float) -> None:

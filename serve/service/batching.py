@@ -1,14 +1,12 @@
 """Dynamic batching: images of requests that are here at the same time are decoded by threads and share one run of the model.
 
-Of the libraries, ``batched`` sleeps before every batch and has no bound, ``async-batcher`` polls and fails a batch when one of
-its clients goes away, and Ray Serve's ``@serve.batch`` comes with Ray.
-
 A run begins as soon as the model is free. It waits, at most ``max_wait_s``, only while images are known to be on their way:
 announced by the threads that decode them. So a lone request is not delayed, and under load a batch fills: while the one before
-it runs, or where that runs on the CPU, as soon as it has.
-
-Where the model computes on a device of its own, decoding overlaps with it. On the CPU the two take turns, as in
+it runs, or where that runs on the CPU, as soon as it has. There the model and decoding take turns, as in
 `hat.data.iterate_batches`: a model that computes on all cores waits in every layer for the one that a decoder has taken.
+
+Of the libraries, ``batched`` sleeps before every batch and has no bound, ``async-batcher`` polls and fails a batch when one of
+its clients goes away, and Ray Serve's ``@serve.batch`` comes with Ray.
 """
 
 import asyncio
@@ -37,8 +35,7 @@ from .uploads import UploadedImage
 EmbeddingFuture: TypeAlias = Future[npt.NDArray[np.float32]]
 """Of the (n, embed_dim) embeddings of n images. Cancelling it drops the images, unless their run has begun."""
 
-_Group: TypeAlias = tuple[npt.NDArray[np.uint8], EmbeddingFuture]
-"""Images that were submitted together; they share a run."""
+_Group: TypeAlias = tuple[npt.NDArray[np.uint8], EmbeddingFuture]  # images that were submitted together share a run
 
 _IMAGES_A_TASK = 4  # that one thread decodes in one go: fewer cost more hand-overs, more leave threads idle
 

@@ -129,10 +129,7 @@ class _RequireKey(HTTPBearer):
 
 
 require_read = _RequireKey(writes=False)
-"""Lets everybody in who may embed, search and list."""
-
 require_write = _RequireKey(writes=True)
-"""Lets those in who may change galleries."""
 
 Reader = Annotated[AuthorizedRequest, Depends(require_read)]
 Writer = Annotated[AuthorizedRequest, Depends(require_write)]

@@ -33,8 +33,7 @@ def parse_gallery(text: str) -> tuple[str, str]:
         return name, place
     name = text.partition("?")[0].rstrip("/").rpartition("/")[2] if "://" in text else Path(text).stem
     if not is_gallery_name(name):
-        raise UsageError(
-            # Not the whole of the place, which may hold a password.
+        raise UsageError(  # not the whole of the place, which may hold a password
             f"{name!r} cannot be a gallery's name over HTTP (small letters, digits, - and _, at most 63): give one, NAME=PLACE"
         )
     return name, text
@@ -111,12 +110,7 @@ class GalleryRegistry:
         return message
 
     def create(self, name: str) -> Gallery:
-        """Create a gallery for the service's model.
-
-        Raises:
-            ApiError: The name is taken or not of the form `GALLERY_NAME`, no folder is set aside, or there are too many.
-            WorkError: It cannot be made.
-        """
+        """Create a gallery for the service's model; an `ApiError` where that is not allowed or the name is taken."""
         if not is_gallery_name(name):
             raise ApiError(422, "a gallery's name is 1 to 63 small letters, digits, - and _, the first no - or _")
         if self._root is None:

@@ -23,8 +23,7 @@ from hat.config import config_dataclass, config_from_dict, config_to_dict
 from hat.errors import ConfigError, UsageError
 from hat.io.atomic_output import atomic_output
 
-Role = Literal["read", "write"]
-"""``"read"`` embeds, searches and lists; ``"write"`` also enrolls, removes and makes galleries."""
+Role = Literal["read", "write"]  # read embeds, searches and lists; write also enrolls, removes and makes galleries
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")
 _TOKEN = re.compile(r"hat_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")

@@ -15,8 +15,7 @@ from .api_error import ApiError
 from .gallery_registry import GALLERY_NAME
 
 _LARGEST = 2**63 - 1
-_YEAR_9999 = 253_402_300_800.0
-"""Seconds from 1970 to the year 10000: what lies beyond is not a time."""
+_YEAR_9999 = 253_402_300_800.0  # seconds from 1970 to the year 10000: what lies beyond is not a time
 
 
 def _parse_identity(value: Any) -> Any:

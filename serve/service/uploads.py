@@ -21,9 +21,7 @@ from .api_error import ApiError
 
 M = TypeVar("M", bound=BaseModel)
 
-IMAGE_FIELD = "images"
-"""Name of the multipart field that holds an image; it may be there many times."""
-
+IMAGE_FIELD = "images"  # of a form; it may be there many times
 _MAX_FIELDS = 256
 _MAX_FIELD_BYTES = 256 * 2**10
 _MAX_HEADER_BYTES = 4096
@@ -81,10 +79,7 @@ async def read_upload(request: Request, reservation: Reservation, settings: Serv
     def write(piece: bytes) -> None:
         if declared is None:
             reservation.acquire(num_bytes=len(piece))
-        if form is None:
-            data.extend(piece)
-        else:
-            form.write(piece)
+        (data.extend if form is None else form.write)(piece)
 
     try:
         await _receive(request, write, max_bytes=settings.max_body_bytes, timeout_s=settings.receive_timeout_s)
@@ -160,7 +155,6 @@ class _FormReader:
         self._upload, self._reservation, self._settings = upload, reservation, settings
         self._parser = PushMultipartParser(boundary, max_header_size=_MAX_HEADER_BYTES)
         self._fields: dict[str, list[str]] = {}
-        self._num_fields = 0
         self._part = MultipartSegment([])
         self._pieces: list[bytes] = []
 
@@ -187,9 +181,7 @@ class _FormReader:
             if len(self._upload.images) >= self._settings.max_images:
                 raise ApiError(413, f"more than {self._settings.max_images} images in one request")
             self._reservation.acquire(num_images=1)
-            return
-        self._num_fields += 1
-        if self._num_fields > _MAX_FIELDS:
+        elif sum(map(len, self._fields.values())) >= _MAX_FIELDS:
             raise ApiError(413, f"more than {_MAX_FIELDS} fields in one request")
 
     def _end_part(self) -> None:

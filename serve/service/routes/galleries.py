@@ -163,13 +163,11 @@ async def remove_record(writer: Writer, gallery: GalleryDep, record_id: Id) -> s
 def _info(name: str, gallery: Gallery) -> schemas.GalleryInfo:
     counts = gallery.counts()
     return schemas.GalleryInfo(
+        **vars(counts),
         name=name,
-        num_records=counts.num_records,
         num_people=len(counts.by_pid.keys() - {None}),
         num_cameras=len(counts.by_camid.keys() - {None}),
         num_without_pid=counts.by_pid.get(None, 0),
-        first_seen_s=counts.first_seen_s,
-        last_seen_s=counts.last_seen_s,
         read_only=gallery.read_only,
         model=gallery.binding.name,
         fingerprint=gallery.binding.fingerprint,
