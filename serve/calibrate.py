@@ -1,9 +1,8 @@
 """What a similarity means in a gallery: how often two different people reach it, and how often one person does.
 
-The unit is one comparison of two images. A search compares its query with every record, so that the chance of at least one
-false match among N records is 1 - (1 - f)^N where f is the rate of one comparison (`chance_of_any`): a threshold for a gallery
-of 10,000 has to be far stricter than one for two images. The rates are those of the people and cameras in this gallery: others,
-who dress more alike or are seen in other light, have other rates.
+The unit is one comparison of two images. A search compares its query with every record: at least one false match among N has
+the chance 1 - (1 - f)^N where f is the rate of one (`chance_of_any`), so that a threshold for 10,000 has to be far stricter.
+The rates are those of this gallery's people and cameras: others, who dress more alike or are seen in other light, have others.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betaincinv
 
-from hat.errors import MissingExtraError, UsageError
+from hat.errors import UsageError
 from hat.io.plot_file import save_plot, style_axes
 
 from .gallery.gallery import Gallery
@@ -101,11 +101,13 @@ class ThresholdCalibration:
         Raises:
             UsageError: The rate is another number, or so low that too few pairs were compared to show it.
         """
+        from scipy.stats import binom  # it takes a second to import
+
         if not 0 < false_match_rate < 1:
             raise UsageError(f"a false match rate lies between 0 and 1, got {false_match_rate}")
         # The largest number whose chance is at most 5 % under this rate: one less than the 5 % quantile; of a little more than
         # 5 %, so that rounding does not refuse the lowest rate.
-        num_allowed = int(_stats().binom.ppf((1 - CONFIDENCE) * (1 + 1e-9), self.num_pairs, false_match_rate)) - 1
+        num_allowed = int(binom.ppf((1 - CONFIDENCE) * (1 + 1e-9), self.num_pairs, false_match_rate)) - 1
         if num_allowed < 0:
             needed = math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-false_match_rate))
             remedy = "enroll more people" if self.is_exhaustive else "compare more pairs (hat gallery calibrate --pairs)"
@@ -165,25 +167,15 @@ def calibrate_thresholds(gallery: Gallery, *, num_pairs: int = 300_000, seed: in
 
 
 def chance_of_any(false_match_rate: float, num_comparisons: int) -> float:
-    """Chance of at least one false match among several comparisons, 1 - (1 - f)^N, where these err independently."""
+    """Return the chance of at least one false match among several comparisons, 1 - (1 - f)^N, where these err independently."""
     if false_match_rate >= 1:
         return float(num_comparisons > 0)
     return -math.expm1(num_comparisons * math.log1p(-false_match_rate))
 
 
 def _upper_bound(num_events: int, num_trials: int) -> float:
-    """Clopper-Pearson upper bound on a rate, exact also for few events or none; with none it is about 3 / n."""
-    if num_events >= num_trials:
-        return 1.0
-    return float(_stats().beta.ppf(CONFIDENCE, num_events + 1, num_trials - num_events))
-
-
-def _stats() -> Any:
-    try:
-        from scipy import stats
-    except ImportError:
-        raise MissingExtraError("scipy", "serve", "calibrating thresholds") from None
-    return stats
+    """Return the Clopper-Pearson upper bound on a rate, exact also for few events or none; with none it is about 3 / n."""
+    return 1.0 if num_events >= num_trials else float(betaincinv(num_events + 1, num_trials - num_events, CONFIDENCE))
 
 
 class PairSet:
@@ -266,12 +258,9 @@ def draw_calibration(calibration: ThresholdCalibration, path: Path, *, title: st
 
 def _draw_similarities(axes: Axes, calibration: ThresholdCalibration) -> None:
     both = ((calibration.impostor, _DIFFERENT, "different people"), (calibration.genuine, _SAME, "one person, two cameras"))
-    kinds = [kind for kind in both if len(kind[0])]
-    lowest = min(float(similarities[0]) for similarities, _, _ in kinds)
-    highest = max(float(similarities[-1]) for similarities, _, _ in kinds)
-    bins = np.linspace(lowest, max(highest, lowest + 1e-3), num=80).tolist()
-    for similarities, color, label in kinds:
-        axes.hist(similarities, bins, density=True, color=color, alpha=0.55, label=f"{label} ({len(similarities):,} pairs)")
+    similarities, colors, names = zip(*(kind for kind in both if len(kind[0])), strict=True)
+    labels = [f"{name} ({len(pairs):,} pairs)" for name, pairs in zip(names, similarities, strict=True)]
+    axes.hist(similarities, bins=80, density=True, histtype="stepfilled", color=colors, alpha=0.55, label=labels)
     axes.set_xlabel("similarity of a pair")
     axes.set_ylabel("density")
     axes.legend(frameon=False, fontsize=8)

@@ -215,12 +215,7 @@ def problem(source: str, reason: object) -> Problem:
 
 
 def reembed(
-    old: Gallery,
-    new: Gallery,
-    embedder: ImageEmbedder,
-    *,
-    batch_size: int = 32,
-    progress: Callable[[int], None] | None = None,
+    old: Gallery, new: Gallery, embedder: ImageEmbedder, *, batch_size: int = 32, progress: Callable[[int], None] | None = None
 ) -> Enrollment:
     """Enroll everything of one gallery in another, whose model is another.
 

@@ -21,16 +21,13 @@ from ..gallery.identities import Identity
 from .items import BOX_COLUMNS, Item, Labels, read_name, read_rows
 from .video import BoxRow, is_video_name, read_boxes, video_items
 
-NameStyle = Literal["auto", "market", "none"]
-"""What file names say: Market-style ones where they look like it, always, or nothing."""
+NameStyle = Literal["auto", "market", "none"]  # file names are read where they look like Market's, always, or never
 
 _JUNK = "junk, pid -1"
 _UNREAD = "neither images nor texts, or links that lead nowhere"
 _NAMED_MARKETS_WAY = ("market1501", "dukemtmc-reid", "synth", "market-style", "csv")
 
-_Person = tuple[Identity | None, int | None]
-"""Identity, -1 for junk and 0 for distractors, and camera."""
-
+_Person = tuple[Identity | None, int | None]  # identity, -1 for junk and 0 for distractors, and camera
 _MAX_UNREAD = 20
 _TABLE_COLUMNS = ("path", "pid", "camid", "time", *BOX_COLUMNS)
 
@@ -191,7 +188,7 @@ def _read_people(root: Path) -> dict[str, _Person]:
 
 
 def _camera_numbers(table: Path) -> dict[str, int]:
-    """Numbers of the cameras of a table as ``hat eval`` gives them, where some are called by a name; otherwise nothing."""
+    """Return numbers of the cameras of a table as ``hat eval`` gives them, where some are called by a name, or nothing."""
     labels = {row.fields.get("camid", "") for row in read_rows(table, required=("path",))} - {""}
     if all(isinstance(parse_label(label), int) for label in labels if not label.startswith("-")):
         return {}

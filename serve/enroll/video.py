@@ -1,8 +1,7 @@
 """People in a video: its frames, decoded by PyAV (FFmpeg), and a table that says where in them they are, read side by side.
 
 A file is read as what its ending says and as nothing else: FFmpeg knows formats that are lists of other files and addresses,
-and a stranger's "video" must not make it open those. Frames are upright, as a phone's note on how it was held says, and as
-players and detectors see them.
+and a stranger's "video" must not make it open those. Frames are upright, as a phone's note on how it was held says.
 """
 
 import functools

@@ -1,7 +1,6 @@
 """What a service allows, and admission: images and bytes held at once are counted, and what goes beyond is refused at the door.
 
-A request makes a reservation before its body is read and gives it back with its answer. All of it happens on the event loop's
-thread, so that nothing needs a lock.
+All of it happens on the event loop's thread, so that nothing needs a lock.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What is kept of requests: a line in the audit log, and counts in Prometheus' format.
 
-Neither holds an image, an embedding, a name of a file or a label of a person, and no label of a metric is one that a client can
-make grow. An audit line is written before the answer is given; where it cannot be written the answer is withheld, since what
-nobody can look into later should not be had.
+Neither holds an image, an embedding, a file's name or a person's label, nor a label of a metric that a client can make grow. An
+audit line is written before the answer is given, and withholds it where it cannot be: what nobody can look into should not be
+had.
 """
 
 import os

@@ -1,7 +1,6 @@
 """FastAPI's dependencies: who asks, and for which gallery; a route's signature reads as what it needs.
 
-A request has one dependency that is solved for all of it, since for one small crop the machinery of each is a good part of the
-time: the body is received by the route, `AuthorizedRequest.receive`.
+There is one of them for all that a request needs, since for one small crop solving each is a good part of the time.
 """
 
 import asyncio
@@ -60,8 +59,8 @@ class AuthorizedRequest:
             return upload.parse(model)
 
     async def embed(self, images: Sequence[UploadedImage]) -> npt.NDArray[np.float32]:
-        """Embed images while the client waits for it; see `Pipeline.embed`."""
-        return await self._run_until_disconnect(self.service.pipeline.embed(images), finish=True)
+        """Embed images while the client waits for it; see `Pipeline.embed_encoded`."""
+        return await self._run_until_disconnect(self.service.pipeline.embed_encoded(images), finish=True)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Work on a gallery in a thread while the client waits for it; see `Service.run_in_threadpool`."""

@@ -1,7 +1,4 @@
-"""The galleries of a service, by name: opened and checked at the start, and made over HTTP where a folder was set aside for it.
-
-A name is all that a client ever says. It must match one pattern, and no other part of a request takes part in a path.
-"""
+"""The galleries of a service by name, which is all that a client ever says: no other part of a request takes part in a path."""
 
 from __future__ import annotations
 

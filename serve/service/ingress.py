@@ -1,9 +1,8 @@
 """The two layers around every request, in plain ASGI, before anything else looks at it.
 
-`RequestContextMiddleware` is the outermost: a request's number, its audit line, its count, its headers and its unforeseen
-errors. `SameOriginMiddleware` is for browsers, which can be made to send requests to a program on their own machine: another
-site's name that resolves to 127.0.0.1 (DNS rebinding) is told by the Host header, another site's page by the Origin header that
-they add. Starlette's TrustedHostMiddleware looks at the first alone, and only at the first of two Host headers.
+`SameOriginMiddleware` is for browsers, which can be made to send requests to a program on their own machine: another site's
+name that resolves to 127.0.0.1 (DNS rebinding) is told by the Host header, another site's page by the Origin header.
+Starlette's TrustedHostMiddleware looks at the first alone, and only at the first of two Host headers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """API keys: who may use the service, kept as hashes in a small JSON file.
 
-A key is 256 random bits behind a short public id, so that one SHA-256 is enough to keep it: there is no word list to try. The
-key itself is shown once, when it is made, and is in no file. A running service reads the file again every second: a key that
-was removed stops working within one.
+A key is 256 random bits behind a short public id, so that one SHA-256 is enough to keep it: there is no word list to try. It is
+shown once, when it is made. A running service reads the file again every second, so that a removed key stops working.
 """
 
 import hashlib

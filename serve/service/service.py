@@ -11,7 +11,7 @@ from hat.runtime import Runtime, runtime_info
 from .admission import Admission, RateLimiter, ServiceSettings
 from .api_error import ApiError
 from .audit import AuditLog, ServiceMetrics
-from .batching import BatchedEmbedder, Pipeline
+from .batching import Pipeline
 from .gallery_registry import GalleryRegistry
 from .keys import KeyRing
 
@@ -46,7 +46,6 @@ class Service:
         self.audit = audit
         self.metrics = ServiceMetrics()
         self.pipeline = Pipeline(runtime, settings, self.metrics)
-        self.embedder = BatchedEmbedder(self.pipeline)
         self.admission = Admission(settings.max_queue, settings.max_inflight_bytes)
         self.num_store_requests = 0
         self._store_threads = ThreadPoolExecutor(settings.num_store_threads, thread_name_prefix="hat-store")

@@ -52,9 +52,7 @@ def explore(served, method, path, max_examples):
     client, described = served
     operation = schemathesis.openapi.from_dict(described)[path][method]
     address, headers = str(client.base_url).rstrip("/"), {"authorization": client.headers["authorization"]}
-    cases = operation.as_strategy(generation_mode=GenerationMode.POSITIVE) | operation.as_strategy(
-        generation_mode=GenerationMode.NEGATIVE
-    )
+    right, wrong = (operation.as_strategy(generation_mode=mode) for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE))
 
     # The health checks of hypothesis are about speed, and the machine may be busy.
     @hypothesis.settings(
@@ -64,7 +62,7 @@ def explore(served, method, path, max_examples):
         derandomize=True,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    @hypothesis.given(case=cases, is_there=hypothesis.strategies.booleans())
+    @hypothesis.given(case=right | wrong, is_there=hypothesis.strategies.booleans())
     def ask(case, is_there):
         if is_there and "name" in (case.path_parameters or {}):
             case.path_parameters["name"] = "people"
@@ -80,12 +78,7 @@ def test_every_operation_is_explored(served):
     assert found == sorted(OPERATIONS)
 
 
+@pytest.mark.parametrize("max_examples", [4, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_what_is_described_is_what_is_answered(served, method, path):
-    explore(served, method, path, 4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_hundreds_of_requests_find_no_failure(served, method, path):
-    explore(served, method, path, 300)
+def test_what_is_described_is_what_is_answered(served, method, path, max_examples):
+    explore(served, method, path, max_examples)

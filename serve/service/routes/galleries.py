@@ -81,9 +81,7 @@ async def vacuum(writer: Writer, gallery: GalleryDep) -> None:
 
 
 @router.post(
-    "/{name}/records",
-    response_model=schemas.EnrollResult,
-    openapi_extra=describe_body(schemas.EnrollForm, images=True),
+    "/{name}/records", response_model=schemas.EnrollResult, openapi_extra=describe_body(schemas.EnrollForm, images=True)
 )
 async def enroll(writer: Writer, gallery: GalleryDep) -> Enrollment:
     """Add images, in fields named `images`. One that is there already is told by its bytes and not added again.
@@ -106,7 +104,7 @@ async def enroll(writer: Writer, gallery: GalleryDep) -> Enrollment:
             for image, label in zip(upload.images, form.labels(len(upload.images)), strict=True)
         ]
         add = partial(enroll_images, batch_size=settings.max_batch, thumbnail_height=settings.thumbnail_height)
-        enrolled = await writer.run(lambda: add(gallery, service.embedder, items, update=form.update))
+        enrolled = await writer.run(lambda: add(gallery, service.pipeline, items, update=form.update))
     service.metrics.count_images("enrolled", enrolled.num_added)
     service.metrics.count_images("bad", len(enrolled.bad))
     counts = {name: getattr(enrolled, name) for name in ("num_added", "num_known", "num_updated")}

@@ -28,9 +28,7 @@ _CENTERING = threading.Lock()  # held while there is such a copy, so that there 
 
 
 @router.post(
-    "/v1/search",
-    responses={200: {"model": SearchResults}},
-    openapi_extra=describe_body(SearchForm, images=True, json=True),
+    "/v1/search", responses={200: {"model": SearchResults}}, openapi_extra=describe_body(SearchForm, images=True, json=True)
 )
 async def search(reader: Reader) -> Response:
     """Rank a gallery by similarity to images, in fields named `images`, and to records that it holds, `record_ids`.
