@@ -18,16 +18,12 @@ from . import options
 def enroll(
     gallery: Annotated[str, typer.Argument(help="A gallery's file, made where there is none; or milvus://HOST:PORT/NAME.")],
     images: options.Images,
-    model: Annotated[
-        str, typer.Option("--model", help="A checkpoint folder or an exported file; always the same for a gallery.")
-    ],
+    model: Annotated[str, typer.Option("--model", help="A checkpoint folder or an exported file.")],
     pid: options.Pid = None,
     camid: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Camera of all images.")] = None,
     time_: options.Time = None,
     attribute: options.NewAttributes = None,
-    names: Annotated[
-        str, typer.Option(help="File names like 0002_c1s1_000451_03.jpg: auto (or folders of people), market or none.")
-    ] = "auto",
+    names: Annotated[str, typer.Option(help="Read names like 0002_c1s1_000451_03.jpg: auto, market or none.")] = "auto",
     boxes: options.Boxes = None,
     thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep a small picture of each image.")] = False,
     thumbnail_height: Annotated[int, typer.Option(min=16, max=1024, help="Its height in pixels.")] = 160,

@@ -115,9 +115,7 @@ def list_(
 def show(
     location: options.Location,
     record_id: Annotated[int, typer.Argument(metavar="ID", help="A record's number.")],
-    picture: Annotated[
-        Path | None, typer.Option(help="Write its thumbnail, or its source while it is there, to this file.")
-    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write its thumbnail, or its source if it is there, here.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Everything that a gallery knows of one record, its embedding left out.
@@ -388,9 +386,7 @@ def accept(
     location: options.Location,
     report: Annotated[Path, typer.Option("--report", help="What hat verify --report-json wrote.")],
     model: Annotated[str, typer.Option("--model", help="The file that is to be accepted, a candidate of that report.")],
-    min_cosine: Annotated[
-        float, typer.Option(min=0, max=1, help="Least cosine between the two embeddings of any image of the report.")
-    ] = 0.98,
+    min_cosine: Annotated[float, typer.Option(min=0, max=1, help="Least cosine of the embeddings of any image there.")] = 0.98,
     as_json: options.AsJson = False,
 ) -> None:
     """Allow another file of the gallery's own weights, once hat verify has shown that it ranks alike.

@@ -29,29 +29,21 @@ def search(
     images: Annotated[list[str] | None, typer.Argument(help="Images of people to look for.", show_default=False)] = None,
     model: Annotated[str | None, typer.Option("--model", help="The gallery's model; not needed for records alone.")] = None,
     id_: options.Ids = None,
-    one_person: Annotated[
-        bool, typer.Option("--one-person", help="All images and records show one person: rank once.")
-    ] = False,
+    one_person: Annotated[bool, typer.Option("--one-person", help="All show one person: rank once.")] = False,
     top: Annotated[int, typer.Option(min=1, help="Most matches of each query.")] = 10,
     rerank: Annotated[bool, typer.Option("--rerank", help="Order by k-reciprocal re-ranked distance.")] = False,
     rerank_pool: Annotated[int, typer.Option(min=1, help="Nearest images that are re-ranked.")] = 200,
     camid: options.Camids = None,
     exclude_camid: Annotated[list[int] | None, typer.Option(help="Nothing that this camera saw.")] = None,
     other_cameras: Annotated[bool, typer.Option("--other-cameras", help="Nothing that the query's own camera saw.")] = False,
-    center_cameras: Annotated[
-        bool, typer.Option("--center-cameras", help="Subtract the mean embedding of each camera before ranking.")
-    ] = False,
+    center_cameras: Annotated[bool, typer.Option("--center-cameras", help="Subtract each camera's mean embedding.")] = False,
     query_camid: Annotated[int | None, typer.Option(min=0, help="The camera that took the query images.")] = None,
     pid: options.Pids = None,
     since: options.Since = None,
     until: options.Until = None,
     attribute: options.Attributes = None,
-    min_similarity: Annotated[
-        float | None, typer.Option(min=-1, max=1, help="Leave out what is less similar than this.")
-    ] = None,
-    false_match_rate: Annotated[
-        float | None, typer.Option(help="Take the threshold that so many comparisons of different people pass: 0.001.")
-    ] = None,
+    min_similarity: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out what is less similar.")] = None,
+    false_match_rate: Annotated[float | None, typer.Option(help="Set the threshold by it: 0.001.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the matches, from thumbnails or from the images' files.")] = None,
     device: options.Device = "auto",
     gray_bits: options.GrayBits = None,

@@ -20,18 +20,12 @@ from . import options
 
 def serve(
     model: Annotated[str, typer.Argument(help="A checkpoint, an exported file, or triton://host:port/model.")],
-    gallery: Annotated[
-        list[str] | None, typer.Option("--gallery", help="A gallery, [NAME=]PATH or milvus://host:port/name; repeatable.")
-    ] = None,
-    gallery_root: Annotated[
-        Path | None, typer.Option(help="Folder in which galleries can be made over HTTP; those in it are served too.")
-    ] = None,
+    gallery: Annotated[list[str] | None, typer.Option(help="[NAME=]PATH or milvus://host:port/name; repeatable.")] = None,
+    gallery_root: Annotated[Path | None, typer.Option(help="Folder of galleries that can be made over HTTP too.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse every change of a gallery.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; other than loopback only with --keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    allow_host: Annotated[
-        list[str] | None, typer.Option("--allow-host", help="Name that clients may call the service by; repeatable.")
-    ] = None,
+    allow_host: Annotated[list[str] | None, typer.Option(help="Name that clients may call it by; repeatable.")] = None,
     keys: Annotated[Path | None, typer.Option(help="File of API keys, see hat keys.")] = None,
     audit: Annotated[Path | None, typer.Option(help="Append a JSON line for every request to this file.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
@@ -50,9 +44,7 @@ def serve(
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Largest image.")] = 25.0,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest time for a request once it was received.")] = 60.0,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Images a second for each key.")] = None,
-    thumbnails: Annotated[
-        int | None, typer.Option(min=16, max=1024, help="Keep pictures of this height of enrolled images.")
-    ] = None,
+    thumbnails: Annotated[int | None, typer.Option(min=16, max=1024, help="Keep pictures so high of enrolled images.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what is served, and where, as JSON.")] = False,
 ) -> None:
     """Embed images and search galleries over HTTP, until Ctrl+C or SIGTERM; what is in work then is finished.
@@ -179,9 +171,7 @@ KeyId = Annotated[str, typer.Argument(metavar="ID", help="Its id.")]
 def add(
     file: KeysFile,
     name: Annotated[str, typer.Option(help="Whose it is.")],
-    role: Annotated[
-        str, typer.Option(help="read: embed, search, list. write: also enroll, remove and make galleries.")
-    ] = "read",
+    role: Annotated[str, typer.Option(help="read: embed, search, list; write: also change galleries.")] = "read",
     as_json: options.AsJson = False,
 ) -> None:
     """Make a key and print it. It is shown this once: only its hash is kept.
