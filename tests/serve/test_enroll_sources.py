@@ -112,6 +112,10 @@ def test_a_folder_for_each_person_gives_identities_as_hat_eval_reads_them(tmp_pa
         for name in ("7/a.png", "alice/b.png"):
             file.writestr(name, picture)
     assert [item.pid for item in listed(tmp_path / "people.zip")[0]] == [7, "alice"]
+    write(tmp_path / "nobodys", ("alice/a.png", "images/b.png"), picture)
+    sources = ImageSources([str(tmp_path / "nobodys")])
+    assert [item.pid for item in sources.items()] == [None, None]
+    assert "no identities are read" in sources.notes[0] and "the folder images is no person's" in sources.notes[0]
 
 
 def test_other_layouts_are_read_as_hat_eval_reads_them(tmp_path, picture):
@@ -122,13 +126,6 @@ def test_other_layouts_are_read_as_hat_eval_reads_them(tmp_path, picture):
     samples = [*dataset.train, *dataset.query, *dataset.gallery]
     expected = {sample.path: (sample.pid, sample.camid) for sample in samples}
     assert {item.source: (item.pid, item.camid) for item in items} == expected and len({item.pid for item in items}) == 4
-
-
-def test_folders_that_are_nobodys_give_no_identities_and_a_note(tmp_path, picture):
-    write(tmp_path, ("alice/a.png", "images/b.png"), picture)
-    sources = ImageSources([str(tmp_path)])
-    assert [item.pid for item in sources.items()] == [None, None]
-    assert "no identities are read" in sources.notes[0] and "the folder images is no person's" in sources.notes[0]
 
 
 def test_labels_of_tables_are_read_as_hat_eval_reads_them(tmp_path, picture):
