@@ -246,8 +246,10 @@ def _items_again(records: Iterable[Record]) -> Iterator[Item]:
         return video, number
 
     for (video, _), run in groupby(records, run_of):
-        read_again = _file_items if video is None else functools.partial(_video_items, Path(video))
-        yield from read_again(run)
+        if video is None:
+            yield from _file_items(run)
+        else:
+            yield from _video_items(Path(video), run)
 
 
 def _video_place(record: Record) -> tuple[str | None, int]:
