@@ -34,6 +34,7 @@ class AuthorizedRequest:
     def __init__(self, request: Request, *, writes: bool) -> None:
         self.service: Service = request.app.state.service
         self.context: RequestContext = request.scope["hat_context"]
+        self.caller = LOCAL
         self.headers = request.headers
         self._request = request
         self._writes = writes
@@ -46,9 +47,7 @@ class AuthorizedRequest:
             upload = await read_upload(self._request, reservation, self.service.settings, json=json)
             self._body_is_read = True
             self.context.counts["num_images"] = len(upload.images)
-            if self.context.caller is not None:
-                num_further = max(0, len(upload.images) - 1)
-                self.service.rate_limiter.charge(self.context.caller.id, num_further, admitted=True)
+            self.service.rate_limiter.charge(self.caller.id, max(0, len(upload.images) - 1), admitted=True)
             yield upload
 
     async def receive_json(self, model: type[M]) -> M:
@@ -112,15 +111,14 @@ class _RequireKey(HTTPBearer):
         context.action = request.scope["endpoint"].__name__
         name = request.path_params.get("name", "")
         context.gallery = name if is_gallery_name(name) else None
-        caller = LOCAL
         if service.keys is not None:
             credentials = await super().__call__(request)
             found = service.keys.find(credentials.credentials) if credentials is not None else None
             if found is None:
                 detail = "this key is not known" if credentials else "an API key is needed: Authorization: Bearer KEY"
                 raise ApiError(401, detail, headers={"WWW-Authenticate": "Bearer"})
-            caller = found
-        context.caller = caller
+            authorized.caller = found
+        context.caller = caller = authorized.caller
         if self._writes and caller.role != "write":
             raise ApiError(403, "this key may only read: a key with the role write is needed")
         service.rate_limiter.charge(caller.id, 1)
