@@ -16,7 +16,7 @@ from hat.embedder import Embedder
 from hat.errors import HatError, UsageError
 from hat.runtime import TorchRuntime, runtime_info
 from hat.serve import Binding, Gallery, binding_of
-from hat.serve.calibrate.thresholds import ThresholdCalibration, calibrate_thresholds
+from hat.serve.calibrate import ThresholdCalibration, calibrate_thresholds
 from hat.serve.gallery.identities import Identity
 
 from .comparison import Artifact

@@ -1,7 +1,7 @@
 """The public names, said once: for type checkers, and for the package, which imports each at its first use."""
 
-from .calibrate.thresholds import ThresholdCalibration as ThresholdCalibration
-from .calibrate.thresholds import calibrate_thresholds as calibrate_thresholds
+from .calibrate import ThresholdCalibration as ThresholdCalibration
+from .calibrate import calibrate_thresholds as calibrate_thresholds
 from .enroll.enrolling import Enrollment as Enrollment
 from .enroll.enrolling import enroll_images as enroll_images
 from .enroll.items import Item as Item

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from hat.console import emit, progress
+from hat.console import emit
 from hat.data.images import set_gray_bits
 from hat.errors import ImageError, UsageError, WorkError
 from hat.io.atomic_output import atomic_output
@@ -18,7 +18,6 @@ from hat.io.atomic_output import atomic_output
 from ..enroll.image_sources import ImageSources
 from ..enroll.items import Item
 from . import options
-from .options import print_problems, tell
 
 Embeddings: TypeAlias = npt.NDArray[np.float32]
 
@@ -48,9 +47,6 @@ def embed(
 
       hat embed market.onnx yard.mp4 --boxes boxes.csv --out yard.csv
     """
-    from hat.embedder import Embedder
-    from hat.runtime import runtime_info
-
     from ..enroll.enrolling import Problem, problem
 
     write = _WRITERS.get(out.suffix.lower())
@@ -63,14 +59,13 @@ def embed(
     total = sources.count()
     if not total:
         raise UsageError(f"there is no image in {', '.join(images)}")
-    tell(*sources.notes)
+    options.tell(*sources.notes)
     with atomic_output(out, overwrite=force) as unfinished:
-        embedder = Embedder.open(model, device=device, batch_size=batch_size)
+        embedder, binding = options.open_embedder(model, device, batch_size)
         bad: list[Problem] = []
         items: list[Item] = []
         rows = [np.empty((0, embedder.embed_dim), dtype=np.float32)]
-        with progress() as display:
-            task = display.add_task("embedding", total=total, info="")
+        with options.progress_bar("embedding", total) as advance:
             listed = sources.items()
             while batch := list(islice(listed, embedder.batch_size)):
                 pictures = []
@@ -81,17 +76,16 @@ def embed(
                     except ImageError as error:
                         bad.append(problem(item.source, error))
                 rows.append(embedder.embed(pictures))
-                display.advance(task, len(batch))
-        print_problems("left out", bad)
+                advance(len(batch))
+        options.print_problems("left out", bad)
         if not items:
             raise WorkError(f"none of {len(bad):,} images can be used; the first: {': '.join(bad[0])}")
-        fingerprint = runtime_info(embedder.runtime).fingerprint
-        write(unfinished, items, np.concatenate(rows), fingerprint)
+        write(unfinished, items, np.concatenate(rows), binding.fingerprint)
     result = {
         "out": str(out),
         "num_images": len(items),
         "embed_dim": embedder.embed_dim,
-        "fingerprint": fingerprint,
+        "fingerprint": binding.fingerprint,
         "bad": [one._asdict() for one in bad],
         "left_out": dict(sources.left_out),
         "notes": sources.notes,

@@ -5,31 +5,25 @@ from typing import Annotated, cast
 
 import typer
 
-from hat.console import emit, make_table, progress
+from hat.console import emit, make_table
 from hat.data.images import set_gray_bits
 from hat.errors import UsageError, WorkError
 
 from ..enroll.image_sources import ImageSources, NameStyle
 from ..enroll.items import Labels
-from ..gallery.binding import binding_of
 from ..gallery.gallery import Gallery
 from . import options
-from .options import parse_attribute_options, print_problems, tell
 
 
 def enroll(
     gallery: Annotated[str, typer.Argument(help="A gallery's file, made where there is none; or milvus://HOST:PORT/NAME.")],
     images: options.Images,
-    model: Annotated[
-        str, typer.Option("--model", help="A checkpoint folder or an exported file; always the same for a gallery.")
-    ],
+    model: Annotated[str, typer.Option("--model", help="A checkpoint folder or an exported file.")],
     pid: options.Pid = None,
     camid: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Camera of all images.")] = None,
     time_: options.Time = None,
     attribute: options.NewAttributes = None,
-    names: Annotated[
-        str, typer.Option(help="File names like 0002_c1s1_000451_03.jpg: auto (or folders of people), market or none.")
-    ] = "auto",
+    names: Annotated[str, typer.Option(help="Read names like 0002_c1s1_000451_03.jpg: auto, market or none.")] = "auto",
     boxes: options.Boxes = None,
     thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep a small picture of each image.")] = False,
     thumbnail_height: Annotated[int, typer.Option(min=16, max=1024, help="Its height in pixels.")] = 160,
@@ -62,29 +56,24 @@ def enroll(
 
       hat enroll people.gallery yard.mp4 --boxes boxes.csv --model runs/market --camid 4 --time 2026-11-25T08:30
     """
-    from hat.embedder import Embedder
-    from hat.runtime import runtime_info
-
     from ..enroll.enrolling import enroll_images
 
     start = time.monotonic()
-    labels = Labels(pid=pid, camid=camid, time_s=time_, attributes=parse_attribute_options(attribute))
+    labels = Labels(pid=pid, camid=camid, time_s=time_, attributes=options.parse_attribute_options(attribute))
     set_gray_bits(gray_bits)
     sources = ImageSources(images, labels=labels, names=cast(NameStyle, names), boxes=boxes)
     total = sources.count()
     if not total:
         left_out = "".join(f"; left out: {count:,} ({reason})" for reason, count in sources.left_out.items())
         raise UsageError(f"there is no image to enroll in {', '.join(images)}{left_out}")
-    tell(*sources.notes)
-    embedder = Embedder.open(model, device=device, batch_size=batch_size)
-    binding = binding_of(runtime_info(embedder.runtime))
+    options.tell(*sources.notes)
+    embedder, binding = options.open_embedder(model, device, batch_size)
     with Gallery.open(gallery, binding=binding, create=True, stored_type="float16" if float16 else "float32") as opened:
         if float16 and opened.stored_type != "float16":
             raise UsageError(f"{gallery} keeps embeddings in {opened.stored_type}: --float16 is for a new gallery")
         before = len(opened)
         try:
-            with progress() as display:
-                task = display.add_task("enrolling", total=total, info="")
+            with options.progress_bar("enrolling", total) as advance:
                 done = enroll_images(
                     opened,
                     embedder,
@@ -92,7 +81,7 @@ def enroll(
                     batch_size=batch_size,
                     thumbnail_height=thumbnail_height if thumbnails else None,
                     update=update,
-                    progress=lambda count: display.advance(task, count),
+                    progress=advance,
                 )
         except KeyboardInterrupt:
             raise WorkError(
@@ -114,9 +103,9 @@ def enroll(
             "num_records": len(opened),
             "seconds": round(time.monotonic() - start, 3),
         }
-    print_problems("left out", done.bad)
-    print_problems("other labels", done.conflicts)
-    tell(*(f"not read: {path}" for path in sources.unread))
+    options.print_problems("left out", done.bad)
+    options.print_problems("other labels", done.conflicts)
+    options.tell(*(f"not read: {path}" for path in sources.unread))
     counts = {
         "known already": (done.num_known, ""),
         "labels changed": (done.num_updated, ""),

@@ -1,8 +1,9 @@
 """``hat gallery``: look into a gallery, correct and remove what is in it, copy and rebuild it, say what similarities mean."""
 
+import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Group
@@ -11,18 +12,17 @@ from rich.text import Text
 
 from hat.config import config_to_dict
 from hat.console import emit, make_table
-from hat.errors import UsageError
+from hat.data.images import set_gray_bits
+from hat.errors import UsageError, WorkError
 from hat.io.plot_file import check_picture_path, check_plot_path, save_picture
 
-from ..calibrate.thresholds import CONFIDENCE, calibrate_thresholds, chance_of_any, draw_calibration
-from ..gallery.binding import binding_of
+from ..calibrate import CONFIDENCE, calibrate_thresholds, chance_of_any, draw_calibration
+from ..gallery.binding import read_compatible_model
 from ..gallery.gallery import Gallery
 from ..gallery.person_crops import record_image
 from ..gallery.record_checks import format_timestamp
-from ..gallery.records import Filter
+from ..gallery.records import Filter, RecordLabels
 from . import options
-from .gallery_upkeep import accept, copy, label, re_embed, remove, vacuum
-from .options import label_cells, parse_attribute_options, record_result, tell
 
 gallery = typer.Typer(
     add_completion=False,
@@ -59,7 +59,6 @@ def info(
     """
     with Gallery.open(location, read_only=True) as opened:
         counts, binding = opened.counts(), opened.binding
-        names = ("name", "fingerprint", "precision", "embed_dim", "source_sha256")
         result: dict[str, Any] = {
             "gallery": location,
             "num_records": counts.num_records,
@@ -71,16 +70,10 @@ def info(
             "last_seen_s": counts.last_seen_s,
             "stored_type": opened.stored_type,
             "num_bytes": _bytes_on_disk(location),
-            "model": {
-                **{name: getattr(binding, name) for name in names},
-                "preprocessing": config_to_dict(binding.preprocessing),
-                "compatible_models": [config_to_dict(other) for other in binding.compatible_models],
-            },
+            "model": {name: value for name, value in config_to_dict(binding).items() if name != "model"},
         }
         if model is not None:
-            from hat.runtime import open_runtime, runtime_info
-
-            checked = binding_of(runtime_info(open_runtime(model)))
+            checked = options.binding_of_file(model)
             opened.check_model(checked)
             is_own = checked.fingerprint == binding.fingerprint
             result["checked_model"] = {"path": model, "fingerprint": checked.fingerprint, "is_own": is_own}
@@ -107,12 +100,12 @@ def list_(
 
       hat gallery list people.gallery --camid 3 --since 2026-11-25 --limit 1000 --json
     """
-    attributes = parse_attribute_options(attribute)
+    attributes = options.parse_attribute_options(attribute)
     where = Filter.of(camids=camid or None, pids=pid or None, since_s=since, until_s=until, attributes=attributes)
     with Gallery.open(location, read_only=True) as opened:
         ids = opened.ids(where)
-        records = [record_result(record) for record in opened.get_present(ids[offset : offset + limit].tolist())]
-    rows = [(record["id"], *label_cells(record), record["source"]) for record in records]
+        records = [options.record_result(record) for record in opened.get_present(ids[offset : offset + limit].tolist())]
+    rows = [(record["id"], *options.label_cells(record), record["source"]) for record in records]
     table = make_table(rows, ("id", "pid", "camera", "time (UTC)", "source"), left=("time (UTC)", "source"))
     foot = Text(f"{len(records):,} of {len(ids):,} records", "dim")
     emit({"gallery": location, "num_matching": len(ids), "records": records}, Group(table, foot), as_json)
@@ -122,9 +115,7 @@ def list_(
 def show(
     location: options.Location,
     record_id: Annotated[int, typer.Argument(metavar="ID", help="A record's number.")],
-    picture: Annotated[
-        Path | None, typer.Option(help="Write its thumbnail, or its source while it is there, to this file.")
-    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write its thumbnail, or its source if it is there, here.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Everything that a gallery knows of one record, its embedding left out.
@@ -138,13 +129,11 @@ def show(
     check_picture_path(picture)
     with Gallery.open(location, read_only=True) as opened:
         (record,) = opened.get([record_id], thumbnails=True)
-    result = record_result(record) | {"has_thumbnail": record.thumbnail is not None}
+    result = options.record_result(record) | {"has_thumbnail": record.thumbnail is not None}
     if picture is not None:
         image = record_image(record)
         if image is None:
-            raise UsageError(
-                f"record {record_id} has no thumbnail, and {record.source} is not there or is another image by now"
-            )
+            raise UsageError(f"record {record_id} has no thumbnail, and {record.source} is gone or is another image by now")
         save_picture(image, picture)
     rows: list[tuple[str, object]] = []
     for name, value in result.items():
@@ -182,8 +171,6 @@ def calibrate(
     """
     if picture is not None:
         check_plot_path(picture, "drawing a calibration")
-    if any(not 0 < one < 1 for one in rate or ()):
-        raise UsageError(f"a false match rate lies between 0 and 1, got {', '.join(map(str, rate or ()))}")
     with Gallery.open(location, read_only=True) as opened:
         found = calibrate_thresholds(opened, num_pairs=pairs, seed=seed)
         num_records = len(opened)
@@ -191,20 +178,12 @@ def calibrate(
     roc = [asdict(point) | {"chance_in_gallery": chance_of_any(point.false_match_bound, num_records)} for point in points]
     if picture is not None:
         draw_calibration(found, picture, title=Path(location).name)
-        tell(f"drawn: {picture}")
-    rows = [
-        (
-            f"{point['similarity']:.4f}",
-            _rate(point["false_match_rate"]),
-            _rate(point["false_match_bound"]),
-            "-" if point["true_match_rate"] is None else f"{100 * point['true_match_rate']:.1f} %",
-            _rate(point["chance_in_gallery"]),
-        )
-        for point in roc
-    ]
+        options.tell(f"drawn: {picture}")
+    names = ("false_match_rate", "false_match_bound", "true_match_rate", "chance_in_gallery")
+    rows = [[f"{point['similarity']:.4f}", *(_rate(point[name]) for name in names)] for point in roc]
     table = make_table(rows, ("threshold", "false matches", "at most (95 %)", "true matches", f"any among {num_records:,}"))
-    genuine = f"{found.num_genuine:,}" if found.num_genuine else "none"
     kind = "all" if found.is_exhaustive else "a sample of the"
+    genuine = f"{found.num_genuine:,}" if found.num_genuine else "none"
     head = (
         f"{kind} pairs of {found.num_records:,} images of {found.num_identities:,} known people: {found.num_pairs:,} of "
         f"different people, {genuine} of one person from two cameras"
@@ -214,9 +193,7 @@ def calibrate(
     result = {
         "gallery": location,
         "num_gallery": num_records,
-        "num_records": found.num_records,
-        "num_identities": found.num_identities,
-        "num_pairs": found.num_pairs,
+        **{name: getattr(found, name) for name in ("num_records", "num_identities", "num_pairs")},
         "num_genuine_pairs": found.num_genuine,
         "is_exhaustive": found.is_exhaustive,
         "confidence": CONFIDENCE,
@@ -226,8 +203,209 @@ def calibrate(
     emit(result, Group(head, "", table, "", foot), as_json)
 
 
-for _command in (label, remove, vacuum, copy, re_embed, accept):
-    gallery.command(_command.__name__.replace("_", "-"), no_args_is_help=True)(_command)
+@gallery.command(no_args_is_help=True)
+def label(
+    location: options.Location,
+    id_: options.Ids = None,
+    pid: options.Person = None,
+    to: options.NewPid = None,
+    unknown: Annotated[bool, typer.Option("--unknown", help="Their identity is not known after all.")] = False,
+    camid: Annotated[int | None, typer.Option(min=0, help="The camera that they are to have.")] = None,
+    time_: options.Time = None,
+    attribute: options.NewAttributes = None,
+    audit: Annotated[Path | None, typer.Option(help="Append a line to this audit log, as hat serve --audit does.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Correct the labels of records: relabel some, rename a person, or merge two people.
+
+    Where the new identity has images already, the two become one person: there is no way back but by the ids of the records.
+
+    Examples:
+
+      hat gallery label people.gallery --id 17 --id 18 --to alice
+
+      hat gallery label people.gallery --pid 17 --to alice
+
+      hat gallery label people.gallery --id 17 --camid 3 --time 2026-11-25T08:30
+    """
+    if bool(id_) == (pid is not None):
+        raise UsageError("say which records with either --id or --pid")
+    if unknown and to is not None:
+        raise UsageError("--to and --unknown both set the identity: give one of them")
+    given = {"pid": to, "camid": camid, "time_s": time_, "attributes": options.parse_attribute_options(attribute) or None}
+    labels = {name: value for name, value in given.items() if value is not None} | ({"pid": None} if unknown else {})
+    if not labels:
+        raise UsageError("say what they are to have: --to, --unknown, --camid, --time or --attribute")
+    log = None
+    if audit is not None:
+        from ..service.audit import AuditLog
+
+        log = AuditLog(audit)
+    with Gallery.open(location) as opened:
+        ids = id_ or opened.ids(Filter.of(pids=[pid])).tolist()
+        if not ids:
+            raise UsageError(f"{location} has no image of {pid}: hat gallery info names its people")
+        others = [] if to is None else opened.ids(Filter.of(pids=[to])).tolist()
+        num_merged = len(set(others) - set(ids))
+        num_changed = opened.update(ids, cast(RecordLabels, labels))
+    result = {"gallery": location, "num_changed": num_changed, "num_records": len(ids), "num_merged": num_merged}
+    if log is not None:
+        log.write({"client": "command line", "action": "label", **result})
+    merged = f"; {to} had {num_merged:,} images before, which are of the same person now" if num_merged else ""
+    emit(result, f"{num_changed:,} of {len(ids):,} records changed{merged}", as_json)
+
+
+@gallery.command(no_args_is_help=True)
+def remove(
+    location: options.Location,
+    id_: options.Ids = None,
+    pid: options.Person = None,
+    older_than: Annotated[float | None, typer.Option(min=0, help="All that were enrolled so many days ago, or longer.")] = None,
+    vacuum_: Annotated[bool, typer.Option("--vacuum", help="Take what was removed off the disk at once.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Remove records, all of a person, or all that are older than a retention period.
+
+    No search finds them once the command has ended. Their bytes leave the disk with --vacuum, or with hat gallery vacuum.
+
+    Examples:
+
+      hat gallery remove people.gallery --pid 17 --vacuum
+
+      hat gallery remove people.gallery --older-than 30
+    """
+    if sum(condition is not None for condition in (id_ or None, pid, older_than)) != 1:
+        raise UsageError("say what to remove with exactly one of --id, --pid and --older-than")
+    with Gallery.open(location) as opened:
+        if id_:
+            opened.get(id_)  # a number that was mistyped is to be told, and nothing removed
+        before_s = None if older_than is None else time.time() - 86_400 * older_than
+        num_removed = opened.remove(ids=id_ or None, pid=pid, enrolled_before_s=before_s)
+        if vacuum_:
+            opened.vacuum()
+        result = {"gallery": location, "num_removed": num_removed, "num_records": len(opened), "vacuumed": vacuum_}
+    kept = "" if vacuum_ or not num_removed else "; hat gallery vacuum takes what was removed off the disk"
+    emit(result, f"removed {num_removed:,}, {result['num_records']:,} left{kept}", as_json)
+
+
+@gallery.command(no_args_is_help=True)
+def vacuum(location: options.Location, as_json: options.AsJson = False) -> None:
+    """Rewrite a gallery so that nothing of removed records is left in its files.
+
+    Examples:
+
+      hat gallery vacuum people.gallery
+    """
+    with Gallery.open(location) as opened:
+        opened.vacuum()
+        result = {"gallery": location, "num_records": len(opened)}
+    emit(result, f"rewritten, {result['num_records']:,} images", as_json)
+
+
+@gallery.command(no_args_is_help=True)
+def copy(
+    location: options.Location,
+    to: Annotated[Path, typer.Argument(metavar="TO", help="The copy's file; it must not be there yet.")],
+    as_json: options.AsJson = False,
+) -> None:
+    """Copy a gallery to another file, whole and as of one moment, also while a service writes to it.
+
+    A plain copy of the file lacks what is still in SQLite's log beside it (-wal). This one holds every record that was
+    acknowledged before it began, and is checked. To restore a backup, copy it to its place.
+
+    Examples:
+
+      hat gallery copy people.gallery /backup/people-2026-11-25.gallery
+    """
+    with Gallery.open(location, read_only=True) as opened:
+        result = {"gallery": location, "copy": str(to), "num_records": opened.copy_to(to)}
+    emit(result, f"{to}: {result['num_records']:,} images", as_json)
+
+
+@gallery.command(no_args_is_help=True)
+def re_embed(
+    location: options.Location,
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The rebuilt gallery's file; it must not be there yet.")],
+    model: Annotated[str, typer.Option("--model", help="The model that is to make the embeddings.")],
+    float16: options.Float16 = False,
+    device: options.Device = "auto",
+    batch_size: options.BatchSize = 32,
+    gray_bits: options.GrayBits = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Rebuild a gallery with another model, from the images that it was made of.
+
+    Everything that is known of a record comes along, its date of enrollment too; ids are new. Images that are not there
+    any more, or have changed, are named and left out: the old gallery stays as it is. The new one appears when it is complete;
+    a run that was stopped goes on when it is called again.
+
+    Examples:
+
+      hat gallery re-embed people.gallery people-v2.gallery --model runs/market-v2
+    """
+    from ..enroll.enrolling import reembed
+
+    if new.exists():
+        raise UsageError(f"{new} is there already: give another name")
+    if not new.parent.is_dir():
+        raise UsageError(f"{new.parent} is not a folder: make it first")
+    set_gray_bits(gray_bits)
+    partial = new.with_name(f"{new.name}.partial")
+    with Gallery.open(location, read_only=True) as old:
+        if not len(old):
+            raise UsageError(f"{location} is empty: there is nothing to rebuild")
+        embedder, binding = options.open_embedder(model, device, batch_size)
+        with Gallery.open(partial, binding=binding, create=True, stored_type="float16" if float16 else "float32") as rebuilt:
+            try:
+                with options.progress_bar("embedding", len(old)) as advance:
+                    found = reembed(old, rebuilt, embedder, batch_size=batch_size, progress=advance)
+            except KeyboardInterrupt:
+                raise WorkError(f"interrupted: the same command goes on from {len(rebuilt):,} images") from None
+            result = {
+                "gallery": location,
+                "new": str(new),
+                "num_records": len(rebuilt),
+                "num_gone": len(found.bad),
+                "gone": [one._asdict() for one in found.bad],
+            }
+    options.print_problems("gone", found.bad)
+    if not found.ids:
+        partial.unlink()
+        raise WorkError(
+            f"none of {len(found.bad):,} images is there any more, the first: {': '.join(found.bad[0])}; {new} was not made"
+        )
+    log = partial.with_name(f"{partial.name}-wal")
+    if log.exists() and log.stat().st_size:  # a closed gallery with a log beside it: not all of it is in its file yet
+        raise WorkError(f"{partial} is open in another process, so that it cannot get its name: close that and call again")
+    partial.rename(new)
+    emit(result, f"{new}: {result['num_records']:,} images rebuilt, {result['num_gone']:,} gone", as_json)
+
+
+@gallery.command(no_args_is_help=True)
+def accept(
+    location: options.Location,
+    report: Annotated[Path, typer.Option("--report", help="What hat verify --report-json wrote.")],
+    model: Annotated[str, typer.Option("--model", help="The file that is to be accepted, a candidate of that report.")],
+    min_cosine: Annotated[float, typer.Option(min=0, max=1, help="Least cosine of the embeddings of any image there.")] = 0.98,
+    as_json: options.AsJson = False,
+) -> None:
+    """Allow another file of the gallery's own weights, once hat verify has shown that it ranks alike.
+
+    For an int8 or float16 file on a camera beside the checkpoint on a server. The report must be of the gallery's model as the
+    reference and of this very file as a candidate that passed, told by their fingerprints. Two embeddings whose cosine is 0.98
+    lie 11 degrees apart: thresholds that were calibrated with one hold about, and not exactly, for the other.
+
+    Examples:
+
+      hat verify runs/market market-int8.xml --images ~/crops --report-json verify.json
+
+      hat gallery accept people.gallery --report verify.json --model market-int8.xml
+    """
+    with Gallery.open(location) as opened:
+        compatible = read_compatible_model(report, opened.binding, options.binding_of_file(model), min_cosine=min_cosine)
+        opened.accept(compatible)
+    result = {"gallery": location, "model": model, **config_to_dict(compatible)}
+    emit(result, f"{model} may be used with {location}; worst cosine {compatible.worst_cosine:.6f}", as_json)
 
 
 def _rate(rate: float | None) -> str:
@@ -235,7 +413,7 @@ def _rate(rate: float | None) -> str:
 
 
 def _bytes_on_disk(location: str) -> int | None:
-    """Size of a gallery's files; None where they are somewhere else."""
+    """Return the size of a gallery's files; None where they are somewhere else."""
     path = Path(location).expanduser()
     found = (path, path.with_name(f"{path.name}-wal"))
     return sum(one.stat().st_size for one in found if one.is_file()) or None

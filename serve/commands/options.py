@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hat.console import stderr
+from hat.console import progress, stderr
 from hat.errors import UsageError
 
+from ..gallery.binding import Binding, binding_of
 from ..gallery.identities import parse_identity
 from ..gallery.record_checks import format_timestamp, parse_attributes, parse_timestamp
 from ..gallery.records import AttributeValue, Record
 
 if TYPE_CHECKING:
+    from hat.embedder import Embedder
+
     from ..enroll.enrolling import Problem
 
 
@@ -35,9 +39,7 @@ Images = Annotated[list[str], typer.Argument(help="Images, folders, zip files, t
 Boxes = Annotated[Path | None, typer.Option(help="People in the video: frame or time, left, top, right, bottom, ...")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per run of the model.")]
-GrayBits = Annotated[
-    int | None, typer.Option(min=8, max=16, help="Bits that 16-bit gray images really use: 10, 12 or 14 of many cameras.")
-]
+GrayBits = Annotated[int | None, typer.Option(min=8, max=16, help="Bits that 16-bit gray images really use: 10, 12, 14.")]
 Float16 = Annotated[bool, typer.Option("--float16", help="A new gallery keeps embeddings in half the space.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -53,16 +55,34 @@ Until = Annotated[float | None, _time("--until", "Seen before this time.")]
 NewAttributes = Annotated[list[str] | None, typer.Option(help="NAME=VALUE that they are to have; repeat for several.")]
 Attributes = Annotated[list[str] | None, typer.Option(help="Only images with NAME=VALUE; repeat for several.")]
 
-_MAX_NAMED = 20
-"""Images that are named on the screen; --json has all of them."""
+_MAX_NAMED = 20  # images that are named on the screen; --json has all of them
+
+
+def open_embedder(model: str, device: str, batch_size: int = 32) -> tuple[Embedder, Binding]:
+    """Open a model, and say to which galleries its embeddings belong."""
+    from hat.embedder import Embedder
+    from hat.runtime import runtime_info
+
+    embedder = Embedder.open(model, device=device, batch_size=batch_size)
+    return embedder, binding_of(runtime_info(embedder.runtime))
+
+
+def binding_of_file(model: str) -> Binding:
+    """Return to which galleries the embeddings of a model belong."""
+    from hat.runtime import open_runtime, runtime_info
+
+    return binding_of(runtime_info(open_runtime(model)))
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show the progress of images on stderr, and yield what counts some more of them as done."""
+    with progress() as display:
+        yield partial(display.advance, display.add_task(what, total=total, info=""))
 
 
 def parse_attribute_options(texts: list[str] | None) -> dict[str, AttributeValue]:
-    """Return the attributes of ``--attribute NAME=VALUE`` options.
-
-    Raises:
-        UsageError: One has no ``=``, or cannot be an attribute.
-    """
+    """Return the attributes of ``--attribute NAME=VALUE`` options."""
     pairs = []
     for text in texts or []:
         name, equals, value = text.partition("=")

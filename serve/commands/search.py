@@ -15,12 +15,10 @@ from hat.data.images import describe_frames, set_gray_bits
 from hat.errors import UsageError
 from hat.io.plot_file import check_picture_path, save_picture
 
-from ..calibrate.thresholds import calibrate_thresholds, chance_of_any
-from ..gallery.binding import binding_of
+from ..calibrate import calibrate_thresholds, chance_of_any
 from ..gallery.gallery import Gallery
 from ..gallery.records import Filter
 from . import options
-from .options import label_cells, parse_attribute_options, record_result, tell
 
 if TYPE_CHECKING:
     from ..search.query_embeddings import Query
@@ -32,29 +30,21 @@ def search(
     images: Annotated[list[str] | None, typer.Argument(help="Images of people to look for.", show_default=False)] = None,
     model: Annotated[str | None, typer.Option("--model", help="The gallery's model; not needed for records alone.")] = None,
     id_: options.Ids = None,
-    one_person: Annotated[
-        bool, typer.Option("--one-person", help="All images and records show one person: rank once.")
-    ] = False,
+    one_person: Annotated[bool, typer.Option("--one-person", help="All show one person: rank once.")] = False,
     top: Annotated[int, typer.Option(min=1, help="Most matches of each query.")] = 10,
     rerank: Annotated[bool, typer.Option("--rerank", help="Order by k-reciprocal re-ranked distance.")] = False,
     rerank_pool: Annotated[int, typer.Option(min=1, help="Nearest images that are re-ranked.")] = 200,
     camid: options.Camids = None,
     exclude_camid: Annotated[list[int] | None, typer.Option(help="Nothing that this camera saw.")] = None,
     other_cameras: Annotated[bool, typer.Option("--other-cameras", help="Nothing that the query's own camera saw.")] = False,
-    center_cameras: Annotated[
-        bool, typer.Option("--center-cameras", help="Subtract the mean embedding of each camera before ranking.")
-    ] = False,
+    center_cameras: Annotated[bool, typer.Option("--center-cameras", help="Subtract each camera's mean embedding.")] = False,
     query_camid: Annotated[int | None, typer.Option(min=0, help="The camera that took the query images.")] = None,
     pid: options.Pids = None,
     since: options.Since = None,
     until: options.Until = None,
     attribute: options.Attributes = None,
-    min_similarity: Annotated[
-        float | None, typer.Option(min=-1, max=1, help="Leave out what is less similar than this.")
-    ] = None,
-    false_match_rate: Annotated[
-        float | None, typer.Option(help="Take the threshold that so many comparisons of different people pass: 0.001.")
-    ] = None,
+    min_similarity: Annotated[float | None, typer.Option(min=-1, max=1, help="Leave out what is less similar.")] = None,
+    false_match_rate: Annotated[float | None, typer.Option(help="Set the threshold by it: 0.001.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the matches, from thumbnails or from the images' files.")] = None,
     device: options.Device = "auto",
     gray_bits: options.GrayBits = None,
@@ -74,9 +64,6 @@ def search(
 
       hat search people.gallery --id 17 --other-cameras --since 2026-11-25 --false-match-rate 0.0001
     """
-    from hat.embedder import Embedder
-    from hat.runtime import runtime_info
-
     from ..search.query_embeddings import draw_matches, merge_queries, queries_of_images, queries_of_records, search_queries
     from ..search.searching import CenteredGallery
 
@@ -90,15 +77,14 @@ def search(
     if center_cameras and false_match_rate is not None:
         raise UsageError("--false-match-rate is calibrated without --center-cameras: give a --min-similarity instead")
     check_picture_path(picture, "drawing the matches")
-    having = parse_attribute_options(attribute)
+    having = options.parse_attribute_options(attribute)
     where = Filter.of(
         camids=camid or None, exclude_camids=exclude_camid, pids=pid or None, since_s=since, until_s=until, attributes=having
     )
     set_gray_bits(gray_bits)
     notes = describe_frames(images)
-    tell(*notes)
-    embedder = Embedder.open(model, device=device) if images and model is not None else None
-    binding = None if embedder is None else binding_of(runtime_info(embedder.runtime))
+    options.tell(*notes)
+    embedder, binding = options.open_embedder(model, device) if images and model is not None else (None, None)
     with Gallery.open(gallery, binding=binding, read_only=True) as opened:
         queries = queries_of_records(ids, opened)
         if embedder is not None:
@@ -125,7 +111,7 @@ def search(
         if picture is not None:
             title = f"{Path(gallery).name}, {len(opened):,} images"
             save_picture(draw_matches(opened, queries, found, title=title), picture)
-            tell(f"drawn: {picture}")
+            options.tell(f"drawn: {picture}")
         result = {
             "gallery": gallery,
             "num_records": len(opened),
@@ -142,7 +128,7 @@ def _calibrated(gallery: Gallery, false_match_rate: float) -> float:
     calibration = calibrate_thresholds(gallery)
     threshold = calibration.threshold_at(false_match_rate)
     chance = chance_of_any(calibration.point_at(threshold).false_match_bound, len(gallery))
-    tell(
+    options.tell(
         f"threshold {threshold:.4f}: at most {false_match_rate:g} of the pairs of different people in this gallery are as "
         f"similar ({calibration.num_pairs:,} pairs, 95 % confidence); somebody who is not in it finds at least one such match "
         f"among {len(gallery):,} images with a chance of up to {chance:.2g}"
@@ -160,7 +146,7 @@ def _query_result(query: Query, matches: list[Match]) -> dict[str, Any]:
                 "similarity": round(match.similarity, 6),
                 "distance": None if match.distance is None else round(match.distance, 6),
                 "rank_before": match.rank_before,
-                **record_result(match.record),
+                **options.record_result(match.record),
             }
             for rank, match in enumerate(matches, start=1)
         ],
@@ -181,6 +167,6 @@ def _tables(result: dict[str, Any]) -> RenderableType:
         for match in query["matches"]:
             before = [f"{match['distance']:.4f}", match["rank_before"]] if reranked else []
             name = match["source"].rpartition("/")[2]
-            rows.append([match["rank"], f"{match['similarity']:.4f}", *before, match["id"], *label_cells(match), name])
+            rows.append([match["rank"], f"{match['similarity']:.4f}", *before, match["id"], *options.label_cells(match), name])
         parts.append(make_table(rows, columns, left=("time (UTC)", "source")))
     return Group(*parts)

@@ -3,7 +3,6 @@
 import gc
 import logging
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,18 +20,12 @@ from . import options
 
 def serve(
     model: Annotated[str, typer.Argument(help="A checkpoint, an exported file, or triton://host:port/model.")],
-    gallery: Annotated[
-        list[str] | None, typer.Option("--gallery", help="A gallery, [NAME=]PATH or milvus://host:port/name; repeatable.")
-    ] = None,
-    gallery_root: Annotated[
-        Path | None, typer.Option(help="Folder in which galleries can be made over HTTP; those in it are served too.")
-    ] = None,
+    gallery: Annotated[list[str] | None, typer.Option(help="[NAME=]PATH or milvus://host:port/name; repeatable.")] = None,
+    gallery_root: Annotated[Path | None, typer.Option(help="Folder of galleries that can be made over HTTP too.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse every change of a gallery.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; other than loopback only with --keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    allow_host: Annotated[
-        list[str] | None, typer.Option("--allow-host", help="Name that clients may call the service by; repeatable.")
-    ] = None,
+    allow_host: Annotated[list[str] | None, typer.Option(help="Name that clients may call it by; repeatable.")] = None,
     keys: Annotated[Path | None, typer.Option(help="File of API keys, see hat keys.")] = None,
     audit: Annotated[Path | None, typer.Option(help="Append a JSON line for every request to this file.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
@@ -51,9 +44,7 @@ def serve(
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Largest image.")] = 25.0,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest time for a request once it was received.")] = 60.0,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Images a second for each key.")] = None,
-    thumbnails: Annotated[
-        int | None, typer.Option(min=16, max=1024, help="Keep pictures of this height of enrolled images.")
-    ] = None,
+    thumbnails: Annotated[int | None, typer.Option(min=16, max=1024, help="Keep pictures so high of enrolled images.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what is served, and where, as JSON.")] = False,
 ) -> None:
     """Embed images and search galleries over HTTP, until Ctrl+C or SIGTERM; what is in work then is finished.
@@ -71,16 +62,18 @@ def serve(
 
       hat serve market.xml --gallery-root galleries --keys keys.json --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
     """
-    _need_libraries()
     from hat.runtime import open_runtime, runtime_info
     from hat.runtime.torch_runtime import checked_precision
 
-    from ..service.audit import AuditLog
-    from ..service.gallery_registry import GalleryRegistry, parse_gallery
-    from ..service.ingress import allowed_hosts, is_loopback
-    from ..service.server import bind, create_app, run_server, shown_address
-    from ..service.service import Service
-    from ..service.settings import ServiceSettings
+    try:
+        from ..service.admission import ServiceSettings
+        from ..service.audit import AuditLog
+        from ..service.gallery_registry import GalleryRegistry, parse_gallery
+        from ..service.ingress import allowed_hosts, is_loopback
+        from ..service.server import bind, create_app, run_server, shown_address
+        from ..service.service import Service
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "fastapi", "serve", "serving over HTTP") from None
 
     if not is_loopback(host) and keys is None:
         raise UsageError(f"--host {host} can be reached by others: give the keys that they need with --keys (see hat keys)")
@@ -111,7 +104,7 @@ def serve(
             raise UsageError(f"two galleries are called {name!r}: name them, NAME=PLACE")
         places[name] = place
     log = AuditLog(audit) if audit is not None else None
-    _log_to_stderr()
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
     set_gray_bits(gray_bits)
 
     # Bound before the model is opened: a port that is taken is to be told at once.
@@ -151,22 +144,6 @@ def serve(
     stderr.print("stopped")
 
 
-def _need_libraries() -> None:
-    modules = {"fastapi": "fastapi", "multipart": "multipart", "orjson": "orjson", "prometheus_client": "prometheus-client"}
-    for module, library in (modules | {"uvicorn": "uvicorn"}).items():
-        if find_spec(module) is None:
-            raise MissingExtraError(library, "serve", "serving over HTTP")
-
-
-def _log_to_stderr() -> None:
-    """Failures of the service and of the server, on stderr with their time."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    for name in ("hat.serve", "uvicorn"):
-        logging.getLogger(name).addHandler(handler)
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
 keys_app = typer.Typer(
     name="keys",
     no_args_is_help=True,
@@ -194,9 +171,7 @@ KeyId = Annotated[str, typer.Argument(metavar="ID", help="Its id.")]
 def add(
     file: KeysFile,
     name: Annotated[str, typer.Option(help="Whose it is.")],
-    role: Annotated[
-        str, typer.Option(help="read: embed, search, list. write: also enroll, remove and make galleries.")
-    ] = "read",
+    role: Annotated[str, typer.Option(help="read: embed, search, list; write: also change galleries.")] = "read",
     as_json: options.AsJson = False,
 ) -> None:
     """Make a key and print it. It is shown this once: only its hash is kept.
@@ -221,8 +196,8 @@ def list_keys(file: KeysFile, as_json: options.AsJson = False) -> None:
       hat keys list keys.json
     """
     columns = ("id", "name", "role", "created")
-    rows = [[getattr(key, column) for column in columns] for key in KeyFile(file).read()]
-    emit({"keys": [dict(zip(columns, row, strict=True)) for row in rows]}, make_table(rows, columns, left=columns), as_json)
+    keys = [{column: getattr(key, column) for column in columns} for key in KeyFile(file).read()]
+    emit({"keys": keys}, make_table([list(key.values()) for key in keys], columns, left=columns), as_json)
 
 
 @keys_app.command(no_args_is_help=True)

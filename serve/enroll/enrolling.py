@@ -2,12 +2,11 @@
 
 import functools
 import io
-from collections import deque
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import chain, groupby
-from operator import itemgetter
+from itertools import groupby, tee
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
@@ -30,14 +29,9 @@ from .video import BoxRow, is_video_name, video_items
 
 _WORKERS, _ITEMS_AHEAD = 2, 48
 
-_MAX_IDLE = 1024
-"""Images without work for the model after which a batch is closed all the same."""
-
-_NUM_PROBED = 100
-"""Records whose thumbnails say how high those of a gallery are."""
-
-_LABELS = ("pid", "camid", "time_s", "attributes", "enrolled_s")
-"""What is known of an item and of a record alike."""
+_MAX_IDLE = 1024  # images without work for the model after which a batch is closed all the same
+_NUM_PROBED = 100  # records whose thumbnails say how high those of a gallery are
+_LABELS = ("pid", "camid", "time_s", "attributes", "enrolled_s")  # what is known of an item and of a record alike
 
 
 class ImageEmbedder(Protocol):
@@ -107,9 +101,7 @@ def enroll_images(
     enrolled already are told by the hash of their bytes, before the model runs.
 
     Args:
-        gallery: Where to.
-        embedder: The model; it must be the gallery's own.
-        items: The images, any number of them.
+        embedder: The gallery's own model.
         batch_size: Images that are embedded and written at once.
         thumbnail_height: Height in pixels of a small picture that is kept with each record; None keeps none.
         update: Give known images the labels of their items; otherwise they keep those that they have, and where these are
@@ -223,31 +215,13 @@ def problem(source: str, reason: object) -> Problem:
 
 
 def reembed(
-    old: Gallery,
-    new: Gallery,
-    embedder: ImageEmbedder,
-    *,
-    batch_size: int = 32,
-    progress: Callable[[int], None] | None = None,
+    old: Gallery, new: Gallery, embedder: ImageEmbedder, *, batch_size: int = 32, progress: Callable[[int], None] | None = None
 ) -> Enrollment:
     """Enroll everything of one gallery in another, whose model is another.
 
-    An image is taken from its source, if that is still the same by its content hash. It keeps the time of its enrollment, so
-    that it is removed no later than it would have been. Thumbnails are made again, of the height that the first ones in the old
-    gallery have; a gallery without thumbnails gets none.
-
-    What is in the new gallery already is kept. Images that are gone or changed are among the bad ones.
-
-    Args:
-        old: Where from; it is only read.
-        new: Where to.
-        embedder: The new gallery's model.
-        batch_size: See `enroll_images`.
-        progress: See `enroll_images`.
-
-    Raises:
-        UsageError: The new gallery is of another model than the embedder's.
-        WorkError: The new gallery cannot be written.
+    An image is taken from its source, if that is still the same by its content hash; those that are gone or changed are among
+    the bad ones. It keeps the time of its enrollment, so that it is removed no later than it would have been. Thumbnails are
+    made again, of the height that the first ones in the old gallery have. What is in the new gallery already is kept.
     """
     heights = []
     for record in old.get(old.ids()[:_NUM_PROBED].tolist(), thumbnails=True):
@@ -260,51 +234,48 @@ def reembed(
 
 
 def _items_again(records: Iterable[Record]) -> Iterator[Item]:
-    for (video, _), group in groupby(_numbered_runs(records), itemgetter(0, 1)):
-        run = (record for *_, record in group)
-        yield from map(_file_item, run) if video is None else _video_run(Path(video), run)
-
-
-def _numbered_runs(records: Iterable[Record]) -> Iterator[tuple[str | None, int, Record]]:
-    """Yield records with their video and the number of what can be read in one go: a video while its frames go forward."""
     number = 0
     last: tuple[str | None, int] = (None, 0)
-    for record in records:
+
+    def run_of(record: Record) -> tuple[str | None, int]:
+        """Return the video, and the number of what can be read of it in one go: while its frames go forward."""
+        nonlocal number, last
         video, frame = place = _video_place(record)
         number += video != last[0] or frame < last[1]
         last = place
-        yield video, number, record
+        return video, number
+
+    for (video, _), run in groupby(records, run_of):
+        if video is None:
+            yield from _file_items(run)
+        else:
+            yield from _video_items(Path(video), run)
 
 
 def _video_place(record: Record) -> tuple[str | None, int]:
     """Return the video and the frame that a record was cut from; None for any other record."""
-    path, mark, number = record.source.rpartition("#")
-    if mark and number.isascii() and number.isdigit() and len(number) <= 18 and is_video_name(path) and box_of(record):
-        return path, int(number)
-    return None, 0
+    match = re.fullmatch(r"(.+)#([0-9]{1,18})", record.source, re.DOTALL)
+    return (match[1], int(match[2])) if match and is_video_name(match[1]) and box_of(record) else (None, 0)
 
 
-def _file_item(record: Record) -> Item:
-    attributes = {name: value for name, value in record.attributes.items() if name != BOX_ATTRIBUTE}
-    return replace(_item_again(record, functools.partial(read_source, record)), box=box_of(record), attributes=attributes)
+def _file_items(records: Iterable[Record]) -> Iterator[Item]:
+    for record in records:
+        attributes = {name: value for name, value in record.attributes.items() if name != BOX_ATTRIBUTE}
+        yield replace(_item_again(record, functools.partial(read_source, record)), box=box_of(record), attributes=attributes)
 
 
-def _video_run(video: Path, records: Iterable[Record]) -> Iterator[Item]:
-    taken: deque[Record] = deque()
+def _video_items(video: Path, records: Iterable[Record]) -> Iterator[Item]:
+    def row_of(record: Record) -> BoxRow:
+        box = box_of(record)
+        assert box is not None  # `_video_place` has seen one
+        return BoxRow(where=record.source, frame=_video_place(record)[1], box=box)
 
-    def rows() -> Iterator[BoxRow]:
-        for record in records:
-            taken.append(record)
-            box = box_of(record)
-            assert box is not None
-            yield BoxRow(where=record.source, frame=_video_place(record)[1], box=box)
-
+    ahead, records = tee(records)
     try:
-        for item in video_items(video, rows()):
-            record = taken.popleft()
+        for item, record in zip(video_items(video, map(row_of, ahead)), records, strict=True):
             yield _item_again(record, functools.partial(_same, item.read, record))
     except DataError as error:  # the video is not there any more
-        for record in chain(taken, records):
+        for record in records:
             yield _item_again(record, refuse(str(error)))
 
 

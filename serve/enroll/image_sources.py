@@ -21,37 +21,26 @@ from ..gallery.identities import Identity
 from .items import BOX_COLUMNS, Item, Labels, read_name, read_rows
 from .video import BoxRow, is_video_name, read_boxes, video_items
 
-NameStyle = Literal["auto", "market", "none"]
-"""What file names say: Market-style ones where they look like it, always, or nothing."""
+NameStyle = Literal["auto", "market", "none"]  # file names are read where they look like Market's, always, or never
 
 _JUNK = "junk, pid -1"
 _UNREAD = "neither images nor texts, or links that lead nowhere"
 _NAMED_MARKETS_WAY = ("market1501", "dukemtmc-reid", "synth", "market-style", "csv")
 
-_Person = tuple[Identity | None, int | None]
-"""Identity, -1 for junk and 0 for distractors, and camera."""
-
+_Person = tuple[Identity | None, int | None]  # identity, -1 for junk and 0 for distractors, and camera
 _MAX_UNREAD = 20
 _TABLE_COLUMNS = ("path", "pid", "camid", "time", *BOX_COLUMNS)
 
 
 class ImageSources:
-    """Everything that one call enrolls.
+    """Everything that one call enrolls: images, folders (with all that is in them), zip files, tables (``.csv``) or one video.
 
-    Args:
-        inputs: Images, folders (with all that is in them), zip files, tables (``.csv``) or one video.
-        labels: What is known of all of them; a time is a video's beginning.
-        names: What file names say.
-        boxes: Table of boxes of the video.
+    ``labels`` are known of all of them, a time is a video's beginning; ``boxes`` is the table of the people in it.
 
     Attributes:
         left_out: Why -> how many files were left out, of those that were listed last.
         unread: The first of the files that are not read.
         notes: What is worth telling the user.
-
-    Raises:
-        UsageError: The inputs and options do not go together.
-        DataError: An input is not there.
     """
 
     def __init__(
@@ -78,11 +67,7 @@ class ImageSources:
             _check_presence(text)
 
     def count(self) -> int:
-        """Return how many items there are; every list and table is read for it, and of images some headers, for a note.
-
-        Raises:
-            DataError: A folder, zip file or table cannot be read, or a table has a mistake.
-        """
+        """Return how many items there are; every list and table is read for it, and of images some headers, for a note."""
         self._clear()
         if self._boxes is not None:
             return sum(1 for _ in self._rows(self._boxes))
@@ -91,12 +76,7 @@ class ImageSources:
         return len(whole)
 
     def items(self) -> Iterator[Item]:
-        """Yield the items, in an order that is always the same.
-
-        Raises:
-            DataError: As `count`; or the video cannot be opened.
-            MissingExtraError: PyAV is needed for a video and is not installed.
-        """
+        """Yield the items, in an order that is always the same."""
         self._clear()
         if self._boxes is not None:
             found = video_items(Path(self._inputs[0]), self._rows(self._boxes), self._labels.time_s)
@@ -208,7 +188,7 @@ def _read_people(root: Path) -> dict[str, _Person]:
 
 
 def _camera_numbers(table: Path) -> dict[str, int]:
-    """Numbers of the cameras of a table as ``hat eval`` gives them, where some are called by a name; otherwise nothing."""
+    """Return numbers of the cameras of a table as ``hat eval`` gives them, where some are called by a name, or nothing."""
     labels = {row.fields.get("camid", "") for row in read_rows(table, required=("path",))} - {""}
     if all(isinstance(parse_label(label), int) for label in labels if not label.startswith("-")):
         return {}

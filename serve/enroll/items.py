@@ -31,14 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What is known of an image, or of all images of a call.
-
-    Attributes:
-        pid: Identity, where it is known.
-        camid: Camera, where it is known.
-        time_s: When the person was seen, in seconds since 1970 (UTC), where it is known.
-        attributes: Anything else, by name.
-    """
+    """What is known of an image, or of all images of a call; the time in seconds since 1970 (UTC)."""
 
     pid: Identity | None = None
     camid: int | None = None
@@ -68,11 +61,7 @@ class Item(Labels):
     enrolled_s: float | None = None
 
     def decode(self, data: bytes) -> Image.Image:
-        """Return the person, RGB, from the encoded bytes of the whole picture.
-
-        Raises:
-            ImageError: They are no image, or the box lies outside it.
-        """
+        """Return the person, RGB, from the encoded bytes of the whole picture; an `ImageError` where they hold none."""
         image = decode_image(data, self.source)
         return image if self.box is None else crop_person(image, self.box, self.source)
 
@@ -104,15 +93,10 @@ def read_name(name: str) -> Labels | None:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table; whatever cannot be read in it is a `DataError` or a `UsageError` that names its line.
-
-    Attributes:
-        where: The file and the line, for messages.
-        fields: Text by column, blanks at its ends removed.
-    """
+    """A row of a table; whatever cannot be read in it is a `DataError` or a `UsageError` that names its line, ``where``."""
 
     where: str
-    fields: dict[str, str]
+    fields: dict[str, str]  # text by column, blanks at its ends removed
 
     def text(self, column: str) -> str:
         """Return what stands in a column, which must not be empty."""
@@ -138,9 +122,7 @@ class TableRow:
     def labels(self, known: Collection[str], cameras: Mapping[str, int] | None = None) -> Labels:
         """Return pid (-1 is junk, None distractors), camid and, of the columns that are not ``known``, attributes; no time.
 
-        Args:
-            known: Columns that have a meaning of their own.
-            cameras: Numbers of cameras that are called by a name, which becomes the attribute ``camera``.
+        ``cameras`` are numbers of those that are called by a name, which becomes the attribute ``camera``.
         """
         pid, camera, numbers = self._label("pid"), self.fields.get("camid", ""), cameras or {}
         attributes = parse_attributes(((name, text) for name, text in self.fields.items() if name not in known), self.where)
@@ -171,11 +153,7 @@ class TableRow:
 
 
 def read_rows(path: Path, *, required: Collection[str]) -> Iterator[TableRow]:
-    """Read a table with a header, one row at a time, see `csv_rows`; box columns come all four or not at all.
-
-    Raises:
-        DataError: The file cannot be read, is not CSV, a column is missing or named twice, or a row is too short or too long.
-    """
+    """Read a table with a header, one row at a time, see `csv_rows`; box columns come all four or not at all."""
     for line, fields in csv_rows(path, required=required, all_or_none=BOX_COLUMNS):
         yield TableRow(f"{path}, line {line}", fields)
 

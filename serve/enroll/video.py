@@ -1,8 +1,7 @@
 """People in a video: its frames, decoded by PyAV (FFmpeg), and a table that says where in them they are, read side by side.
 
 A file is read as what its ending says and as nothing else: FFmpeg knows formats that are lists of other files and addresses,
-and a stranger's "video" must not make it open those. Frames are upright, as a phone's note on how it was held says, and as
-players and detectors see them.
+and a stranger's "video" must not make it open those. Frames are upright, as a phone's note on how it was held says.
 """
 
 import functools
@@ -39,24 +38,16 @@ VIDEO_FORMATS = {
 
 _COLUMNS = ("frame", "time", "pid", "camid", *BOX_COLUMNS)
 
-_SAME_TIME_S = 5e-4
-"""A time that was rounded to milliseconds still means the frame that is shown then."""
-
-_MAX_CROP_PIXELS = 10_000_000
-"""Some dozens of crops wait for the model at once. A person who fills a frame of 8K has fewer pixels."""
+_SAME_TIME_S = 5e-4  # a time that was rounded to milliseconds still means the frame that is shown then
+_MAX_CROP_PIXELS = 10_000_000  # dozens of crops wait for the model at once; who fills a frame of 8K has fewer pixels
 
 
 @dataclass(frozen=True, eq=False)
 class VideoFrame:
-    """One frame, not yet turned into pixels.
+    """One frame, not yet turned into pixels."""
 
-    Attributes:
-        number: Its place in the video, from 0.
-        time_s: When it is shown, in seconds from the first frame; None where the file does not say.
-    """
-
-    number: int
-    time_s: float | None
+    number: int  # from 0
+    time_s: float | None  # from the first frame; None where the file does not say
     _frame: Any
 
     def picture(self) -> Image.Image | ImageError:
@@ -75,19 +66,11 @@ class VideoFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxRow:
-    """A person in one frame.
+    """A person in one frame, which is named by its number or by its time; pid -1 is junk."""
 
-    Attributes:
-        where: The table and the line, for messages.
-        frame: The frame's number, from 0; None where the table gives times.
-        time_s: Seconds from the video's first frame; None where the table gives frames.
-        box: The person.
-        labels: What else is known, pid -1 for junk.
-    """
-
-    where: str
-    frame: int | None = None
-    time_s: float | None = None
+    where: str  # the table and the line, for messages
+    frame: int | None = None  # from 0
+    time_s: float | None = None  # from the video's first frame
     box: Box
     labels: Labels = field(default_factory=Labels)
 
@@ -112,9 +95,6 @@ def read_boxes(path: Path) -> Iterator[BoxRow]:
     A file of the MOT challenge is told by its first line, which is numbers and no header: frame (from 1), track, left, top,
     width, height, confidence and up to three more. Tracks become identities, none where the track is -1; rows whose confidence
     is 0 are left out, as that format means it; the order is any, since ground truth comes by track.
-
-    Raises:
-        DataError: The file cannot be read, is not CSV, lacks a column, has a mistake, or is not in order.
     """
     if _is_mot(path):
         yield from _mot_rows(path)
@@ -176,10 +156,7 @@ def _mot_rows(path: Path) -> Iterator[BoxRow]:
 def read_frames(path: Path) -> Generator[VideoFrame, None, None]:
     """Decode a video from its beginning, frame by frame in the order in which they are shown; closing it closes the file.
 
-    Raises:
-        MissingExtraError: PyAV is not installed.
-        DataError: The file is missing, is no video of the format that its ending says, or has no picture that can be decoded.
-        ImageError: It breaks off or is damaged in the middle.
+    A file that is not a video of the format that its ending says is a `DataError`, one that breaks off an `ImageError`.
     """
     try:
         import av
@@ -218,17 +195,9 @@ def read_frames(path: Path) -> Generator[VideoFrame, None, None]:
 def video_items(path: Path, rows: Iterable[BoxRow], start_s: float | None = None) -> Iterator[Item]:
     """Yield the people in a video as items to be enrolled; frames are decoded as needed, and none after the last row's.
 
-    An item's source is ``path#frame``; its crop is lossless, and the same video gives the same bytes again. A row whose frame
-    is not there, cannot be decoded, or does not hold the box becomes an item that says so when it is read.
-
-    Args:
-        path: The video.
-        rows: The people, in the order of the frames.
-        start_s: When the first frame was taken, in seconds since 1970 (UTC); None where that is not known.
-
-    Raises:
-        DataError: The video cannot be opened.
-        MissingExtraError: PyAV is not installed.
+    The rows are in the order of the frames; ``start_s`` is when the first one was taken, in seconds since 1970 (UTC), if
+    that is known. An item's source is ``path#frame``; its crop is lossless: the same video gives the same bytes again. A row
+    whose frame is not there, cannot be decoded, or does not hold the box becomes an item that says so when it is read.
     """
     source = str(path.absolute())
     waiting = iter(rows)

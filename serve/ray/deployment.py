@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hat.config import config_dataclass, config_from_dict
 from hat.errors import MissingExtraError, UsageError, WorkError
 
-from ..service.settings import ServiceSettings
+from ..service import ServiceSettings
 
 if TYPE_CHECKING:
     from ray.serve import Application

@@ -1,5 +1,6 @@
 """The public names, said once: for type checkers, and for the package, which imports each at its first use."""
 
+from .admission import ServiceSettings as ServiceSettings
 from .audit import AuditLog as AuditLog
 from .gallery_registry import GalleryRegistry as GalleryRegistry
 from .ingress import SameOriginMiddleware as SameOriginMiddleware
@@ -8,4 +9,3 @@ from .keys import KeyFile as KeyFile
 from .keys import KeyRing as KeyRing
 from .server import create_app as create_app
 from .service import Service as Service
-from .settings import ServiceSettings as ServiceSettings

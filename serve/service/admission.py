@@ -1,7 +1,6 @@
-"""Bounded admission: images and bytes that the service holds at once are counted, and what goes beyond is refused at the door.
+"""What a service allows, and admission: images and bytes held at once are counted, and what goes beyond is refused at the door.
 
-A request makes a reservation before its body is read and gives it back with its answer. All of it happens on the event loop's
-thread, so that nothing needs a lock.
+All of it happens on the event loop's thread, so that nothing needs a lock.
 """
 
 from __future__ import annotations
@@ -10,6 +9,11 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
+
+from pydantic import Field
+
+from hat.config import config_dataclass
 
 from .api_error import ApiError
 
@@ -18,6 +22,32 @@ _MAX_HOLD_S = 2.0
 _MAX_HELD = 1000  # requests that are held before they are refused: the server buffers up to 64 KiB of each
 _BURST_S = 2.0
 _MAX_BUCKETS = 10_000
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+@config_dataclass
+class ServiceSettings:
+    """Bounds of a service. Everything that a stranger can make grow has one."""
+
+    max_batch: Count = 32  # images in one run of the model; lowered to what the runtime takes
+    max_wait_s: Annotated[float, Field(ge=0)] = 0.005  # that a run waits for images that are being decoded, and for no others
+    max_queue: Count = 256  # images in the service at once, from the first byte to the answer; more are answered with 503
+    max_images: Count = 64  # in one request
+    max_top: Count = 1000  # matches for each query of a search
+    max_body_bytes: Count = 32 * 2**20  # of one request
+    max_inflight_bytes: Count = 256 * 2**20  # of all bodies that are held at once; more are answered with 503
+    max_pixels: Count = 25_000_000  # of an image; a header that says more is refused before anything is decoded
+    num_decoders: Count | None = None  # threads that decode and resize; None is one for each core
+    num_store_threads: Count = 4  # that read and write galleries
+    max_store_requests: Count = 64  # to galleries, in work or waiting for a thread; more are answered with 503
+    max_galleries: Count = 256  # that the service may have open, those made over HTTP included
+    receive_timeout_s: Seconds = 30.0  # for a body to arrive
+    timeout_s: Seconds = 60.0  # for a request once its body is here; then it is answered with 504 and dropped
+    rate_per_s: Seconds | None = None  # images for each key, a request without images counting as one; None is no limit
+    hosts: tuple[str, ...] | None = None  # names that the Host header may have; None is any
+    thumbnail_height: Count | None = None  # in pixels, of the pictures that are kept of enrolled images; None keeps none
 
 
 class Admission:
@@ -39,19 +69,15 @@ class Admission:
         return self.num_images >= self.max_images
 
     def overloaded(self) -> ApiError:
-        """Return the error of a request that finds no room, with the time that what is inside will take."""
+        """Return the error of a request that finds no room, with the time that those inside will take."""
         detail = "the service is busy: try again later, with fewer requests at once"
         return ApiError(503, detail, retry_after_s=self.num_images / self._rate)
 
     async def wait_for_room(self) -> None:
-        """Return once a request that brings a body may come in: at once, unless it is full.
+        """Return at once unless it is full; then hold a request, unread, and refuse it where that has not changed.
 
-        Where it is full, the request is held before it is refused, unread, for as long as those inside need, at most two
-        seconds. A client that ignores ``Retry-After`` and comes again at once is slowed down by that, and costs the less of
-        the time that those inside need.
-
-        Raises:
-            ApiError: It is full.
+        It is held for as long as those inside need, at most two seconds: a client that ignores ``Retry-After`` and comes again
+        at once is slowed down by that, and costs the less of the time that those inside need.
         """
         if self.is_full and self._num_held < _MAX_HELD:
             self._num_held += 1
@@ -64,28 +90,21 @@ class Admission:
 
     @contextmanager
     def reserve(self) -> Iterator[Reservation]:
-        """Hold what one request acquires, until the end of a ``with`` statement. Nothing is acquired yet.
-
-        Raises:
-            ApiError: It is full already, so that the request need not even be read.
-        """
+        """Hold what one request acquires until the end of a ``with`` statement; refused where it is full already."""
         if self.is_full:
             raise self.overloaded()
         reservation = Reservation(self)
         try:
             yield reservation
         finally:
-            self._release(reservation)
-
-    def _release(self, reservation: Reservation) -> None:
-        self.num_images -= reservation.num_images
-        self.num_bytes -= reservation.num_bytes
-        # From how much leaves in a second follows how long others should wait.
-        self._num_left += reservation.num_images
-        now = time.monotonic()
-        if now - self._since >= 1:
-            self._rate = max(1.0, self._num_left / (now - self._since))
-            self._num_left, self._since = 0, now
+            self.num_images -= reservation.num_images
+            self.num_bytes -= reservation.num_bytes
+            # From how much leaves in a second follows how long others should wait.
+            self._num_left += reservation.num_images
+            now = time.monotonic()
+            if now - self._since >= 1:
+                self._rate = max(1.0, self._num_left / (now - self._since))
+                self._num_left, self._since = 0, now
 
 
 class Reservation:
@@ -97,11 +116,7 @@ class Reservation:
         self.num_bytes = 0
 
     def acquire(self, *, num_images: int = 0, num_bytes: int = 0) -> None:
-        """Acquire room for more.
-
-        Raises:
-            ApiError: There is none.
-        """
+        """Acquire room for more, or raise an `ApiError` where there is none."""
         inside = self._admission
         if inside.num_images + num_images > inside.max_images or inside.num_bytes + num_bytes > inside.max_bytes:
             raise inside.overloaded()
@@ -119,11 +134,7 @@ class RateLimiter:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def charge(self, caller_id: str, num_images: int, *, admitted: bool = False) -> None:
-        """Count images against a rate; a request that was ``admitted`` is met whole, and the next one waits the longer.
-
-        Raises:
-            ApiError: The caller is too fast.
-        """
+        """Count images, or refuse a caller who is too fast; what was ``admitted`` is met, and the next one waits the longer."""
         if self._rate is None:
             return
         now = time.monotonic()

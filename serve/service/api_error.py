@@ -1,7 +1,6 @@
 """Errors as answers: a status, one sentence, and nothing of the machine it comes from.
 
-What a client reads was written in this package for clients, or is an error of ours about what the client sent. Errors of
-libraries and of the machine are logged by the number of the request and answered in general words.
+What a client reads was written in this package for clients; errors of libraries are logged and answered in general words.
 """
 
 import logging
@@ -83,4 +82,3 @@ EXCEPTION_HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Corouti
     UsageError: _answer_usage_error,
     WorkError: _answer_work_error,
 }
-"""Type of exception -> what answers it."""

@@ -1,8 +1,8 @@
 """What is kept of requests: a line in the audit log, and counts in Prometheus' format.
 
-Neither holds an image, an embedding, a name of a file or a label of a person, and no label of a metric is one that a client can
-make grow. An audit line is written before the answer is given; where it cannot be written the answer is withheld, since what
-nobody can look into later should not be had.
+Neither holds an image, an embedding, a file's name or a person's label, nor a label of a metric that a client can make grow. An
+audit line is written before the answer is given, and withholds it where it cannot be: what nobody can look into should not be
+had.
 """
 
 import os
@@ -24,9 +24,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 class AuditLog:
     """Appends lines to a file that is readable by its owner alone.
 
-    Args:
-        path: The file; lines are added to one that is there. It may be moved away while the service runs (logrotate): the next
-            line makes it again.
+    It may be moved away while the service runs (logrotate): the next line makes it again.
 
     Raises:
         UsageError: It cannot be opened.
@@ -40,11 +38,7 @@ class AuditLog:
             raise UsageError(f"--audit {self.path}: cannot be opened: {error.strerror}") from None
 
     def write(self, facts: Mapping[str, Any]) -> None:
-        """Append one line of plain data, and the time.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Append one line of plain data, and the time, or raise an `OSError`."""
         stamp = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = orjson.dumps({"time": stamp, **facts}, option=orjson.OPT_APPEND_NEWLINE)
         descriptor = self._open()
@@ -74,7 +68,7 @@ class ServiceMetrics:
         self._batch_seconds = Histogram("hat_batch_seconds", "Seconds of a run of the model.", buckets=_SECONDS, registry=own)
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
-        """Add a figure that is read whenever the metrics are."""
+        """Add a gauge that is read whenever the metrics are."""
         Gauge(name, what, registry=self._registry).set_function(value)
 
     def count_request(self, action: str, status: int, seconds: float) -> None:

@@ -1,14 +1,9 @@
 """Dynamic batching: images of requests that are here at the same time are decoded by threads and share one run of the model.
 
-Of the libraries, ``batched`` sleeps before every batch and has no bound, ``async-batcher`` polls and fails a batch when one of
-its clients goes away, and Ray Serve's ``@serve.batch`` comes with Ray.
-
-A run begins as soon as the model is free. It waits, at most ``max_wait_s``, only while images are known to be on their way:
-announced by the threads that decode them. So a lone request is not delayed, and under load a batch fills: while the one before
-it runs, or where that runs on the CPU, as soon as it has.
-
-Where the model computes on a device of its own, decoding overlaps with it. On the CPU the two take turns, as in
-`hat.data.iterate_batches`: a model that computes on all cores waits in every layer for the one that a decoder has taken.
+A run begins as soon as the model is free, and waits, at most ``max_wait_s``, only for images that decoding threads have
+announced: a lone request is not delayed, and under load a batch fills. On the CPU, decoding and the model take turns: a model
+that computes on all cores waits in every layer for the one that a decoder has taken. (``batched`` sleeps before every batch and
+has no bound, ``async-batcher`` fails a batch when one of its clients goes away.)
 """
 
 import asyncio
@@ -30,46 +25,29 @@ from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime
 from hat.runtime.protocol import runtime_device, warm_up
 
+from .admission import ServiceSettings
 from .audit import ServiceMetrics
-from .settings import ServiceSettings
 from .uploads import UploadedImage
 
 EmbeddingFuture: TypeAlias = Future[npt.NDArray[np.float32]]
 """Of the (n, embed_dim) embeddings of n images. Cancelling it drops the images, unless their run has begun."""
 
+_Group: TypeAlias = tuple[npt.NDArray[np.uint8], EmbeddingFuture]  # images that were submitted together share a run
+
 _IMAGES_A_TASK = 4  # that one thread decodes in one go: fewer cost more hand-overs, more leave threads idle
 
 
-_Group: TypeAlias = tuple[npt.NDArray[np.uint8], EmbeddingFuture]
-"""Images that were submitted together; they share a run."""
-
-
 class Batcher:
-    """Runs a model in a thread of its own, on whatever images are waiting.
+    """Runs a model in a thread of its own, the only one that calls it, on whatever images are waiting: ``num_waiting`` of them.
 
-    Args:
-        runtime: The model. It is only ever called from one thread.
-        max_batch: Most images in a run; lowered to what the runtime takes.
-        max_wait_s: How long a run that is not full waits for images that were announced.
-        on_run: Called after each run with the number of images and the seconds that it took.
-
-    Attributes:
-        num_waiting: Images that wait for a run.
-        idle: Set while no run is under way.
+    A run that is not full waits at most ``max_wait_s`` for images that were announced. ``on_run`` is called after each with the
+    number of images and the seconds that it took; ``idle`` is set while there is none.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        *,
-        max_batch: int = 32,
-        max_wait_s: float = 0.005,
-        on_run: Callable[[int, float], None] = lambda num_images, seconds: None,
-    ) -> None:
+    def __init__(self, runtime: Runtime, *, max_batch: int, max_wait_s: float, on_run: Callable[[int, float], None]) -> None:
         self.max_batch = min(max_batch, runtime.max_batch or max_batch)
         self.num_waiting = 0
         self._runtime = runtime
-        self._shape = (3, *runtime.preprocessing.size)
         self._max_wait_s = max_wait_s
         self._on_run = on_run
         self._waiting: deque[_Group] = deque()
@@ -97,24 +75,16 @@ class Batcher:
     ) -> EmbeddingFuture:
         """Queue (n, 3, H, W) uint8 RGB images, n of 1 to ``max_batch``, ``announced`` of which were; any thread may call this.
 
-        Returns:
-            The future, a new one where none is given: (n, embed_dim) float32 unit rows, or what the runtime raised.
-
-        Raises:
-            UsageError: The images are of another shape or type.
-            WorkError: The batcher is closed.
+        The future that is returned, a new one where none is given, has (n, embed_dim) float32 unit rows or what the runtime
+        raised.
         """
         future = future or Future()
         with self._changed:
             self.announce(-announced)
-            if pixels.dtype != np.uint8 or pixels.shape[1:] != self._shape or not 0 < len(pixels) <= self.max_batch:
-                expected = f"1 to {self.max_batch} uint8 images of shape {self._shape}"
-                raise UsageError(f"expected {expected}, got {pixels.shape} {pixels.dtype}")
             if self._closed:
                 raise WorkError("the service is shutting down")
             self._waiting.append((pixels, future))
             self.num_waiting += len(pixels)
-            self._changed.notify()
         return future
 
     def close(self) -> None:
@@ -166,7 +136,7 @@ class Batcher:
 
 
 class Pipeline:
-    """Embeds encoded images of many requests at once: decoded and resized by threads, run by the batcher."""
+    """Embeds images of many requests at once: encoded ones are decoded and resized by threads; all are run by the batcher."""
 
     def __init__(self, runtime: Runtime, settings: ServiceSettings, metrics: ServiceMetrics) -> None:
         self.runtime = runtime
@@ -180,11 +150,7 @@ class Pipeline:
         self._decoders = ThreadPoolExecutor(settings.num_decoders or default_num_workers(), thread_name_prefix="hat-decode")
 
     def warm_up(self) -> None:
-        """Run the model on the smallest and the largest batch, so that no client waits for what happens only once.
-
-        Raises:
-            WorkError: What came out are no embeddings.
-        """
+        """Run the model on the smallest and the largest batch, so that no client waits for what happens only once."""
         warm_up(self.runtime)
         for size in sorted({1, self.batcher.max_batch}):
             pixels = np.zeros((size, 3, *self.preprocessing.size), dtype=np.uint8)
@@ -192,12 +158,15 @@ class Pipeline:
             if rows.shape != (size, self.runtime.embed_dim) or not np.isfinite(rows).all():
                 raise WorkError(f"{self.runtime.name} gave no embeddings for {size} black images, but {rows.shape}")
 
-    async def embed(self, images: Sequence[UploadedImage]) -> npt.NDArray[np.float32]:
-        """Embed images: (n, embed_dim) float32 unit rows. When the call is cancelled, what has not begun is dropped.
+    def embed(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
+        """Embed images, at least one; (n, embed_dim) float32 unit rows. Waits for them, so never call it on an event loop."""
+        pixels = np.stack([self.preprocessing.resize_image(image).transpose(2, 0, 1) for image in images])
+        size = self.batcher.max_batch
+        futures = [self.batcher.submit(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+        return np.concatenate([future.result() for future in futures])
 
-        Raises:
-            ImageError: An image cannot be used.
-        """
+    async def embed_encoded(self, images: Sequence[UploadedImage]) -> npt.NDArray[np.float32]:
+        """Embed images: (n, embed_dim) float32 unit rows. When the call is cancelled, what has not begun is dropped."""
         size = min(_IMAGES_A_TASK, self.batcher.max_batch)
         tasks: list[tuple[list[UploadedImage], EmbeddingFuture]] = [
             (list(images[start : start + size]), Future()) for start in range(0, len(images), size)
@@ -246,19 +215,3 @@ class Pipeline:
             images.clear()
             if not submitted:
                 self.batcher.announce(-num_images)
-
-
-class BatchedEmbedder:
-    """What `hat.serve.enroll_images` takes for an embedder: its images go through the batches of all other requests."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.runtime = pipeline.runtime
-        self.preprocessing = pipeline.preprocessing
-        self._batcher = pipeline.batcher
-
-    def embed(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
-        """Embed images, at least one; (n, embed_dim) float32 unit rows. Waits for them, so never call it on an event loop."""
-        pixels = np.stack([self.preprocessing.resize_image(image).transpose(2, 0, 1) for image in images])
-        size = self._batcher.max_batch
-        futures = [self._batcher.submit(pixels[start : start + size]) for start in range(0, len(pixels), size)]
-        return np.concatenate([future.result() for future in futures])

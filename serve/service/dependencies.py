@@ -1,7 +1,6 @@
 """FastAPI's dependencies: who asks, and for which gallery; a route's signature reads as what it needs.
 
-A request has one dependency that is solved for all of it, since for one small crop the machinery of each is a good part of the
-time: the body is received by the route, `AuthorizedRequest.receive`.
+There is one of them for all that a request needs, since for one small crop solving each is a good part of the time.
 """
 
 import asyncio
@@ -35,6 +34,7 @@ class AuthorizedRequest:
     def __init__(self, request: Request, *, writes: bool) -> None:
         self.service: Service = request.app.state.service
         self.context: RequestContext = request.scope["hat_context"]
+        self.caller = LOCAL
         self.headers = request.headers
         self._request = request
         self._writes = writes
@@ -47,9 +47,7 @@ class AuthorizedRequest:
             upload = await read_upload(self._request, reservation, self.service.settings, json=json)
             self._body_is_read = True
             self.context.counts["num_images"] = len(upload.images)
-            if self.context.caller is not None:
-                num_further = max(0, len(upload.images) - 1)
-                self.service.rate_limiter.charge(self.context.caller.id, num_further, admitted=True)
+            self.service.rate_limiter.charge(self.caller.id, max(0, len(upload.images) - 1), admitted=True)
             yield upload
 
     async def receive_json(self, model: type[M]) -> M:
@@ -60,8 +58,8 @@ class AuthorizedRequest:
             return upload.parse(model)
 
     async def embed(self, images: Sequence[UploadedImage]) -> npt.NDArray[np.float32]:
-        """Embed images while the client waits for it; see `Pipeline.embed`."""
-        return await self._run_until_disconnect(self.service.pipeline.embed(images), finish=True)
+        """Embed images while the client waits for it; see `Pipeline.embed_encoded`."""
+        return await self._run_until_disconnect(self.service.pipeline.embed_encoded(images), finish=True)
 
     async def run(self, work: Callable[[], T]) -> T:
         """Work on a gallery in a thread while the client waits for it; see `Service.run_in_threadpool`."""
@@ -79,10 +77,6 @@ class AuthorizedRequest:
         """Await work for this request, whose body has been read; cancel it when the client goes away or it takes too long.
 
         With ``finish`` the end of what cannot be cancelled is waited for: it writes, and belongs on record.
-
-        Raises:
-            ClientDisconnect: The client closed its connection.
-            ApiError: The time is over.
         """
         timeout_s = self.service.settings.timeout_s
         task = asyncio.ensure_future(work)
@@ -117,15 +111,14 @@ class _RequireKey(HTTPBearer):
         context.action = request.scope["endpoint"].__name__
         name = request.path_params.get("name", "")
         context.gallery = name if is_gallery_name(name) else None
-        caller = LOCAL
         if service.keys is not None:
             credentials = await super().__call__(request)
             found = service.keys.find(credentials.credentials) if credentials is not None else None
             if found is None:
                 detail = "this key is not known" if credentials else "an API key is needed: Authorization: Bearer KEY"
                 raise ApiError(401, detail, headers={"WWW-Authenticate": "Bearer"})
-            caller = found
-        context.caller = caller
+            authorized.caller = found
+        context.caller = caller = authorized.caller
         if self._writes and caller.role != "write":
             raise ApiError(403, "this key may only read: a key with the role write is needed")
         service.rate_limiter.charge(caller.id, 1)
@@ -133,10 +126,7 @@ class _RequireKey(HTTPBearer):
 
 
 require_read = _RequireKey(writes=False)
-"""Lets everybody in who may embed, search and list."""
-
 require_write = _RequireKey(writes=True)
-"""Lets those in who may change galleries."""
 
 Reader = Annotated[AuthorizedRequest, Depends(require_read)]
 Writer = Annotated[AuthorizedRequest, Depends(require_write)]

@@ -1,7 +1,4 @@
-"""The galleries of a service, by name: opened and checked at the start, and made over HTTP where a folder was set aside for it.
-
-A name is all that a client ever says. It must match one pattern, and no other part of a request takes part in a path.
-"""
+"""The galleries of a service by name, which is all that a client ever says: no other part of a request takes part in a path."""
 
 from __future__ import annotations
 
@@ -27,29 +24,22 @@ def is_gallery_name(name: str) -> bool:
 
 
 def parse_gallery(text: str) -> tuple[str, str]:
-    """Split a gallery as it is typed, ``NAME=PLACE`` or only the place: (name, place).
-
-    Raises:
-        UsageError: The name has another form.
-    """
+    """Split a gallery as it is typed, ``NAME=PLACE`` or only the place that it is called after: (name, place)."""
     name, equals, place = text.partition("=")
     if equals and is_gallery_name(name) and place:
         return name, place
     name = text.partition("?")[0].rstrip("/").rpartition("/")[2] if "://" in text else Path(text).stem
     if not is_gallery_name(name):
-        raise UsageError(
-            # Not the whole of the place, which may hold a password.
+        raise UsageError(  # not the whole of the place, which may hold a password
             f"{name!r} cannot be a gallery's name over HTTP (small letters, digits, - and _, at most 63): give one, NAME=PLACE"
         )
     return name, text
 
 
 class GalleryRegistry:
-    """Open galleries by name, which it closes in the end.
+    """Open galleries by name, all of the model of ``binding``, which it closes in the end.
 
     Args:
-        galleries: Those that are there from the start.
-        binding: The model of the service, for galleries that are made.
         root: Folder in which galleries can be made; None allows none.
         max_galleries: Most galleries, those made over HTTP included.
     """
@@ -73,12 +63,10 @@ class GalleryRegistry:
         read_only: bool = False,
         max_galleries: int = 256,
     ) -> GalleryRegistry:
-        """Open galleries by name and path or URI, and check that they are of the service's model.
-
-        The galleries that lie in ``root`` are opened too; with ``read_only`` every change is refused.
+        """Open galleries by name and path or URI, and those that lie in ``root``; with ``read_only`` every change is refused.
 
         Raises:
-            UsageError: A gallery is missing, of another model or no gallery; a name is there twice; the folder is none.
+            UsageError: A gallery is missing, of another model or not a gallery; a name is there twice; the folder is missing.
             WorkError: A gallery cannot be opened.
         """
         places = dict(places)
@@ -106,11 +94,7 @@ class GalleryRegistry:
         return sorted(self._galleries)
 
     def get(self, name: str) -> Gallery:
-        """Return a gallery by its name.
-
-        Raises:
-            ApiError: There is none of this name.
-        """
+        """Return a gallery by its name, or raise an `ApiError`."""
         gallery = self._galleries.get(name)
         if gallery is None:
             raise ApiError(404, "there is no gallery of this name: GET /v1/galleries lists them")
@@ -123,12 +107,7 @@ class GalleryRegistry:
         return message
 
     def create(self, name: str) -> Gallery:
-        """Create a gallery for the service's model.
-
-        Raises:
-            ApiError: The name is taken or not of the form `GALLERY_NAME`, no folder is set aside, or there are too many.
-            WorkError: It cannot be made.
-        """
+        """Create a gallery for the service's model; an `ApiError` where that is not allowed or the name is taken."""
         if not is_gallery_name(name):
             raise ApiError(422, "a gallery's name is 1 to 63 small letters, digits, - and _, the first no - or _")
         if self._root is None:

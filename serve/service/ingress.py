@@ -1,9 +1,8 @@
 """The two layers around every request, in plain ASGI, before anything else looks at it.
 
-`RequestContextMiddleware` is the outermost: a request's number, its audit line, its count, its headers and its unforeseen
-errors. `SameOriginMiddleware` is for browsers, which can be made to send requests to a program on their own machine: another
-site's name that resolves to 127.0.0.1 (DNS rebinding) is told by the Host header, another site's page by the Origin header that
-they add. Starlette's TrustedHostMiddleware looks at the first alone, and only at the first of two Host headers.
+`SameOriginMiddleware` is for browsers, which can be made to send requests to a program on their own machine: another site's
+name that resolves to 127.0.0.1 (DNS rebinding) is told by the Host header, another site's page by the Origin header.
+Starlette's TrustedHostMiddleware looks at the first alone, and only at the first of two Host headers.
 """
 
 from __future__ import annotations
@@ -60,11 +59,10 @@ class RequestContext:
         """Put the request on record, where a record is kept, or raise `_AuditError`."""
         if self.audit is None:
             return
-        key, name = (self.caller.id, self.caller.name) if self.caller is not None else (None, None)
-        who = {"request_id": self.request_id, "key": key, "name": name}
+        who = {"key": self.caller.id, "name": self.caller.name} if self.caller is not None else {"key": None, "name": None}
         what = {"action": self.action, "gallery": self.gallery, "status": self.status}
         try:
-            self.audit.write({**who, **what, **self.counts})
+            self.audit.write({"request_id": self.request_id, **who, **what, **self.counts})
         except OSError as error:
             logger.error("the audit log cannot be written: %s", error.strerror or error)
             raise _AuditError from None
@@ -108,13 +106,11 @@ class RequestContextMiddleware:
             except ClientDisconnect:
                 context.status = context.status or _CLIENT_GONE
                 context.write_audit_line()  # what was begun for a client that did not wait is on record as well
-            except ApiError as error:
-                await error_response(scope, error)(scope, receive, send_recorded)
             except Exception as error:
                 if context.status:
                     raise
-                _log_failure(context, error)
-                await error_response(scope, _unforeseen(context, error))(scope, receive, send_recorded)
+                answer = error if isinstance(error, ApiError) else _unforeseen(context, error)
+                await error_response(scope, answer)(scope, receive, send_recorded)
         except _AuditError:
             context.audit = None
             detail = "the audit log cannot be written, and nothing is answered without it"
@@ -130,6 +126,7 @@ def _has_body(scope: Scope) -> bool:
 
 
 def _unforeseen(context: RequestContext, error: Exception) -> ApiError:
+    _log_failure(context, error)
     if is_out_of_memory(error):
         return ApiError(503, "the service ran out of memory: send fewer or smaller images at once", retry_after_s=5)
     return ApiError(500, f"the service failed; its log has the reason under {context.request_id}")
@@ -144,9 +141,7 @@ def _log_failure(context: RequestContext, error: BaseException) -> None:
 class SameOriginMiddleware:
     """Refuse requests that call the program by another name or come from another site's page, HTTP and WebSocket alike.
 
-    Args:
-        app: What answers the others.
-        hosts: Names that the Host header may have, in lower case, see `allowed_hosts`; None is any.
+    ``hosts`` are the names that the Host header may have, in lower case, see `allowed_hosts`; None is any.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:

@@ -1,8 +1,7 @@
 """API keys: who may use the service, kept as hashes in a small JSON file.
 
-A key is 256 random bits behind a short public id, so that one SHA-256 is enough to keep it: there is no word list to try. The
-key itself is shown once, when it is made, and is in no file. A running service reads the file again every second: a key that
-was removed stops working within one.
+A key is 256 random bits behind a short public id, so that one SHA-256 is enough to keep it: there is no word list to try. It is
+shown once, when it is made. A running service reads the file again every second, so that a removed key stops working.
 """
 
 import hashlib
@@ -23,8 +22,7 @@ from hat.config import config_dataclass, config_from_dict, config_to_dict
 from hat.errors import ConfigError, UsageError
 from hat.io.atomic_output import atomic_output
 
-Role = Literal["read", "write"]
-"""``"read"`` embeds, searches and lists; ``"write"`` also enrolls, removes and makes galleries."""
+Role = Literal["read", "write"]  # read embeds, searches and lists; write also enrolls, removes and makes galleries
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")
 _TOKEN = re.compile(r"hat_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
@@ -62,11 +60,7 @@ class KeyFile:
         self.path = Path(path).expanduser()
 
     def read(self) -> tuple[ApiKey, ...]:
-        """Return the keys.
-
-        Raises:
-            UsageError: The file is not there, is not a file of keys, or can be changed by others.
-        """
+        """Return the keys; a file that is missing, that others can change, or that holds something else is a `UsageError`."""
         try:
             with self.path.open("rb") as file:
                 if os.name == "posix" and os.fstat(file.fileno()).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -82,18 +76,12 @@ class KeyFile:
             raise UsageError(f"{self.path} is not a file of keys: {error}") from None
 
     def add(self, name: str, role: Role) -> tuple[ApiKey, str]:
-        """Make a key: what is kept of it, and the key itself, which is shown once and cannot be had again.
-
-        Raises:
-            UsageError: The name is of another form, or the file is not a file of keys.
-            WorkError: The file cannot be written.
-        """
+        """Make a key: what is kept of it, and the key itself, which is shown once and cannot be had again."""
         if not _NAME.fullmatch(name):
             raise UsageError(f"a key's name is 1 to 64 letters, digits, spaces, dots, dashes and underscores, got {name!r}")
         keys = self.read() if self.path.exists() else ()
-        key_id = secrets.token_hex(4)
-        while any(key.id == key_id for key in keys):
-            key_id = secrets.token_hex(4)
+        while (key_id := secrets.token_hex(4)) in {key.id for key in keys}:
+            pass
         token = f"hat_{key_id}_{secrets.token_urlsafe(32)}"
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         key = ApiKey(id=key_id, name=name, role=role, sha256=_digest(token), created=created)
@@ -101,18 +89,13 @@ class KeyFile:
         return key, token
 
     def remove(self, key_id: str) -> ApiKey:
-        """Remove a key by its id.
-
-        Raises:
-            UsageError: There is no such key.
-            WorkError: The file cannot be written.
-        """
-        keys = self.read()
-        key = next((key for key in keys if key.id == key_id), None)
-        if key is None:
+        """Remove a key by its id."""
+        keys = {key.id: key for key in self.read()}
+        if key_id not in keys:
             raise UsageError(f"{self.path} has no key {key_id!r}: `hat keys list` shows the ids")
-        self._write(tuple(other for other in keys if other is not key))
-        return key
+        removed = keys.pop(key_id)
+        self._write(tuple(keys.values()))
+        return removed
 
     def _write(self, keys: tuple[ApiKey, ...]) -> None:
         with atomic_output(self.path, overwrite=True) as part:
@@ -121,11 +104,7 @@ class KeyFile:
 
 
 class KeyRing:
-    """The keys of a running service, read from a file at once, and again when a key is shown a second later or more.
-
-    Raises:
-        UsageError: See `KeyFile.read`.
-    """
+    """The keys of a running service, read from a file at once, and again when a key is shown a second later or more."""
 
     def __init__(self, file: KeyFile) -> None:
         self._file = file

@@ -15,8 +15,7 @@ from .api_error import ApiError
 from .gallery_registry import GALLERY_NAME
 
 _LARGEST = 2**63 - 1
-_YEAR_9999 = 253_402_300_800.0
-"""Seconds from 1970 to the year 10000: what lies beyond is not a time."""
+_YEAR_9999 = 253_402_300_800.0  # seconds from 1970 to the year 10000: what lies beyond is not a time
 
 
 def _parse_identity(value: Any) -> Any:
@@ -147,11 +146,7 @@ class EnrollForm(_Labels):
     update: bool = Field(default=False, description="Give images that are there already the labels that are given now.")
 
     def labels(self, num_images: int) -> list[ItemLabels]:
-        """Return one for each image.
-
-        Raises:
-            ApiError: The list has another length, or both ways are mixed.
-        """
+        """Return one for each image."""
         if self.records is None:
             labels = self.model_dump(include={"pid", "camid", "time_s", "attributes"})
             return [ItemLabels.model_construct(**labels)] * num_images
@@ -277,16 +272,9 @@ class ImageNote(BaseModel):
     source: str
     reason: str
 
-    @model_validator(mode="before")
-    @classmethod
-    def _name_fields(cls, note: Any) -> Any:
-        return dict(zip(("source", "reason"), note, strict=True)) if isinstance(note, tuple) else note
-
 
 class EnrollResult(BaseModel):
     """What came of an enrollment."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     ids: list[int] = Field(description="Of the images that were added or known already, in order.")
     num_added: int

@@ -57,16 +57,13 @@ def create_app(service: Service) -> FastAPI:
 def bind(host: str, port: int) -> socket.socket:
     """Return a socket that listens on an address of this machine, or a name of one; port 0 takes any that is free.
 
-    Raises:
-        UsageError: There is no such address.
-        WorkError: The port is taken, or may not be used.
+    An address that there is not is a `UsageError`, a port that is taken or may not be used a `WorkError`.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
         raise UsageError(f"--host {host}: there is no such address") from None
+    family, _, _, _, address = found[0]
     is_dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
         return socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=is_dual)
@@ -85,10 +82,6 @@ def run_server(app: FastAPI, listener: socket.socket, *, certificate: Path | Non
     """Serve until SIGINT or SIGTERM; then nothing new is taken, and what is in work is finished and answered.
 
     The socket is closed at the end. A certificate chain and its private key, both PEM, are for TLS.
-
-    Raises:
-        UsageError: The certificate or its key cannot be used.
-        WorkError: The server could not start.
     """
     config = uvicorn.Config(
         app,

@@ -8,13 +8,12 @@ from typing import TypeVar
 from hat.io.artifact import ArtifactInfo
 from hat.runtime import Runtime, runtime_info
 
-from .admission import Admission, RateLimiter
+from .admission import Admission, RateLimiter, ServiceSettings
 from .api_error import ApiError
 from .audit import AuditLog, ServiceMetrics
-from .batching import BatchedEmbedder, Pipeline
+from .batching import Pipeline
 from .gallery_registry import GalleryRegistry
 from .keys import KeyRing
-from .settings import ServiceSettings
 
 T = TypeVar("T")
 
@@ -47,7 +46,6 @@ class Service:
         self.audit = audit
         self.metrics = ServiceMetrics()
         self.pipeline = Pipeline(runtime, settings, self.metrics)
-        self.embedder = BatchedEmbedder(self.pipeline)
         self.admission = Admission(settings.max_queue, settings.max_inflight_bytes)
         self.num_store_requests = 0
         self._store_threads = ThreadPoolExecutor(settings.num_store_threads, thread_name_prefix="hat-store")
@@ -62,12 +60,9 @@ class Service:
         return self.pipeline.batcher.is_alive
 
     async def run_in_threadpool(self, work: Callable[[], T]) -> T:
-        """Run a call to a gallery, which blocks, in one of a few threads, for which a bounded number of requests waits.
+        """Run a call to a gallery, which blocks, in one of a few threads; with too many requests waiting for one it is refused.
 
         When this is cancelled, work that has not begun is dropped, and the end of what has begun is waited for.
-
-        Raises:
-            ApiError: Too many requests are waiting.
         """
         if self.num_store_requests >= self.settings.max_store_requests:
             raise ApiError(503, "too many requests to galleries: try again later", retry_after_s=1)

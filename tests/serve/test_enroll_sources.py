@@ -18,11 +18,17 @@ from hat.serve.gallery.person_crops import box_from_text, box_text, content_hash
 from hat.serve.gallery.record_checks import attribute_value, format_timestamp, parse_attributes, parse_timestamp
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def picture():
     encoded = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 20, 3), dtype=np.uint8)).save(encoded, "PNG")
+    Image.effect_noise((20, 40), 50).save(encoded, "PNG")
     return encoded.getvalue()
+
+
+def write(folder, names, data):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
 
 
 def listed(*inputs, **options):
@@ -45,9 +51,7 @@ def test_read_name_market_names_and_others():
 
 
 def test_folders_are_read_whole_in_order_with_links_that_lead_back_left_out(tmp_path, picture):
-    for name in ("b/2.png", "b/deep/1.PNG", "a.jpg", "z.png", ".hidden/x.png", "b/._2.png", "b/notes.doc"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(picture)
+    write(tmp_path, ("b/2.png", "b/deep/1.PNG", "a.jpg", "z.png", ".hidden/x.png", "b/._2.png", "b/notes.doc"), picture)
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     (tmp_path / "again").symlink_to(tmp_path / "b" / "deep")
     (tmp_path / "broken.jpg").symlink_to(tmp_path / "gone.jpg")
@@ -72,8 +76,7 @@ def test_zip_files_are_read_without_unpacking(tmp_path, picture):
 
 
 def test_names_are_believed_as_asked(tmp_path, picture):
-    for name in ("0002_c1s1_000451_03.png", "-1_c1s1_000001_00.png", "0000_c2s1_000001_00.png", "portrait.png"):
-        (tmp_path / name).write_bytes(picture)
+    write(tmp_path, ("0002_c1s1_000451_03.png", "-1_c1s1_000001_00.png", "0000_c2s1_000001_00.png", "portrait.png"), picture)
     items, left_out = listed(tmp_path)
     assert [(item.pid, item.camid) for item in items] == [(None, 2), (2, 1), (None, None)]
     assert left_out == {"junk, pid -1": 1}
@@ -87,9 +90,7 @@ def test_names_are_believed_as_asked(tmp_path, picture):
 
 def test_a_folder_for_each_person_gives_identities_as_hat_eval_reads_them(tmp_path, picture):
     names = ("0007/a_cam2.png", "alice/cam1/b.png", "alice/c_c3.png", "-1/d_c1.png", "0000/e_c1.png", "bob/0005_c4s1_1.png")
-    for name in names:
-        (tmp_path / "flat" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "flat" / name).write_bytes(picture)
+    write(tmp_path / "flat", names, picture)
     items, left_out = listed(tmp_path / "flat")
     found = {item.source.rpartition("/")[2]: (item.pid, item.camid) for item in items}
     assert found == {
@@ -100,8 +101,7 @@ def test_a_folder_for_each_person_gives_identities_as_hat_eval_reads_them(tmp_pa
     (tmp_path / "split").mkdir()
     (tmp_path / "flat" / "bob" / "0005_c4s1_1.png").unlink()
     (tmp_path / "flat").rename(tmp_path / "split" / "query")
-    (tmp_path / "split" / "gallery" / "alice").mkdir(parents=True)
-    (tmp_path / "split" / "gallery" / "alice" / "f_c2.png").write_bytes(picture)
+    write(tmp_path, ("split/gallery/alice/f_c2.png",), picture)
     items, _ = listed(tmp_path / "split")
     assert [item.pid for item in items] == ["alice", None, 7, "alice", "alice"]
     assert [item.pid for item in listed(tmp_path / "split", names="none")[0]] == [None] * 6
@@ -112,28 +112,20 @@ def test_a_folder_for_each_person_gives_identities_as_hat_eval_reads_them(tmp_pa
         for name in ("7/a.png", "alice/b.png"):
             file.writestr(name, picture)
     assert [item.pid for item in listed(tmp_path / "people.zip")[0]] == [7, "alice"]
+    write(tmp_path / "nobodys", ("alice/a.png", "images/b.png"), picture)
+    sources = ImageSources([str(tmp_path / "nobodys")])
+    assert [item.pid for item in sources.items()] == [None, None]
+    assert "no identities are read" in sources.notes[0] and "the folder images is no person's" in sources.notes[0]
 
 
 def test_other_layouts_are_read_as_hat_eval_reads_them(tmp_path, picture):
     """VIPeR's: a folder for each camera, and names that say the person."""
-    for camera in ("cam_a", "cam_b"):
-        (tmp_path / camera).mkdir()
-        for pid in range(4):
-            (tmp_path / camera / f"{pid + 1:03d}_45.bmp").write_bytes(picture)
+    write(tmp_path, (f"{camera}/{pid:03d}_45.bmp" for camera in ("cam_a", "cam_b") for pid in range(1, 5)), picture)
     items, _ = listed(tmp_path)
     dataset = load_dataset("camera-folders", tmp_path)
     samples = [*dataset.train, *dataset.query, *dataset.gallery]
     expected = {sample.path: (sample.pid, sample.camid) for sample in samples}
     assert {item.source: (item.pid, item.camid) for item in items} == expected and len({item.pid for item in items}) == 4
-
-
-def test_folders_that_are_nobodys_give_no_identities_and_a_note(tmp_path, picture):
-    for name in ("alice/a.png", "images/b.png"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(picture)
-    sources = ImageSources([str(tmp_path)])
-    assert [item.pid for item in sources.items()] == [None, None]
-    assert "no identities are read" in sources.notes[0] and "the folder images is no person's" in sources.notes[0]
 
 
 def test_labels_of_tables_are_read_as_hat_eval_reads_them(tmp_path, picture):
@@ -184,36 +176,36 @@ def test_a_table_says_everything(tmp_path, picture):
     assert left_out == {"junk, pid -1": 1}
 
 
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("pid,camid\n1,2\n", "line 1: expected the columns path; path missing"),
-        ("", "line 1: expected the columns path"),
-        ("path,path\na,b\n", "path more than once"),
-        ("path,left\na,1\n", "top, right, bottom missing"),
-        ("path,pid\na.png\n", "line 2: expected 2 fields, got 1"),
-        ("path,pid\na.png,-2\n", "line 2: pid: the label -2 is a negative number"),
-        ("path,pid\na.png," + "x" * 201 + "\n", "line 2: pid: 'xxx"),
-        ("path,camid\na.png,-1\n", "line 2: camid is '-1'"),
-        ("path,pid\n,3\n", "line 2: path is empty"),
-        ("path,time\na.png,yesterday\n", "line 2, column time: 'yesterday' is not a time"),
-        ("path,time\na.png,1764059400000\n", "is not a time"),
-        ("path,left,top,right,bottom\na.png,1,2,,4\n", "line 2: right is empty"),
-        ("path,left,top,right,bottom\na.png,1,2,x,4\n", "line 2: right is 'x', expected a number"),
-        ("path,left,top,right,bottom\na.png,1,2,nan,4\n", "line 2: right is 'nan', expected a number"),
-        ("path,left,top,right,bottom\na.png,1,2,inf,4\n", "line 2: right is 'inf', expected a number"),
-        ("path,9x\na.png,1\n", "line 2: '9x' is not a name for an attribute"),
-        ("path,x\na.png," + "y" * 4097 + "\n", "4,097 characters, the limit is 4,096"),
-        ('path\n"a\n', "line 2: not CSV"),
-        ("path\na\0b.png\n", "expected a file's path"),
-    ],
+MISTAKES = (
+    ("pid,camid\n1,2\n", "line 1: expected the columns path; path missing"),
+    ("", "line 1: expected the columns path"),
+    ("path,path\na,b\n", "path more than once"),
+    ("path,left\na,1\n", "top, right, bottom missing"),
+    ("path,pid\na.png\n", "line 2: expected 2 fields, got 1"),
+    ("path,pid\na.png,-2\n", "line 2: pid: the label -2 is a negative number"),
+    ("path,pid\na.png," + "x" * 201 + "\n", "line 2: pid: 'xxx"),
+    ("path,camid\na.png,-1\n", "line 2: camid is '-1'"),
+    ("path,pid\n,3\n", "line 2: path is empty"),
+    ("path,time\na.png,yesterday\n", "line 2, column time: 'yesterday' is not a time"),
+    ("path,time\na.png,1764059400000\n", "is not a time"),
+    ("path,left,top,right,bottom\na.png,1,2,,4\n", "line 2: right is empty"),
+    ("path,left,top,right,bottom\na.png,1,2,x,4\n", "line 2: right is 'x', expected a number"),
+    ("path,left,top,right,bottom\na.png,1,2,nan,4\n", "line 2: right is 'nan', expected a number"),
+    ("path,left,top,right,bottom\na.png,1,2,inf,4\n", "line 2: right is 'inf', expected a number"),
+    ("path,9x\na.png,1\n", "line 2: '9x' is not a name for an attribute"),
+    ("path,x\na.png," + "y" * 4097 + "\n", "4,097 characters, the limit is 4,096"),
+    ('path\n"a\n', "line 2: not CSV"),
+    ("path\na\0b.png\n", "expected a file's path"),
 )
-def test_a_mistake_in_a_table_is_named_by_its_line_before_anything_is_done(tmp_path, text, sentence):
+
+
+def test_a_mistake_in_a_table_is_named_by_its_line_before_anything_is_done(tmp_path):
     table = tmp_path / "people.csv"
-    table.write_text(text)
-    with pytest.raises(UsageError) as error:
-        ImageSources([str(table)]).count()
-    assert sentence in str(error.value) and str(table) in str(error.value)
+    for text, sentence in MISTAKES:
+        table.write_text(text)
+        with pytest.raises(UsageError) as error:
+            ImageSources([str(table)]).count()
+        assert sentence in str(error.value) and str(table) in str(error.value)
 
 
 def test_inputs_that_cannot_be_read(tmp_path):
@@ -233,32 +225,24 @@ def test_inputs_that_cannot_be_read(tmp_path):
             ImageSources([f"{tmp_path}/{name}"]).count()
 
 
-def test_a_crop_is_cut_to_the_picture_and_refused_where_it_misses_it():
+def test_crops_boxes_hashes_and_thumbnails():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 20, 3), dtype=np.uint8))
     assert np.array_equal(np.asarray(crop_person(image, (5, -9, 99, 20), "x")), np.asarray(image)[0:20, 5:20])
     for box in ((20, 0, 30, 10), (5, 5, 5, 30), (10, 10, 5, 5), (-50, -50, -1, -1), (0, 0, 3, 40), (10**9, 0, 10**9, 9)):
         with pytest.raises(ImageError, match=r"x: of the box .* at least 4 x 4 pixels must lie inside the picture \(20 x 40\)"):
             crop_person(image, box, "x")
-
-
-def test_boxes_hashes_and_thumbnails():
     assert box_from_text(box_text((1, -2, 30, 4))) == (1, -2, 30, 4)
     assert all(box_from_text(text) is None for text in ("", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1.5,2,3,4"))
-    assert (
-        len({content_hash(b"x"), content_hash(b"y"), content_hash(b"x", (1, 2, 3, 4)), content_hash(b"x", (1, 2, 3, 5))}) == 4
-    )
+    assert len({content_hash(*one) for one in ((b"x",), (b"y",), (b"x", (1, 2, 3, 4)), (b"x", (1, 2, 3, 5)))}) == 4
     for size, expected in (((300, 600), (50, 100)), ((10, 20), (10, 20)), ((4000, 100), (200, 5))):
         with Image.open(io.BytesIO(make_thumbnail(Image.new("RGB", size), 100))) as small:
             assert (small.format, small.size) == ("JPEG", expected)
 
 
-def test_attribute_values_are_of_the_type_that_they_look_like():
+def test_attributes_are_of_the_type_that_they_look_like_and_names_are_checked():
     values = {"true": True, "0": 0, "-3": -3, "1.50": 1.5} | {text: text for text in ("007", "+1", "1e5", "nan", "x")}
     for text, value in values.items():
         assert (attribute_value(text), type(attribute_value(text))) == (value, type(value))
-
-
-def test_attributes_that_are_refused():
     assert parse_attributes([("a", "1"), ("b", "")], "here") == {"a": 1}
     for pairs, sentence in (
         ([("", "1")], "not a name"),

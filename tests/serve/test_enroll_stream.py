@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from memory_gallery import MemoryGallery
 from PIL import Image
+from tiny_hat import lively_hat
 
 import hat
 from hat.errors import ImageError, UsageError, WorkError
-from hat.preprocessing import Preprocessing
 from hat.runtime import TorchRuntime, runtime_info
 from hat.serve import Enrollment, Item, binding_of, enroll_images
 from hat.serve.gallery.person_crops import content_hash
@@ -27,23 +27,24 @@ def item(seed, **labels):
     return Item(source=f"{seed}.png", read=lambda: png(seed), **labels)
 
 
-class CountingEmbedder:
-    """Stands for the model, keeps what it was asked."""
-
-    def __init__(self, embedder):
-        self.embedder = embedder
-        self.preprocessing: Preprocessing = embedder.preprocessing
-        self.runtime = embedder.runtime
-        self.batches = []
+class CountingEmbedder(hat.Embedder):
+    """Keeps what it was asked."""
 
     def embed(self, images):
         self.batches.append(len(images))
-        return self.embedder.embed(images)
+        return super().embed(images)
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    return TorchRuntime(lively_hat())
 
 
 @pytest.fixture
-def embedder(tiny_model):
-    return CountingEmbedder(hat.Embedder(TorchRuntime(tiny_model)))
+def embedder(runtime):
+    embedder = CountingEmbedder(runtime)
+    embedder.batches = []
+    return embedder
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_embeddings_are_those_of_the_images_whole_or_cropped(gallery, embedder):
     found = enroll_images(gallery, embedder, [*items, boxed], batch_size=3, thumbnail_height=32)
     assert (found.ids, found.num_added, found.num_known, found.bad) == ([1, 2, 2, 3], 3, 1, [])
     whole = [Image.open(io.BytesIO(png(seed))).convert("RGB") for seed in (0, 1)]
-    expected = embedder.embedder.embed([*whole, whole[1].crop((5, 0, 38, 70))])
+    expected = embedder.embed([*whole, whole[1].crop((5, 0, 38, 70))])
     np.testing.assert_allclose(gallery.embeddings([1, 2, 3]), expected, atol=1e-6)
     first, second, third = gallery.get([1, 2, 3])
     assert (first.pid, first.camid, first.time_s, dict(first.attributes)) == (1, 2, 3.0, {"a": 1})
@@ -113,25 +114,20 @@ def test_a_record_that_no_gallery_takes_costs_itself_alone(gallery, embedder):
 
 
 def test_an_endless_stream_is_taken_piece_by_piece(gallery, embedder):
-    taken = itertools.count()
-    last = -1
+    taken = []
 
     def endless():
-        nonlocal last
-        for seed in taken:
-            last = seed
+        for seed in itertools.count():
+            taken.append(seed)
             yield item(seed)
-
-    class FullError(WorkError):
-        pass
 
     def stop_at_40(count):
         if len(gallery) >= 40:
-            raise FullError
+            raise WorkError("full")
 
-    with pytest.raises(FullError):
+    with pytest.raises(WorkError, match="full"):
         enroll_images(gallery, embedder, endless(), batch_size=8, progress=stop_at_40)
-    assert len(gallery) == 40 and last < 120
+    assert len(gallery) == 40 and len(taken) < 120
 
 
 def test_a_stop_keeps_what_was_written_and_the_next_call_does_the_rest(gallery, embedder):
@@ -159,7 +155,11 @@ def test_progress_counts_every_item_once(gallery, embedder, monkeypatch):
     assert max(counts) <= 20 and sum(counts) == 100
 
 
-def test_another_model_is_refused_before_anything_is_read(gallery, embedder, monkeypatch):
+def test_another_model_and_numbers_out_of_range_are_refused_before_anything_is_read(gallery, embedder, monkeypatch):
+    for options, sentence in (({"batch_size": 0}, "batch_size"), ({"thumbnail_height": 4}, "16 to 1024")):
+        with pytest.raises(UsageError, match=sentence):
+            enroll_images(gallery, embedder, [], **options)
+    assert enroll_images(gallery, embedder, []) == Enrollment()
     other = binding_of(runtime_info(embedder.runtime))
     monkeypatch.setattr(gallery, "binding", type(other)(**{**vars(other), "fingerprint": "x", "source_sha256": "y" * 64}))
 
@@ -168,10 +168,3 @@ def test_another_model_is_refused_before_anything_is_read(gallery, embedder, mon
 
     with pytest.raises(UsageError, match="was made by another model"):
         enroll_images(gallery, embedder, [Item(source="a", read=read)])
-
-
-def test_numbers_out_of_range_and_nothing_at_all(gallery, embedder):
-    for options, sentence in (({"batch_size": 0}, "batch_size"), ({"thumbnail_height": 4}, "16 to 1024")):
-        with pytest.raises(UsageError, match=sentence):
-            enroll_images(gallery, embedder, [], **options)
-    assert enroll_images(gallery, embedder, []) == Enrollment()

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from service_stand_ins import ColorRuntime, colors, embedding_of, picture, until
 
-from hat.errors import UsageError, WorkError
+from hat.errors import WorkError
 from hat.runtime import TorchRuntime
 from hat.serve.service import ServiceSettings
 from hat.serve.service.audit import ServiceMetrics
-from hat.serve.service.batching import BatchedEmbedder, Batcher, Pipeline
+from hat.serve.service.batching import Batcher, Pipeline
 from hat.serve.service.uploads import UploadedImage
 
 
@@ -24,12 +24,16 @@ def runtime():
     return ColorRuntime()
 
 
+def batcher_of(runtime, *, max_batch=8, max_wait_s=0.005, on_run=lambda num_images, seconds: None):
+    return Batcher(runtime, max_batch=max_batch, max_wait_s=max_wait_s, on_run=on_run)
+
+
 @pytest.fixture
 def make(runtime):
     made = []
 
     def batcher(**options):
-        made.append(Batcher(runtime, **options))
+        made.append(batcher_of(runtime, **options))
         return made[-1]
 
     yield batcher
@@ -41,7 +45,7 @@ def make(runtime):
 @pytest.fixture
 def held(make, runtime):
     """A batcher of 8 whose first run is under way and waits, and that run's future."""
-    batcher = make(max_batch=8)
+    batcher = make()
     runtime.held.clear()
     first = batcher.submit(pixels(1))
     assert runtime.in_run.wait(10)
@@ -68,26 +72,26 @@ def test_batcher_fills_runs_in_order_with_what_was_submitted_together(held, runt
     assert runtime.batches == [1, 7, 2, 8]
 
 
-def test_batched_embedder_splits_what_is_more_than_the_runtime_takes(runtime):
+def test_pipeline_splits_what_is_more_than_the_runtime_takes(runtime):
     runtime.max_batch = 2
     pipeline = Pipeline(runtime, ServiceSettings(), ServiceMetrics())
     assert pipeline.batcher.max_batch == 2
     images = [Image.fromarray(image) for image in pixels(5).transpose(0, 2, 3, 1)]
-    np.testing.assert_array_equal(BatchedEmbedder(pipeline).embed(images), colors(pixels(5)))
+    np.testing.assert_array_equal(pipeline.embed(images), colors(pixels(5)))
     encoded = [UploadedImage("a", picture(seed)) for seed in range(5)]
     expected = [embedding_of(image.data) for image in encoded]
-    np.testing.assert_allclose(asyncio.run(pipeline.embed(encoded)), expected, atol=1e-6)
+    np.testing.assert_allclose(asyncio.run(pipeline.embed_encoded(encoded)), expected, atol=1e-6)
     pipeline.close()
     assert sum(runtime.batches) == 10 and max(runtime.batches) == 2
 
 
 def test_batcher_holds_no_lone_image_back(make, runtime):
-    make(max_batch=8, max_wait_s=3600).submit(pixels(1)).result(10)
+    make(max_wait_s=3600).submit(pixels(1)).result(10)
     assert runtime.batches == [1]
 
 
 def test_batcher_waits_for_announced_images_and_not_for_ever(make, runtime):
-    batcher = make(max_batch=8, max_wait_s=3600)
+    batcher = make(max_wait_s=3600)
     batcher.announce(3)
     first = batcher.submit(pixels(1), announced=1)
     second = batcher.submit(pixels(1), announced=1)
@@ -95,7 +99,7 @@ def test_batcher_waits_for_announced_images_and_not_for_ever(make, runtime):
     batcher.announce(-1)
     assert first.result(10) is not None and second.result(10) is not None
     assert runtime.batches == [2]
-    hasty = make(max_batch=8, max_wait_s=0.01)
+    hasty = make(max_wait_s=0.01)
     hasty.announce(1)
     hasty.submit(pixels(1)).result(10)
     assert runtime.batches == [2, 1]
@@ -123,7 +127,7 @@ def test_batcher_gives_a_failure_to_its_run_alone(make, runtime):
 
 def test_close_runs_what_waits_and_takes_no_more(runtime):
     told = []
-    batcher = Batcher(runtime, max_batch=4, on_run=lambda count, seconds: told.append((count, seconds >= 0)))
+    batcher = batcher_of(runtime, max_batch=4, on_run=lambda count, seconds: told.append((count, seconds >= 0)))
     runtime.held.clear()
     futures = [batcher.submit(pixels(1)) for _ in range(6)]
     runtime.held.set()
@@ -135,20 +139,11 @@ def test_close_runs_what_waits_and_takes_no_more(runtime):
         batcher.submit(pixels(1))
 
 
-def test_submit_refuses_images_of_another_shape_and_takes_their_announcement_back(make):
-    batcher = make(max_batch=4, max_wait_s=3600)
-    batcher.announce(10)
-    for wrong in (pixels(2)[..., :8], pixels(2).astype(np.float32), pixels(0), pixels(5)):
-        with pytest.raises(UsageError, match="expected 1 to 4 uint8 images"):
-            batcher.submit(wrong, announced=len(wrong) or 1)
-    batcher.submit(pixels(1)).result(10)
-
-
 def test_batcher_gives_with_a_real_model_in_any_batch_what_it_gives_alone(tiny_model):
     runtime = TorchRuntime(tiny_model)
     images = np.random.default_rng(1).integers(0, 256, (9, 3, 64, 32), dtype=np.uint8)
     alone = np.concatenate([runtime.run(image[None]) for image in images])
-    batcher = Batcher(runtime, max_batch=5)
+    batcher = batcher_of(runtime, max_batch=5)
     futures = [batcher.submit(images[start:stop]) for start, stop in ((0, 1), (1, 6), (6, 9))]
     together = np.concatenate([future.result(30) for future in futures])
     batcher.close()
@@ -163,10 +158,10 @@ def test_pipeline_decodes_beside_the_model_only_where_it_has_a_device_of_its_own
 
     async def embed():
         runtime.held.clear()
-        first = asyncio.create_task(pipeline.embed(images[:1]))
+        first = asyncio.create_task(pipeline.embed_encoded(images[:1]))
         while not runtime.in_run.is_set():
             await asyncio.sleep(0.005)
-        others = [asyncio.create_task(pipeline.embed([image])) for image in images[1:]]
+        others = [asyncio.create_task(pipeline.embed_encoded([image])) for image in images[1:]]
         await asyncio.sleep(0.1)
         while pipeline.batcher.num_waiting < num_decoded:
             await asyncio.sleep(0.005)

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import itertools
 import json
 import threading
 import time
@@ -31,13 +30,10 @@ def client(served):
     return served[0]
 
 
-NUMBERS = itertools.count(1)
-
-
 @pytest.fixture
-def people(client):
+def people(served, client):
     """Path of an empty gallery of the test's own, a file on disk."""
-    answer = client.post("/v1/galleries", json={"name": f"people-{next(NUMBERS)}"})
+    answer = client.post("/v1/galleries", json={"name": f"people-{len(served[1].galleries.names())}"})
     assert answer.status_code == 201, answer.text
     return f"/v1/galleries/{answer.json()['name']}"
 
@@ -74,6 +70,7 @@ def test_each_image_may_have_its_own_record(served, people):
     answer = client.post(f"{people}/records", files=files(*map(picture, range(3))), data={"records": json.dumps(labels)})
     assert answer.json()["num_added"] == 3
     records = client.get(f"{people}/records").json()["records"]
+    assert client.get(people).json()["num_without_pid"] == 1
     expected = [("gate 4", 1, None), ("1.png", 2, 5), ("2.png", None, None)]
     assert [(one["source"], one["pid"], one["camid"]) for one in records] == expected
     file = io.BytesIO()
@@ -82,29 +79,15 @@ def test_each_image_may_have_its_own_record(served, people):
     np.testing.assert_allclose(kept, embedding_of(file.getvalue()), atol=1e-6)
 
 
-def test_counts_tell_how_much_a_gallery_holds(client, people):
-    enrolled(client, people, 1, 2, pid="7", camid="3", time_s="50")
-    enrolled(client, people, 3, pid="8", camid="3", time_s="40")
-    enrolled(client, people, 4)
-    assert people.rpartition("/")[2] in client.get("/v1/galleries").json()["galleries"]
-    assert client.get(people).json() == {
-        "name": people.rpartition("/")[2],
-        "num_records": 4,
-        "num_people": 2,
-        "num_cameras": 1,
-        "num_without_pid": 1,
-        "first_seen_s": 40,
-        "last_seen_s": 50,
-        "read_only": False,
-        "model": "colors",
-        "fingerprint": "colors",
-    }
-
-
-def test_records_are_listed_page_by_page_and_filtered(client, people):
+def test_records_are_counted_listed_page_by_page_and_filtered(client, people):
     for camera in range(3):
         seeds = range(10 * camera, 10 * camera + 4)
         enrolled(client, people, *seeds, camid=str(camera), pid=str(camera % 2), time_s=str(camera))
+    name = people.rpartition("/")[2]
+    assert name in client.get("/v1/galleries").json()["galleries"]
+    counts = {"num_records": 12, "num_people": 2, "num_cameras": 3, "num_without_pid": 0, "first_seen_s": 0, "last_seen_s": 2}
+    made_by = {"read_only": False, "model": "colors", "fingerprint": "colors"}
+    assert client.get(people).json() == {"name": name, **counts, **made_by}
     seen, after = [], 0
     while after is not None:
         page = client.get(f"{people}/records", params={"after_id": after, "limit": 5}).json()
@@ -116,6 +99,8 @@ def test_records_are_listed_page_by_page_and_filtered(client, people):
     assert client.get(f"{people}/records", params={"pid": 0, "since_s": 1}).json()["num_matching"] == 4
     nothing = {"records": [], "num_matching": 0, "next_after_id": None}
     assert client.get(f"{people}/records", params={"until_s": 0}).json() == nothing
+    for path in ("/0", "/-1", "/x", f"/{2**63}", "/1%00", "?limit=0", "?limit=1e9", "?color=red", "?since_s=nan"):
+        assert client.get(f"{people}/records{path}").status_code == 422, path
 
 
 def test_known_images_are_not_added_again_bad_ones_are_told_and_other_labels_conflict_or_update(client, people):
@@ -132,20 +117,20 @@ def test_known_images_are_not_added_again_bad_ones_are_told_and_other_labels_con
     assert client.get(f"{people}/records", params={"pid": "bob"}).json()["num_matching"] == 2
 
 
-def test_a_page_leaves_out_what_is_removed_while_it_is_read(monkeypatch):
-    with running(galleries=("people",)) as (client, service):
-        enrolled(client, "/v1/galleries/people", *range(6))
-        gallery = service.galleries.get("people")
-        read = gallery.get_present
+def test_a_page_leaves_out_what_is_removed_while_it_is_read(served, people, monkeypatch):
+    client, service = served
+    enrolled(client, people, *range(6))
+    gallery = service.galleries.get(people.rpartition("/")[2])
+    read = gallery.get_present
 
-        def get_present(ids):
-            gallery.remove(ids=[2])
-            return read(ids)
+    def get_present(ids):
+        gallery.remove(ids=[2])
+        return read(ids)
 
-        monkeypatch.setattr(gallery, "get_present", get_present)
-        answer = client.get("/v1/galleries/people/records", params={"limit": 4})
-        assert answer.status_code == 200, answer.text
-        assert [record["id"] for record in answer.json()["records"]] == [1, 3, 4] and answer.json()["next_after_id"] == 4
+    monkeypatch.setattr(gallery, "get_present", get_present)
+    answer = client.get(f"{people}/records", params={"limit": 4})
+    assert answer.status_code == 200, answer.text
+    assert [record["id"] for record in answer.json()["records"]] == [1, 3, 4] and answer.json()["next_after_id"] == 4
 
 
 def test_identities_are_numbers_or_names_and_read_as_everywhere(client, people):
@@ -222,39 +207,32 @@ def test_a_thumbnail_is_kept_where_the_service_keeps_them(served, people):
         assert plain.get("/v1/galleries/people/records/1/thumbnail").status_code == 404
 
 
-@pytest.mark.parametrize(
-    ("fields", "sentence"),
-    [
-        ({"pid": "a\nb"}, "pid: "),
-        ({"pid": "-7"}, "pid: "),
-        ({"pid": "x" * 201}, "pid: "),
-        ({"camid": "one"}, "camid: "),
-        ({"pid": ["1", "2"]}, "pid: expected one value"),
-        ({"camid": str(2**64)}, "camid: "),
-        ({"time_s": "nan"}, "time_s: "),
-        ({"time_s": "1e300"}, "time_s: "),
-        ({"attributes": "red"}, "attributes"),
-        ({"attributes": json.dumps({str(number): 1 for number in range(99)})}, "attributes"),
-        ({"attributes": json.dumps({"name": "x" * 9999})}, "attributes"),
-        ({"records": "[{}, {}]"}, "2 entries for 1 images"),
-        ({"records": "[{}]", "pid": "1"}, "not both"),
-        ({"records": '[{"name": 1}]'}, "records.0.name"),
-        ({"records": '[{"source": "a\\u0000b"}]'}, "records.0"),
-        ({"records": '[{"box": [0, 0, 1e9, 5]}]'}, "records.0"),
-        ({"color": "red"}, "color: "),
-    ],
+WRONG_FIELDS = (
+    ({"pid": "a\nb"}, "pid: "),
+    ({"pid": "-7"}, "pid: "),
+    ({"pid": "x" * 201}, "pid: "),
+    ({"camid": "one"}, "camid: "),
+    ({"pid": ["1", "2"]}, "pid: expected one value"),
+    ({"camid": str(2**64)}, "camid: "),
+    ({"time_s": "nan"}, "time_s: "),
+    ({"time_s": "1e300"}, "time_s: "),
+    ({"attributes": "red"}, "attributes"),
+    ({"attributes": json.dumps({str(number): 1 for number in range(99)})}, "attributes"),
+    ({"attributes": json.dumps({"name": "x" * 9999})}, "attributes"),
+    ({"records": "[{}, {}]"}, "2 entries for 1 images"),
+    ({"records": "[{}]", "pid": "1"}, "not both"),
+    ({"records": '[{"name": 1}]'}, "records.0.name"),
+    ({"records": '[{"source": "a\\u0000b"}]'}, "records.0"),
+    ({"records": '[{"box": [0, 0, 1e9, 5]}]'}, "records.0"),
+    ({"color": "red"}, "color: "),
 )
-def test_what_is_said_of_images_is_checked(client, people, fields, sentence):
-    answer = client.post(f"{people}/records", files=files(picture(1)), data=fields)
-    assert (answer.status_code, sentence in answer.json()["detail"]) == (422, True), answer.text
+
+
+def test_what_is_said_of_images_is_checked(client, people):
+    for fields, sentence in WRONG_FIELDS:
+        answer = client.post(f"{people}/records", files=files(picture(1)), data=fields)
+        assert (answer.status_code, sentence in answer.json()["detail"]) == (422, True), answer.text
     assert client.get(f"{people}/records").json()["num_matching"] == 0
-
-
-@pytest.mark.parametrize(
-    "path", ["/0", "/-1", "/x", f"/{2**63}", "/1%00", "?limit=0", "?limit=1e9", "?color=red", "?since_s=nan"]
-)
-def test_a_wrong_question_about_records_is_refused(client, people, path):
-    assert client.get(f"{people}/records{path}").status_code == 422
 
 
 def test_a_gallery_is_made_where_a_folder_was_set_aside_up_to_their_number(tmp_path):
@@ -270,19 +248,14 @@ def test_a_gallery_is_made_where_a_folder_was_set_aside_up_to_their_number(tmp_p
         assert client.get("/v1/galleries").json() == {"galleries": ["hall-2"]}
 
 
-@pytest.mark.parametrize(
-    "name", ["", ".", "..", "../x", "a/b", "a\\b", "A", "-a", "_a", "a.b", "a b", "a\n", "a\x00", "ä", "x" * 64, "~", "con:"]
-)
-def test_a_gallery_may_not_be_called_anything(served, name):
+def test_a_gallery_may_not_be_called_anything(served, tmp_path):
     client, service = served
     before = service.galleries.names()
-    answer = client.post("/v1/galleries", json={"name": name})
-    assert answer.status_code == 422 and service.galleries.names() == before
-
-
-def test_registry_creates_no_gallery_of_another_name(tmp_path):
     registry = GalleryRegistry({}, binding_of(ColorRuntime().info), root=tmp_path / "inside")
-    for name in ("../x", "a/b", "", "A", "x" * 64, "a\n"):
+    names = ("", ".", "..", "../x", "a/b", "a\\b", "A", "-a", "_a", "a.b", "a b", "a\n", "a\x00", "ä", "x" * 64, "~", "con:")
+    for name in names:
+        answer = client.post("/v1/galleries", json={"name": name})
+        assert answer.status_code == 422 and service.galleries.names() == before, name
         with pytest.raises(ApiError) as refused:
             registry.create(name)
         assert refused.value.status_code == 422 and list(tmp_path.iterdir()) == []
@@ -327,34 +300,29 @@ def test_registry_opens_what_lies_in_its_folder_and_refuses_what_does_not_belong
     registry = GalleryRegistry.open({}, binding, root=tmp_path)
     assert registry.names() == ["one", "two"]
     registry.close()
-    with pytest.raises(UsageError, match="two galleries are called 'one'"):
-        GalleryRegistry.open({"one": str(tmp_path / "two.gallery")}, binding, root=tmp_path)
-    with pytest.raises(UsageError, match="expected a folder"):
-        GalleryRegistry.open({}, binding, root=tmp_path / "missing")
-    with pytest.raises(UsageError, match="another model"):
-        GalleryRegistry.open({"one": str(tmp_path / "one.gallery")}, binding_of(ColorRuntime(fingerprint="other").info))
-    with pytest.raises(UsageError):
-        GalleryRegistry.open({"three": str(tmp_path / "three.gallery")}, binding)
+    other = binding_of(ColorRuntime(fingerprint="other").info)
+    for places, model, root, sentence in (
+        ({"one": "two"}, binding, tmp_path, "two galleries are called 'one'"),
+        ({}, binding, tmp_path / "missing", "expected a folder"),
+        ({"one": "one"}, other, None, "another model"),
+        ({"three": "three"}, binding, None, "three.gallery"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            GalleryRegistry.open({name: f"{tmp_path}/{file}.gallery" for name, file in places.items()}, model, root=root)
     reading = GalleryRegistry.open({"one": str(tmp_path / "one.gallery")}, binding, read_only=True)
     assert reading.get("one").read_only
     reading.close()
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("people.gallery", ("people", "people.gallery")),
-        ("/srv/hall.gallery", ("hall", "/srv/hall.gallery")),
-        ("gate=/srv/a=b.gallery", ("gate", "/srv/a=b.gallery")),
-        ("milvus://u:hidden@host/people?db=shop", ("people", "milvus://u:hidden@host/people?db=shop")),
-        ("hall-2=milvus://u:hidden@host/People", ("hall-2", "milvus://u:hidden@host/People")),
-    ],
-)
-def test_parse_gallery_takes_a_name_or_calls_it_after_its_place(text, expected):
-    assert parse_gallery(text) == expected
-
-
-def test_parse_gallery_needs_a_name_where_the_place_gives_none_and_repeats_no_password():
+def test_parse_gallery_takes_a_name_or_calls_it_after_its_place_and_repeats_no_password():
+    for text, *expected in (
+        ("people.gallery", "people", "people.gallery"),
+        ("/srv/hall.gallery", "hall", "/srv/hall.gallery"),
+        ("gate=/srv/a=b.gallery", "gate", "/srv/a=b.gallery"),
+        ("milvus://u:hidden@host/people?db=shop", "people", "milvus://u:hidden@host/people?db=shop"),
+        ("hall-2=milvus://u:hidden@host/People", "hall-2", "milvus://u:hidden@host/People"),
+    ):
+        assert parse_gallery(text) == tuple(expected)
     for place in ("/srv/My People.gallery", "milvus://u:hidden@host/People"):
         with pytest.raises(UsageError, match=r"People' cannot be a gallery's name.*NAME=PLACE") as caught:
             parse_gallery(place)

@@ -83,9 +83,7 @@ def test_serve_answers_ends_at_sigterm_with_its_work_done_and_talks_to_nobody_el
             process.send_signal(signal.SIGTERM)
             until(lambda: not listens(address))
             line.sendall(data[40:])
-            answer = b""
-            while piece := line.recv(65536):
-                answer += piece
+            answer = b"".join(iter(lambda: line.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 200 ") and b"embeddings" in answer
         _, errors = process.communicate(timeout=30)
         assert (process.returncode, errors) == (0, "stopped\n")
@@ -126,13 +124,10 @@ def test_serve_says_in_one_sentence_what_cannot_be_served(monkeypatch, capsys):
     assert printed.err.startswith("hat: usage: missing.onnx") and printed.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com"])
-def test_serve_needs_keys_at_an_address_that_others_reach(host):
-    with pytest.raises(UsageError, match="--keys"):
-        serve("missing.onnx", host=host, port=0)
-
-
-def test_serve_refuses_a_file_without_keys(tmp_path):
+def test_serve_needs_keys_at_an_address_that_others_reach(tmp_path):
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.com"):
+        with pytest.raises(UsageError, match="--keys"):
+            serve("missing.onnx", host=host, port=0)
     file = KeyFile(tmp_path / "keys.json")
     with pytest.raises(UsageError, match="hat keys add"):
         serve("missing.onnx", keys=file.path, port=0)
@@ -166,13 +161,10 @@ def test_serve_refuses_models_galleries_and_files_that_do_not_belong(onnx_file, 
             serve(file, port=0, **options)
 
 
-def test_bind_refuses_a_port_that_is_taken_and_an_address_that_is_none():
+def test_bind_and_is_loopback_tell_addresses():
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(WorkError, match="give another --port"):
         bind("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(UsageError, match="no such address"):
         bind("no.such.host.invalid", 0)
-
-
-def test_is_loopback_tells_by_the_address():
     assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "localhost.example", "", "fe80::1")))

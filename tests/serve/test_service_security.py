@@ -29,29 +29,24 @@ def client(served):
     return served[0]
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost@evil", "", "[::2]", "::1"]
-)
-def test_another_name_in_the_host_header_is_refused(client, host):
-    for path in ("/v1/model", "/healthz", "/openapi.json", "/nothing"):
-        assert client.get(path, headers={"host": host}).status_code == 421, path
+def test_another_name_in_the_host_header_is_refused_and_names_of_loopback_are_let_in(client):
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost@evil", "", "[::2]", "::1"):
+        for path in ("/v1/model", "/healthz", "/openapi.json", "/nothing"):
+            assert client.get(path, headers={"host": host}).status_code == 421, (host, path)
+    for host in ("localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8000"):
+        assert client.get("/v1/model", headers={"host": host}).status_code == 200, host
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as line:
+        line.sendall(b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
+        assert b" 200 " not in line.recv(1000)
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8000"])
-def test_names_of_loopback_are_let_in(client, host):
-    assert client.get("/v1/model", headers={"host": host}).status_code == 200
-
-
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "http://127.0.0.1", "file://"])
-def test_another_sites_page_is_refused_whatever_it_asks(client, origin):
-    for method, path in (("POST", RECORDS), ("POST", "/v1/embed"), ("GET", "/v1/model"), ("OPTIONS", "/v1/embed")):
-        answer = client.request(method, path, headers={"origin": origin, "access-control-request-method": "POST"})
-        assert answer.status_code == 403 and not [name for name in answer.headers if name.startswith("access-control")]
-
-
-def test_a_page_of_the_services_own_place_is_let_in(client):
-    origin = str(client.base_url).rstrip("/")
-    assert client.get("/v1/model", headers={"origin": origin}).status_code == 200
+def test_another_sites_page_is_refused_whatever_it_asks_and_the_services_own_is_let_in(client):
+    for origin in ("https://evil.example", "null", "http://localhost:1", "http://127.0.0.1", "file://"):
+        for method, path in (("POST", RECORDS), ("POST", "/v1/embed"), ("GET", "/v1/model"), ("OPTIONS", "/v1/embed")):
+            answer = client.request(method, path, headers={"origin": origin, "access-control-request-method": "POST"})
+            assert answer.status_code == 403, (origin, method, path)
+            assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert client.get("/v1/model", headers={"origin": str(client.base_url).rstrip("/")}).status_code == 200
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
@@ -94,22 +89,13 @@ def test_allowed_hosts_are_loopbacks_names_or_those_that_were_given():
     assert allowed_hosts("0.0.0.0", ["reid.example"]) == ("reid.example",)
 
 
-def test_two_host_headers_are_refused(client):
-    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as line:
-        line.sendall(b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
-        assert b" 200 " not in line.recv(1000)
-
-
-def test_every_answer_has_the_headers_that_keep_browsers_from_guessing(client):
+def test_every_answer_has_the_headers_that_keep_browsers_from_guessing_and_no_page_loads_from_elsewhere(client):
     answers = [client.get("/v1/model"), client.get("/nothing"), client.get("/healthz"), client.post("/v1/embed")]
     answers.append(client.get("/v1/model", headers={"host": "evil.example"}))
     for answer in answers:
         assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["cache-control"] == "no-store"
         assert answer.headers["content-security-policy"].startswith("default-src 'none'")
         assert len(answer.headers["x-request-id"]) == 16
-
-
-def test_no_page_loads_anything_from_elsewhere(client):
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
     described = client.get("/openapi.json").json()
     assert "http" not in json.dumps(described["paths"]).replace('"http_', "")
@@ -184,19 +170,16 @@ def test_no_refusal_names_a_place_or_shows_a_traceback(client):
         assert 400 <= answer.status_code < 500 and not PATHS.search(answer.text), answer.text
 
 
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
+def test_paths_are_left_out_of_messages():
+    for message, expected in (
         ("/srv/a/b.gallery: gone", "(left out) gone"),
         ("opened milvus://user:secret@db:19530/people", "opened (left out)"),
         ("see C:\\data\\x.gallery", "see (left out)"),
         ("see ~/x.gallery and ../y", "see (left out) and (left out)"),
-        ("3/4 of image/png and float16/float32", "3/4 of image/png and float16/float32"),
-        ("people was made by another model", "people was made by another model"),
-    ],
-)
-def test_paths_are_left_out_of_messages(message, expected):
-    assert without_paths(message) == expected
+    ):
+        assert without_paths(message) == expected
+    for message in ("3/4 of image/png and float16/float32", "people was made by another model"):
+        assert without_paths(message) == message
 
 
 def test_the_audit_log_tells_who_did_what_and_nothing_of_whom_it_was_done_to(tmp_path):

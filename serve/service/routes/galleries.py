@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from hat.data.images import image_size
 
-from ...enroll.enrolling import enroll_images
+from ...enroll.enrolling import Enrollment, enroll_images
 from ...enroll.items import Item
 from ...gallery.gallery import Gallery
 from ...gallery.records import Filter, Record, RecordPage, RecordsMissingError
@@ -80,8 +80,10 @@ async def vacuum(writer: Writer, gallery: GalleryDep) -> None:
     await writer.run(gallery.vacuum)
 
 
-@router.post("/{name}/records", openapi_extra=describe_body(schemas.EnrollForm, images=True))
-async def enroll(writer: Writer, gallery: GalleryDep) -> schemas.EnrollResult:
+@router.post(
+    "/{name}/records", response_model=schemas.EnrollResult, openapi_extra=describe_body(schemas.EnrollForm, images=True)
+)
+async def enroll(writer: Writer, gallery: GalleryDep) -> Enrollment:
     """Add images, in fields named `images`. One that is there already is told by its bytes and not added again.
 
     It keeps its labels, and is among the `conflicts` where other ones are given now, unless `update` is true.
@@ -102,13 +104,12 @@ async def enroll(writer: Writer, gallery: GalleryDep) -> schemas.EnrollResult:
             for image, label in zip(upload.images, form.labels(len(upload.images)), strict=True)
         ]
         add = partial(enroll_images, batch_size=settings.max_batch, thumbnail_height=settings.thumbnail_height)
-        enrolled = await writer.run(lambda: add(gallery, service.embedder, items, update=form.update))
+        enrolled = await writer.run(lambda: add(gallery, service.pipeline, items, update=form.update))
     service.metrics.count_images("enrolled", enrolled.num_added)
     service.metrics.count_images("bad", len(enrolled.bad))
-    result = schemas.EnrollResult.model_validate(enrolled)
-    counts = result.model_dump(include={"num_added", "num_known", "num_updated"})
+    counts = {name: getattr(enrolled, name) for name in ("num_added", "num_known", "num_updated")}
     writer.context.counts |= {**counts, "num_bad": len(enrolled.bad)}
-    return result
+    return enrolled
 
 
 @router.get("/{name}/records", response_model=schemas.RecordPage)
@@ -151,9 +152,7 @@ async def update_record(writer: Writer, gallery: GalleryDep, record_id: Id) -> R
     return await _get_record(writer, gallery, record_id, update)
 
 
-@router.delete(
-    "/{name}/records/{record_id}",
-)
+@router.delete("/{name}/records/{record_id}")
 async def remove_record(writer: Writer, gallery: GalleryDep, record_id: Id) -> schemas.NumRemoved:
     """Remove one record, for good; one that is not there is no error. `vacuum` takes its bytes off the disk."""
     return await writer.remove(lambda: gallery.remove(ids=[record_id]))
@@ -162,13 +161,11 @@ async def remove_record(writer: Writer, gallery: GalleryDep, record_id: Id) -> s
 def _info(name: str, gallery: Gallery) -> schemas.GalleryInfo:
     counts = gallery.counts()
     return schemas.GalleryInfo(
+        **vars(counts),
         name=name,
-        num_records=counts.num_records,
         num_people=len(counts.by_pid.keys() - {None}),
         num_cameras=len(counts.by_camid.keys() - {None}),
         num_without_pid=counts.by_pid.get(None, 0),
-        first_seen_s=counts.first_seen_s,
-        last_seen_s=counts.last_seen_s,
         read_only=gallery.read_only,
         model=gallery.binding.name,
         fingerprint=gallery.binding.fingerprint,

@@ -22,20 +22,13 @@ from ..uploads import describe_body
 router = APIRouter(tags=["search"])
 
 _MAX_MATCHES = 64_000
-_MAX_RERANKED = 20_000
-"""Records that are re-ranked for one request, over all its queries."""
-
-_MAX_CENTERED_VALUES = 2**27
-"""Values of a gallery's embeddings, 512 MiB, that a request may center: each makes a copy of its own."""
-
-_CENTERING = threading.Lock()
-"""Held while there is such a copy, so that there is one at a time."""
+_MAX_RERANKED = 20_000  # records that are re-ranked for one request, over all its queries
+_MAX_CENTERED_VALUES = 2**27  # of a gallery's embeddings, 512 MiB, that a request may center: each makes a copy of its own
+_CENTERING = threading.Lock()  # held while there is such a copy, so that there is one at a time
 
 
 @router.post(
-    "/v1/search",
-    responses={200: {"model": SearchResults}},
-    openapi_extra=describe_body(SearchForm, images=True, json=True),
+    "/v1/search", responses={200: {"model": SearchResults}}, openapi_extra=describe_body(SearchForm, images=True, json=True)
 )
 async def search(reader: Reader) -> Response:
     """Rank a gallery by similarity to images, in fields named `images`, and to records that it holds, `record_ids`.

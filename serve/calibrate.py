@@ -1,9 +1,8 @@
 """What a similarity means in a gallery: how often two different people reach it, and how often one person does.
 
-The unit is one comparison of two images. A search compares its query with every record, so that the chance of at least one
-false match among N records is 1 - (1 - f)^N where f is the rate of one comparison (`chance_of_any`): a threshold for a gallery
-of 10,000 has to be far stricter than one for two images. The rates are those of the people and cameras in this gallery: others,
-who dress more alike or are seen in other light, have other rates.
+The unit is one comparison of two images. A search compares its query with every record: at least one false match among N has
+the chance 1 - (1 - f)^N where f is the rate of one (`chance_of_any`), so that a threshold for 10,000 has to be far stricter.
+The rates are those of this gallery's people and cameras: others, who dress more alike or are seen in other light, have others.
 """
 
 from __future__ import annotations
@@ -12,16 +11,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betaincinv
 
-from hat.errors import MissingExtraError, UsageError
+from hat.errors import UsageError
 from hat.io.plot_file import save_plot, style_axes
 
-from ..gallery.gallery import Gallery
-from ..gallery.identities import name_number
+from .gallery.gallery import Gallery
+from .gallery.identities import name_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,9 +32,7 @@ Pairs: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 CONFIDENCE = 0.95
 """Of the one-sided upper bound on a false match rate."""
 
-_ROWS_BYTES = 256 * 2**20
-"""Embeddings that are held at once; a larger gallery is read pair by pair."""
-
+_ROWS_BYTES = 256 * 2**20  # embeddings that are held at once; a larger gallery is read pair by pair
 _BLOCK_BYTES = 32 * 2**20
 
 _DIFFERENT, _SAME, _ROC = "#c8552b", "#0c7f5c", "#2f5fd0"
@@ -42,19 +40,12 @@ _DIFFERENT, _SAME, _ROC = "#c8552b", "#0c7f5c", "#2f5fd0"
 
 @dataclass(frozen=True)
 class RocPoint:
-    """What a threshold does: two images whose similarity is at least ``similarity`` count as one person.
-
-    Attributes:
-        similarity: The threshold.
-        false_match_rate: Share of pairs of different people that reach it, as estimated.
-        false_match_bound: Upper bound on that share in this gallery, with a confidence of 95 % (Clopper-Pearson).
-        true_match_rate: Share of pairs of one person, from different cameras, that reach it; None without such pairs.
-    """
+    """What a threshold does: two images whose similarity is at least ``similarity`` count as one person."""
 
     similarity: float
-    false_match_rate: float
-    false_match_bound: float
-    true_match_rate: float | None
+    false_match_rate: float  # share of pairs of different people that reach it, as estimated
+    false_match_bound: float  # upper bound on that share in this gallery, with a confidence of 95 % (Clopper-Pearson)
+    true_match_rate: float | None  # share of pairs of one person, from different cameras, that reach it, if there are such
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,21 +93,21 @@ class ThresholdCalibration:
     def threshold_at(self, false_match_rate: float) -> float:
         """Return the lowest similarity that keeps to a false match rate: its upper bound, not only the estimate, is within.
 
+        It lies just above that of the pair of different people which would break the rate, so it may be a little more than 1.
+
         Args:
             false_match_rate: Of one comparison, in (0, 1).
 
-        Returns:
-            A similarity: two images whose similarity is at least this count as one person. It lies above that of the pair of
-            different people which would break the rate, so it may be a little more than 1.
-
         Raises:
-            UsageError: The rate is no such number, or so low that too few pairs were compared to show it.
+            UsageError: The rate is another number, or so low that too few pairs were compared to show it.
         """
+        from scipy.stats import binom  # it takes a second to import
+
         if not 0 < false_match_rate < 1:
             raise UsageError(f"a false match rate lies between 0 and 1, got {false_match_rate}")
         # The largest number whose chance is at most 5 % under this rate: one less than the 5 % quantile; of a little more than
         # 5 %, so that rounding does not refuse the lowest rate.
-        num_allowed = int(_stats().binom.ppf((1 - CONFIDENCE) * (1 + 1e-9), self.num_pairs, false_match_rate)) - 1
+        num_allowed = int(binom.ppf((1 - CONFIDENCE) * (1 + 1e-9), self.num_pairs, false_match_rate)) - 1
         if num_allowed < 0:
             needed = math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-false_match_rate))
             remedy = "enroll more people" if self.is_exhaustive else "compare more pairs (hat gallery calibrate --pairs)"
@@ -124,11 +115,10 @@ class ThresholdCalibration:
                 f"a false match rate of {false_match_rate:g} cannot be shown by {self.num_pairs:,} pairs of different people: "
                 f"it takes {needed:,}, and these show {self.lowest_rate:.2g} at best; {remedy}, or ask for a higher rate"
             )
-        # Just above the first pair that must not reach it.
         return float(np.nextafter(self.impostor[self.num_pairs - 1 - num_allowed], np.float32(2)))
 
     def roc(self) -> list[RocPoint]:
-        """Thresholds for the false match rates 10 %, 5, 2, 1, 0.5 ... down to the lowest that can be shown."""
+        """Return what keeps to the false match rates 10 %, 5, 2, 1, 0.5 ... down to the lowest that can be shown."""
         rates = [step * 10.0**-power for power in range(2, 8) for step in (10, 5, 2)]
         return [self.point_at(self.threshold_at(rate)) for rate in rates if rate >= self.lowest_rate]
 
@@ -144,7 +134,7 @@ def calibrate_thresholds(gallery: Gallery, *, num_pairs: int = 300_000, seed: in
     Args:
         gallery: Records that know their identity take part.
         num_pairs: Most pairs of either kind; 300,000 can show false match rates down to 1e-5.
-        seed: Of the draw: the same gallery and seed give the same result.
+        seed: Of the draw.
 
     Raises:
         UsageError: Fewer than two identities are known, or ``num_pairs`` is out of range.
@@ -177,44 +167,27 @@ def calibrate_thresholds(gallery: Gallery, *, num_pairs: int = 300_000, seed: in
 
 
 def chance_of_any(false_match_rate: float, num_comparisons: int) -> float:
-    """Chance of at least one false match among several comparisons, 1 - (1 - f)^N, where these err independently."""
+    """Return the chance of at least one false match among several comparisons, 1 - (1 - f)^N, where these err independently."""
     if false_match_rate >= 1:
         return float(num_comparisons > 0)
     return -math.expm1(num_comparisons * math.log1p(-false_match_rate))
 
 
 def _upper_bound(num_events: int, num_trials: int) -> float:
-    """Clopper-Pearson upper bound on a rate, exact also for few events or none; with none it is about 3 / n."""
-    if num_events >= num_trials:
-        return 1.0
-    return float(_stats().beta.ppf(CONFIDENCE, num_events + 1, num_trials - num_events))
-
-
-def _stats() -> Any:
-    try:
-        from scipy import stats
-    except ImportError:
-        raise MissingExtraError("scipy", "serve", "calibrating thresholds") from None
-    return stats
+    """Return the Clopper-Pearson upper bound on a rate, exact also for few events or none; with none it is about 3 / n."""
+    return 1.0 if num_events >= num_trials else float(betaincinv(num_events + 1, num_trials - num_events, CONFIDENCE))
 
 
 class PairSet:
-    """All pairs of items that share an outer label and differ in an inner one, numbered so that any can be had by its number.
-
-    Any may be drawn without ever listing them.
-
-    Args:
-        outer: (n,) labels that both of a pair have.
-        inner: (n,) labels of which the two have different ones.
-    """
+    """All pairs of n items that share an outer label and differ in an inner one, numbered, so that none is ever listed."""
 
     def __init__(self, outer: npt.NDArray[np.int64], inner: npt.NDArray[np.int64]) -> None:
-        self._order = np.lexsort((inner, outer))
-        outer, inner = outer[self._order], inner[self._order]
-        new_outer = np.append(True, outer[1:] != outer[:-1])[: len(outer)]
-        new_inner = new_outer | np.append(True, inner[1:] != inner[:-1])[: len(inner)]
-        self._outer_start, outer_end = _runs(new_outer)
-        self._inner_start, self._inner_end = _runs(new_inner)
+        _, outer = np.unique(outer, return_inverse=True)
+        labels, inner = np.unique(inner, return_inverse=True)
+        both = outer * len(labels) + inner
+        self._order = np.argsort(both, kind="stable")
+        self._outer_start, outer_end = _runs(outer[self._order])
+        self._inner_start, self._inner_end = _runs(both[self._order])
         self._num_partners = (outer_end - self._outer_start) - (self._inner_end - self._inner_start)
         self._ends = np.cumsum(self._num_partners)
         self._num_ordered = int(self._ends[-1]) if len(self._ends) else 0
@@ -225,7 +198,7 @@ class PairSet:
         return self._num_ordered // 2
 
     def draw(self, num_pairs: int, rng: np.random.Generator) -> Pairs:
-        """So many pairs, drawn with replacement; all of them, once each, where there are no more."""
+        """Draw so many pairs with replacement; all of them, once each, where there are no more."""
         if self.num_unordered > num_pairs:
             return self._pairs(rng.integers(self._num_ordered, size=num_pairs))
         left, right = self._pairs(np.arange(self._num_ordered))
@@ -240,11 +213,9 @@ class PairSet:
         return self._order[item], self._order[partner]
 
 
-def _runs(is_first: npt.NDArray[np.bool_]) -> Pairs:
-    """First place and end of the run that each place of a sequence belongs to."""
-    starts = np.flatnonzero(is_first)
-    run = np.cumsum(is_first) - 1
-    return starts[run], np.append(starts[1:], len(is_first))[run]
+def _runs(labels: npt.NDArray[np.int64]) -> Pairs:
+    """Return the first place and the end of the run of equal labels that each of an ascending sequence belongs to."""
+    return np.searchsorted(labels, labels, "left"), np.searchsorted(labels, labels, "right")
 
 
 def _similarities(gallery: Gallery, ids: npt.NDArray[np.int64], draws: Sequence[Pairs]) -> list[npt.NDArray[np.float32]]:
@@ -269,11 +240,7 @@ def _similarities(gallery: Gallery, ids: npt.NDArray[np.int64], draws: Sequence[
 
 
 def draw_calibration(calibration: ThresholdCalibration, path: Path, *, title: str) -> None:
-    """Draw the similarities of both kinds of pairs and, where people were seen by two cameras, the ROC: .png, .svg or .pdf.
-
-    Raises:
-        WorkError: The picture cannot be written.
-    """
+    """Draw the similarities of both kinds of pairs and, where people were seen by two cameras, the ROC: .png, .svg or .pdf."""
     from matplotlib.figure import Figure
 
     has_roc = calibration.num_genuine > 0
@@ -291,12 +258,9 @@ def draw_calibration(calibration: ThresholdCalibration, path: Path, *, title: st
 
 def _draw_similarities(axes: Axes, calibration: ThresholdCalibration) -> None:
     both = ((calibration.impostor, _DIFFERENT, "different people"), (calibration.genuine, _SAME, "one person, two cameras"))
-    kinds = [kind for kind in both if len(kind[0])]
-    lowest = min(float(similarities[0]) for similarities, _, _ in kinds)
-    highest = max(float(similarities[-1]) for similarities, _, _ in kinds)
-    bins = np.linspace(lowest, max(highest, lowest + 1e-3), num=80).tolist()
-    for similarities, color, label in kinds:
-        axes.hist(similarities, bins, density=True, color=color, alpha=0.55, label=f"{label} ({len(similarities):,} pairs)")
+    similarities, colors, names = zip(*(kind for kind in both if len(kind[0])), strict=True)
+    labels = [f"{name} ({len(pairs):,} pairs)" for name, pairs in zip(names, similarities, strict=True)]
+    axes.hist(similarities, bins=80, density=True, histtype="stepfilled", color=colors, alpha=0.55, label=labels)
     axes.set_xlabel("similarity of a pair")
     axes.set_ylabel("density")
     axes.legend(frameon=False, fontsize=8)

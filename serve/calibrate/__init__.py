@@ -1,1 +1,0 @@
-"""Thresholds with a false match rate."""
