@@ -13,7 +13,7 @@ from rich.text import Text
 from hat.config import config_to_dict
 from hat.console import emit, make_table
 from hat.data.images import set_gray_bits
-from hat.errors import UsageError, WorkError
+from hat.errors import MissingExtraError, UsageError, WorkError
 from hat.io.plot_file import check_picture_path, check_plot_path, save_picture
 
 from ..calibrate import CONFIDENCE, calibrate_thresholds, chance_of_any, draw_calibration
@@ -238,8 +238,10 @@ def label(
         raise UsageError("say what they are to have: --to, --unknown, --camid, --time or --attribute")
     log = None
     if audit is not None:
-        from ..service.audit import AuditLog
-
+        try:
+            from ..service.audit import AuditLog
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "prometheus_client", "serve", "an audit log") from None
         log = AuditLog(audit)
     with Gallery.open(location) as opened:
         ids = id_ or opened.ids(Filter.of(pids=[pid])).tolist()
