@@ -1,7 +1,6 @@
 """Files of other projects: whole pickled modules of classes that are gone, wrapped and prefixed states, hostile pickles."""
 
 import importlib.util
-import io
 import pickle
 import sys
 
@@ -77,9 +76,7 @@ def test_read_state_file_runs_nothing_of_a_hostile_pickle(legacy, tmp_path):
 
 
 def test_read_state_file_refuses_a_bare_pickle(tmp_path):
-    stream = io.BytesIO()
-    pickle.dump({"weight": Hostile(reached)}, stream)
-    (tmp_path / "bare.pth").write_bytes(stream.getvalue())
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps({"weight": Hostile(reached)}))
     with pytest.raises(WeightsError, match="damaged or no file of weights"):
         read_state_file(tmp_path / "bare.pth")
 
