@@ -22,7 +22,8 @@ from typing import Any
 
 from hat.console import append_record, markdown_table, percent
 from hat.errors import HatError
-from hat.io.checkpoint import read_checkpoint_info, write_atomically
+from hat.io.atomic_output import write_atomically
+from hat.io.checkpoint import read_checkpoint_info
 from hat.model.complexity import count_complexity
 
 BASE = "base"

@@ -34,8 +34,13 @@ SIZE, EMBED_DIM = (64, 32), 16
 class FakeTensorRT(TensorRT):
     """Takes the CPU for its GPU, unless another device is named: buffers are real memory and nothing else is."""
 
+    gpu = L4
+
     def device(self, device):
         return torch.device(device or "cpu")
+
+    def find_gpu(self, index):
+        return self.gpu
 
 
 def fake_tensorrt(version, gpu=L4):
@@ -46,33 +51,27 @@ def fake_tensorrt(version, gpu=L4):
         cache=b"", scratch=set(),
     )  # fmt: skip
     library = _library(VERSIONS[version], script)
-    return FakeTensorRT(library, "tensorrt-rtx" if version == "rtx" else "tensorrt", lambda index: gpu), script
+    trt = FakeTensorRT(library, "tensorrt-rtx" if version == "rtx" else "tensorrt")
+    trt.gpu = gpu
+    return trt, script
 
 
 def small_info(precision="fp32", **changes):
-    metadata = {
-        "name": "small",
-        "model": ModelConfig(image_size=SIZE),
-        "preprocessing": Preprocessing(height=SIZE[0], width=SIZE[1]),
-        "embed_dim": EMBED_DIM,
-        "precision": precision,
-        "source_sha256": "0" * 64,
-        "fingerprint": "1" * 64,
-        "versions": {"hat-reid": "0"},
-    }
-    return ArtifactInfo(**(metadata | changes))
+    facts = {"name": "small", "model": ModelConfig(image_size=SIZE), "embed_dim": EMBED_DIM, "precision": precision}
+    facts |= {"preprocessing": Preprocessing(height=SIZE[0], width=SIZE[1]), "versions": {"hat-reid": "0"}}
+    return ArtifactInfo(**(facts | {"source_sha256": "0" * 64, "fingerprint": "1" * 64} | changes))
 
 
-def small_onnx(precision="fp32", *, computes=None, info=None, seed=0, operator="Conv"):
+def small_onnx(precision="fp32", *, computes=None, info=None, operator="Conv"):
     """Bytes of a network of one convolution and one matrix product that says ``precision`` and computes in ``computes``."""
     computes = computes or precision
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     wide = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}.get(computes, TensorProto.FLOAT)
     weights = {"kernel": random.normal(size=(8, 3, 16, 16)) / 100, "matrix": random.normal(size=(64, EMBED_DIM))}
     nodes = [helper.make_node("Cast", ["images"], ["pixels"], to=wide)]
     initializers = [numpy_helper.from_array(np.array([0, -1], dtype=np.int64), "flat")]
 
-    def dequantized(name, scale, output):
+    def dequantized(name, output, scale):
         initializers.append(numpy_helper.from_array(np.float32(scale), f"{name}_scale"))
         initializers.append(numpy_helper.from_array(np.int8(0), f"{name}_zero"))
         nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_scale", f"{name}_zero"], [output]))
@@ -82,13 +81,13 @@ def small_onnx(precision="fp32", *, computes=None, info=None, seed=0, operator="
         if computes != "int8":
             return name
         nodes.append(helper.make_node("QuantizeLinear", [name, f"{name}_scale", f"{name}_zero"], [f"{name}_q"]))
-        return dequantized(name, 1, f"{name}_dq")
+        return dequantized(name, f"{name}_dq", 1)
 
     for name, value in weights.items():
         if computes == "int8":
-            scale = np.float32(np.abs(value).max() / 127)
+            scale = np.abs(value).max() / 127
             initializers.append(numpy_helper.from_array(np.round(value / scale).astype(np.int8), f"{name}_q"))
-            dequantized(name, scale, name)
+            dequantized(name, name, scale)
         else:
             initializers.append(helper.make_tensor(name, wide, value.shape, value.flatten().tolist()))
     nodes.append(helper.make_node(operator, [quantized("pixels"), "kernel"], ["maps"], strides=[16, 16], name="conv"))
@@ -98,9 +97,9 @@ def small_onnx(precision="fp32", *, computes=None, info=None, seed=0, operator="
     nodes.append(helper.make_node("LpNormalization", ["single"], ["embeddings"], axis=1, p=2))
     images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 3, *SIZE])
     embeddings = helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["batch", EMBED_DIM])
+    opset = helper.make_opsetid("", 22 if wide == TensorProto.BFLOAT16 else 18)
     graph = helper.make_graph(nodes, "small", [images], [embeddings], initializers)
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22 if wide == TensorProto.BFLOAT16 else 18)])
-    proto.ir_version = 9
+    proto = helper.make_model(graph, opset_imports=[opset], ir_version=9)
     helper.set_model_props(proto, {METADATA_KEY: info_to_json(info or small_info(precision))})
     return proto.SerializeToString()
 
@@ -123,10 +122,10 @@ def _library(version, script):
     ILogger.Severity = Severity
     data_type = enum.IntEnum("DataType", ["FLOAT", "HALF", "BF16", "INT8", "FP8", "UINT8", "INT64"])
     library = SimpleNamespace(__version__=version.split()[-1], ILogger=ILogger, DataType=data_type)
-    for name in _ENUMS:
-        if name in names:
-            members = [(member, value) for value, member in enumerate(sorted(names[name] - {"name", "value"}))]
-            setattr(library, name, enum.IntEnum(name, members))
+    for name, members in names.items():
+        if {"name", "value"} <= members:
+            numbered = [(member, value) for value, member in enumerate(sorted(members - {"name", "value"}))]
+            setattr(library, name, enum.IntEnum(name, numbered))
 
     class Limited:
         """Has no name but those of the real class of this version."""
@@ -179,14 +178,11 @@ def _library(version, script):
                 node=lambda: index, node_name=lambda: node, node_operator=lambda: operator, desc=lambda: words
             )
 
-        def parse(self, content):
-            (output,) = onnx.load_model_from_string(content).graph.output
+        def parse_from_file(self, path):
+            (output,) = onnx.load_model(path).graph.output
             self._network._embed_dim = output.type.tensor_type.shape.dim[1].dim_value
             self._network._layers = script.layer_types or ["FLOAT"]
             return not script.parser_errors
-
-        def parse_from_file(self, path):
-            return self.parse(Path(path).read_bytes())
 
     class IBuilderConfig(Limited):
         def set_flag(self, flag):
@@ -339,13 +335,6 @@ def _library(version, script):
     for cls in (Builder, Runtime, OnnxParser):
         setattr(library, cls.__name__, cls)
     return library
-
-
-_ENUMS = (
-    "BuilderFlag", "NetworkDefinitionCreationFlag", "HardwareCompatibilityLevel", "MemoryPoolType", "ComputeCapability",
-    "CudaGraphStrategy", "LayerInformationFormat", "ProfilingVerbosity", "ExecutionContextAllocationStrategy",
-    "DynamicShapesKernelSpecializationStrategy",
-)  # fmt: skip
 
 
 def _memory(address, shape, kind, where):

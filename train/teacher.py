@@ -21,10 +21,9 @@ from hat.console import progress
 from hat.data.loading import default_num_workers
 from hat.embedder import Embedder
 from hat.errors import CheckpointError, ConfigError
-from hat.io.checkpoint import write_atomically
+from hat.io.atomic_output import write_atomically
 from hat.model.inference import InferenceModel
-from hat.runtime import Runtime, TorchRuntime, open_runtime
-from hat.runtime.opening import ARTIFACT_ENDINGS
+from hat.runtime import ARTIFACT_ENDINGS, Runtime, TorchRuntime, open_runtime
 from hat.runtime.protocol import runtime_info
 
 from .config import TrainConfig

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hat.errors import MissingExtraError, UsageError
-from hat.runtime.openvino_core import openvino_core
+from hat.runtime.openvino_runtime import openvino_core
 
 _SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
 

@@ -13,7 +13,7 @@ from hat.config import config_dataclass, config_from_dict
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, BatchProfile, info_to_json
 from hat.io.atomic_output import FACTS_FILE, atomic_folder
-from hat.runtime.openvino_core import openvino_core
+from hat.runtime.openvino_runtime import openvino_core
 from hat.runtime.tensorrt.library import load_tensorrt
 
 from ..onnx_source import ExportSource

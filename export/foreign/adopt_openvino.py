@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, fingerprint
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, file_sha256, fingerprint
 from hat.io.atomic_output import atomic_output
-from hat.io.openvino_file import check_weights, file_sha256, read_openvino_info, read_openvino_xml, stored_as
-from hat.runtime.openvino_core import openvino_core
-from hat.runtime.openvino_runtime import read_openvino_model
+from hat.io.openvino_file import check_weights, read_openvino_info, read_openvino_xml, stored_as
+from hat.runtime.openvino_runtime import openvino_core, read_openvino_model
 
 from ..openvino.int8 import quantize_openvino
 from ..openvino.to_openvino import check_request, check_saved, save_openvino

@@ -19,7 +19,7 @@ from hat.io.artifact import AdoptedModel, ArtifactInfo, BatchProfile, fingerprin
 from hat.io.atomic_output import atomic_output
 from hat.io.openvino_file import weights_path
 from hat.preprocessing import Preprocessing
-from hat.runtime.opening import open_runtime
+from hat.runtime import open_runtime
 from hat.runtime.protocol import run_in_pieces
 
 from .model import (

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from hat.config import config_dataclass, config_from_dict, config_to_dict
 from hat.errors import MissingExtraError, UsageError, WorkError
-from hat.runtime.openvino_core import kept_signal_stack, openvino_core
+from hat.runtime.openvino_runtime import kept_signal_stack, openvino_core
 
 from ..int8.calibration import calibration_details
 from ..int8.onnx_int8 import DEFAULT_MAX_DROP

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_to_json
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, file_sha256, info_to_json
 from hat.io.atomic_output import atomic_output
-from hat.io.openvino_file import file_sha256, stored_as, weights_path
-from hat.runtime.openvino_core import openvino_core
+from hat.io.openvino_file import stored_as, weights_path
+from hat.runtime.openvino_runtime import openvino_core
 
 from ..onnx_source import ExportSource, OnnxSource
 from ..request import ExportRequest

@@ -167,7 +167,7 @@ def _look_at_openvino(found: Diagnosis) -> None:
         found.facts["OpenVINO"] = "not installed"
         return
     from hat.errors import MissingExtraError
-    from hat.runtime.openvino_core import openvino_core
+    from hat.runtime.openvino_runtime import openvino_core
 
     try:
         devices = list(openvino_core("running OpenVINO files").available_devices)

@@ -46,7 +46,7 @@ def info(
     from hat.io.checkpoint import load_released_weights, read_checkpoint_info
     from hat.model import list_models, model_config
     from hat.model.complexity import count_complexity
-    from hat.runtime.opening import ARTIFACT_ENDINGS
+    from hat.runtime import ARTIFACT_ENDINGS
     from hat.runtime.triton_runtime import is_triton_address
 
     result: dict[str, Any] = {"target": target}

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import stat
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from pydantic import Field
@@ -23,6 +24,8 @@ FORMAT_VERSION = 2
 InputType = Literal["uint8", "float32", "normalized"]
 
 ArtifactPrecision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+
+T = TypeVar("T")
 
 
 @config_dataclass
@@ -189,23 +192,52 @@ def info_to_json(info: ArtifactInfo) -> str:
     return json.dumps(config_to_dict(info), sort_keys=True)
 
 
-def info_from_json(text: str, source: str) -> ArtifactInfo:
-    """Read an artifact's facts.
+def info_from_json(text: str | bytes, source: str) -> ArtifactInfo:
+    """Read an artifact's facts, as `info_to_json` writes them; what is no such JSON, or newer, is a `CheckpointError`."""
+    return facts_from_json(ArtifactInfo, text, newest=FORMAT_VERSION, source=source)
 
-    Args:
-        text: JSON, as `info_to_json` writes it.
-        source: What it was read from, for the error message.
 
-    Raises:
-        CheckpointError: It is no such JSON, or of a newer version.
-    """
+def facts_from_json(cls: type[T], text: str | bytes, *, newest: int, source: str) -> T:
+    """Build an object with a field ``format_version`` from JSON, see `hat.config.facts_from_dict`."""
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise CheckpointError(f"{source}: its metadata cannot be read: expected a JSON object")
-    return facts_from_dict(ArtifactInfo, content, newest=FORMAT_VERSION, source=source)
+    return facts_from_dict(cls, content, newest=newest, source=source)
+
+
+def read_model_file(path: Path, kind: str, most: int = 2**28) -> bytes:
+    """Return the content of a file that a stranger may have made, which should be ``kind`` and of at most so many bytes.
+
+    What is missing, larger, no ordinary file, a pointer or a web page in its place is a `CheckpointError`.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{path}: not an ordinary file, expected {kind}")
+        if status.st_size > most:
+            raise CheckpointError(f"{path}: {status.st_size:,} bytes, {kind} has at most {most:,}")
+        if reason := placeholder_reason(path):
+            raise CheckpointError(reason)
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file in pieces; one that cannot be read is a `CheckpointError`."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    return digest.hexdigest()
 
 
 def placeholder_reason(path: Path) -> str | None:
@@ -228,22 +260,14 @@ def placeholder_reason(path: Path) -> str | None:
 
 
 def checked_artifact_precision(precision: str) -> ArtifactPrecision:
-    """Return a precision as typed by a user.
-
-    Raises:
-        ConfigError: It is none that is known.
-    """
+    """Return a precision as typed by a user; a `ConfigError` where it is none that is known."""
     if precision not in get_args(ArtifactPrecision):
         raise ConfigError(f"unknown precision {precision!r}: expected {', '.join(get_args(ArtifactPrecision))}")
     return cast(ArtifactPrecision, precision)
 
 
 def tensor_contract(info: ArtifactInfo) -> dict[str, str]:
-    """Return what a file's input and output are, in words for people who have the file and not this package.
-
-    Returns:
-        Tensor name -> name, type, layout, color order, range and resize rule, or width and length.
-    """
+    """Describe a file's input and output by name, for people who have the file and not this package."""
     height, width = info.preprocessing.size
     values = {
         "uint8": "uint8 in 0-255; the normalization is inside",

@@ -16,20 +16,10 @@ from hat.errors import UsageError, WorkError
 def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Write a file under a temporary folder beside its place, and move it there when it is complete.
 
-    Whatever else is written into the temporary folder (external data, side files) is moved along under its own name, the named
-    file last. When the body raises, or the process is killed, nothing appears at the place; the next call for the same place
-    clears what a killed one left.
-
-    Args:
-        path: The file's final place.
-        overwrite: Replace a file that is there.
-
-    Yields:
-        A path with the same name in the temporary folder.
-
-    Raises:
-        UsageError: The file is there and ``overwrite`` is False, or its folder is not there.
-        WorkError: It cannot be written: no permission, or a full disk.
+    The body writes to the path that is yielded. Whatever else it puts beside that (external data, side files) is moved along
+    under its own name, the named file last. When it raises, or the process is killed, nothing appears at the place; the next
+    call for the same place clears what a killed one left. A file that is there and not to be replaced, or a folder that is not
+    there, is a `UsageError`; no permission or a full disk a `WorkError`.
     """
     if path.exists() and not overwrite:
         raise UsageError(f"{path} is there already: give another name, or --force to replace it")
@@ -52,6 +42,12 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file, or replace one, as `atomic_output` does."""
+    with atomic_output(path, overwrite=True) as temporary:
+        temporary.write_bytes(content)
+
+
 def _temporary_folder(path: Path) -> Path:
     """Make the folder beside a place in which what belongs there is written first."""
     if not path.parent.is_dir():
@@ -65,8 +61,7 @@ def _temporary_folder(path: Path) -> Path:
 def _lock(folder: Path) -> int | None:
     """Hold a temporary folder, so that others see that its process lives; the system lets go of it however the process ends.
 
-    Returns:
-        The descriptor that holds it; None where another process does, or where the system has no such locks.
+    Returned is the descriptor that holds it; None where another process does, or where the system has no such locks.
     """
     if sys.platform == "win32":
         return None
@@ -106,21 +101,11 @@ FACTS_FILE = "hat_reid.json"
 
 @contextmanager
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Fill a folder beside its place, and move it there when it is complete.
+    """Fill an empty folder, which is yielded, beside its place, and move it there when it is complete.
 
     When the body raises nothing appears at the place, and what was there stays. When the process is killed between taking the
-    old folder away and putting the new one, the place is empty.
-
-    Args:
-        path: The folder's final place.
-        overwrite: Replace a folder that is there, if it was exported by this package. Any other is never touched.
-
-    Yields:
-        An empty folder of the same name.
-
-    Raises:
-        UsageError: Something is there that is not to be replaced, or the folder around it is not there.
-        WorkError: It cannot be written: no permission, or a full disk.
+    old folder away and putting the new one, the place is empty. ``overwrite`` replaces a folder that was exported by this
+    package; any other is never touched. Errors are those of `atomic_output`.
     """
     if path.exists() or path.is_symlink():
         if not overwrite:

@@ -2,8 +2,8 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from hat.config import apply_overrides, config_dataclass, config_to_dict, facts_from_dict
+from hat.config import apply_overrides, config_dataclass, config_to_dict
 from hat.errors import CheckpointError, WeightsError, WorkError
-from hat.io.artifact import placeholder_reason
+from hat.io.artifact import facts_from_json, read_model_file
+from hat.io.atomic_output import write_atomically
 from hat.io.weights import load_state, read_state_file, read_weights_file, state_of, submodule_attribute
 from hat.model import HAT, ModelConfig
 from hat.model.released import is_released_state, released_config, translate_released_state
@@ -84,7 +85,7 @@ def save_checkpoint(
         preprocessing=model.preprocessing,
         training=dict(training or {}),
         metrics=dict(metrics or {}),
-        versions=_versions(),
+        versions={name: version(name) for name in ("hat-reid", "torch", "torchvision", "safetensors")},
     )
     # Clones are laid out densely: safetensors refuses shared storage, and channels_last strides would not be kept anyway.
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
@@ -92,43 +93,25 @@ def save_checkpoint(
         state = {name: value.half() if value.dim() > 1 else value for name, value in state.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / WEIGHTS_FILE, save(state, metadata={"format": "pt"}))
-        write_atomically(folder / CONFIG_FILE, (json.dumps(config_to_dict(info), indent=2) + "\n").encode())
     except OSError as error:
         raise WorkError(f"{folder}: the checkpoint cannot be written: {error.strerror or error}") from None
+    write_atomically(folder / WEIGHTS_FILE, save(state, metadata={"format": "pt"}))
+    write_atomically(folder / CONFIG_FILE, (json.dumps(config_to_dict(info), indent=2) + "\n").encode())
     return folder
 
 
 def read_checkpoint_info(folder: str | os.PathLike[str]) -> CheckpointInfo:
-    """Read what a checkpoint says of itself, without its weights.
-
-    Raises:
-        CheckpointError: The folder is no checkpoint, or of a newer version, or its configuration cannot be read.
-    """
+    """Read what a checkpoint says of itself, without its weights; a `CheckpointError` where that cannot be read."""
     folder = Path(folder).expanduser()
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder} is no checkpoint: expected a folder with {WEIGHTS_FILE} and {CONFIG_FILE}")
-    if reason := placeholder_reason(path):
-        raise CheckpointError(reason)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no configuration: expected an object, got {type(content).__name__}")
-    return facts_from_dict(CheckpointInfo, content, newest=FORMAT_VERSION, source=str(path))
+    text = read_model_file(path, "a configuration")
+    return facts_from_json(CheckpointInfo, text, newest=FORMAT_VERSION, source=str(path))
 
 
 def load_checkpoint(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> HAT:
-    """Load the model of a checkpoint.
-
-    Args:
-        folder: The checkpoint's folder.
-        device: Where to put the model.
-
-    Returns:
-        The model in evaluation mode.
+    """Load the model of a checkpoint, in evaluation mode.
 
     Raises:
         CheckpointError: The folder is no checkpoint, or its weights do not belong to its configuration.
@@ -149,17 +132,9 @@ def load_released_weights(
 ) -> tuple[HAT, str]:
     """Load a checkpoint of HAT's released code, of any depths and ResNet: a state dict, or a whole pickled model.
 
-    Args:
-        path: The file.
-        last_stride: Stride of the backbone's last level. A state dict does not tell it, a whole model does.
-        image_size: (height, width) of its images, where they are not twice as high as wide.
-
-    Returns:
-        ``hat_resnet50_released``, or its variant, with these weights, in evaluation mode, and one sentence that says what was
-        dropped.
-
-    Raises:
-        WeightsError: The file cannot be read, does not fit, or does not tell its last stride, which was not given either.
+    A state dict does not tell the stride of the backbone's last level, a whole model does; ``image_size`` is needed where
+    images are not twice as high as wide. Returned are ``hat_resnet50_released``, or its variant, in evaluation mode, and one
+    sentence that says what was dropped. A file that cannot be read, or does not fit, is a `WeightsError`.
     """
     path = Path(path)
     content = read_weights_file(path)
@@ -177,11 +152,14 @@ def load_released_weights(
         )
     if None not in (last_stride, recorded) and last_stride != recorded:
         raise WeightsError(f"{path} was made with a last stride of {recorded}, not {last_stride}")
-    num_classes = _num_classes(translation.state, str(path))
+    classifier = translation.state.get("classifiers.mfe.weight")
+    if classifier is None or classifier.dim() != 2:
+        raise WeightsError(f"{path} holds no classifier_b.weight, which tells the number of identities")
     config = released_config(translation.state, last_stride=last_stride or recorded, image_size=image_size, source=str(path))
-    model = HAT(config, num_classes)
+    model = HAT(config, num_classes=len(classifier))
     load_state(model, translation.state, str(path))
-    dropped = f"{len(translation.dropped)} tensors with {translation.num_dropped_params / 1e6:.1f} M values that nothing reads"
+    num_values = sum(tensor.numel() for tensor in translation.dropped.values())
+    dropped = f"{len(translation.dropped)} tensors with {num_values / 1e6:.1f} M values that nothing reads"
     return model.eval(), f"loaded {len(translation.state)} tensors of the released code, dropped {dropped}"
 
 
@@ -197,25 +175,6 @@ def _recorded_stride(content: Any) -> Any:
     return None
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name in its folder, make sure that it is on the disk, and give it its name.
-
-    Raises:
-        OSError: It cannot be written; nothing is left behind, and a file that was there before is as it was.
-    """
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def _build(info: CheckpointInfo, state: Mapping[str, Tensor]) -> HAT:
     """Build the model of a checkpoint, its stages as wide as they are stored where the configuration leaves that open.
 
@@ -229,16 +188,3 @@ def _build(info: CheckpointInfo, state: Mapping[str, Tensor]) -> HAT:
         return model
     config = apply_overrides(info.model, {"widths": [widths.get(level, 1) for level in range(1, 5)]})
     return HAT(config, info.num_classes, info.preprocessing)
-
-
-def _num_classes(state: Mapping[str, Tensor], source: str) -> int:
-    classifier = state.get("classifiers.mfe.weight")
-    if classifier is None or classifier.dim() != 2:
-        raise WeightsError(f"{source} holds no classifier_b.weight, which tells the number of identities")
-    return int(classifier.shape[0])
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("hat-reid", "torch", "torchvision", "safetensors")}

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from hat.errors import CheckpointError, MissingExtraError
-from hat.io.artifact import ArtifactPrecision, placeholder_reason
+from hat.io.artifact import ArtifactPrecision, placeholder_reason, read_model_file
 
 if TYPE_CHECKING:
     import onnx
@@ -33,17 +33,20 @@ _KEPT_IN_FLOAT32 = ("LayerNormalization", "ReduceL2", "Softmax")
 
 _SMALL_TENSOR_BYTES = 4096
 
+_PRECISIONS: dict[str, ArtifactPrecision] = {
+    "float8e4m3fn": "fp8",
+    "int8": "int8",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float": "fp32",
+}
+
 
 def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
-    """Read an ONNX file without its external weights, which are checked to lie beside it.
+    """Read an ONNX file without its external weights.
 
-    Args:
-        path: The file.
-
-    Raises:
-        CheckpointError: It is missing, too large, damaged or no ONNX file; or its external weights are missing, too short, or
-            would be read from outside its folder.
-        MissingExtraError: onnx is not installed.
+    A `CheckpointError` says that it is missing, too large, damaged or no ONNX file, or that its external weights are missing,
+    too short, or would be read from outside its folder.
     """
     try:
         import onnx
@@ -53,18 +56,7 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
     path = Path(path)
     proto = onnx.ModelProto()
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path}: not an ordinary file, expected an ONNX file")
-        if status.st_size > MAX_ONNX_BYTES:
-            raise CheckpointError(f"{path}: {status.st_size:,} bytes, an ONNX file has at most {MAX_ONNX_BYTES:,}")
-        if reason := placeholder_reason(path):
-            raise CheckpointError(reason)
-        proto.ParseFromString(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+        proto.ParseFromString(read_model_file(path, "an ONNX file", MAX_ONNX_BYTES))
     except DecodeError:
         raise CheckpointError(f"{path}: damaged or no ONNX file") from None
     if not proto.graph.node or not proto.opset_import:
@@ -74,20 +66,16 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
 
 
 def onnx_opset(proto: onnx.ModelProto) -> int:
-    """Version of the standard operator set that a model uses; 0 where it names none."""
+    """Return the version of the standard operator set that a model uses; 0 where it names none."""
     return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
 def compute_types(proto: onnx.ModelProto) -> dict[str, Counter[str]]:
-    """In which types a graph computes, read off its tensors and not off what it says of itself.
+    """Count in which types a graph computes, read off its tensors and not off what it says of itself.
 
-    Args:
-        proto: A model; its weights are not read.
-
-    Returns:
-        Operator -> how many of its nodes compute in each type (``"float"``, ``"float16"``, ``"bfloat16"``, ``"int8"``,
-        ``"float8e4m3fn"``), for the products (convolutions, linear layers, attention) and for what is kept in float32. A
-        product computes in the type to which both of its operands were quantized, and otherwise in the type of its input.
+    Returned is operator -> how many of its nodes compute in each type (``"float"``, ``"float16"``, ``"bfloat16"``, ``"int8"``,
+    ``"float8e4m3fn"``), for the products (convolutions, linear layers, attention) and for what is kept in float32. A product
+    computes in the type to which both of its operands were quantized, and otherwise in the type of its input.
     """
     import onnx
 
@@ -123,32 +111,17 @@ def compute_types(proto: onnx.ModelProto) -> dict[str, Counter[str]]:
 
 
 def graph_precision(proto: onnx.ModelProto) -> ArtifactPrecision:
-    """In which precision a graph does most of its products; an int8 or fp8 graph has at least one that is quantized.
-
-    Raises:
-        CheckpointError: It has no products, or computes in another type.
-    """
+    """Return the precision of most of a graph's products; an int8 or fp8 graph has at least one that is quantized."""
     products: Counter[str] = Counter()
     for operator, counted in compute_types(proto).items():
         if operator in _PRODUCTS:
             products += counted
-    for name, precision in _PRECISIONS.items():
-        if name in ("int8", "float8e4m3fn") and products[name]:
-            return precision
-    if products:
-        most, _ = products.most_common(1)[0]
-        if most in _PRECISIONS:
-            return _PRECISIONS[most]
+    quantized = [name for name in ("float8e4m3fn", "int8") if products[name]]
+    most = [name for name, _ in products.most_common(1)]
+    for name in quantized or most:
+        if name in _PRECISIONS:
+            return _PRECISIONS[name]
     raise CheckpointError(f"the graph computes in no known precision: {dict(products) or 'it has no products'}")
-
-
-_PRECISIONS: dict[str, ArtifactPrecision] = {
-    "float8e4m3fn": "fp8",
-    "int8": "int8",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "float": "fp32",
-}
 
 
 def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -205,7 +178,7 @@ def _check_external_weights(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _external_size(location: str, path: Path) -> int:
-    """Size of a file of weights, which must be an ordinary file in the model's own folder, not a link to elsewhere."""
+    """Return the size of a file of weights: an ordinary file in the model's own folder, and no link to elsewhere."""
     parts = PurePosixPath(location).parts
     if len(parts) != 1 or parts[0] in ("..", "/") or len(PureWindowsPath(location).parts) != 1 or "\0" in location:
         raise CheckpointError(
@@ -226,20 +199,14 @@ def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy with names, types and shapes of the weights and the values of the small ones, which shapes depend on."""
     import onnx
 
-    shallow = onnx.ModelProto()
-    shallow.ir_version = proto.ir_version
-    shallow.opset_import.extend(proto.opset_import)
-    shallow.functions.extend(proto.functions)
-    graph = shallow.graph
-    graph.name = proto.graph.name
-    graph.node.extend(proto.graph.node)
-    graph.input.extend(proto.graph.input)
-    graph.output.extend(proto.graph.output)
-    for tensor in proto.graph.initializer:
-        small = tensor.ByteSize() <= _SMALL_TENSOR_BYTES and tensor.data_location != onnx.TensorProto.EXTERNAL
-        if small:
+    own = proto.graph
+    graph = onnx.helper.make_graph(own.node, own.name, own.input, own.output)
+    for tensor in own.initializer:
+        if tensor.ByteSize() <= _SMALL_TENSOR_BYTES and tensor.data_location != onnx.TensorProto.EXTERNAL:
             graph.initializer.append(tensor)
         else:
             # A weight without values would be a mistake in an initializer, and is none in an input.
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    return shallow
+    return onnx.helper.make_model(
+        graph, ir_version=proto.ir_version, opset_imports=proto.opset_import, functions=proto.functions
+    )

@@ -5,7 +5,7 @@ OpenVINO tries every format that it knows on a file that is no IR, so a file is 
 
 from __future__ import annotations
 
-import hashlib
+import math
 import os
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hat.errors import CheckpointError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, ArtifactPrecision, info_from_json, placeholder_reason
+from hat.io.artifact import (
+    METADATA_KEY,
+    ArtifactInfo,
+    ArtifactPrecision,
+    info_from_json,
+    placeholder_reason,
+    read_model_file,
+)
 
 if TYPE_CHECKING:
     import openvino
@@ -24,13 +31,9 @@ MAX_XML_BYTES = 256 * 2**20
 
 
 def read_openvino_info(path: str | os.PathLike[str]) -> ArtifactInfo:
-    """Read the facts that an OpenVINO file holds about itself; OpenVINO is not needed for it.
+    """Read the facts that an ``.xml`` file holds about itself, for which OpenVINO is not needed.
 
-    Args:
-        path: The ``.xml`` file.
-
-    Raises:
-        CheckpointError: It is missing, too large, no OpenVINO file, or was not made by this package.
+    A file that is no OpenVINO file, or was not made by this package, is a `CheckpointError`.
     """
     facts = read_openvino_xml(path).find(f"rt_info/{METADATA_KEY}")
     if facts is None or "value" not in facts.attrib:
@@ -42,22 +45,8 @@ def read_openvino_info(path: str | os.PathLike[str]) -> ArtifactInfo:
 
 
 def read_openvino_xml(path: str | os.PathLike[str]) -> ET.Element:
-    """Read the graph of an OpenVINO file, whoever made it, before OpenVINO sees it.
-
-    Raises:
-        CheckpointError: It is missing, too large, or no OpenVINO file.
-    """
-    path = Path(path)
-    try:
-        if not path.is_file():
-            raise CheckpointError(f"{path}: there is no such file")
-        if path.stat().st_size > MAX_XML_BYTES:
-            raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes, a graph has at most {MAX_XML_BYTES:,}")
-        if reason := placeholder_reason(path):
-            raise CheckpointError(reason)
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    """Read the graph of an OpenVINO file, whoever made it, before OpenVINO sees it; what is none is a `CheckpointError`."""
+    content = read_model_file(Path(path), "a graph", MAX_XML_BYTES)
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
         raise CheckpointError(f"{path}: refused, since it declares entities, which no OpenVINO file does")
     try:
@@ -75,11 +64,7 @@ def weights_path(path: Path) -> Path:
 
 
 def check_weights(path: Path) -> Path:
-    """Return where the weights of an OpenVINO file are.
-
-    Raises:
-        CheckpointError: They are not there, or something else stands in their place.
-    """
+    """Return where the weights of an OpenVINO file are; a `CheckpointError` where they are not there."""
     weights = weights_path(path)
     if not weights.is_file():
         raise CheckpointError(f"{path}: its weights are in {weights.name}, which is not beside it: copy both files")
@@ -88,25 +73,12 @@ def check_weights(path: Path) -> Path:
     return weights
 
 
-def file_sha256(path: Path) -> str:
-    """Hash of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def stored_elements(model: openvino.Model) -> Counter[str]:
     """Return how many numbers of each type (``"f32"``, ``"f16"``, ``"i8"``, ...) the constants of a graph hold."""
     elements: Counter[str] = Counter()
     for operation in model.get_ops():
         if operation.get_type_name() == "Constant":
-            shape = operation.get_output_shape(0)
-            count = 1
-            for size in shape:
-                count *= size
-            elements[operation.get_output_element_type(0).get_type_name()] += count
+            elements[operation.get_output_element_type(0).get_type_name()] += math.prod(operation.get_output_shape(0))
     return elements
 
 
@@ -114,10 +86,7 @@ def stored_as(model: openvino.Model) -> ArtifactPrecision:
     """Return the precision of a graph, read off its weights: that of most of its numbers, or int8 where layers are quantized.
 
     A graph of ``"bf16"`` has its weights in float16, which is finer, and says ``"fp16"`` here: OpenVINO knows bfloat16 as a way
-    to compute and not as a way to store.
-
-    Raises:
-        CheckpointError: Most of its numbers are of another type, or the integers have no ranges to be read with.
+    to compute and not as a way to store. Other types, or integers without ranges, are a `CheckpointError`.
     """
     elements = stored_elements(model)
     integers = elements["i8"] + elements["u8"]

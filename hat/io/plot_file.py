@@ -18,14 +18,7 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def require_matplotlib(purpose: str) -> None:
-    """Make sure that matplotlib is there.
-
-    Args:
-        purpose: What it is needed for, to end the sentence "... is needed for".
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
+    """Make sure that matplotlib is there; ``purpose`` ends the sentence "... is needed for"."""
     try:
         import matplotlib  # noqa: F401 - what is checked is that it is there
     except ImportError:
@@ -33,17 +26,7 @@ def require_matplotlib(purpose: str) -> None:
 
 
 def check_plot_path(path: Path, purpose: str, *, overwrite: bool = True) -> None:
-    """Refuse before the work what would be refused after it.
-
-    Args:
-        path: The file that is to be written.
-        purpose: What is drawn, see `require_matplotlib`.
-        overwrite: Whether a file that is there may be replaced.
-
-    Raises:
-        UsageError: The ending names no format, the folder is not there, or the file is there and is not to be replaced.
-        MissingExtraError: matplotlib is not installed.
-    """
+    """Refuse before the work a plot that `save_plot` could not write after it; ``purpose`` is `require_matplotlib`'s."""
     require_matplotlib(purpose)
     if path.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"{path}: the ending must name a picture format: .png, .svg or .pdf")
@@ -54,15 +37,9 @@ def check_plot_path(path: Path, purpose: str, *, overwrite: bool = True) -> None
 
 
 def check_picture_path(path: Path | None, purpose: str | None = None) -> None:
-    """Refuse before the work a picture that could not be written after it, see `save_picture`; None is no picture.
+    """Refuse before the work a picture that `save_picture` could not write after it; a path of None is no picture.
 
-    Args:
-        path: The file that is to be written.
-        purpose: What matplotlib draws in it, see `require_matplotlib`; None needs none.
-
-    Raises:
-        UsageError: The ending is no picture format's, or the folder is not there.
-        MissingExtraError: matplotlib is needed and not installed.
+    ``purpose`` is `require_matplotlib`'s, None where matplotlib is not needed.
     """
     from PIL import Image
 
@@ -77,11 +54,7 @@ def check_picture_path(path: Path | None, purpose: str | None = None) -> None:
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
-    """Write a picture in the format that its path ends with.
-
-    Raises:
-        WorkError: It cannot be written.
-    """
+    """Write a picture in the format that its path ends with."""
     try:
         image.save(path)
     except (OSError, ValueError) as error:
@@ -89,12 +62,7 @@ def save_picture(image: Image.Image, path: Path) -> None:
 
 
 def save_plot(figure: Figure, path: Path, *, overwrite: bool = True) -> None:
-    """Write a plot, whole or not at all.
-
-    Raises:
-        UsageError: The file is there and is not to be replaced.
-        WorkError: It cannot be written.
-    """
+    """Write a plot, whole or not at all."""
     with atomic_output(path, overwrite=overwrite) as temporary:
         try:
             figure.savefig(temporary)

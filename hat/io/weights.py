@@ -33,7 +33,7 @@ from hat.model import HAT
 from hat.model.backbone import import_torchvision
 from hat.model.dsa import current_name
 
-DAMAGE = (
+_DAMAGE = (
     *(SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError),
     *(AttributeError, ArithmeticError, AssertionError, MemoryError, struct.error),
 )
@@ -44,27 +44,16 @@ _MAX_WRAPPERS = 4
 
 
 def read_state_file(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict: a ``.safetensors`` file, or one written by ``torch.save``.
+    """Read name -> tensor, on the CPU, from a ``.safetensors`` file or one written by ``torch.save``.
 
-    Args:
-        path: The file: a state dict, which may be wrapped under ``state_dict``, ``model``, ``net_dict`` and the like, or a
-            whole pickled module of any class. Names may begin with ``module.``, as data-parallel training writes them.
-
-    Returns:
-        Name -> tensor, on the CPU.
-
-    Raises:
-        WeightsError: The file is missing, is damaged, or holds no state dict.
+    That is a state dict, which may be wrapped under ``state_dict``, ``model``, ``net_dict`` and the like, or a whole pickled
+    module of any class. What is none, or damaged, is a `WeightsError`.
     """
     return state_of(read_weights_file(path), path)
 
 
 def read_weights_file(path: str | os.PathLike[str]) -> Any:
-    """Read what a file of weights holds, unwrapped: names and tensors, or an `UnknownObject` for a whole pickled module.
-
-    Raises:
-        WeightsError: The file is missing, is no file of weights, or is damaged.
-    """
+    """Read what a file of weights holds, unwrapped: names and tensors, or an `UnknownObject` for a whole pickled module."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise WeightsError(f"{path}: no such file of weights")
@@ -74,12 +63,13 @@ def read_weights_file(path: str | os.PathLike[str]) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unusual pickle protocols; what cannot be read raises
+            warnings.simplefilter("ignore")  # of unusual protocols and absent sources; what cannot be read raises
             try:
                 content = torch.load(path, map_location="cpu", weights_only=True)
             except pickle.UnpicklingError:
-                content = read_foreign_pickle(path)
-    except DAMAGE as error:
+                # Everything but tensors and plain containers becomes an `UnknownObject`.
+                content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_RestrictedPickle)
+    except _DAMAGE as error:
         raise WeightsError(f"{path} is damaged or no file of weights: {_first_line(error)}") from None
     for _ in range(_MAX_WRAPPERS):
         if isinstance(content, Mapping):
@@ -89,13 +79,9 @@ def read_weights_file(path: str | os.PathLike[str]) -> Any:
 
 
 def state_of(content: Any, source: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Return the names and tensors of what `read_weights_file` read.
-
-    Raises:
-        WeightsError: It is neither a state dict nor a module.
-    """
+    """Return the names and tensors of what `read_weights_file` read, without the ``module.`` of data-parallel training."""
     if isinstance(content, UnknownObject):
-        content = named_tensors(content)
+        content = dict(_named_tensors(content))
     if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"{source} holds no state dict: expected names and tensors")
     return {str(name).removeprefix("module."): value for name, value in content.items()}
@@ -104,13 +90,7 @@ def state_of(content: Any, source: str | os.PathLike[str]) -> dict[str, Tensor]:
 def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Copy a state dict into a module, every tensor of which must be there with its shape; other float types are converted.
 
-    Args:
-        module: What to load into; unchanged when an error is raised.
-        state: Name -> tensor.
-        source: What the state is, for the error message.
-
-    Raises:
-        WeightsError: Names or shapes differ, or a value is not finite.
+    Where names or shapes differ, or a value is not finite, a `WeightsError` names them, and the module is as it was.
     """
     state = {current_name(name): value for name, value in state.items()}
     own = module.state_dict()
@@ -131,29 +111,20 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> N
 
 
 def load_backbone_weights(model: HAT, source: str) -> str:
-    """Start a model's backbone from ImageNet weights.
+    """Start a model's backbone from ImageNet weights; return one sentence that says what was loaded.
 
-    Args:
-        model: The model; its backbone alone is changed.
-        source: ``"none"`` leaves the random weights; ``"torchvision"`` and ``"timm"`` download or use those libraries' weights;
-            anything else is the path of a file with the library's names for this backbone.
-
-    Returns:
-        One sentence that says what was loaded.
-
-    Raises:
-        WeightsError: The file is missing or does not fit, or the download failed.
-        MissingExtraError: ``"timm"`` without timm.
+    ``"none"`` leaves the random weights; ``"torchvision"`` and ``"timm"`` download or use those libraries' weights; any other
+    source is the path of a file with the library's names for this backbone.
     """
+    backbone = model.mfe
     if source == "none":
         return "backbone starts from random weights"
     if source == "torchvision":
-        state, described = _torchvision_state(str(model.mfe.library_name)), "torchvision's ImageNet weights (IMAGENET1K_V1)"
+        state, described = _torchvision_state(backbone.library_name), "torchvision's ImageNet weights (IMAGENET1K_V1)"
     elif source == "timm":
-        state, described = _timm_state(str(model.mfe.library_name)), "timm's weights"
+        state, described = _timm_state(backbone.library_name), "timm's weights"
     else:
-        state, described = read_state_file(source), str(source)
-    backbone = model.mfe
+        state, described = read_state_file(source), source
     own = backbone.state_dict()
     state, outside = _inside_common_prefix(state, backbone.weight_prefix, own)
     renamed = {_own_name(name, backbone.weight_prefix, own): value for name, value in state.items()}
@@ -312,23 +283,6 @@ class _RestrictedPickle:
         return _Unpickler(file, **options).load()
 
 
-def read_foreign_pickle(path: Path) -> Any:
-    """Read a file of `torch.save`, its tensors on the CPU and everything but tensors and plain containers an `UnknownObject`.
-
-    Raises:
-        pickle.UnpicklingError: It is damaged; torch's reader trips over foreign bytes with whatever they happen to provoke, so
-            that any of `hat.io.weights.DAMAGE` may come.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sources of classes that are not there
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_RestrictedPickle)
-
-
-def named_tensors(module: UnknownObject) -> dict[str, Tensor]:
-    """Return the tensors of a pickled module under the names that its ``state_dict()`` would give them."""
-    return dict(_walk(module, "", ()))
-
-
 def submodule_attribute(module: Any, path: str, name: str) -> Any:
     """Return an attribute of a module inside a pickled module, None where either is not there."""
     for part in path.split("."):
@@ -337,7 +291,8 @@ def submodule_attribute(module: Any, path: str, name: str) -> Any:
     return vars(module).get(name) if isinstance(module, UnknownObject) else None
 
 
-def _walk(module: UnknownObject, prefix: str, above: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:
+def _named_tensors(module: UnknownObject, prefix: str = "", above: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a pickled module under the names that its ``state_dict()`` would give them."""
     if id(module) in above:  # no module holds itself; a file made to harm may say so
         return
     state = vars(module)
@@ -350,4 +305,4 @@ def _walk(module: UnknownObject, prefix: str, above: tuple[int, ...]) -> Iterato
     children = state.get("_modules")
     for name, child in children.items() if isinstance(children, Mapping) else ():
         if isinstance(child, UnknownObject):
-            yield from _walk(child, f"{prefix}{name}.", (*above, id(module)))
+            yield from _named_tensors(child, f"{prefix}{name}.", (*above, id(module)))

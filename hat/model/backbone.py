@@ -20,19 +20,16 @@ from hat.model.config import BackboneConfig
 
 @dataclass(frozen=True)
 class _Family:
-    """How a family of torchvision's models is cut.
-
-    Attributes:
-        members: Their names in torchvision.
-        taps: Names of the layers after which Res2, Res3, Res4 and Res5 end.
-        trunk: The attribute that holds the layers; empty where the model itself does.
-        options: Arguments of the constructor.
-    """
+    """How a family of torchvision's models is cut."""
 
     members: tuple[str, ...]
+    """Their names in torchvision."""
     taps: tuple[str, str, str, str]
+    """Names of the layers after which Res2, Res3, Res4 and Res5 end."""
     trunk: str = ""
+    """The attribute that holds the layers; empty where the model itself does."""
     options: tuple[tuple[str, Any], ...] = ()
+    """Arguments of the constructor."""
 
 
 _FAMILIES = (
@@ -58,53 +55,38 @@ _BY_NAME = {name: family for family in _FAMILIES for name in family.members}
 
 
 class Backbone(nn.Module):
-    """A CNN that gives one map for each level.
-
-    Attributes:
-        channels: Channels of the library's four levels, Res2 first, whether all are built or not.
-        weight_prefix: What stands before the names of these layers in the state dict of the whole model of the library.
-        library_name: The model's name in its library.
-    """
+    """A CNN that gives one map for each level."""
 
     channels: tuple[int, ...]
+    """Channels of the library's four levels, Res2 first, whether all are built or not."""
     weight_prefix: str
+    """What stands before the names of these layers in the state dict of the whole model of the library."""
     library_name: str
+    """The model's name in its library."""
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map (B, 3, H, W) to a list of (B, C_s, H_s, W_s) with strides 4, 8, 16 and 16 or 32."""
         raise NotImplementedError
 
     def layers_below(self, level: int) -> list[nn.Module]:
-        """Return the layers from the image up to and including a level, counted from 1 (Res2).
-
-        Raises:
-            ModelError: This library's model does not run its layers one after the other.
-        """
+        """Return the layers up to and including a level, counted from 1 (Res2), where the model runs them in a row."""
         raise ModelError(f"{self.library_name} cannot be taken apart at level {level}: its levels are not layers in a row")
 
 
 class TorchvisionBackbone(Backbone):
-    """Layers of a torchvision model, run in order; a map is kept after each layer named in ``taps``.
+    """The first levels of a torchvision model: its layers run in order, a map is kept after each that its family taps."""
 
-    Args:
-        layers: The layers by name, in order, up to the last tap.
-        taps: Names of the layers after which a level ends.
-        weight_prefix: See `Backbone`.
-        library_name: See `Backbone`.
-    """
-
-    def __init__(self, layers: dict[str, nn.Module], taps: Sequence[str], weight_prefix: str, library_name: str) -> None:
+    def __init__(self, layers: dict[str, nn.Module], family: _Family, num_levels: int, library_name: str) -> None:
         super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.taps = tuple(taps)
-        self.weight_prefix = weight_prefix
+        self.taps = family.taps
+        self.weight_prefix = f"{family.trunk}." if family.trunk else ""
         self.library_name = library_name
+        names = list(layers)
+        ends = [names.index(tap) + 1 for tap in self.taps]
+        for name in names[: ends[-1]]:
+            self.add_module(name, layers[name])
         self.channels = _probe_channels(self)
-
-    def keep_levels(self, num_levels: int) -> None:
-        """Remove the layers above a level, counted from 1 (Res2)."""
-        for name in list(self._modules)[list(self._modules).index(self.taps[num_levels - 1]) + 1 :]:
+        for name in names[ends[num_levels - 1] : ends[-1]]:
             delattr(self, name)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -128,13 +110,7 @@ class TorchvisionBackbone(Backbone):
 
 
 class TimmBackbone(Backbone):
-    """Feature maps of a timm model.
-
-    Args:
-        features: What ``timm.create_model(..., features_only=True)`` gives.
-        channels: See `Backbone`.
-        library_name: Its name in timm.
-    """
+    """Feature maps of a timm model that was made with ``features_only=True``."""
 
     def __init__(self, features: nn.Module, channels: Sequence[int], library_name: str) -> None:
         super().__init__()
@@ -155,11 +131,7 @@ def list_backbones() -> list[str]:
 
 
 def build_backbone(config: BackboneConfig, num_levels: int = 4) -> Backbone:
-    """Build a CNN with random weights.
-
-    Args:
-        config: Which one, and its options.
-        num_levels: Layers above this level are left out.
+    """Build a CNN with random weights, up to a level counted from 1 (Res2).
 
     Raises:
         ModelError: The name is unknown, the model gives no maps at the strides that are needed, or an option does not apply to
@@ -183,15 +155,7 @@ def build_backbone(config: BackboneConfig, num_levels: int = 4) -> Backbone:
         _hold_resolution(layers, after=family.taps[2], model_name=config.name)
     if not config.stem_relu:
         del layers["relu"]
-    names = list(layers)
-    backbone = TorchvisionBackbone(
-        {name: layers[name] for name in names[: names.index(family.taps[3]) + 1]},
-        family.taps,
-        weight_prefix=f"{family.trunk}." if family.trunk else "",
-        library_name=config.name,
-    )
-    backbone.keep_levels(num_levels)
-    return backbone
+    return TorchvisionBackbone(layers, family, num_levels, config.name)
 
 
 def _move_strides_to_1x1(layers: dict[str, nn.Module]) -> None:
@@ -251,12 +215,10 @@ def _build_timm(config: BackboneConfig, num_levels: int) -> Backbone:
 
 
 def _probe_channels(backbone: Backbone) -> tuple[int, ...]:
-    """Read the channels of the levels from the maps that a small image gives."""
-    was_training = backbone.training
-    device = next(backbone.parameters()).device
+    """Read the channels of the levels of a new backbone from the maps that a small image gives."""
     with torch.no_grad():
-        levels = backbone.eval()(torch.zeros(1, 3, 64, 64, device=device))
-    backbone.train(was_training)
+        levels = backbone.eval()(torch.zeros(1, 3, 64, 64))
+    backbone.train()
     sizes = [tuple(level.shape[-2:]) for level in levels]
     if any(level.dim() != 4 for level in levels) or sizes[:3] != [(16, 16), (8, 8), (4, 4)][: len(sizes)]:
         raise ModelError(

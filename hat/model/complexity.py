@@ -16,23 +16,19 @@ from hat.model.hat import HAT
 
 _PARTS = {"mfe": "mfe", "pooling": "mfe", "bottlenecks": "bottlenecks", "necks": "heads", "classifiers": "heads"}
 
-_WHOLE = ("Global", "HAT", "dsa")
+_WHOLE = {"Global", "HAT", "dsa"}
 """Modules of several parts."""
 
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a model holds and does for one image.
-
-    Attributes:
-        embed_dim: Width of an embedding.
-        num_params: Part -> number of parameters, the classifiers' left out: they are not needed for an embedding.
-        num_operations: Part -> operations for one image, a multiplication and an addition counted as two.
-    """
+    """What a model holds and does for one image."""
 
     embed_dim: int
     num_params: dict[str, int]
+    """Part -> number of parameters, the classifiers' left out: they are not needed for an embedding."""
     num_operations: dict[str, int]
+    """Part -> operations for one image."""
 
     @property
     def total_params(self) -> int:
@@ -46,15 +42,7 @@ class Complexity:
 
 
 def count_complexity(config: ModelConfig, *, cls_only: bool = False) -> Complexity:
-    """Count a model's parameters and its operations for one image.
-
-    Args:
-        config: The architecture.
-        cls_only: Count the last stage as it runs when only its CLS is computed (`hat.model.dsa.DSA`).
-
-    Raises:
-        ModelError: The backbone cannot be built.
-    """
+    """Count a model's parameters and its operations for one image; of the last stage's, ``cls_only``, those for its CLS."""
     with torch.device("meta"):
         model = HAT(config, num_classes=1).eval()
         model.dsa.cls_only = cls_only
@@ -71,8 +59,8 @@ def count_complexity(config: ModelConfig, *, cls_only: bool = False) -> Complexi
     num_operations = dict.fromkeys(num_params, 0)
     for name, count in counts.items():
         # The count of a module holds those of the modules in it, so that only the outermost module of a part is added.
-        outer = [name[:end] for end, letter in enumerate(name) if letter == "."]
-        if name not in _WHOLE and not any(parent in counts and parent not in _WHOLE for parent in outer):
+        outer = {name[:end] for end, letter in enumerate(name) if letter == "."}
+        if name not in _WHOLE and not (outer & counts.keys()) - _WHOLE:
             num_operations[_part(name)] += count
     return Complexity(model.embed_dim, dict(num_params), num_operations)
 

@@ -13,14 +13,9 @@ from hat.model.layers import ResidualBlock, TransformerBlock
 
 
 def scale_map(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring a level's map to the common size (Sec. 3.2): max pooling down, bilinear interpolation up.
+    """Bring a level's map to the common size (Sec. 3.2), (B, C, h, w) to (B, C, rows, columns).
 
-    Args:
-        feature_map: (B, C, h, w).
-        size: (rows, columns) of the result; where they are smaller, h and w are multiples of them.
-
-    Returns:
-        (B, C, rows, columns).
+    Max pooling goes down, by whole factors, and bilinear interpolation up.
     """
     height, width = feature_map.shape[-2:]
     if (height, width) == size:
@@ -31,16 +26,11 @@ def scale_map(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def stage_widths(config: ModelConfig, channels: tuple[int, ...]) -> dict[int, tuple[int, int]]:
-    """Return the widths of every stage.
+    """Return level (1 to 4) -> (channels that enter the stage, width C_p of its tokens), for the channels of Res2 to Res5.
 
-    Args:
-        config: The model's configuration.
-        channels: Channels of the four levels, Res2 first.
-
-    Returns:
-        Level (1 to 4) -> (channels that enter the stage, width C_p of its tokens). By default a stage is as wide as what enters
-        it, C_p = C_s + C_(s-1), and the last of several as wide as the CNN's last map; rounded up for heads to share it evenly.
-        Differs: the paper's last stage would be C_p wide too; the released code brings it to 2048 by a linear layer.
+    By default a stage is as wide as what enters it, C_p = C_s + C_(s-1), and the last of several as wide as the CNN's last map;
+    rounded up for heads to share it evenly. Differs: the paper's last stage would be C_p wide too; the released code brings it
+    to 2048 by a linear layer.
     """
     widths: dict[int, tuple[int, int]] = {}
     carried = 0
@@ -64,14 +54,9 @@ def current_name(name: str) -> str:
 class TFC(nn.Module):
     """A stage: a map becomes tokens, CLS gathers what they say, and the calibrated tokens become a map for the next stage.
 
-    Args:
-        in_channels: Channels of the map the stage is given: those of its level plus those of the stage before it.
-        width: Width of its tokens, C_p.
-        depth: Number of transformer blocks, n_s.
-        grid: (rows, columns) of the map for which the position embedding is made.
-        transformer: Configuration of the blocks.
-        nea: Pass the outgoing map through the Neighborhood Adjustment (Eq. 5).
-        reduction: How many times narrower NeA is inside.
+    It is given ``in_channels``, those of its level plus those of the stage before it, and has ``depth`` blocks (n_s) of tokens
+    ``width`` wide (C_p). The position embedding is made for a map of ``grid`` (rows, columns). ``nea`` passes the outgoing map
+    through the Neighborhood Adjustment (Eq. 5), ``reduction`` times narrower inside.
     """
 
     def __init__(
@@ -105,14 +90,7 @@ class TFC(nn.Module):
         return embedded
 
     def forward(self, feature_map: Tensor) -> tuple[Tensor, Tensor]:
-        """Calibrate a map.
-
-        Args:
-            feature_map: (B, C_in, h, w), the level's map and the map of the stage before it, concatenated.
-
-        Returns:
-            The stage's feature, CLS, (B, C_p), and its map after NeA, (B, C_p, h, w).
-        """
+        """Calibrate (B, C_in, h, w): the stage's feature, CLS, (B, C_p), and its map after NeA, (B, C_p, h, w)."""
         tokens = self.embed(feature_map)
         for block in self.blocks:
             tokens = block(tokens)
@@ -145,15 +123,9 @@ class TFC(nn.Module):
 class DSA(nn.ModuleDict):
     """The stages, from the finest level that is used to the coarsest: Z_s = TFC_s([X_s ; Z_(s-1)]) (Eq. 6).
 
-    Without any stage, the paper's baseline, it gives no features.
-
-    Args:
-        config: The model's configuration.
-        channels: Channels of the four levels, Res2 first.
-
-    Attributes:
-        cls_only: Compute of the last stage only what is read, its CLS. The same features and gradients with about a tenth
-            fewer operations; off by default, so that the module is the paper's as it stands.
+    Without any stage, the paper's baseline, it gives no features. With ``cls_only`` the last stage computes only what is read,
+    its CLS: the same features and gradients with about a tenth fewer operations; off by default, so that the module is the
+    paper's as it stands.
     """
 
     def __init__(self, config: ModelConfig, channels: tuple[int, ...]) -> None:
@@ -177,15 +149,7 @@ class DSA(nn.ModuleDict):
                 self[f"tfc{level}"].nea.requires_grad_(False)
 
     def forward(self, levels: dict[str, Tensor], image_size: tuple[int, int]) -> dict[str, Tensor]:
-        """Aggregate.
-
-        Args:
-            levels: Stage name -> that level's map after its bottlenecks, (B, C, h, w), in the order of the stages.
-            image_size: (height, width) of the images.
-
-        Returns:
-            Stage name -> the stage's feature, (B, C_p).
-        """
+        """Aggregate stage name -> its level's map after the bottlenecks, (B, C, h, w), to stage name -> feature, (B, C_p)."""
         size = (image_size[0] // self.downscale, image_size[1] // self.downscale)
         features: dict[str, Tensor] = {}
         carried: Tensor | None = None

@@ -28,38 +28,24 @@ class Branch(NamedTuple):
 
 
 class FeatureExtractor(nn.Module):
-    """From pixels to the features of all branches: what training, inference graph and half-precision graph have in common.
-
-    Args:
-        config: The architecture.
-        preprocessing: How images become input.
-
-    Attributes:
-        config: The architecture.
-        preprocessing: How images become input.
-        embed_dim: Width of an embedding.
-        mfe: The CNN (Sec. 3.1).
-        pooling: From its last map to the MFE feature, where the MFE is supervised.
-        bottlenecks: Stage name -> residual blocks on its level (Sec. 3.2).
-        dsa: Stage name -> TFC (Sec. 3.2-3.3).
-    """
+    """From pixels to the features of all branches: what training, inference graph and half-precision graph have in common."""
 
     config: ModelConfig
     preprocessing: Preprocessing
     embed_dim: int
     mfe: Backbone
+    """The CNN (Sec. 3.1)."""
     pooling: nn.Module
+    """From its last map to the MFE feature, where the MFE is supervised."""
     bottlenecks: nn.ModuleDict
+    """Stage name -> residual blocks on its level (Sec. 3.2)."""
     dsa: DSA
+    """Stage name -> TFC (Sec. 3.2-3.3)."""
 
     def extract(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Compute the features of all branches before their necks, whether supervised or not.
+        """Compute the features of normalized pixels (B, 3, H, W) before their necks, whether supervised or not.
 
-        Args:
-            pixels: (B, 3, H, W) normalized.
-
-        Returns:
-            Branch name -> (B, C): ``"mfe"`` where the MFE is supervised, and every stage.
+        They are branch name -> (B, C): ``"mfe"`` where the MFE is supervised, and every stage.
         """
         levels = self.mfe(pixels)
         maps = {name: blocks(levels[int(name[-1]) - 1]) for name, blocks in self.bottlenecks.items()}
@@ -69,11 +55,7 @@ class FeatureExtractor(nn.Module):
         return features | stages
 
     def check_shape(self, images: Tensor) -> None:
-        """Refuse images of a shape that the model does not take.
-
-        Raises:
-            ModelError: It is not (B, 3, H, W) with H and W multiples of 16, or of 32 where `ModelConfig.downscale` is 32.
-        """
+        """Refuse what is not (B, 3, H, W) with H and W multiples of 16, or of 32 where `ModelConfig.downscale` is 32."""
         if images.dim() != 4 or images.shape[1] != 3:
             raise ModelError(f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}")
         unit = max(16, self.config.downscale)
@@ -93,7 +75,6 @@ class HAT(FeatureExtractor):
         preprocessing: How images become input; by default ImageNet's normalization at the configuration's image size.
 
     Attributes:
-        num_classes: Number of identities.
         necks: Branch name -> BNNeck: batch norm whose bias stays 0 (released code).
         classifiers: Branch name -> linear classifier without bias (released code).
 
@@ -128,18 +109,7 @@ class HAT(FeatureExtractor):
             nn.init.normal_(classifier, std=0.001)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Compute the features of all branches before their necks, whether supervised or not.
-
-        Args:
-            images: (B, 3, H, W): floating point and normalized, or uint8 RGB, which is normalized here; H and W multiples of
-                16.
-
-        Returns:
-            Branch name -> (B, C): ``"mfe"`` where the MFE is supervised, and every stage.
-
-        Raises:
-            ModelError: The input has another shape.
-        """
+        """Compute the features of all branches before their necks, see `extract`, of images as `forward` takes them."""
         self.check_shape(images)
         return self.extract(images if images.is_floating_point() else self.preprocessing.normalize(images))
 
@@ -147,7 +117,8 @@ class HAT(FeatureExtractor):
         """Run the network.
 
         Args:
-            images: See `features`.
+            images: (B, 3, H, W): floating point and normalized, or uint8 RGB, which is normalized here; H and W multiples of
+                16.
 
         Returns:
             Training: branch name -> `Branch`, in the order of ``config.branches``. Evaluation: embeddings, (B, embed_dim), rows
@@ -168,16 +139,13 @@ class HAT(FeatureExtractor):
 
 
 def create_model(name: str, num_classes: int, *, preprocessing: Preprocessing | None = None, **overrides: Any) -> HAT:
-    """Make a HAT with random weights.
+    """Make a HAT with random weights: a plain ``nn.Module`` in training mode.
 
     Args:
         name: One of `hat.list_models`, such as ``"hat_resnet50"``.
         num_classes: Number of identities in the training set.
         preprocessing: How images become input; by default ImageNet's normalization at the model's image size.
         **overrides: Fields of `hat.ModelConfig` to change; nested ones as dictionaries: ``backbone={"last_stride": 2}``.
-
-    Returns:
-        A plain ``nn.Module`` in training mode.
 
     Raises:
         ModelError: The name is unknown, or the model cannot be built as asked.

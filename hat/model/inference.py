@@ -8,6 +8,7 @@ What differs from the training module, none of which changes the result:
 """
 
 import copy
+from collections import Counter
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +20,10 @@ from hat.model.hat import HAT, FeatureExtractor
 
 
 class InferenceModel(FeatureExtractor):
-    """A trained model as a function from pixels to embeddings; its weights are copies.
+    """A trained model as a function from pixels to embeddings; its weights are copies, and the model is left as it is."""
 
-    Args:
-        model: The trained model. It is left as it is.
-
-    Attributes:
-        dtype: Type of what flows between layers; necks and L2 norm are computed in float32 whatever it is.
-    """
+    dtype: torch.dtype
+    """Type of what flows between layers; necks and L2 norm are computed in float32 whatever it is."""
 
     pixel_scale: Tensor
     pixel_shift: Tensor
@@ -59,17 +56,7 @@ class InferenceModel(FeatureExtractor):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed.
-
-        Args:
-            images: (B, 3, H, W) uint8, or floating point in the range 0-255; RGB.
-
-        Returns:
-            (B, embed_dim) float32, rows of unit length.
-
-        Raises:
-            ModelError: The input has another shape.
-        """
+        """Embed (B, 3, H, W) uint8 RGB, or floating point in the range 0-255: (B, embed_dim) float32, rows of unit length."""
         self.check_shape(images)
         pixels = (images.float() * self.pixel_scale + self.pixel_shift).to(self.dtype)
         features = self.extract(pixels)
@@ -77,28 +64,19 @@ class InferenceModel(FeatureExtractor):
         return F.normalize(joined * self.embedding_scale + self.embedding_shift, dim=1)
 
 
-def fold_batch_norms(module: nn.Module, example: Tensor) -> int:
-    """Fold every batch norm that follows a convolution into it, in place.
+def fold_batch_norms(module: nn.Module, example: Tensor) -> None:
+    """Fold every batch norm of a network in evaluation mode into the convolution before it, in place.
 
-    Which norm follows which convolution is read off a run: a norm whose input is the very tensor that a convolution gave. So it
-    works for any network, whatever its layers are called, and a norm that stands elsewhere stays.
-
-    Args:
-        module: A network in evaluation mode.
-        example: An input for it.
-
-    Returns:
-        The number of folded norms.
-
-    Raises:
-        WorkError: A folded network does not compute what the network computed.
+    Which norm follows which convolution is read off a run on ``example``: a norm whose input is the very tensor that a
+    convolution gave. So it works for any network, whatever its layers are called, and a norm that stands elsewhere stays. A
+    folded network that does not compute what the network computed is a `WorkError`.
     """
     producers: dict[int, tuple[str, Tensor]] = {}
     pairs: list[tuple[str, str]] = []
-    runs: dict[str, int] = {}
+    runs: Counter[str] = Counter()
 
     def after_convolution(name: str, output: Tensor) -> None:
-        runs[name] = runs.get(name, 0) + 1
+        runs[name] += 1
         producers[id(output)] = (name, output)  # the tensor is kept, so that its id is not given to another one
 
     def before_norm(name: str, entering: Tensor) -> None:
@@ -116,16 +94,15 @@ def fold_batch_norms(module: nn.Module, example: Tensor) -> int:
     for handle in handles:
         handle.remove()
 
-    foldable = [pair for pair in pairs if runs[pair[0]] == 1]  # a convolution that is shared by two places has two norms
-    for convolution, norm in foldable:
-        _fold(module, convolution, norm)
+    for convolution, norm in pairs:
+        if runs[convolution] == 1:  # one that is shared by two places has two norms
+            _fold(module, convolution, norm)
     with torch.no_grad():
         difference = float((module(example) - before).abs().max())
     if not difference < 1e-4:
         raise WorkError(
             f"folding batch norms changed the output by {difference:.1e}; a convolution must be read by more than its norm"
         )
-    return len(foldable)
 
 
 def _fold(module: nn.Module, convolution: str, norm: str) -> None:

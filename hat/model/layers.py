@@ -15,15 +15,11 @@ from hat.model.config import TransformerConfig
 
 
 class ResidualBlock(nn.Module):
-    """ResNet's bottleneck with as many channels out as in: 1x1 down, 3x3, 1x1 up, each with batch norm, added to the input.
+    """ResNet's bottleneck with as many channels out as in, ``reduction`` times narrower inside.
 
     Used on each level of the CNN before scaling ("bottleneck", Sec. 3.2) and, after a stage's transformer blocks, as the
     Neighborhood Adjustment NeA (Eq. 5), for which the paper asks for convolutions with batch norm and the released code takes
     this block.
-
-    Args:
-        channels: Channels in and out.
-        reduction: How many times narrower the block is inside; at least one channel is kept.
     """
 
     def __init__(self, channels: int, reduction: int = 4) -> None:
@@ -52,26 +48,21 @@ class Mean(nn.Module):
 
 
 class GeneralizedMean(nn.Module):
-    """GeM: the p-th root of the mean of p-th powers (Radenovic et al., TPAMI 2019), computed in float32 at least.
+    """GeM: the p-th root of the mean of p-th powers (Radenovic et al., TPAMI 2019).
 
-    p = 1 is the mean and a large p the maximum; it is learned, one for all channels. Values below `floor` count as `floor`, so
-    that the map should be one that a ReLU has left.
-
-    Args:
-        p: Where p begins.
-        floor: The smallest value that differs from zero.
+    p = 1 is the mean and a large p the maximum; it is learned, one for all channels. Values below 1e-6 count as 1e-6, so that
+    the map should be one that a ReLU has left. Computed in float32 at least.
     """
 
-    def __init__(self, p: float = 3.0, floor: float = 1e-6) -> None:
+    def __init__(self, p: float = 3.0) -> None:
         super().__init__()
         self.p = nn.Parameter(torch.tensor([p]))
-        self.floor = floor
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """Map (B, C, h, w) to (B, C)."""
         # A cube leaves the range of float16 at 40, and most of bfloat16's digits are gone after two powers.
         values = feature_map.float() if feature_map.dtype in (torch.float16, torch.bfloat16) else feature_map
-        values = values.clamp(min=self.floor)
+        values = values.clamp(min=1e-6)
         # With gradients a power by a learned p costs three of its kind; the same as an exponential, half of that.
         powers = (values.log() * self.p).exp() if self.training else values.pow(self.p)
         pooled: Tensor = powers.mean(dim=(2, 3)).pow(1 / self.p)
@@ -84,37 +75,24 @@ def build_pooling(kind: Literal["avg", "gem"]) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Eq. 1).
+    """Multi-head self-attention (Eq. 1) of tokens (B, N, C_p).
 
-    Args:
-        width: Width of the tokens, C_p.
-        num_heads: Number of heads, N_h.
-        head_dim: Width of a head, C_p / N_h in the paper.
-        scale_by: ``"head_dim"`` divides the logits by sqrt(head dim), as the paper; ``"model_dim"`` by sqrt(C_p), as the
-            released code.
-        dropout: Dropout of the output.
+    Logits are divided by the square root of the head's width (paper), or of C_p where ``scale_by`` is ``"model_dim"`` (released
+    code).
     """
 
     def __init__(self, width: int, num_heads: int, head_dim: int, scale_by: str, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = head_dim
-        self.scale = (self.head_dim if scale_by == "head_dim" else width) ** -0.5
-        inner = self.num_heads * self.head_dim
+        self.scale = (head_dim if scale_by == "head_dim" else width) ** -0.5
+        inner = num_heads * head_dim
         self.to_qkv = nn.Linear(width, 3 * inner, bias=False)
         self.to_out = nn.Linear(inner, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, num_queries: int | None = None) -> Tensor:
-        """Mix the values of all tokens, for each query by its weights.
-
-        Args:
-            tokens: (B, N, C_p).
-            num_queries: Only the first tokens are queries; None for all of them.
-
-        Returns:
-            (B, N or num_queries, C_p).
-        """
+        """Mix the values of all tokens (B, N, C_p), for each query by its weights: (B, N or num_queries, C_p)."""
         if num_queries is None:
             q, k, v = (self._split(part) for part in self.to_qkv(tokens).chunk(3, dim=-1))  # each (B, heads, N, head_dim)
         else:
@@ -143,13 +121,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an exact GELU between them (Eq. 4).
-
-    Args:
-        width: Width of the tokens, C_p.
-        inner: Width between the two layers.
-        dropout: Dropout after each layer.
-    """
+    """Two linear layers with an exact GELU between them (Eq. 4)."""
 
     def __init__(self, width: int, inner: int, dropout: float) -> None:
         super().__init__()
@@ -165,12 +137,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and feed-forward network, each with a residual sum and a layer norm (after it in Eq. 2-3).
-
-    Args:
-        width: Width of the tokens, C_p.
-        config: Norm order, heads, widths and dropout.
-    """
+    """Attention and feed-forward network, each with a residual sum and a layer norm (after it in Eq. 2-3)."""
 
     def __init__(self, width: int, config: TransformerConfig) -> None:
         super().__init__()

@@ -8,8 +8,8 @@ parameters. Backbone, depths and widths are read from the tensors; the stride of
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,38 +23,41 @@ from hat.model.dsa import stage_widths
 _HEAD_DIM = 64
 """Heads leave no trace in the tensors; the released code has 64 channels in each at every width."""
 
-_DEAD = re.compile(r"^HAT\.TFC_S\d\.transformer\.Non\w*\.")
-"""Linear layers of the released transformer that are built and never called."""
+_DEAD = re.compile(r"(HAT\.TFC_S\d\.transformer\.Non\w*\.|base\.fc\.|base\.conv1\.bias).*")
+"""Tensors that nothing reads, above all linear layers of the released transformer that are built and never called."""
 
-_BRANCHES = {"b": "mfe", "t1": "tfc1", "t2": "tfc2", "t3": "tfc3"}
+_STAGE, _BLOCK = r"HAT\.TFC_S([123])\.", r"HAT\.TFC_S([123])\.transformer\.layers\.(\d+)\."
 
-_BLOCK_PARTS = {
-    "0.fn.norm": "norm1",
-    "0.fn.fn.to_qkv": "attention.to_qkv",
-    "0.fn.fn.to_out.0": "attention.to_out",
-    "1.fn.norm": "norm2",
-    "1.fn.fn.net.0": "ffn.up",
-    "1.fn.fn.net.3": "ffn.down",
+_NAMES = {
+    r"base\.(.+)": r"mfe.\1",
+    r"bottleneck_b\.(.+)": r"necks.mfe.\1",
+    r"bottleneck_t([123])\.(.+)": r"necks.tfc\1.\2",
+    r"classifier_b\.(.+)": r"classifiers.mfe.\1",
+    r"classifier_t([123])\.(.+)": r"classifiers.tfc\1.\2",
+    r"non_linear([123])\.(.+)": r"bottlenecks.tfc\1.\2",
+    rf"{_STAGE}patch_to_embedding\.(.+)": r"dsa.tfc\1.patch_embed.\2",
+    rf"{_STAGE}cls_token": r"dsa.tfc\1.cls_token",
+    rf"{_STAGE}pos_embedding": r"dsa.tfc\1.position_embedding",
+    rf"{_STAGE}NeA\.(.+)": r"dsa.tfc\1.nea.\2",
+    rf"{_BLOCK}0\.fn\.norm\.(\w+)": r"dsa.tfc\1.blocks.\2.norm1.\3",
+    rf"{_BLOCK}0\.fn\.fn\.to_qkv\.(\w+)": r"dsa.tfc\1.blocks.\2.attention.to_qkv.\3",
+    rf"{_BLOCK}0\.fn\.fn\.to_out\.0\.(\w+)": r"dsa.tfc\1.blocks.\2.attention.to_out.\3",
+    rf"{_BLOCK}1\.fn\.norm\.(\w+)": r"dsa.tfc\1.blocks.\2.norm2.\3",
+    rf"{_BLOCK}1\.fn\.fn\.net\.0\.(\w+)": r"dsa.tfc\1.blocks.\2.ffn.up.\3",
+    rf"{_BLOCK}1\.fn\.fn\.net\.3\.(\w+)": r"dsa.tfc\1.blocks.\2.ffn.down.\3",
 }
+"""Pattern of a whole released name -> ours."""
 
-_STAGE_PARTS = {"patch_to_embedding": "patch_embed", "cls_token": "cls_token", "pos_embedding": "position_embedding"}
 
-
-@dataclass(frozen=True)
-class Translation:
-    """A released state dict in our names.
-
-    Attributes:
-        state: Our name -> tensor.
-        dropped: Released names of tensors that no forward pass reads.
-        num_dropped_params: How many values they hold.
-        unknown: Released names that mean nothing here.
-    """
+class Translation(NamedTuple):
+    """A released state dict in our names."""
 
     state: dict[str, Tensor]
-    dropped: tuple[str, ...]
-    num_dropped_params: int
+    """Our name -> tensor, the same object; shapes are not checked."""
+    dropped: dict[str, Tensor]
+    """Released name -> tensor that no forward pass reads."""
     unknown: tuple[str, ...]
+    """Released names that mean nothing here."""
 
 
 def is_released_state(state: Mapping[str, Tensor]) -> bool:
@@ -63,45 +66,24 @@ def is_released_state(state: Mapping[str, Tensor]) -> bool:
 
 
 def translate_released_state(state: Mapping[str, Tensor]) -> Translation:
-    """Translate a state dict of the released code into the names of ``hat_resnet50_released``.
-
-    Args:
-        state: Released name -> tensor.
-
-    Returns:
-        The translation. Tensors are the same objects; shapes are not checked here.
-    """
-    translated: dict[str, Tensor] = {}
-    dropped: list[str] = []
-    unknown: list[str] = []
-    for name, value in state.items():
-        ours = released_name(name)
-        if _DEAD.match(name) or name.startswith(("base.fc.", "base.conv1.bias")):
-            dropped.append(name)
-        elif ours is None:
-            unknown.append(name)
-        else:
-            translated[ours] = value
-    num_dropped = sum(state[name].numel() for name in dropped)
-    return Translation(translated, tuple(dropped), num_dropped, tuple(unknown))
+    """Translate a state dict of the released code into the names of ``hat_resnet50_released``."""
+    dropped = {name: value for name, value in state.items() if _DEAD.fullmatch(name)}
+    ours = {name: _our_name(name) for name in state if name not in dropped}
+    translated = {name: state[released] for released, name in ours.items() if name is not None}
+    return Translation(translated, dropped, tuple(released for released, name in ours.items() if name is None))
 
 
 def released_config(
     state: Mapping[str, Tensor], *, last_stride: Literal[1, 2], image_size: tuple[int, int] | None = None, source: str
 ) -> ModelConfig:
-    """Read the architecture of a released model from the shapes of its tensors.
+    """Read the architecture of a released model from the shapes of its tensors, in our names.
 
-    Args:
-        state: Our name -> tensor, as `translate_released_state` gives them.
-        last_stride: Stride of the backbone's last level, which shapes do not tell.
-        image_size: (height, width) of its images; None where the number of positions is that of images twice as high as wide.
-        source: What the state is, for the error message.
-
-    Raises:
-        WeightsError: A tensor that decides is missing, the backbone is not a known ResNet, or the image size is needed.
+    Shapes do not tell ``last_stride``. An ``image_size`` (height, width) of None is told by the number of positions, where
+    images are twice as high as wide. A `WeightsError` says which tensor is missing, that the backbone is no ResNet that is
+    known, or that the image size is needed; ``source`` is what it says the state is.
     """
     levels = [level for level in range(1, 5) if any(name.startswith(f"dsa.tfc{level}.") for name in state)]
-    last = f"dsa.tfc{levels[-1]}"
+    last = f"dsa.tfc{max(levels, default=1)}"
 
     def shape(name: str) -> tuple[int, ...]:
         if name not in state:
@@ -118,16 +100,14 @@ def released_config(
             "say the size that it was trained at"
         )
     depths = tuple(_count(state, f"dsa.tfc{level}.blocks.") for level in range(1, 5))
-    one, two, three, four = (shape(f"dsa.tfc{level}.cls_token")[-1] if level in levels else 1 for level in range(1, 5))
-    widths = (one, two, three, four)
+    widths = [shape(f"dsa.tfc{level}.cls_token")[-1] if level in levels else 1 for level in range(1, 5)]
     channels = tuple(_channels(state, level) for level in range(1, 5))
-    first = f"bottlenecks.tfc{levels[0]}."
     config = model_config(
         "hat_resnet50_released",
         image_size=image_size,
         backbone={"name": _resnet_of(state, source), "last_stride": last_stride},
         depths=depths,
-        num_bottlenecks=_count(state, first),
+        num_bottlenecks=_count(state, f"bottlenecks.tfc{levels[0]}."),
         transformer={
             "num_heads": shape(f"{last}.blocks.0.attention.to_qkv.weight")[0] // (3 * _HEAD_DIM),
             "head_dim": _HEAD_DIM,
@@ -137,11 +117,9 @@ def released_config(
         last_nea=f"{last}.nea.conv1.weight" in state,
     )
     default = {level: width for level, (_, width) in stage_widths(config, channels).items()}
-    return (
-        config
-        if default == {level: widths[level - 1] for level in levels}
-        else apply_overrides(config, {"widths": list(widths)})
-    )
+    if default == {level: widths[level - 1] for level in levels}:
+        return config
+    return apply_overrides(config, {"widths": widths})
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
@@ -156,43 +134,27 @@ def _channels(state: Mapping[str, Tensor], level: int) -> int:
 
 def _resnet_of(state: Mapping[str, Tensor], source: str) -> str:
     """Return the name of the ResNet whose layers have these shapes."""
-
-    def layers(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, torch.Size]:
-        weights = {name.removeprefix(prefix): value.shape for name, value in tensors.items() if name.endswith("weight")}
-        return {name: shape for name, shape in weights.items() if name.startswith("layer")}
-
-    given = layers(state, "mfe.")
-    for candidate in (name for name in list_backbones() if "resn" in name):
-        with torch.device("meta"):
-            known = getattr(import_torchvision("models"), candidate)(weights=None).state_dict()
-        if layers(known, "") == given:
+    given = _layers(state)
+    for candidate in list_backbones():
+        if "resn" in candidate and _known_layers(candidate) == given:
             return candidate
     raise WeightsError(f"{source}: the layers of its backbone are those of none of {', '.join(list_backbones())}")
 
 
-def released_name(name: str) -> str | None:
-    """Return our name of a tensor of the released code, or None where there is none."""
-    first, _, rest = name.partition(".")
-    if first == "base":
-        return f"mfe.{rest}"
-    if match := re.match(r"^(bottleneck|classifier)_(b|t[123])$", first):
-        part = "necks" if match[1] == "bottleneck" else "classifiers"
-        return f"{part}.{_BRANCHES[match[2]]}.{rest}"
-    if match := re.match(r"^non_linear([123])$", first):
-        return f"bottlenecks.tfc{match[1]}.{rest}"
-    if match := re.match(r"^TFC_S([123])\.(.+)$", rest) if first == "HAT" else None:
-        inside = _inside_stage(match[2])
-        return f"dsa.tfc{match[1]}.{inside}" if inside else None
-    return None
+@cache
+def _known_layers(name: str) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return _layers(getattr(import_torchvision("models"), name)(weights=None).state_dict())
 
 
-def _inside_stage(name: str) -> str | None:
-    first, _, rest = name.partition(".")
-    if first in _STAGE_PARTS:
-        return f"{_STAGE_PARTS[first]}.{rest}".rstrip(".")
-    if first == "NeA":
-        return f"nea.{rest}"
-    if match := re.match(r"^transformer\.layers\.(\d+)\.(.+)\.(weight|bias)$", name):
-        part = _BLOCK_PARTS.get(match[2])
-        return f"blocks.{match[1]}.{part}.{match[3]}" if part else None
+def _layers(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shapes of a ResNet's convolutions and norms by name, those of its stem and classifier left out."""
+    weights = {name.removeprefix("mfe."): tensor.shape for name, tensor in state.items() if name.endswith("weight")}
+    return {name: shape for name, shape in weights.items() if name.startswith("layer")}
+
+
+def _our_name(name: str) -> str | None:
+    for pattern, ours in _NAMES.items():
+        if match := re.fullmatch(pattern, name):
+            return match.expand(ours)
     return None

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from hat.errors import CheckpointError, MissingExtraError, UsageError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
 from hat.io.onnx_file import read_onnx
-from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from hat.runtime.protocol import check_images, fixed_batch, run_in_pieces
+from hat.runtime.protocol import embed_images
 from hat.runtime.torch_runtime import choose_device
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_INPUT_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)", "normalized": "tensor(float)"}
+
 _CUDA_OPTIONS = {
     "use_tf32": "0",  # fp32 means fp32
     # Searching all algorithms takes seconds for each batch size that is new, in the middle of a service.
@@ -25,22 +25,10 @@ _CUDA_OPTIONS = {
     # Doubling the arena at each growth takes memory that others on the GPU need.
     "arena_extend_strategy": "kSameAsRequested",
 }
-_SHAPE_OPERATORS = frozenset(
-    {
-        "Cast",
-        "Concat",
-        "ConstantOfShape",
-        "Expand",
-        "Gather",
-        "Mul",
-        "Range",
-        "Reshape",
-        "Shape",
-        "Slice",
-        "Squeeze",
-        "Unsqueeze",
-    }
-)
+_SHAPE_OPERATORS = {
+    *("Cast", "Concat", "ConstantOfShape", "Expand", "Gather", "Mul"),
+    *("Range", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"),
+}
 """Arithmetic on shapes, which ONNX Runtime leaves on the CPU on purpose."""
 _LOG = logging.getLogger(__name__)
 
@@ -48,23 +36,15 @@ _LOG = logging.getLogger(__name__)
 class OnnxRuntime:
     """Runs an ``.onnx`` file of this package. Calls may come from several threads: a session is thread-safe.
 
-    Args:
-        path: The file. What its weights are read from is checked before ONNX Runtime sees it.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None is the CPU unless ONNX Runtime and torch both see a CUDA device, and
-            for an int8 file that was quantized for CPUs, which a GPU would compute in float32 between conversions.
-        num_threads: Threads of the CPU provider; None leaves the choice to ONNX Runtime.
-
-    Attributes:
-        info: The facts that the file holds about itself.
-        on_cpu: How many nodes of which operator a CUDA session computes on the CPU, each with two copies; a warning names them.
-
-    Raises:
-        CheckpointError: The file cannot be read, was not made by this package, or is not what it says of itself.
-        UsageError: The provider for the device is not there, or ONNX Runtime fell back to another one.
-        MissingExtraError: ONNX Runtime is not installed.
+    Where its weights are read from is checked before ONNX Runtime sees the file. A device of None is the CPU unless ONNX
+    Runtime and torch both see a CUDA device, and for an int8 file that was quantized for CPUs, which a GPU would compute in
+    float32 between conversions. ``num_threads`` are those of the CPU provider; None leaves the choice to ONNX Runtime.
     """
 
     max_batch: int | None = None
+
+    on_cpu: dict[str, int]
+    """How many nodes of which operator a CUDA session computes on the CPU, each with two copies; a warning names them."""
 
     def __init__(self, path: str | os.PathLike[str], device: str | None = None, *, num_threads: int | None = None) -> None:
         try:
@@ -79,10 +59,7 @@ class OnnxRuntime:
         provider = _PROVIDERS[chosen.type]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if num_threads is not None:
-            if num_threads < 1:
-                raise UsageError(f"num_threads is at least 1, got {num_threads}")
-            options.intra_op_num_threads = num_threads
+        options.intra_op_num_threads = num_threads or 0
         arguments: dict[str, Any] = {}
         if chosen.type == "cuda":
             arguments = {"device_id": chosen.index or 0} | _CUDA_OPTIONS
@@ -101,40 +78,45 @@ class OnnxRuntime:
             nodes = ", ".join(f"{count} {operator}" for operator, count in self.on_cpu.items())
             _LOG.warning("%s: ONNX Runtime computes on the CPU what its CUDA provider lacks: %s", path, nodes)
         self._check_tensors(path)
-        self.preprocessing = self.info.preprocessing
-        self.embed_dim = self.info.embed_dim
-        self._fixed_batch = fixed_batch(self.info)
-        self.device_type = chosen.type
+        self.preprocessing, self.embed_dim = self.info.preprocessing, self.info.embed_dim
+        self.device, self.device_type = chosen, chosen.type
         self.name = f"onnxruntime {self.info.precision} {chosen.type}"
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Embed one batch; see `hat.runtime.Runtime.run`. No rows in give no rows out.
+        """Embed one batch; see `hat.runtime.Runtime.run`. No rows in give no rows out."""
+        return embed_images(self._embed_bound if self.device.type == "cuda" else self._embed, images, self.info)
 
-        Raises:
-            UsageError: The images are of another shape or type.
-        """
-        check_images(images, self.preprocessing.size)
-        if not len(images):
-            return np.empty((0, self.embed_dim), dtype=np.float32)
-        if self._fixed_batch not in (None, len(images)):
-            return run_in_pieces(self.run, images, self._fixed_batch)
-        batch: npt.NDArray[Any] = images if self.info.input_type == "uint8" else images.astype(np.float32)
-        if self.info.input_type == "normalized":
-            mean, std = (np.array(value, np.float32).reshape(3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
-            batch = (batch / np.float32(255) - mean) / std
-        (embeddings,) = self.session.run(["embeddings"], {"images": np.ascontiguousarray(batch)})
+    def _embed(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        (embeddings,) = self.session.run(["embeddings"], {"images": batch})
         return np.asarray(embeddings, dtype=np.float32)
 
+    def _embed_bound(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Run on torch's memory, which keeps page-locked and device blocks from call to call and shares them among threads."""
+        images, on_gpu = torch.from_numpy(batch), self.device.type == "cuda"
+        if on_gpu:
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        rows = torch.empty((len(batch), self.embed_dim), dtype=torch.float32, device=self.device)
+        if on_gpu:
+            torch.cuda.current_stream(self.device).synchronize()  # ONNX Runtime works on a stream of its own
+        place = self.device.type, self.device.index or 0
+        binding = self.session.io_binding()
+        binding.bind_input("images", *place, batch.dtype.type, batch.shape, images.data_ptr())
+        binding.bind_output("embeddings", *place, np.float32, rows.shape, rows.data_ptr())
+        self.session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return rows.cpu().numpy()
+
     def _check_tensors(self, path: Path) -> None:
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        expected = ("images", _INPUT_TYPES[self.info.input_type], [3, *self.info.preprocessing.size])
-        got = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in inputs]
+        element = "tensor(uint8)" if self.info.input_type == "uint8" else "tensor(float)"
+        expected = ("images", element, [3, *self.info.preprocessing.size])
+        got = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in self.session.get_inputs()]
         if got != [expected]:
             raise CheckpointError(f"{path} is not what it says of itself: expected the input {expected}, got {got}")
-        if [(tensor.name, tensor.shape[1:]) for tensor in outputs] != [("embeddings", [self.info.embed_dim])]:
+        outputs = [(tensor.name, tensor.shape[1:]) for tensor in self.session.get_outputs()]
+        if outputs != [("embeddings", [self.info.embed_dim])]:
             raise CheckpointError(
                 f"{path} is not what it says of itself: expected the output embeddings of {self.info.embed_dim} values, "
-                f"got {[(tensor.name, tensor.shape[1:]) for tensor in outputs]}"
+                f"got {outputs}"
             )
 
 
@@ -153,12 +135,7 @@ def _nodes_on_cpu(session: Any) -> dict[str, int]:
 
 
 def read_onnx_info(path: str | os.PathLike[str]) -> ArtifactInfo:
-    """Read the facts that an ONNX file holds about itself.
-
-    Raises:
-        CheckpointError: The file cannot be read or is refused by `hat.io.onnx_file.read_onnx`, or is not of this package.
-        MissingExtraError: onnx is not installed.
-    """
+    """Read the facts that an ONNX file holds about itself; what `read_onnx` refuses, or is not of this package, is refused."""
     facts = next((entry.value for entry in read_onnx(path).metadata_props if entry.key == METADATA_KEY), None)
     if facts is None:
         raise CheckpointError(
@@ -168,7 +145,7 @@ def read_onnx_info(path: str | os.PathLike[str]) -> ArtifactInfo:
     return info_from_json(facts, str(path))
 
 
-def _choose(device: str | None, available: list[str]) -> Any:
+def _choose(device: str | None, available: list[str]) -> torch.device:
     if device in (None, "auto") and _PROVIDERS["cuda"] not in available:
         device = "cpu"
     chosen = choose_device(device)

@@ -1,21 +1,32 @@
-"""OpenVINO: the device and the precision that were asked for are those that run, or an error says why not."""
+"""OpenVINO: the device and the precision that were asked for are those that run, or an error says why not.
+
+There is one OpenVINO for the process. Its CPU plugin gives the thread that loads it an alternate signal stack, and takes that
+back when it is unloaded. Two that are unloaded in the order in which they were loaded leave the thread with memory that is
+gone: the second puts back what it found, which is the first one's. Python's handlers run on that stack (``SA_ONSTACK``), so
+that the next Ctrl-C would be a segmentation fault. So this package loads one plugin, NNCF its own inside `kept_signal_stack`,
+and no stack stays behind.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hat.errors import CheckpointError, UsageError, WorkError
-from hat.io.artifact import ArtifactInfo
-from hat.io.openvino_file import check_weights, file_sha256, read_openvino_info, stored_as
-from hat.runtime.openvino_core import openvino_core
-from hat.runtime.protocol import check_images, fixed_batch, run_in_pieces
+from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+from hat.io.artifact import ArtifactInfo, file_sha256
+from hat.io.openvino_file import check_weights, read_openvino_info, stored_as
+from hat.runtime.protocol import embed_images, fixed_batch
 
 if TYPE_CHECKING:
     import openvino
@@ -31,6 +42,44 @@ _PRODUCTS = ("Convolution", "FullyConnected", "MatMul")
 _INTEGERS = ("i8", "u8")
 
 
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux."""
+
+    _fields_ = (("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def kept_signal_stack() -> Iterator[None]:
+    """Give the calling thread its alternate signal stack back at the end, whatever was set meanwhile."""
+    if sys.platform != "linux":
+        yield
+        return
+    before, libc = _SignalStack(), ctypes.CDLL(None)
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
+
+
+def openvino_core(purpose: str) -> openvino.Core:
+    """Return the process's OpenVINO, which may be used from several threads; ``purpose`` is for where it is missing."""
+    try:
+        return _load_core()
+    except ImportError:
+        raise MissingExtraError("openvino", "openvino", purpose) from None
+
+
+@cache
+def _load_core() -> openvino.Core:
+    import openvino
+
+    with kept_signal_stack():
+        core = openvino.Core()
+        core.get_versions("CPU")  # loads the plugin, which the first model would do otherwise
+    return core
+
+
 class OpenVINORuntime:
     """Runs an ``.xml`` file of this package. Calls may come from several threads: each has its own inference request.
 
@@ -43,23 +92,18 @@ class OpenVINORuntime:
       float32, and `name` says so;
     - ``"int8"`` in integers, and what was left in floats in the type that was chosen when it was exported.
 
-    Args:
-        path: The file; its weights are beside it in a ``.bin`` of the same name.
-        device: ``"cpu"``, or another device of OpenVINO: ``"gpu"``, ``"gpu.1"``, ``"npu"``; None and ``"auto"`` are the CPU.
-        num_threads: Threads of the CPU; None leaves the choice to OpenVINO.
-
-    Attributes:
-        info: The facts that the file holds about itself.
-        execution_precision: In what the floating-point layers really compute: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-        execution_types: Type -> how many convolutions and matrix products of the compiled graph compute in it.
-
-    Raises:
-        CheckpointError: The file cannot be read, was not made by this package, or its weights are another file's.
-        UsageError: The device is not there, or cannot compute in the precision of the file.
-        MissingExtraError: OpenVINO is not installed.
+    The weights are beside the file in a ``.bin`` of the same name. A device is ``"cpu"``, or another one of OpenVINO:
+    ``"gpu"``, ``"gpu.1"``, ``"npu"``; None and ``"auto"`` are the CPU. ``num_threads`` are the CPU's; None leaves the choice to
+    OpenVINO.
     """
 
     max_batch: int | None = None
+
+    execution_precision: str
+    """In what the floating-point layers really compute: ``"fp32"``, ``"bf16"`` or ``"fp16"``."""
+
+    execution_types: Counter[str]
+    """Type -> how many convolutions and matrix products of the compiled graph compute in it."""
 
     def __init__(self, path: str | os.PathLike[str], device: str | None = None, *, num_threads: int | None = None) -> None:
         path = Path(path)
@@ -81,28 +125,18 @@ class OpenVINORuntime:
         self.execution_types = _execution_types(self.compiled)
         self._check(path, hint)
         self.execution_precision = next(name for name, known in _HINTS.items() if known == hint)
-        self.preprocessing = self.info.preprocessing
-        self.embed_dim = self.info.embed_dim
+        self.preprocessing, self.embed_dim = self.info.preprocessing, self.info.embed_dim
         self.device_type = self.device.lower()
         self.name = f"openvino {self.info.precision} {self.device.lower()}"
         if self.info.precision == "fp16" and hint != "f16":
             self.name = f"openvino fp16 weights, computed in {self.execution_precision} {self.device.lower()}"
-        self._fixed_batch = fixed_batch(self.info)
         self._of_thread = threading.local()
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Embed one batch; see `hat.runtime.Runtime.run`. An empty batch gives an empty result.
+        """Embed one batch; see `hat.runtime.Runtime.run`. An empty batch gives an empty result."""
+        return embed_images(self._embed, images, self.info)
 
-        Raises:
-            UsageError: The images are of another shape or type.
-            WorkError: OpenVINO failed while it ran.
-        """
-        check_images(images, self.preprocessing.size)
-        if not len(images):
-            return np.empty((0, self.embed_dim), dtype=np.float32)
-        if self._fixed_batch not in (None, len(images)):
-            return run_in_pieces(self.run, images, self._fixed_batch)
-        batch = np.ascontiguousarray(images, dtype=np.uint8 if self.info.input_type == "uint8" else np.float32)
+    def _embed(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self.compiled.create_infer_request()
         request: openvino.InferRequest = self._of_thread.request
@@ -113,11 +147,7 @@ class OpenVINORuntime:
             raise WorkError(f"OpenVINO failed on {self.device}: {_reason(error)}") from None
 
     def _check(self, path: Path, hint: str) -> None:
-        """Compare what was compiled with what was asked for.
-
-        Raises:
-            UsageError: OpenVINO took another device or another precision.
-        """
+        """Refuse it where OpenVINO took another device or another precision than was asked for."""
         devices = list(self.compiled.get_property("EXECUTION_DEVICES"))
         if devices != [self.device]:
             raise UsageError(f"{self.device} was asked for and OpenVINO took {', '.join(devices)}")
@@ -159,11 +189,7 @@ def _choose_hint(info: ArtifactInfo, device: str, core: openvino.Core) -> str:
 
 
 def read_openvino_model(path: Path, info: ArtifactInfo, core: openvino.Core) -> openvino.Model:
-    """Read the graph and hold it against what it says of itself.
-
-    Raises:
-        CheckpointError: It is another, or its weights are another file's.
-    """
+    """Read the graph, and refuse it where it is not what it says of itself, or its weights are another file's."""
     weights = check_weights(path)
     # A graph would read whatever lies at its offsets in another file's weights, and rank people by noise.
     if file_sha256(weights) != info.details.get("weights_file_sha256"):
@@ -176,8 +202,8 @@ def read_openvino_model(path: Path, info: ArtifactInfo, core: openvino.Core) -> 
         raise CheckpointError(f"{path}: expected one input and one output, got {len(model.inputs)} and {len(model.outputs)}")
     height, width = info.preprocessing.size
     element = "u8" if info.input_type == "uint8" else "f32"
-    found = [(part.get_partial_shape().to_string(), part.get_element_type().get_type_name()) for part in model.inputs]
-    found += [(part.get_partial_shape().to_string(), part.get_element_type().get_type_name()) for part in model.outputs]
+    parts = [*model.inputs, *model.outputs]
+    found = [(part.get_partial_shape().to_string(), part.get_element_type().get_type_name()) for part in parts]
     batch = fixed_batch(info) or "?"
     expected = [(f"[{batch},3,{height},{width}]", element), (f"[{batch},{info.embed_dim}]", "f32")]
     if found != expected:

@@ -1,14 +1,16 @@
-"""What every runtime promises: pixels in, unit embeddings out."""
+"""What every runtime promises, pixels in and unit embeddings out, and what those of files do before and after their library."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from hat.errors import UsageError
-from hat.io.artifact import ArtifactInfo
-from hat.preprocessing import Preprocessing
+from hat.io.artifact import ArtifactInfo, InputType
+from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+Run = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 
 
 @runtime_checkable
@@ -40,13 +42,33 @@ class Runtime(Protocol):
 
 
 def check_images(images: npt.NDArray[np.uint8], size: tuple[int, int]) -> None:
-    """Refuse a batch that is not (B, 3, H, W) uint8 with (H, W) of ``size``.
-
-    Raises:
-        UsageError: It is of another shape or type.
-    """
+    """Refuse a batch that is not (B, 3, H, W) uint8 with (H, W) of ``size``."""
     if images.ndim != 4 or images.shape[1:] != (3, *size) or images.dtype != np.uint8:
         raise UsageError(f"expected images (B, 3, {size[0]}, {size[1]}) uint8, got {images.shape} {images.dtype}")
+
+
+def embed_images(run: Run, images: npt.NDArray[np.uint8], info: ArtifactInfo) -> npt.NDArray[np.float32]:
+    """Embed images, as `Runtime.run` does, by what runs a file: it is given what the file takes, contiguous.
+
+    No images give no rows; where the file takes one batch size alone, `run` is given only that. Images of another shape or type
+    are a `UsageError`.
+    """
+    check_images(images, info.preprocessing.size)
+    if not len(images):
+        return np.empty((0, info.embed_dim), dtype=np.float32)
+    batch, size = model_input(images, info.input_type), fixed_batch(info)
+    return run(batch) if size in (None, len(batch)) else run_in_pieces(run, batch, size)
+
+
+def model_input(images: npt.NDArray[np.uint8], input_type: InputType) -> npt.NDArray[Any]:
+    """Return images (B, 3, H, W) as a file takes them, contiguous; see `ArtifactInfo.input_type`."""
+    if input_type == "uint8":
+        return np.ascontiguousarray(images)
+    pixels = images.astype(np.float32, order="C")
+    if input_type == "normalized":
+        mean, std = (np.array(value, np.float32).reshape(3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
+        pixels = (pixels / np.float32(255) - mean) / std
+    return pixels
 
 
 def fixed_batch(info: ArtifactInfo) -> int | None:
@@ -54,16 +76,8 @@ def fixed_batch(info: ArtifactInfo) -> int | None:
     return info.batch.max if info.batch is not None and info.batch.min == info.batch.max else None
 
 
-def run_in_pieces(
-    run: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]], images: npt.NDArray[np.uint8], size: int
-) -> npt.NDArray[np.float32]:
-    """Run a batch of any size through a model that takes one size alone; the last piece is filled up with its last image.
-
-    Args:
-        run: Embeds exactly ``size`` images.
-        images: (B, 3, H, W), B of at least 1.
-        size: Images in a piece.
-    """
+def run_in_pieces(run: Run, images: npt.NDArray[Any], size: int) -> npt.NDArray[np.float32]:
+    """Run images (B, 3, H, W), B of at least 1, by ``size`` at a time; the last piece is filled up with its last image."""
     pieces = []
     for start in range(0, len(images), size):
         piece = images[start : start + size]
@@ -73,11 +87,7 @@ def run_in_pieces(
 
 
 def warm_up(runtime: Runtime) -> None:
-    """Have a runtime do now what it does once for each batch size: capture CUDA graphs, choose or compile kernels.
-
-    Raises:
-        WorkError: It fails.
-    """
+    """Have a runtime do now what it does once for each batch size: capture CUDA graphs, choose or compile kernels."""
     if prepare := getattr(runtime, "warm_up", None):
         prepare()
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import ArtifactInfo, fingerprint, weights_sha256
 from hat.model import HAT
+from hat.model.inference import InferenceModel
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 _TF32_LOCK = threading.Lock()
 _tf32_depth = 0
@@ -63,9 +64,6 @@ class TorchRuntime:
         compiled: Run through ``torch.compile``. The first calls with new batch sizes compile, which takes seconds to minutes.
         model_name: What to call the model in `info`.
         metrics: Figures that were measured with the model, for `info`.
-
-    Raises:
-        UsageError: The device is not there.
     """
 
     max_batch: int | None = None
@@ -82,17 +80,14 @@ class TorchRuntime:
         model_name: str = "model",
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
-        self.device = choose_device(device)
-        self.precision = precision
-        self.config = model.config
-        self.embed_dim = model.embed_dim
-        self.preprocessing = model.preprocessing
+        self.device, self.precision = choose_device(device), precision
+        self.config, self.preprocessing, self.embed_dim = model.config, model.preprocessing, model.embed_dim
         self.inference_graph, self.compiled = inference_graph, compiled
         self.model_name, self.metrics = model_name, dict(metrics or {})
         # What stays behind cannot be hashed later; otherwise only who asks for the facts waits for the hash.
         self._source_sha256 = weights_sha256(model) if inference_graph else None
         self._model = None if inference_graph else model
-        network = _inference_graph(model) if inference_graph else model
+        network = InferenceModel(model) if inference_graph else model
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         network = network.to(self.device).to(memory_format=self.memory_format).eval()  # type: ignore[call-overload]
         self._network: nn.Module = cast(nn.Module, torch.compile(network)) if compiled else network
@@ -103,11 +98,7 @@ class TorchRuntime:
 
     @property
     def model(self) -> HAT:
-        """The training module.
-
-        Raises:
-            UsageError: It was left behind for the exact inference graph.
-        """
+        """The training module, where it was not left behind for the exact inference graph."""
         if self._model is None:
             raise UsageError("the exact inference graph has no training module to look into: open the checkpoint without it")
         return self._model
@@ -115,8 +106,6 @@ class TorchRuntime:
     @cached_property
     def info(self) -> ArtifactInfo:
         """The facts that an exported file holds about itself, of the model that runs here."""
-        from importlib.metadata import version
-
         source = self._source_sha256 or weights_sha256(self.model)
         return ArtifactInfo(
             name=self.model_name,
@@ -132,11 +121,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Embed one batch; see `Runtime.run`. No rows in give no rows out.
-
-        Raises:
-            WorkError: The model cannot be compiled on this machine.
-        """
+        """Embed one batch; see `Runtime.run`. No rows in give no rows out."""
         if not len(images):
             return np.empty((0, self.embed_dim), dtype=np.float32)
         batch = torch.from_numpy(images).to(self.device)
@@ -162,22 +147,11 @@ class TorchRuntime:
             ) from error
 
 
-def _inference_graph(model: HAT) -> nn.Module:
-    from hat.model.inference import InferenceModel
-
-    return InferenceModel(model)
-
-
 def checked_precision(precision: str) -> Precision:
-    """Return a precision as typed by a user.
-
-    Raises:
-        UsageError: It is none of ``"fp32"``, ``"bf16"`` and ``"fp16"``.
-    """
-    for known in get_args(Precision):
-        if precision == known:
-            return cast(Precision, known)
-    raise UsageError(f"unknown precision {precision!r} for torch: expected {', '.join(get_args(Precision))}")
+    """Return a precision of torch as typed by a user; a `UsageError` where it is none."""
+    if precision not in get_args(Precision):
+        raise UsageError(f"unknown precision {precision!r} for torch: expected {', '.join(get_args(Precision))}")
+    return cast(Precision, precision)
 
 
 def choose_device(device: str | None, local_rank: int = 0) -> torch.device:

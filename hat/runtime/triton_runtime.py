@@ -9,29 +9,21 @@ import numpy.typing as npt
 
 from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
-from hat.runtime.protocol import check_images
+from hat.runtime.protocol import embed_images
 
 _ADDRESS = re.compile(
     r"(?P<scheme>tritons?)://(?P<server>(?:\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]]+)(?::\d{1,5})?)"
     r"/(?P<model>[A-Za-z0-9_][A-Za-z0-9_.-]*)(?:/(?P<version>\d+))?/?"
 )
-_TYPES = {"uint8": "UINT8", "float32": "FP32"}
 
 
 class TritonAddress(NamedTuple):
-    """Where a model is served."""
+    """Where a model is served: ``host:port``, its name and version there, the server's choice where that is empty, by TLS."""
 
     server: str
-    """``host:port``."""
-
     model: str
-    """What Triton calls the model."""
-
     version: str
-    """Its version; empty is what the server serves by default."""
-
     is_encrypted: bool
-    """Whether the server is spoken to over TLS."""
 
 
 def is_triton_address(text: str) -> bool:
@@ -40,11 +32,7 @@ def is_triton_address(text: str) -> bool:
 
 
 def parse_triton_address(text: str) -> TritonAddress:
-    """Read ``triton://host:port/model`` or ``triton://host:port/model/version``; ``tritons://`` is over TLS.
-
-    Raises:
-        UsageError: It is no such address.
-    """
+    """Read ``triton://host:port/model`` or ``triton://host:port/model/version``; ``tritons://`` is over TLS."""
     match = _ADDRESS.fullmatch(text)
     if match is None:
         raise UsageError(f"{text} is no address of a model: expected triton://host:port/model, or tritons:// over TLS")
@@ -55,20 +43,8 @@ def parse_triton_address(text: str) -> TritonAddress:
 class TritonRuntime:
     """Runs a model of a Triton server over HTTP. Calls may come from several threads: each has a connection of its own.
 
-    Args:
-        address: ``triton://host:port/model``, the port by default 8000. The model is one that ``hat export --to triton`` made:
-            what it is stands in its configuration, where the server keeps it.
-        timeout_s: Longest wait for a connection, and for an answer.
-
-    Attributes:
-        info: The facts about the file that the server runs.
-        max_batch: The largest batch that the server takes.
-
-    Raises:
-        UsageError: The address is none.
-        CheckpointError: The server has no such model, or it was not made by ``hat export``, or is not what it says of itself.
-        WorkError: The server cannot be reached, or the model is not ready.
-        MissingExtraError: tritonclient is not installed.
+    The model is one that ``hat export --to triton`` made: what it is stands in its configuration, where the server keeps it;
+    any other is a `CheckpointError`. A server that does not answer within ``timeout_s`` is a `WorkError`.
     """
 
     def __init__(self, address: str, *, timeout_s: float = 30.0) -> None:
@@ -82,40 +58,31 @@ class TritonRuntime:
         self._of_thread = threading.local()
         config = self._ask("get_model_config")
         self.info: ArtifactInfo = self._facts(config)
+        self._input_type = "UINT8" if self.info.input_type == "uint8" else "FP32"
         self._check(config)
         if not self._ask("is_model_ready"):
             raise WorkError(f"{address}: the server has the model, and it is not ready: its log says why")
         self._most = int(config["max_batch_size"])
         self.max_batch: int | None = self._most
-        self.preprocessing = self.info.preprocessing
-        self.embed_dim = self.info.embed_dim
+        self.preprocessing, self.embed_dim = self.info.preprocessing, self.info.embed_dim
         self.name = f"triton {self.info.precision} {self._place.server}"
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Embed images; see `hat.runtime.Runtime.run`. None give no rows; more than ``max_batch`` go in several requests.
+        """Embed images; see `hat.runtime.Runtime.run`. None give no rows; more than ``max_batch`` go in several requests."""
+        return embed_images(self._embed, images, self.info)
 
-        Raises:
-            UsageError: The images are of another shape or type.
-            WorkError: The server cannot be reached, takes too long, or refuses the images.
-        """
-        check_images(images, self.preprocessing.size)
-        rows = np.empty((len(images), self.embed_dim), dtype=np.float32)
-        for start in range(0, len(images), self._most):
-            part = images[start : start + self._most]
-            rows[start : start + len(part)] = self._infer(part)
-        return rows
+    def _embed(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        return np.concatenate([self._infer(batch[start : start + self._most]) for start in range(0, len(batch), self._most)])
 
-    def _infer(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Return one request to the server."""
-        batch = np.ascontiguousarray(images if self.info.input_type == "uint8" else images.astype(np.float32))
-        tensor = self._protocol.InferInput("images", list(batch.shape), _TYPES[self.info.input_type])
+    def _infer(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        tensor = self._protocol.InferInput("images", list(batch.shape), self._input_type)
         tensor.set_data_from_numpy(batch, binary_data=True)
         wanted = self._protocol.InferRequestedOutput("embeddings", binary_data=True)
         answer = self._ask("infer", inputs=[tensor], outputs=[wanted])
         rows = answer.as_numpy("embeddings")
-        if rows is None or rows.shape != (len(images), self.embed_dim):
+        if rows is None or rows.shape != (len(batch), self.embed_dim):
             raise WorkError(
-                f"{self._address}: expected embeddings of shape ({len(images)}, {self.embed_dim}), "
+                f"{self._address}: expected embeddings of shape ({len(batch)}, {self.embed_dim}), "
                 f"got {None if rows is None else rows.shape}"
             )
         return np.asarray(rows, dtype=np.float32)
@@ -162,7 +129,7 @@ class TritonRuntime:
     def _check(self, config: Any) -> None:
         """Hold the server's tensors against the facts."""
         expected = {
-            "input": [("images", f"TYPE_{_TYPES[self.info.input_type]}", [3, *self.info.preprocessing.size])],
+            "input": [("images", f"TYPE_{self._input_type}", [3, *self.info.preprocessing.size])],
             "output": [("embeddings", "TYPE_FP32", [self.info.embed_dim])],
         }
         for role, tensors in expected.items():

@@ -24,7 +24,7 @@ from hat.export.openvino.to_openvino import export_openvino
 from hat.io.artifact import ArtifactInfo, info_from_json, info_to_json
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from hat.runtime import open_runtime
-from hat.runtime.openvino_core import openvino_core
+from hat.runtime.openvino_runtime import openvino_core
 from hat.serve import binding_of
 from hat.train.teacher import OnlineTeacher
 

@@ -17,8 +17,7 @@ pytest.importorskip("nncf", reason="the extra export is not installed")
 from hat.export.openvino import to_openvino  # noqa: E402
 from hat.export.openvino.to_openvino import export_openvino  # noqa: E402
 from hat.io.openvino_file import read_openvino_info, stored_as, stored_elements  # noqa: E402
-from hat.runtime.openvino_core import openvino_core  # noqa: E402
-from hat.runtime.openvino_runtime import OpenVINORuntime  # noqa: E402
+from hat.runtime.openvino_runtime import OpenVINORuntime, openvino_core  # noqa: E402
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 PLAIN = {"bias_correction": "none", "smooth_quant": False, "max_drop": 1.0}  # without the seconds that remedies take

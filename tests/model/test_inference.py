@@ -8,7 +8,9 @@ from torch import nn
 
 import hat
 from hat.errors import ModelError, WorkError
+from hat.model import model_config
 from hat.model.inference import InferenceModel, fold_batch_norms
+from hat.model.layers import Attention
 
 
 def random_model(name, **overrides):
@@ -22,10 +24,9 @@ def random_model(name, **overrides):
             fan_in = max(1, parameter[0].numel())
             parameter.uniform_(-1, 1, generator=generator).mul_((6 / fan_in) ** 0.5 if parameter.dim() > 1 else 0.1)
         for module in model.modules():
-            if isinstance(module, nn.LayerNorm):
+            if isinstance(module, nn.LayerNorm | nn.BatchNorm2d | nn.BatchNorm1d):
                 module.weight.add_(1)
             if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-                module.weight.add_(1)
                 module.running_mean.uniform_(-0.1, 0.1, generator=generator)
                 module.running_var.uniform_(0.8, 1.2, generator=generator)
     return model.eval()
@@ -39,9 +40,15 @@ def compared(model, batch=2):
 
 
 @pytest.mark.parametrize("name", hat.list_models())
-def test_every_preset_gives_the_same_embeddings(name):
+def test_every_preset_gives_the_same_embeddings_and_has_heads_that_suit_attention_kernels(name):
+    if "timm/" in model_config(name).backbone.name:
+        pytest.importorskip("timm")
     size = (256, 128) if "mobilenet" in name else (64, 32)
-    expected, got = compared(random_model(name, image_size=size))
+    model = random_model(name, image_size=size, depths=(1, 1, 1, 0), num_bottlenecks=1)  # more of the same shows nothing new
+    attentions = [module for module in model.modules() if isinstance(module, Attention)]
+    assert len(attentions) == sum(model.config.depths)
+    assert all(attention.head_dim >= 16 and attention.head_dim % 8 == 0 for attention in attentions)
+    expected, got = compared(model)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
@@ -77,10 +84,14 @@ def test_no_norm_of_a_convolution_is_left_and_the_trained_model_is_untouched(tin
     assert not tiny_model.dsa.cls_only
 
 
-def test_float_pixels_give_what_uint8_pixels_give(tiny_model):
+def test_inference_model_takes_float_pixels_and_refuses_another_shape(tiny_model):
     graph = InferenceModel(tiny_model)
     pixels = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
     torch.testing.assert_close(graph(pixels.float()), graph(pixels), atol=0, rtol=0)
+    shapes = {(3, 64, 32): r"\(B, 3, H, W\), got", (1, 4, 64, 32): "got", (1, 3, 60, 32): "multiples of 16"}
+    for shape, sentence in shapes.items():
+        with pytest.raises(ModelError, match=sentence):
+            graph(torch.zeros(shape, dtype=torch.uint8))
 
 
 def test_a_convolution_with_two_readers_is_noticed():
@@ -98,33 +109,20 @@ def test_a_convolution_with_two_readers_is_noticed():
         fold_batch_norms(Branching().eval(), torch.randn(1, 3, 4, 4))
 
 
-def test_a_norm_that_follows_no_convolution_stays():
-    network = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
-    network[0].running_mean.fill_(0.5)
-    assert fold_batch_norms(network, torch.randn(1, 3, 4, 4)) == 1
-    assert isinstance(network[0], nn.BatchNorm2d) and isinstance(network[3], nn.Identity)
-
-
-def test_fold_batch_norms_counts_only_what_it_folds():
+def test_a_norm_of_no_convolution_or_of_a_shared_one_stays():
     class Shared(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv = nn.Conv2d(3, 3, 1)
+            self.alone, self.conv = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
             self.first, self.second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
             self.other, self.last = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.alone.running_mean.fill_(0.5)
             self.first.running_mean.fill_(1.0)
 
         def forward(self, x):
-            return self.last(self.other(self.second(self.conv(self.first(self.conv(x))))))
+            return self.last(self.other(self.second(self.conv(self.first(self.conv(self.alone(x).relu()))))))
 
     network = Shared().eval()
-    assert fold_batch_norms(network, torch.randn(1, 3, 4, 4)) == 1
-    assert isinstance(network.first, nn.BatchNorm2d) and isinstance(network.last, nn.Identity)
-
-
-@pytest.mark.parametrize(
-    ("shape", "sentence"), [((3, 64, 32), r"\(B, 3, H, W\), got"), ((1, 4, 64, 32), "got"), ((1, 3, 60, 32), "multiples of 16")]
-)
-def test_inference_model_refuses_images_of_another_shape(tiny_model, shape, sentence):
-    with pytest.raises(ModelError, match=sentence):
-        InferenceModel(tiny_model)(torch.zeros(shape, dtype=torch.uint8))
+    fold_batch_norms(network, torch.randn(1, 3, 4, 4))
+    assert all(isinstance(norm, nn.BatchNorm2d) for norm in (network.alone, network.first, network.second))
+    assert isinstance(network.last, nn.Identity)

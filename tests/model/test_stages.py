@@ -91,8 +91,9 @@ def test_a_stage_lays_tokens_out_row_by_row_with_cls_first():
 def test_positions_resampled_to_their_own_grid_are_themselves():
     stage = TFC(3, 4, 1, (4, 2), TransformerConfig(num_heads=2, ffn_dim=8), nea=False)
     assert stage.interpolate_pos_embed(4, 2) is stage.position_embedding
-    assert stage.interpolate_pos_embed(8, 4).shape == (1, 33, 4)
-    torch.testing.assert_close(stage.interpolate_pos_embed(8, 4)[:, 0], stage.position_embedding[:, 0])
+    larger = stage.interpolate_pos_embed(8, 4)
+    assert larger.shape == (1, 33, 4)
+    torch.testing.assert_close(larger[:, 0], stage.position_embedding[:, 0])
 
 
 def test_scaling_pools_the_maximum_down_and_interpolates_up():
@@ -103,26 +104,24 @@ def test_scaling_pools_the_maximum_down_and_interpolates_up():
     assert row.tolist() == [[[[0.0, 1.0, 3.0, 4.0]]]]
 
 
-RESNET50 = (256, 512, 1024, 2048)
-
-
 @pytest.mark.parametrize(
-    ("overrides", "channels", "expected"),
+    ("overrides", "expected"),
     [
-        ({}, RESNET50, {1: (256, 256), 2: (768, 768), 3: (1792, 2048)}),
-        ({"mfe_supervision": False}, RESNET50, {1: (256, 256), 2: (768, 768), 3: (1792, 2048)}),
-        ({"depths": (12, 0, 0, 0)}, RESNET50, {1: (256, 256)}),
-        ({"depths": (0, 12, 0, 0)}, RESNET50, {2: (512, 512)}),
-        ({"depths": (0, 0, 6, 0)}, RESNET50, {3: (1024, 1024)}),
-        ({"depths": (0, 0, 0, 12)}, RESNET50, {4: (2048, 2048)}),
-        ({"depths": (0, 4, 4, 4)}, RESNET50, {2: (512, 512), 3: (1536, 1536), 4: (3584, 2048)}),
-        ({"depths": (0, 0, 0, 0)}, RESNET50, {}),
-        ({"depths": (1, 1, 0, 0)}, (24, 40, 112, 960), {1: (24, 32), 2: (72, 960)}),
+        ({}, {1: (256, 256), 2: (768, 768), 3: (1792, 2048)}),
+        ({"mfe_supervision": False}, {1: (256, 256), 2: (768, 768), 3: (1792, 2048)}),
+        ({"depths": (12, 0, 0, 0)}, {1: (256, 256)}),
+        ({"depths": (0, 12, 0, 0)}, {2: (512, 512)}),
+        ({"depths": (0, 0, 6, 0)}, {3: (1024, 1024)}),
+        ({"depths": (0, 0, 0, 12)}, {4: (2048, 2048)}),
+        ({"depths": (0, 4, 4, 4)}, {2: (512, 512), 3: (1536, 1536), 4: (3584, 2048)}),
+        ({"depths": (0, 0, 0, 0)}, {}),
     ],
     ids=str,
 )
-def test_stage_widths_are_the_paper_s(overrides, channels, expected):
-    assert stage_widths(ModelConfig(**overrides), channels) == expected
+def test_stage_widths_are_the_paper_s(overrides, expected):
+    assert stage_widths(ModelConfig(**overrides), (256, 512, 1024, 2048)) == expected
+    edge = stage_widths(ModelConfig(depths=(1, 1, 0, 0)), (24, 40, 112, 960))
+    assert edge == {1: (24, 32), 2: (72, 960)}  # rounded up to the heads
 
 
 def test_the_residual_block_keeps_shape_and_adds_its_input():

@@ -1,106 +1,84 @@
 """The ONNX Runtime runtime and opening by path, on a hand-made model: a matrix between pixels and unit rows."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+import torch
+from fake_tensorrt import EMBED_DIM, SIZE, small_info
 
 import hat
 from hat.errors import CheckpointError, UsageError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_to_json
-from hat.model import ModelConfig
-from hat.preprocessing import Preprocessing
+from hat.io.artifact import METADATA_KEY, BatchProfile, info_to_json
+from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from hat.runtime import Runtime, open_runtime
+from hat.runtime.protocol import model_input
 
-pytest.importorskip("onnxruntime", reason="the extra onnxruntime is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnxruntime is not installed")
 
-NUM_PIXELS, DIM = 3 * 32 * 16, 6
-MATRIX = np.random.default_rng(0).normal(size=(NUM_PIXELS, DIM)).astype(np.float32)
-
-
-def info(**changes):
-    facts = {
-        "name": "hand-made",
-        "model": ModelConfig(image_size=(32, 16)),
-        "preprocessing": Preprocessing(height=32, width=16),
-        "embed_dim": DIM,
-        "precision": "fp32",
-        "source_sha256": "0" * 64,
-        "fingerprint": "1" * 64,
-        "versions": {},
-    }
-    return ArtifactInfo(**(facts | changes))
+NUM_PIXELS = 3 * SIZE[0] * SIZE[1]
+MATRIX = np.random.default_rng(0).normal(size=(NUM_PIXELS, EMBED_DIM)).astype(np.float32)
+IMAGES = np.random.default_rng(1).integers(0, 256, (7, 3, *SIZE), dtype=np.uint8)
 
 
-def write(path, facts, element=TensorProto.UINT8):
-    nodes = [
-        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("Reshape", ["pixels", "shape"], ["rows"]),
-        helper.make_node("MatMul", ["rows", "matrix"], ["product"]),
-        helper.make_node("ReduceL2", ["product", "axes"], ["length"], keepdims=1),
-        helper.make_node("Div", ["product", "length"], ["embeddings"]),
-    ]
-    constants = {"shape": np.array([-1, NUM_PIXELS]), "matrix": MATRIX, "axes": np.array([1])}
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("images", element, ["batch", 3, 32, 16])],
-        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["batch", DIM])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.helper.set_model_props(proto, {METADATA_KEY: info_to_json(facts)})
+def embeddings_of(pixels):
+    rows = pixels.reshape(len(pixels), -1).astype(np.float32) @ MATRIX
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def write(path, num_rows="N", element="uint8", **facts):
+    proto = onnx.parser.parse_model(f"""
+        <ir_version: 9, opset_import: ["": 18]>
+        hand_made ({element}[{num_rows}, 3, {SIZE[0]}, {SIZE[1]}] images) => (float[{num_rows}, {EMBED_DIM}] embeddings) {{
+            pixels = Cast <to = 1> (images)
+            rows = Reshape (pixels, shape)
+            product = MatMul (rows, matrix)
+            length = ReduceL2 <keepdims = 1> (product, axes)
+            embeddings = Div (product, length)
+        }}""")
+    for name, value in {"shape": np.array([-1, NUM_PIXELS]), "matrix": MATRIX, "axes": np.array([1])}.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    onnx.helper.set_model_props(proto, {METADATA_KEY: info_to_json(small_info(**facts))})
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString())
     return path
 
 
-@pytest.fixture
-def images():
-    return np.random.default_rng(1).integers(0, 256, (7, 3, 32, 16), dtype=np.uint8)
-
-
-@pytest.fixture
-def expected(images):
-    rows = images.reshape(len(images), -1).astype(np.float32) @ MATRIX
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-@pytest.mark.parametrize(("input_type", "element"), [("uint8", TensorProto.UINT8), ("float32", TensorProto.FLOAT)])
-def test_pixels_become_embeddings_whatever_the_file_takes(input_type, element, images, expected, tmp_path):
-    runtime = open_runtime(write(tmp_path / "hand.onnx", info(input_type=input_type), element), num_threads=1)
+@pytest.mark.parametrize("input_type", ["uint8", "float32", "normalized"])
+def test_pixels_become_embeddings_whatever_the_file_takes(input_type, tmp_path):
+    element = "uint8" if input_type == "uint8" else "float"
+    runtime = open_runtime(write(tmp_path / "hand.onnx", element=element, input_type=input_type), num_threads=1)
     assert isinstance(runtime, Runtime) and runtime.max_batch is None
-    assert (runtime.embed_dim, runtime.preprocessing.size) == (DIM, (32, 16))
+    assert (runtime.embed_dim, runtime.preprocessing.size) == (EMBED_DIM, SIZE)
     assert runtime.name == "onnxruntime fp32 cpu"
-    np.testing.assert_allclose(runtime.run(images), expected, atol=1e-5)
-    np.testing.assert_allclose(runtime.run(images[:, :, ::-1][:, :, ::-1]), expected, atol=1e-5)  # strided
-    empty = runtime.run(images[:0])
-    assert empty.shape == (0, DIM) and empty.dtype == np.float32
-    for wrong in (images[:, :, :16], images.astype(np.float32), images[0]):
-        with pytest.raises(UsageError, match=r"expected images \(B, 3, 32, 16\) uint8"):
+    mean, std = (np.reshape(value, (3, 1, 1)) for value in (IMAGENET_MEAN, IMAGENET_STD))
+    expected = embeddings_of((IMAGES / 255 - mean) / std if input_type == "normalized" else IMAGES)
+    np.testing.assert_allclose(runtime.run(IMAGES), expected, atol=1e-5)
+    np.testing.assert_allclose(runtime.run(np.asfortranarray(IMAGES)), expected, atol=1e-5)  # strided
+    batch = model_input(np.asfortranarray(IMAGES), input_type)
+    assert batch.flags["C_CONTIGUOUS"]
+    np.testing.assert_allclose(runtime._embed_bound(batch), expected, atol=1e-5)  # as on a GPU, on the CPU's memory
+    assert runtime.run(IMAGES[:0]).shape == (0, EMBED_DIM)
+    for wrong in (IMAGES[:, :, :16], IMAGES.astype(np.float32), IMAGES[0]):
+        with pytest.raises(UsageError, match=r"expected images \(B, 3, 64, 32\) uint8"):
             runtime.run(wrong)
 
 
-def test_it_is_an_embedders_model_and_may_be_called_from_threads(images, expected, tmp_path):
-    path = write(tmp_path / "hand.onnx", info())
-    embedder = hat.Embedder.open(path, batch_size=3)
-    pictures = list(images.transpose(0, 2, 3, 1))
-    np.testing.assert_allclose(embedder.embed(pictures), expected, atol=1e-5)
-    assert embedder.embed([]).shape == (0, DIM)
-    results = [None] * 8
+def test_a_file_of_one_batch_size_takes_any(tmp_path):
+    runtime = open_runtime(write(tmp_path / "hand.onnx", num_rows=3, batch=BatchProfile(min=3, opt=3, max=3)))
+    for count in (1, 3, 7):
+        np.testing.assert_allclose(runtime.run(IMAGES[:count]), embeddings_of(IMAGES[:count]), atol=1e-5)
 
-    def work(place):
-        results[place] = embedder.runtime.run(images)
 
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for result in results:
-        np.testing.assert_allclose(result, expected, atol=1e-5)
+def test_it_is_an_embedders_model_and_may_be_called_from_threads(tmp_path):
+    embedder = hat.Embedder.open(write(tmp_path / "hand.onnx"), batch_size=3)
+    np.testing.assert_allclose(embedder.embed(list(IMAGES.transpose(0, 2, 3, 1))), embeddings_of(IMAGES), atol=1e-5)
+    assert embedder.embed([]).shape == (0, EMBED_DIM)
+    with ThreadPoolExecutor(8) as threads:
+        for result in threads.map(embedder.runtime.run, [IMAGES] * 8):
+            np.testing.assert_allclose(result, embeddings_of(IMAGES), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -113,29 +91,22 @@ def test_it_is_an_embedders_model_and_may_be_called_from_threads(images, expecte
 )
 def test_a_file_that_is_not_what_it_says_is_refused(facts, sentence, tmp_path):
     with pytest.raises(CheckpointError, match=f"is not what it says of itself: {sentence}"):
-        open_runtime(write(tmp_path / "hand.onnx", info(**facts)))
+        open_runtime(write(tmp_path / "hand.onnx", **facts))
 
 
-def test_the_device_that_was_asked_for_runs_or_an_error_says_why_not(tmp_path):
-    import onnxruntime
-
-    path = write(tmp_path / "hand.onnx", info())
+def test_what_cannot_be_had_is_refused(tmp_path):
+    path = write(tmp_path / "hand.onnx")
     assert open_runtime(path, "auto").name.endswith("cpu")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(UsageError, match="cuda"):
             open_runtime(path, "cuda")
     with pytest.raises(UsageError, match="unknown device 'gpu'"):
         open_runtime(path, "gpu")
-
-
-def test_an_artifacts_precision_is_its_own(tmp_path):
     with pytest.raises(UsageError, match="leave out the precision fp16"):
-        open_runtime(write(tmp_path / "hand.onnx", info()), precision="fp16")
-
-
-def test_a_wrong_number_of_threads_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="num_threads is at least 1, got 0"):
-        open_runtime(write(tmp_path / "hand.onnx", info()), num_threads=0)
+        open_runtime(path, precision="fp16")
+    for model in (path, tmp_path):
+        with pytest.raises(UsageError, match="num_threads is at least 1, got 0"):
+            open_runtime(model, num_threads=0)
 
 
 @pytest.mark.parametrize(
@@ -146,14 +117,54 @@ def test_a_wrong_number_of_threads_is_refused(tmp_path):
         ("nothing.engine", "nothing.engine"),
         ("nothing.xml", "nothing.xml"),
         ("nothing.pth", "nothing.pth"),
+        ("notes.txt", r"expected a checkpoint folder, a \.pth file .* or an exported file"),
     ],
 )
-def test_what_is_not_there_is_named(name, sentence, tmp_path):
+def test_what_is_no_model_is_named(name, sentence, tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UsageError, match=sentence):
         open_runtime(tmp_path / name)
 
 
-def test_a_file_of_unknown_kind_is_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(CheckpointError, match=r"expected a checkpoint folder, a \.pth file .* or an exported file"):
-        open_runtime(tmp_path / "notes.txt")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_gives_what_the_cpu_gives(tmp_path):
+    runtime = open_runtime(write(tmp_path / "hand.onnx"), "cuda")
+    for count in (1, 7, 3):
+        np.testing.assert_allclose(runtime.run(IMAGES[:count]), embeddings_of(IMAGES[:count]), atol=1e-4)
+
+
+@pytest.fixture
+def cuda_session(monkeypatch):
+    """ONNX Runtime with a CUDA provider that takes options and says what it left to the CPU, and computes nothing."""
+    asked, real = {}, onnxruntime.InferenceSession
+    left = [
+        SimpleNamespace(ep_name="CPUExecutionProvider", get_nodes=lambda name=name: [SimpleNamespace(op_type=name)])
+        for name in ("Shape", "Gather", "LpNormalization")
+    ]
+
+    def session(path, options, providers):
+        ((asked["provider"], asked["options"]),) = providers
+        opened = real(path, options, providers=["CPUExecutionProvider"])
+        names = {"get_providers": lambda: [asked["provider"]], "get_provider_graph_assignment_info": lambda: left}
+        return SimpleNamespace(get_inputs=opened.get_inputs, get_outputs=opened.get_outputs, **names)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr("hat.runtime.onnxruntime_runtime.choose_device", lambda device: torch.device(device or "cuda"))
+    return asked
+
+
+def test_cuda_computes_without_tf32_and_tells_what_stays_on_the_cpu(cuda_session, tmp_path, caplog):
+    runtime = open_runtime(write(tmp_path / "hand.onnx"), "cuda:1")
+    options = cuda_session["options"]
+    assert (cuda_session["provider"], options["device_id"], options["use_tf32"]) == ("CUDAExecutionProvider", 1, "0")
+    assert options["cudnn_conv_algo_search"] == "HEURISTIC"
+    assert runtime.on_cpu == {"LpNormalization": 1}
+    assert "on the CPU what its CUDA provider lacks: 1 LpNormalization" in caplog.text
+
+
+@pytest.mark.parametrize(("details", "chosen"), [({}, "cuda"), ({"quantization": {"scheme": "cpu"}}, "cpu")])
+def test_an_int8_file_made_for_cpus_goes_to_no_gpu_by_itself(details, chosen, cuda_session, tmp_path):
+    runtime = open_runtime(write(tmp_path / "hand.onnx", details=details))
+    assert runtime.name == f"onnxruntime fp32 {chosen}"

@@ -1,7 +1,7 @@
 """The Triton runtime against a stand-in for the server.
 
-What is faked is the server: a small HTTP server that speaks KServe's version 2 with Triton's binary tensors, and multiplies
-pixels by a matrix. The client is tritonclient itself. A real tritonserver is asked in tests/export/test_triton_server.py.
+A small HTTP server speaks KServe's version 2 with Triton's binary tensors, and embeds an image by its first pixels. The client
+is tritonclient itself. A real tritonserver is asked in tests/export/test_triton_server.py.
 """
 
 import json
@@ -12,44 +12,27 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from fake_tensorrt import EMBED_DIM, SIZE, fake_embeddings, small_info
 
 import hat
 from hat.commands.info import info
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.export.parity.candidate import open_candidate, parse_candidate
-from hat.io.artifact import ArtifactInfo, info_to_json
-from hat.model import ModelConfig
-from hat.preprocessing import Preprocessing
+from hat.io.artifact import info_to_json
 from hat.runtime import Runtime, open_runtime, runtime_info
 from hat.runtime.triton_runtime import parse_triton_address
 
 pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
 
-DIM, SIZE = 6, (32, 16)
-MATRIX = np.random.default_rng(0).normal(size=(3 * 32 * 16, DIM)).astype(np.float32)
-FACTS = ArtifactInfo(
-    name="hand-made",
-    model=ModelConfig(image_size=SIZE),
-    preprocessing=Preprocessing(height=32, width=16),
-    embed_dim=DIM,
-    precision="fp16",
-    source_sha256="0" * 64,
-    fingerprint="1" * 64,
-    versions={},
-)
-
-
-def expected(images):
-    rows = images.reshape(len(images), -1).astype(np.float32) @ MATRIX
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+FACTS = small_info("fp16")
 
 
 def configuration(**changes):
     config = {
         "name": "people",
         "max_batch_size": 4,
-        "input": [{"name": "images", "data_type": "TYPE_UINT8", "dims": ["3", "32", "16"]}],
-        "output": [{"name": "embeddings", "data_type": "TYPE_FP32", "dims": [str(DIM)]}],
+        "input": [{"name": "images", "data_type": "TYPE_UINT8", "dims": ["3", "64", "32"]}],
+        "output": [{"name": "embeddings", "data_type": "TYPE_FP32", "dims": [str(EMBED_DIM)]}],
         "parameters": {"hat_reid": {"string_value": info_to_json(FACTS)}},
     }
     return config | changes
@@ -88,7 +71,7 @@ class StandIn(BaseHTTPRequestHandler):
         if len(images) > self.server.config["max_batch_size"]:
             self.answer(400, json.dumps({"error": "batch-size must be <= 4"}).encode())
             return
-        rows = expected(images).astype(np.float32)
+        rows = fake_embeddings(images).astype(np.float32)
         output = {"name": "embeddings", "datatype": "FP32", "shape": list(rows.shape)}
         output["parameters"] = {"binary_data_size": rows.nbytes}
         head = json.dumps({"model_name": "people", "model_version": "1", "outputs": [output]}).encode()
@@ -113,25 +96,25 @@ def pixels(count, seed=1):
     return np.random.default_rng(seed).integers(0, 256, (count, 3, *SIZE), dtype=np.uint8)
 
 
-def test_it_embeds_and_says_what_the_server_runs(server):
+def test_it_embeds_from_several_threads_and_says_what_the_server_runs(server):
     runtime = open_runtime(server.address)
     assert isinstance(runtime, Runtime) and runtime.max_batch == 4
     assert runtime_info(runtime) == FACTS and runtime.preprocessing == FACTS.preprocessing
+    with ThreadPoolExecutor(6) as threads:
+        rows = list(threads.map(lambda seed: runtime.run(pixels(2, seed)), range(24)))
+    for seed, found in enumerate(rows):
+        np.testing.assert_allclose(found, fake_embeddings(pixels(2, seed)), atol=1e-6)
     images = pixels(3)
-    np.testing.assert_allclose(runtime.run(images), expected(images), atol=1e-6)
-    assert runtime.run(images[:0]).shape == (0, DIM)
+    assert runtime.run(images[:0]).shape == (0, EMBED_DIM)
     for wrong in (images[0], images[:, :, :16], images.astype(np.float32)):
-        with pytest.raises(UsageError, match=r"expected images \(B, 3, 32, 16\) uint8"):
+        with pytest.raises(UsageError, match=r"expected images \(B, 3, 64, 32\) uint8"):
             runtime.run(wrong)
 
 
-def test_it_can_be_verified_and_measured_like_a_file(server):
+def test_it_can_be_verified_and_looked_into_like_a_file(server, capsys):
     candidate = parse_candidate(server.address)
     assert not candidate.is_missing and not candidate.is_checkpoint
-    np.testing.assert_allclose(open_candidate(candidate, "cpu").run(pixels(3)), expected(pixels(3)), atol=1e-6)
-
-
-def test_info_tells_what_the_server_runs(server, capsys):
+    np.testing.assert_allclose(open_candidate(candidate, "cpu").run(pixels(3)), fake_embeddings(pixels(3)), atol=1e-6)
     info(server.address, None, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["artifact"]["fingerprint"] == FACTS.fingerprint and told["max_batch"] == 4
@@ -143,18 +126,10 @@ def test_more_images_than_the_server_takes_are_split(server):
     embedder = hat.Embedder.open(server.address)
     images = pixels(10)
     rows = embedder.embed(list(images.transpose(0, 2, 3, 1)))
-    np.testing.assert_allclose(rows, expected(images), atol=1e-6)
+    np.testing.assert_allclose(rows, fake_embeddings(images), atol=1e-6)
     assert server.seen == [4, 4, 2]
-    np.testing.assert_allclose(open_runtime(server.address).run(pixels(10)), expected(images), atol=1e-6)
+    np.testing.assert_allclose(open_runtime(server.address).run(pixels(10)), fake_embeddings(images), atol=1e-6)
     assert server.seen == [4, 4, 2] * 2
-
-
-def test_several_threads_at_once(server):
-    runtime = open_runtime(server.address)
-    with ThreadPoolExecutor(6) as threads:
-        rows = list(threads.map(lambda seed: runtime.run(pixels(2, seed)), range(24)))
-    for seed, found in enumerate(rows):
-        np.testing.assert_allclose(found, expected(pixels(2, seed)), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +137,7 @@ def test_several_threads_at_once(server):
     [
         ({"parameters": {}}, "was not made by hat export --to triton"),
         ({"output": [{"name": "embeddings", "data_type": "TYPE_FP32", "dims": ["7"]}]}, "is not what it says of itself"),
-        ({"input": [{"name": "images", "data_type": "TYPE_FP32", "dims": ["3", "32", "16"]}]}, "is not what it says of itself"),
+        ({"input": [{"name": "images", "data_type": "TYPE_FP32", "dims": ["3", "64", "32"]}]}, "is not what it says of itself"),
         ({"max_batch_size": 0}, "takes no batches"),
     ],
 )
@@ -195,26 +170,15 @@ def test_a_closed_port_and_a_silent_server_are_sentences():
             open_runtime(f"triton://127.0.0.1:{port}/people", timeout_s=0.3)
 
 
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("triton://gpu/people", ("gpu:8000", "people", "", False)),
-        ("triton://10.0.0.7:9000/people/3", ("10.0.0.7:9000", "people", "3", False)),
-        ("tritons://[::1]:443/hat.v2/", ("[::1]:443", "hat.v2", "", True)),
-    ],
-)
-def test_addresses(text, address):
-    assert parse_triton_address(text) == address
-
-
-@pytest.mark.parametrize(
-    "text", ["triton://gpu", "triton:///people", "triton://gpu/a/b", "triton://me:pw@gpu/x", "triton://gpu/../x"]
-)
-def test_what_is_no_address_is_refused(text):
-    with pytest.raises(UsageError, match="is no address of a model"):
-        open_runtime(text)
-
-
-def test_a_device_is_the_servers_own_matter():
+def test_parse_triton_address():
+    addresses = {
+        "triton://gpu/people": ("gpu:8000", "people", "", False),
+        "triton://10.0.0.7:9000/people/3": ("10.0.0.7:9000", "people", "3", False),
+        "tritons://[::1]:443/hat.v2/": ("[::1]:443", "hat.v2", "", True),
+    }
+    assert {text: parse_triton_address(text) for text in addresses} == addresses
+    for text in ("triton://gpu", "triton:///people", "triton://gpu/a/b", "triton://me:pw@gpu/x", "triton://gpu/../x"):
+        with pytest.raises(UsageError, match="is no address of a model"):
+            open_runtime(text)
     with pytest.raises(UsageError, match="leave out the device"):
         open_runtime("triton://gpu/people", device="cuda")

@@ -235,8 +235,9 @@ def test_force_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     write_state(some_state(), folder.last)
-    (tmp_path / ".model.safetensors.x1y2").write_bytes(b"half a file")
-    (folder.last / ".state.pt.x1y2").write_bytes(b"half a file")
+    for leftover in (tmp_path / ".model.safetensors.x1y2.part", folder.last / ".state.pt.x1y2.part"):
+        leftover.mkdir()
+        (leftover / "model.safetensors").write_bytes(b"half a file")
     folder.begin(TrainConfig(), resume=True)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [
         "config.yaml",

@@ -15,7 +15,7 @@ from rich.progress import Progress, TaskID
 
 from hat.console import percent, progress, stderr
 from hat.errors import MissingExtraError, WorkError
-from hat.io.checkpoint import write_atomically
+from hat.io.atomic_output import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -23,7 +23,8 @@ from torch import Tensor
 from hat.config import config_from_dict, config_to_dict, config_to_yaml, differences
 from hat.data.datasets import Split
 from hat.errors import CheckpointError, ConfigError, UsageError
-from hat.io.checkpoint import CONFIG_FILE, WEIGHTS_FILE, write_atomically
+from hat.io.atomic_output import clear_leftovers, write_atomically
+from hat.io.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 
 from ..config import TrainConfig
 from ..teacher import TEACHER_FILE
@@ -161,8 +162,7 @@ class RunFolder:
         """Remove the temporary files of a process that was killed while it wrote."""
         for folder in (self.path, self.last):
             for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, RECIPE_FILE, STATE_FILE, TEACHER_FILE):
-                for leftover in folder.glob(f".{name}.*"):
-                    leftover.unlink()
+                clear_leftovers(folder / name)
 
 
 def _read_owner(path: Path) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from hat.config import config_dataclass, config_from_dict
 from hat.errors import CheckpointError, ConfigError
-from hat.io.artifact import ArtifactInfo, info_from_json, placeholder_reason
+from hat.io.artifact import ArtifactInfo, file_sha256, info_from_json, placeholder_reason, read_model_file
 from hat.runtime.tensorrt.library import Gpu, TensorRT, Variant
 
 HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
@@ -79,33 +79,21 @@ def runtime_cache_path(path: Path) -> Path:
 
 
 def read_engine_info(path: Path) -> ArtifactInfo:
-    """Read the metadata of an engine.
-
-    Raises:
-        CheckpointError: The engine or its sidecar is missing or cannot be read.
-    """
+    """Read the metadata of an engine; a `CheckpointError` where it or its sidecar is missing or cannot be read."""
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
-    beside = sidecar_path(path)
-    if reason := placeholder_reason(path) or placeholder_reason(beside):
+    if reason := placeholder_reason(path):
         raise CheckpointError(reason)
-    try:
-        text = beside.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    beside = sidecar_path(path)
+    if not beside.exists():
         raise CheckpointError(
             f"{path}: {beside.name} is missing beside it, without which nobody knows what it is: copy both, or export again"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{beside} cannot be read: {error}") from None
-    return info_from_json(text, str(beside))
+        )
+    return info_from_json(read_model_file(beside, "a sidecar"), str(beside))
 
 
 def engine_metadata(info: ArtifactInfo, source: str) -> EngineMetadata:
-    """Return the metadata that only an engine has.
-
-    Raises:
-        CheckpointError: They are not there, or not as this version writes them.
-    """
+    """Return the metadata that only an engine has; a `CheckpointError` where they are not as this version writes them."""
     content = info.details.get("engine")
     if not isinstance(content, dict):
         raise CheckpointError(f"{source}: its sidecar is not an engine's: details.engine is missing")
@@ -116,14 +104,7 @@ def engine_metadata(info: ArtifactInfo, source: str) -> EngineMetadata:
 
 
 def engine_mismatch(path: Path, metadata: EngineMetadata, trt: TensorRT, gpu: Gpu | None) -> str | None:
-    """Return why an engine must not be loaded here, or None where it may.
-
-    Args:
-        path: The engine.
-        metadata: What its sidecar says.
-        trt: The library that is to run it.
-        gpu: The GPU that it is to run on.
-    """
+    """Return why an engine must not be loaded by this library on this GPU, or None where it may."""
     if (digest := file_sha256(path)) != metadata.engine_sha256:
         return f"its SHA-256 is {digest[:12]}..., its sidecar is of an engine with {metadata.engine_sha256[:12]}..."
     if metadata.variant != trt.variant:
@@ -168,24 +149,8 @@ def target_name(metadata: EngineMetadata) -> str:
     return f"{metadata.gpu} ({capability}, {metadata.num_sms} SMs)"
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in pieces.
-
-    Raises:
-        CheckpointError: It cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    return digest.hexdigest()
-
-
 def onnx_sha256(path: Path) -> str:
-    """SHA-256 of an ONNX file, and of ``NAME.data`` beside it where its weights stand there."""
+    """Hash an ONNX file, and ``NAME.data`` beside it where its weights stand there."""
     data = path.with_name(f"{path.name}.data")
     if not data.is_file():
         return file_sha256(path)

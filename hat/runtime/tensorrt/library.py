@@ -7,7 +7,7 @@ precision, RTX has target architectures and a runtime cache and neither timing c
 
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -45,17 +45,14 @@ class Gpu:
 
 @dataclass
 class Messages:
-    """What a library reported meanwhile, each message on one line.
-
-    Attributes:
-        errors: For the exception that follows.
-        warnings: Kept in the sidecar of what was built.
-        plans: Lists of an engine's layers, as they were printed; TensorRT for RTX prints one for each compute capability.
-    """
+    """What a library reported meanwhile, each message on one line."""
 
     errors: list[str] = field(default_factory=list)
+    """For the exception that follows."""
     warnings: list[str] = field(default_factory=list)
+    """Kept in the sidecar of what was built."""
     plans: list[str] = field(default_factory=list)
+    """Lists of an engine's layers, as they were printed; TensorRT for RTX prints one for each compute capability."""
 
     def __str__(self) -> str:
         return joined(self.errors)
@@ -71,26 +68,12 @@ def current_gpu(index: int | None = None) -> Gpu | None:
 
 
 class TensorRT:
-    """One TensorRT library with what this package needs of it.
+    """One TensorRT library, the imported module or a fake with the same names, with what this package needs of it."""
 
-    Args:
-        library: The imported module, or a fake with the same names.
-        variant: Which product it is.
-        find_gpu: Tells the GPU for an index; `current_gpu`.
-
-    Attributes:
-        version: The library's own, ``"10.16.1.11"``.
-        title: ``"TensorRT 10.16.1.11"``.
-
-    Raises:
-        UsageError: The library is older than this package supports.
-    """
-
-    def __init__(self, library: Any, variant: Variant, find_gpu: Callable[[int | None], Gpu | None] = current_gpu) -> None:
+    def __init__(self, library: Any, variant: Variant) -> None:
         self.library = library
         self.variant = variant
-        self.find_gpu = find_gpu
-        self.version = str(library.__version__)
+        self.version = str(library.__version__)  # "10.16.1.11"
         self.title = f"{_TITLES[variant]} {self.version}"
         numbers = tuple(int(part) for part in re.findall(r"\d+", self.version)[:2])
         if numbers < _MIN_VERSIONS[variant]:
@@ -98,7 +81,6 @@ class TensorRT:
             raise UsageError(
                 f"{self.title} is installed: {min_version} or newer is needed, which types a network by its graph alone"
             )
-        self.major = numbers[0]
         self.logger = _make_logger(library)
 
     @property
@@ -122,22 +104,14 @@ class TensorRT:
         return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
     def builder_flag(self, name: str) -> Any:
-        """Return a builder flag by name.
-
-        Raises:
-            UsageError: This library has none of that name.
-        """
+        """Return a builder flag by name; a `UsageError` where this library has none of that name."""
         flag = getattr(self.library.BuilderFlag, name, None)
         if flag is None:
             raise UsageError(f"{self.title} has no builder flag {name}: leave the option out, or use another version")
         return flag
 
     def device(self, device: str | None) -> torch.device:
-        """Return the CUDA device to run on.
-
-        Raises:
-            UsageError: It is not a CUDA device, or is not there.
-        """
+        """Return the CUDA device to run on; a `UsageError` where it is no CUDA device, or is not there."""
         chosen = choose_device(device)
         if chosen.type != "cuda":
             asked = f"{device} was asked for" if device not in (None, "auto") else "torch sees no CUDA device"
@@ -145,11 +119,14 @@ class TensorRT:
         index = cast("int | None", chosen.index)  # torch's stubs leave out that "cuda" has none
         return torch.device("cuda", torch.cuda.current_device() if index is None else index)
 
+    def find_gpu(self, index: int | None) -> Gpu | None:
+        """Return the GPU of an index, see `current_gpu`."""
+        return current_gpu(index)
+
     def make(self, name: str, *arguments: Any) -> Any:
         """Return one of the library's own objects by class name; the logger is the last argument of each.
 
-        Raises:
-            WorkError: The library cannot start: no driver, or one that is too old; its own messages say why.
+        A `WorkError` tells in the library's own words that it cannot start: no driver, or one that is too old.
         """
         with self.listen() as messages:
             try:
@@ -158,22 +135,14 @@ class TensorRT:
                 raise WorkError(f"{self.title} cannot start: {joined(messages.errors or [str(error)])}") from None
 
     def runtime(self, *, host_code: bool = False) -> Any:
-        """Return a runtime; ``host_code`` lets an engine run the lean runtime that it carries, which is native code.
-
-        Raises:
-            WorkError: The library cannot start.
-        """
+        """Return a runtime; ``host_code`` lets an engine run the lean runtime that it carries, which is native code."""
         runtime = self.make("Runtime")
         if host_code:
             runtime.engine_host_code_allowed = True
         return runtime
 
     def deserialize(self, runtime: Any, plan: bytes, source: str) -> Any:
-        """Load an engine.
-
-        Raises:
-            CheckpointError: The library refuses it; its own messages say why.
-        """
+        """Load an engine; what the library refuses is a `CheckpointError` in its own words."""
         with self.listen() as messages:
             engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -181,11 +150,7 @@ class TensorRT:
         return engine
 
     def context(self, engine: Any, source: str, settings: Any = None) -> Any:
-        """Make an execution context: one of RTX by its settings, any other one without scratch memory of its own.
-
-        Raises:
-            WorkError: The library cannot make one, for want of memory for example.
-        """
+        """Make an execution context: one of RTX by its settings, any other one without scratch memory of its own."""
         with self.listen() as messages:
             shared = self.library.ExecutionContextAllocationStrategy.USER_MANAGED
             context = engine.create_execution_context(shared if settings is None else settings)
@@ -198,9 +163,7 @@ class TensorRT:
 def load_tensorrt(variant: Variant) -> TensorRT:
     """Import a TensorRT library; the same object every time, because TensorRT holds on to the first logger that it is given.
 
-    Raises:
-        MissingExtraError: It is not installed.
-        UsageError: It is installed and cannot be loaded, or is too old.
+    Where it is not installed that is a `MissingExtraError`; where it cannot be loaded or is too old, another `UsageError`.
     """
     module = variant.replace("-", "_")
     try:
@@ -223,7 +186,7 @@ def load_tensorrt(variant: Variant) -> TensorRT:
 
 
 def find_variants() -> dict[Variant, str]:
-    """Versions of the TensorRT libraries that load here, or why one that is installed does not; missing ones are left out."""
+    """Return the versions of the TensorRT libraries that are installed, or why one does not load."""
     found: dict[Variant, str] = {}
     for variant in get_args(Variant):
         try:

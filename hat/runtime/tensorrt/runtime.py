@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.io.artifact import BatchProfile
+from hat.io.artifact import ArtifactInfo, BatchProfile
 from hat.io.atomic_output import atomic_output
 from hat.runtime.protocol import check_images
 from hat.runtime.tensorrt.engine import engine_metadata, engine_mismatch, read_engine_info, runtime_cache_path
@@ -26,34 +26,19 @@ _LOG = logging.getLogger(__name__)
 class EngineBuffers:
     """Buffers for the largest batch of an engine; their addresses never change, which a captured CUDA graph relies on.
 
-    Args:
-        device: The CUDA device. A CPU device works too, without page locking and streams: contract tests run on one.
-        max_batch: The largest batch.
-        image_size: (height, width).
-        embed_dim: Width of an embedding.
-        input_type: Type of the engine's input; images come as uint8 and are widened on the device.
-        scratch_bytes: What the engine needs between its layers; all its contexts share it.
+    Images come as uint8 and are widened on the device where the engine takes floats. All contexts share the scratch memory that
+    the engine needs between its layers. A CPU works too, without page locking and streams: contract tests run on one.
     """
 
-    def __init__(
-        self,
-        device: torch.device,
-        *,
-        max_batch: int,
-        image_size: tuple[int, int],
-        embed_dim: int,
-        input_type: torch.dtype,
-        scratch_bytes: int,
-    ) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, max_batch: int, info: ArtifactInfo, scratch_bytes: int) -> None:
         on_gpu = device.type == "cuda"
         self.stream = torch.cuda.Stream(device) if on_gpu else None
-        shape = (max_batch, 3, *image_size)
+        shape, rows = (max_batch, 3, *info.preprocessing.size), (max_batch, info.embed_dim)
         self.host_images = torch.zeros(shape, dtype=torch.uint8, pin_memory=on_gpu)
         self.pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
-        self.images = self.pixels if input_type == torch.uint8 else torch.zeros(shape, dtype=input_type, device=device)
-        self.embeddings = torch.zeros((max_batch, embed_dim), dtype=torch.float32, device=device)
-        self.host_embeddings = torch.zeros((max_batch, embed_dim), dtype=torch.float32, pin_memory=on_gpu)
+        self.images = self.pixels if info.input_type == "uint8" else torch.zeros(shape, dtype=torch.float32, device=device)
+        self.embeddings = torch.zeros(rows, dtype=torch.float32, device=device)
+        self.host_embeddings = torch.zeros(rows, dtype=torch.float32, pin_memory=on_gpu)
         self.scratch = torch.empty(max(scratch_bytes, 1), dtype=torch.uint8, device=device)
         if on_gpu:
             torch.cuda.synchronize(device)  # the zeros are written on another stream than the one that is used from here on
@@ -97,25 +82,14 @@ class TensorRTRuntime:
     launch of every kernel, and for RTX by kernels that are compiled for it and kept in ``NAME.cache`` beside the engine, so
     that the next process finds them.
 
-    Args:
-        path: The engine, with its sidecar ``NAME.json`` beside it.
-        device: ``"cuda"``, ``"cuda:1"``; None takes the current CUDA device.
-        module: The TensorRT library; None imports the one that the sidecar names.
-        cuda_graph: Capture CUDA graphs. Where a driver does not capture an engine, a warning says so and it runs without.
-
-    Attributes:
-        info: The metadata of the engine.
-        metadata: The part of it that only an engine has.
-        batch_sizes: The sizes that are run, ascending.
-
-    Raises:
-        CheckpointError: The engine or its sidecar is missing, cannot be read, or does not belong here; the reason is named.
-        UsageError: There is no such CUDA device.
-        WorkError: There is not enough memory on the device.
-        MissingExtraError: The library is not installed.
+    A device of None is the current CUDA device, a `module` of None the library that the sidecar names. Where a driver does not
+    capture an engine, a warning says so and it runs without graphs, as with a false ``cuda_graph``.
     """
 
     max_batch: int | None
+
+    batch_sizes: tuple[int, ...]
+    """The sizes that are run, ascending."""
 
     def __init__(
         self,
@@ -134,11 +108,9 @@ class TensorRTRuntime:
             raise CheckpointError(f"{path} does not belong here: {reason}. Export it again on this machine")
 
         profile = self.info.batch or BatchProfile()
-        self.path = path
-        self.max_batch = profile.max
+        self.path, self.max_batch = path, profile.max
         self.batch_sizes = batch_buckets(profile)
-        self.preprocessing = self.info.preprocessing
-        self.embed_dim = self.info.embed_dim
+        self.preprocessing, self.embed_dim = self.info.preprocessing, self.info.embed_dim
         self.device_type = self.device.type
         self.name = f"{self.metadata.variant} {self.info.precision} {self.device.type}"
         self.lock = threading.Lock()
@@ -149,29 +121,19 @@ class TensorRTRuntime:
             self._check_tensors(path)
             self.buffers = self._allocate(profile.max)
             self.captures = cuda_graph and not self.trt.is_rtx and self.device.type == "cuda"
-            self.settings: Any = None
-            self.cache: Any = None
-            if self.trt.is_rtx:
-                self.settings, self.cache = self._rtx_settings(cuda_graph)
+            settings, self.cache = self._rtx_settings(cuda_graph)
             # A captured graph belongs to the state of its context, so that every batch size with a graph has its own; they
             # share one block of scratch memory, which is enough because they never run at the same time.
             contexts = self.batch_sizes if self.captures else self.batch_sizes[-1:]
-            self.contexts = {size: self._bind(self.trt.context(self.engine, str(path), self.settings)) for size in contexts}
+            self.contexts = {size: self._bind(self.trt.context(self.engine, str(path), settings)) for size in contexts}
             self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._prepared: set[int] = set()
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Embed a batch of any size; one above the profile is split, others are filled up to the next of `batch_sizes`.
+        """Embed a batch of any size, 0 too; see `hat.runtime.Runtime.run`.
 
-        Args:
-            images: (B, 3, H, W) uint8 RGB, with (H, W) of ``preprocessing``; B may be 0.
-
-        Returns:
-            (B, embed_dim) float32, rows of unit length.
-
-        Raises:
-            UsageError: The images are of another shape or type.
-            WorkError: The engine fails; its own messages say why.
+        One above the profile is split, others are filled up to the next of `batch_sizes`. An engine that fails is a `WorkError`
+        in its own words.
         """
         check_images(images, self.preprocessing.size)
         results = np.empty((len(images), self.embed_dim), dtype=np.float32)
@@ -187,11 +149,7 @@ class TensorRTRuntime:
         return results
 
     def warm_up(self) -> None:
-        """Prepare every batch size, so that no later call waits for what happens only once.
-
-        Raises:
-            WorkError: The engine fails; its own messages say why.
-        """
+        """Prepare every batch size, so that no later call waits for what happens only once."""
         with self.lock, self._current_device(), self.buffers.on_stream():
             for size in self.batch_sizes:
                 self._prepare(size)
@@ -246,6 +204,8 @@ class TensorRTRuntime:
 
     def _rtx_settings(self, cuda_graph: bool) -> tuple[Any, Any]:
         """Return how RTX is to run the engine, and its cache of compiled kernels, filled from the file where that fits."""
+        if not self.trt.is_rtx:
+            return None, None
         settings = self.engine.create_runtime_config()
         # Compiled before the first answer and not behind it: answers do not change while a service runs.
         settings.dynamic_shapes_kernel_specialization_strategy = (
@@ -274,14 +234,8 @@ class TensorRTRuntime:
 
     def _allocate(self, max_batch: int) -> EngineBuffers:
         try:
-            return EngineBuffers(
-                self.device,
-                max_batch=max_batch,
-                image_size=self.preprocessing.size,
-                embed_dim=self.embed_dim,
-                input_type=torch.uint8 if self.info.input_type == "uint8" else torch.float32,
-                scratch_bytes=0 if self.trt.is_rtx else int(self.engine.device_memory_size_v2),
-            )
+            scratch_bytes = 0 if self.trt.is_rtx else int(self.engine.device_memory_size_v2)
+            return EngineBuffers(self.device, max_batch, self.info, scratch_bytes)
         except torch.OutOfMemoryError:
             raise WorkError(f"{self.path}: no memory is left on {self.device} for batches of {max_batch}") from None
 
@@ -292,16 +246,13 @@ class TensorRTRuntime:
             raise CheckpointError(
                 f"{path}: expected the tensors {INPUT_NAME} and {OUTPUT_NAME}, it has {', '.join(sorted(names))}"
             )
-        expected = {INPUT_NAME: (-1, 3, *self.preprocessing.size), OUTPUT_NAME: (-1, self.embed_dim)}
-        for name, shape in expected.items():
-            got = tuple(self.engine.get_tensor_shape(name))
+        element = "UINT8" if self.info.input_type == "uint8" else "FLOAT"
+        expected = {INPUT_NAME: (element, -1, 3, *self.preprocessing.size), OUTPUT_NAME: ("FLOAT", -1, self.embed_dim)}
+        for name, (kind, *shape) in expected.items():
+            got, found = [*self.engine.get_tensor_shape(name)], self.engine.get_tensor_dtype(name).name
             # A profile of one single size may be built into the engine.
-            if got[1:] != shape[1:] or got[0] not in (-1, self.batch_sizes[-1]):
-                raise CheckpointError(f"{path}: {name} is {got}, its sidecar says {shape}")
-        types = {INPUT_NAME: "UINT8" if self.info.input_type == "uint8" else "FLOAT", OUTPUT_NAME: "FLOAT"}
-        for name, kind in types.items():
-            if (found := self.engine.get_tensor_dtype(name).name) != kind:
-                raise CheckpointError(f"{path}: {name} is {found}, its sidecar says {kind}")
+            if found != kind or got[1:] != shape[1:] or got[0] not in (-1, self.batch_sizes[-1]):
+                raise CheckpointError(f"{path}: {name} is {found} {got}, its sidecar says {kind} {shape}")
 
     def _current_device(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
