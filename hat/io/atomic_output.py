@@ -31,8 +31,7 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         UsageError: The file is there and ``overwrite`` is False, or its folder is not there.
         WorkError: It cannot be written: no permission, or a full disk.
     """
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} is there already: give another name, or --force to replace it")
+    check_output(path, overwrite=overwrite)
     clear_leftovers(path)
     folder = _temporary_folder(path)
     lock = _lock(folder)
@@ -50,6 +49,18 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         if lock is not None:
             os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse, before the work, a file that could not be written after it.
+
+    Raises:
+        UsageError: It is there and ``overwrite`` is False, or its folder is not there.
+    """
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} is there already: give another name, or --force to replace it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent} is no folder: make it first")
 
 
 def _temporary_folder(path: Path) -> Path:
