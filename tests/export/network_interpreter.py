@@ -15,15 +15,6 @@ import torch
 import torch.nn.functional as F
 
 
-def parsed_network(trt, content):
-    """Return (network, what has to live as long) of an ONNX model's bytes."""
-    builder = trt.make("Builder")
-    network = builder.create_network(trt.network_flags())
-    parser = trt.make("OnnxParser", network)
-    assert parser.parse(content), [parser.get_error(index).desc() for index in range(parser.num_errors)]
-    return network, (builder, parser, content)
-
-
 class _Weights(ctypes.Structure):
     """``nvinfer1::Weights``."""
 
@@ -31,12 +22,17 @@ class _Weights(ctypes.Structure):
 
 
 class Interpreter:
-    """Runs a parsed network of one input and one output, of a TensorRT module."""
+    """Runs what a TensorRT parsed of an ONNX model's bytes; it has one input and one output."""
 
-    def __init__(self, library, network):
-        self.library, self.network = library, network
-        self.types = {getattr(library.DataType, name): dtype for name, dtype in _TYPES.items()}
-        self.classes = {name.lower(): getattr(library, name) for name in dir(library) if re.fullmatch(r"I\w+Layer", name)}
+    def __init__(self, trt, content):
+        builder = trt.make("Builder")
+        self.library, self.network = trt.library, builder.create_network(trt.network_flags())
+        parser = trt.make("OnnxParser", self.network)
+        assert parser.parse(content), [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        self.alive = builder, parser, content  # as long as the network
+        self.types = {getattr(self.library.DataType, name): dtype for name, dtype in _TYPES.items()}
+        names = [name for name in dir(self.library) if re.fullmatch(r"I\w+Layer", name)]
+        self.classes = {name.lower(): getattr(self.library, name) for name in names}
 
     @torch.inference_mode()
     def run(self, images):

@@ -99,13 +99,12 @@ def test_every_library_multiplies(precision):
 
 
 def test_a_turn_lasts_as_long_as_it_should_and_cuts_no_batch_short(place):
-    config = small_model(0).config
     plain = Worker().open(spec=str(place / "model"), device="cpu", num_threads=None, paths=[])
-    assert plain["num_operations"] == count_complexity(config).total_operations
     worker = Worker()
     paths = sorted(map(str, (place / "images").glob("*.png")))
     facts = worker.open(spec=f"{place / 'model'}@graph", device="cpu", num_threads=1, paths=paths)
-    assert facts["num_operations"] == count_complexity(config, cls_only=True).total_operations
+    expected = count_complexity(small_model(0).config, cls_only=True).total_operations
+    assert plain["num_operations"] > facts["num_operations"] == expected
     assert facts["metrics"] == {"mAP": 0.5} and facts["device"] == "cpu" and facts["precision"] == "fp32"
     fed = []
     original = worker.runtime.run

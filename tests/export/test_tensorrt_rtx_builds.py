@@ -9,12 +9,12 @@ from fake_tensorrt import NAMES, small_info, small_onnx
 import hat
 from hat.errors import MissingExtraError, UsageError, WorkError
 from hat.export.request import ExportRequest
-from hat.export.tensorrt.builder import build_engine, export_tensorrt, export_tensorrt_rtx, int8_warning
+from hat.export.tensorrt.builder import build_engine, export_tensorrt_rtx, int8_warning
 from hat.export.tensorrt.inspection import network_types
 from hat.export.tensorrt.options import COMPUTE_CAPABILITIES, EngineOptions
 from hat.io.artifact import BatchProfile
-from hat.runtime.tensorrt.engine import engine_metadata, read_engine_info
-from hat.runtime.tensorrt.library import current_gpu, load_tensorrt
+from hat.runtime.tensorrt.engine import engine_metadata, onnx_sha256, read_engine_info
+from hat.runtime.tensorrt.library import load_tensorrt
 
 try:
     TRT = load_tensorrt("tensorrt-rtx")
@@ -81,13 +81,6 @@ def test_what_the_parser_refuses_is_told_with_its_node(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(current_gpu() is not None, reason="tells what fails where there is no GPU")
-def test_without_a_gpu_tensorrt_itself_is_not_built(small_model, tmp_path):
-    with pytest.raises((UsageError, MissingExtraError)):
-        export_tensorrt(small_model, tmp_path / "small.engine", ExportRequest(name="small"))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_input_of_another_size_than_the_metadata_says_is_refused(tmp_path):
     info = small_info(preprocessing=hat.Preprocessing(height=128, width=64))
     with pytest.raises(WorkError, match=r"expected the input \(-1, 3, 128, 64\)"):
@@ -121,9 +114,9 @@ def test_weights_above_two_gigabytes_are_read_from_the_file_beside(tmp_path):
     assert (tmp_path / "large.onnx.data").stat().st_size > 10_000
     info = build(tmp_path / "large.onnx", tmp_path / "large.engine")
     assert engine_metadata(info, "it").precision_types == {"HALF": 2}
-    one_file = build(small_onnx("fp16"), tmp_path / "small.engine")
-    assert (tmp_path / "large.engine").stat().st_size == pytest.approx((tmp_path / "small.engine").stat().st_size, rel=0.01)
-    assert engine_metadata(one_file, "it").onnx_sha256 != engine_metadata(info, "it").onnx_sha256
+    data = tmp_path / "large.onnx.data"
+    data.write_bytes(data.read_bytes()[::-1])
+    assert engine_metadata(info, "it").onnx_sha256 != onnx_sha256(tmp_path / "large.onnx")  # other weights, another hash
 
 
 def test_the_fake_has_no_names_but_those_of_the_real_library():
