@@ -3,15 +3,18 @@
 import difflib
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from hat.config import config_from_dict
 from hat.errors import UsageError
 from hat.io.artifact import ArtifactInfo, ArtifactPrecision, BatchProfile, InputType
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,13 @@ class ExportRequest:
     options: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
 
+    def take_options(self, options: type[T], where: str) -> tuple[T, dict[str, Any]]:
+        """Return the options that are a target's own, and by name those that are left for others."""
+        names = {entry.name for entry in fields(cast(Any, options))}
+        own = {name: value for name, value in self.options.items() if name in names}
+        left = {name: value for name, value in self.options.items() if name not in names}
+        return config_from_dict(options, own, where=where), left
+
 
 ExportFunction: TypeAlias = Callable[[Any, Path, ExportRequest], ArtifactInfo]
 """Writes a trained model, or an ONNX file of this package, to a path as requested, whole or not at all."""
@@ -73,8 +83,8 @@ class Target(NamedTuple):
 
 TARGETS = {
     "onnx": Target("hat.export.to_onnx:export_onnx", (".onnx",)),
-    "tensorrt": Target("hat.export.tensorrt.to_tensorrt:export_tensorrt", (".engine", ".plan")),
-    "tensorrt-rtx": Target("hat.export.tensorrt.to_tensorrt:export_tensorrt_rtx", (".engine", ".plan")),
+    "tensorrt": Target("hat.export.tensorrt.builder:export_tensorrt", (".engine", ".plan")),
+    "tensorrt-rtx": Target("hat.export.tensorrt.builder:export_tensorrt_rtx", (".engine", ".plan")),
     "openvino": Target("hat.export.openvino.to_openvino:export_openvino", (".xml",)),
     "triton": Target("hat.export.deploy.triton:export_triton"),
     "deepstream": Target("hat.export.deploy.deepstream:export_deepstream"),

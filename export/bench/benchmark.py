@@ -12,7 +12,7 @@ import numpy as np
 
 from hat.console import describe_machine
 from hat.data import open_dataset
-from hat.errors import CheckpointError, UsageError
+from hat.errors import UsageError
 
 from ..parity.candidate import choose_images, list_images, parse_candidate
 from .matrix_peak import peak_of, timed_precisions
@@ -21,20 +21,6 @@ from .worker import WorkerProcess
 _WARM_UP_S = 0.5
 _PEAK_S = 0.6
 _MAX_IMAGES = 512
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One candidate's turn in one round."""
-
-    num_images: int
-    seconds: float
-    latencies_s: tuple[float, ...]
-
-    @property
-    def images_per_s(self) -> float:
-        """Rate of this turn."""
-        return self.num_images / self.seconds
 
 
 @dataclass(frozen=True)
@@ -100,15 +86,21 @@ class BenchmarkReport:
 
 
 def summarize(
-    turns: Sequence[Turn], first: Sequence[Turn], mode: str, batch: int, *, num_operations: int | None, peak: float | None
+    turns: Sequence[Sequence[float]],
+    first: Sequence[Sequence[float]],
+    mode: str,
+    batch: int,
+    *,
+    num_operations: int | None,
+    peak: float | None,
 ) -> Speed:
-    """Put the turns of one candidate together, one for each round, with those of the first candidate in the same rounds.
+    """Put the turns of one candidate together, with those of the first candidate in the same rounds.
 
-    ``num_operations`` are those of one image, ``peak`` those that the machine does in a second in the candidate's precision.
+    A turn is the seconds of each of its runs. ``num_operations`` are those of one image, ``peak`` those that the machine does
+    in a second in the candidate's precision.
     """
-    rates = np.array([turn.images_per_s for turn in turns])
-    ratios = rates / np.array([turn.images_per_s for turn in first])
-    latencies = np.concatenate([turn.latencies_s for turn in turns])
+    rates, others = (np.array([batch * len(turn) / sum(turn) for turn in side]) for side in (turns, first))
+    latencies = np.concatenate(turns)
     p50, p95, p99 = np.percentile(latencies, [50, 95, 99]).tolist()
     speed = float(np.median(rates))
     return Speed(
@@ -118,7 +110,7 @@ def summarize(
         p50_s=p50,
         p95_s=p95,
         p99_s=p99,
-        ratio=float(np.median(ratios)),
+        ratio=float(np.median(rates / others)),
         utilization=speed * num_operations / peak if num_operations and peak else None,
         rounds=tuple(rates.tolist()),
         num_runs=len(latencies),
@@ -140,30 +132,13 @@ def benchmark(
     need_accuracy: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> BenchmarkReport:
-    """Measure candidates in turn.
+    """Measure candidates, named as `hat.export.parity.candidate` reads them, in turn and against the first of them.
 
-    In every round each candidate has its turn at each batch size, in an order that moves on by one from round to round, and a
-    matrix product has its own. Rates are medians over rounds.
-
-    Args:
-        candidates: As `hat.export.parity.candidate` reads them; the first is what the others are compared with.
-        batches: Images in a run.
-        end_to_end: Measure from files to embeddings too: reading, decoding and resizing by threads beside the model.
-        images: A folder or zip file of images; without it embeddings are measured on noise.
-        data: A data set for the accuracy; without it, what the checkpoint or file says of itself.
-        num_ids: Rank so many identities of the data set only.
-        seconds: Length of a turn.
-        rounds: Number of rounds.
-        num_threads: Threads of the CPU; None leaves the choice to each runtime.
-        device: As `hat.runtime.open_runtime` takes it.
-        need_accuracy: Refuse, before anything is measured, candidates none of whose accuracy is known.
-        progress: Called with what is being done, how many turns are done and how many there are.
-
-    Raises:
-        UsageError: A candidate, a batch size or an option cannot be had.
-        CheckpointError: There is nothing at a path.
-        DataError: The folder of images or the data set is not there.
-        WorkError: A candidate's process died.
+    In every round each candidate has its turn of so many seconds at each batch size, in an order that moves on by one from
+    round to round, and a matrix product has its own. Rates are medians over rounds. End to end, files of ``images`` are read,
+    decoded and resized by threads beside the model; without ``images`` embeddings are measured on noise. The accuracy is that
+    on ``data``, or what the checkpoint or file says of itself; ``need_accuracy`` refuses, before anything is measured,
+    candidates none of which has any. ``progress`` is called with what is done, how many turns are over and how many there are.
     """
     if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
         raise UsageError(f"batch sizes are different whole numbers of at least 1, got {list(batches)}")
@@ -176,7 +151,7 @@ def benchmark(
     jobs = [(mode, batch) for mode in modes for batch in batches]
     with ExitStack() as stack:
         workers = [stack.enter_context(WorkerProcess(spec, num_threads)) for spec in candidates]
-        peak = stack.enter_context(WorkerProcess("matrix product", num_threads))
+        matrix = stack.enter_context(WorkerProcess("matrix product", num_threads))
         opened = {"device": device, "num_threads": num_threads, "paths": paths}
         facts = [worker.ask("open", spec=worker.name, **opened) for worker in workers]
         if need_accuracy and data is None and not any("mAP" in fact["metrics"] for fact in facts):
@@ -184,25 +159,22 @@ def benchmark(
         for worker in workers:
             for done, (mode, batch) in enumerate(jobs):
                 tell(f"warming up {worker.name}", done, len(jobs))
-                worker.ask("warm", mode=mode, batch=batch, seconds=min(_WARM_UP_S, seconds))
-        rates: dict[tuple[str, str], list[float]] = {key: [] for key in _wanted_peaks(facts)}
-        turns: dict[tuple[int, str, int], list[Turn]] = {}
+                worker.ask("measure", mode=mode, batch=batch, seconds=min(_WARM_UP_S, seconds))
+        rates: dict[str, dict[str, list[float]]] = {}
+        turns: dict[tuple[int, str, int], list[list[float]]] = {}
         done, total = 0, rounds * len(jobs) * len(workers)
         for number in range(rounds):
-            for (kind, precision), measured in rates.items():
+            for kind, precision in _peaks_to_time(facts):
                 place = device if device is not None and device.startswith(f"{kind}:") else kind
-                asked = {"precision": precision, "device": place, "num_threads": num_threads}
-                measured.append(peak.ask("peak", seconds=min(_PEAK_S, seconds), **asked)["rate"])
+                rate = matrix.ask("peak", precision=precision, device=place, seconds=min(_PEAK_S, seconds))["rate"]
+                rates.setdefault(kind, {}).setdefault(precision, []).append(rate)
             order = [(number + step) % len(workers) for step in range(len(workers))]
             for (mode, batch), index in itertools.product(jobs, order):
-                answer = workers[index].ask("measure", mode=mode, batch=batch, seconds=seconds, device=device)
-                turn = Turn(answer["num_images"], answer["seconds"], tuple(answer["latencies_s"]))
-                turns.setdefault((index, mode, batch), []).append(turn)
+                answer = workers[index].ask("measure", mode=mode, batch=batch, seconds=seconds)
+                turns.setdefault((index, mode, batch), []).append(answer["latencies_s"])
                 done += 1
                 tell("measuring", done, total)
-        peaks: dict[str, dict[str, float]] = {}
-        for (kind, precision), measured in rates.items():
-            peaks.setdefault(kind, {})[precision] = statistics.median(measured)
+        peaks = {kind: {name: statistics.median(found) for name, found in each.items()} for kind, each in rates.items()}
         entries = []
         for index, (worker, fact) in enumerate(zip(workers, facts, strict=True)):
             memory = worker.ask("memory")
@@ -210,12 +182,10 @@ def benchmark(
             if data is not None:
                 tell(f"accuracy of {worker.name}", index, len(facts))
                 accuracy, source = worker.ask("accuracy", data=data, num_ids=num_ids, batch=max(batches)), data
-            limit = peak_of(fact["precision"], peaks.get(fact.pop("device"), {}))
-            speeds = [
-                summarize(turns[(index, *job)], turns[(0, *job)], *job, num_operations=fact["num_operations"], peak=limit)
-                for job in jobs
-            ]
-            known = {"accuracy": accuracy, "accuracy_source": source if accuracy else "", "speeds": tuple(speeds)}
+            limits: dict[str, Any] = {"peak": peak_of(fact["precision"], peaks.get(fact.pop("device"), {}))}
+            limits["num_operations"] = fact["num_operations"]
+            speeds = tuple(summarize(turns[(index, *job)], turns[(0, *job)], *job, **limits) for job in jobs)
+            known = {"accuracy": accuracy, "accuracy_source": source if accuracy else "", "speeds": speeds}
             entries.append(CandidateSpeed(name=worker.name, **fact, **memory, **known))
     settings = {"batches": list(batches), "seconds": seconds, "rounds": rounds, "num_threads": num_threads, "device": device}
     settings |= {"images": None if images is None else os.fspath(images), "num_images": len(paths)}
@@ -225,12 +195,11 @@ def benchmark(
 def _checked_paths(
     candidates: Sequence[str], images: str | os.PathLike[str] | None, end_to_end: bool, data: str | None
 ) -> list[str]:
-    """Check before the measuring that all is there that is asked for; the locations of the images."""
+    """Return the locations of the images, after a check that all is there that is asked for."""
     if not candidates:
         raise UsageError("nothing to measure: expected at least one candidate")
     for spec in candidates:
-        if parse_candidate(spec).is_missing:
-            raise CheckpointError(f"{spec}: there is no such checkpoint or file")
+        parse_candidate(spec)
     if images is None and end_to_end:
         raise UsageError("end to end begins with files: name a folder of images with --images")
     paths = [] if images is None else choose_images(list_images(images), _MAX_IMAGES, 0)
@@ -241,7 +210,7 @@ def _checked_paths(
     return paths
 
 
-def _wanted_peaks(facts: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """(device, precision) of the matrix products that the candidates are held against."""
-    wanted = {(fact["device"], one) for fact in facts if fact["device"] for one in ("fp32", fact["precision"])}
+def _peaks_to_time(facts: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return (device, precision) of the matrix products that the candidates are held against."""
+    wanted = {(fact["device"], precision) for fact in facts if fact["device"] for precision in ("fp32", fact["precision"])}
     return sorted((kind, precision) for kind, precision in wanted if precision in timed_precisions(kind))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hat.console import append_record, emit, percent, progress, stderr
+from hat.console import append_record, emit, make_table, percent, progress, stderr
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,21 +113,14 @@ def _row(entry: CandidateSpeed, speed: Speed) -> dict[str, str]:
 
 def _table(report: BenchmarkReport, rows: list[dict[str, str]]) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in rows[0]:
-        table.add_column(column, justify="left" if column in ("candidate", "runtime", "from") else "right", overflow="fold")
-    for row, after in zip(rows, [*rows[1:], None], strict=True):
-        ends = after is not None and after["candidate"] != row["candidate"]
-        table.add_row(*(Text(cell) for cell in row.values()), end_section=ends)
-    settings, peaks = report.settings, []
-    for kind, rates in report.peaks.items():
-        peaks += [f"{precision} {rate / 1e9:,.0f} on {kind}" for precision, rate in rates.items()]
+    table = make_table([list(row.values()) for row in rows], list(rows[0]), left=("candidate", "runtime", "from"))
+    settings = report.settings
+    peaks = [(kind, name, rate) for kind, rates in report.peaks.items() for name, rate in rates.items()]
     foot = [
         f"medians of {settings['rounds']} rounds of {settings['seconds']:g} s; ratio to {report.candidates[0].name}",
-        f"matrix products, GFLOP/s: {', '.join(peaks)}",
+        f"matrix products, GFLOP/s: {', '.join(f'{name} {rate / 1e9:,.0f} on {kind}' for kind, name, rate in peaks)}",
         report.machine,
     ]
     return Group(table, "", *(Text(line, "dim") for line in foot))
@@ -136,41 +129,24 @@ def _table(report: BenchmarkReport, rows: list[dict[str, str]]) -> RenderableTyp
 def draw_picture(report: BenchmarkReport, path: Path, *, overwrite: bool = False) -> list[str]:
     """Draw mAP over images in a second, one point for each candidate whose mAP is known: one wants to be in the upper right.
 
-    The batch size is the one at which the first candidate is fastest.
-
-    Args:
-        report: What was measured.
-        path: A ``.png``, ``.svg`` or ``.pdf`` file.
-        overwrite: Replace a file that is there.
-
-    Returns:
-        Names of the candidates that are not in the picture, because nothing is known of their accuracy.
-
-    Raises:
-        UsageError: No accuracy is known, or the file is there and is not to be replaced.
-        WorkError: The picture cannot be written.
+    The batch size is the one at which the first candidate is fastest. Return the names of those that are not in the picture.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     from hat.errors import UsageError
     from hat.io.plot_file import save_plot, style_axes
 
     known = [entry for entry in report.candidates if "mAP" in entry.accuracy]
     if not known:
         raise UsageError("no candidate's accuracy is known: name a data set with --data")
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     embedding = [speed for speed in report.candidates[0].speeds if speed.mode == "embedding"]
     batch = max(embedding, key=lambda speed: speed.images_per_s).batch
     figure = Figure(figsize=(10, 5), dpi=150, layout="constrained")
     axes = figure.subplots()
-    # Files of one model often have one accuracy: names beside the points would lie on one another, so a list holds them.
-    points = [_draw_point(axes, entry, entry.at(batch), str(number)) for number, entry in enumerate(known, start=1)]
-    names = []
     for number, entry in enumerate(known, start=1):
-        speed, mean = entry.at(batch), percent(entry.accuracy["mAP"])
-        figures = f"{speed.images_per_s:.1f} images/s ({speed.ratio:.2f} x), mAP {mean} %"
-        names.append(f"{number}  {Path(entry.name).name}: {entry.runtime}\n    {figures}")
-    axes.legend(points, names, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, labelspacing=1.1)
+        _draw_point(axes, entry, entry.at(batch), number)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, labelspacing=1.1)
     axes.set_xscale("log")
     axes.margins(x=0.1, y=0.15)
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
@@ -183,13 +159,17 @@ def draw_picture(report: BenchmarkReport, path: Path, *, overwrite: bool = False
     return [entry.name for entry in report.candidates if entry not in known]
 
 
-def _draw_point(axes: Axes, entry: CandidateSpeed, speed: Speed, number: str) -> Any:
-    """Draw one candidate with the range of its rounds; its marker, for the list of names."""
+def _draw_point(axes: Axes, entry: CandidateSpeed, speed: Speed, number: int) -> None:
+    """Draw one candidate with the range of its rounds, by number.
+
+    Files of one model often have one accuracy: names beside the points would lie on one another, so the legend holds them.
+    """
     place = (speed.images_per_s, 100 * entry.accuracy["mAP"])
     color = _COLORS.get(entry.precision, "#444444")
     shape = next((shape for name, shape in _MARKERS.items() if entry.runtime.startswith(name)), "o")
     below, above = speed.images_per_s - min(speed.rounds), max(speed.rounds) - speed.images_per_s
+    figures = f"{speed.images_per_s:.1f} images/s ({speed.ratio:.2f} x), mAP {place[1]:.2f} %"
+    name = f"{number}  {Path(entry.name).name}: {entry.runtime}\n    {figures}"
     axes.errorbar(*place, xerr=[[below], [above]], color=color, capsize=3, linewidth=1)
-    (marker,) = axes.plot(*place, marker=shape, markersize=9, color=color, linestyle="none")
-    axes.annotate(number, place, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9, color=color)
-    return marker
+    axes.plot(*place, marker=shape, markersize=9, color=color, linestyle="none", label=name)
+    axes.annotate(str(number), place, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9, color=color)

@@ -54,12 +54,7 @@ class WorkerProcess:
         self._process = subprocess.Popen(command, text=True, encoding="utf-8", env=os.environ | threads, **pipes)
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Let it do something and wait for the answer.
-
-        Raises:
-            UsageError: What was asked for cannot be had.
-            WorkError: It failed, or the process died: its last words are in the message.
-        """
+        """Let it do something and wait for the answer; `WorkError` with its last words where the process died."""
         assert self._process.stdin is not None and self._process.stdout is not None
         line = ""
         with suppress(BrokenPipeError):
@@ -90,11 +85,13 @@ class WorkerProcess:
 
 
 class Worker:
-    """Answers the requests of one benchmark."""
+    """What answers the requests of one benchmark, one method each; all but `peak` are about the candidate that is open."""
+
+    runtime: Runtime
+    device: str | None
+    paths: list[str]
 
     def __init__(self) -> None:
-        self.runtime: Runtime | None = None
-        self.paths: list[str] = []
         self.runs: dict[int, int] = {}
         self.device_bytes = 0
 
@@ -102,7 +99,7 @@ class Worker:
         """Open a candidate and tell what it is."""
         before, used = peak_memory_bytes(), _device_bytes_in_use(device)
         runtime = open_candidate(parse_candidate(spec), device, num_threads=num_threads)
-        self.runtime, self.paths = runtime, paths
+        self.runtime, self.device, self.paths = runtime, device, paths
         self.device_bytes += _device_bytes_in_use(device) - used
         info = runtime_info(runtime)
         exact = not isinstance(runtime, TorchRuntime) or runtime.inference_graph
@@ -115,18 +112,13 @@ class Worker:
             "process_bytes": before,
         }
 
-    def warm(self, *, mode: str, batch: int, seconds: float) -> dict[str, Any]:
-        """Run without counting until everything that happens only once has happened."""
-        self._turn(mode, batch, seconds, min_runs=_MIN_RUNS)
-        return {}
-
-    def measure(self, *, mode: str, batch: int, seconds: float, device: str | None) -> dict[str, Any]:
-        """Run one turn: how many images in how many seconds, and how long each run took."""
-        used = _device_bytes_in_use(device)
+    def measure(self, *, mode: str, batch: int, seconds: float) -> dict[str, Any]:
+        """Run one turn and tell how long each run took."""
+        used = _device_bytes_in_use(self.device)
         self._turn(mode, batch, 0, min_runs=1)  # what the other candidates pushed out of the caches comes back
         latencies = self._turn(mode, batch, seconds, min_runs=_MIN_RUNS)
-        self.device_bytes += _device_bytes_in_use(device) - used
-        return {"num_images": batch * len(latencies), "seconds": sum(latencies), "latencies_s": latencies}
+        self.device_bytes += _device_bytes_in_use(self.device) - used
+        return {"latencies_s": latencies}
 
     def memory(self) -> dict[str, Any]:
         """Return the peak of resident memory of this process, and what it took of the GPU's."""
@@ -135,45 +127,38 @@ class Worker:
     def accuracy(self, *, data: str, num_ids: int | None, batch: int) -> dict[str, Any]:
         """Return the metrics on a data set."""
         dataset = some_identities(open_dataset(data), num_ids, seed=0)
-        return evaluate(Embedder(self._open_runtime(), batch_size=batch), dataset).to_dict()
+        return evaluate(Embedder(self.runtime, batch_size=batch), dataset).to_dict()
 
-    def peak(self, *, precision: str, device: str, seconds: float, num_threads: int | None) -> dict[str, Any]:
-        """Return the rate of a matrix product."""
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
+    def peak(self, *, precision: str, device: str, seconds: float) -> dict[str, Any]:
+        """Return the rate of a matrix product; on CUDA tensor cores may round float32 to TF32, as convolutions do."""
+        torch.backends.cuda.matmul.allow_tf32 = True
         return {"rate": matrix_rate(precision, device, seconds)}
-
-    def _open_runtime(self) -> Runtime:
-        if self.runtime is None:
-            raise UsageError("no candidate is open")
-        return self.runtime
 
     def _turn(self, mode: str, batch: int, seconds: float, *, min_runs: int) -> list[float]:
         """Return the seconds of each run, for so long and at least so many."""
-        runtime = self._open_runtime()
         if mode == "end-to-end":
-            return self._end_to_end(runtime, batch, seconds, min_runs)
-        images = self._images(runtime, batch)
+            return self._end_to_end(batch, seconds, min_runs)
+        images = self._images(batch)
         latencies: list[float] = []
         end = time.perf_counter() + seconds
         while len(latencies) < min_runs or time.perf_counter() < end:
             start = time.perf_counter()
-            runtime.run(images)
+            self.runtime.run(images)
             latencies.append(time.perf_counter() - start)
         return latencies
 
-    def _end_to_end(self, runtime: Runtime, batch: int, seconds: float, min_runs: int) -> list[float]:
+    def _end_to_end(self, batch: int, seconds: float, min_runs: int) -> list[float]:
         """Return the times between the embeddings of one batch and those of the next, decoding and resizing included.
 
         A whole number of batches from start to end: stopping early would leave images decoded that nobody pays for.
         """
         runs = max(min_runs, self.runs.get(batch, 0) if seconds > 0 else 0)
+        in_turns = runtime_device(self.runtime) == "cpu"
         while True:
             paths = list(islice(cycle(self.paths), runs * batch))
             times = [time.perf_counter()]
-            in_turns = runtime_device(runtime) == "cpu"
-            for images in iterate_batches(paths, runtime.preprocessing, batch, in_turns=in_turns):
-                runtime.run(images.numpy())
+            for images in iterate_batches(paths, self.runtime.preprocessing, batch, in_turns=in_turns):
+                self.runtime.run(images.numpy())
                 times.append(time.perf_counter())
             total = times[-1] - times[0]
             if total >= 0.7 * seconds:
@@ -181,12 +166,12 @@ class Worker:
                 return [after - before for before, after in pairwise(times)]
             runs = max(runs + 1, min(8 * runs, int(1.1 * runs * seconds / total)))
 
-    def _images(self, runtime: Runtime, batch: int) -> npt.NDArray[np.uint8]:
+    def _images(self, batch: int) -> npt.NDArray[np.uint8]:
+        preprocessing = self.runtime.preprocessing
         if self.paths:
             chosen = list(islice(cycle(self.paths), batch))
-            return next(iter(iterate_batches(chosen, runtime.preprocessing, batch))).numpy()
-        rng = np.random.default_rng(0)
-        return rng.integers(0, 256, (batch, 3, *runtime.preprocessing.size), dtype=np.uint8)
+            return next(iter(iterate_batches(chosen, preprocessing, batch))).numpy()
+        return np.random.default_rng(0).integers(0, 256, (batch, 3, *preprocessing.size), dtype=np.uint8)
 
 
 def peak_memory_bytes() -> int:
@@ -216,11 +201,10 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     worker = Worker()
-    actions = {name: getattr(worker, name) for name in ("open", "warm", "measure", "memory", "accuracy", "peak")}
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = actions[request.pop("do")](**request)
+            answer = getattr(worker, request.pop("do"))(**request)
         except HatError as error:
             answer = {"error": str(error), "exit_code": error.exit_code}
         answers.write(json.dumps(answer) + "\n")

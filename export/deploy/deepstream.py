@@ -77,28 +77,16 @@ class DeepStreamOptions:
 
 
 def export_deepstream(model: ExportSource, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
-    """Write a trained model as a folder for NVIDIA DeepStream.
+    """Write a trained model, or an ONNX file as it is, as a folder for NVIDIA DeepStream; return its metadata.
+
+    In the folder are ``hat.onnx``, the configuration of the element that embeds people, the metadata ``hat_reid.json``, for
+    nvinfer lines that read the embeddings, and ``hat.engine`` where it was asked for.
 
     The model takes float pixels in 0-255, normalizes them and gives unit vectors, since nvinfer and the tracker have one scale
-    for all channels and could not. Its precision is in the graph, so that an engine that `hat export` builds of it is strongly
-    typed and can be proven by `hat verify`: that one is used first. Where it is missing DeepStream builds one of its own at the
-    first start, where TensorRT chooses which layers compute in halves.
-
-    Args:
-        model: The trained model, or an ONNX file of this package; it is left as it is.
-        path: The folder to write: ``hat.onnx``, the configuration of the element that embeds people, the metadata
-            ``hat_reid.json``, for nvinfer lines that read the embeddings, and ``hat.engine`` where it was asked for.
-        request: ``"fp32"`` or ``"fp16"``, with ``input_type="float32"``. The largest batch of its profile is DeepStream's
-            batch. Its ``options`` are those of `DeepStreamOptions`. By default fp16 of a trained model, and an ONNX file's own
-            precision.
-
-    Returns:
-        The metadata.
-
-    Raises:
-        UsageError: The folder is there and is not to be replaced, an option is unknown, or the precision cannot be built.
-        WorkError: The graph cannot be exported, or its engine not be built.
-        MissingExtraError: A library for exporting is not installed.
+    for all channels and could not. Its precision, fp32 or fp16 (the default of a trained model), is in the graph, so that an
+    engine that `hat export` builds of it is strongly typed and can be proven by `hat verify`: that one is used first. Where it
+    is missing DeepStream builds one of its own at the first start, where TensorRT chooses which layers compute in halves. The
+    largest batch of the profile is DeepStream's batch; ``options`` are those of `DeepStreamOptions`.
     """
     path = Path(path).expanduser()
     if request is None and isinstance(model, OnnxSource):
@@ -136,18 +124,18 @@ def _texts(info: ArtifactInfo, options: DeepStreamOptions, on_target: PurePosixP
     """Return the folder's texts by their names; paths of the tracker's are those on the machine with DeepStream."""
     title = f"{' '.join(info.name.split())} ({info.precision}, {info.embed_dim} numbers), fingerprint {info.fingerprint[:16]}"
     height, width = info.preprocessing.size
+    kept = history_size(info, options)
     values = {"info": info, "options": options, "batch": info.batch, "height": height, "width": width, "title": title}
+    values |= {"history_size": kept, "history_mb": round(4 * info.embed_dim * kept * options.max_targets / 1e6)}
     nvinfer_mode, tracker_mode = _MODES[info.precision]
     texts = {FACTS_FILE: info_to_json(info) + "\n"}
     if options.element in ("nvinfer", "both"):
-        named = {"mode": nvinfer_mode, "onnx": ONNX_FILE, "engine": ENGINE_FILE}
-        texts[NVINFER_FILE] = render("nvinfer_reid.txt.jinja", **values, **named)
+        own = {"mode": nvinfer_mode, "onnx": ONNX_FILE, "engine": ENGINE_FILE}
+        texts[NVINFER_FILE] = render("nvinfer_reid.txt.jinja", **values, **own)
         texts[READER_FILE] = render("read_embeddings.py.jinja", **values)
     if options.element in ("tracker", "both"):
-        kept = history_size(info, options)
-        named = {"mode": tracker_mode, "onnx": on_target / ONNX_FILE, "engine": on_target / ENGINE_FILE}
-        held = {"history_size": kept, "history_mb": round(4 * info.embed_dim * kept * options.max_targets / 1e6)}
-        texts[TRACKER_FILE] = render("tracker_reid.yml.jinja", **values, **named, **held)
+        own = {"mode": tracker_mode, "onnx": str(on_target / ONNX_FILE), "engine": str(on_target / ENGINE_FILE)}
+        texts[TRACKER_FILE] = render("tracker_reid.yml.jinja", **values, **own)
     return texts
 
 

@@ -4,15 +4,17 @@ import dataclasses
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from hat.config import config_dataclass, config_from_dict
+from hat.config import config_dataclass
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, BatchProfile, info_to_json
 from hat.io.atomic_output import FACTS_FILE, atomic_folder
+from hat.io.onnx_file import read_onnx
 from hat.runtime.openvino_runtime import openvino_core
 from hat.runtime.tensorrt.library import load_tensorrt
 
@@ -23,12 +25,12 @@ from . import triton_model
 
 
 class _Backend(NamedTuple):
-    """What runs a file in Triton, and where when nothing was said; the target whose file it is, and its name in a version."""
+    """What runs a file in Triton."""
 
     name: str
-    kind: Literal["auto", "cpu", "gpu"]
-    target: str
-    file: str
+    kind: Literal["auto", "cpu", "gpu"]  # where, when nothing was said
+    target: str  # of `hat export`, which makes the file
+    file: str  # its name in the folder of a version
 
 
 _BACKENDS = {
@@ -81,28 +83,14 @@ class TritonOptions:
 
 
 def export_triton(model: ExportSource, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
-    """Put a trained model into a Triton model repository.
+    """Put a trained model, or an ONNX file as it is, into a Triton model repository, which may be new or hold other models.
 
-    Args:
-        model: The trained model, or an ONNX file of this package; it is left as it is.
-        path: The repository, a folder; it is made where it is missing, and may hold other models.
-        request: As for the file inside. Its batch profile gives Triton's largest and preferred batches. Its ``options`` are
-            those of `TritonOptions`, and any others those of the file inside.
-
-    Returns:
-        The metadata that the file inside holds.
-
-    Raises:
-        UsageError: The model is there and is not to be replaced, an option is unknown, or the backend cannot run the precision.
-        WorkError: The file cannot be made, or is not what Triton would be told.
-        MissingExtraError: A library for exporting is not installed.
+    The batch profile gives Triton's largest and preferred batches. The request's ``options`` are those of `TritonOptions`, and
+    any others those of the file inside, whose metadata is returned.
     """
     path = Path(path).expanduser()
     request = request or default_request(model, path.stem)
-    names = {field.name for field in dataclasses.fields(TritonOptions)}
-    own = {name: value for name, value in request.options.items() if name in names}
-    of_file = {name: value for name, value in request.options.items() if name not in names}  # which checks them itself
-    options = config_from_dict(TritonOptions, own, where="triton")
+    options, of_file = request.take_options(TritonOptions, "triton")  # the file's own target checks the others
     _check_request(request, options)
     name = _triton_name(options, request.name)
     made_here = not path.exists()
@@ -127,8 +115,9 @@ def export_triton(model: ExportSource, path: str | os.PathLike[str], request: Ex
             (folder / "config.pbtxt").write_text(config_pbtxt(info, options, request.batch, name=name), encoding="ascii")
             (folder / FACTS_FILE).write_text(info_to_json(info) + "\n", encoding="utf-8")
     except BaseException:
-        if made_here and path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
+        if made_here:
+            with suppress(OSError):  # somebody else has put a model there meanwhile
+                path.rmdir()
         raise
     return info
 
@@ -198,11 +187,7 @@ def _expected_tensors(info: ArtifactInfo) -> list[_Tensor]:
 
 
 def check_tensors(path: Path, info: ArtifactInfo) -> None:
-    """Compare a ``.onnx`` or ``.xml`` file with what Triton, or DeepStream, is going to be told of it.
-
-    Raises:
-        WorkError: It has other inputs or outputs, a name, a type or a size differs, or it does not take a batch of any size.
-    """
+    """Raise `WorkError` where name, type or size of a ``.onnx`` or ``.xml`` file's tensors are not what its server is told."""
     found = _onnx_tensors(path) if path.suffix == ".onnx" else _openvino_tensors(path)
     if found != (expected := _expected_tensors(info)):
         raise WorkError(f"{path.name} has {found} and Triton would be told {expected}")
@@ -210,8 +195,6 @@ def check_tensors(path: Path, info: ArtifactInfo) -> None:
 
 def _onnx_tensors(path: Path) -> list[_Tensor]:
     import onnx
-
-    from hat.io.onnx_file import read_onnx
 
     graph = read_onnx(path).graph
     weights = {tensor.name for tensor in graph.initializer}
@@ -233,11 +216,7 @@ def _openvino_tensors(path: Path) -> list[_Tensor]:
 
 
 def config_pbtxt(info: ArtifactInfo, options: TritonOptions, batch: BatchProfile, *, name: str) -> str:
-    """Return the text of ``config.pbtxt``; the model's metadata goes into ``parameters``, where a client can ask for it.
-
-    Raises:
-        UsageError: The batch sizes or the kind of instance contradict the model.
-    """
+    """Return the text of ``config.pbtxt``; the model's metadata goes into ``parameters``, where a client can ask for it."""
     images, embeddings = _expected_tensors(info)
     kind = instance_kind(options, info)
     parameters = {METADATA_KEY: info_to_json(info)}
@@ -245,8 +224,8 @@ def config_pbtxt(info: ArtifactInfo, options: TritonOptions, batch: BatchProfile
         # The backend gives the graph a fixed batch, the largest, and fills smaller ones up only when told to.
         parameters |= {"ENABLE_BATCH_PADDING": "YES", "HINT_BF16": "YES"}
     if options.backend == "onnx" and kind != "cpu":
-        # By default cuDNN tries every algorithm whenever the batch size changes, which dynamic batching does all the time (1 is
-        # heuristic), and the arena doubles (1 is as requested).
+        # By default cuDNN tries every algorithm at each new batch size, and dynamic batching has new ones all the time (1 is
+        # heuristic); and the arena doubles (1 is as requested).
         parameters |= {"cudnn_conv_algo_search": "1", "arena_extend_strategy": "1"}
     if options.tensorrt_version is not None:
         parameters["tensorrt_version"] = options.tensorrt_version
@@ -268,11 +247,7 @@ def config_pbtxt(info: ArtifactInfo, options: TritonOptions, batch: BatchProfile
 
 
 def instance_kind(options: TritonOptions, info: ArtifactInfo) -> Literal["auto", "cpu", "gpu"]:
-    """Return where the instances run.
-
-    Raises:
-        UsageError: An int8 file that was made for CPUs was asked to run on a GPU, where its layers would go back and forth.
-    """
+    """Return where the instances run; an int8 file made for CPUs, whose layers would go back and forth, never on a GPU."""
     made_for_cpu = info.precision == "int8" and info.details.get("quantization", {}).get("scheme") == "cpu"
     if made_for_cpu and options.instance_kind not in (None, "cpu"):
         raise UsageError(

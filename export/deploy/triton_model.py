@@ -13,10 +13,6 @@ import numpy as np
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported, which happens below
 
-_CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16"}
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-
-
 # fp32 is fp32; and no search among all of cuDNN's algorithms whenever the batch size changes.
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 
@@ -25,11 +21,7 @@ class TritonPythonModel:
     """What Triton's Python backend looks for."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the file that lies beside this one.
-
-        Raises:
-            RuntimeError: What was asked for cannot run here; Triton then refuses to load the model, and logs why.
-        """
+        """Open the file that lies beside this one; what is raised because it cannot run here, Triton logs."""
         config = json.loads(args["model_config"])
         self.metadata = json.loads(config["parameters"]["hat_reid"]["string_value"])
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -68,9 +60,10 @@ def _open_openvino(path: Path, on_gpu: bool, metadata: dict[str, Any]) -> Any:
     capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
     if precision == "fp16" and "FP16" not in capabilities:
         precision = "fp32"  # weights in float16, computed in float32
-    if _CAPABILITIES[precision] not in capabilities:
+    if precision.upper() not in capabilities:
         raise RuntimeError(f"the model computes in {precision} and {device} has {capabilities}")
-    compiled = core.compile_model(core.read_model(path), device, {"INFERENCE_PRECISION_HINT": _HINTS[precision]})
+    hint = precision.replace("fp", "f")  # f32, f16, bf16
+    compiled = core.compile_model(core.read_model(path), device, {"INFERENCE_PRECISION_HINT": hint})
     request = compiled.create_infer_request()  # the backend gives every instance a process of its own
 
     def run(images: Any) -> Any:

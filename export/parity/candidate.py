@@ -5,23 +5,19 @@ torch.compile, ``@bf16`` or ``@fp16`` computes under autocast; they combine: ``r
 exported runs as its precision says and takes no variant, and so does a model on a server, ``triton://host:port/model``.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from hat.data.image_trees import FolderTree, ImageTree, open_tree
-from hat.errors import UsageError
-
-if TYPE_CHECKING:
-    from hat.io.artifact import ArtifactInfo
-    from hat.runtime import Runtime
-
+from hat.errors import CheckpointError, UsageError
+from hat.io.artifact import ArtifactInfo
+from hat.runtime import Runtime, open_runtime
+from hat.runtime.triton_runtime import is_triton_address
 
 _PRECISIONS: tuple[Literal["fp32", "bf16", "fp16"], ...] = ("fp32", "bf16", "fp16")
 
@@ -37,16 +33,6 @@ class Candidate:
     compiled: bool = False  # run through torch.compile
 
     @property
-    def is_remote(self) -> bool:
-        """Whether a server runs it."""
-        return self.spec.startswith(("triton://", "tritons://"))
-
-    @property
-    def is_missing(self) -> bool:
-        """Whether there is nothing at its path; of a server only opening it can tell."""
-        return not self.is_remote and not self.path.exists()
-
-    @property
     def is_checkpoint(self) -> bool:
         """Whether PyTorch runs it: a checkpoint folder, or a ``.pth`` file of the released code."""
         return self.path.is_dir() or self.path.suffix in (".pth", ".pt")
@@ -55,15 +41,16 @@ class Candidate:
 def parse_candidate(spec: str | os.PathLike[str]) -> Candidate:
     """Read ``PATH`` or ``PATH@VARIANT+VARIANT``; a path that is there as it stands may hold an ``@`` of its own.
 
-    Raises:
-        UsageError: A variant is unknown, is given twice, or stands behind a file that has none.
+    What leads nowhere is refused here, before the work; of a server only opening it can tell.
     """
     text = os.fspath(spec)
     whole = Path(text).expanduser()
     place, at, variants = text.rpartition("@")
     plain = Candidate(text, whole)
-    if not at or plain.is_remote or whole.exists():
+    if is_triton_address(text) or whole.exists():
         return plain
+    if not at:
+        raise CheckpointError(f"{text}: there is no such checkpoint or file")
     words = variants.split("+")
     precisions = [known for known in _PRECISIONS if known in words]
     if len(precisions) > 1 or len(set(words)) < len(words) or set(words) - {*_PRECISIONS, "graph", "compile"}:
@@ -73,7 +60,9 @@ def parse_candidate(spec: str | os.PathLike[str]) -> Candidate:
         )
     precision = precisions[0] if precisions else "fp32"
     candidate = Candidate(text, Path(place).expanduser(), precision, "graph" in words, "compile" in words)
-    if candidate.path.exists() and not candidate.is_checkpoint:
+    if not candidate.path.exists():
+        raise CheckpointError(f"{text}: there is no such checkpoint or file")
+    if not candidate.is_checkpoint:
         raise UsageError(
             f"{text}: {candidate.path.name} is an exported file and runs as it was made: only a checkpoint has variants"
         )
@@ -81,19 +70,11 @@ def parse_candidate(spec: str | os.PathLike[str]) -> Candidate:
 
 
 def open_candidate(candidate: Candidate, device: str | None = None, *, num_threads: int | None = None) -> Runtime:
-    """Open what a candidate names, on a device as `hat.runtime.open_runtime` takes it, with so many threads of the CPU.
-
-    Raises:
-        CheckpointError: There is nothing at the path that can be opened.
-        UsageError: The device is not there.
-        WorkError: A server cannot be reached.
-    """
-    from hat.runtime import open_runtime
-
+    """Open what a candidate names, on a device as `hat.runtime.open_runtime` takes it, with so many threads of the CPU."""
     options: dict[str, Any] = {} if num_threads is None else {"num_threads": num_threads}
     if candidate.is_checkpoint:
         options |= {"inference_graph": candidate.inference_graph, "compiled": candidate.compiled}
-    if candidate.is_remote:  # a server computes where it will: the device is said of what computes here
+    if is_triton_address(candidate.spec):  # a server computes where it will: the device is said of what computes here
         return open_runtime(candidate.spec)
     return open_runtime(candidate.path, device, candidate.precision, **options)
 
@@ -104,11 +85,7 @@ def artifact_info(runtime: Runtime) -> ArtifactInfo | None:
 
 
 def list_images(root: str | os.PathLike[str]) -> list[str]:
-    """Locations of all images below a folder or in a zip file, sorted.
-
-    Raises:
-        DataError: There is neither a folder nor a zip file.
-    """
+    """Return the locations of all images below a folder or in a zip file, sorted."""
     return list(_walk(open_tree(Path(root).expanduser()), frozenset()))
 
 

@@ -50,17 +50,15 @@ def verify(
     """
     from hat.data import open_dataset
     from hat.errors import UsageError, WorkError
-    from hat.io.atomic_output import atomic_output
+    from hat.io.atomic_output import atomic_output, check_output
 
     from .verification import verify as run
 
     if num_ids is not None and data is None:
         raise UsageError("--num-ids chooses identities of a data set: give one with --data")
-    for path in (report, report_json):  # refused before the work and not after it
-        if path is not None and path.exists() and not force:
-            raise UsageError(f"{path} is there already: give another name, or --force to replace it")
-        if path is not None and not path.parent.is_dir():
-            raise UsageError(f"{path.parent} is no folder: make it first")
+    for path in (report, report_json):
+        if path is not None:
+            check_output(path, overwrite=force)
     tasks: dict[str, Any] = {}
     with progress() as display:
 

@@ -15,7 +15,7 @@ from hat.runtime import Runtime
 
 from .candidate import artifact_info
 from .tolerances import UNIT_LENGTH, Limit, Tolerance
-from .verification_report import Check, ImageShift, PairShift, at_least, at_most
+from .verification_report import RATES, Check, ImageShift, PairShift, judge
 
 Rows = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
@@ -35,13 +35,13 @@ within a thousandth of each other this is not small beside the distance of two i
 def inspect_rows(reference: Rows, candidate: Rows) -> list[Check]:
     """Check what can be wrong with rows, (n, embed_dim), by themselves: NaN, another length than one, one constant for all."""
     num_bad = int((~np.isfinite(candidate).all(axis=1)).sum())
-    checks = [at_most("rows", "rows with NaN", num_bad, _FINITE)]
+    checks = [judge("rows", "rows with NaN", num_bad, "<=", _FINITE)]
     if num_bad:
         return checks
     lengths = np.linalg.norm(candidate.astype(np.float64), axis=1)
     note = f"lengths from {lengths.min():.6g} to {lengths.max():.6g}"
-    checks.append(at_most("rows", "length off 1", np.abs(lengths - 1).max(), UNIT_LENGTH, note))
-    checks.append(at_least("rows", "spread", spread(candidate) / spread(reference), _SPREAD, "share of the reference's"))
+    checks.append(judge("rows", "length off 1", np.abs(lengths - 1).max(), "<=", UNIT_LENGTH, note))
+    checks.append(judge("rows", "spread", spread(candidate) / spread(reference), ">=", _SPREAD, "share of the reference's"))
     return checks
 
 
@@ -52,9 +52,11 @@ def compare_embeddings(reference: Rows, candidate: Rows, tolerance: Tolerance) -
     apart = typical_distance(reference)
     moved = max(np.linalg.norm(difference, axis=1).max() - _ROUNDING, 0.0)
     return [
-        at_least("embedding", "worst cosine", cosines.min(), tolerance.worst_cosine, f"median {np.median(cosines):.8f}"),
-        at_most("embedding", "max abs", np.abs(difference).max(), tolerance.max_abs),
-        at_most("embedding", "relative shift", moved / apart, tolerance.relative_shift, f"two images are {apart:.3g} apart"),
+        judge("embedding", "worst cosine", cosines.min(), ">=", tolerance.worst_cosine, f"median {np.median(cosines):.8f}"),
+        judge("embedding", "max abs", np.abs(difference).max(), "<=", tolerance.max_abs),
+        judge(
+            "embedding", "relative shift", moved / apart, "<=", tolerance.relative_shift, f"two images are {apart:.3g} apart"
+        ),
     ]
 
 
@@ -89,7 +91,7 @@ def worst_images(reference: Rows, candidate: Rows, paths: Sequence[str], count: 
 
 
 def batch_sizes(runtime: Runtime) -> list[int]:
-    """1, opt, max and max + 1 of the profile that a runtime was built for; of the default one where any size runs."""
+    """Return 1, opt, max and max + 1 of the profile that a runtime was built for; of the default one where any size runs."""
     info = artifact_info(runtime)
     profile = (info.batch if info is not None else None) or BatchProfile()
     largest = runtime.max_batch or profile.max
@@ -103,28 +105,28 @@ def check_batches(runtime: Runtime, images: npt.NDArray[np.uint8], tolerance: To
     one: a graph that mixes rows, drops the last one or is off by one shows, even where each batch by itself looks right.
     Images, (n, 3, H, W) uint8 RGB, are taken again from the start where a batch is larger.
     """
+
+    def wrong_rows(size: int, shape: tuple[int, ...]) -> list[Check]:
+        missing = abs(size - (shape[0] if shape else 0)) or 1
+        return [judge("batch", "wrong rows", missing, "<=", _ROWS, f"a batch of {size} gave an array of shape {shape}")]
+
     sizes = batch_sizes(runtime)
     distinct = np.ascontiguousarray(images[: sizes[-1]])
     alone = np.concatenate([runtime.run(distinct[i : i + 1]) for i in range(len(distinct))])
     if alone.shape != (len(distinct), runtime.embed_dim):
-        return [_wrong_rows(1, alone.shape)]
+        return wrong_rows(1, alone.shape)
     worst, worst_size = 0.0, 1
     for size in sizes[1:]:
         order = np.arange(size) % len(distinct)
         for places in (order, np.roll(order, 1)):
             rows = runtime.run(np.ascontiguousarray(distinct[places]))
             if rows.shape != (size, runtime.embed_dim):
-                return [_wrong_rows(size, rows.shape)]
+                return wrong_rows(size, rows.shape)
             difference = float(np.abs(rows.astype(np.float64) - alone[places]).max())
             if not difference <= worst:  # NaN counts as worse
                 worst, worst_size = difference, size
     note = f"batches of {', '.join(map(str, sizes))}; worst at {worst_size}"
-    return [at_most("batch", "batch max abs", worst, tolerance.batch_max_abs, note)]
-
-
-def _wrong_rows(size: int, shape: tuple[int, ...]) -> Check:
-    missing = abs(size - (shape[0] if shape else 0)) or 1
-    return at_most("batch", "wrong rows", missing, _ROWS, f"a batch of {size} gave an array of shape {shape}")
+    return [judge("batch", "batch max abs", worst, "<=", tolerance.batch_max_abs, note)]
 
 
 class Similarities(NamedTuple):
@@ -136,8 +138,8 @@ class Similarities(NamedTuple):
 
 def similarities(reference: Rows, candidate: Rows, num_queries: int) -> Similarities:
     """Return the inner products of the first rows with the rest, as an index computes them."""
-    first, second = reference.astype(np.float64), candidate.astype(np.float64)
-    return Similarities(first[:num_queries] @ first[num_queries:].T, second[:num_queries] @ second[num_queries:].T)
+    exact = (rows.astype(np.float64) for rows in (reference, candidate))
+    return Similarities(*(rows[:num_queries] @ rows[num_queries:].T for rows in exact))
 
 
 def compare_rankings(both: Similarities, tolerance: Tolerance) -> list[Check]:
@@ -149,9 +151,9 @@ def compare_rankings(both: Similarities, tolerance: Tolerance) -> list[Check]:
     over = f"{num_queries} queries, {num_gallery} gallery images"
     note = f"Spearman, worst query {correlations.min():.6f}"
     return [
-        at_least("ranking", "top-1 agreement", agreement(both, 1, tie).mean(), tolerance.top1, over),
-        at_least("ranking", f"top-{k} agreement", agreement(both, k, tie).mean(), tolerance.top_k, over),
-        at_least("ranking", "rank correlation", correlations.mean(), tolerance.rank_correlation, note),
+        judge("ranking", "top-1 agreement", agreement(both, 1, tie).mean(), ">=", tolerance.top1, over),
+        judge("ranking", f"top-{k} agreement", agreement(both, k, tie).mean(), ">=", tolerance.top_k, over),
+        judge("ranking", "rank correlation", correlations.mean(), ">=", tolerance.rank_correlation, note),
     ]
 
 
@@ -224,26 +226,22 @@ def sample_pairs(both: Similarities, count: int) -> Rows:
 
 def compare_retrieval(reference: RankingResult, candidate: RankingResult, tolerance: Tolerance) -> list[Check]:
     """Check the change of the figures; a rise counts like a fall: a file that ranks otherwise is not the model."""
-    one_query = 1 / reference.num_queries
-    rank1 = tolerance.rank1
-    if one_query > rank1.value:
-        rank1 = Limit(one_query, f"one of {reference.num_queries} queries: the figure has no finer step")
+    one_query = Limit(1 / reference.num_queries, f"one of {reference.num_queries} queries: the figure has no finer step")
     checks = []
-    for name, key, limit in (("mAP", "mAP", tolerance.mAP), ("Rank-1", "rank1", rank1), ("mINP", "mINP", tolerance.mINP)):
+    for key, name in RATES.items():
+        limit: Limit = getattr(tolerance, key)
+        if key == "rank1":
+            limit = max(limit, one_query)
         before, after = getattr(reference, key), getattr(candidate, key)
         # Rates are quotients of whole numbers: one query more or less must not miss its own limit by the last bit.
         slack = Limit(limit.value + 1e-12, limit.reason)
         note = f"{100 * before:.2f} -> {100 * after:.2f}"
-        checks.append(at_most("retrieval", f"change of {name}", round(abs(after - before), 12), slack, note))
+        checks.append(judge("retrieval", f"change of {name}", abs(after - before), "<=", slack, note))
     return checks
 
 
 def some_identities(dataset: ReIDDataset, num_ids: int | None, seed: int) -> ReIDDataset:
-    """Return the query and gallery images of some identities, drawn from those that have a query; None keeps all of them.
-
-    Raises:
-        UsageError: ``num_ids`` is below 2.
-    """
+    """Return the images of so many identities, at least 2, drawn from those that have a query; None keeps all of them."""
     if num_ids is None:
         return dataset
     if num_ids < 2:

@@ -6,7 +6,6 @@ retrieval limits that the figures a user was promised still hold. Any one of the
 
 from typing import NamedTuple
 
-from hat.errors import UsageError
 from hat.io.artifact import ArtifactPrecision
 
 
@@ -101,13 +100,7 @@ TOLERANCES: dict[ArtifactPrecision, Tolerance] = {"fp32": _FP32, "fp16": _FP16, 
 """By precision, the coarsest last; fp8 has three or four bits of significand and is held to what int8 is."""
 
 
-def tolerance_for(reference: str, candidate: str) -> tuple[ArtifactPrecision, Tolerance]:
-    """Return the coarser of two files' precisions and its limits.
-
-    Raises:
-        UsageError: A precision is unknown.
-    """
-    for precision in reversed(TOLERANCES):
-        if precision in (reference, candidate):
-            return precision, TOLERANCES[precision]
-    raise UsageError(f"there is no tolerance for {reference!r} and {candidate!r}: known are {', '.join(TOLERANCES)}")
+def tolerance_for(reference: ArtifactPrecision, candidate: ArtifactPrecision) -> tuple[ArtifactPrecision, Tolerance]:
+    """Return the coarser of two files' precisions and its limits."""
+    precision = next(known for known in reversed(TOLERANCES) if known in (reference, candidate))
+    return precision, TOLERANCES[precision]

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from hat.console import describe_machine
 from hat.data import ReIDDataset, load_images
 from hat.embedder import Embedder
-from hat.errors import CheckpointError, HatError, ImageError, UsageError, WorkError
+from hat.errors import HatError, ImageError, UsageError, WorkError
 from hat.evaluation import check_rankable, embed_dataset, rank_embeddings
+from hat.io.artifact import ArtifactPrecision
 from hat.metrics import RankingResult
 from hat.model import HAT
 from hat.runtime import Runtime, TorchRuntime
@@ -83,9 +84,9 @@ def verify(
         raise UsageError("nothing to compare: expected at least one candidate, in a list")
     if num_images < MIN_IMAGES:
         raise UsageError(f"at least {MIN_IMAGES} images are needed to rank, got num_images={num_images}")
-    for subject in (reference, *candidates):  # a path that leads nowhere is refused before an hour of work and not after it
-        if isinstance(subject, str | os.PathLike) and parse_candidate(subject).is_missing:
-            raise CheckpointError(f"{subject}: there is no such checkpoint or file")
+    for subject in (reference, *candidates):
+        if isinstance(subject, str | os.PathLike):
+            parse_candidate(subject)  # refuses what leads nowhere before an hour of work and not after it
     if dataset is not None:
         dataset = levels.some_identities(dataset, num_ids, seed)
         check_rankable(dataset)
@@ -160,7 +161,7 @@ class _Proof:
     def compare(self, name: str, runtime: Runtime) -> CandidateResult:
         """Hold a candidate against the reference."""
         ours, theirs = artifact_info(self.runtime), artifact_info(runtime)
-        precisions = [info.precision if info is not None else "fp32" for info in (ours, theirs)]
+        precisions: list[ArtifactPrecision] = ["fp32" if info is None else info.precision for info in (ours, theirs)]
         decides, tolerance = tolerance_for(*precisions)
         about: dict[str, Any] = {"name": name, "runtime": runtime.name, "precision": precisions[1], "tolerance": decides}
         about["fingerprint"] = None if theirs is None else theirs.fingerprint
@@ -218,17 +219,14 @@ class _Proof:
 
 def _differences(reference: Runtime, candidate: Runtime) -> list[str]:
     """Return why two models cannot be compared: they take their images in another way, or give embeddings of another width."""
-
-    def described(runtime: Runtime) -> dict[str, str]:
-        taken = runtime.preprocessing
-        size = f"{taken.height} x {taken.width}"
-        return {"size": size, "mean": f"mean {taken.mean}", "std": f"std {taken.std}", "resize": f"{taken.resize} resize"}
-
-    ours, theirs = described(reference), described(candidate)
+    ours, theirs = (
+        [f"{taken.height} x {taken.width}", f"mean {taken.mean}", f"std {taken.std}", f"{taken.resize} resize"]
+        for taken in (reference.preprocessing, candidate.preprocessing)
+    )
     found = [
-        f"preprocessing differs: {ours[key]} in the reference, {theirs[key]} in the candidate"
-        for key in ours
-        if ours[key] != theirs[key]
+        f"preprocessing differs: {one} in the reference, {other} in the candidate"
+        for one, other in zip(ours, theirs, strict=True)
+        if one != other
     ]
     if reference.embed_dim != candidate.embed_dim:
         widths = f"{reference.embed_dim} in the reference, {candidate.embed_dim} in the candidate"

@@ -26,7 +26,11 @@ SHORT_NAMES = {
 }
 """Names of figures that fit above their columns; the reports have them in full."""
 
+RATES = {"mAP": "mAP", "rank1": "Rank-1", "mINP": "mINP"}
+"""Rates of a `hat.metrics.RankingResult` that the retrieval level looks at, and their usual names."""
+
 Level = Literal["rows", "embedding", "batch", "ranking", "retrieval"]
+Sense = Literal["<=", ">="]
 
 _THUMBNAIL_HEIGHT = 192
 _PLOT_SIZE = 278
@@ -40,7 +44,7 @@ class Check:
     name: str
     value: float  # NaN fails
     limit: float
-    sense: Literal["<=", ">="]  # ">=" where more is better
+    sense: Sense  # ">=" where more is better
     reason: str  # why the limit is this number
     note: str = ""  # where the figure came from, when that helps: the batch size, the figures of both sides
 
@@ -58,14 +62,7 @@ class Check:
     @property
     def value_text(self) -> str:
         """The figure for a reader; changes of rates in points of percent."""
-        return self._text(self.value)
-
-    @property
-    def limit_text(self) -> str:
-        """The limit for a reader."""
-        return self._text(self.limit) if self.level == "retrieval" else f"{self.limit:g}"
-
-    def _text(self, value: float) -> str:
+        value = self.value
         if not np.isfinite(value):
             return "not a number"
         if self.level == "retrieval":
@@ -74,19 +71,19 @@ class Check:
             return f"{value:.1e}" if 0 < abs(value) < 1e-2 else f"{value:.3g}"
         return f"{value:.6g}" if value > 0.9 else f"{value:.3g}"  # near 1 the digits that matter come late
 
+    @property
+    def limit_text(self) -> str:
+        """The limit for a reader."""
+        return f"{100 * self.limit:.2f} pt" if self.level == "retrieval" else f"{self.limit:g}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; a figure that is no number is None."""
         return {**vars(self), "value": self.value if np.isfinite(self.value) else None, "passed": self.passed}
 
 
-def at_least(level: Level, name: str, value: float, limit: Limit, note: str = "") -> Check:
-    """Make a check of which more is better."""
-    return Check(level, name, float(value), limit.value, ">=", limit.reason, note)
-
-
-def at_most(level: Level, name: str, value: float, limit: Limit, note: str = "") -> Check:
-    """Make a check of which less is better."""
-    return Check(level, name, float(value), limit.value, "<=", limit.reason, note)
+def judge(level: Level, name: str, value: float, sense: Sense, limit: Limit, note: str = "") -> Check:
+    """Hold a figure against a limit."""
+    return Check(level, name, float(value), limit.value, sense, limit.reason, note)
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,7 @@ class CandidateResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        content = asdict(replace(self, similarities=None))
+        content = asdict(replace(self, checks=(), similarities=None))
         del content["similarities"]
         return {**content, "passed": self.passed, "checks": [check.to_dict() for check in self.checks]}
 
@@ -156,28 +153,20 @@ class CandidateResult:
 class VerificationReport:
     """All candidates against one reference.
 
-    Attributes:
-        reference_fingerprint: What a gallery of its embeddings is bound to; None where the runtime does not say.
-        candidates: One result each, in the order in which they were asked for.
-        source: Where the images came from.
-        paths: The compared images, queries first.
-        num_queries: How many of them are queries; the rest is the gallery.
-        left_out: Images that could not be read, with the reason.
-        dataset: Name, notes and the reference's figures of the data set of the retrieval level; None where there was none.
-        pixels: (n, 3, H, W) uint8 RGB, the compared images as they were fed. They may show persons: neither `to_dict` nor
-            `repr` holds them.
+    ``pixels``, (n, 3, H, W) uint8 RGB, are the compared images as they were fed. They may show persons: neither `to_dict` nor
+    `repr` holds them.
     """
 
     reference: str
     reference_runtime: str
-    candidates: tuple[CandidateResult, ...]
-    source: str
-    paths: tuple[str, ...]
-    num_queries: int
+    candidates: tuple[CandidateResult, ...]  # in the order in which they were asked for
+    source: str  # where the images came from
+    paths: tuple[str, ...]  # the compared images, queries first
+    num_queries: int  # how many of them are queries; the rest is the gallery
     seed: int
-    reference_fingerprint: str | None = None
-    left_out: tuple[str, ...] = ()
-    dataset: dict[str, Any] | None = None
+    reference_fingerprint: str | None = None  # as of a candidate
+    left_out: tuple[str, ...] = ()  # images that could not be read, with the reason
+    dataset: dict[str, Any] | None = None  # of the retrieval level: its name, notes and the reference's figures
     machine: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
@@ -209,17 +198,18 @@ class VerificationReport:
         if self.dataset is not None:
             metrics = self.dataset["reference"]
             counts = f"{metrics['num_queries']:,} queries, {metrics['num_gallery']:,} gallery images"
-            names = {"mAP": "mAP", "rank1": "Rank-1", "mINP": "mINP"}
-            rates = ", ".join(f"{percent(metrics[key])} {name}" for key, name in names.items())
+            rates = ", ".join(f"{percent(metrics[key])} {name}" for key, name in RATES.items())
             found["data set"] = "; ".join([f"{self.dataset['name']}, {counts}", f"reference {rates}", *self.dataset["notes"]])
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         return {**found, "machine": self.machine, "versions": versions}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, without any pixel."""
-        names = ("passed", "reference", "reference_runtime", "reference_fingerprint", "num_queries", "seed", "dataset")
+        kept = {name: value for name, value in vars(self).items() if name not in ("source", "paths", "pixels")}
         return {
-            **{name: getattr(self, name) for name in (*names, "machine", "versions", "num_gallery")},
+            "passed": self.passed,
+            **kept,
+            "num_gallery": self.num_gallery,
             "images": self.source,
             "num_images": len(self.paths),
             "left_out": list(self.left_out),
@@ -257,21 +247,19 @@ def _plot(pairs: npt.NDArray[np.float32]) -> dict[str, Any]:
     low, high = float(pairs.min()), float(pairs.max())
     margin = 0.04 * (high - low) or 0.01
 
-    def place(values: npt.NDArray[Any]) -> list[Any]:
-        places: list[Any] = ((values.astype(np.float64) - low + margin) / (high - low + 2 * margin) * _PLOT_SIZE).tolist()
-        return places
+    def place(values: npt.NDArray[np.floating]) -> list[Any]:
+        return list((values - (low - margin)) / (high - low + 2 * margin) * _PLOT_SIZE)
 
     ticks = np.linspace(low, high, 4)
     return {
-        "dots": "".join(f"M{54 + x:.1f} {290 - y:.1f}h0" for x, y in place(pairs)),
-        "ticks": [{"value": value, "at": at} for value, at in zip(ticks.tolist(), place(ticks), strict=True)],
+        "dots": "".join(f"M{54 + x:.1f} {290 - y:.1f}h0" for x, y in place(pairs.astype(np.float64))),
+        "ticks": [{"value": value, "at": at} for value, at in zip(ticks, place(ticks), strict=True)],
     }
 
 
 def _thumbnail(pixels: npt.NDArray[np.uint8]) -> dict[str, Any]:
     image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    if image.height > _THUMBNAIL_HEIGHT:
-        image = image.resize((max(1, round(image.width * _THUMBNAIL_HEIGHT / image.height)), _THUMBNAIL_HEIGHT))
+    image.thumbnail((image.width, _THUMBNAIL_HEIGHT))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82)
     return {"width": image.width, "height": image.height, "data": base64.b64encode(buffer.getvalue()).decode("ascii")}

@@ -1,35 +1,100 @@
-"""From ONNX to an engine: one path for TensorRT 10, TensorRT 11 and TensorRT for RTX.
+"""From a trained model or an ONNX file to an engine: one path for TensorRT 10, TensorRT 11 and TensorRT for RTX.
 
 Networks are strongly typed: precision is what the ONNX says, in every product. An engine appears together with its sidecar, or
 not at all.
 """
 
+import dataclasses
 import hashlib
 import os
 import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hat.config import config_to_dict
+from hat.console import stderr
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, BatchProfile, info_from_json, info_to_json
-from hat.io.atomic_output import atomic_output
-from hat.io.onnx_file import all_tensors, onnx_opset, read_onnx
+from hat.io.artifact import ArtifactInfo, ArtifactPrecision, BatchProfile, info_to_json
+from hat.io.atomic_output import atomic_output, check_output
+from hat.io.onnx_file import all_tensors, onnx_opset
 from hat.runtime.tensorrt.engine import EngineMetadata, onnx_sha256, runtime_cache_path, sidecar_path, target_name
 from hat.runtime.tensorrt.library import Gpu, TensorRT, Variant, joined, load_tensorrt
 
+from ..onnx_source import ExportSource, OnnxSource, read_own_onnx
+from ..request import ExportRequest
+from ..to_onnx import build_onnx, describe, save_onnx
+from .inspection import check_precision, inspector_types, network_types, plan_figures, product_output_type, read_plan
 from .options import EngineOptions, check_options, rtx_targets
-from .plan import read_plan
-from .precision import check_precision, inspector_types, network_types, product_output_type
 
 NEWEST_OPSET = 22
 """The newest ONNX operator set that every TensorRT from 10.3 on parses."""
 
-_PLAN_TYPES = {"FLOAT": "Float", "HALF": "Half", "BF16": "BFloat16"}
+_PLANS: dict[str, dict[str, tuple[int, float]]] = {
+    "mobilenet_v2": {"fp16": (114, 197.2), "int8 of linear layers": (124, 201.3), "int8 of all layers": (186, 582.3)},
+    "resnet18": {"fp16": (175, 210.3), "int8 of linear layers": (206, 256.2), "int8 of all layers": (260, 422.4)},
+}
+"""Backbone -> what a plan of TensorRT for RTX 1.7.1 has at batch 8 on SM 89: kernels, megabytes moved (RESULTS.md)."""
+
+
+def export_tensorrt(model: ExportSource, path: str | os.PathLike[str], request: ExportRequest) -> ArtifactInfo:
+    """Build an engine of TensorRT 10 or 11 for a GPU of this machine, of a trained model or of an ONNX file as it is.
+
+    ``NAME.json`` beside the engine holds the metadata that is returned. The request's ``options`` are those of `EngineOptions`
+    and, for int8 and fp8, those of the quantizer. What is raised is as for `build_engine`.
+    """
+    return _export(model, Path(path).expanduser(), request, "tensorrt")
+
+
+def export_tensorrt_rtx(model: ExportSource, path: str | os.PathLike[str], request: ExportRequest) -> ArtifactInfo:
+    """Build an engine of TensorRT for RTX, ahead of time and without a GPU; everything else is as for `export_tensorrt`.
+
+    It runs on the GPUs of the option ``compute_capability``; the machine that runs it finishes the build when it loads it.
+    """
+    return _export(model, Path(path).expanduser(), request, "tensorrt-rtx")
+
+
+def _export(model: ExportSource, path: Path, request: ExportRequest, variant: Variant) -> ArtifactInfo:
+    options, graph_options = request.take_options(EngineOptions, f"options of {variant}")
+    if graph_options and request.precision not in ("int8", "fp8"):
+        known = ", ".join(sorted(config_to_dict(options)))
+        raise UsageError(f"{variant} has no option {', '.join(sorted(graph_options))}; it has {known}")
+    # What can be refused is refused before the minutes that tracing and calibration take.
+    trt = load_tensorrt(variant)
+    gpu = _find_gpu(trt, request.device)
+    check_options(options, request.precision, trt, gpu)
+    if request.opset > NEWEST_OPSET:
+        raise UsageError(f"TensorRT's parsers know opset {NEWEST_OPSET} and older, got {request.opset}")
+    for file in (path, sidecar_path(path)):
+        check_output(file, overwrite=request.overwrite)
+
+    if trt.is_rtx and request.precision in ("int8", "fp8") and not (isinstance(model, OnnxSource) and model.is_quantized):
+        graph_options = {"layers": "linear", "weight_scales": "tensor"} | graph_options
+        if warning := int8_warning(model, request.precision):
+            stderr.print(warning)
+    built = build_onnx(model, dataclasses.replace(request, options=graph_options))
+    info = describe(model, request, name=path.stem, details=built.details)
+    try:
+        with tempfile.TemporaryDirectory(prefix="hat-onnx-") as folder:
+            onnx_path = Path(folder) / f"{path.name}.onnx"
+            save_onnx(built.proto, info, onnx_path)
+            del built  # the parser and the builder are about to need the memory
+            return _write_engine(onnx_path, path, request.batch, trt, gpu, options, request.overwrite)
+    except OSError as error:
+        raise WorkError(f"{path}: its ONNX cannot be written: {error.strerror or error}") from None
+
+
+def int8_warning(model: ExportSource, precision: ArtifactPrecision) -> str | None:
+    """Say where int8 cannot be faster than fp16 on an RTX card by its plan, with the figures; None where nothing is known."""
+    config = model.info.model if isinstance(model, OnnxSource) else model.config
+    backbone = config.backbone.name if config is not None else ""
+    if precision != "int8" or backbone not in _PLANS:
+        return None
+    plans = _PLANS[backbone].items()
+    figures = ", ".join(f"{kind} {kernels} kernels and {moved:.0f} MB" for kind, (kernels, moved) in plans)
+    return f"int8 gains nothing for {backbone} on TensorRT for RTX ({figures} at batch 8): fp16 is the better choice"
 
 
 def build_engine(
@@ -66,75 +131,17 @@ def build_engine(
             metadata says; the disk is full.
         MissingExtraError: The library is not installed.
     """
-    if isinstance(onnx, bytes):
-        with tempfile.TemporaryDirectory(prefix="hat-onnx-") as folder:
-            file = Path(folder) / "model.onnx"
-            with file.open("wb") as written:
-                written.write(onnx)
-            return build_engine(
-                file,
-                path,
-                profile=profile,
-                variant=variant,
-                options=options,
-                device=device,
-                overwrite=overwrite,
-                module=module,
-            )
-    path = Path(path).expanduser()
-    profile = profile if profile is not None else BatchProfile()
-    options = options if options is not None else EngineOptions()
-    trt = module if module is not None else load_tensorrt(variant)
-    gpu = find_gpu(trt, device)
-    source = _open_source(Path(onnx).expanduser())
-    check_options(options, source.info.precision, trt, gpu)
-    if source.opset > NEWEST_OPSET:
-        raise UsageError(
-            f"the ONNX model has opset {source.opset}, parsers know {NEWEST_OPSET}: export it with --opset {NEWEST_OPSET}"
-        )
-    for file in (path, sidecar_path(path)):
-        if file.exists() and not overwrite:
-            raise UsageError(f"{file} is there already: give another name, or --force to replace it")
-
-    targets = rtx_targets(options, source.info.precision) if trt.is_rtx else ()
-    with atomic_output(path, overwrite=overwrite) as temporary, _on(gpu):
-        built = _build(source, profile, trt, options, targets)
-        metadata = EngineMetadata(
-            variant=trt.variant,
-            version=trt.version,
-            engine_sha256=hashlib.sha256(built.engine).hexdigest(),
-            onnx_sha256=source.sha256,
-            gpu=gpu.name if gpu is not None else None,
-            compute_capability=gpu.compute_capability if gpu is not None else None,
-            num_sms=gpu.num_sms if gpu is not None else None,
-            targets=targets,
-            hardware_compatibility=options.hardware_compatibility,
-            version_compatible=options.version_compatible,
-            precision_types=built.types,
-            inspector_types=built.inspector_types,
-            plan=built.plan,
-            warnings=tuple(dict.fromkeys(built.warnings)),
-            options=config_to_dict(options),
-        )
-        info = replace(
-            source.info,
-            batch=profile,
-            versions=source.info.versions | {trt.variant: trt.version},
-            device=target_name(metadata),
-            details=source.info.details | {"engine": config_to_dict(metadata)},
-        )
-        temporary.write_bytes(built.engine)
-        sidecar_path(temporary).write_text(info_to_json(info) + "\n", encoding="utf-8")
-    runtime_cache_path(path).unlink(missing_ok=True)  # that of the engine before
-    return info
+    trt = module or load_tensorrt(variant)
+    what = profile or BatchProfile(), trt, _find_gpu(trt, device), options or EngineOptions(), overwrite
+    if not isinstance(onnx, bytes):
+        return _write_engine(Path(onnx).expanduser(), Path(path).expanduser(), *what)
+    with tempfile.TemporaryDirectory(prefix="hat-onnx-") as folder:
+        (Path(folder) / "model.onnx").write_bytes(onnx)
+        return _write_engine(Path(folder) / "model.onnx", Path(path).expanduser(), *what)
 
 
-def find_gpu(trt: TensorRT, device: str | None) -> Gpu | None:
-    """Return the GPU that an engine is built on; None for TensorRT for RTX, which needs none.
-
-    Raises:
-        UsageError: There is no such CUDA device, or a device was named for TensorRT for RTX.
-    """
+def _find_gpu(trt: TensorRT, device: str | None) -> Gpu | None:
+    """Return the GPU that an engine is built on; None for TensorRT for RTX, which needs none."""
     if trt.is_rtx:
         if device not in (None, "auto"):
             raise UsageError(f"{trt.title} builds without a GPU: name what it runs on, --option compute_capability=[sm89]")
@@ -145,50 +152,72 @@ def find_gpu(trt: TensorRT, device: str | None) -> Gpu | None:
     return gpu
 
 
-@dataclass(frozen=True)
-class _Source:
-    """An ONNX file that was looked at before a native parser does."""
+def _write_engine(
+    onnx: Path, path: Path, profile: BatchProfile, trt: TensorRT, gpu: Gpu | None, options: EngineOptions, overwrite: bool
+) -> ArtifactInfo:
+    source = _read_source(onnx)
+    check_options(options, source.precision, trt, gpu)
+    check_output(sidecar_path(path), overwrite=overwrite)
+    targets = rtx_targets(options, source.precision) if trt.is_rtx else ()
+    with atomic_output(path, overwrite=overwrite) as temporary, _current(gpu):
+        engine, observed = _build(onnx, source, profile, trt, options, targets)
+        metadata = EngineMetadata(
+            variant=trt.variant,
+            version=trt.version,
+            engine_sha256=hashlib.sha256(engine).hexdigest(),
+            onnx_sha256=onnx_sha256(onnx),
+            gpu=gpu.name if gpu is not None else None,
+            compute_capability=gpu.compute_capability if gpu is not None else None,
+            num_sms=gpu.num_sms if gpu is not None else None,
+            targets=targets,
+            hardware_compatibility=options.hardware_compatibility,
+            version_compatible=options.version_compatible,
+            options=config_to_dict(options),
+            **observed,
+        )
+        info = dataclasses.replace(
+            source,
+            batch=profile,
+            versions=source.versions | {trt.variant: trt.version},
+            device=target_name(metadata),
+            details=source.details | {"engine": config_to_dict(metadata)},
+        )
+        temporary.write_bytes(engine)
+        sidecar_path(temporary).write_text(info_to_json(info) + "\n", encoding="utf-8")
+    runtime_cache_path(path).unlink(missing_ok=True)  # that of the engine before
+    return info
 
-    path: Path
-    info: ArtifactInfo
-    sha256: str  # weights included
-    opset: int
 
-
-def _open_source(path: Path) -> _Source:
-    proto = read_onnx(path)
+def _read_source(path: Path) -> ArtifactInfo:
+    """Return the metadata of an ONNX file, which is looked at before a native parser does."""
+    proto, info = read_own_onnx(path)
     external = {entry.value for tensor in all_tensors(proto.graph) for entry in tensor.external_data if entry.key == "location"}
-    if external - {f"{path.name}.data"}:
+    if external - {f"{path.name}.data"}:  # no other file is part of the hash
         raise CheckpointError(f"{path}: expected its weights in {path.name}.data, it names {', '.join(sorted(external))}")
-    metadata = next((entry.value for entry in proto.metadata_props if entry.key == METADATA_KEY), None)
-    if metadata is None:
-        raise CheckpointError(f"{path} was not made by hat export: its metadata has no {METADATA_KEY!r}")
-    return _Source(path, info_from_json(metadata, str(path)), onnx_sha256(path), onnx_opset(proto))
+    if (opset := onnx_opset(proto)) > NEWEST_OPSET:
+        raise UsageError(
+            f"the ONNX model has opset {opset}, parsers know {NEWEST_OPSET}: export it with --opset {NEWEST_OPSET}"
+        )
+    return info
 
 
-@dataclass
-class _Built:
-    engine: bytes
-    types: dict[str, int]
-    inspector_types: dict[str, int] = field(default_factory=dict)
-    plan: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-
-def _on(gpu: Gpu | None) -> Any:
+def _current(gpu: Gpu | None) -> Any:
     """Make a GPU the current device: the builder takes no other."""
     return torch.cuda.device(gpu.index) if gpu is not None and torch.cuda.is_available() else nullcontext()
 
 
-def _build(source: _Source, profile: BatchProfile, trt: TensorRT, options: EngineOptions, targets: tuple[str, ...]) -> _Built:
+def _build(
+    onnx: Path, source: ArtifactInfo, profile: BatchProfile, trt: TensorRT, options: EngineOptions, targets: tuple[str, ...]
+) -> tuple[bytes, dict[str, Any]]:
+    """Return the engine, and the fields of `EngineMetadata` that tell what was seen of it."""
     with trt.listen() as messages:
         builder = trt.make("Builder")
         network = builder.create_network(trt.network_flags())
-        _parse(trt, network, source)
+        _parse(trt, network, onnx, source.precision)
         types = network_types(network)
-        check_precision(source.info.precision, types)
+        check_precision(source.precision, types)
         config = _configuration(trt, builder, options, targets)
-        config.add_optimization_profile(_batch_profile(builder, network, profile, source.info))
+        config.add_optimization_profile(_batch_profile(builder, network, profile, source))
         cache_path = Path(options.timing_cache).expanduser() if options.timing_cache else None
         cache = _load_timing_cache(trt, config, cache_path) if cache_path is not None else None
         serialized = builder.build_serialized_network(network, config)
@@ -197,25 +226,21 @@ def _build(source: _Source, profile: BatchProfile, trt: TensorRT, options: Engin
     if cache is not None and cache_path is not None:
         with atomic_output(cache_path, overwrite=True) as temporary:
             temporary.write_bytes(bytes(memoryview(config.get_timing_cache().serialize())))
-    built = _Built(bytes(memoryview(serialized)), types, warnings=messages.warnings)
+    engine = bytes(memoryview(serialized))
+    observed: dict[str, Any] = {"precision_types": types, "warnings": tuple(dict.fromkeys(messages.warnings))}
     if messages.plans:
-        asked = _PLAN_TYPES[product_output_type(network)]
-        built.plan = read_plan(messages.plans[0]).summary(batch=profile.opt, dtype=asked)
+        observed["plan"] = plan_figures(read_plan(messages.plans[0]), product_output_type(network), profile.opt)
     if not trt.is_rtx:  # RTX finishes the build on the GPU that runs it: nothing final is there to look into
-        built.inspector_types = _inspect(trt, built.engine, options, profile, source.info)
-    return built
+        observed["inspector_types"] = _inspect(trt, engine, options, (profile.opt, 3, *source.preprocessing.size))
+    return engine, observed
 
 
-def _parse(trt: TensorRT, network: Any, source: _Source) -> None:
-    """Parse the ONNX into the network.
-
-    Raises:
-        WorkError: The parser refuses it; every one of its messages is told, with the node that each is about.
-    """
+def _parse(trt: TensorRT, network: Any, path: Path, precision: ArtifactPrecision) -> None:
+    """Parse an ONNX file into a network; what the parser refuses is told with the node that each message is about."""
     parser = trt.make("OnnxParser", network)
-    if not parser.parse_from_file(str(source.path)) or parser.num_errors:
+    if not parser.parse_from_file(str(path)) or parser.num_errors:
         messages = [_parser_message(parser.get_error(index)) for index in range(parser.num_errors)]
-        raise WorkError(f"{trt.title} cannot parse the {source.info.precision} ONNX: {joined(messages)}")
+        raise WorkError(f"{trt.title} cannot parse the {precision} ONNX: {joined(messages)}")
 
 
 def _parser_message(error: Any) -> str:
@@ -263,14 +288,7 @@ def _batch_profile(builder: Any, network: Any, profile: BatchProfile, info: Arti
 
 
 def _load_timing_cache(trt: TensorRT, config: Any, path: Path) -> Any:
-    """Attach a file's timing cache to a builder's configuration; an empty one where there is no file yet.
-
-    Returns:
-        The cache, which has to live until the engine is built.
-
-    Raises:
-        UsageError: The file cannot be read, or is of another GPU or library.
-    """
+    """Attach a file's timing cache, an empty one where there is no file yet; what is returned has to live while it is used."""
     try:
         content = path.read_bytes() if path.exists() else b""
     except OSError as error:
@@ -283,7 +301,7 @@ def _load_timing_cache(trt: TensorRT, config: Any, path: Path) -> Any:
     return cache
 
 
-def _inspect(trt: TensorRT, engine: bytes, options: EngineOptions, profile: BatchProfile, info: ArtifactInfo) -> dict[str, int]:
+def _inspect(trt: TensorRT, engine: bytes, options: EngineOptions, shape: tuple[int, ...]) -> dict[str, int]:
     """Return what the engine inspector tells; nothing where it cannot look into the engine."""
     with trt.listen():
         loaded = trt.runtime(host_code=options.version_compatible).deserialize_cuda_engine(engine)
@@ -292,6 +310,6 @@ def _inspect(trt: TensorRT, engine: bytes, options: EngineOptions, profile: Batc
             return {}
         inspector = loaded.create_engine_inspector()
         # Formats of a network with a dynamic batch are told for a context whose batch is known.
-        context.set_input_shape("images", (profile.opt, 3, *info.preprocessing.size))
+        context.set_input_shape("images", shape)
         inspector.execution_context = context
         return inspector_types(inspector.get_engine_information(trt.library.LayerInformationFormat.JSON))

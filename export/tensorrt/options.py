@@ -10,7 +10,7 @@ from hat.io.artifact import ArtifactPrecision
 from hat.runtime.tensorrt.engine import HardwareCompatibility
 from hat.runtime.tensorrt.library import Gpu, TensorRT
 
-COMPUTE_CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+COMPUTE_CAPABILITIES = {"sm75": (7, 5), "sm80": (8, 0), "sm86": (8, 6), "sm89": (8, 9), "sm120": (12, 0), "sm121": (12, 1)}
 """What TensorRT for RTX can build for ahead of time, and nothing between: Turing, Ampere (two), Ada, Blackwell (two)."""
 
 _MIN_COMPUTE_CAPABILITY: dict[ArtifactPrecision, tuple[int, int]] = {"bf16": (8, 0), "fp8": (8, 9)}
@@ -58,17 +58,7 @@ class EngineOptions:
 
 
 def check_options(options: EngineOptions, precision: ArtifactPrecision, trt: TensorRT, gpu: Gpu | None) -> None:
-    """Refuse what a product or a GPU cannot do, before anything is traced, calibrated or built.
-
-    Args:
-        options: What is asked for.
-        precision: In which the engine is to compute.
-        trt: The library.
-        gpu: Which the engine is built on; None for TensorRT for RTX.
-
-    Raises:
-        UsageError: An option is not for this product, or a GPU has no arithmetic in the precision.
-    """
+    """Raise `UsageError` for what a product or a GPU (None for TensorRT for RTX) cannot do, before anything is traced."""
     if trt.is_rtx:
         reasons = {
             "timing_cache": "it times no kernels when it builds",
@@ -83,7 +73,7 @@ def check_options(options: EngineOptions, precision: ArtifactPrecision, trt: Ten
             raise UsageError(f"{name} is not for {trt.title}: {reason}")
     minimum = _MIN_COMPUTE_CAPABILITY.get(precision, (0, 0))
     if trt.is_rtx:
-        too_old = [name for name in options.compute_capability if _numbers(name) < minimum]
+        too_old = [name for name in options.compute_capability if COMPUTE_CAPABILITIES[name] < minimum]
     else:
         oldest = {"every GPU from Ampere on": (8, 0)} if options.hardware_compatibility == "ampere_plus" else {}
         if gpu is not None:
@@ -97,11 +87,6 @@ def check_options(options: EngineOptions, precision: ArtifactPrecision, trt: Ten
 
 
 def rtx_targets(options: EngineOptions, precision: ArtifactPrecision) -> tuple[str, ...]:
-    """Compute capabilities that an engine of TensorRT for RTX is built for: those named, or all from Ampere on that can."""
+    """Return the compute capabilities to build for, TensorRT for RTX alone: those named, or all from Ampere on that can."""
     minimum = max((8, 0), _MIN_COMPUTE_CAPABILITY.get(precision, (0, 0)))
-    return options.compute_capability or tuple(name for name in COMPUTE_CAPABILITIES if _numbers(name) >= minimum)
-
-
-def _numbers(name: str) -> tuple[int, int]:
-    """``"sm89"`` as (8, 9)."""
-    return int(name[2:-1]), int(name[-1])
+    return options.compute_capability or tuple(name for name, numbers in COMPUTE_CAPABILITIES.items() if numbers >= minimum)

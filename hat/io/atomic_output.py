@@ -21,8 +21,7 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     call for the same place clears what a killed one left. A file that is there and not to be replaced, or a folder that is not
     there, is a `UsageError`; no permission or a full disk a `WorkError`.
     """
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} is there already: give another name, or --force to replace it")
+    check_output(path, overwrite=overwrite)
     clear_leftovers(path)
     folder = _temporary_folder(path)
     lock = _lock(folder)
@@ -40,6 +39,14 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         if lock is not None:
             os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse, before the work, a file that could not be written after it: there already, or in no folder (`UsageError`)."""
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} is there already: give another name, or --force to replace it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent} is no folder: make it first")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

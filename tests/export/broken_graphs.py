@@ -1,6 +1,6 @@
 """A small model as an ONNX file, and that file broken in the ways in which exported re-ID models have been found broken."""
 
-from __future__ import annotations
+import functools
 
 import numpy as np
 import onnx
@@ -12,8 +12,9 @@ from tiny_hat import batch_norms, tiny_hat
 from hat.io.artifact import METADATA_KEY, info_from_json, info_to_json
 
 
+@functools.cache
 def small_model(seed):
-    """A HAT of a hundredth of the size, 64 x 32 images, batch norms away from the identity."""
+    """A HAT of a hundredth of the size, 64 x 32 images, batch norms away from the identity; the same one every time."""
     model = tiny_hat(seed)
     # One batch in training mode with all of its statistics kept: images then lie as far apart as those of a trained model, and
     # no norm is the identity.

@@ -1,6 +1,7 @@
 """One small trained-looking model and its ONNX files; whatever is exported is traced once for all tests."""
 
 import importlib.util
+import sys
 import types
 
 import numpy as np
@@ -19,6 +20,21 @@ def _one_trace():
 
     with traced_once():
         yield
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a command in this process: exit code, stdout, stderr."""
+    from hat.cli import main
+
+    def run_here(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hat", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    return run_here
 
 
 @pytest.fixture(scope="session")

@@ -7,20 +7,12 @@ our graphs have, and refuses every other one.
 """
 
 import ctypes
+import re
 from collections import Counter, deque
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-
-def parsed_network(trt, content):
-    """Return (network, what has to live as long) of an ONNX model's bytes."""
-    builder = trt.make("Builder")
-    network = builder.create_network(trt.network_flags())
-    parser = trt.make("OnnxParser", network)
-    assert parser.parse(content), [parser.get_error(index).desc() for index in range(parser.num_errors)]
-    return network, (builder, parser, content)
 
 
 class _Weights(ctypes.Structure):
@@ -30,21 +22,17 @@ class _Weights(ctypes.Structure):
 
 
 class Interpreter:
-    """Runs a parsed network of one input and one output.
+    """Runs what a TensorRT parsed of an ONNX model's bytes; it has one input and one output."""
 
-    Args:
-        library: The TensorRT module that the network belongs to.
-        network: Its `INetworkDefinition`.
-    """
-
-    def __init__(self, library, network):
-        self.library, self.network = library, network
-        self.types = {
-            library.DataType.FLOAT: torch.float32, library.DataType.HALF: torch.float16, library.DataType.INT8: torch.int8,
-            library.DataType.INT32: torch.int32, library.DataType.INT64: torch.int64, library.DataType.UINT8: torch.uint8,
-            library.DataType.BOOL: torch.bool, library.DataType.BF16: torch.bfloat16,
-            library.DataType.FP8: torch.float8_e4m3fn,
-        }  # fmt: skip
+    def __init__(self, trt, content):
+        builder = trt.make("Builder")
+        self.library, self.network = trt.library, builder.create_network(trt.network_flags())
+        parser = trt.make("OnnxParser", self.network)
+        assert parser.parse(content), [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        self.alive = builder, parser, content  # as long as the network
+        self.types = {getattr(self.library.DataType, name): dtype for name, dtype in _TYPES.items()}
+        names = [name for name in dir(self.library) if re.fullmatch(r"I\w+Layer", name)]
+        self.classes = {name.lower(): getattr(self.library, name) for name in names}
 
     @torch.inference_mode()
     def run(self, images):
@@ -53,7 +41,10 @@ class Interpreter:
         inputs = [[layer.get_input(place) for place in range(layer.num_inputs)] for layer in layers]
         names = [[None if tensor is None else tensor.name for tensor in found] for found in inputs]
         reads = Counter(name for found in names for name in found)
-        values = {self.network.get_input(0).name: torch.from_numpy(images)}
+        source = self.network.get_input(0).name
+        values = {source: torch.from_numpy(images)}
+        readers = {self._kind(layer) for layer, found in zip(layers, names, strict=True) if source in found}
+        assert readers == {"CAST"}, "no other layer of TensorRT takes uint8"
         waiting = deque(zip(layers, names, strict=True))  # the parser adds some helpers behind their readers
         while waiting:
             layer, found = waiting.popleft()
@@ -73,11 +64,14 @@ class Interpreter:
         result = values[self.network.get_output(0).name]
         return (result.float() if result.dtype == torch.bfloat16 else result).numpy()
 
+    def _kind(self, layer):
+        return self.library.ILayer.type.fget(layer).name  # two kinds have a type of their own by the same name
+
     def _layer(self, layer, inputs):
-        kind = self.library.ILayer.type.fget(layer).name  # two kinds have a type of their own by the same name
+        kind = self._kind(layer)
         compute = getattr(self, f"_{kind.lower()}", None)
         assert compute is not None, f"{layer.name} is of the unknown kind {kind}"
-        layer.__class__ = getattr(self.library, _CLASSES[kind])
+        layer.__class__ = self.classes[f"i{kind.lower().replace('_', '')}layer"]
         return compute(layer, *inputs)
 
     def _out(self, layer):
@@ -89,8 +83,8 @@ class Interpreter:
     def _weights(self, weights):
         """Return weights as a flat tensor.
 
-        NumPy has no bfloat16 and no float8: of those the bindings give an object that tells its size alone, so that the
-        pointer is read out of the C++ struct that pybind11 keeps right behind Python's own head of an object.
+        NumPy has no bfloat16 and no float8: of those the bindings give an object that tells its size alone. The pointer is read
+        out of the C++ struct that pybind11 keeps right behind Python's own head of an object.
         """
         if isinstance(weights, np.ndarray):
             return torch.from_numpy(weights.copy())
@@ -227,14 +221,9 @@ class Interpreter:
         return (x.float() * _by_channel(scale, x, layer.axis)).to(self._out(layer))
 
 
-_CLASSES = {
-    "ACTIVATION": "IActivationLayer", "CAST": "ICastLayer", "CONCATENATION": "IConcatenationLayer",
-    "CONSTANT": "IConstantLayer", "CONVOLUTION": "IConvolutionLayer", "DEQUANTIZE": "IDequantizeLayer",
-    "ELEMENTWISE": "IElementWiseLayer", "GATHER": "IGatherLayer", "IDENTITY": "IIdentityLayer",
-    "MATRIX_MULTIPLY": "IMatrixMultiplyLayer", "NORMALIZATION": "INormalizationLayer", "POOLING": "IPoolingLayer",
-    "QUANTIZE": "IQuantizeLayer", "REDUCE": "IReduceLayer", "RESIZE": "IResizeLayer", "SELECT": "ISelectLayer",
-    "SHAPE": "IShapeLayer", "SHUFFLE": "IShuffleLayer", "SLICE": "ISliceLayer", "SOFTMAX": "ISoftMaxLayer",
-    "UNARY": "IUnaryLayer",
+_TYPES = {
+    "FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "FP8": torch.float8_e4m3fn, "BOOL": torch.bool,
+    "UINT8": torch.uint8, "INT8": torch.int8, "INT32": torch.int32, "INT64": torch.int64,
 }  # fmt: skip
 
 _ELEMENTWISE = {

@@ -1,7 +1,6 @@
 """`hat bench`: its figures are put together rightly, and its processes do what they are asked. Nothing here times a model."""
 
 import json
-import sys
 import time
 
 import numpy as np
@@ -11,10 +10,9 @@ from broken_graphs import draw_people, small_model
 from PIL import Image
 
 import hat
-from hat.cli import main
-from hat.errors import CheckpointError, UsageError, WorkError
+from hat.errors import UsageError, WorkError
 from hat.export.bench import matrix_peak
-from hat.export.bench.benchmark import BenchmarkReport, CandidateSpeed, Turn, benchmark, summarize
+from hat.export.bench.benchmark import BenchmarkReport, CandidateSpeed, benchmark, summarize
 from hat.export.bench.command import draw_picture
 from hat.export.bench.matrix_peak import matrix_products, matrix_rate, peak_of, timed_precisions
 from hat.export.bench.worker import Worker, WorkerProcess, peak_memory_bytes
@@ -33,19 +31,22 @@ def place(tmp_path_factory):
 
 def turns(*rates):
     """Ten runs of four images at each rate."""
-    return [Turn(40, 40 / rate, (4 / rate,) * 10) for rate in rates]
+    return [[4 / rate] * 10 for rate in rates]
+
+
+def speed_of(own, first, num_operations=None, peak=None):
+    return summarize(turns(*own), turns(*first), "embedding", 4, num_operations=num_operations, peak=peak)
 
 
 def test_rates_are_medians_ratios_are_taken_within_rounds_and_the_share_is_of_the_peak():
-    first, second = turns(10, 20, 100), turns(30, 40, 50)
-    speed = summarize(second, first, "embedding", 4, num_operations=2_000, peak=160_000)
+    speed = speed_of((30, 40, 50), (10, 20, 100), num_operations=2_000, peak=160_000)
     assert speed.images_per_s == pytest.approx(40) and speed.rounds == pytest.approx((30, 40, 50))
     assert speed.ratio == pytest.approx(2)  # of 3, 2 and 0.5; the ratio of the medians is 2 too, that of the means is not
     assert speed.utilization == pytest.approx(0.5)
     assert speed.p50_s == pytest.approx(0.1) and speed.num_runs == 30
     assert speed.p95_s == pytest.approx(4 / 30) and speed.p99_s == pytest.approx(4 / 30)
-    assert summarize(first, first, "embedding", 4, num_operations=None, peak=1.0).utilization is None
-    uneven = summarize(turns(10, 10, 40), turns(5, 20, 40), "embedding", 4, num_operations=None, peak=None)
+    assert speed_of((10, 20), (10, 20), peak=1.0).utilization is None
+    uneven = speed_of((10, 10, 40), (5, 20, 40))
     assert uneven.ratio == pytest.approx(1)  # of 2, 0.5 and 1, where the medians would give 0.5
 
 
@@ -68,15 +69,6 @@ def products(monkeypatch):
     return use
 
 
-def test_a_matrix_product_has_a_rate_and_an_unknown_precision_none(monkeypatch, products):
-    products((64,))
-    for precision in timed_precisions("cpu"):
-        assert matrix_rate(precision, "cpu", 0.001) > 1e6
-    monkeypatch.setattr(matrix_peak, "has_float16", lambda: False)
-    with pytest.raises(UsageError, match="no matrix product of fp16"):
-        matrix_rate("fp16", "cpu", 0.001)
-
-
 def test_the_peak_is_that_of_the_fastest_library(products):
     def multiply(precision, size, device):
         for count, seconds in ((1, 0.004), (4, 0.004), (1, 0.02)):  # four products in one call are four times as fast
@@ -93,12 +85,12 @@ def test_matrix_rate_leaves_larger_products_of_an_emulated_precision_out(product
     assert called == [100]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", timed_precisions("cpu"))
 def test_every_library_multiplies(precision):
     """Each gives a matrix of the size; what it computes is its own affair."""
     pytest.importorskip("onnxruntime", reason="the extra export is not installed")
     made = list(matrix_products(precision, 32, "cpu"))
-    assert len(made) >= 2
+    assert len(made) >= (2 if precision in ("fp32", "int8") else 1)
     for count, product in made:
         result = product()
         if not isinstance(result, torch.Tensor):
@@ -106,25 +98,22 @@ def test_every_library_multiplies(precision):
         assert count >= 1 and tuple(result.shape) == (32, 32)
 
 
-def test_a_turn_counts_its_images_and_lasts_as_long_as_it_should(place):
+def test_a_turn_lasts_as_long_as_it_should_and_cuts_no_batch_short(place):
     plain = Worker().open(spec=str(place / "model"), device="cpu", num_threads=None, paths=[])
-    assert plain["num_operations"] == count_complexity(small_model(0).config).total_operations
     worker = Worker()
     paths = sorted(map(str, (place / "images").glob("*.png")))
     facts = worker.open(spec=f"{place / 'model'}@graph", device="cpu", num_threads=1, paths=paths)
-    config = small_model(0).config
-    assert facts["num_operations"] == count_complexity(config, cls_only=True).total_operations
+    expected = count_complexity(small_model(0).config, cls_only=True).total_operations
+    assert plain["num_operations"] > facts["num_operations"] == expected
     assert facts["metrics"] == {"mAP": 0.5} and facts["device"] == "cpu" and facts["precision"] == "fp32"
     fed = []
     original = worker.runtime.run
     worker.runtime.run = lambda images: (fed.append(len(images)), time.sleep(0.001), original(images))[2]
     for mode, seconds in (("embedding", 0.05), ("end-to-end", 0.05), ("embedding", 0.0)):
         fed.clear()
-        answer = worker.measure(mode=mode, batch=3, seconds=seconds, device="cpu")
-        assert answer["num_images"] == 3 * len(answer["latencies_s"]) and len(answer["latencies_s"]) >= 3
-        assert answer["seconds"] == pytest.approx(sum(answer["latencies_s"])) and answer["seconds"] >= 0.7 * seconds
-        assert set(fed) == {3}  # no batch is cut short, though there are five images
-        assert min(answer["latencies_s"]) > 0.0009
+        latencies = worker.measure(mode=mode, batch=3, seconds=seconds)["latencies_s"]
+        assert len(latencies) >= 3 and sum(latencies) >= 0.7 * seconds and min(latencies) > 0.0009
+        assert set(fed) == {3}  # though there are five images
 
 
 def test_memory_is_the_peak_and_not_what_is_left():
@@ -137,29 +126,18 @@ def test_memory_is_the_peak_and_not_what_is_left():
 
 def test_a_process_answers_tells_errors_and_is_missed_when_it_dies(place):
     with WorkerProcess("candidate", num_threads=1) as worker:
-        assert worker.ask("memory")["peak_bytes"] > 10 * 2**20
         with pytest.raises(UsageError, match="unknown device 'gpu9'"):
             worker.ask("open", spec=str(place / "model"), device="gpu9", num_threads=1, paths=[])
-        with pytest.raises(UsageError, match="no candidate is open"):  # and it lives on
-            worker.ask("measure", mode="embedding", batch=1, seconds=0, device="cpu")
+        assert worker.ask("memory")["peak_bytes"] > 10 * 2**20  # it lives on
         for _ in range(2):  # also where nobody reads the request any more
-            with pytest.raises(WorkError, match="candidate: its process ended with code 1: KeyError: 'nonsense'"):
+            with pytest.raises(WorkError, match=r"candidate: its process ended with code 1: AttributeError: .*nonsense"):
                 worker.ask("nonsense")
 
 
-def run(monkeypatch, capsys, place, *arguments):
-    monkeypatch.setattr(sys, "argv", ["hat", "bench", *map(str, arguments)])
+def test_the_command_measures_all_candidates_in_one_run(monkeypatch, call, place):
     monkeypatch.chdir(place)
-    with pytest.raises(SystemExit) as end:
-        main()
-    captured = capsys.readouterr()
-    return end.value.code or 0, captured.out, captured.err
-
-
-def test_the_command_measures_all_candidates_in_one_run(monkeypatch, capsys, place):
-    code, out, err = run(
-        monkeypatch, capsys, place,
-        "model", "model@graph", "--batch", "1,4", "--seconds", 0.01, "--rounds", 2, "--threads", 1, "--device", "cpu",
+    code, out, err = call(
+        "bench", "model", "model@graph", "--batch", "1,4", "--seconds", 0.01, "--rounds", 2, "--threads", 1, "--device", "cpu",
         "--images", "images", "--end-to-end", "--picture", "speed.png", "--record", "RESULTS.md", "--json",
     )  # fmt: skip
     assert code == 0, err
@@ -194,24 +172,22 @@ def test_the_command_measures_all_candidates_in_one_run(monkeypatch, capsys, pla
         (["model", "--images", "empty"], "has no images"),
     ],
 )
-def test_a_wrong_request_is_refused_before_anything_runs(monkeypatch, capsys, place, arguments, sentence):
+def test_a_wrong_request_is_refused_before_anything_runs(monkeypatch, call, place, arguments, sentence):
     (place / "empty").mkdir(exist_ok=True)
+    monkeypatch.chdir(place)
     monkeypatch.setattr("hat.export.bench.benchmark.WorkerProcess", None)
-    code, out, err = run(monkeypatch, capsys, place, *arguments)
+    code, out, err = call("bench", *arguments)
     assert code == 2 and sentence in err and err.count("\n") == 1 and out == ""
 
 
-def test_paths_are_checked_by_the_function_too(place):
-    with pytest.raises(CheckpointError):
-        benchmark([str(place / "nothing")])
+def test_benchmark_of_nothing_is_refused():
     with pytest.raises(UsageError, match="at least one candidate"):
         benchmark([])
 
 
 def test_a_picture_needs_an_accuracy_and_names_those_without(tmp_path):
     def entry(name, accuracy):
-        speed = summarize(turns(10, 12), turns(10, 12), "embedding", 4, num_operations=None, peak=None)
-        return CandidateSpeed(name, "torch fp32 cpu", "fp32", None, 1, 1, 0, accuracy, "", (speed,))
+        return CandidateSpeed(name, "torch fp32 cpu", "fp32", None, 1, 1, 0, accuracy, "", (speed_of((10, 12), (10, 12)),))
 
     report = BenchmarkReport((entry("a", {"mAP": 0.8}), entry("b", {})), {})
     assert draw_picture(report, tmp_path / "speed.svg") == ["b"]

@@ -1,85 +1,49 @@
 """TensorRT for RTX itself: parsing and building ahead of time, without a GPU. What fails without one is told here too."""
 
-import os
-import signal
-import subprocess
-import sys
+import types
 
-import numpy as np
 import onnx
 import pytest
 from fake_tensorrt import NAMES, small_info, small_onnx
-from tiny_hat import calmed
 
 import hat
 from hat.errors import MissingExtraError, UsageError, WorkError
-from hat.export.request import Calibration, ExportRequest
-from hat.export.tensorrt.builder import build_engine
+from hat.export.request import ExportRequest
+from hat.export.tensorrt.builder import build_engine, export_tensorrt_rtx, int8_warning
+from hat.export.tensorrt.inspection import network_types
 from hat.export.tensorrt.options import COMPUTE_CAPABILITIES, EngineOptions
-from hat.export.tensorrt.precision import network_types
-from hat.export.tensorrt.to_tensorrt import export_tensorrt, export_tensorrt_rtx
-from hat.io.artifact import ArtifactInfo, BatchProfile
-from hat.model import list_models
-from hat.runtime.tensorrt.engine import engine_metadata, read_engine_info, sidecar_path
-from hat.runtime.tensorrt.library import current_gpu, load_tensorrt
+from hat.io.artifact import BatchProfile
+from hat.runtime.tensorrt.engine import engine_metadata, onnx_sha256, read_engine_info
+from hat.runtime.tensorrt.library import load_tensorrt
 
 try:
     TRT = load_tensorrt("tensorrt-rtx")
 except MissingExtraError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
-WITHOUT_GPU = pytest.mark.skipif(current_gpu() is not None, reason="tells what fails where there is no GPU")
-SLOW_LIMIT = pytest.mark.timeout(1800)
-PRODUCTS = {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8", "fp8": "FP8"}
+PRODUCTS = {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8"}
+NUM_PRODUCTS = {"fp32": 50, "fp16": 45, "int8": 15}  # on RTX cards int8 is in linear layers alone, see `int8_warning`
+KERNELS = {"fp32": 95, "fp16": 88, "int8": 95}
 
 
 def build(onnx_bytes, path, **arguments):
     return build_engine(onnx_bytes, path, variant="tensorrt-rtx", **arguments)
 
 
-def calibration(size, num_images=4):
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (num_images, 3, *size), dtype=np.uint8)
-    return Calibration(images, tuple(f"{number}.jpg" for number in range(num_images)), "noise", 0)
-
-
-def opset_for(precision):
-    return {"bf16": 22, "fp8": 19}.get(precision, 18)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_whole_model_is_built_in_every_precision(precision, tiny_model, tmp_path):
-    path = tmp_path / "tiny.engine"
-    request = ExportRequest(
-        name="tiny",
-        precision=precision,
-        opset=opset_for(precision),
-        batch=BatchProfile(min=1, opt=4, max=16),
-        calibration=calibration(tiny_model.config.image_size) if precision == "int8" else None,
+@pytest.mark.parametrize("precision", list(PRODUCTS))
+def test_a_whole_model_is_built_in_every_precision(precision, small_model, calibration, tmp_path):
+    path = tmp_path / "small.engine"
+    images, plain = (calibration, {"rounding": "nearest"}) if precision == "int8" else (None, {})
+    batch = BatchProfile(min=1, opt=4, max=16)
+    info = export_tensorrt_rtx(
+        small_model, path, ExportRequest("small", precision, batch=batch, calibration=images, options=plain)
     )
-    info = export_tensorrt_rtx(tiny_model, path, request)
     metadata = engine_metadata(info, "it")
-    assert isinstance(info, ArtifactInfo) and read_engine_info(path) == info
-    assert (info.precision, info.name, info.batch.max) == (precision, "tiny", 16)
+    assert read_engine_info(path) == info
+    assert (info.precision, info.name, info.batch.max) == (precision, "small", 16)
     assert info.versions["tensorrt-rtx"] == metadata.version == TRT.version
-    # On RTX cards int8 is in linear layers alone: the rest would move more bytes than it saves.
-    assert metadata.precision_types[PRODUCTS[precision]] > (10 if precision == "int8" else 50)
-    assert path.stat().st_size > 1_000_000
-
-
-def test_bfloat16_parses_operator_by_operator(tmp_path):
-    """Convolutions and matrix products are built; what this parser does not take in bfloat16 it says itself."""
-    info = build(small_onnx("bf16"), tmp_path / "small.engine")
-    assert engine_metadata(info, "it").precision_types == {"BF16": 2}
-    proto = onnx.load_model_from_string(small_onnx("bf16"))
-    (conv,) = [node for node in proto.graph.node if node.name == "conv"]
-    conv.output[0] = "before"
-    proto.graph.node.insert(
-        list(proto.graph.node).index(conv) + 1, onnx.helper.make_node("HardSwish", ["before"], ["maps"], name="act")
-    )
-    with pytest.raises(WorkError, match=r"cannot parse the bf16 ONNX: act \(HardSwish\): .*BF16"):
-        build(proto.SerializeToString(), tmp_path / "other.engine")
-    assert not (tmp_path / "other.engine").exists()
+    assert metadata.precision_types[PRODUCTS[precision]] >= NUM_PRODUCTS[precision]
+    assert 10 < metadata.plan["kernels"] <= KERNELS[precision] and path.stat().st_size > 1_000_000
 
 
 @pytest.mark.parametrize(("precision", "types"), [("fp32", {"FLOAT": 2}), ("fp16", {"HALF": 2}), ("int8", {"INT8": 2})])
@@ -96,39 +60,24 @@ def test_an_onnx_that_computes_in_another_precision_than_it_says_is_refused(aske
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("capability", COMPUTE_CAPABILITIES)
-def test_every_compute_capability_is_built_for_or_refused_with_a_reason(capability, tmp_path):
-    options = EngineOptions(compute_capability=(capability,))
-    if capability == "sm75":  # Turing has no float32 matrix product in this library
-        with pytest.raises(WorkError, match=r"(?i)turing"):
-            build(small_onnx(), tmp_path / "small.engine", options=options)
-        return
-    info = build(small_onnx(), tmp_path / "small.engine", options=options)
-    assert info.device == capability
+def test_every_compute_capability_is_built_for(tmp_path):
+    """All in one engine, but for Turing, which has no bfloat16."""
+    named = [name for name in COMPUTE_CAPABILITIES if name != "sm75"]
+    info = build(small_onnx("bf16"), tmp_path / "small.engine", options=EngineOptions(compute_capability=named))
+    assert info.device == ", ".join(named) and engine_metadata(info, "it").targets == tuple(named)
+    assert engine_metadata(info, "it").precision_types == {"BF16": 2}
 
 
-@pytest.mark.parametrize(("precision", "capability"), [("fp32", "sm75"), ("int8", "sm75")])
-def test_a_precision_that_a_gpu_lacks_is_refused_in_the_builders_words(precision, capability, tmp_path):
-    with pytest.raises(WorkError, match=r"cannot build the engine: .*(?i:sm75)"):
-        build(small_onnx(precision), tmp_path / "small.engine", options=EngineOptions(compute_capability=(capability,)))
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_precision_that_a_gpu_lacks_is_refused_in_the_builders_words(precision, tmp_path):
+    with pytest.raises(WorkError, match=r"(?i)cannot build the engine: .*(sm75|turing)"):
+        build(small_onnx(precision), tmp_path / "small.engine", options=EngineOptions(compute_capability=("sm75",)))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_several_compute_capabilities_go_into_one_engine(tmp_path):
-    info = build(small_onnx("fp16"), tmp_path / "small.engine", options=EngineOptions(compute_capability=("sm86", "sm89")))
-    assert engine_metadata(info, "it").targets == ("sm86", "sm89")
-
-
-def test_two_mistakes_are_told_with_their_nodes(tmp_path):
+def test_what_the_parser_refuses_is_told_with_its_node(tmp_path):
     with pytest.raises(WorkError, match=r"cannot parse the fp32 ONNX: .*conv \(NoSuchOperator\)"):
         build(small_onnx(operator="NoSuchOperator"), tmp_path / "small.engine")
-    assert list(tmp_path.iterdir()) == []
-
-
-@WITHOUT_GPU
-def test_without_a_gpu_tensorrt_itself_is_not_built(tiny_model, tmp_path):
-    with pytest.raises((UsageError, MissingExtraError)):
-        export_tensorrt(tiny_model, tmp_path / "tiny.engine", ExportRequest(name="tiny"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -138,44 +87,24 @@ def test_an_input_of_another_size_than_the_metadata_says_is_refused(tmp_path):
         build(small_onnx(info=info), tmp_path / "small.engine")
 
 
-def test_an_unknown_option_is_refused_before_anything_is_traced(tiny_model, tmp_path):
-    with pytest.raises(UsageError, match="no option workspce_bytes"):
-        export_tensorrt_rtx(tiny_model, tmp_path / "t.engine", ExportRequest(name="t", options={"workspce_bytes": 1}))
-    with pytest.raises(UsageError, match="sm87"):
-        export_tensorrt_rtx(
-            tiny_model, tmp_path / "t.engine", ExportRequest(name="t", options={"compute_capability": ["sm87"]})
-        )
-    with pytest.raises(UsageError, match="timing_cache is not for"):
-        export_tensorrt_rtx(tiny_model, tmp_path / "t.engine", ExportRequest(name="t", options={"timing_cache": "a"}))
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"workspce_bytes": 1}, "no option workspce_bytes"),
+        ({"compute_capability": ["sm87"]}, "sm87"),
+        ({"timing_cache": "a"}, "timing_cache is not for"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_traced(options, words, small_model, tmp_path):
+    with pytest.raises(UsageError, match=words):
+        export_tensorrt_rtx(small_model, tmp_path / "t.engine", ExportRequest(name="t", options=options))
 
 
-KILLED_WHILE_WRITING = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from fake_tensorrt import small_onnx
-from hat.export.tensorrt.builder import build_engine
-
-write = Path.write_bytes
-def half(self, data):
-    write(self, data[: len(data) // 2])
-    os.kill(os.getpid(), signal.SIGKILL)
-Path.write_bytes = half
-build_engine(small_onnx(), sys.argv[1], variant="tensorrt-rtx")
-"""
-
-
-def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path):
-    path = tmp_path / "small.engine"
-    tests = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - an argument, not a path to work on
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED_WHILE_WRITING, path, tests], capture_output=True, text=True, check=False
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    assert not path.exists() and not sidecar_path(path).exists()
-    assert all(left.name.startswith(".") and left.name.endswith(".part") for left in tmp_path.iterdir())
-    build(small_onnx(), path)  # and the next build is not hindered
-    assert read_engine_info(path).name == "small"
+def test_int8_that_gains_nothing_says_so():
+    source = types.SimpleNamespace(config=hat.ModelConfig(backbone={"name": "resnet18"}))
+    assert "fp16 175 kernels and 210 MB, int8 of linear layers 206" in int8_warning(source, "int8")
+    assert int8_warning(source, "fp8") is None
+    assert int8_warning(types.SimpleNamespace(config=hat.ModelConfig(backbone={"name": "resnet50"})), "int8") is None
 
 
 def test_weights_above_two_gigabytes_are_read_from_the_file_beside(tmp_path):
@@ -185,33 +114,13 @@ def test_weights_above_two_gigabytes_are_read_from_the_file_beside(tmp_path):
     assert (tmp_path / "large.onnx.data").stat().st_size > 10_000
     info = build(tmp_path / "large.onnx", tmp_path / "large.engine")
     assert engine_metadata(info, "it").precision_types == {"HALF": 2}
-    one_file = build(small_onnx("fp16"), tmp_path / "small.engine")
-    assert (tmp_path / "large.engine").stat().st_size == pytest.approx((tmp_path / "small.engine").stat().st_size, rel=0.01)
-    assert engine_metadata(one_file, "it").onnx_sha256 != engine_metadata(info, "it").onnx_sha256
+    data = tmp_path / "large.onnx.data"
+    data.write_bytes(data.read_bytes()[::-1])
+    assert engine_metadata(info, "it").onnx_sha256 != onnx_sha256(tmp_path / "large.onnx")  # other weights, another hash
 
 
-def test_the_fakes_has_the_names_of_the_real_library():
-    real = {
-        name: sorted(member for member in dir(getattr(TRT.library, name)) if not member.startswith("_"))
-        for name in NAMES["rtx 1.7.1.116"]
-    }
+def test_the_fake_has_no_names_but_those_of_the_real_library():
     if TRT.version != "1.7.1.116":
         pytest.skip(f"the list of names is that of 1.7.1.116, {TRT.version} is installed")
     for name, members in NAMES["rtx 1.7.1.116"].items():
-        assert set(members.split()) <= set(real[name]), name
-
-
-@pytest.mark.slow
-@SLOW_LIMIT
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-@pytest.mark.parametrize("name", list_models())
-def test_every_preset_is_built_in_every_precision(name, precision, tmp_path):
-    model = calmed(hat.create_model(name, num_classes=2))
-    request = ExportRequest(
-        name=name,
-        precision=precision,
-        opset=opset_for(precision),
-        calibration=calibration(model.config.image_size, 1) if precision == "int8" else None,
-    )
-    info = export_tensorrt_rtx(model, tmp_path / "preset.engine", request)
-    assert engine_metadata(info, name).precision_types[PRODUCTS[precision]] > 0
+        assert set(members.split()) <= set(dir(getattr(TRT.library, name))), name

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from protobuf_text import parse
+from google.protobuf import text_format
 
 from hat.errors import ConfigError, UsageError, WorkError
 from hat.export.deploy import triton
 from hat.export.deploy.triton import TritonOptions, check_tensors, export_triton, instance_kind
 from hat.export.deploy.triton_model import TritonPythonModel
 from hat.export.request import ExportRequest
-from hat.export.tensorrt import to_tensorrt
+from hat.export.tensorrt import builder
 from hat.export.to_onnx import export_onnx
 from hat.io.artifact import BatchProfile, info_from_json
 from hat.io.atomic_output import FACTS_FILE
@@ -24,6 +24,7 @@ from hat.runtime.onnxruntime_runtime import OnnxRuntime
 
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 pytest.importorskip("openvino", reason="the extra export is not installed")
+model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="tritonclient[grpc] is not installed")
 
 BACKENDS = {"onnx": "fp32", "python-onnx": "fp16", "openvino": "bf16", "python-openvino": "fp32"}
 
@@ -42,30 +43,32 @@ def repository(small_model, tmp_path_factory):
 
 
 def config_of(folder):
-    return parse((folder / "config.pbtxt").read_text(encoding="ascii"))
+    """The configuration as Triton's own schema reads it, which refuses unknown fields."""
+    text = (folder / "config.pbtxt").read_text(encoding="ascii")
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
 def parameters_of(config):
-    return {entry["key"][0]: entry["value"][0]["string_value"][0] for entry in config["parameters"]}
+    return {key: value.string_value for key, value in config.parameters.items()}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_triton_is_told_is_what_the_file_is(backend, repository):
     path, infos = repository
     config = config_of(path / backend)
-    assert config["name"] == [backend]
-    assert config["backend"] == [{"onnx": "onnxruntime", "openvino": "openvino"}.get(backend, "python")]
-    assert config["max_batch_size"] == [16]
-    assert config["input"] == [{"name": ["images"], "data_type": ["TYPE_UINT8"], "dims": [3, 64, 32]}]
-    dims = [infos[backend].embed_dim]
-    assert config["output"] == [{"name": ["embeddings"], "data_type": ["TYPE_FP32"], "dims": dims}]
-    policy = {"default_queue_policy": [{"max_queue_size": [256]}]}
-    assert config["dynamic_batching"] == [{"preferred_batch_size": [4, 16], "max_queue_delay_microseconds": [250], **policy}]
-    assert [entry["batch_size"] for entry in config["model_warmup"]] == [[1], [4], [16]]
-    warm_up = config["model_warmup"][0]["inputs"][0]
-    assert warm_up["key"] == ["images"] and warm_up["value"][0]["dims"] == [3, 64, 32]
-    assert config["instance_group"] == [{"count": [2], "kind": ["KIND_AUTO" if backend == "onnx" else "KIND_CPU"]}]
-    assert config["version_policy"] == [{"latest": [{"num_versions": [2]}]}]
+    (images,), (embeddings,), batching = config.input, config.output, config.dynamic_batching
+    assert (config.name, config.max_batch_size) == (backend, 16)
+    assert config.backend == {"onnx": "onnxruntime", "openvino": "openvino"}.get(backend, "python")
+    assert (images.name, images.data_type, images.dims) == ("images", model_config_pb2.TYPE_UINT8, [3, 64, 32])
+    expected = ("embeddings", model_config_pb2.TYPE_FP32, [infos[backend].embed_dim])
+    assert (embeddings.name, embeddings.data_type, embeddings.dims) == expected
+    assert batching.preferred_batch_size == [4, 16] and batching.max_queue_delay_microseconds == 250
+    assert batching.default_queue_policy.max_queue_size == 256
+    assert [entry.batch_size for entry in config.model_warmup] == [1, 4, 16]
+    assert config.model_warmup[0].inputs["images"].dims == [3, 64, 32]
+    (group,) = config.instance_group
+    assert group.count == 2 and group.kind == (group.KIND_AUTO if backend == "onnx" else group.KIND_CPU)
+    assert config.version_policy.latest.num_versions == 2
     parameters = parameters_of(config)
     assert info_from_json(parameters.pop("hat_reid"), "config") == infos[backend]
     assert infos[backend].name == 'a "name" \\ é'
@@ -86,15 +89,17 @@ def test_instance_kind_keeps_int8_made_for_cpus_off_a_gpu(repository):
 def test_the_files_lie_where_triton_looks(backend, repository):
     path, infos = repository
     made = {str(file.relative_to(path / backend)) for file in (path / backend).rglob("*") if file.is_file()}
-    expected = {"config.pbtxt", FACTS_FILE}
-    expected |= {"3/model.onnx"} if backend.endswith("onnx") else {"3/model.xml", "3/model.bin"}
-    expected |= {"3/model.py"} if backend.startswith("python-") else set()
-    assert made == expected
+    files = {"3/model.onnx"} if backend.endswith("onnx") else {"3/model.xml", "3/model.bin"}
+    copied = {"3/model.py"} if backend.startswith("python-") else set()
+    assert made == {"config.pbtxt", FACTS_FILE} | files | copied
     assert info_from_json((path / backend / FACTS_FILE).read_text(), FACTS_FILE) == infos[backend]
     if backend.endswith("openvino"):
         assert read_openvino_info(path / backend / "3" / "model.xml") == infos[backend]
     else:
         assert OnnxRuntime(path / backend / "3" / "model.onnx", "cpu").info == infos[backend]
+    for file in copied:
+        source = (path / backend / file).read_text()
+        assert not any(words in source for words in ("import hat", "from hat", "from ."))  # it needs nothing of this package
 
 
 @pytest.mark.parametrize("backend", ["python-onnx", "python-openvino"])
@@ -115,11 +120,6 @@ def test_the_model_for_the_python_backend_embeds(backend, repository, pixels, re
     assert [len(response["embeddings"]) for response in responses] == [1, 5, 6]
     embeddings = np.concatenate([response["embeddings"] for response in responses])
     assert float((embeddings * reference).sum(axis=1).min()) > (0.999 if backend == "python-onnx" else 0.999999)
-
-
-def test_the_copied_model_needs_nothing_of_this_package(repository):
-    source = (repository[0] / "python-onnx" / "3" / "model.py").read_text()
-    assert "import hat" not in source and "from hat" not in source and "from ." not in source
 
 
 def test_a_file_that_is_not_what_triton_would_be_told_is_caught(repository, small_model, tmp_path):
@@ -168,14 +168,13 @@ def test_other_models_and_strangers_folders_stay(small_model, tmp_path, monkeypa
     (mine / "config.pbtxt").write_text("somebody's")
     other = tmp_path / "detector" / "1"
     other.mkdir(parents=True)
-    with pytest.raises(UsageError, match="is there already"):
-        export_triton(small_model, tmp_path, ExportRequest(name="hat"))
-    with pytest.raises(UsageError, match="was not made by hat export and is never replaced"):
-        export_triton(small_model, tmp_path, ExportRequest(name="hat", overwrite=True))
+    for overwrite, words in ((False, "is there already"), (True, "was not made by hat export and is never replaced")):
+        with pytest.raises(UsageError, match=words):
+            export_triton(small_model, tmp_path, ExportRequest(name="hat", overwrite=overwrite))
     assert (mine / "config.pbtxt").read_text() == "somebody's"
 
     export_triton(small_model, tmp_path, ExportRequest(name="reid v1.0"))
-    assert config_of(tmp_path / "reid_v1_0")["name"] == ["reid_v1_0"]
+    assert config_of(tmp_path / "reid_v1_0").name == "reid_v1_0"
     (tmp_path / "reid_v1_0" / "old").touch()
     again = ExportRequest(name="reid v1.0", overwrite=True)
     with monkeypatch.context() as patch:
@@ -201,11 +200,12 @@ def test_an_engine_with_another_batch_than_tritons_is_caught(small_model, tmp_pa
     with pytest.raises(UsageError, match=r"TensorRT 10\.9\.0\.34 would build .* Triton would open it with 10\.3\.0"):
         export_triton(small_model, tmp_path, request)
     monkeypatch.setattr(triton, "load_tensorrt", lambda variant: types.SimpleNamespace(version="10.3.0.26"))
-    monkeypatch.setattr(to_tensorrt, "export_tensorrt", lambda *args: build(*args, largest=8))
+    monkeypatch.setattr(builder, "export_tensorrt", lambda *args: build(*args, largest=8))
     with pytest.raises(WorkError, match="takes 8 images and Triton would send 32"):
         export_triton(small_model, tmp_path, request)
-    monkeypatch.setattr(to_tensorrt, "export_tensorrt", lambda *args: build(*args, largest=32))
+    monkeypatch.setattr(builder, "export_tensorrt", lambda *args: build(*args, largest=32))
     export_triton(small_model, tmp_path, request)
     config = config_of(tmp_path / "x")
-    assert (config["backend"], config["instance_group"]) == (["tensorrt"], [{"count": [1], "kind": ["KIND_GPU"]}])
+    (group,) = config.instance_group
+    assert (config.backend, group.count, group.kind) == ("tensorrt", 1, group.KIND_GPU)
     assert (tmp_path / "x" / "1" / "model.plan").is_file()

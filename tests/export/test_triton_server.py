@@ -1,34 +1,28 @@
 """A real tritonserver loads an exported repository and gives the model's embeddings.
 
-HAT_TRITONSERVER names a virtual environment of its own, made by
-
-    python -m venv /somewhere && /somewhere/bin/pip install nvidia-pytriton onnxruntime openvino
-
-What that wheel ships of Triton is the server and its Python backend. So a repository for the Python backend is loaded and run;
-of one for the ONNX Runtime backend the server reads and accepts the configuration, and then looks for the backend.
+HAT_TRITONSERVER names a virtual environment with nvidia-pytriton, onnxruntime and openvino. What that wheel ships of Triton is
+the server and its Python backend. So a repository for the Python backend is loaded and run; of one for the ONNX Runtime backend
+the server reads and accepts the configuration, and then looks for the backend.
 """
 
-import json
 import os
 import shutil
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from hat.export import verify
 from hat.export.deploy.triton import export_triton
 from hat.export.request import ExportRequest
 from hat.io.artifact import BatchProfile, info_from_json
+from hat.io.atomic_output import FACTS_FILE
 from hat.runtime import open_runtime, runtime_info
 
+tritonclient = pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
 pytestmark = pytest.mark.slow
 
 python_backends = pytest.mark.parametrize("name", ["python_onnx", "python_openvino"])
@@ -76,92 +70,68 @@ def server(environment, small_model, tmp_path_factory):
     command += ["--http-address", "127.0.0.1", "--http-port", str(port), "--allow-grpc", "false", "--allow-metrics", "false"]
     # The configuration must be complete as it is: nothing is to be guessed from the files.
     command += ["--disable-auto-complete-config", "--exit-on-error=false"]
-    log = base / "log.txt"
+    log, address = base / "log.txt", f"127.0.0.1:{port}"
     with log.open("wb") as output, subprocess.Popen(command, env=variables, stdout=output, stderr=output) as process:
         try:
-            wait_until_live(process, f"http://127.0.0.1:{port}", log)
-            yield f"http://127.0.0.1:{port}", repository, log
+            client = tritonclient.InferenceServerClient(address)
+            wait_until_live(process, client, log)
+            yield client, address, repository, log
         finally:
             process.terminate()
             process.wait(timeout=60)
 
 
-def wait_until_live(process, address, log):
+def wait_until_live(process, client, log):
     end = time.monotonic() + 120
     while time.monotonic() < end:
         if process.poll() is not None:
             pytest.skip(f"tritonserver cannot run here: {log.read_text().strip().splitlines()[-1]}")
         try:
-            with urllib.request.urlopen(f"{address}/v2/health/live", timeout=5):
+            if client.is_server_live():
                 return
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:  # it does not listen yet
             time.sleep(0.5)
     raise AssertionError(f"tritonserver did not start: {log.read_text()[-2000:]}")
 
 
-def ask(address, path, content=None):
-    data = None if content is None else json.dumps(content).encode()
-    with urllib.request.urlopen(urllib.request.Request(f"{address}/v2/{path}", data), timeout=60) as response:
-        return json.load(response)
-
-
-def embed(address, name, images):
-    tensor = {"name": "images", "datatype": "UINT8", "shape": list(images.shape), "data": images.ravel().tolist()}
-    (output,) = ask(address, f"models/{name}/infer", {"inputs": [tensor]})["outputs"]
-    assert (output["name"], output["datatype"]) == ("embeddings", "FP32")
-    return np.array(output["data"], np.float32).reshape(output["shape"])
-
-
 @python_backends
 def test_requests_of_many_clients_share_batches(name, server, pixels, reference):
-    before = ask(server[0], f"models/{name}/stats")["model_stats"][0]
-    with ThreadPoolExecutor(12) as clients:
-        rows = list(clients.map(lambda number: embed(server[0], name, pixels[number : number + 1]), range(12)))
+    client, address, _, _ = server
+    runtime = open_runtime(f"triton://{address}/{name}")
+    (before,) = client.get_inference_statistics(name)["model_stats"]
+    with ThreadPoolExecutor(12) as threads:
+        rows = list(threads.map(lambda number: runtime.run(pixels[number : number + 1]), range(12)))
     np.testing.assert_allclose(np.concatenate(rows), reference, atol=1e-5)
-    after = ask(server[0], f"models/{name}/stats")["model_stats"][0]
+    (after,) = client.get_inference_statistics(name)["model_stats"]
     assert after["inference_count"] - before["inference_count"] == 12
     assert after["execution_count"] - before["execution_count"] < 12
 
 
 @python_backends
-def test_a_served_model_embeds_as_the_model_does_and_is_a_runtime(name, server, pixels, reference):
-    pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
-    address, repository, _ = server
+def test_a_served_model_embeds_as_the_model_does_and_is_what_its_facts_say(name, server, pixels, reference):
+    client, address, repository, _ = server
+    runtime = open_runtime(f"triton://{address}/{name}")
+    assert runtime_info(runtime) == info_from_json((repository / name / FACTS_FILE).read_text(), "file")
+    assert runtime.max_batch == 16
     for count in (1, 5, 12):
-        np.testing.assert_allclose(embed(address, name, pixels[:count]), reference[:count], atol=1e-5)
-    facts = info_from_json((repository / name / "hat_reid.json").read_text(), "file")
-    config = ask(address, f"models/{name}/config")
-    assert info_from_json(config["parameters"]["hat_reid"]["string_value"], "server") == facts
-    assert (config["max_batch_size"], config["backend"]) == (16, "python")
-    assert config["dynamic_batching"]["preferred_batch_size"] == [4, 16]
+        np.testing.assert_allclose(runtime.run(pixels[:count]), reference[:count], atol=1e-5)
+    config = client.get_model_config(name)
+    assert config["backend"] == "python" and config["dynamic_batching"]["preferred_batch_size"] == [4, 16]
     assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 50000
-    assert [(part["data_type"], part["dims"]) for part in config["input"]] == [("TYPE_UINT8", [3, 64, 32])]
-    assert [(part["data_type"], part["dims"]) for part in config["output"]] == [("TYPE_FP32", [facts.embed_dim])]
-    runtime = open_runtime(f"{address.replace('http', 'triton')}/{name}")
-    assert runtime_info(runtime) == facts and runtime.max_batch == 16
-    np.testing.assert_allclose(runtime.run(pixels), reference, atol=1e-5)
 
 
-def test_hat_verify_proves_a_served_model(server, small_model, pixels, tmp_path):
-    pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
-    for number, image in enumerate(pixels):
-        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
-    address = f"{server[0].replace('http', 'triton')}/python_onnx"
-    report = verify(small_model, [address], tmp_path, device="cpu")
-    assert [(result.name, result.failures) for result in report.candidates] == [(address, ())]
-
-
-def test_images_of_another_size_are_refused_by_the_server(server, pixels):
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        embed(server[0], "python_onnx", np.ascontiguousarray(pixels[:1, :, :32]))
-    assert "unexpected shape for input 'images'" in json.load(caught.value)["error"]
+def test_images_of_another_size_are_refused_by_the_server(server):
+    images = tritonclient.InferInput("images", [1, 3, 32, 32], "UINT8")
+    images.set_data_from_numpy(np.zeros((1, 3, 32, 32), np.uint8))
+    with pytest.raises(Exception, match="unexpected shape for input 'images'"):
+        server[0].infer("python_onnx", [images])
 
 
 def test_the_configuration_for_onnx_runtime_is_accepted(server, pixels, reference):
-    address, _, log = server
-    states = {entry["name"]: entry for entry in ask(address, "repository/index", {})}
+    client, address, _, log = server
+    states = {entry["name"]: entry for entry in client.get_model_repository_index()}
     if states["onnx"].get("state") == "READY":
-        np.testing.assert_allclose(embed(address, "onnx", pixels), reference, atol=1e-5)
+        np.testing.assert_allclose(open_runtime(f"triton://{address}/onnx").run(pixels), reference, atol=1e-5)
         return
     assert "unable to find backend library for backend 'onnxruntime'" in states["onnx"]["reason"]
     assert "failed to load 'onnx' version 1" in log.read_text()

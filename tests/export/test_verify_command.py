@@ -1,9 +1,9 @@
 """`hat verify` as a user meets it: its exit codes, what it prints, and the reports that it writes."""
 
+import functools
 import html
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from broken_graphs import draw_people, people, small_model
 from PIL import Image
 
 import hat
-from hat.cli import main
 from hat.export.parity.verification_report import CandidateResult, VerificationReport
 from hat.runtime import open_runtime, runtime_info
 
@@ -38,18 +37,9 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def run(place, monkeypatch, capsys):
-    """Run the command in this process: exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hat", "verify", *map(str, arguments)])
-        monkeypatch.chdir(place)
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return call
+def run(place, monkeypatch, call):
+    monkeypatch.chdir(place)
+    return functools.partial(call, "verify")
 
 
 def test_a_faithful_candidate_ends_with_0_and_reports_all_three_levels(run, place):

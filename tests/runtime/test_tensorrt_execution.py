@@ -6,8 +6,8 @@ import torch
 
 from hat.errors import MissingExtraError
 from hat.export.request import Calibration, ExportRequest
+from hat.export.tensorrt.builder import export_tensorrt, export_tensorrt_rtx
 from hat.export.tensorrt.options import EngineOptions
-from hat.export.tensorrt.to_tensorrt import export_tensorrt, export_tensorrt_rtx
 from hat.io.artifact import BatchProfile
 from hat.model.inference import InferenceModel
 from hat.runtime.tensorrt.engine import engine_metadata

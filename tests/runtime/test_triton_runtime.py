@@ -113,7 +113,7 @@ def test_it_embeds_from_several_threads_and_says_what_the_server_runs(server):
 
 def test_it_can_be_verified_and_looked_into_like_a_file(server, capsys):
     candidate = parse_candidate(server.address)
-    assert not candidate.is_missing and not candidate.is_checkpoint
+    assert not candidate.is_checkpoint
     np.testing.assert_allclose(open_candidate(candidate, "cpu").run(pixels(3)), fake_embeddings(pixels(3)), atol=1e-6)
     info(server.address, None, as_json=True)
     told = json.loads(capsys.readouterr().out)
