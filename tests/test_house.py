@@ -159,6 +159,7 @@ def test_the_wheel_holds_one_top_level_name_and_every_folder_with_code(tmp_path)
     [
         "hat",
         "hat.train",
+        "hat.demo",
         "hat.export",
         "hat.data",
         "hat.metrics",
