@@ -3,7 +3,7 @@
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,48 +12,39 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hat.embedder import Embedder
 from hat.errors import HatError, UsageError
+from hat.io.artifact import ArtifactInfo
 from hat.runtime import TorchRuntime, runtime_info
-from hat.serve import Binding, Gallery, binding_of
+from hat.serve import Binding, Filter, Gallery, binding_of
 from hat.serve.calibrate import ThresholdCalibration, calibrate_thresholds
+from hat.serve.enroll.enrolling import ImageEmbedder
 from hat.serve.gallery.identities import Identity
+from hat.serve.search.searching import CenteredGallery, person_embedding, search_gallery
 
-from .comparison import Artifact
 from .people import SampleQuery
-from .ranking import Outcome, QueryImage
+from .ranking import Outcome, QueryImage, SearchOptions
 from .uploads import UPLOAD_LIMITS, Upload, UploadLimits, reduce_image
 from .view.markup import jpeg_bytes, last_part
 
 NEW_GALLERY_LIMIT = 8
 """Galleries that visitors may make or hand in while the demo runs."""
 
+_TIMED_RUNS = 5
+
 
 @dataclass(eq=False)
 class Session:
-    """The state of one visitor's page; nothing of it is ever written to disk or shown to another.
+    """The state of one visitor's page; nothing of it is ever written to disk or shown to another."""
 
-    Attributes:
-        queries: Images of one person.
-        query_pid: Identity of the query, where it is known.
-        query_camid: Camera of the query, where it is known.
-        photo: A larger picture that waits to be cropped.
-        outcome: The last search.
-        chosen: Which match is looked at, from 0.
-        gallery: Name of the gallery that this visitor works with.
-        marked: Ids of the records that are marked for removal.
-        removal: What waits to be confirmed: keyword arguments of `Gallery.remove`.
-    """
-
-    queries: tuple[QueryImage, ...] = ()
+    queries: tuple[QueryImage, ...] = ()  # of one person
     query_pid: Identity | None = None
     query_camid: int | None = None
-    photo: Upload | None = None
-    outcome: Outcome | None = None
-    chosen: int = 0
-    gallery: str = ""
-    marked: set[int] = field(default_factory=set)
-    removal: dict[str, Any] = field(default_factory=dict)
+    photo: Upload | None = None  # a larger picture that waits to be cropped
+    outcome: Outcome | None = None  # the last search
+    chosen: int = 0  # the match that is looked at
+    gallery: str = ""  # the one that this visitor works with
+    marked: set[int] = field(default_factory=set)  # ids of records that are marked for removal
+    removal: dict[str, Any] = field(default_factory=dict)  # what waits to be confirmed: arguments of `Gallery.remove`
 
     def forget_query(self) -> None:
         """Start over: no query, no result."""
@@ -62,26 +53,74 @@ class Session:
 
 
 class SharedEmbedder:
-    """A model that several visitors use, one after the other.
-
-    Args:
-        embedder: The model.
+    """A model or an exported file that visitors use one after the other, with the gallery pictures that it has embedded so far.
 
     Attributes:
+        name: What it is called on the page.
         lock: To be held by whatever else runs the model: looking inside hangs hooks into it, and nothing may run it meanwhile.
         runtime: What runs it.
         preprocessing: How images become its input.
+        rows: (gallery, record) -> embedding of the record's picture.
     """
 
-    def __init__(self, embedder: Embedder) -> None:
-        self.lock = threading.RLock()
+    def __init__(self, embedder: ImageEmbedder, name: str = "") -> None:
+        self.name = name
+        self.lock, self._rows_lock = threading.RLock(), threading.Lock()
         self.runtime, self.preprocessing = embedder.runtime, embedder.preprocessing
+        self.rows: dict[tuple[str, int], npt.NDArray[np.float32]] = {}
         self._embedder = embedder
+        self._num_embedded, self._seconds = 0, 0.0
+
+    @property
+    def info(self) -> ArtifactInfo:
+        """What it is: precision, hash of its weights, fingerprint."""
+        return runtime_info(self.runtime)
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Rate at which gallery pictures were embedded; None before there were any."""
+        return self._num_embedded / self._seconds if self._num_embedded else None
 
     def embed(self, images: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
         """Return (n, embed_dim) float32 unit rows."""
         with self.lock:
             return self._embedder.embed(images)
+
+    def embed_query(self, images: Sequence[Image.Image]) -> tuple[npt.NDArray[np.float32], float]:
+        """Return (n, embed_dim) unit rows of a query's images, and the median seconds of one of them alone."""
+        with self.lock:
+            rows = self.embed(images)
+            times = [time.perf_counter()]
+            for _ in range(_TIMED_RUNS):
+                self.embed(images[:1])
+                times.append(time.perf_counter())
+        return rows, float(np.median(np.diff(times)))
+
+    def embed_records(
+        self,
+        gallery: str,
+        ids: Sequence[int],
+        picture: Callable[[int], Image.Image],
+        advance: Callable[[int, int], None] = lambda *_: None,
+    ) -> npt.NDArray[np.float32]:
+        """Return (n, embed_dim) unit rows of records' pictures; ``advance`` hears how many of those not embedded before are."""
+        keys = [(gallery, one) for one in ids]
+        with self._rows_lock:  # and not the model's, so that searches come between two batches
+            missing = [key for key in keys if key not in self.rows]
+            for start in range(0, len(missing), 16):
+                some = missing[start : start + 16]
+                pictures = [picture(one) for _, one in some]
+                began = time.perf_counter()
+                self.rows.update(zip(some, self.embed(pictures), strict=True))
+                self._seconds += time.perf_counter() - began
+                self._num_embedded += len(some)
+                advance(start + len(some), len(missing))
+            return np.stack([self.rows[key] for key in keys])
+
+    def forget(self, gallery: str) -> None:
+        """Forget the embeddings of a gallery's pictures."""
+        with self._rows_lock:
+            self.rows = {key: row for key, row in self.rows.items() if key[0] != gallery}
 
 
 @dataclass(eq=False)
@@ -98,29 +137,33 @@ class AppState:
         read_only: Whether enrolling and removing are refused.
         limits: What a visitor may hand in.
         galleries: Name -> gallery; the first is the one that every visitor begins with.
-        artifacts: The model and the files to compare it with, the model first.
     """
 
     model: str
     embedder: SharedEmbedder
     folder: Path
     samples: tuple[SampleQuery, ...] = ()
-    others: tuple[Artifact, ...] = ()
+    others: tuple[SharedEmbedder, ...] = ()
     report_paths: tuple[Path, ...] = ()
     read_only: bool = False
     limits: UploadLimits = UPLOAD_LIMITS
     galleries: dict[str, Gallery] = field(default_factory=dict)
-    artifacts: tuple[Artifact, ...] = field(init=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _calibrations: dict[str, tuple[int, ThresholdCalibration | None]] = field(default_factory=dict, repr=False)
+    _centered: tuple[tuple[str, dict[int | None, bytes]], CenteredGallery] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self.artifacts = (Artifact(last_part(self.model), self.embedder), *self.others)
+        self.embedder.name = self.embedder.name or last_part(self.model)
+
+    @property
+    def artifacts(self) -> tuple[SharedEmbedder, ...]:
+        """The model and the files to compare it with, the model first."""
+        return (self.embedder, *self.others)
 
     @property
     def binding(self) -> Binding:
         """The model, as galleries are bound to it."""
-        return binding_of(runtime_info(self.embedder.runtime))
+        return binding_of(self.embedder.info)
 
     @property
     def first_gallery(self) -> str:
@@ -128,11 +171,7 @@ class AppState:
         return next(iter(self.galleries))
 
     def gallery(self, name: str) -> Gallery:
-        """Return a gallery by its name.
-
-        Raises:
-            UsageError: There is none of that name.
-        """
+        """Return a gallery by its name, the first one where that is empty; a UsageError where there is none."""
         found = self.galleries.get(name or self.first_gallery)
         if found is None:
             raise UsageError("this gallery is not here any more: choose another one")
@@ -151,6 +190,33 @@ class AppState:
         spent = time.perf_counter() - started
         return QueryImage(upload.name, kept, jpeg_bytes(kept), embedding, upload.decode_s, spent)
 
+    def rank(self, name: str, queries: Sequence[QueryImage], options: SearchOptions) -> Outcome:
+        """Rank a gallery for one person; several images are one query by their mean embedding.
+
+        A UsageError where there is no query, the images have nothing in common, or no camera has a mean to subtract.
+        """
+        if not queries:
+            raise UsageError("there is no query yet: give an image of a person, or take one of the examples")
+        name = name or self.first_gallery
+        gallery = self.gallery(name)
+        person = person_embedding(np.stack([query.embedding for query in queries]))
+        searched: Gallery | CenteredGallery = gallery
+        if options.center_cameras:
+            searched = self._center(name)
+            person = searched.center(person, set() if options.query_camid is None else {options.query_camid})
+        spent: dict[str, float] = {}
+        (matches,) = search_gallery(
+            searched, person[None], top=options.top, where=options.where, rerank=options.rerank, thumbnails=True, seconds=spent
+        )
+        seconds = {
+            "decode": sum(query.decode_s for query in queries),
+            "embed": sum(query.embed_s for query in queries),
+            "search": spent["search"] + spent["read"],
+        }
+        if options.rerank:
+            seconds["re-rank"] = spent["rerank"]
+        return Outcome(name, tuple(matches), seconds, len(gallery.ids(options.where)), options)
+
     def is_kept(self, name: str) -> bool:
         """Return whether a gallery outlasts the demo."""
         return Path(self.gallery(name).location).parent != self.folder
@@ -160,15 +226,13 @@ class AppState:
         name = name or self.first_gallery
         with self._lock:
             self._calibrations.pop(name, None)
+            if self._centered is not None and self._centered[0][0] == name:
+                self._centered = None
         for artifact in self.artifacts:
             artifact.forget(name)
 
     def new_gallery(self, name: str) -> str:
-        """Make an empty gallery in the private folder; visitors see it until the demo ends. Return its name.
-
-        Raises:
-            UsageError: The name is empty, too long or taken, or there are enough galleries.
-        """
+        """Make an empty gallery in the private folder; visitors see it until the demo ends. Return its name."""
         name = " ".join(name.split())
         with self._lock:
             self._check_new_name(name)
@@ -179,8 +243,7 @@ class AppState:
     def import_gallery(self, path: Path) -> str:
         """Import a gallery file that a visitor handed in, where it is of this model. Return its name.
 
-        Raises:
-            UsageError: It is not a gallery, it is of another model (the differences are named), or there are enough.
+        A UsageError names the differences to a gallery of another model.
         """
         with self._lock:
             name = path.stem if path.stem not in self.galleries else f"{path.stem} ({len(self.galleries)})"
@@ -214,6 +277,18 @@ class AppState:
         """Close the galleries."""
         for gallery in self.galleries.values():
             gallery.close()
+
+    def _center(self, name: str) -> CenteredGallery:
+        """Return a gallery without its cameras' means; the last one is kept until other records stand in its cameras."""
+        gallery = self.gallery(name)
+        camids = [camid for camid in gallery.counts().by_camid if camid is not None]
+        seen: dict[int | None, bytes] = {camid: gallery.ids(Filter(camids=frozenset({camid}))).tobytes() for camid in camids}
+        key = name, seen | {None: gallery.ids().tobytes()}
+        with self._lock:
+            if self._centered is None or self._centered[0] != key:
+                self._centered = None  # two of them need not be in memory at once
+                self._centered = key, CenteredGallery(gallery)
+            return self._centered[1]
 
     def _check_new_name(self, name: str) -> None:
         if not 1 <= len(name) <= 60:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -10,13 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hat.console import progress, stderr
-from hat.errors import HatError, UsageError
+from hat.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from hat.data import ReIDDataset
-
     from .app_state import AppState
 
 
@@ -63,6 +60,8 @@ def demo(
 
       HAT_DEMO_PASSWORD=... hat demo runs/market --host 0.0.0.0 --user anna
     """
+    from hat.embedder import shipped_model
+
     from .launching import Address, check_address, interruptible, private_environment, serve_page
     from .pages.report import check_report_paths
 
@@ -71,125 +70,72 @@ def demo(
     check_address(address)
     reports = tuple(path.expanduser() for path in report or ())
     check_report_paths(reports)
-    model = _model(file)
-    try:
-        with interruptible(), private_environment() as folder:
-            state = _open_state(
-                model,
-                folder,
-                gallery,
-                data,
-                compare or [],
-                max_images,
-                None if device == "auto" else device,
-                read_only=read_only,
-            )
-            state.report_paths = reports
-            try:
-                page, url = serve_page(state, address, opens_browser=open_browser)
-                stderr.print(f"the demo is at [bold]{url}[/bold]  (Ctrl+C ends it)")
-                try:
-                    threading.Event().wait()
-                finally:
-                    page.close(verbose=False)
-            finally:
-                state.close()
-    except KeyboardInterrupt:
-        stderr.print("the demo has ended")
-
-
-def _model(file: str | None) -> str:
-    from hat.embedder import shipped_model
-
-    if file is not None:
-        return file
-    shipped = shipped_model()
-    if shipped is None:
+    model = file or shipped_model()
+    if model is None:
         raise UsageError(
             "no model was given, and this installation ships none: name a checkpoint or an exported file, or make a first one "
             "with `hat quickstart`"
         )
-    return str(shipped)
+    try:
+        with interruptible(), private_environment() as folder, contextlib.ExitStack() as stack:
+            stderr.print(f"opening {model}", markup=False)
+            state = _open_models(str(model), compare or [], None if device == "auto" else device, folder, reports, read_only)
+            stack.callback(state.close)
+            _open_people(state, gallery, data, max_images)
+            page, url = serve_page(state, address, opens_browser=open_browser)
+            stack.callback(page.close, verbose=False)
+            stderr.print(f"the demo is at [bold]{url}[/bold]  (Ctrl+C ends it)")
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        stderr.print("the demo has ended")
 
 
-def _open_state(
-    model: str,
-    folder: Path,
-    gallery: str | None,
-    data: str | None,
-    compare: list[str],
-    max_images: int,
-    device: str | None,
-    *,
-    read_only: bool,
+def _open_models(
+    model: str, compare: list[str], device: str | None, folder: Path, reports: tuple[Path, ...], read_only: bool
 ) -> AppState:
-    """Open everything that the page works with."""
-    from hat.data import open_dataset
+    """Open the model and the files to compare it with, called by the last part of their paths unless two end alike."""
     from hat.embedder import Embedder
 
     from .app_state import AppState, SharedEmbedder
-    from .comparison import Artifact
-    from .people import draw_people, sample_queries
+    from .view.markup import last_part
 
-    stderr.print(f"opening {model}", markup=False)
+    endings = [last_part(path) for path in compare]
+    names = [ending if endings.count(ending) == 1 else path for ending, path in zip(endings, compare, strict=True)]
     embedder = SharedEmbedder(Embedder.open(model, device=device))
-    others = [Artifact(_short_name(path, compare), Embedder.open(path, device=device)) for path in compare]
-    state = AppState(model, embedder, folder, others=tuple(others), read_only=read_only)
-    try:
-        dataset = open_dataset(data) if data is not None else None
+    others = tuple(SharedEmbedder(Embedder.open(path, device=device), name) for path, name in zip(compare, names, strict=True))
+    return AppState(model, embedder, folder, others=others, report_paths=reports, read_only=read_only)
+
+
+def _open_people(state: AppState, location: str | None, data: str | None, max_images: int) -> None:
+    """Open the gallery, or make one for as long as the demo lasts of the data set or of generated people; and find queries."""
+    from hat.data import open_dataset
+    from hat.serve import Gallery
+
+    from .people import draw_people, enroll_dataset, gallery_sample, sample_queries
+    from .view.markup import last_part
+
+    dataset = open_dataset(data) if data is not None else None
+    if location is not None:
+        is_remote, path = "://" in location, Path(location).expanduser()
+        is_new = not is_remote and not path.exists()
+        opened = Gallery.open(
+            location if is_remote else path, binding=state.binding, create=not state.read_only, read_only=state.read_only
+        )
+        state.galleries[last_part(location).removesuffix(".gallery")] = opened
+        opened.prepare()
+        if is_new:
+            stderr.print(f"{location} is a new, empty gallery", markup=False)
+    else:
         with progress() as display:
-            if gallery is not None:
-                _open_gallery(state, gallery)
-            elif dataset is None:
+            if dataset is None:
                 task = display.add_task("drawing people", total=None, info="")
                 dataset = draw_people(
-                    folder / "people", advance=lambda done, total: display.update(task, completed=done, total=total)
+                    state.folder / "people", lambda done, total: display.update(task, completed=done, total=total)
                 )
-                _fill_gallery(state, "generated people", dataset, max_images, display)
-            else:
-                _fill_gallery(state, dataset.name, dataset, max_images, display)
-        if dataset is not None:
-            known = {pid for pid in state.gallery("").counts().by_pid if pid is not None}
-            state.samples = sample_queries(dataset, known)
-    except HatError:
-        state.close()
-        raise
-    return state
-
-
-def _open_gallery(state: AppState, location: str) -> None:
-    from hat.serve import Gallery
-
-    from .view.markup import last_part
-
-    is_new = "://" not in location and not Path(location).expanduser().exists()
-    place = location if "://" in location else Path(location).expanduser()
-    opened = Gallery.open(place, binding=state.binding, create=not state.read_only, read_only=state.read_only)
-    opened.prepare()
-    state.galleries[last_part(location).removesuffix(".gallery")] = opened
-    if is_new:
-        stderr.print(f"{location} is a new, empty gallery", markup=False)
-
-
-def _fill_gallery(state: AppState, name: str, dataset: ReIDDataset, max_images: int, display: Progress) -> None:
-    """Enroll a data set in a gallery that lasts as long as the demo."""
-    from hat.serve import Gallery
-
-    from .people import enroll_dataset, gallery_sample
-
-    state.galleries[name] = Gallery.open(state.folder / "sample.gallery", binding=state.binding, create=True)
-    task = display.add_task("embedding the gallery", total=len(gallery_sample(dataset, max_images)), info="")
-    enroll_dataset(
-        state.galleries[name],
-        state.embedder,
-        dataset,
-        max_images=max_images,
-        advance=lambda count: display.advance(task, count),
-    )
-
-
-def _short_name(path: str, among: list[str]) -> str:
-    """Return the last part of a path, or all of it where two end alike."""
-    from .view.markup import last_part
-
-    return last_part(path) if [last_part(one) for one in among].count(last_part(path)) == 1 else path
+            name = "generated people" if data is None else dataset.name
+            state.galleries[name] = Gallery.open(state.folder / "sample.gallery", binding=state.binding, create=True)
+            chosen = gallery_sample(dataset, max_images)
+            task = display.add_task("embedding the gallery", total=len(chosen), info="")
+            enroll_dataset(state.galleries[name], state.embedder, dataset, chosen, lambda count: display.advance(task, count))
+    if dataset is not None:
+        state.samples = sample_queries(dataset, state.gallery("").counts().by_pid)

@@ -51,21 +51,10 @@ def bind(
     shows_progress: bool = False,
     **options: Any,
 ) -> Any:
-    """Call a handler when something happens on the page.
+    """Call a handler when something happens on the page; return what the event gives, to be followed by others.
 
-    Args:
-        event: An event of a component, ``button.click`` for example.
-        handler: Called with the session, then the event's data where it ``reads_click``, or a ``gr.Progress`` where it
-            ``shows_progress``, and the values of ``inputs``; gives the values of ``outputs``.
-        session_state: Where the visitor's session is.
-        inputs: Components that are read.
-        outputs: Components that are written.
-        reads_click: Hand on which button was clicked.
-        shows_progress: Hand on a progress bar.
-        **options: Further ones of the event.
-
-    Returns:
-        What the event gives, to be followed by others.
+    The handler is called with the session, then the event's data where it ``reads_click``, or a ``gr.Progress`` where it
+    ``shows_progress``, and the values of ``inputs``; it gives the values of ``outputs``.
     """
 
     def run(session: Session, *values: Any) -> Any:
@@ -101,11 +90,7 @@ def event_data(event: gr.EventData) -> dict[str, Any]:
 
 
 def clicked(event: gr.EventData) -> int:
-    """Return which button was clicked.
-
-    Raises:
-        UsageError: The page sent something else.
-    """
+    """Return which button was clicked; a UsageError where the page sent something else."""
     index = event_data(event).get("index")
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < 2**53:
         raise UsageError("the page sent a choice that means nothing: reload it")
@@ -113,11 +98,7 @@ def clicked(event: gr.EventData) -> int:
 
 
 def whole_number(text: Any, name: str) -> int | None:
-    """Return a number as a visitor types it; None for an empty field.
-
-    Raises:
-        UsageError: It is none of 0, 1, 2 ...
-    """
+    """Return a number 0, 1, 2 ... as a visitor types it; None for an empty field."""
     typed = str(text if text is not None else "").strip()
     if not typed:
         return None
@@ -127,11 +108,7 @@ def whole_number(text: Any, name: str) -> int | None:
 
 
 def typed_identity(text: Any) -> Identity | None:
-    """Return an identity as a visitor types it, a number or a name; None for an empty field.
-
-    Raises:
-        UsageError: It is neither.
-    """
+    """Return an identity as a visitor types it, a number or a name; None for an empty field."""
     typed = str(text if text is not None else "").strip()
     return parse_identity(typed, "an identity") if typed else None
 

@@ -32,10 +32,8 @@ class Address:
     """Where the page is served.
 
     Attributes:
-        host: Address to listen on.
+        host: Address to listen on; any but this machine's own needs ``user`` and ``password`` to log in with.
         port: Port; None takes a free one from 7860 on.
-        user: Name to log in with; needed on any address but this machine's own.
-        password: The same.
         allowed_hosts: Further names that the Host header of a request may have, where the page is behind a proxy.
     """
 
@@ -58,13 +56,7 @@ class Address:
 
 
 def check_address(address: Address) -> None:
-    """Make sure, before the model is opened, that the page can be served there.
-
-    Raises:
-        UsageError: There is no such address.
-        WorkError: The port is in use.
-        MissingExtraError: The service's libraries are not installed.
-    """
+    """Make sure, before the model is opened, that the page can be served there."""
     try:
         from hat.serve.service.server import bind
     except ImportError:
@@ -97,17 +89,15 @@ def private_environment() -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="hat-demo-", ignore_cleanup_errors=True) as name:
         folder = Path(name)  # only this user may enter it
-        uploads = folder / "uploads"
-        uploads.mkdir()
-        local = ",".join(_LOCAL)
+        (folder / "uploads").mkdir()
         # Gradio asks itself whether it is up, which must not go through a proxy.
-        no_proxy = ",".join(part for part in (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), local) if part)
+        no_proxy = ",".join(filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), *_LOCAL)))
         settings = {
             "GRADIO_SHARE": "False",
             "GRADIO_ALLOWED_PATHS": "",
             "GRADIO_MCP_SERVER": "False",
             "GRADIO_SSR_MODE": "False",
-            "GRADIO_TEMP_DIR": str(uploads),
+            "GRADIO_TEMP_DIR": str(folder / "uploads"),
             "HF_HUB_OFFLINE": "1",
             "NO_PROXY": no_proxy,
             "no_proxy": no_proxy,
@@ -118,19 +108,13 @@ def private_environment() -> Iterator[Path]:
             yield folder
         finally:
             for key, value in before.items():
-                if value is None:
-                    os.environ.pop(key, None)
-                else:
+                del os.environ[key]
+                if value is not None:
                     os.environ[key] = value
 
 
 def serve_page(state: AppState, address: Address, *, opens_browser: bool = False) -> tuple[Any, str]:
     """Build the page and serve it, in threads of its own.
-
-    Args:
-        state: What visitors work with.
-        address: Where.
-        opens_browser: Open the page in this machine's browser.
 
     Returns:
         The application, to be closed by its ``close``, and the page's address.

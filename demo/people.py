@@ -1,7 +1,7 @@
 """The people of the demo: a small generated gallery, or the gallery of a data set, with queries that can be tried at once."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,14 +27,7 @@ _START_S = 1_767_603_600.0
 
 @dataclass(frozen=True, eq=False)
 class SampleQuery:
-    """A query that can be tried with one click.
-
-    Attributes:
-        path: Where its image is.
-        pid: Who it is.
-        camid: Which camera saw it.
-        picture: JPEG of it for the page.
-    """
+    """A query that can be tried with one click, and a JPEG of it for the page."""
 
     path: str
     pid: int
@@ -42,29 +35,13 @@ class SampleQuery:
     picture: bytes
 
 
-def draw_people(folder: Path, *, num_ids: int = 30, advance: Callable[[int, int], None] | None = None) -> ReIDDataset:
-    """Draw a small data set of generated people.
-
-    Args:
-        folder: Where its images are written; absent or empty.
-        num_ids: Identities of the gallery, each seen by four cameras.
-        advance: Called with the numbers of images done and to do.
-
-    Raises:
-        WorkError: It cannot be written.
-    """
+def draw_people(folder: Path, advance: Callable[[int, int], None]) -> ReIDDataset:
+    """Draw thirty people whom four cameras see; ``advance`` is called with the numbers of images done and to do."""
     from hat.data.synth import generate_dataset
 
     # One identity has to be for training; nobody asks for it here.
     generate_dataset(
-        folder,
-        num_ids=num_ids + 1,
-        num_train_ids=1,
-        num_cameras=4,
-        images_per_camera=3,
-        seed=_SEED,
-        num_workers=1,
-        on_progress=advance,
+        folder, num_ids=31, num_train_ids=1, num_cameras=4, images_per_camera=3, seed=_SEED, num_workers=1, on_progress=advance
     )
     return load_dataset("synth", folder)
 
@@ -73,21 +50,10 @@ def enroll_dataset(
     gallery: Gallery,
     embedder: ImageEmbedder,
     dataset: ReIDDataset,
-    *,
-    max_images: int,
-    thumbnail_height: int = 256,
+    chosen: Sequence[Sample],
     advance: Callable[[int], None] | None = None,
-) -> int:
-    """Enroll a data set's gallery, or whole identities of it up to a number of images.
-
-    Returns:
-        How many images were enrolled.
-
-    Raises:
-        DataError: The data set has no gallery, or none of its images can be used.
-        WorkError: The gallery cannot be written.
-    """
-    chosen = gallery_sample(dataset, max_images)
+) -> None:
+    """Enroll the chosen images of a data set's gallery; a DataError where none of them can be used."""
     described = _descriptions(chosen)
     # The label that distractors share is nobody, unless somebody is looked for under it.
     nobody = {JUNK_PID, DISTRACTOR_PID} - {sample.pid for sample in dataset.query}
@@ -103,18 +69,13 @@ def enroll_dataset(
         )
         for sample in chosen
     ]
-    done = enroll_images(gallery, embedder, items, thumbnail_height=thumbnail_height, progress=advance)
+    done = enroll_images(gallery, embedder, items, thumbnail_height=256, progress=advance)
     if not done.ids:
         raise DataError(f"{dataset.name}: none of its {len(items)} gallery images can be used; the first: {done.bad[0][1]}")
-    return len(done.ids)
 
 
 def gallery_sample(dataset: ReIDDataset, max_images: int) -> list[Sample]:
-    """Return the gallery's images, or those of whole identities, chosen by a fixed seed, that are at most so many together.
-
-    Raises:
-        DataError: The data set has no gallery.
-    """
+    """Return the gallery's images, or those of whole identities, chosen by a fixed seed, that are at most so many together."""
     if not len(dataset.gallery):
         raise DataError(f"{dataset.name} has no gallery images to search in")
     if len(dataset.gallery) <= max_images:
@@ -133,26 +94,22 @@ def gallery_sample(dataset: ReIDDataset, max_images: int) -> list[Sample]:
     return chosen or list(dataset.gallery)[:max_images]
 
 
-def sample_queries(dataset: ReIDDataset, pids: set[Identity], *, count: int = 12, height: int = 160) -> tuple[SampleQuery, ...]:
-    """Return queries to try: one of each of several people that the gallery knows, chosen by a fixed seed.
-
-    Raises:
-        ImageError: One of them cannot be read.
-    """
+def sample_queries(dataset: ReIDDataset, pids: Collection[Identity | None]) -> tuple[SampleQuery, ...]:
+    """Return queries to try: one of each of a dozen people that the gallery knows, chosen by a fixed seed."""
     by_pid: dict[int, list[Sample]] = {}
     for sample in dataset.query:
         if sample.pid in pids:
             by_pid.setdefault(sample.pid, []).append(sample)
     random = np.random.default_rng(0)
     chosen = []
-    for pid in random.permutation(sorted(by_pid))[:count].tolist():
+    for pid in random.permutation(sorted(by_pid))[:12].tolist():
         sample = by_pid[pid][int(random.integers(len(by_pid[pid])))]
-        picture = jpeg_bytes(read_image(sample.path), max_height=height)
+        picture = jpeg_bytes(read_image(sample.path), max_height=160)
         chosen.append(SampleQuery(sample.path, sample.pid, sample.camid, picture))
     return tuple(chosen)
 
 
-def _descriptions(samples: list[Sample]) -> dict[int, dict[str, str]]:
+def _descriptions(samples: Sequence[Sample]) -> dict[int, dict[str, str]]:
     """Return what generated people wear, by identity, from the file beside their pictures."""
     manifest = Path(samples[0].path).parent.parent / "synth.json"
     if not manifest.is_file():
@@ -161,7 +118,7 @@ def _descriptions(samples: list[Sample]) -> dict[int, dict[str, str]]:
     return {int(pid): {"looks": str(text)} for pid, text in identities.items()}
 
 
-def _times(samples: list[Sample]) -> dict[str, float]:
+def _times(samples: Sequence[Sample]) -> dict[str, float]:
     """Return when generated people walk by, from camera to camera, so that a filter by time has something to find."""
     pids = {pid: place for place, pid in enumerate(sorted({sample.pid for sample in samples}))}
     seen: dict[tuple[int, int], int] = {}

@@ -29,27 +29,16 @@ _GALLERY, _PARITY, _SPEED = "people.gallery", "parity.json", "speed.json"
 
 @dataclass(frozen=True)
 class Step:
-    """One step.
+    """One step."""
 
-    Attributes:
-        title: What it does, for somebody who has never heard of it.
-        seconds: About how long it takes on two cores.
-        product: The file or folder that it leaves behind, relative to the quickstart's folder.
-        command: Arguments of ``hat``, as typed there.
-        summary: Makes one line for people of the JSON that the command prints.
-        shows_progress: Whether the command draws a progress bar of its own.
-        saves_output: Whether the JSON that it prints is the product.
-        goes_on: Arguments with which the command goes on where a stopped one left off; None starts it over.
-    """
-
-    title: str
-    seconds: int
-    product: str
-    command: str
-    summary: Callable[[Mapping[str, Any]], str]
-    shows_progress: bool = True
-    saves_output: bool = False
-    goes_on: tuple[str, ...] | None = None
+    title: str  # what it does, for somebody who has never heard of it
+    seconds: int  # about how long it takes on two cores
+    product: str  # the file or folder that it leaves behind, relative to the quickstart's folder
+    command: str  # arguments of `hat`, as typed there
+    summary: Callable[[Mapping[str, Any]], str]  # makes one line for people of the JSON that the command prints
+    shows_progress: bool = True  # the command draws a progress bar of its own
+    saves_output: bool = False  # the JSON that it prints is the product
+    goes_on: tuple[str, ...] | None = None  # arguments to go on where a stopped one left off; None starts it over
 
     @property
     def typed(self) -> str:
@@ -68,18 +57,16 @@ def _parity(result: Mapping[str, Any]) -> str:
     return f"all {len(candidate['checks'])} checks passed{ranks}"
 
 
-_ENGINE_STEP = Step(
-    "Build an engine for RTX cards, which needs no such card here",
-    20,
-    _ENGINE,
-    f"export {_RUN} --to tensorrt-rtx --precision fp16 --out {_ENGINE}",
-    lambda result: f"{_megabytes(result)}, {result['artifact']['device'] or 'any RTX card'}",
-    shows_progress=False,
-)
-
-
 def quickstart_steps() -> list[Step]:
     """Return all steps in their order; the engine's is among them where TensorRT for RTX is installed."""
+    engine = Step(
+        "Build an engine for RTX cards, which needs no such card here",
+        20,
+        _ENGINE,
+        f"export {_RUN} --to tensorrt-rtx --precision fp16 --out {_ENGINE}",
+        lambda result: f"{_megabytes(result)}, {result['artifact']['device'] or 'any RTX card'}",
+        shows_progress=False,
+    )
     return [
         Step(
             "Draw people as four cameras see them",
@@ -104,7 +91,7 @@ def quickstart_steps() -> list[Step]:
             lambda result: f"{_megabytes(result)}, opset {result['artifact']['details']['opset']}",
             shows_progress=False,
         ),
-        *([_ENGINE_STEP] if importlib.util.find_spec("tensorrt_rtx") is not None else []),
+        *([engine] if importlib.util.find_spec("tensorrt_rtx") is not None else []),
         Step(
             "Prove that the file ranks people as the model does",
             25,

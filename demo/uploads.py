@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -17,8 +18,6 @@ from hat.data.market import parse_market_name
 from hat.errors import ImageError, UsageError
 from hat.serve.enroll.items import Item
 from hat.serve.gallery.identities import Identity
-
-_JUNK_FOLDERS = ("__MACOSX/",)
 
 
 class Upload(NamedTuple):
@@ -46,11 +45,7 @@ UPLOAD_LIMITS = UploadLimits()
 
 
 def uploaded_image(path: str, limits: UploadLimits = UPLOAD_LIMITS) -> Upload:
-    """Read one uploaded image.
-
-    Raises:
-        ImageError: It is not an image that can be used.
-    """
+    """Read one uploaded image; one that cannot be used is an ImageError that begins with its name."""
     started = time.perf_counter()
     name = Path(path).name
     image = decode_image(_file_bytes(path, limits.file_bytes), name, max_pixels=limits.pixels)
@@ -66,15 +61,15 @@ def reduce_image(image: Image.Image, max_pixels: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def forget_files(paths: Sequence[str]) -> None:
-    """Delete uploaded files once they were read."""
-    for path in paths:
-        Path(path).unlink(missing_ok=True)
-
-
-def files_at_hand(paths: Sequence[str] | None) -> list[str]:
-    """Return uploaded files that were not read before: a page may name one again that is gone."""
-    return [path for path in paths or () if Path(path).is_file()]
+@contextmanager
+def received_files(paths: Sequence[str] | None) -> Iterator[list[str]]:
+    """Give the uploaded files that are there, and delete them in the end; a page may name one again that is gone."""
+    at_hand = [path for path in paths or () if Path(path).is_file()]
+    try:
+        yield at_hand
+    finally:
+        for path in at_hand:
+            Path(path).unlink(missing_ok=True)
 
 
 def upload_items(
@@ -87,16 +82,8 @@ def upload_items(
 ) -> list[Item]:
     """Return images that are to be enrolled, from uploaded images and zip files; they are read when they are needed.
 
-    Args:
-        paths: Uploaded files.
-        pid: Identity of all whose name does not tell it.
-        camid: Camera of all whose name does not tell it.
-        parse_labels_from_names: Whether a name such as ``0002_c1s1_000451_03.jpg`` tells identity and camera.
-        limits: How much is taken.
-
-    Raises:
-        UsageError: There is nothing to read, or too much.
-        DataError: A zip file cannot be read.
+    A name such as ``0002_c1s1_000451_03.jpg`` tells identity and camera where it may; ``pid`` and ``camid`` are those of all
+    others. A UsageError where there is nothing to read, or too much.
     """
     found = (source for path in paths for source in _sources(path, limits))
     sources = list(islice(found, limits.enroll_images + 1))
@@ -138,7 +125,7 @@ def _sources(path: str, limits: UploadLimits) -> Iterator[tuple[str, Callable[[]
         yield name, partial(_file_bytes, path, limits.file_bytes)
         return
     for member in list_members(Path(path)):
-        if member.lower().endswith(IMAGE_SUFFIXES) and not member.startswith(_JUNK_FOLDERS):
+        if member.lower().endswith(IMAGE_SUFFIXES) and not member.startswith("__MACOSX/"):
             yield f"{name}!{member}", partial(read_member, path, member, max_bytes=limits.file_bytes)
 
 

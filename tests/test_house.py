@@ -137,7 +137,7 @@ def test_the_wheel_holds_one_top_level_name_and_every_folder_with_code(tmp_path)
     assert expected <= set(names)
 
 
-PACKAGES = "hat hat.data hat.export hat.metrics hat.model hat.runtime hat.serve hat.serve.service hat.train hat.visual"
+PACKAGES = "hat hat.data hat.demo hat.export hat.metrics hat.model hat.runtime hat.serve hat.serve.service hat.train hat.visual"
 
 
 @pytest.mark.parametrize("package", PACKAGES.split())

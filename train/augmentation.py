@@ -43,15 +43,9 @@ class Augmentation:
         self.seed = seed
 
     def __call__(self, images: Tensor, epoch: int, positions: Tensor) -> Tensor:
-        """Change a batch.
+        """Change a batch (B, 3, H, W) uint8 RGB into a new one.
 
-        Args:
-            images: (B, 3, H, W) uint8 RGB.
-            epoch: The epoch, counted from 0.
-            positions: (B,) int64, the images' positions in the epoch's global sequence; they alone decide what is drawn.
-
-        Returns:
-            (B, 3, H, W) uint8 RGB, a new tensor.
+        The images' ``positions`` (B,) in the epoch's global sequence alone decide what is drawn; epochs count from 0.
         """
         config = self.config
         height, width = images.shape[-2:]
@@ -71,16 +65,10 @@ class Augmentation:
 
 
 def sample_params(config: AugmentationConfig, numbers: Tensor, height: int, width: int) -> AugmentationParams:
-    """Turn uniform numbers into changes.
+    """Turn uniform numbers (B, NUM_DRAWS) in [0, 1) into changes.
 
     A rectangle to be erased has a part of the image's area and a ratio of height to width, both uniform within their bounds
     (Zhong et al., "Random Erasing Data Augmentation"); the first of several tries that fits into the image is taken.
-
-    Args:
-        config: Probabilities and sizes.
-        numbers: (B, NUM_DRAWS) float32 in [0, 1), a row for each image.
-        height: Height of the images.
-        width: Width of the images.
     """
     num_offsets = 2 * config.pad + 1
     area_draws, ratio_draws = numbers[:, 10 : 10 + 2 * _NUM_TRIES].chunk(2, dim=1)  # each (B, tries)
@@ -111,15 +99,7 @@ def sample_params(config: AugmentationConfig, numbers: Tensor, height: int, widt
 
 
 def pad_crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, pad: int) -> Tensor:
-    """Pad with black, cut out the original size at (top, left), and mirror where asked; one gather for all three.
-
-    Args:
-        images: (B, 3, H, W) uint8, as is the result.
-        top: (B,) int64 in [0, 2 * pad].
-        left: (B,) int64 in [0, 2 * pad].
-        flip: (B,) bool.
-        pad: Pixels on each side.
-    """
+    """Pad (B, 3, H, W) with black, cut the original size out at (top, left), mirror where asked; one gather for all three."""
     batch, channels, height, width = images.shape
     padded = F.pad(images, (pad, pad, pad, pad)) if pad else images
     columns = torch.arange(width, device=images.device)
@@ -151,12 +131,9 @@ def to_grayscale(images: Tensor) -> Tensor:
 
 
 def color_jitter(images: Tensor, factors: Tensor, *, turn_hue: bool = True) -> Tensor:
-    """Change brightness, contrast, saturation and hue, in this order.
+    """Change brightness, contrast, saturation and hue of (B, 3, H, W) uint8 RGB, in this order.
 
-    Args:
-        images: (B, 3, H, W) uint8 RGB, as is the result.
-        factors: (B, 4) float32: three factors, of which 1 changes nothing, and the turn of the hue in parts of the circle.
-        turn_hue: False saves the work where no hue is to be turned.
+    ``factors`` (B, 4) float32 are three factors, of which 1 changes nothing, and the turn of the hue in parts of the circle.
     """
     brightness, contrast, saturation, hue = (factor[:, None, None, None] for factor in factors.unbind(dim=1))  # (B, 1, 1, 1)
     pixels = (images.float() * brightness).clamp_(0, 255)
@@ -169,13 +146,7 @@ def color_jitter(images: Tensor, factors: Tensor, *, turn_hue: bool = True) -> T
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Blur each image with its own Gaussian, cut off at a radius and mirrored at the borders.
-
-    Args:
-        images: (B, 3, H, W) uint8 RGB, as is the result.
-        sigma: (B,) float32, above 0, in pixels.
-        radius: Pixels on each side that are looked at; below H and W.
-    """
+    """Blur each image with its own Gaussian, ``sigma`` (B,) in pixels, cut off at ``radius`` and mirrored at the borders."""
     offsets = torch.arange(-radius, radius + 1, device=images.device) / sigma[:, None]  # (B, k)
     kernel = torch.exp(-0.5 * offsets.square())
     kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)  # (3B, k)

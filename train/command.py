@@ -107,7 +107,7 @@ def train(
 
     from hat.data import open_dataset
 
-    from .launch import train_model
+    from .trainer import train_model
 
     datasets = [open_dataset(spec) for spec in data]
     result = train_model(

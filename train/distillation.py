@@ -21,10 +21,9 @@ _INITIAL_PROJECTION = 2  # tells this seed from those of dropout
 class Distillation:
     """A teacher, what of it is learned, and the projection that is learned beside the student.
 
-    Attributes:
-        projection: From the student's embedding to the teacher's width; None where embeddings are not learned. Its bias takes
-            up what all of the teacher's embeddings share, since BN necks leave the student's without a common part. It
-            belongs to the state of a run and to no product.
+    The projection leads from the student's embedding to the teacher's width. Its bias takes up what all of the teacher's
+    embeddings share, since BN necks leave the student's without a common part. It belongs to the state of a run and to no
+    product, and is None where embeddings are not learned.
     """
 
     def __init__(self, config: TrainConfig, teacher: Teacher, student: HAT, context: DistributedContext) -> None:
@@ -38,15 +37,9 @@ class Distillation:
             self.projection = nn.Linear(student.embed_dim, teacher.embed_dim).to(context.device)
 
     def __call__(self, outputs: Mapping[str, Branch], images: Tensor, indices: Tensor) -> LossParts:
-        """Return what the teacher adds to the loss of a batch.
+        """Return the weighted sum of ``"distill_embedding"`` and ``"distill_similarity"``, and these as parts.
 
-        Args:
-            outputs: The student's branches in training mode.
-            images: (B, 3, H, W) uint8 RGB, what the student saw.
-            indices: (B,) int64, which training images they were made of.
-
-        Returns:
-            The weighted sum and its parts, ``"distill_embedding"`` and ``"distill_similarity"``.
+        ``images`` (B, 3, H, W) uint8 RGB are what the student saw, made of the training images ``indices`` (B,).
         """
         joined = torch.cat([outputs[name].bn_feature for name in self.branches], dim=1)
         student = F.normalize(at_least_float32(joined), dim=1)  # (B, embed_dim)
@@ -85,7 +78,7 @@ def similarity_loss(
     gathered_target: Tensor | None = None,
     offset: int = 0,
 ) -> Tensor:
-    """Return how differently student and teacher see the relations between the images of a batch.
+    """Return how differently student (B, C) and teacher (B, D), unit rows, see the relations between the images of a batch.
 
     ``"kl"`` makes of each image's cosines with all others a distribution, softmax(cosine / temperature), and takes the
     divergence of the student's from the teacher's: the conditional probabilities of probabilistic knowledge transfer (Passalis
@@ -93,17 +86,8 @@ def similarity_loss(
     Mori, ICCV 2019), a near relative of relational distillation (Park et al., CVPR 2019). Differs: rows of the matrix are not
     scaled to unit length, since cosines are alike in scale for both; an image's cosine with itself is left out.
 
-    Args:
-        student: (B, C) floating point, unit rows.
-        target: (B, D) floating point, unit rows of the teacher.
-        kind: ``"kl"`` or ``"mse"``.
-        temperature: Divides cosines, for ``"kl"``.
-        gathered: (N, C) the images that each is compared with, its own among them; the batch if None.
-        gathered_target: (N, D) the teacher's embeddings of them.
-        offset: Where the batch stands in the gathered.
-
-    Returns:
-        Scalar, at least 0, the mean over the batch.
+    Images are compared with ``gathered`` (N, C) and ``gathered_target`` (N, D), among which they stand at ``offset``; with each
+    other where these are None. Returns the mean over the batch, at least 0.
     """
     gathered = student if gathered is None else gathered
     gathered_target = target if gathered_target is None else gathered_target

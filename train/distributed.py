@@ -36,11 +36,7 @@ class DistributedContext:
 
 @contextmanager
 def process_group(device_name: str) -> Iterator[DistributedContext]:
-    """Join the other processes for as long as the context lasts; NCCL between GPUs, gloo between CPUs.
-
-    Raises:
-        UsageError: The device is not there, or torchrun's variables are incomplete.
-    """
+    """Join the other processes for as long as the context lasts; NCCL between GPUs, gloo between CPUs."""
     world_size = _number_from_environment("WORLD_SIZE", 1)
     device = choose_device(device_name, _number_from_environment("LOCAL_RANK", 0))
     if device.type == "cuda":

@@ -1,9 +1,10 @@
 """Where training images come from: the device's memory, the host's, or the disk, as configured or as it fits."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,11 @@ from .distributed import DistributedContext
 
 _CHUNK = 256
 
+Plan = npt.NDArray[np.int64]
+"""(num_batches, B) indices of training images."""
 
-class ImageSource(Protocol):
-    """Gives batches of training images by index."""
-
-    def batches(self, plan: npt.NDArray[np.int64]) -> Iterator[Tensor]:
-        """For a (num_batches, B) plan of indices, (B, 3, H, W) uint8 RGB batches on the training device."""
+ImageSource = Callable[[Plan], Iterator[Tensor]]
+"""For a plan, batches of training images on the training device: (B, 3, H, W) uint8 RGB."""
 
 
 def open_images(
@@ -32,13 +32,12 @@ def open_images(
 ) -> ImageSource:
     """Open the training images, which indices refer to in this order; the first process shows how decoding gets on.
 
-    Raises:
-        ImageError: An image cannot be used; the message begins with its path.
+    An image that cannot be used is an ImageError that begins with its path, here or, where images are not kept, in its batch.
     """
     shape = (len(paths), 3, *preprocessing.size)
     cache = choose_cache(config, int(np.prod(shape)), context.device)
     if cache == "none":
-        return StreamingImages(paths, preprocessing, context.device, config.num_workers)
+        return partial(_read_batches, paths, preprocessing, config.num_workers, context.device)
     images = torch.empty(shape, dtype=torch.uint8, device=context.device if cache == "device" else "cpu")
     with progress() if context.is_main else contextlib.nullcontext() as display:
         task = display.add_task("decoding", total=len(paths), info="") if display else None
@@ -49,38 +48,21 @@ def open_images(
             done += len(chunk)
             if display is not None and task is not None:
                 display.update(task, completed=done)
-    return InMemoryImages(images, context.device)
+    return partial(_select_batches, images, context.device)
 
 
-class InMemoryImages:
-    """Training images held in memory: (N, 3, H, W) uint8 RGB, on the training device or on the CPU."""
-
-    def __init__(self, images: Tensor, device: torch.device) -> None:
-        self.images = images
-        self.device = device
-
-    def batches(self, plan: npt.NDArray[np.int64]) -> Iterator[Tensor]:
-        """See `ImageSource.batches`."""
-        for row in torch.from_numpy(np.ascontiguousarray(plan)).to(self.images.device):
-            yield _moved(self.images.index_select(0, row), self.device)
+def _select_batches(images: Tensor, device: torch.device, plan: Plan) -> Iterator[Tensor]:
+    for row in torch.from_numpy(np.ascontiguousarray(plan)).to(images.device):
+        yield _moved(images.index_select(0, row), device)
 
 
-class StreamingImages:
-    """Training images read when they are needed, by threads that work some batches ahead."""
-
-    def __init__(
-        self, paths: Sequence[str], preprocessing: Preprocessing, device: torch.device, num_workers: int | None = None
-    ) -> None:
-        self.paths = list(paths)
-        self.preprocessing = preprocessing
-        self.device = device
-        self.num_workers = num_workers
-
-    def batches(self, plan: npt.NDArray[np.int64]) -> Iterator[Tensor]:
-        """See `ImageSource.batches`; an ImageError's message begins with the path of the image that cannot be used."""
-        paths = [self.paths[index] for index in plan.ravel().tolist()]
-        for batch in iterate_batches(paths, self.preprocessing, plan.shape[1], num_workers=self.num_workers):
-            yield _moved(batch, self.device)
+def _read_batches(
+    paths: Sequence[str], preprocessing: Preprocessing, num_workers: int | None, device: torch.device, plan: Plan
+) -> Iterator[Tensor]:
+    """Decode images when they are needed, by threads that work some batches ahead."""
+    planned = [paths[index] for index in plan.ravel().tolist()]
+    for batch in iterate_batches(planned, preprocessing, plan.shape[1], num_workers=num_workers):
+        yield _moved(batch, device)
 
 
 def _moved(batch: Tensor, device: torch.device) -> Tensor:

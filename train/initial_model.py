@@ -18,17 +18,7 @@ _INITIAL_WEIGHTS = 0  # tells the seed of initial weights from those of dropout
 
 
 def initial_model(config: TrainConfig, num_classes: int) -> tuple[HAT, str]:
-    """Make the model of a run that tells ``num_classes`` training identities apart.
-
-    Returns:
-        The model, and one sentence that says where its weights come from.
-
-    Raises:
-        ConfigError: Neither backbone weights nor a checkpoint to begin with were named, or both.
-        CheckpointError: The checkpoint cannot be read.
-        WeightsError: The weights cannot be had or do not fit.
-        MissingExtraError: ``timm`` weights without timm.
-    """
+    """Make the model of a run with ``num_classes`` identities, and a sentence that says where its weights come from."""
     torch.manual_seed(derive_seed(config.seed, _INITIAL_WEIGHTS))
     model = HAT(config.model, num_classes)
     if config.initial_checkpoint is not None:

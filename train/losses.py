@@ -94,17 +94,8 @@ def circle_loss(
     For an anchor with cosines p to images of its own identity and n to others, with m the margin and g the scale:
     log(1 + sum exp(g [n + m]+ (n - m)) * sum exp(-g [1 + m - p]+ (p - 1 + m))). The forces [.]+ carry no gradient.
 
-    Args:
-        features: (B, C) anchors, float32 or wider, of any length.
-        pids: (B,) int64.
-        margin: m, in [0, 1).
-        scale: g, above 0.
-        gathered_features: (N, C) what anchors are compared with, they themselves among them; the anchors if None.
-        gathered_pids: (N,) int64.
-        offset: Where the anchors stand in the gathered.
-
-    Returns:
-        Scalar, the mean over the anchors. An anchor without a positive or without a negative among the gathered rows adds 0.
+    Rows are as those of `batch_hard_triplet`, float32 or wider; the anchors stand at ``offset`` among the gathered. Returns the
+    mean over the anchors, of which one without a positive or without a negative adds 0.
     """
     anchors = F.normalize(features, dim=1)
     gathered = anchors if gathered_features is None else F.normalize(gathered_features, dim=1)

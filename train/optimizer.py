@@ -14,17 +14,11 @@ from .config import EMAConfig, OptimConfig, ScheduleConfig
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Sort the trainable parameters by learning rate and weight decay.
+    """Sort the trainable parameters into groups for an optimizer, in a fixed order and none empty.
 
-    The TFC stages are ``model.dsa``; they learn at `OptimConfig.tfc_lr_scale` times the rate of the rest (paper Sec. 4.2).
-    The CNN, ``model.mfe``, has groups of its own where it begins to learn later than the rest.
-
-    Returns:
-        Groups for an optimizer, each with its ``name`` and ``lr_scale``, and ``frozen_epochs`` where it learns nothing for
-        so many; in a fixed order, none empty.
-
-    Raises:
-        ConfigError: The model has no trainable parameter.
+    The TFC stages, ``model.dsa``, learn at `OptimConfig.tfc_lr_scale` times the rate of the rest (paper Sec. 4.2). The CNN,
+    ``model.mfe``, has groups of its own with ``frozen_epochs`` where it begins to learn later. A model without any trainable
+    parameter is a ConfigError.
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -86,41 +80,26 @@ def lr_scale(config: ScheduleConfig, epoch: float, num_epochs: int) -> float:
     return 1.0
 
 
-def freeze_levels(model: nn.Module, num_levels: int) -> None:
-    """Take the weights of the CNN's first levels, Res2 and the stem first, out of training.
+def training_mode(model: nn.Module, num_frozen_levels: int) -> None:
+    """Put a model into training mode, but for the CNN's first levels, the stem and Res2 first.
 
-    Raises:
-        ConfigError: The model is no HAT.
-        ModelError: Its CNN cannot be taken apart.
+    Their weights stay as they are, and so do the statistics of their batch norms.
     """
-    for layer in _frozen_layers(model, num_levels):
-        layer.requires_grad_(False)
-
-
-def training_mode(model: nn.Module, num_levels: int) -> None:
-    """Put a model into training mode, but for its frozen levels: their batch norms keep the statistics that they have."""
     model.train()
-    for layer in _frozen_layers(model, num_levels):
-        layer.eval()
-
-
-def _frozen_layers(model: nn.Module, num_levels: int) -> list[nn.Module]:
-    if not num_levels:
-        return []
+    if not num_frozen_levels:
+        return
     if not isinstance(model, HAT):
-        raise ConfigError(f"optim.frozen_levels is {num_levels}, and {type(model).__name__} has no levels")
-    return model.mfe.layers_below(num_levels)
+        raise ConfigError(f"optim.frozen_levels is {num_frozen_levels}, and {type(model).__name__} has no levels")
+    for layer in model.mfe.layers_below(num_frozen_levels):
+        layer.eval().requires_grad_(False)
 
 
 class ModelEma:
-    """A second model whose weights follow those of the trained one.
+    """A second model, on the same device and in evaluation mode, whose weights follow those of the trained one.
 
     Floating-point buffers (the running statistics of batch norms) are averaged like weights, because statistics of the current
-    weights do not fit averaged ones; counters are copied.
-
-    Attributes:
-        model: A copy of the model, on its device and in its layout, in evaluation mode.
-        num_updates: Scalar float32 on the device, so that whether an update counts need not be known to Python.
+    weights do not fit averaged ones; counters are copied. ``num_updates`` is a scalar float32 on the device, so that whether an
+    update counts need not be known to Python.
     """
 
     def __init__(self, model: nn.Module, config: EMAConfig) -> None:
@@ -142,10 +121,7 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, skipped: Tensor | None = None) -> None:
-        """Move the average towards the model: average = decay * average + (1 - decay) * weights.
-
-        Nothing moves where ``skipped``, a scalar on the device, is 1: the loss scaler has left the step out.
-        """
+        """Move the average: decay * average + (1 - decay) * weights; not where ``skipped``, a scalar on the device, is 1."""
         taken = 1.0 if skipped is None else 1 - skipped
         differences = torch._foreach_sub(self._weights, self._averages)
         torch._foreach_mul_(differences, (1 - self.decay(self.num_updates)) * taken)

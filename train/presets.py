@@ -135,11 +135,7 @@ def compose_config(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> TrainConf
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """Read changes from a YAML file, such as the ``config.yaml`` of another run.
-
-    Raises:
-        ConfigError: The file is missing, is not YAML, or holds no keys and values.
-    """
+    """Read changes from a YAML file, such as the ``config.yaml`` of another run."""
     try:
         content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -154,7 +150,6 @@ def read_config_file(path: Path) -> dict[str, Any]:
 def _find(name: str) -> tuple[str, dict[str, Any]]:
     if name not in _PRESETS:
         near = difflib.get_close_matches(name, _PRESETS, n=1)
-        raise ConfigError(
-            f"unknown preset {name!r}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(_PRESETS)}")
-        )
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_PRESETS)}"
+        raise ConfigError(f"unknown preset {name!r}; {hint}")
     return _PRESETS[name]

@@ -24,11 +24,7 @@ def derive_seed(*parts: int) -> int:
 
 
 def uniforms(seed: int, epoch: int, positions: Tensor, num_draws: int) -> Tensor:
-    """Draw uniform numbers for samples, whose ``positions`` (B,) int64 are those in the epoch's global sequence.
-
-    Returns:
-        (B, num_draws) float32 in [0, 1), on the device of ``positions``.
-    """
+    """Draw (B, num_draws) float32 in [0, 1) for samples at ``positions`` (B,) int64 of the epoch's global sequence."""
     key = derive_seed(seed, epoch)
     samples = _mix_tensor(_wrap(key) + (positions + 1) * _wrap(_GOLDEN))  # (B,)
     draws = torch.arange(1, num_draws + 1, device=positions.device) * _wrap(_GOLDEN)  # (D,)

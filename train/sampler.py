@@ -14,7 +14,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class RandomIdentitySampler:
-    """Plans epochs of P x L batches (paper Sec. 4.2: 16 x 4).
+    """Plans epochs of P x L batches (paper Sec. 4.2: 16 x 4) of images of at least two identities.
 
     In an epoch the images of each identity are shuffled and cut into groups of L; an identity with fewer than L repeats some,
     and what is left over after the last full group waits for another epoch. Each batch takes one group from each of P
@@ -25,9 +25,6 @@ class RandomIdentitySampler:
 
     Everything follows from (seed, epoch), so an epoch can be entered at any batch, and each process can compute the same plan
     and take its own slice of it. ``pids`` are the (n,) identities of the training images.
-
-    Raises:
-        DataError: There are fewer than two identities.
     """
 
     def __init__(self, pids: Sequence[int] | Indices, config: SamplerConfig, seed: int) -> None:
@@ -49,11 +46,7 @@ class RandomIdentitySampler:
         return self.num_identities * self.num_instances
 
     def plan(self, epoch: int) -> Indices:
-        """Plan an epoch, counted from 0.
-
-        Returns:
-            (num_batches, P x L) int64, indices of images; the L images of an identity stand together.
-        """
+        """Plan an epoch, counted from 0: (num_batches, P x L) indices; the L images of an identity stand together."""
         generator = np.random.Generator(np.random.PCG64(derive_seed(self.seed, epoch)))
         queues = [_groups(members, self.num_instances, generator) for members in self._members]
         remaining = self._num_groups.copy()
@@ -65,11 +58,7 @@ class RandomIdentitySampler:
         return batches
 
     def shard(self, plan: Indices, rank: int, world_size: int) -> Indices:
-        """Return the columns of a plan that belong to one process: whole identities, in the order of ranks.
-
-        Raises:
-            ConfigError: P is no multiple of the number of processes.
-        """
+        """Return the columns of a plan that belong to one process: whole identities, in the order of ranks."""
         if self.num_identities % world_size:
             raise ConfigError(
                 f"sampler.num_identities={self.num_identities} is no multiple of the {world_size} processes; "
@@ -93,15 +82,9 @@ class RandomIdentitySampler:
         if len(self._num_groups) < self.num_identities:
             return max(1, total // self.num_identities)
         # An identity can stand in a batch once: n batches are possible if and only if the groups, at most n of each identity,
-        # fill n * P places. What is possible for n is possible for fewer.
-        low, high = 1, total // self.num_identities
-        while low < high:
-            middle = (low + high + 1) // 2
-            if np.minimum(self._num_groups, middle).sum() >= middle * self.num_identities:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        # fill n * P places, which they do for n = 1.
+        candidates = range(total // self.num_identities, 0, -1)
+        return next(n for n in candidates if np.minimum(self._num_groups, n).sum() >= n * self.num_identities)
 
 
 def _groups(members: Indices, size: int, generator: np.random.Generator) -> Iterator[Indices]:

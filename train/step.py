@@ -18,7 +18,7 @@ from .cpu_kernels import CpuKernels
 from .distillation import Distillation
 from .distributed import DistributedContext, synchronize_batch_norms
 from .losses import LossParts, hat_loss
-from .optimizer import ModelEma, build_optimizer, freeze_levels, set_learning_rate, training_mode
+from .optimizer import ModelEma, build_optimizer, set_learning_rate, training_mode
 from .randomness import derive_seed
 from .run.run_folder import StepState
 from .teacher import AUTOCAST_TYPES
@@ -36,10 +36,9 @@ class Batch(NamedTuple):
 
 
 class TrainingStep:
-    """A model with everything that changes it.
+    """A model, a HAT or any module that gives its branches in training mode, with everything that changes it.
 
-    The model, a HAT or any module that gives its branches in training mode, is moved to the device and stays reachable as
-    `model`; its batch norms are synchronized where there are several processes. Only a HAT can learn from a teacher.
+    The model is moved to the device, and its batch norms are synchronized where there are several processes.
     """
 
     def __init__(
@@ -53,19 +52,15 @@ class TrainingStep:
         self.config = config
         self.context = context
         # On the device once, and for pixels in 0-255.
-        self._mean, self._std = (
-            255 * torch.tensor(values, device=context.device).view(1, 3, 1, 1)
-            for values in (preprocessing.mean, preprocessing.std)
-        )
-        self.model = model.to(context.device)
+        values = torch.tensor([preprocessing.mean, preprocessing.std], device=context.device)
+        self._mean, self._std = (255 * values).view(2, 1, 3, 1, 1)
         self._layout = torch.channels_last if config.compute.channels_last else torch.contiguous_format
-        self.model = cast(nn.Module, self.model.to(memory_format=self._layout))  # type: ignore[call-overload]
+        self.model = cast(nn.Module, model.to(context.device).to(memory_format=self._layout))  # type: ignore[call-overload]
         if context.world_size > 1 and config.distributed.sync_batch_norm:
             self.model = synchronize_batch_norms(self.model, context.device)
         if isinstance(self.model, HAT):
             # Of the last stage's map nothing but CLS is read: the same losses and gradients for a tenth fewer operations.
             self.model.dsa.cls_only = True
-        freeze_levels(self.model, config.optim.frozen_levels)
         self.train_mode()
         self.optimizer = build_optimizer(self.model, config.optim)
         if context.device.type == "cuda":
@@ -88,23 +83,21 @@ class TrainingStep:
                 device_ids=[context.device.index] if context.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
             )
+        self._captures = config.compute.compile == "reduce-overhead"
         self._forward: Any = self._distributed or self.model
         if config.compute.compile:
             self._forward = torch.compile(self._forward, mode="reduce-overhead" if self._captures else "default")
+        half = AUTOCAST_TYPES.get(config.compute.precision)
+        self._autocast = contextlib.nullcontext() if half is None else torch.autocast(context.device.type, dtype=half)
+        helps = context.device.type == "cpu" and not config.compute.compile
+        self._kernels = CpuKernels() if helps else contextlib.nullcontext()
 
     def __call__(self, batches: Sequence[Batch], epoch: int, step: int, lr: float) -> dict[str, Tensor]:
-        """Take one step of the optimizer.
+        """Take one step of the optimizer by the mean gradient of the batches; ``lr`` is before the groups' own factors.
 
-        Args:
-            batches: Batches whose gradients are averaged.
-            epoch: The epoch, counted from 0.
-            step: The step in the epoch, counted from 0; with the epoch, the seed and the rank it decides what dropout drops.
-            lr: Learning rate before the groups' own factors.
-
-        Returns:
-            Scalars on the device, means over the batches and processes: ``"loss"``, ``"BRANCH_ce"``, ``"BRANCH_triplet"``,
-            ``"distill_embedding"`` and ``"distill_similarity"`` where these are learned, and ``"grad_norm"`` where gradients
-            are clipped.
+        Epoch and step, counted from 0, decide with the seed and the rank what dropout drops. Returns scalars on the device,
+        means over batches and processes: ``"loss"``, its parts (`hat_loss`, `Distillation`), and ``"grad_norm"`` where
+        gradients are clipped.
         """
         # Seeded anew for every step, so that a resumed run needs no state of any generator.
         torch.manual_seed(derive_seed(self.config.seed, epoch, step, self.context.rank, _DROPOUT))
@@ -116,8 +109,7 @@ class TrainingStep:
         for index, batch in enumerate(batches):
             for name, value in self._accumulate(batch, epoch, len(batches), last=index == len(batches) - 1).items():
                 metrics[name] = metrics[name] + value if name in metrics else value
-        metrics = self._mean_over_processes(metrics)
-        self._share_projection_gradient()
+        metrics = self._exchange(metrics)
         if self.config.optim.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             metrics["grad_norm"] = nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip_grad_norm).detach()
@@ -169,7 +161,7 @@ class TrainingStep:
         with self._distributed.no_sync() if self._distributed is not None and not last else contextlib.nullcontext():
             seen = self.augmentation(batch.images, epoch, batch.positions)
             images = self.prepare(seen)
-            with self._autocast(), self._kernels():
+            with self._autocast, self._kernels:
                 outputs = self._forward(images)
             loss = hat_loss(outputs, batch.pids, self.config.loss, global_triplets=self.config.distributed.global_triplets)
             if self.distillation is not None:
@@ -178,30 +170,14 @@ class TrainingStep:
             self.scaler.scale(loss.total / num_batches).backward()
         return {name: value / num_batches for name, value in {"loss": loss.total.detach(), **loss.parts}.items()}
 
-    @property
-    def _captures(self) -> bool:
-        return self.config.compute.compile == "reduce-overhead"
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        half = AUTOCAST_TYPES.get(self.config.compute.precision)
-        return contextlib.nullcontext() if half is None else torch.autocast(self.context.device.type, dtype=half)
-
-    def _kernels(self) -> contextlib.AbstractContextManager[Any]:
-        helps = self.context.device.type == "cpu" and not self.config.compute.compile
-        return CpuKernels() if helps else contextlib.nullcontext()
-
-    def _share_projection_gradient(self) -> None:
-        """Return the mean over processes, as DistributedDataParallel makes it of the model's own gradients."""
+    def _exchange(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Make means over processes: of metrics, and of the projection's gradients as DDP makes them of the model's own."""
         if self.context.world_size == 1:
-            return
+            return metrics
         for parameter in self._projection:
             if parameter.grad is not None:
                 dist.all_reduce(parameter.grad)
                 parameter.grad.div_(self.context.world_size)
-
-    def _mean_over_processes(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.context.world_size == 1:
-            return metrics
         values = torch.stack(list(metrics.values()))
         dist.all_reduce(values)
         return dict(zip(metrics, (values / self.context.world_size).unbind(), strict=True))

@@ -8,7 +8,7 @@ never meet other images, and the model by its fingerprint.
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -48,8 +48,7 @@ class Teacher(Protocol):
     def embed(self, images: Tensor, indices: Tensor) -> Tensor:
         """Embed (B, 3, H, W) uint8 RGB images, augmented and at the student's size, made of the training images ``indices``.
 
-        Returns:
-            (B, embed_dim) float32, rows of unit length, without gradient.
+        The rows (B, embed_dim) float32 have unit length and no gradient.
         """
         ...
 
@@ -57,8 +56,7 @@ class Teacher(Protocol):
 class OnlineTeacher:
     """A teacher that sees the very images that the student sees, resized to its own input.
 
-    A checkpoint is run as its exact inference graph on the training device, in the run's precision; exported files take and
-    give host memory.
+    A checkpoint is run as its exact inference graph on the training device, in the run's precision; exported files on the host.
     """
 
     def __init__(self, runtime: Runtime, precision: str) -> None:
@@ -90,34 +88,23 @@ class OnlineTeacher:
 class CachedTeacher:
     """A teacher whose embeddings of the training images, as they are, were computed before training.
 
-    Args:
-        source: The model; or embeddings that another run has computed.
-        paths: The training images.
-        data: `hat.train.run.run_folder.describe_data` of them.
-        context: This process; the first one embeds.
+    The ``source`` is the model, with which the first process embeds ``paths``; or a file of rows that another run has written
+    for the same images (``data``, see `hat.train.run.run_folder.describe_data`).
     """
 
-    def __init__(
-        self, source: "Embedder | TeacherEmbeddings", paths: Sequence[str], data: str, context: DistributedContext
-    ) -> None:
+    def __init__(self, source: Embedder | Path, paths: Sequence[str], data: str, context: DistributedContext) -> None:
         self.paths, self.data, self.context = paths, data, context
-        self._embedder = source if isinstance(source, Embedder) else None
+        self._embedder: Embedder | None = None
         self._rows: Tensor | None = None
         if isinstance(source, Embedder):
+            self._embedder = source
             self.embed_dim, self.fingerprint = source.embed_dim, runtime_info(source.runtime).fingerprint
         else:
-            self._rows = source.embeddings.to(context.device)
-            self.embed_dim, self.fingerprint = source.embeddings.shape[1], source.fingerprint
+            rows, self.fingerprint = read_rows(source, data, len(paths))
+            self._rows, self.embed_dim = rows.to(context.device), rows.shape[1]
 
     def begin(self, folder: Path) -> None:
-        """Embed the images, or read what a run that is resumed has left.
-
-        Raises:
-            ImageError: An image cannot be used.
-            CheckpointError: What was left is damaged.
-            ConfigError: What was left belongs to another teacher or other images.
-            WorkError: The embeddings cannot be written.
-        """
+        """Embed the images, or read what a run that is resumed has left; a ConfigError where that is another teacher's."""
         if self._embedder is None:
             return
         path = folder / TEACHER_FILE
@@ -125,15 +112,15 @@ class CachedTeacher:
             with progress() as display:
                 task = display.add_task("embedding by the teacher", total=len(self.paths), info="")
                 rows = self._embedder.embed_paths(self.paths, advance=functools.partial(display.advance, task))
-            write_rows(path, TeacherEmbeddings(torch.from_numpy(rows), self.fingerprint), self.data)
+            write_rows(path, torch.from_numpy(rows), self.fingerprint, self.data)
         if self.context.world_size > 1:
             dist.barrier()
-        found = read_rows(path, self.data, len(self.paths))
-        if found.fingerprint != self.fingerprint:
+        found, fingerprint = read_rows(path, self.data, len(self.paths))
+        if fingerprint != self.fingerprint:
             raise ConfigError(
                 f"{path} was computed by another teacher than the one named now; start a new run in another folder"
             )
-        self._rows = found.embeddings.to(self.context.device)
+        self._rows = found.to(self.context.device)
         self._embedder = None  # its memory is the student's now
 
     def embed(self, images: Tensor, indices: Tensor) -> Tensor:
@@ -143,22 +130,14 @@ class CachedTeacher:
 
 
 def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, context: DistributedContext) -> Teacher | None:
-    """Open the teacher that a configuration names, if any.
-
-    Raises:
-        CheckpointError: There is nothing at the path that can be opened.
-        ConfigError: Embeddings of other images were named.
-        UsageError: The exported file does not run on this device.
-        MissingExtraError: What runs the exported file is not installed.
-    """
+    """Open the teacher that a configuration names, if any: a checkpoint, an exported file, or rows of these very images."""
     if config.distill.teacher is None:
         return None
     path = Path(config.distill.teacher).expanduser()
     if path.suffix == ".safetensors" and not path.is_dir():
-        return CachedTeacher(read_rows(path, data, len(paths)), paths, data, context)
+        return CachedTeacher(path, paths, data, context)
     precision = config.compute.precision
-    exported = path.suffix.lower() in ARTIFACT_ENDINGS and not path.is_dir()
-    if exported:
+    if path.suffix.lower() in ARTIFACT_ENDINGS and not path.is_dir():
         # OpenVINO does not run on CUDA devices; the others run where the student is, or say why not. Beside a student on the
         # CPU they get as many threads as it has: OpenVINO does not look at OMP_NUM_THREADS and would take every core.
         options: dict[str, Any] = {"num_threads": torch.get_num_threads()} if context.device.type == "cpu" else {}
@@ -171,31 +150,15 @@ def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, context: 
     return CachedTeacher(Embedder(runtime, batch_size=config.eval.batch_size, num_workers=num_workers), paths, data, context)
 
 
-class TeacherEmbeddings(NamedTuple):
-    """A teacher's embeddings of a training set, (num_images, embed_dim) float32 unit rows on the CPU, and what made them."""
-
-    embeddings: Tensor
-    fingerprint: str
-
-
-def write_rows(path: Path, rows: TeacherEmbeddings, data: str) -> None:
-    """Write rows of the images that ``data`` names atomically.
-
-    Raises:
-        WorkError: The file cannot be written.
-    """
-    metadata = {"format": _FORMAT, "data": data, "fingerprint": rows.fingerprint}
+def write_rows(path: Path, rows: Tensor, fingerprint: str, data: str) -> None:
+    """Write a model's unit rows (num_images, embed_dim) of the images that ``data`` names atomically."""
+    metadata = {"format": _FORMAT, "data": data, "fingerprint": fingerprint}
     with writing(path):
-        write_atomically(path, save({"embeddings": rows.embeddings.float().contiguous()}, metadata=metadata))
+        write_atomically(path, save({"embeddings": rows.float().contiguous()}, metadata=metadata))
 
 
-def read_rows(path: Path, data: str, num_images: int) -> TeacherEmbeddings:
-    """Read rows for the images that ``data`` names, of which there are ``num_images``.
-
-    Raises:
-        CheckpointError: The file is missing, damaged or another kind of file, or its rows are no unit vectors.
-        ConfigError: They belong to other images.
-    """
+def read_rows(path: Path, data: str, num_images: int) -> tuple[Tensor, str]:
+    """Read float32 rows on the CPU for the ``num_images`` images that ``data`` names, and the fingerprint of their model."""
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file of a teacher's embeddings")
     try:
@@ -215,4 +178,4 @@ def read_rows(path: Path, data: str, num_images: int) -> TeacherEmbeddings:
         raise CheckpointError(f"{path} holds {tuple(embeddings.shape)} {embeddings.dtype}, expected {num_images} float32 rows")
     if not torch.allclose(torch.linalg.vector_norm(embeddings, dim=1), torch.ones(len(embeddings)), atol=1e-3):
         raise CheckpointError(f"{path} holds rows that are not of unit length")
-    return TeacherEmbeddings(embeddings, metadata.get("fingerprint", ""))
+    return embeddings, metadata.get("fingerprint", "")

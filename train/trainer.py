@@ -1,8 +1,10 @@
-"""A training run from its first step, or the one it stopped at, to its product."""
+"""A training run: from data sets and a configuration, or from the step it stopped at, to its product."""
 
+import contextlib
 import math
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hat.config import config_to_dict
+from hat.console import stderr
+from hat.data import check_images, merge_training
 from hat.data.datasets import ReIDDataset, Split
+from hat.data.images import set_gray_bits
 from hat.data.loading import default_num_workers
 from hat.embedder import Embedder
-from hat.errors import ConfigError, DataError, WorkError
+from hat.errors import ConfigError, DataError, UsageError, WorkError, describe_failure, is_out_of_memory
 from hat.evaluation import evaluate
 from hat.io.checkpoint import save_checkpoint
 from hat.model import HAT
+from hat.process_settings import keep_freed_memory
 from hat.runtime import TorchRuntime
 
 from .config import TrainConfig
 from .distillation import Distillation
-from .distributed import DistributedContext
+from .distributed import DistributedContext, process_group
 from .images import ImageSource, open_images
 from .initial_model import initial_model
 from .optimizer import lr_scale
@@ -49,26 +55,110 @@ class TrainingResult:
     stopped: str | None = None  # why the run was ended before its end, if it was
 
 
-class Trainer:
-    """Trains a HAT.
+def train_model(
+    config: TrainConfig,
+    datasets: Sequence[ReIDDataset],
+    out: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    force: bool = False,
+    skip_bad: bool = False,
+    stop_after_s: float | None = None,
+) -> TrainingResult:
+    """Train a HAT. Started by torchrun, every process calls this and they train one model together; the first alone speaks.
 
     Args:
         config: The run.
-        train: Training images, identities labeled 0 to n - 1.
-        folder: The run's folder; `RunFolder.begin` makes it ready before `run`.
-        context: This process among all.
-        resume: Go on from the folder's state; from the beginning where a run was killed before it wrote one.
-        evaluation: Evaluated as `EvalConfig` says.
-        images: Where images come from; opened as `DataConfig` says if None.
+        datasets: All are trained on together; the first that has query and gallery is evaluated where that is asked for.
+        out: The run's folder, afterwards a checkpoint that `hat.load_checkpoint` reads.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        resume: Go on with the run in that folder.
+        force: Replace the run in that folder.
+        skip_bad: Leave out images that cannot be read, and say how many; otherwise the first is an error.
+        stop_after_s: Stop after so many seconds with the state written, but after one step at the least, as SIGTERM and SIGINT
+            do; decoding of the images counts.
+
+    Raises:
+        UsageError: The folder may not be written to or another training works in it, the device is not there, or the time is
+            not above 0.
+        ConfigError: The configuration does not suit the data, the processes, or the run to be resumed.
+        DataError: There are no training images.
+        ImageError: An image cannot be read.
+        WeightsError: Backbone weights cannot be had or do not fit.
+        CheckpointError: The state to be resumed from, or the teacher, cannot be read.
+        MissingExtraError: Something asked for needs a library that is not installed.
+        WorkError: A loss is not finite, memory ran out, or files cannot be written.
+    """
+    if stop_after_s is not None and not stop_after_s > 0:
+        raise UsageError(f"stop_after_s is above 0, got {stop_after_s:g}")
+    keep_freed_memory()
+    if config.gray_bits is not None:
+        set_gray_bits(config.gray_bits)
+    stop_at = None if stop_after_s is None else time.monotonic() + stop_after_s
+    folder = RunFolder(Path(out))
+    with process_group(device) as context, contextlib.ExitStack() as stack:
+        if context.is_main:
+            folder.check(resume=resume, force=force)
+            stack.enter_context(folder.lock())
+        stack.enter_context(_one_sentence(folder))
+        train = _training_images(datasets, skip_bad, context)
+        evaluation = next((dataset for dataset in datasets if len(dataset.query) and len(dataset.gallery)), None)
+        trainer = Trainer(config, train, folder, context, resume=resume, evaluation=evaluation)
+        if context.world_size > 1:
+            dist.barrier()  # all have read the state before the first process writes
+        if context.is_main:
+            folder.begin(config, resume=resume)
+            for name, note in [(dataset.name, note) for dataset in datasets for note in dataset.notes]:
+                stderr.print(f"{name}: {note}")
+            stderr.print(trainer.announcement(len(train), train.num_pids))
+        result = trainer.run(stop_at)
+        if result.stopped is not None and context.is_main:
+            where = f"epoch {trainer.epoch + 1}, step {trainer.epoch_step} of {trainer.num_steps}"
+            stderr.print(f"stopped after {where}: {result.stopped}. The state is written; go on with --resume")
+        return result
+
+
+@contextlib.contextmanager
+def _one_sentence(folder: RunFolder) -> Iterator[None]:
+    """Turn what a machine lacks, memory above all, into an error that says what to lower and what is kept."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        kept = folder.describe_state()
+        if is_out_of_memory(error):
+            raise WorkError(
+                "memory ran out: lower sampler.num_identities or model.image_size, set compute.precision=bf16, hold the images "
+                f"elsewhere (data.cache=host or none), or lower eval.batch_size if it was an evaluation; {kept}"
+            ) from error
+        if isinstance(error, OSError):
+            raise WorkError(f"{describe_failure(error)}; {kept}") from error
+        raise
+
+
+def _training_images(datasets: Sequence[ReIDDataset], skip_bad: bool, context: DistributedContext) -> Split:
+    sources = [dataset for dataset in datasets if len(dataset.train)]
+    if not sources:
+        raise DataError(f"no training images in {', '.join(dataset.name for dataset in datasets) or 'no data set'}")
+    for place, dataset in enumerate(sources if skip_bad else ()):
+        kept, bad = check_images(dataset.train)
+        if bad and context.is_main:
+            path, reason = bad[0]
+            stderr.print(f"{dataset.name}: {len(bad)} images cannot be used and are left out, such as {path}: {reason}")
+        sources[place] = ReIDDataset(dataset.name, kept, dataset.query, dataset.gallery, dataset.notes)
+    return merge_training(sources)
+
+
+class Trainer:
+    """Trains a HAT on images of identities 0 to n - 1.
+
+    `RunFolder.begin` makes the folder ready before `run`. ``resume`` goes on from the folder's state, and from the beginning
+    where a run was killed before it wrote one. ``images`` are opened as `DataConfig` says where none are given.
 
     Raises:
         ConfigError: The configuration does not suit the data, the processes, or the run to be resumed.
         DataError: Identities are not 0 to n - 1, or fewer than two.
-        WeightsError: Backbone weights cannot be had or do not fit.
-        ImageError: An image cannot be read.
-        CheckpointError: The state to be resumed from, or the teacher, cannot be read.
-        UsageError: The teacher does not run on this device.
-        MissingExtraError: What runs the teacher is not installed.
+        HatError: Weights, teacher, images or state cannot be read.
     """
 
     def __init__(
@@ -119,9 +209,7 @@ class Trainer:
 
         Raises:
             WorkError: A loss is not finite, or a file cannot be written. The last state that was written is kept.
-            ImageError: An image cannot be read.
-            CheckpointError: The teacher's embeddings that the run has written are damaged.
-            ConfigError: They are another teacher's.
+            HatError: An image or the teacher's embeddings cannot be read.
         """
         if self.teacher is not None and self.epoch < self.config.num_epochs:
             self.teacher.begin(self.folder.path)
@@ -149,6 +237,18 @@ class Trainer:
         seconds = time.monotonic() - began
         return TrainingResult(self.folder.path, self.global_step, num_images, seconds, metrics, best, stop.reason)
 
+    def announcement(self, num_images: int, num_pids: int) -> str:
+        """Return one sentence about what is to be trained, on what, where, and from where on."""
+        config, context = self.config, self.context
+        where = f"{context.world_size} processes, {context.device.type}" if context.world_size > 1 else str(context.device)
+        start = f"from epoch {self.epoch + 1}, step {self.epoch_step + 1}" if self.global_step else self.weights_note
+        taught = f"; it learns from {config.distill.teacher}" if config.distill.teacher else ""
+        return (
+            f"{config.model_name}: {num_images} images of {num_pids} identities, {config.num_epochs} epochs of "
+            f"{self.num_steps} steps of {config.optim.accumulate * self.sampler.batch_size} images, "
+            f"{config.compute.precision} on {where}; {start}{taught}"
+        )
+
     def _train_epoch(self, log: RunLog, stop: StopRequest) -> None:
         config, epoch, accumulate = self.config, self.epoch, self.config.optim.accumulate
         plan = self.sampler.plan(epoch)[self.epoch_step * accumulate : self.num_steps * accumulate]
@@ -157,7 +257,7 @@ class Trainer:
         own_positions = torch.from_numpy(self.sampler.shard(positions, self.context.rank, self.context.world_size)).to(
             self.pids.device
         )
-        batches = self.images.batches(own_plan)
+        batches = self.images(own_plan)
         indices = torch.from_numpy(own_plan).to(self.pids.device)  # (batches, B)
         labels = self.pids[indices]
         pending: list[tuple[int, dict[str, Tensor]]] = []
@@ -194,11 +294,7 @@ class Trainer:
         log.epoch_done(epoch, self.whole_epoch.means())
 
     def _count(self, steps: Sequence[tuple[int, Mapping[str, Tensor]]]) -> None:
-        """Add the metrics of steps to the means; one copy from the device for all of them.
-
-        Raises:
-            WorkError: A loss is not finite.
-        """
+        """Add the metrics of steps to the means, by one copy from the device; a loss that is not finite is a WorkError."""
         rows = torch.stack([torch.stack([value.float() for value in metrics.values()]) for _, metrics in steps]).tolist()
         for (step, metrics), row in zip(steps, rows, strict=True):
             values = dict(zip(metrics, row, strict=True))
@@ -237,19 +333,15 @@ class Trainer:
             dist.barrier()
 
     def _evaluate(self) -> dict[str, float]:
-        if self.evaluation is None:
-            raise ConfigError("evaluation needs a data set with query and gallery")
-        config = self.config
+        assert self.evaluation is not None
+        device, compute = str(self.context.device), self.config.compute
         # The runtime would otherwise lay out the weights that are being trained in another way.
-        runtime = TorchRuntime(
-            self.eval_model(), str(self.context.device), config.compute.precision, channels_last=config.compute.channels_last
-        )
-        embedder = Embedder(
-            runtime, batch_size=config.eval.batch_size, num_workers=config.data.num_workers or default_num_workers()
-        )
+        runtime = TorchRuntime(self.eval_model(), device, compute.precision, channels_last=compute.channels_last)
+        num_workers = self.config.data.num_workers or default_num_workers()
+        embedder = Embedder(runtime, batch_size=self.config.eval.batch_size, num_workers=num_workers)
         result = evaluate(embedder, self.evaluation)
         self.step.train_mode()
-        return {"mAP": result.mAP, "rank1": result.rank1, "rank5": result.rank5, "rank10": result.rank10, "mINP": result.mINP}
+        return {name: getattr(result, name) for name in ("mAP", "rank1", "rank5", "rank10", "mINP")}
 
     def eval_model(self) -> HAT:
         """Return the model that is evaluated and kept: the moving average where there is one."""

@@ -14,7 +14,7 @@ from hat.serve.enroll.enrolling import Enrollment, enroll_images
 from ..app_state import AppState, Session
 from ..events import CLICKS, Values, bind, clicked, event_data, typed_identity, whole_number
 from ..ranking import format_time
-from ..uploads import files_at_hand, forget_files, upload_items
+from ..uploads import received_files, upload_items
 from ..view.blocks import html_block, text_field, upload_field
 from ..view.markup import camera_name, fragments, person_name, plural
 
@@ -32,9 +32,8 @@ _DAY_S = 86_400.0
 def gallery_page(state: AppState, session_state: gr.State) -> tuple["GalleryActions", list[Any], tuple[Any, Any, Any]]:
     """Build the page.
 
-    Returns:
-        Its handlers; the components that show the gallery, whose values ``actions.shown`` gives; and what another gallery is
-        had by: the name of a new one, the button that makes it, and the field for a gallery's file.
+    Returns its handlers; the components that show the gallery, whose values ``actions.shown`` gives; and what another gallery
+    is had by: the name of a new one, the button that makes it, and the field for a gallery's file.
     """
     view, writable = fragments("gallery"), not state.read_only
     with gr.Row(elem_classes="hat-columns"):
@@ -81,15 +80,8 @@ def gallery_page(state: AppState, session_state: gr.State) -> tuple["GalleryActi
     # One at a time and in their order, so that a question asked right after a click knows of it.
     in_order: dict[str, Any] = {"concurrency_id": "removal", "concurrency_limit": 1}
     bind(records.select, actions.mark, session_state, [], [], reads_click=True, show_progress="hidden", **in_order)
-    added = bind(
-        add.click,
-        actions.add,
-        session_state,
-        [files, pid, camid, labels_in_names],
-        [enrolled, *outputs],
-        shows_progress=True,
-        show_progress_on=[enrolled],
-    )
+    progress: dict[str, Any] = {"shows_progress": True, "show_progress_on": [enrolled]}
+    added = bind(add.click, actions.add, session_state, [files, pid, camid, labels_in_names], [enrolled, *outputs], **progress)
     added.then(None, None, files, js="() => null")
     asked = [confirm, question, removed]
     bind(ask_marked.click, actions.ask_marked, session_state, [], asked, **in_order)
@@ -142,11 +134,8 @@ class GalleryActions:
         self, session: Session, progress: Any, paths: list[str] | None, pid: Any, camid: Any, labels_in_names: bool
     ) -> Values:
         """Enroll uploaded images and delete the files."""
-        at_hand = files_at_hand(paths)
-        try:
+        with received_files(paths) as at_hand:
             done = self._enroll(session, progress, at_hand, pid, camid, labels_in_names)
-        finally:
-            forget_files(at_hand)
         known = f", {done.num_known:,} known already" if done.num_known else ""
         said = self._view.enrollment(
             f"{plural(done.num_added, 'image')} added{known}.",

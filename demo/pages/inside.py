@@ -23,13 +23,7 @@ _TILE_HEIGHT = 256
 
 @dataclass(frozen=True, eq=False)
 class MapColumn:
-    """One kind of map, of every image.
-
-    Attributes:
-        group: What it has in common with its neighbors.
-        name: What is over it.
-        tiles: One picture for each image.
-    """
+    """One kind of map, of every image: a group of several, its own name, and a tile for each image."""
 
     group: str
     name: str
@@ -39,12 +33,8 @@ class MapColumn:
 def look_inside(model: HAT, images: Sequence[Image.Image]) -> list[MapColumn]:
     """Compute maps of every kind for several images of people; nothing else may run the model meanwhile.
 
-    Returns:
-        The images as the model gets them, class activation of the MFE and the DSA, the attention of each stage's CLS, and the
-        averaged map of each stage. Every map is scaled to its own range.
-
-    Raises:
-        UsageError: There is no image.
+    These are the images as the model gets them, class activation of the MFE and the DSA, the attention of each stage's CLS, and
+    the averaged map of each stage. Every map is scaled to its own range.
     """
     height, width = model.preprocessing.size
     size = (max(1, round(_TILE_HEIGHT * width / height)), _TILE_HEIGHT)
@@ -63,7 +53,8 @@ def look_inside(model: HAT, images: Sequence[Image.Image]) -> list[MapColumn]:
 
 def inside_page(state: AppState, session_state: gr.State, tab: Any) -> None:
     """Build the page; opening it looks into the match that was chosen on the Search page."""
-    if state.inspectable() is None:
+    runtime = state.inspectable()
+    if runtime is None:
         html_block(fragments("inside").exported())
         return
     with gr.Row(elem_classes="hat-controls"):
@@ -76,14 +67,10 @@ def inside_page(state: AppState, session_state: gr.State, tab: Any) -> None:
             raise UsageError("there is no query and match yet: search on the Search page first")
         place = chosen if isinstance(chosen, int) and 0 <= chosen < len(outcome.matches) else 0
         record = outcome.matches[place].record
-        images = [session.queries[0].image]
-        labels = ["Query"]
+        images, labels = [session.queries[0].image], ["Query"]
         if record.thumbnail is not None:
             images.append(decode_image(record.thumbnail, "the match's picture"))
             labels.append(f"Rank {place + 1}, {person_name(record.pid)}")
-        runtime = state.inspectable()
-        if runtime is None:
-            raise UsageError("an exported file cannot be looked into")
         with state.embedder.lock:
             columns = look_inside(runtime.model, images)
         return (maps_html(columns, labels, is_missing=record.thumbnail is None),)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -50,14 +50,7 @@ def report_page(state: AppState, session_state: gr.State, tab: Any) -> None:
 
 
 def find_reports(paths: Sequence[Path]) -> list[Report]:
-    """Return reports in files and folders, the newest first.
-
-    Args:
-        paths: Files, which must be reports; and folders, of whose ``.json`` files those are taken that are reports.
-
-    Raises:
-        UsageError: A path is not there, or a file is not one.
-    """
+    """Return reports, the newest first: files, which must be reports, and those among the ``.json`` files of folders."""
     found = []
     for path in paths:
         files = sorted(path.glob("*.json")) if path.is_dir() else [path]
@@ -66,11 +59,7 @@ def find_reports(paths: Sequence[Path]) -> list[Report]:
 
 
 def check_report_paths(paths: Sequence[Path]) -> None:
-    """Make sure, before the demo opens, that there is something to show.
-
-    Raises:
-        UsageError: A path is not there, a file is not one, or a folder holds none.
-    """
+    """Make sure, before the demo opens, that there is something to show; a UsageError names what is no report."""
     for path in paths:
         if not find_reports([path]):
             raise UsageError(
@@ -84,32 +73,27 @@ def reports_html(paths: Sequence[Path]) -> str:
         reports = find_reports(paths)
     except HatError as error:
         return str(fragments("components").notice(str(error), "bad"))
-    parts: tuple[tuple[Kind, str, Callable[[Mapping[str, Any]], str]], ...] = (
+    shown = ""
+    for kind, title, render in (
         ("verification", "Do exported files rank people alike?", verification_html),
         ("benchmark", "How fast are they?", benchmark_html),
-    )
-    found = [(title, [one for one in reports if one.kind == kind], render) for kind, title, render in parts]
-    return "".join(_part(title, ours, render) for title, ours, render in found if ours) or str(fragments("report").how_to())
-
-
-def _part(title: str, reports: Sequence[Report], render: Callable[[Mapping[str, Any]], str]) -> str:
-    newest = reports[0]
-    try:
-        body = render(newest.content)
-    except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
-        said = f"{newest.path.name} cannot be shown: {type(error).__name__} {error}"
-        body = fragments("components").notice(said, "bad")
-    older = f"; {plural(len(reports) - 1, 'older report')} not shown" if len(reports) > 1 else ""
-    source = f"{newest.path.name}, {format_time(newest.modified_s)} UTC{older}"
-    return str(fragments("report").part(title, body, source))
+    ):
+        if not (ours := [report for report in reports if report.kind == kind]):
+            continue
+        newest, num_older = ours[0], len(ours) - 1
+        try:
+            body = render(newest.content)
+        except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
+            said = f"{newest.path.name} cannot be shown: {type(error).__name__} {error}"
+            body = fragments("components").notice(said, "bad")
+        older = f"; {plural(num_older, 'older report')} not shown" if num_older else ""
+        source = f"{newest.path.name}, {format_time(newest.modified_s)} UTC{older}"
+        shown += str(fragments("report").part(title, body, source))
+    return shown or str(fragments("report").how_to())
 
 
 def verification_html(content: Mapping[str, Any]) -> str:
-    """Return a verification: a verdict and the figures of each candidate, and how much of every tolerance it used.
-
-    Raises:
-        KeyError, TypeError, ValueError, AttributeError, UndefinedError: It is not such a report.
-    """
+    """Return a verification: a verdict and the figures of each candidate, and how much of every tolerance it used."""
     candidates = content["candidates"]
     names = list(dict.fromkeys(str(check["name"]) for one in candidates for check in one["checks"] if check["level"] != "rows"))
     rows, groups = [], []
@@ -123,31 +107,24 @@ def verification_html(content: Mapping[str, Any]) -> str:
 
 
 def benchmark_html(content: Mapping[str, Any]) -> str:
-    """Return a benchmark: speed and latency by batch size, memory, and accuracy where it is known.
-
-    Raises:
-        KeyError, TypeError, ValueError, AttributeError, UndefinedError: It is not such a report.
-    """
+    """Return a benchmark: speed and latency by batch size, memory, and accuracy where it is known."""
     speeds = [(one, speed) for one in content["candidates"] for speed in one["speeds"]]
     fastest = max((float(speed["images_per_s"]) for _, speed in speeds), default=1.0) or 1.0
     groups: dict[str, list[Bar]] = {}
+    rows = []
     for one, speed in speeds:
-        rate = float(speed["images_per_s"])
-        bars = groups.setdefault(f"batch {int(speed['batch'])}, {speed['mode']}", [])
-        bars.append((one["name"], rate / fastest, f"{rate:,.1f}", False))
-    rows = [
-        [
-            Cell(one["name"], one["runtime"]),
-            Cell(f"{speed['mode']}, {int(speed['batch'])}"),
-            Cell(f"{float(speed['images_per_s']):,.1f}"),
-            Cell(f"{float(speed['ratio']):.2f}×"),
-            *(Cell(f"{1000 * float(speed[key]):.1f}") for key in ("p50_s", "p95_s", "p99_s")),
-            Cell(_percent(speed.get("utilization"))),
-            Cell(f"{float(one['peak_bytes']) / 2**20:,.0f}"),
-            Cell(", ".join(f"{_RATES[k]} {_percent(v)}" for k, v in one.get("accuracy", {}).items() if k in _RATES) or "–"),
+        rate, batch, accuracy = float(speed["images_per_s"]), int(speed["batch"]), one.get("accuracy", {})
+        groups.setdefault(f"batch {batch}, {speed['mode']}", []).append((one["name"], rate / fastest, f"{rate:,.1f}", False))
+        cells = [
+            f"{speed['mode']}, {batch}",
+            f"{rate:,.1f}",
+            f"{float(speed['ratio']):.2f}×",
+            *(f"{1000 * float(speed[key]):.1f}" for key in ("p50_s", "p95_s", "p99_s")),
+            _percent(speed.get("utilization")),
+            f"{float(one['peak_bytes']) / 2**20:,.0f}",
+            ", ".join(f"{label} {_percent(accuracy[key])}" for key, label in _RATES.items() if key in accuracy) or "–",
         ]
-        for one, speed in speeds
-    ]
+        rows.append([Cell(one["name"], one["runtime"]), *map(Cell, cells)])
     columns = ["candidate", "mode, batch", "images/s", "to first", "p50 ms", "p95 ms", "p99 ms"]
     columns += ["utilization", "memory MB", "accuracy"]
     return fragments("report").benchmark(content, columns, rows, list(groups.items()))  # type: ignore[no-any-return]

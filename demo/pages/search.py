@@ -12,8 +12,8 @@ from hat.errors import UsageError
 
 from ..app_state import AppState, Session
 from ..events import CLICKS, Values, bind, clicked, event_data, typed_identity, whole_number
-from ..ranking import MAX_TOP, Outcome, QueryImage, SearchOptions, format_time, parse_time, rank
-from ..uploads import Upload, files_at_hand, forget_files, reduce_image, uploaded_image
+from ..ranking import MAX_TOP, Outcome, QueryImage, SearchOptions, format_time, parse_time
+from ..uploads import Upload, received_files, reduce_image, uploaded_image
 from ..view.blocks import CROP_BOX, html_block, text_field, upload_field
 from ..view.markup import fragments, jpeg_bytes, person_name
 
@@ -24,9 +24,8 @@ _MAX_ATTRIBUTES = 12
 def search_page(state: AppState, session_state: gr.State) -> tuple["SearchActions", list[Any], list[Any]]:
     """Build the page.
 
-    Returns:
-        Its handlers; the components that show a query and its result, whose values ``actions.shown`` gives; and those whose
-        choices depend on the gallery, whose values ``actions.filter_choices`` gives.
+    Returns its handlers; the components that show a query and its result, whose values ``actions.shown`` gives; and those
+    whose choices depend on the gallery, whose values ``actions.filter_choices`` gives.
     """
     view = fragments("search")
     with gr.Row(elem_classes="hat-columns"):
@@ -86,12 +85,9 @@ class SearchActions:
 
     def upload(self, session: Session, paths: list[str] | None, adds: bool, *fields: Any) -> Values:
         """Read uploaded images, delete the files, and search: people become queries, a wide picture waits to be cropped."""
-        at_hand = files_at_hand(paths)
-        try:
+        with received_files(paths) as at_hand:
             options = _options(fields) if adds else _options(fields, pid=None, camid=None)
             queries, photo = self._read(at_hand, len(session.queries) if adds else 0)
-        finally:
-            forget_files(at_hand)
         if adds:
             queries, photo = (*session.queries, *queries), photo or session.photo
         return self._search(session, queries, options, photo)
@@ -187,8 +183,7 @@ class SearchActions:
         self, session: Session, queries: tuple[QueryImage, ...], options: SearchOptions, photo: Upload | None
     ) -> Values:
         """Search, and only then make all of it the session's."""
-        name = session.gallery or self._state.first_gallery
-        outcome = rank(self._state.gallery(name), name, queries, options) if queries else None
+        outcome = self._state.rank(session.gallery, queries, options) if queries else None
         session.queries, session.query_pid, session.query_camid = queries, options.query_pid, options.query_camid
         session.outcome, session.photo, session.chosen = outcome, photo, 0
         return self.shown(session)
@@ -198,7 +193,7 @@ class SearchActions:
         outcome = session.outcome
         if outcome is None or not 0 <= session.chosen < len(outcome.matches):
             return ""
-        calibration = None if outcome.is_centered else self._state.calibration(outcome.gallery)
+        calibration = None if outcome.options.center_cameras else self._state.calibration(outcome.gallery)
         chance = ""
         if calibration is not None:
             rate = calibration.point_at(outcome.matches[session.chosen].similarity).false_match_rate
@@ -208,15 +203,7 @@ class SearchActions:
 
 
 def cropped(photo: Image.Image, box: Any) -> Image.Image:
-    """Return the part of a picture that a page's box marks.
-
-    Args:
-        photo: The picture.
-        box: ``left``, ``top``, ``right``, ``bottom`` as shares of its width and height, in [0, 1].
-
-    Raises:
-        UsageError: It is not such a box, or next to nothing lies in it.
-    """
+    """Return the part of a picture that a page's box marks: ``left``, ``top``, ``right``, ``bottom`` as shares in [0, 1]."""
     sent = box if isinstance(box, dict) else {}
     left, right = (round(_share(sent.get(side)) * photo.width) for side in ("left", "right"))
     top, bottom = (round(_share(sent.get(side)) * photo.height) for side in ("top", "bottom"))
@@ -253,8 +240,8 @@ def _options(fields: Values, **known: Any) -> SearchOptions:
 def _summary(outcome: Outcome) -> str:
     """Return what was found, in a sentence with what re-ranking changed, and how long each step took."""
     shown, parts = len(outcome.matches), []
-    if outcome.query_pid is not None and shown:
-        parts.append(f"{outcome.num_right} of {shown} show {person_name(outcome.query_pid)}")
+    if outcome.options.query_pid is not None and shown:
+        parts.append(f"{outcome.num_right} of {shown} show {person_name(outcome.options.query_pid)}")
     if "re-rank" in outcome.seconds:
         moved = sum(match.rank_before not in (None, rank) for rank, match in enumerate(outcome.matches, start=1))
         came = sum(match.rank_before is not None and match.rank_before > shown for match in outcome.matches)
@@ -267,7 +254,7 @@ def _summary(outcome: Outcome) -> str:
 def _facts(outcome: Outcome, chosen: int, chance: str) -> list[tuple[str, Any]]:
     match = outcome.matches[chosen]
     record, before = match.record, match.rank_before
-    kind = "similarity, cameras' means subtracted" if outcome.is_centered else "similarity"
+    kind = "similarity, cameras' means subtracted" if outcome.options.center_cameras else "similarity"
     facts: list[tuple[str, Any]] = [
         ("rank", f"{chosen + 1}" + (f", by similarity alone {before}" if before not in (None, chosen + 1) else "")),
         (kind, f"{match.similarity:.4f}{chance}"),
@@ -279,9 +266,5 @@ def _facts(outcome: Outcome, chosen: int, chance: str) -> list[tuple[str, Any]]:
         facts.append(("seen", f"{format_time(record.time_s)} UTC"))
     for name, value in list(record.attributes.items())[:_MAX_ATTRIBUTES]:
         facts.append((name, ("yes" if value else "no") if isinstance(value, bool) else value))
-    return [
-        *facts,
-        ("source", record.source),
-        ("enrolled", f"{format_time(record.enrolled_s)} UTC"),
-        ("record", f"#{record.id}"),
-    ]
+    facts += [("source", record.source), ("enrolled", f"{format_time(record.enrolled_s)} UTC"), ("record", f"#{record.id}")]
+    return facts

@@ -1,5 +1,6 @@
 """A tiny model and a few generated people, shared by the tests of the demo."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,8 @@ def people(tmp_path_factory):
     from hat.data.synth import generate_dataset
 
     folder = tmp_path_factory.mktemp("people") / "people"
-    generate_dataset(
-        folder, num_ids=9, num_train_ids=1, num_cameras=2, images_per_camera=3, size=(64, 32), seed=7, num_workers=1
-    )
+    sizes = {"num_ids": 9, "num_train_ids": 1, "num_cameras": 2, "images_per_camera": 3, "size": (64, 32)}
+    generate_dataset(folder, **sizes, seed=7, num_workers=1)
     return load_dataset("synth", folder)
 
 
@@ -60,28 +60,46 @@ def make_image():
 
 
 @pytest.fixture(scope="session")
-def make_state(tiny_checkpoint, embedder, people):
-    """Makes app states with the generated people's gallery, in a folder."""
+def make_state(tiny_checkpoint, embedder, people, tmp_path_factory):
+    """Makes app states with the generated people's gallery, enrolled once, in a folder."""
     from hat.demo.app_state import AppState
     from hat.demo.people import enroll_dataset, sample_queries
-    from hat.serve import Gallery
+    from hat.serve import Gallery, binding_of
+
+    enrolled = tmp_path_factory.mktemp("enrolled") / "people.gallery"
+    with Gallery.open(enrolled, binding=binding_of(embedder.info), create=True) as gallery:
+        enroll_dataset(gallery, embedder, people, people.gallery)
+    samples = sample_queries(people, people.gallery.pids.tolist())
 
     def make(folder, **options):
-        state = AppState(str(tiny_checkpoint), embedder, folder, **options)
-        state.galleries["people"] = Gallery.open(folder / "people.gallery", binding=state.binding, create=True)
-        enroll_dataset(state.galleries["people"], embedder, people, max_images=1000, thumbnail_height=64)
-        state.samples = sample_queries(people, set(people.gallery.pids.tolist()))
-        return state
+        shutil.copy(enrolled, folder)
+        galleries = {"people": Gallery.open(folder / "people.gallery", binding=binding_of(embedder.info))}
+        return AppState(str(tiny_checkpoint), embedder, folder, samples=samples, galleries=galleries, **options)
 
     return make
 
 
 @pytest.fixture
 def state(make_state, tmp_path):
-    """A app state with the generated people's gallery."""
+    """An app state with the generated people's gallery."""
     state = make_state(tmp_path)
     yield state
     state.close()
+
+
+@pytest.fixture
+def foreign_gallery(tmp_path):
+    """The empty gallery of another model."""
+    import hat
+    from hat.embedder import Embedder
+    from hat.runtime import runtime_info
+    from hat.serve import Gallery, binding_of
+
+    sizes = {"image_size": (64, 32), "widths": (32, 32, 32, 32), "depths": (1, 0, 0, 0)}
+    hat.save_checkpoint(hat.create_model("hat_mobilenet_v2", 3, **sizes).eval(), tmp_path / "other")
+    binding = binding_of(runtime_info(Embedder.open(tmp_path / "other", device="cpu").runtime))
+    Gallery.open(tmp_path / "theirs.gallery", binding=binding, create=True).close()
+    return tmp_path / "theirs.gallery"
 
 
 @pytest.fixture(scope="session")
@@ -89,25 +107,18 @@ def sample(people):
     """The first query that the page offers."""
     from hat.demo.people import sample_queries
 
-    return sample_queries(people, set(people.gallery.pids.tolist()))[0]
+    return sample_queries(people, people.gallery.pids.tolist())[0]
 
 
 @pytest.fixture(scope="session")
 def served(make_state, tiny_checkpoint, people, tmp_path_factory):
     """The page, served by the command in a process of its own: (address, gallery's file, folder for temporary files)."""
-    from demo_process import hat_demo
+    from demo_browser import hat_demo
 
     folder = tmp_path_factory.mktemp("served")
-    state = make_state(folder)
-    state.close()
-    arguments = (
-        str(tiny_checkpoint),
-        "--gallery",
-        str(folder / "people.gallery"),
-        "--data",
-        str(Path(people.query.paths[0]).parents[1]),
-    )
-    with hat_demo(*arguments, TMPDIR=str(folder)) as url:
+    make_state(folder).close()
+    gallery, data = str(folder / "people.gallery"), str(Path(people.query.paths[0]).parents[1])
+    with hat_demo(str(tiny_checkpoint), "--gallery", gallery, "--data", data, TMPDIR=str(folder)) as url:
         yield url, folder / "people.gallery", folder
 
 

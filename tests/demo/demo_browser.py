@@ -1,7 +1,11 @@
-"""A browser for the tests: Debian's Chromium, or the one that HAT_CHROMIUM names, and a page whose requests are watched."""
+"""The demo as a user starts it, and a watched browser: Debian's Chromium, or the one that HAT_CHROMIUM names."""
 
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -75,3 +79,41 @@ def serious_findings(page):
         if finding["impact"] in ("serious", "critical")
         for node in finding["nodes"]
     ]
+
+
+def try_sample(page, number=0):
+    """Search for one of the examples; the ranked list, as it is read."""
+    page.locator(".hat-sample").nth(number).click()
+    return ranked(page)
+
+
+def give(page, field, path):
+    """Hand in a file."""
+    page.set_input_files(f"{field} input[type=file]", str(path))
+
+
+def refusal(page):
+    """The sentence that the page shows about what did not work."""
+    toast = page.get_by_test_id("toast-body")
+    toast.wait_for()
+    assert toast.locator("img").count() == 0 and "Traceback" not in toast.inner_text()
+    return toast.inner_text()
+
+
+@contextmanager
+def hat_demo(*arguments, **variables):
+    """Start `hat demo`; its address once it is served. Afterwards it is stopped as by Ctrl+C, and must end in peace."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    command = [sys.executable, "-m", "hat", "demo", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    said = ""
+    try:
+        while "the demo is at" not in said:
+            line = process.stderr.readline()
+            assert line, f"hat demo ended: {said}"
+            said += line
+        yield re.search(r"http://[^\s/]+/", said).group()
+    finally:
+        process.send_signal(signal.SIGINT)
+        said += process.communicate(timeout=60)[1]
+    assert process.returncode == 0 and "Traceback" not in said, said

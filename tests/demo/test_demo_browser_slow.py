@@ -8,37 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from demo_browser import open_page, ranked, serious_findings, visit
-from demo_process import hat_demo
+from demo_browser import give, hat_demo, open_page, ranked, refusal, serious_findings, try_sample, visit
 from PIL import Image
 
-import hat
 from hat.data import read_image
 from hat.demo.uploads import UPLOAD_LIMITS
-from hat.embedder import Embedder
-from hat.runtime import runtime_info
-from hat.serve import Gallery, binding_of
+from hat.serve import Gallery
 
 pytestmark = pytest.mark.slow
 
 PHONE = {"width": 390, "height": 844}
 
-REPORT = {
-    "passed": True,
-    "reference": "runs/market",
-    "num_queries": 40,
-    "num_gallery": 200,
-    "candidates": [
-        {
-            "name": "market.onnx",
-            "runtime": "onnxruntime",
-            "passed": True,
-            "checks": [
-                {"level": "embedding", "name": "worst cosine", "value": 0.9995, "limit": 0.999, "sense": ">=", "passed": True}
-            ],
-        }
-    ],
-}
+CHECK = {"level": "embedding", "name": "worst cosine", "value": 0.9995, "limit": 0.999, "sense": ">=", "passed": True}
+CANDIDATE = {"name": "market.onnx", "runtime": "onnxruntime", "passed": True, "checks": [CHECK]}
+REPORT = {"passed": True, "reference": "runs/market", "num_queries": 40, "num_gallery": 200, "candidates": [CANDIDATE]}
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +31,10 @@ def full_demo(browser, make_state, tiny_checkpoint, people, tmp_path_factory):
     make_state(folder).close()
     shutil.copytree(tiny_checkpoint, folder / "twin")
     (folder / "parity.json").write_text(json.dumps(REPORT))
-    options = {
-        "--gallery": folder / "people.gallery",
-        "--data": Path(people.query.paths[0]).parent.parent,
-        "--compare": folder / "twin",
-        "--report": folder / "parity.json",
-    }
-    arguments = [str(part) for option in options.items() for part in option]
-    with hat_demo(str(tiny_checkpoint), *arguments, TMPDIR=str(folder)) as url:
+    data = Path(people.query.paths[0]).parent.parent
+    options = ("--gallery", folder / "people.gallery", "--data", data, "--compare", folder / "twin")
+    arguments = map(str, (tiny_checkpoint, *options, "--report", folder / "parity.json"))
+    with hat_demo(*arguments, TMPDIR=str(folder)) as url:
         yield url, folder / "people.gallery", folder
 
 
@@ -72,8 +51,7 @@ def test_every_page_is_accessible_and_fits(browser, full_demo, size, dark):
                 found[name] = findings
 
         check("welcome")
-        page.locator(".hat-sample").first.click()
-        ranked(page)
+        try_sample(page)
         page.get_by_role("button", name="Cameras and time").click()
         page.get_by_role("button", name="What is known of the query").click()
         page.get_by_label("Only these cameras").wait_for()
@@ -102,8 +80,7 @@ def test_every_page_is_accessible_and_fits(browser, full_demo, size, dark):
 def test_pictures_are_whole_and_have_a_text(browser, full_demo):
     url, *_ = full_demo
     with visit(browser, url) as page:
-        page.locator(".hat-sample").first.click()
-        ranked(page)
+        try_sample(page)
         sizes = page.locator("#hat-results img").evaluate_all(
             "all => all.map(one => [one.naturalWidth / one.naturalHeight, getComputedStyle(one).objectFit, one.alt])"
         )
@@ -132,22 +109,18 @@ def test_cameras_are_chosen_and_a_wrong_time_is_a_sentence(browser, full_demo, s
     url, *_ = full_demo
     other = ({1, 2} - {sample.camid}).pop()
     with visit(browser, url) as page:
-        page.locator(".hat-sample").first.click()
-        ranked(page)
+        try_sample(page)
         page.get_by_label("Leave out the query's own camera").uncheck()
         page.wait_for_selector(".hat-summary >> text=of 32")
         page.get_by_role("button", name="Cameras and time").click()
         page.get_by_label("Only these cameras").click()
         page.get_by_role("option", name=f"camera {other}").click()
         page.wait_for_selector(".hat-summary >> text=of 16")
-        page.wait_for_function(
-            f"[...document.querySelectorAll('#hat-results .hat-card')].every(card => card.innerText.includes('camera {other}'))"
-        )
+        of_other = f"every(card => card.innerText.includes('camera {other}'))"
+        page.wait_for_function(f"[...document.querySelectorAll('#hat-results .hat-card')].{of_other}")
         page.get_by_label("Seen from (UTC)").fill("yesterday")
         page.get_by_label("Seen from (UTC)").press("Enter")
-        toast = page.get_by_test_id("toast-body")
-        toast.wait_for()
-        assert "yesterday is not a time" in toast.inner_text()
+        assert "yesterday is not a time" in refusal(page)
 
 
 def test_a_person_is_cropped_out_of_a_photo_by_mouse_and_by_keys(browser, full_demo, sample, tmp_path):
@@ -157,7 +130,7 @@ def test_a_person_is_cropped_out_of_a_photo_by_mouse_and_by_keys(browser, full_d
     photo.paste(person.resize((100, 200)), (450, 50))
     photo.save(tmp_path / "street.png")
     with visit(browser, url) as page:
-        page.set_input_files("#hat-query-files input[type=file]", str(tmp_path / "street.png"))
+        give(page, "#hat-query-files", tmp_path / "street.png")
         area = page.locator(".hat-crop-area")
         area.wait_for()
         assert serious_findings(page) == []
@@ -169,11 +142,12 @@ def test_a_person_is_cropped_out_of_a_photo_by_mouse_and_by_keys(browser, full_d
         page.mouse.move(*at(550, 250))
         page.mouse.up()
         box = page.locator(".hat-crop-box")
-        drawn = [float(one) for one in re.findall(r"[\d.]+(?=%)", box.get_attribute("style"))]
+        sides = lambda: [float(one) for one in re.findall(r"[\d.]+(?=%)", box.get_attribute("style"))]  # noqa: E731
+        drawn = sides()
         assert np.allclose(drawn, [75, 100 / 6, 100 / 6, 200 / 3], atol=1.5)
         box.focus()
         page.keyboard.press("ArrowLeft")
-        moved = [float(one) for one in re.findall(r"[\d.]+(?=%)", box.get_attribute("style"))]
+        moved = sides()
         assert moved[0] == pytest.approx(drawn[0] - 2) and moved[2] == pytest.approx(drawn[2])
         page.keyboard.press("ArrowRight")
         page.get_by_role("button", name="Search for this person").click()
@@ -192,7 +166,7 @@ def test_images_are_enrolled_and_removed_again(browser, full_demo, make_image, t
     before = count()
     with visit(browser, url) as page:
         open_page(page, "Gallery")
-        page.set_input_files("#hat-enroll-files input[type=file]", make_image(tmp_path / "0777_c5s1.png", seed=77))
+        give(page, "#hat-enroll-files", make_image(tmp_path / "0777_c5s1.png", seed=77))
         page.wait_for_selector("#hat-enroll-files >> text=0777_c5s1")
         page.locator("#hat-enroll").click()
         page.wait_for_selector("#hat-enrolled >> text=1 image added")
@@ -213,19 +187,13 @@ def test_images_are_enrolled_and_removed_again(browser, full_demo, make_image, t
     assert count() == before
 
 
-def test_a_gallery_is_made_and_one_of_another_model_refused(browser, full_demo, tmp_path):
+def test_a_gallery_is_made_and_one_of_another_model_refused(browser, full_demo, foreign_gallery):
     url, *_ = full_demo
-    other = hat.create_model("hat_mobilenet_v2", 3, image_size=(64, 32), widths=(16, 16, 16, 16), depths=(1, 0, 0, 0))
-    hat.save_checkpoint(other.eval(), tmp_path / "other")
-    binding = binding_of(runtime_info(Embedder.open(tmp_path / "other", device="cpu").runtime))
-    Gallery.open(tmp_path / "theirs.gallery", binding=binding, create=True).close()
     with visit(browser, url) as page:
         open_page(page, "Gallery")
         page.get_by_role("button", name="Another gallery").click()
-        page.set_input_files("#hat-gallery-file input[type=file]", str(tmp_path / "theirs.gallery"))
-        toast = page.get_by_test_id("toast-body")
-        toast.wait_for()
-        assert "theirs.gallery was made by another model" in toast.inner_text()
+        give(page, "#hat-gallery-file", foreign_gallery)
+        assert "theirs.gallery was made by another model" in refusal(page)
         page.get_by_label("Name of a new, empty gallery").fill("evening")
         page.get_by_role("button", name="Make it").click()
         page.wait_for_selector("#hat-records >> text=Nobody is enrolled here yet")
@@ -242,17 +210,15 @@ def test_an_enormous_file_is_refused_in_a_sentence(browser, full_demo, tmp_path)
     with large.open("wb") as file:
         file.truncate(UPLOAD_LIMITS.file_bytes + 2**20)
     with visit(browser, url) as page:
-        page.set_input_files("#hat-query-files input[type=file]", str(large))
-        toast = page.get_by_test_id("toast-body")
-        toast.wait_for()
-        assert "size" in toast.inner_text().lower() and "Traceback" not in toast.inner_text()
+        give(page, "#hat-query-files", large)
+        assert "size" in refusal(page).lower()
         assert page.locator("#hat-results .hat-empty").count() == 1
 
 
 def test_uploads_leave_no_file_behind(browser, full_demo, make_image, tmp_path):
     url, _, folder = full_demo
     with visit(browser, url) as page:
-        page.set_input_files("#hat-query-files input[type=file]", make_image(tmp_path / "noise.png", seed=5))
+        give(page, "#hat-query-files", make_image(tmp_path / "noise.png", seed=5))
         ranked(page)
         # The library makes an empty file with a random name for each upload that it hands over, and forgets it.
         assert [path for path in folder.glob("hat-demo-*/uploads/**/*") if path.is_file() and path.stat().st_size] == []
@@ -264,8 +230,7 @@ def test_the_command_draws_people_asks_for_a_password_and_cleans_up(browser, tin
         hat_demo(*arguments, HAT_DEMO_PASSWORD="walnut", TMPDIR=str(tmp_path)) as url,
         visit(browser, url, password=("anna", "walnut")) as page,
     ):
-        page.locator(".hat-sample").first.click()
-        assert len(ranked(page)) == 12
+        assert len(try_sample(page)) == 12
         open_page(page, "Gallery")
         page.wait_for_selector("#hat-records .hat-card")
         assert "240" in page.locator(".hat-stats").inner_text()

@@ -1,13 +1,13 @@
 """Files side by side: ranks against brute force, embeddings made once, and maps of the model that looks."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hat.demo.app_state import AppState, SharedEmbedder
-from hat.demo.comparison import Artifact, compare_artifacts
-from hat.demo.pages.compare import compared_html, pictures_of
+from hat.demo.pages.compare import Pictures, compare_artifacts, compared_html
 from hat.demo.pages.inside import look_inside, maps_html
 from hat.demo.uploads import Upload
 from hat.embedder import Embedder
@@ -15,7 +15,7 @@ from hat.errors import UsageError
 from hat.runtime import TorchRuntime
 
 
-class Stand:
+class MeanColors:
     """An embedder whose embeddings are the mean colors of images, turned by an angle."""
 
     def __init__(self, like, turn=0.0):
@@ -32,54 +32,53 @@ class Stand:
 
 
 @pytest.fixture
-def gallery_images(make_image):
-    return [make_image(size=(8, 16), seed=seed) for seed in range(20)]
+def pictures(make_image):
+    """Twenty records with pictures, numbered from 100 on."""
+    images = [make_image(size=(8, 16), seed=seed) for seed in range(20)]
+    return SimpleNamespace(name="people", ids=range(100, 120), image=lambda id_: images[id_ - 100], images=images)
 
 
-def test_ranks_shared_matches_and_cosines_are_those_of_brute_force(embedder, gallery_images, make_image):
-    first, second = Artifact("first", Stand(embedder)), Artifact("second", Stand(embedder, 0.7))
-    keys = [("people", number + 100) for number in range(20)]
+def test_ranks_shared_matches_and_cosines_are_those_of_brute_force(embedder, pictures, make_image):
+    files = [SharedEmbedder(MeanColors(embedder), "first"), SharedEmbedder(MeanColors(embedder, 0.7), "second")]
     query = [make_image(size=(8, 16), seed=99)]
-    lists = compare_artifacts([first, second], query, keys, gallery_images.__getitem__, top=5)
+    lists = compare_artifacts(files, query, pictures, top=5)
 
-    orders, persons = [], []
-    for artifact in (first, second):
-        rows, person = artifact.embedder.embed(gallery_images), artifact.embedder.embed(query)[0]
-        orders.append(np.argsort(-(rows @ person), kind="stable").tolist())
-        persons.append(person)
+    persons = [file.embed(query)[0] for file in files]
+    similarities = [file.embed(pictures.images) @ person for file, person in zip(files, persons, strict=True)]
+    orders = [np.argsort(-values, kind="stable").tolist() for values in similarities]
     assert [[match.id - 100 for match in one.matches] for one in lists] == [order[:5] for order in orders]
     assert [match.reference_rank for match in lists[1].matches] == [orders[0].index(place) + 1 for place in orders[1][:5]]
     assert lists[1].num_shared == len(set(orders[0][:5]) & set(orders[1][:5]))
     assert lists[1].cosine == pytest.approx(float(persons[0] @ persons[1]), abs=1e-6) and lists[0].cosine == pytest.approx(1)
+    assert [one.name for one in lists] == ["first", "second"]
     assert all(one.query_s > 0 and one.images_per_s > 0 for one in lists)
 
 
-def test_gallery_images_are_embedded_once_and_forgotten_when_asked(embedder, gallery_images):
-    stand = Stand(embedder)
-    artifact = Artifact("one", stand)
-    keys = [("people", number) for number in range(20)]
-    told = []
-    first = artifact.gallery_embeddings(keys, gallery_images.__getitem__, told.append)
-    assert stand.num_images == 20 == sum(told)
-    again = artifact.gallery_embeddings([*keys[5:], ("other", 1)], lambda place: gallery_images[0], told.append)
-    assert stand.num_images == 21 and np.array_equal(again[:15], first[5:])
+def test_gallery_images_are_embedded_once_and_forgotten_when_asked(embedder, pictures):
+    inner, told = MeanColors(embedder), []
+    artifact = SharedEmbedder(inner)
+    first = artifact.embed_records("people", pictures.ids, pictures.image, lambda *counts: told.append(counts))
+    assert inner.num_images == 20 and told == [(16, 20), (20, 20)]
+    again = artifact.embed_records("people", pictures.ids[5:], pictures.image)
+    artifact.embed_records("other", [101], pictures.image)
+    assert inner.num_images == 21 and np.array_equal(again, first[5:])
     artifact.forget("people")
-    assert artifact.missing([*keys, ("other", 1)]) == list(range(20))
+    assert list(artifact.rows) == [("other", 101)]
 
 
-def test_nothing_to_compare_is_refused(embedder, gallery_images):
-    artifact = Artifact("one", Stand(embedder))
+def test_nothing_to_compare_is_refused(embedder, pictures):
+    artifact = SharedEmbedder(MeanColors(embedder))
     with pytest.raises(UsageError, match="no query"):
-        compare_artifacts([artifact], [], [("people", 1)], gallery_images.__getitem__)
+        compare_artifacts([artifact], [], pictures)
+    pictures.ids = ()
     with pytest.raises(UsageError, match="no pictures"):
-        compare_artifacts([artifact], gallery_images[:1], [], gallery_images.__getitem__)
+        compare_artifacts([artifact], pictures.images[:1], pictures)
 
 
 def test_the_models_own_file_ranks_as_the_search_does(state):
-    pictures = pictures_of(state.gallery(""), None)
-    keys = [("people", one) for one in pictures.ids]
-    query = state.query(Upload("first", pictures.image(0), 0.0))
-    lists = compare_artifacts([state.artifacts[0], Artifact("<twin>", state.embedder)], [query.image], keys, pictures.image)
+    pictures = Pictures.of("people", state.gallery(""))
+    query = state.query(Upload("first", pictures.image(pictures.ids[0]), 0.0))
+    lists = compare_artifacts([state.embedder, SharedEmbedder(state.embedder, "<twin>")], [query.image], pictures)
     assert lists[0].matches[0].id == pictures.ids[0] and lists[0].matches[0].similarity == pytest.approx(1, abs=1e-5)
     assert lists[1].cosine == pytest.approx(1, abs=1e-5) and lists[1].num_shared == len(lists[1].matches)
     page = compared_html(pictures, lists, query_pid=2)

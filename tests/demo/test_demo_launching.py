@@ -15,12 +15,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-import hat.demo
 from hat.cli import app
 from hat.demo.app_state import Session
 from hat.demo.events import GENERAL, bind, clicked, typed_identity, whole_number
 from hat.demo.launching import Address, check_address, interruptible, private_environment
-from hat.demo.pages.about import LIMITS_OF_USE, card_text
+from hat.demo.pages.page import LIMITS_OF_USE, card_text
 from hat.embedder import shipped_model
 from hat.errors import DataError, UsageError, WorkError
 
@@ -39,14 +38,9 @@ def test_any_other_address_needs_a_log_in(host):
     with pytest.raises(UsageError, match="--user"):
         Address(host)
     assert Address(host, user="anna", password="walnut").host == host
-
-
-@pytest.mark.parametrize(
-    "facts", [{"user": "anna"}, {"password": "walnut"}, {"user": "", "password": "x"}, {"user": "a", "password": ""}]
-)
-def test_half_a_log_in_is_none(facts):
-    with pytest.raises(UsageError):
-        Address(**facts)
+    for user, password in (("anna", None), (None, "walnut"), ("", "x"), ("a", "")):  # half a log-in is none
+        with pytest.raises(UsageError):
+            Address(user=user, password=password)
 
 
 def test_the_environment_is_private_and_put_back(monkeypatch):
@@ -70,13 +64,6 @@ def test_what_ends_a_program_from_outside_ends_it_as_ctrl_c_does():
             os.kill(os.getpid(), number)
             time.sleep(5)
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_public_names_are_there():
-    assert hat.demo.__all__ == sorted(hat.demo.__all__, key=lambda name: (name[0].islower(), name))
-    assert all(hasattr(hat.demo, name) for name in hat.demo.__all__)
-    with pytest.raises(AttributeError):
-        _ = hat.demo.no_such_name
 
 
 def test_the_style_sheet_and_the_script_are_installed_and_ask_for_nothing():
@@ -124,26 +111,31 @@ def test_check_address_names_the_option_where_the_port_is_in_use():
         check_address(Address("no.such.host.invalid", user="a", password="b"))
 
 
-def test_an_error_of_ours_is_its_own_sentence_and_shows_names_as_text():
-    for error in (UsageError, WorkError, DataError):
+def failure(error, session=None):
+    """What a visitor reads where a handler raises an error."""
 
-        def fail(session, error=error):
-            raise error("<script>alert(1)</script>.jpg: not an image")
+    def fail(session):
+        session.chosen, session.gallery = 7, "other"
+        raise error
 
-        with pytest.raises(gr.Error) as caught:
-            wired(fail)["run"](Session())
-        assert caught.value.message == "&lt;script&gt;alert(1)&lt;/script&gt;.jpg: not an image"
-        assert not caught.value.print_exception
+    with pytest.raises(gr.Error) as caught:
+        wired(fail)["run"](session or Session())
+    assert not caught.value.print_exception
+    return caught.value.message
+
+
+@pytest.mark.parametrize("error", [UsageError, WorkError, DataError])
+def test_an_error_of_ours_is_its_own_sentence_and_shows_names_as_text(error):
+    said = failure(error("<script>alert(1)</script>.jpg: not an image"))
+    assert said == "&lt;script&gt;alert(1)&lt;/script&gt;.jpg: not an image"
 
 
 def test_any_other_error_is_a_general_sentence_and_one_line_in_the_log(caplog):
-    def fail(session):
-        return 1 // 0
-
-    with caplog.at_level(logging.ERROR), pytest.raises(gr.Error) as caught:
-        wired(fail)["run"](Session())
-    assert caught.value.message == GENERAL and not caught.value.print_exception
-    (line,) = caplog.messages
+    with caplog.at_level(logging.ERROR):
+        assert failure(ZeroDivisionError("by zero")) == GENERAL
+        said = failure(RuntimeError("CUDA out of memory. Tried to allocate 20 GiB\nand more"))
+    assert "memory ran out" in said and "\n" not in said
+    line, _ = caplog.messages
     assert line.startswith("ZeroDivisionError at ") and "test_demo_launching.py" in line and "Traceback" not in caplog.text
 
 
@@ -154,22 +146,15 @@ def test_handlers_get_and_give_what_the_page_expects():
     assert facts["inputs"] == ["session"] and facts["outputs"] == ["session", "text"] and facts["api_visibility"] == "private"
     assert wired(lambda session: (), outputs=())["run"](visitor) is visitor
     click = gr.EventData(None, {"index": 3})
-    assert wired(lambda session, happened, one: (clicked(happened), one), reads_click=True)["run"](visitor, click, 9) == (
-        visitor,
-        3,
-        9,
-    )
-    assert wired(lambda session, bar, one: (bar, one), shows_progress=True)["run"](visitor, "bar", 9) == (visitor, "bar", 9)
+    clicking = wired(lambda session, happened, one: (clicked(happened), one), reads_click=True)
+    assert clicking["run"](visitor, click, 9) == (visitor, 3, 9)
+    waiting = wired(lambda session, bar, one: (bar, one), shows_progress=True)
+    assert waiting["run"](visitor, "bar", 9) == (visitor, "bar", 9)
 
 
 def test_bind_keeps_the_session_as_it_was_where_a_handler_fails():
-    def fail(session):
-        session.chosen, session.gallery = 7, "other"
-        raise UsageError("no")
-
     visitor = Session(chosen=3)
-    with pytest.raises(gr.Error):
-        wired(fail)["run"](visitor)
+    failure(UsageError("no"), visitor)
     assert (visitor.chosen, visitor.gallery) == (3, "")
 
     def work(session):
@@ -181,31 +166,14 @@ def test_bind_keeps_the_session_as_it_was_where_a_handler_fails():
     assert (visitor.chosen, visitor.gallery) == (7, "chosen meanwhile")
 
 
-def test_bind_says_that_memory_ran_out():
-    def fail(session):
-        raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB\nand more")
-
-    with pytest.raises(gr.Error) as caught:
-        wired(fail)["run"](Session())
-    assert "memory ran out" in caught.value.message and "\n" not in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("text", "identity"), [("", None), (" 007 ", 7), ("7.0", 7), ("Anna Maria", "Anna Maria"), ("7b", "7b"), (None, None)]
-)
-def test_typed_identity_is_a_number_or_a_name(text, identity):
-    assert typed_identity(text) == identity
-
-
-@pytest.mark.parametrize("text", ["-1", "-7", "x" * 201])
-def test_typed_identity_refuses_what_is_no_label(text):
-    with pytest.raises(UsageError, match="an identity"):
-        typed_identity(text)
-
-
-@pytest.mark.parametrize(("text", "number"), [("", None), (None, None), (" 12 ", 12), ("0", 0), ("007", 7)])
-def test_numbers_are_read_as_they_are_typed(text, number):
-    assert whole_number(text, "a number") == number
+def test_typed_identity_is_a_number_or_a_name_and_whole_number_a_number():
+    identities = {"": None, None: None, " 007 ": 7, "7.0": 7, "Anna Maria": "Anna Maria", "7b": "7b"}
+    assert {text: typed_identity(text) for text in identities} == identities
+    for text in ("-1", "-7", "x" * 201):
+        with pytest.raises(UsageError, match="an identity"):
+            typed_identity(text)
+    numbers = {"": None, None: None, " 12 ": 12, "0": 0, "007": 7}
+    assert {text: whole_number(text, "a number") for text in numbers} == numbers
 
 
 def test_the_limits_of_use_are_those_of_the_front_page():
@@ -214,11 +182,10 @@ def test_the_limits_of_use_are_those_of_the_front_page():
 
 def test_a_model_card_asks_nobody_for_anything(tmp_path):
     assert card_text(tmp_path) is None
-    (tmp_path / "MODEL_CARD.md").write_text(
-        "# A model\n\n![picture](https://example.org/a.png) <img src=//example.org/b.png> [link](c)"
-    )
+    card = tmp_path / "MODEL_CARD.md"
+    card.write_text("# A model\n\n![picture](https://example.org/a.png) <img src=//example.org/b.png> [link](c)")
     assert card_text(tmp_path) == "# A model\n\n[picture](https://example.org/a.png) &lt;img src=//example.org/b.png> [link](c)"
-    (tmp_path / "MODEL_CARD.md").write_bytes(b"x" * 300_000)
+    card.write_bytes(b"x" * 300_000)
     assert card_text(tmp_path) is None
 
 

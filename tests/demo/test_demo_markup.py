@@ -11,7 +11,7 @@ from PIL import Image
 
 from hat.demo.pages.gallery import _bars
 from hat.demo.pages.search import _facts, _summary
-from hat.demo.ranking import Outcome, QueryImage
+from hat.demo.ranking import Outcome, QueryImage, SearchOptions
 from hat.demo.view.markup import MAX_TEXT, Cell, data_uri, escaped, fragments, jpeg_bytes, last_part, plural
 from hat.serve import Record
 from hat.serve.search.searching import Match
@@ -65,7 +65,7 @@ def record(number=1, **facts):
 
 def outcome(*matches, query_pid=None, rerank_s=None):
     seconds = {"decode": 0.0012, "embed": 0.2345, "search": 0.0004} | ({} if rerank_s is None else {"re-rank": rerank_s})
-    return Outcome("people", matches, seconds, query_pid, 20)
+    return Outcome("people", matches, seconds, 20, SearchOptions(query_pid=query_pid))
 
 
 def words(markup):
@@ -102,21 +102,15 @@ def test_a_hostile_name_is_text_wherever_it_is_shown(name):
         assert not any(sign in given for sign in ("${", "{{", "`"))
 
 
-def test_escaped_text_reads_as_it_was():
+def test_texts_read_as_they_were_and_are_of_bounded_length():
     assert Reader(f"<p>{escaped(HOSTILE[0])}</p>").text == HOSTILE[0]
     assert Reader(f'<p title="{escaped(HOSTILE[1])}"></p>').attributes == [("p", "title", HOSTILE[1])]
     assert escaped("\x00\x1b\u202e") == "   "
     assert len(escaped("x" * 10_000)) == MAX_TEXT and escaped("x" * 10_000).endswith("…")
-
-
-def test_a_source_is_shown_by_its_last_part():
-    assert [last_part(one) for one in ("a/b/c.jpg", "c.jpg", "C:\\x\\c.jpg", "a/b/", "/")] == [
-        "c.jpg",
-        "c.jpg",
-        "c.jpg",
-        "b",
-        "/",
-    ]
+    sources = {"a/b/c.jpg": "c.jpg", "c.jpg": "c.jpg", "C:\\x\\c.jpg": "c.jpg", "a/b/": "b", "/": "/"}
+    assert {source: last_part(source) for source in sources} == sources
+    assert [plural(n, "image") for n in (0, 1, 1200)] == ["0 images", "1 image", "1,200 images"]
+    assert plural(2, "query", "queries") == "2 queries"
 
 
 def test_a_picture_keeps_its_proportions_and_is_made_smaller_only():
@@ -144,12 +138,8 @@ def test_moves_of_re_ranking_are_told():
         Match(record=record(4), similarity=0.3, distance=0.4, rank_before=4),
     ]
     shown = VIEW.matches(outcome(*matches, rerank_s=0.01), 0).split("<li>")[1:]
-    assert [re.findall(r">((?:up|down) from rank \d+)<", card) for card in shown] == [
-        ["up from rank 3"],
-        ["down from rank 1"],
-        ["up from rank 9"],
-        [],
-    ]
+    moves = [re.findall(r">((?:up|down) from rank \d+)<", card) for card in shown]
+    assert moves == [["up from rank 3"], ["down from rank 1"], ["up from rank 9"], []]
     assert "▲ 2" in shown[0] and "▼ 1" in shown[1] and "▲ 6" in shown[2]
     summary = words(_summary(outcome(*matches, query_pid=4, rerank_s=0.05)))
     assert summary.startswith("4 nearest images of 20 · 2 of 4 show person 4 · re-ranking moved 3 of 4, 1 from below the list")
@@ -157,20 +147,12 @@ def test_moves_of_re_ranking_are_told():
     assert words(_summary(outcome(*matches))).endswith("20 decode1.2 msembed234 mssearch0.4 ms")
 
 
-def test_a_record_without_a_picture_says_so():
+def test_cards_say_what_they_are_and_tables_are_whole():
     read = Reader(VIEW.matches(outcome(Match(record=record(), similarity=0.1)), 0))
     labels = [value for _, name, value in read.attributes if name == "aria-label"]
     assert labels == ["Rank 1: unknown person, unknown camera; no picture is kept"]
-
-
-def test_only_marked_records_are_pressed():
     read = Reader(cards([record(1), record(2)], {2}))
     assert [value for _, name, value in read.attributes if name == "aria-pressed"] == ["false", "true"]
     assert not any(value == "select" for _, _, value in Reader(cards([record(1)], {1}, can_mark=False)).attributes)
-
-
-def test_words_and_tables():
-    assert [plural(n, "image") for n in (0, 1, 1200)] == ["0 images", "1 image", "1,200 images"]
-    assert plural(2, "query", "queries") == "2 queries"
     read = Reader(PIECES.table(["a", "b"], [[Cell("1"), Cell("2")]], "Two numbers", 1))
     assert read.tags.count("td") == 2 and ("td", "class", "hat-number") in read.attributes and read.depth == []

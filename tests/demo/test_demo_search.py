@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from hat.data import read_image
+from hat.demo import app_state
 from hat.demo.app_state import Session
 from hat.demo.pages.search import SearchActions
-from hat.demo.ranking import SearchOptions, format_time, parse_time, rank
+from hat.demo.ranking import SearchOptions, format_time, parse_time
 from hat.demo.uploads import Upload
 from hat.errors import HatError, UsageError
 from hat.metrics import rerank
 from hat.serve import Filter
 from hat.serve.search import searching
+from hat.serve.search.camera_centering import CenteredGallery
 
 OPTIONS = (12, False, True, False, [], "", "", "", "")
 FIELDS = ("top", "rerank", "leave_out", "center", "cameras", "since", "until", "pid", "camid")
@@ -128,16 +130,36 @@ def test_center_cameras_is_offered_where_records_have_cameras(state, actions):
         actions.try_sample(Session(), click(0), *options(center=True))
 
 
+def test_center_cameras_works_out_a_gallery_once_until_it_changes(state, actions, searched, monkeypatch):
+    made = []
+    monkeypatch.setattr(app_state, "CenteredGallery", lambda gallery: made.append(gallery) or CenteredGallery(gallery))
+
+    def search():
+        actions.search_again(searched, *options(center=True, leave_out=False, top=60))
+        return [match.record.id for match in searched.outcome.matches]
+
+    gallery = state.gallery("")
+    assert search() == search() and len(made) == 1
+    gallery.update([1, 5], {"camid": 7})  # another camera, as many records
+    assert len(search()) == 32 and len(made) == 2
+    gallery.remove(ids=[3])
+    assert 3 not in search() and len(made) == 3
+    state.forget_embeddings("")
+    assert state._centered is None
+
+
 def test_rank_times_the_search_and_the_re_ranking_each_by_itself(state, searched, monkeypatch):
     gallery, num_searches = state.gallery(""), []
     found = gallery.search
     monkeypatch.setattr(gallery, "search", lambda *args: num_searches.append(1) or time.sleep(0.2) or found(*args))
     reranked = searching.rerank_distances
     monkeypatch.setattr(searching, "rerank_distances", lambda *args: time.sleep(0.5) or reranked(*args))
-    seconds = rank(gallery, "people", searched.queries, SearchOptions(rerank=True)).seconds
+    seconds = state.rank("people", searched.queries, SearchOptions(rerank=True)).seconds
     assert len(num_searches) == 1
     assert 0.2 <= seconds["search"] < seconds["re-rank"] and seconds["re-rank"] >= 0.5
-    assert "re-rank" not in rank(gallery, "people", searched.queries, SearchOptions()).seconds
+    assert "re-rank" not in state.rank("people", searched.queries, SearchOptions()).seconds
+    with pytest.raises(UsageError, match="no query"):
+        state.rank("", (), SearchOptions())
 
 
 def test_several_images_are_one_person(state, actions, searched):
@@ -150,39 +172,35 @@ def test_several_images_are_one_person(state, actions, searched):
     first = searched.outcome.matches[0]
     assert first.record.id == expected[0] and first.similarity == pytest.approx(expected[1], abs=1e-5)
     actions.take_out(searched, click(1), *options(leave_out=False))
-    assert (
-        len(searched.queries) == 1
-        and searched.outcome.matches[0].record.id == brute_force(state, searched.queries[0].embedding)[0][0]
-    )
+    (left,) = searched.queries
+    assert searched.outcome.matches[0].record.id == brute_force(state, left.embedding)[0][0]
     actions.take_out(searched, click(0), *options())
     assert searched.queries == () and searched.outcome is None and searched.query_pid is None
 
 
 def test_uploads_become_queries_and_are_deleted(state, actions, make_image, tmp_path):
     session = Session()
+
+    def upload(*paths, adds=False, **changes):
+        actions.upload(session, list(paths), adds, *options(**changes))
+        return [query.name for query in session.queries]
+
     path = make_image(tmp_path / "a.png")
-    actions.upload(session, [path], False, *options())
-    assert [query.name for query in session.queries] == ["a.png"] and not (tmp_path / "a.png").exists()
-    actions.upload(session, [make_image(tmp_path / "b.png", seed=1)], True, *options(pid="4"))
-    assert [query.name for query in session.queries] == ["a.png", "b.png"] and session.query_pid == 4
-    actions.upload(session, [make_image(tmp_path / "c.png", seed=2)], False, *options(pid="4"))
-    assert [query.name for query in session.queries] == ["c.png"] and session.query_pid is None
-    with pytest.raises(UsageError, match="did not arrive"):
-        actions.upload(session, [path], False, *options())
+    assert upload(path) == ["a.png"] and not (tmp_path / "a.png").exists()
+    assert upload(make_image(tmp_path / "b.png", seed=1), adds=True, pid="4") == ["a.png", "b.png"] and session.query_pid == 4
+    assert upload(make_image(tmp_path / "c.png", seed=2), pid="4") == ["c.png"] and session.query_pid is None
     many = [make_image(tmp_path / f"{n}.png", seed=n) for n in range(state.limits.query_images + 1)]
-    with pytest.raises(UsageError, match="at most"):
-        actions.upload(session, many, False, *options())
-    assert not any((tmp_path / f"{n}.png").exists() for n in range(len(many)))
-    assert [query.name for query in session.queries] == ["c.png"]
-
-
-def test_one_bad_upload_changes_nothing(actions, make_image, tmp_path):
-    session = Session()
-    actions.upload(session, [make_image(tmp_path / "a.png")], False, *options())
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(HatError, match=r"bad\.png"):
-        actions.upload(session, [make_image(tmp_path / "b.png"), str(tmp_path / "bad.png")], False, *options())
-    assert [query.name for query in session.queries] == ["a.png"] and session.outcome is not None
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    # One that is refused changes nothing, and leaves nothing behind.
+    for paths, said in (
+        ([path], "did not arrive"),
+        (many, "at most"),
+        ([make_image(tmp_path / "d.png"), str(bad)], r"bad\.png"),
+    ):
+        with pytest.raises(HatError, match=said):
+            upload(*paths)
+        assert [query.name for query in session.queries] == ["c.png"] and session.outcome is not None
     assert list(tmp_path.glob("*.png")) == []
 
 
@@ -198,13 +216,10 @@ def test_a_wide_picture_waits_until_the_person_is_marked(state, actions, make_im
         actions.use_crop(session, gr.EventData(None, box), False, *options())
 
 
-@pytest.mark.parametrize("index", [-1, 10**6, "0", None, 1.5, True, [0]])
-def test_a_click_that_means_nothing_is_refused(actions, index):
-    session = Session()
-    with pytest.raises(UsageError):
-        actions.try_sample(session, click(index), *options())
-    with pytest.raises(UsageError):
-        actions.try_sample(session, gr.EventData(None, "select"), *options())
+def test_a_click_that_means_nothing_is_refused(actions):
+    for event in (*map(click, (-1, 10**6, "0", None, 1.5, True, [0])), gr.EventData(None, "select")):
+        with pytest.raises(UsageError):
+            actions.try_sample(Session(), event, *options())
 
 
 @pytest.mark.parametrize(
@@ -244,30 +259,16 @@ def test_details_follow_the_choice_and_say_what_a_similarity_means(state, action
     assert actions.choose(searched, click(500)) == ("",)
 
 
-def test_a_search_without_a_query_is_refused(state):
-    with pytest.raises(UsageError, match="no query"):
-        rank(state.gallery(""), "people", (), SearchOptions())
-
-
-@pytest.mark.parametrize("top", [0, 61])
-def test_the_length_of_a_list_is_bounded(top):
-    with pytest.raises(UsageError):
-        SearchOptions(top=top)
-
-
-def test_options_are_a_filter():
+def test_options_are_a_filter_and_the_length_of_a_list_is_bounded():
+    for top in (0, 61):
+        with pytest.raises(UsageError):
+            SearchOptions(top=top)
     chosen = SearchOptions(camids=frozenset({3}), since_s=1.0, until_s=2.0, query_camid=3)
     assert chosen.where == Filter(camids=frozenset({3}), exclude_camids=frozenset({3}), since_s=1.0, until_s=2.0)
     assert SearchOptions(leave_out_camera=False, query_camid=3).where.is_empty
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("", None), ("  ", None), ("1970-01-02", 86400.0), ("1970-01-01 00:01", 60.0), ("1970-01-01T01:00+01:00", 0.0)],
-)
-def test_times_are_read_as_utc_unless_they_say_otherwise(text, seconds):
-    assert parse_time(text) == seconds
-
-
-def test_times_beyond_any_calendar_are_shown_as_they_are():
+def test_times_are_utc_unless_they_say_otherwise():
+    times = {"": None, "  ": None, "1970-01-02": 86400.0, "1970-01-01 00:01": 60.0, "1970-01-01T01:00+01:00": 0.0}
+    assert {text: parse_time(text) for text in times} == times
     assert format_time(0.0) == "1970-01-01 00:00" and format_time(1e30) == "1e+30 s"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hat.demo.pages.search import cropped
-from hat.demo.uploads import UPLOAD_LIMITS, forget_files, reduce_image, upload_items, uploaded_image
+from hat.demo.uploads import UPLOAD_LIMITS, received_files, reduce_image, upload_items, uploaded_image
 from hat.errors import DataError, ImageError, UsageError
 
 
@@ -37,12 +37,6 @@ def zipped(path, members):
     return str(path)
 
 
-def test_an_image_is_read_and_named(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(jpeg())
-    name, image, seconds = uploaded_image(str(tmp_path / "a.jpg"))
-    assert (name, image.size, image.mode) == ("a.jpg", (32, 64), "RGB") and seconds > 0
-
-
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -60,25 +54,27 @@ def test_what_is_no_image_is_refused_by_its_name_alone(tmp_path, data, words):
     assert str(caught.value).startswith("a.jpg") and str(tmp_path) not in str(caught.value)
 
 
-def test_a_file_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path):
+def test_an_image_is_read_and_named_and_one_beyond_the_limit_refused_before_it_is_decoded(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    name, image, seconds = uploaded_image(str(tmp_path / "a.jpg"))
+    assert (name, image.size, image.mode) == ("a.jpg", (32, 64), "RGB") and seconds > 0
     (tmp_path / "a.jpg").write_bytes(jpeg() + bytes(5000))
     with pytest.raises(ImageError, match="limit"):
         uploaded_image(str(tmp_path / "a.jpg"), replace(UPLOAD_LIMITS, file_bytes=4000))
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"), [((100, 200), (100, 200)), ((2000, 4000), (707, 1414)), ((1, 2_000_000), (1, 1_414_213))]
-)
-def test_a_large_image_is_reduced(size, expected):
-    reduced = reduce_image(Image.new("L", size), 1_000_000)
-    assert reduced.size == expected
+def test_a_large_image_is_reduced():
+    sizes = {(100, 200): (100, 200), (2000, 4000): (707, 1414), (1, 2_000_000): (1, 1_414_213)}
+    assert {size: reduce_image(Image.new("L", size), 1_000_000).size for size in sizes} == sizes
 
 
-def test_files_are_forgotten_twice_over(tmp_path):
-    path = tmp_path / "a.jpg"
-    path.write_bytes(b"x")
-    forget_files([str(path), str(path)])
-    assert not path.exists()
+def test_received_files_are_deleted_whatever_happens_and_read_once(make_image, tmp_path):
+    path = make_image(tmp_path / "a.png")
+    with pytest.raises(UsageError), received_files([path, str(tmp_path / "gone.png")]) as at_hand:
+        assert at_hand == [path]
+        raise UsageError("no")
+    with received_files([path]) as at_hand:
+        assert at_hand == [] and not (tmp_path / "a.png").exists()
 
 
 def test_a_zip_file_gives_its_images_with_the_labels_of_their_names(tmp_path):
@@ -103,8 +99,7 @@ def test_a_zip_file_gives_its_images_with_the_labels_of_their_names(tmp_path):
 
 
 def test_hostile_member_names_lead_nowhere(tmp_path):
-    secret = tmp_path / "secret.jpg"
-    secret.write_bytes(b"secret")
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
     (item,) = upload_items([zipped(tmp_path / "a.zip", {"../secret.jpg": jpeg()})])
     assert item.read() == jpeg()
 
@@ -124,9 +119,8 @@ def test_bounds_of_an_enrollment(tmp_path):
     (huge,) = upload_items([zipped(tmp_path / "b.zip", {"bomb.png": bomb()})])
     with pytest.raises(ImageError, match="far more pixels"):
         huge.read()
-    (long,) = upload_items(
-        [zipped(tmp_path / "c.zip", {"zeros.jpg": bytes(10_000)})], limits=replace(UPLOAD_LIMITS, file_bytes=9000)
-    )
+    zeros = zipped(tmp_path / "c.zip", {"zeros.jpg": bytes(10_000)})
+    (long,) = upload_items([zeros], limits=replace(UPLOAD_LIMITS, file_bytes=9000))
     with pytest.raises(ImageError, match="larger than the limit"):
         long.read()
 
@@ -149,19 +143,9 @@ def test_a_crop_is_the_part_that_was_marked():
     assert cropped(photo, {"left": 0, "top": 0, "right": 1, "bottom": 1}).size == (200, 100)
 
 
-@pytest.mark.parametrize(
-    "box",
-    [
-        None,
-        "everything",
-        {"left": 0, "top": 0, "right": 1},
-        {"left": -1, "top": 0, "right": 1, "bottom": 1},
-        {"left": 0, "top": 0, "right": float("nan"), "bottom": 1},
-        {"left": 0, "top": 0, "right": True, "bottom": 1},
-        {"left": 0.5, "top": 0, "right": 0.5, "bottom": 1},
-        {"left": 0.9, "top": 0, "right": 0.1, "bottom": 1},
-    ],
-)
-def test_a_box_that_means_nothing_is_refused(box):
-    with pytest.raises(UsageError):
-        cropped(Image.new("RGB", (100, 100)), box)
+def test_a_box_that_means_nothing_is_refused():
+    whole, photo = {"left": 0, "top": 0, "right": 1, "bottom": 1}, Image.new("RGB", (100, 100))
+    wrong = [{"left": -1}, {"right": float("nan")}, {"right": True}, {"left": 0.5, "right": 0.5}, {"left": 0.9, "right": 0.1}]
+    for box in (None, "everything", {"left": 0, "top": 0, "right": 1}, *(whole | changes for changes in wrong)):
+        with pytest.raises(UsageError):
+            cropped(photo, box)

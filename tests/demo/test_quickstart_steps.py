@@ -56,14 +56,6 @@ def run(monkeypatch):
     return start
 
 
-def stopped(folder):
-    """A quickstart that was ended while it drew."""
-    (folder / "people").mkdir(parents=True)
-    (folder / "QUICKSTART.txt").touch()
-    (folder / "people" / "half").touch()
-    return folder
-
-
 def test_steps_are_run_in_the_folder_once_and_told(run, tmp_path):
     steps, made = [drawing(), telling()], tmp_path / "qs" / "people" / "arguments.json"
     first = run(tmp_path / "qs", steps)
@@ -75,14 +67,15 @@ def test_steps_are_run_in_the_folder_once_and_told(run, tmp_path):
     assert first["demo"].startswith("hat demo ")
 
 
-def test_what_a_stopped_step_left_is_begun_anew_or_gone_on_with(run, tmp_path):
-    begun = stopped(tmp_path / "begun") / "people"
-    run(begun.parent, [drawing()])
-    assert [path.name for path in begun.iterdir()] == ["arguments.json"]
-    gone_on = stopped(tmp_path / "gone on") / "people"
-    run(gone_on.parent, [drawing(goes_on=("--resume",))])
-    assert (gone_on / "half").exists()
-    assert json.loads((gone_on / "arguments.json").read_text()) == ["--ids", "4", "--resume"]
+@pytest.mark.parametrize("goes_on", [None, ("--resume",)])
+def test_what_a_stopped_step_left_is_begun_anew_or_gone_on_with(run, tmp_path, goes_on):
+    people = tmp_path / "people"
+    people.mkdir()
+    for path in (tmp_path / "QUICKSTART.txt", people / "half"):
+        path.touch()
+    run(tmp_path, [drawing(goes_on=goes_on)])
+    assert (people / "half").exists() == bool(goes_on)
+    assert json.loads((people / "arguments.json").read_text()) == ["--ids", "4", *(goes_on or ())]
 
 
 def test_a_failed_step_ends_it_with_its_reason_and_keeps_what_was_done(run, tmp_path):
@@ -128,12 +121,8 @@ def test_the_demo_is_opened_on_what_the_steps_made(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_quickstart_itself(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "hat", "quickstart", "--once", "--json", "--out", str(tmp_path / "qs")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "hat", "quickstart", "--once", "--json", "--out", str(tmp_path / "qs")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert len(result["steps"]) == len(quickstart_steps())
@@ -141,9 +130,8 @@ def test_the_quickstart_itself(tmp_path):
 
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
     program = re.search(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)[1]
-    printed = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], cwd=tmp_path / "qs", capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-W", "error", "-c", program]
+    printed = subprocess.run(command, cwd=tmp_path / "qs", capture_output=True, text=True, check=False)
     assert printed.returncode == 0, printed.stderr
     figures, *matches = printed.stdout.splitlines()
     shown = re.search(r"^```python\n.*?^```\n\n```text\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)[1].splitlines()

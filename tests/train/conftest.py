@@ -1,7 +1,5 @@
 """A tiny data set in Market-1501's naming, for tests of training."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Two processes on the CPU against one with the same global batch."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -16,77 +14,44 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-import yaml
 from safetensors.torch import load_file
-from tiny_run import TINY_RUN
+from tiny_run import CPU, FixedTeacher, Plain, configure, options_of_a_run, run_lines, some_batch
 from torch import Tensor, nn
 
-from hat.config import merge
+from hat.data import open_dataset
 from hat.errors import UsageError
-from hat.model import HAT, Branch
+from hat.model import HAT
 from hat.preprocessing import Preprocessing
 from hat.runtime import choose_device
+from hat.train import train_model
 from hat.train.distillation import Distillation
-from hat.train.distributed import (
-    DistributedContext,
-    GlobalBatchNorm,
-    gather_rows,
-    process_group,
-    synchronize_batch_norms,
-)
-from hat.train.presets import compose_config
+from hat.train.distributed import DistributedContext, GlobalBatchNorm, gather_rows, process_group, synchronize_batch_norms
 from hat.train.run.stopping import StopRequest
 from hat.train.step import Batch, TrainingStep
 
-NO_DROPOUT = {"model": {"transformer": {"dropout": 0.0}}}
+NO_DROPOUT = {"transformer": {"dropout": 0.0}}
 NUM_STEPS = 4
 
 
-def global_batches() -> list[Batch]:
-    generator = torch.Generator().manual_seed(0)
-    pids = torch.arange(4).repeat_interleave(2)
-    return [
-        Batch(
-            torch.randint(0, 256, (8, 3, 32, 16), dtype=torch.uint8, generator=generator),
-            pids,
-            torch.arange(8) + 8 * n,
-            torch.arange(8),
-        )
-        for n in range(2 * NUM_STEPS)
-    ]
-
-
-class FixedTeacher:
-    """Knows one embedding for each training image."""
-
-    embed_dim, fingerprint = 5, "fixed"
-
-    def begin(self, folder: Path) -> None:
-        return
-
-    def embed(self, images: Tensor, indices: Tensor) -> Tensor:
-        rows = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-        return nn.functional.normalize(rows, dim=1)[indices]
-
-
-def train_in_float64(rank: int, world_size: int) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+def train_in_float64(context: DistributedContext) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Some accumulated Adam steps in float64, where rounding is far below what a mistake would change."""
-    optim = {"lr": 1e-3, "clip_grad_norm": 1.0, "accumulate": 2}
-    changes = {**NO_DROPOUT, "optim": optim, "ema": {"enabled": True}, "distill": {"teacher": "a stand-in"}}
-    changes["loss"] = {"circle_weight": 0.1}
-    config = compose_config([("", TINY_RUN), ("", changes)])
+    config = configure(
+        model=NO_DROPOUT,
+        optim={"lr": 1e-3, "clip_grad_norm": 1.0, "accumulate": 2},
+        ema={"enabled": True},
+        distill={"teacher": "a stand-in"},
+        loss={"circle_weight": 0.1},
+    )
+    rank, world_size = context.rank, context.world_size
     torch.manual_seed(rank)  # processes begin with different weights; the first one's count
-    if world_size == 1:
-        torch.manual_seed(0)
     model = HAT(config.model, 4).double()
-    context = DistributedContext(torch.device("cpu"), rank, world_size)
     distillation = Distillation(config, FixedTeacher(), model, context)
     distillation.projection.double()
     step = TrainingStep(model, model.preprocessing, config, context, distillation)
     prepare = step.prepare
     step.prepare = lambda images: prepare(images).double()  # type: ignore[method-assign]
     rows = slice(rank * 8 // world_size, (rank + 1) * 8 // world_size)
-    batches = [Batch(*(part[rows] for part in batch)) for batch in global_batches()]
+    batches = [Batch(*(part[rows] for part in some_batch(n))) for n in range(2 * NUM_STEPS)]
     metrics = [step(batches[2 * n : 2 * n + 2], 0, n, 1e-3) for n in range(NUM_STEPS)]
     weights = {**model.state_dict(), "projection": distillation.projection.weight.detach()}
     return [{name: value.item() for name, value in figure.items()} for figure in metrics], weights
@@ -96,19 +61,9 @@ def _worker(rank: int, port: int, out: str) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
     with process_group("cpu") as context:
-        metrics, weights = train_in_float64(context.rank, context.world_size)
+        metrics, weights = train_in_float64(context)
         parts = _norms_and_gathering(rank) | {"exchanged": _gradients_are_exchanged(context)}
         torch.save((metrics, weights, parts, _stopping(context)), Path(out) / f"{rank}.pt")
-
-
-class OneBranch(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mfe, self.classifier = nn.Linear(3 * 32 * 16, 8), nn.Linear(8, 4, bias=False)
-
-    def forward(self, images: Tensor) -> dict[str, Any]:
-        feature = self.mfe(images.flatten(1))
-        return {"mfe": Branch(feature, self.classifier(feature), feature)}
 
 
 def _gradients_are_exchanged(context: DistributedContext) -> list[list[bool]]:
@@ -116,12 +71,11 @@ def _gradients_are_exchanged(context: DistributedContext) -> list[list[bool]]:
     compiler, found = torch.compile, []
     torch.compile = lambda model, **options: compiler(model, backend="eager")  # no need for a C++ compiler
     for compiled in (False, True):
-        config = compose_config([("", TINY_RUN), ("", {"compute": {"compile": compiled}})])
         torch.manual_seed(0)
-        step = TrainingStep(OneBranch(), Preprocessing(height=32, width=16), config, context)
+        step = TrainingStep(Plain(), Preprocessing(height=32, width=16), configure(compute={"compile": compiled}), context)
         same = []
-        for last, batch in zip((False, True), global_batches(), strict=False):
-            step._accumulate(Batch(*(part.chunk(2)[context.rank] for part in batch)), 0, 2, last=last)
+        for last in (False, True):
+            step._accumulate(Batch(*(part.chunk(2)[context.rank] for part in some_batch(int(last)))), 0, 2, last=last)
             rows = gather_rows(step.model.mfe.weight.grad[None])
             same.append(torch.equal(rows[0], rows[1]))
         found.append(same)
@@ -141,21 +95,26 @@ def _stopping(context: DistributedContext) -> list[bool | str | None]:
     return found
 
 
+def _normalized(norm: nn.Module, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The result of a batch norm, and the gradient of a function of it."""
+    values = values.clone().requires_grad_()
+    result = norm(values)
+    (result * torch.arange(24, dtype=torch.float64).reshape(1, 3, 4, 2)).pow(2).sum().backward()
+    return result.detach(), values.grad
+
+
 def _norms_and_gathering(rank: int) -> dict[str, Any]:
-    values = torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    mine = values.chunk(2)[rank].clone().requires_grad_()
+    mine = torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5)).chunk(2)[rank]
     norm = GlobalBatchNorm(3, momentum=0.3).double()
-    result = norm(mine)
-    weight = torch.arange(24, dtype=torch.float64).reshape(1, 3, 4, 2)
-    (result * weight).pow(2).sum().backward()
+    result, gradient = _normalized(norm, mine)
     rows = torch.arange(4.0).reshape(2, 2) + 10 * rank
     rows.requires_grad_()
     gathered = gather_rows(rows)
     # Each process weights the rows of all in its own way, so that every process's gradient has to reach every row.
     (gathered * (rank + 1) * torch.arange(1.0, 9.0).reshape(4, 2)).sum().backward()
     return {
-        "output": result.detach(),
-        "gradient": mine.grad,
+        "output": result,
+        "gradient": gradient,
         "weight_gradient": norm.weight.grad,
         "running": torch.stack([norm.running_mean, norm.running_var]),
         "gathered": gathered.detach(),
@@ -176,27 +135,25 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 
 def test_two_processes_train_like_one(two: list[Any]) -> None:
-    metrics, weights = train_in_float64(0, 1)
+    metrics, weights = train_in_float64(CPU)
     for theirs, their_weights, *_ in two:
         for ours, other in zip(metrics, theirs, strict=True):
             assert ours.keys() == other.keys()
             assert all(other[name] == pytest.approx(value, rel=1e-7) for name, value in ours.items())
         for name, value in weights.items():
-            torch.testing.assert_close(
-                their_weights[name], value, rtol=1e-6, atol=1e-8, msg=lambda text, n=name: f"{n}: {text}"
-            )
+            close = torch.allclose(their_weights[name].double(), value.double(), rtol=1e-6, atol=1e-8)
+            assert close, name
     assert metrics[0]["loss"] != metrics[-1]["loss"]
 
 
 def test_global_batch_norm_equals_one_over_the_whole_batch(two: list[Any]) -> None:
-    values = torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5), requires_grad=True)
     norm = nn.BatchNorm2d(3, momentum=0.3).double()
-    result = norm(values)
-    weight = torch.arange(24, dtype=torch.float64).reshape(1, 3, 4, 2)
-    (result * weight).pow(2).sum().backward()
+    result, gradient = _normalized(
+        norm, torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    )
     found = [parts for _, _, parts, _ in two]
-    torch.testing.assert_close(torch.cat([parts["output"] for parts in found]), result.detach())
-    torch.testing.assert_close(torch.cat([parts["gradient"] for parts in found]), values.grad)
+    torch.testing.assert_close(torch.cat([parts["output"] for parts in found]), result)
+    torch.testing.assert_close(torch.cat([parts["gradient"] for parts in found]), gradient)
     # A parameter's gradient is this process's share; DDP adds them up.
     torch.testing.assert_close(sum(parts["weight_gradient"] for parts in found), norm.weight.grad)
     for parts in found:
@@ -223,8 +180,7 @@ def test_processes_stop_together(two: list[Any]) -> None:
 
 def test_replacing_batch_norms_changes_no_name_and_no_value() -> None:
     torch.manual_seed(0)
-    config = compose_config([("", TINY_RUN)])
-    model = HAT(config.model, 4)
+    model = HAT(configure().model, 4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randn(4, 3, 32, 16)
     expected = model.eval()(images)
@@ -237,14 +193,11 @@ def test_replacing_batch_norms_changes_no_name_and_no_value() -> None:
     assert torch.equal(model.eval()(images), expected)
 
 
-def test_one_process_needs_no_group() -> None:
+def test_one_process_needs_no_group_and_wrong_places_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.randn(2, 2)
     with process_group("cpu") as context:
-        assert context == DistributedContext(torch.device("cpu")) and context.is_main
+        assert context == CPU and context.is_main
         assert gather_rows(rows) is rows and not dist.is_initialized()
-
-
-def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == torch.device("cpu")
     with pytest.raises(UsageError, match=r"cuda:1 was asked for and torch .* sees 0 CUDA devices"):
@@ -258,27 +211,19 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_torchrun_trains_like_one_process(market_folder: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "tiny.yaml"
-    changes = {**NO_DROPOUT, "num_epochs": 1, "optim": {"name": "sgd", "lr": 1e-3}, "eval": {"every_epochs": 1}}
-    recipe.write_text(yaml.safe_dump(merge(TINY_RUN, changes)))
-    options = ["train", "market1501", "--config", str(recipe), "--data", str(market_folder), "--device", "cpu", "--json"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hat"]
-    outputs = {}
-    for name, start in (("one", [sys.executable, "-m", "hat"]), ("two", torchrun)):
-        command = [*start, *options, "--out", str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, timeout=180, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        outputs[name] = json.loads(done.stdout)
-    assert outputs["one"]["num_images"] == outputs["two"]["num_images"] == 24
-    lines = [[json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two")]
-    assert len(lines[0]) == 4
-    for ours, theirs in zip(*lines, strict=True):
+    one, two = tmp_path / "one", tmp_path / "two"
+    changes = {"model": NO_DROPOUT, "num_epochs": 1, "optim": {"name": "sgd", "lr": 1e-3}, "eval": {"every_epochs": 1}}
+    result = train_model(configure(**changes), [open_dataset(market_folder)], one, device="cpu")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hat", "train"]
+    command = [*torchrun, *options_of_a_run(market_folder, two, **changes), "--json"]
+    done = subprocess.run(command, capture_output=True, timeout=180, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    output = json.loads(done.stdout)
+    assert result.num_images == output["num_images"] == 24 and np.isfinite(output["best"]["mAP"])
+    lines = run_lines(one), run_lines(two)
+    assert [line["kind"] for line in lines[0]] == ["train"] * 3 + ["eval"] == [line["kind"] for line in lines[1]]
+    for ours, theirs in zip(*(found[:3] for found in lines), strict=True):
         # Float32 sums in another order: about 1e-6, which three small steps do not blow up beyond this.
-        assert (ours["kind"], ours["epoch"], ours["step"]) == (theirs["kind"], theirs["epoch"], theirs["step"])
-        if ours["kind"] == "train":
-            assert ours.keys() == theirs.keys()
-            compared = ours.keys() - {"kind", "images_per_s"}
-            assert all(theirs[name] == pytest.approx(ours[name], rel=1e-3, abs=1e-4) for name in compared)
-    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+        assert theirs.pop("kind") == ours.pop("kind") and theirs == pytest.approx(ours, rel=1e-3, abs=1e-4)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, two))
     assert max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours) < 1e-3
-    assert np.isfinite(outputs["two"]["best"]["mAP"])

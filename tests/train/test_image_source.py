@@ -1,7 +1,6 @@
 """Images from memory and from the disk are the same images."""
 
-from __future__ import annotations
-
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from hat.preprocessing import Preprocessing
 from hat.train import images
 from hat.train.config import DataConfig
 from hat.train.distributed import DistributedContext
-from hat.train.images import InMemoryImages, StreamingImages, choose_cache, free_memory_bytes, open_images
+from hat.train.images import choose_cache, open_images
 
 CPU = torch.device("cpu")
 SMALL = Preprocessing(height=32, width=16)
@@ -28,10 +27,9 @@ def paths(market_folder: Path) -> list[str]:
 def test_both_sources_give_the_same_batches(paths: list[str]) -> None:
     plan = np.array([[0, 5, 5], [23, 1, 2], [7, 7, 0]])
     expected = [torch.stack([SMALL(Image.open(paths[index])) for index in row]) for row in plan]
-    for cache, kind in (("device", InMemoryImages), ("host", InMemoryImages), ("none", StreamingImages)):
+    for cache in ("device", "host", "none"):
         source = open_images(paths, SMALL, DataConfig(cache=cache, num_workers=2), DistributedContext(CPU))
-        assert isinstance(source, kind)
-        found = list(source.batches(plan))
+        found = list(source(plan))
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), cache
 
 
@@ -42,21 +40,16 @@ def test_a_bad_image_is_named(paths: list[str], tmp_path: Path) -> None:
         open_images([*paths, str(bad)], SMALL, DataConfig(cache="device"), DistributedContext(CPU))
     source = open_images([*paths, str(bad)], SMALL, DataConfig(cache="none"), DistributedContext(CPU))
     with pytest.raises(ImageError, match=r"bad\.jpg"):
-        list(source.batches(np.array([[0, len(paths)]])))
+        list(source(np.array([[0, len(paths)]])))
 
 
 def test_auto_takes_the_first_place_where_images_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = {"cuda": 1000, "cpu": 4000}
+    free, measured = {"cuda": 1000, "cpu": 4000}, images.free_memory_bytes
     monkeypatch.setattr(images, "free_memory_bytes", lambda device: free[device.type])
     config, gpu = DataConfig(cache_fraction=0.5), torch.device("cuda", 0)
     assert [choose_cache(config, size, gpu) for size in (500, 501, 2000, 2001)] == ["device", "host", "host", "none"]
     assert [choose_cache(config, size, CPU) for size in (2000, 2001)] == ["device", "none"]
     assert choose_cache(DataConfig(cache="none"), 1, gpu) == "none"
     assert choose_cache(DataConfig(cache="device"), 10**9, gpu) == "device"
-
-
-def test_free_memory_is_a_part_of_the_machine() -> None:
-    import os
-
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 2**26 < free_memory_bytes(CPU) <= total
+    assert 2**26 < measured(CPU) <= total

@@ -1,9 +1,6 @@
 """Losses against hand-computed values and a slow double loop."""
 
-from __future__ import annotations
-
 import math
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,14 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hat.model import Branch
 from hat.train import batch_hard_triplet, hat_loss, smoothed_cross_entropy
 from hat.train.config import LossConfig
 from hat.train.losses import branch_weights, circle_loss
-
-
-class Output(NamedTuple):
-    feature: Tensor
-    logits: Tensor
 
 
 def slow_triplet(features: Tensor, pids: list[int], margin: float | None) -> float:
@@ -41,11 +34,7 @@ def test_smoothed_cross_entropy_by_hand() -> None:
     # e = 0.3 over K = 3: the true identity has 0.8, the others 0.1.
     expected = (-(0.8 * logs[0] + 0.1 * logs[1] + 0.1 * logs[2]) + math.log(3)) / 2
     assert smoothed_cross_entropy(logits, torch.tensor([0, 2]), 0.3).item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_cross_entropy_of_half_precision_is_computed_in_float32() -> None:
-    loss = smoothed_cross_entropy(torch.randn(4, 5).bfloat16(), torch.arange(4), 0.1)
-    assert loss.dtype == torch.float32
+    assert smoothed_cross_entropy(logits.bfloat16(), torch.tensor([0, 2]), 0.3).dtype == torch.float32
 
 
 def test_triplet_by_hand() -> None:
@@ -69,17 +58,6 @@ def test_triplet_equals_the_double_loop(seed: int, pids: list[int], margin: floa
     features = torch.randn(len(pids), 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + offset
     found = batch_hard_triplet(features, torch.tensor(pids), margin).item()
     assert found == pytest.approx(slow_triplet(features, pids, margin), rel=1e-9, abs=1e-12)
-
-
-def test_triplet_looks_for_pairs_in_the_pool() -> None:
-    generator = torch.Generator().manual_seed(1)
-    gathered = torch.randn(8, 3, generator=generator)
-    pids = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
-    halves = [
-        batch_hard_triplet(gathered[rows], pids[rows], 0.3, gathered_features=gathered, gathered_pids=pids)
-        for rows in (slice(0, 4), slice(4, 8))
-    ]
-    assert torch.stack(halves).mean().item() == pytest.approx(slow_triplet(gathered, pids.tolist(), 0.3), rel=1e-6)
 
 
 def slow_circle(features: Tensor, pids: list[int], margin: float, scale: float) -> float:
@@ -122,14 +100,14 @@ def test_circle_equals_the_double_loop(seed: int, pids: list[int], margin: float
     assert features.grad is not None and torch.isfinite(features.grad).all()
 
 
-def test_circle_looks_for_pairs_in_the_pool() -> None:
+def test_pairs_are_looked_for_among_the_gathered() -> None:
     gathered = torch.randn(8, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     pids = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
-    halves = [
-        circle_loss(gathered[rows], pids[rows], 0.25, 64.0, gathered_features=gathered, gathered_pids=pids, offset=rows.start)
-        for rows in (slice(0, 4), slice(4, 8))
-    ]
-    assert torch.stack(halves).mean().item() == pytest.approx(slow_circle(gathered, pids.tolist(), 0.25, 64.0), rel=1e-9)
+    pool, halves = {"gathered_features": gathered, "gathered_pids": pids}, (slice(0, 4), slice(4, 8))
+    triplets = [batch_hard_triplet(gathered[r], pids[r], 0.3, **pool).item() for r in halves]
+    assert sum(triplets) / 2 == pytest.approx(slow_triplet(gathered, pids.tolist(), 0.3), rel=1e-9)
+    circles = [circle_loss(gathered[r], pids[r], 0.25, 64.0, **pool, offset=r.start).item() for r in halves]
+    assert sum(circles) / 2 == pytest.approx(slow_circle(gathered, pids.tolist(), 0.25, 64.0), rel=1e-9)
 
 
 def test_circle_forces_carry_no_gradient() -> None:
@@ -153,15 +131,12 @@ def test_triplet_gradient_agrees_with_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda x: batch_hard_triplet(x, pids, 1.0), (features,))
 
 
-def test_triplet_of_equal_features_has_a_finite_gradient() -> None:
-    features = torch.ones(4, 3, requires_grad=True)
-    loss = batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), 0.3)
+def test_triplet_of_equal_features_has_a_finite_gradient_and_is_zero_without_any_negative() -> None:
+    equal = torch.ones(4, 3, requires_grad=True)
+    loss = batch_hard_triplet(equal, torch.tensor([0, 0, 1, 1]), 0.3)
     loss.backward()
     assert loss.item() == pytest.approx(0.3)
-    assert features.grad is not None and torch.isfinite(features.grad).all()
-
-
-def test_triplet_without_any_negative_is_zero() -> None:
+    assert equal.grad is not None and torch.isfinite(equal.grad).all()
     features = torch.randn(3, 2, requires_grad=True)
     for margin in (0.3, None):
         loss = batch_hard_triplet(features, torch.tensor([5, 5, 5]), margin)
@@ -170,27 +145,22 @@ def test_triplet_without_any_negative_is_zero() -> None:
     assert features.grad is not None and not features.grad.any()
 
 
-@pytest.mark.parametrize(
-    ("branches", "expected"),
-    [
-        (["mfe", "tfc1", "tfc2", "tfc3"], {"mfe": 1, "tfc1": 0.25, "tfc2": 0.25, "tfc3": 1}),
-        (["mfe", "tfc3"], {"mfe": 1, "tfc3": 1}),
-        (["tfc1", "tfc4"], {"tfc1": 0.25, "tfc4": 1}),
-        (["tfc2"], {"tfc2": 1}),
-    ],
-)
-def test_branch_weights(branches: list[str], expected: dict[str, float]) -> None:
-    assert branch_weights(branches, 0.25) == expected
+def test_branch_weights() -> None:
+    whole = {"mfe": 1, "tfc1": 0.25, "tfc2": 0.25, "tfc3": 1}
+    for expected in (whole, {"mfe": 1, "tfc3": 1}, {"tfc1": 0.25, "tfc4": 1}, {"tfc2": 1}):
+        assert branch_weights(list(expected), 0.25) == expected
+
+
+def random_branch(generator: torch.Generator) -> Branch:
+    feature, logits = torch.randn(4, 5, generator=generator), torch.randn(4, 3, generator=generator, requires_grad=True)
+    return Branch(feature, logits, feature)
 
 
 def test_total_is_the_sum_of_equation_9() -> None:
     generator = torch.Generator().manual_seed(0)
     pids = torch.tensor([0, 0, 1, 1])
     names = ["mfe", "tfc1", "tfc2", "tfc3"]
-    outputs = {
-        name: Output(torch.randn(4, 5, generator=generator), torch.randn(4, 3, generator=generator, requires_grad=True))
-        for name in names
-    }
+    outputs = {name: random_branch(generator) for name in names}
     loss = hat_loss(outputs, pids, LossConfig(auxiliary_weight=0.7))
 
     def branch(name: str) -> float:
@@ -206,7 +176,7 @@ def test_total_is_the_sum_of_equation_9() -> None:
 def test_losses_beside_the_entropy_are_weighed_or_left_out() -> None:
     generator = torch.Generator().manual_seed(0)
     pids = torch.tensor([0, 0, 1, 1])
-    outputs = {"tfc3": Output(torch.randn(4, 5, generator=generator), torch.randn(4, 3, generator=generator))}
+    outputs = {"tfc3": random_branch(generator)}
     entropy = smoothed_cross_entropy(outputs["tfc3"].logits, pids, 0.1).item()
     triplet = slow_triplet(outputs["tfc3"].feature, pids.tolist(), 0.3)
     circle = slow_circle(outputs["tfc3"].feature.double(), pids.tolist(), 0.25, 128.0)

@@ -1,58 +1,29 @@
-"""Parameter groups, the moving average, gradient accumulation and clipping."""
-
-from __future__ import annotations
+"""Which weights learn and how fast: groups, frozen levels, schedule, moving average, accumulation, precision, CPU kernels."""
 
 import copy
+import math
 from contextlib import nullcontext
-from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_run import TINY_RUN
+from tiny_run import CPU, NO_AUGMENTATION, Plain, configure, some_batch
 from torch import Tensor, nn
 
+import hat
+from hat.errors import ConfigError, ModelError
 from hat.model import HAT
 from hat.preprocessing import Preprocessing
-from hat.train.config import EMAConfig, OptimConfig, TrainConfig
+from hat.train.config import EMAConfig, OptimConfig, ScheduleConfig, TrainConfig
 from hat.train.cpu_kernels import CpuKernels, dropout
 from hat.train.distributed import DistributedContext
 from hat.train.losses import hat_loss
-from hat.train.optimizer import ModelEma, build_optimizer, parameter_groups, set_learning_rate
-from hat.train.presets import compose_config
+from hat.train.optimizer import ModelEma, build_optimizer, lr_scale, parameter_groups, set_learning_rate, training_mode
 from hat.train.step import Batch, TrainingStep
 
-CPU = DistributedContext(torch.device("cpu"))
 
-
-class Output(NamedTuple):
-    feature: Tensor
-    logits: Tensor
-
-
-class Plain(nn.Module):
-    """A model without batch norm and dropout, so that two batches are the sum of their parts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mfe = nn.Linear(3 * 32 * 16, 8)
-        self.dsa = nn.Linear(8, 8)
-        self.classifier = nn.Linear(8, 4, bias=False)
-
-    def forward(self, images: Tensor) -> dict[str, Output]:
-        first = self.mfe(images.flatten(1))
-        second = self.dsa(first.relu())
-        return {name: Output(feature, self.classifier(feature)) for name, feature in (("mfe", first), ("tfc1", second))}
-
-
-def configure(**changes: Any) -> TrainConfig:
-    return compose_config([("", TINY_RUN), ("", changes)])
-
-
-def some_batch(seed: int, size: int = 8) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (size, 3, 32, 16), dtype=torch.uint8, generator=generator)
-    return Batch(images, torch.arange(size) % 4, torch.arange(size) + 100 * seed, torch.arange(size))
+def plain_step(model: nn.Module | None = None, **changes: object) -> TrainingStep:
+    return TrainingStep(model or Plain(), Preprocessing(height=32, width=16), configure(**changes), CPU)
 
 
 @pytest.fixture
@@ -76,14 +47,67 @@ def test_the_tfc_stages_learn_at_half_the_rate(tiny: HAT) -> None:
 def test_the_backbone_can_begin_later(name: str) -> None:
     torch.manual_seed(0)
     model = Plain()
-    optim = {"name": name, "lr": 1e-2, "backbone_frozen_epochs": 2}
-    step = TrainingStep(model, Preprocessing(height=32, width=16), configure(optim=optim), CPU)
+    step = plain_step(model, optim={"name": name, "lr": 1e-2, "backbone_frozen_epochs": 2})
     before = {key: value.clone() for key, value in model.state_dict().items()}
     for epoch in range(3):
         step([some_batch(epoch)], epoch, 0, 1e-2)
         moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
         rest = {"dsa.weight", "dsa.bias", "classifier.weight"}
         assert moved == (rest if epoch < 2 else rest | {"mfe.weight", "mfe.bias"}), epoch
+
+
+@pytest.mark.parametrize("num_levels", [0, 1, 2, 4])
+def test_frozen_levels_stay_and_the_rest_learns(tiny_model: HAT, num_levels: int) -> None:
+    below = {id(layer) for layer in tiny_model.mfe.layers_below(num_levels)} if num_levels else set()
+    frozen = {f"mfe.{name}." for name, layer in tiny_model.mfe.named_children() if id(layer) in below}
+    before = copy.deepcopy(tiny_model.state_dict())
+    config = TrainConfig(model=tiny_model.config, optim=OptimConfig(frozen_levels=num_levels))
+    step = TrainingStep(tiny_model, tiny_model.preprocessing, config, CPU)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(2):
+        images = torch.randint(0, 256, (4, 3, 64, 32), dtype=torch.uint8, generator=generator)
+        step([Batch(images, torch.tensor([0, 0, 1, 1]), torch.arange(4), torch.arange(4))], 0, number, 1e-3)
+        tiny_model.eval()  # as an evaluation does
+        step.train_mode()
+    moved = {name for name, value in tiny_model.state_dict().items() if not torch.equal(value, before[name])}
+    assert not [name for name in moved if name.startswith(tuple(frozen) or ("\0",))]
+    trainable = {name for name, parameter in tiny_model.named_parameters() if parameter.requires_grad}
+    assert trainable <= moved and any(name.startswith("dsa.") for name in moved)
+    assert any(name.startswith("mfe.") for name in moved) == (num_levels < 4)
+
+
+def test_levels_end_where_the_cnn_gives_its_maps() -> None:
+    model = hat.create_model("hat_mobilenet_v2", num_classes=2)
+    counts = [len(model.mfe.layers_below(level)) for level in (1, 2, 3, 4)]
+    assert counts == [4, 7, 14, 19]  # torchvision's features 0-3, 0-6, 0-13 and 0-18
+
+
+def test_what_has_no_levels_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has no levels"):
+        training_mode(torch.nn.Linear(2, 2), 1)
+    pytest.importorskip("timm", reason="timm is not installed")
+    with pytest.raises(ModelError, match="cannot be taken apart"):
+        training_mode(hat.create_model("hat_resnet50", num_classes=2, backbone={"name": "timm/resnet18"}), 1)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "lr"),
+    [
+        *((0, 4e-6), (5, (4e-6 + 4e-4) / 2), (9.5, 4e-6 + 0.95 * (4e-4 - 4e-6)), (10, 4e-4), (49.999, 4e-4)),
+        *((50, 4e-4 * 0.4), (70, 4e-4 * 0.4**2), (89.5, 4e-4 * 0.4**2), (90, 4e-4 * 0.4**3)),
+        *((110, 4e-4 * 0.4**4), (130, 4e-4 * 0.4**5), (149.9, 4e-4 * 0.4**5)),
+    ],
+)
+def test_the_papers_schedule(epoch: float, lr: float) -> None:
+    assert 4e-4 * lr_scale(ScheduleConfig(), epoch, 150) == pytest.approx(lr, rel=1e-12)
+
+
+def test_cosine_after_a_warm_up_and_constant() -> None:
+    config = ScheduleConfig(kind="cosine", warmup_epochs=2, warmup_factor=0.1, final_factor=0.05)
+    expected = {0: 0.1, 1: 0.55, 2: 1, 7: (1 + 0.05) / 2, 4.5: 0.05 + 0.95 * (1 + math.cos(math.pi / 4)) / 2, 12: 0.05}
+    assert {epoch: lr_scale(config, epoch, 12) for epoch in expected} == pytest.approx(expected)
+    config = ScheduleConfig(kind="constant", warmup_epochs=0)
+    assert [lr_scale(config, epoch, 10) for epoch in (0, 3.3, 10)] == [1, 1, 1]
 
 
 def test_decay_can_leave_norms_and_biases_out(tiny: HAT) -> None:
@@ -105,10 +129,8 @@ def test_a_step_equals_torchs_plain_optimizer(name: str) -> None:
     torch.manual_seed(0)
     ours, theirs = Plain(), Plain()
     theirs.load_state_dict(ours.state_dict())
-    pair = (
-        build_optimizer(ours, config),
-        kinds[name](theirs.parameters(), lr=0.01, weight_decay=0.1, foreach=False, **options),
-    )
+    plain = kinds[name](theirs.parameters(), lr=0.01, weight_decay=0.1, foreach=False, **options)
+    pair = build_optimizer(ours, config), plain
     for seed in range(3):
         for model, optimizer in zip((ours, theirs), pair, strict=True):
             optimizer.zero_grad()
@@ -135,19 +157,14 @@ def test_moving_average_by_hand() -> None:
     assert average.model[1].running_mean.item() == pytest.approx(1 - 0.9**3)
     assert average.model[1].num_batches_tracked.item() == 2
     assert not average.model.training and not average.model[0].weight.requires_grad
-
-
-def test_moving_average_begins_with_a_smaller_decay() -> None:
-    average = ModelEma(nn.Linear(1, 1), EMAConfig(enabled=True, decay=0.99))
-    found = [average.decay(torch.tensor(float(n))).item() for n in (0, 8, 10**6)]
+    warm = ModelEma(nn.Linear(1, 1), EMAConfig(enabled=True, decay=0.99))
+    found = [warm.decay(torch.tensor(float(n))).item() for n in (0, 8, 10**6)]
     assert found == [pytest.approx(0.1), pytest.approx(0.5), pytest.approx(0.99)]
 
 
 def test_ema_stays_where_the_loss_scaler_skipped_the_step() -> None:
     torch.manual_seed(0)
-    config = configure(compute={"precision": "fp16"}, ema={"enabled": True, "decay": 0.5, "warmup": False})
-    step = TrainingStep(Plain(), Preprocessing(height=32, width=16), config, CPU)
-    assert step.average is not None
+    step = plain_step(compute={"precision": "fp16"}, ema={"enabled": True, "decay": 0.5, "warmup": False})
     expected = [value.clone() for value in step.model.parameters()]
     skipped = []
     for number in range(15):
@@ -166,14 +183,14 @@ def test_ema_stays_where_the_loss_scaler_skipped_the_step() -> None:
 def test_accumulated_gradients_are_the_mean_over_batches() -> None:
     torch.manual_seed(0)
     model = Plain()
-    config = configure(optim={"name": "sgd", "lr": 0.1, "momentum": 0, "weight_decay": 0, "tfc_lr_scale": 1, "accumulate": 3})
-    step = TrainingStep(copy.deepcopy(model), Preprocessing(height=32, width=16), config, CPU)
+    optim = {"name": "sgd", "lr": 0.1, "momentum": 0, "weight_decay": 0, "tfc_lr_scale": 1, "accumulate": 3}
+    step = plain_step(copy.deepcopy(model), optim=optim)
     batches = [some_batch(seed) for seed in range(3)]
     metrics = step(batches, 0, 0, 0.1)
 
     seen = [step.augmentation(batch.images, 0, batch.positions) for batch in batches]
     losses = [
-        hat_loss(model(step.prepare(images)), batch.pids, config.loss) for images, batch in zip(seen, batches, strict=True)
+        hat_loss(model(step.prepare(images)), batch.pids, step.config.loss) for images, batch in zip(seen, batches, strict=True)
     ]
     mean = sum(loss.total for loss in losses) / 3
     mean.backward()
@@ -187,7 +204,7 @@ def test_clipping_bounds_the_step() -> None:
     torch.manual_seed(0)
     model = Plain()
     optim = {"name": "sgd", "momentum": 0, "weight_decay": 0, "tfc_lr_scale": 1, "clip_grad_norm": 0.01}
-    step = TrainingStep(copy.deepcopy(model), Preprocessing(height=32, width=16), configure(optim=optim), CPU)
+    step = plain_step(copy.deepcopy(model), optim=optim)
     metrics = step([some_batch(0)], 0, 0, 1.0)
     moved = torch.cat([(a - b).flatten() for a, b in zip(step.model.parameters(), model.parameters(), strict=True)])
     assert metrics["grad_norm"].item() > 0.1
@@ -196,8 +213,7 @@ def test_clipping_bounds_the_step() -> None:
 
 def losses_of(precision: str, num_steps: int) -> Tensor:
     torch.manual_seed(0)
-    config = configure(compute={"precision": precision, "channels_last": True}, optim={"lr": 1e-3})
-    step = TrainingStep(Plain(), Preprocessing(height=32, width=16), config, CPU)
+    step = plain_step(compute={"precision": precision, "channels_last": True}, optim={"lr": 1e-3})
     losses = torch.stack([step([some_batch(0)], 0, 0, 1e-3)["loss"] for _ in range(num_steps)])
     assert losses.dtype == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in step.model.parameters())
@@ -205,26 +221,20 @@ def losses_of(precision: str, num_steps: int) -> Tensor:
     return losses
 
 
-def test_bfloat16_stays_near_full_precision() -> None:
-    full, half = losses_of("fp32", 5), losses_of("bf16", 5)
+def test_bfloat16_stays_near_full_precision_and_float16_gets_over_overflows() -> None:
+    full, bfloat16, float16 = losses_of("fp32", 5), losses_of("bf16", 5), losses_of("fp16", 15)
     assert full[-1] < full[0] - 0.2
-    assert not torch.equal(full, half)
-    torch.testing.assert_close(half, full, rtol=0.05, atol=0.05)
-
-
-def test_float16_scales_the_loss_and_gets_over_overflows() -> None:
-    full, half = losses_of("fp32", 15), losses_of("fp16", 15)
-    assert half[0].item() == pytest.approx(full[0].item(), rel=0.01)
+    assert not torch.equal(full, bfloat16)
+    torch.testing.assert_close(bfloat16, full, rtol=0.05, atol=0.05)
+    assert float16[0].item() == pytest.approx(full[0].item(), rel=0.01)
     # The first scales are too large on purpose, and those steps are left out.
-    assert torch.isfinite(half).all() and half[-1] < full[4]
+    assert torch.isfinite(float16).all() and float16[-1] < full[4]
 
 
 def test_dropout_follows_seed_epoch_step_and_rank(tiny: HAT) -> None:
     def loss(epoch: int, step: int, rank: int = 0, seed: int = 0) -> float:
-        config = configure(seed=seed, augmentation={"pad": 0, "flip": 0, "erasing": 0})
-        training = TrainingStep(
-            copy.deepcopy(tiny), tiny.preprocessing, config, DistributedContext(torch.device("cpu"), rank=rank)
-        )
+        config, context = configure(seed=seed, augmentation=NO_AUGMENTATION), DistributedContext(torch.device("cpu"), rank=rank)
+        training = TrainingStep(copy.deepcopy(tiny), tiny.preprocessing, config, context)
         return training([some_batch(0)], epoch, step, 1e-3)["loss"].item()
 
     first = loss(0, 0)
@@ -269,7 +279,7 @@ def test_pointwise_convolution_has_torchs_gradients(channels: tuple[int, int]) -
 
 
 def test_the_last_stage_is_trained_by_its_cls_alone(tiny: HAT) -> None:
-    config = configure(model={"transformer": {"dropout": 0.0}}, augmentation={"pad": 0, "flip": 0, "erasing": 0})
+    config = configure(model={"transformer": {"dropout": 0.0}}, augmentation=NO_AUGMENTATION)
     torch.manual_seed(0)
     whole = HAT(config.model, 5)
     step = TrainingStep(copy.deepcopy(whole), whole.preprocessing, config, CPU)
@@ -286,24 +296,18 @@ def test_the_last_stage_is_trained_by_its_cls_alone(tiny: HAT) -> None:
 
 def test_slow_bfloat16_operations_run_in_float32() -> None:
     torch.manual_seed(0)
-    images, depthwise, full = torch.randn(2, 8, 5, 5), torch.randn(8, 1, 3, 3), torch.randn(4, 8, 3, 3)
-    tokens = torch.randn(2, 2, 6, 4)
-    half, half_tokens = images.bfloat16(), tokens.bfloat16()
-    seen = []
-    for context in (nullcontext(), CpuKernels()):
-        with torch.autocast("cpu", dtype=torch.bfloat16), context:
-            found = [
-                F.conv2d(half, depthwise, None, 1, 1, 1, 8),
-                F.scaled_dot_product_attention(half_tokens, half_tokens, half_tokens),
-                F.conv2d(half, full),
-            ]
-        assert all(value.dtype == torch.bfloat16 for value in found)
-        seen.append(found)
-    exact = [
-        F.conv2d(half.float(), depthwise, None, 1, 1, 1, 8),
-        F.scaled_dot_product_attention(*[half_tokens.float()] * 3),
-    ]
-    for value, expected in zip(seen[1][:2], exact, strict=True):
-        assert torch.equal(value, expected.bfloat16())
-    assert not torch.equal(seen[0][0], seen[1][0]), "the weights were not rounded to bfloat16"
-    assert torch.equal(seen[0][2], seen[1][2])
+    depthwise, full = torch.randn(8, 1, 3, 3), torch.randn(4, 8, 3, 3)
+    half, tokens = torch.randn(2, 8, 5, 5).bfloat16(), torch.randn(2, 2, 6, 4).bfloat16()
+
+    def compute(images: Tensor, tokens: Tensor) -> list[Tensor]:
+        depthwise_result = F.conv2d(images, depthwise, None, 1, 1, 1, 8)
+        return [depthwise_result, F.scaled_dot_product_attention(tokens, tokens, tokens)]
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain, plain_full = compute(half, tokens), F.conv2d(half, full)
+        with CpuKernels():
+            found, found_full = compute(half, tokens), F.conv2d(half, full)
+    for value, expected in zip(found, compute(half.float(), tokens.float()), strict=True):
+        assert torch.equal(value, expected.bfloat16()) and value.dtype == torch.bfloat16
+    assert not torch.equal(plain[0], found[0]), "the weights were not rounded to bfloat16"
+    assert torch.equal(plain_full, found_full) and found_full.dtype == torch.bfloat16

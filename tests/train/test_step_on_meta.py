@@ -3,15 +3,12 @@
 `python -m pytest tests/train/test_step_on_meta.py -s` prints the operations by phase.
 """
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_run import FixedTeacher
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -55,21 +52,16 @@ class Recorder(TorchDispatchMode):
         return result
 
 
-class Teacher:
-    embed_dim, fingerprint = 16, "none"
-
-    def begin(self, folder: Path) -> None:
-        return
-
+class MetaTeacher(FixedTeacher):
     def embed(self, images: Tensor, indices: Tensor) -> Tensor:
-        return torch.ones(len(images), 16, device=images.device) / 4
+        return torch.ones(len(images), self.embed_dim, device=images.device)
 
 
 def record(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Take one step; the optimizer has no fused kernel for this device, so that its count is that of a loop."""
     with torch.device("meta"):
         model = HAT(config.model, 751)
-    distillation = Distillation(config, Teacher(), model, META) if config.distill.teacher else None
+    distillation = Distillation(config, MetaTeacher(), model, META)
     step = TrainingStep(model, model.preprocessing, config, META, distillation)
     rows = torch.empty(64, dtype=torch.int64, device="meta")
     batch = Batch(torch.empty(64, 3, *config.model.image_size, dtype=torch.uint8, device="meta"), rows, rows, rows)
@@ -91,8 +83,7 @@ def record(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     phase("forward", step, "_forward")
     phase("backward", Tensor, "backward")
     phase("optimizer", step.scaler, "step")
-    if step.average is not None:
-        phase("moving average", step.average, "update")
+    phase("moving average", step.average, "update")
     recorder.phase = "losses and the rest"
     with recorder:
         metrics = step([batch], 0, 0, 1e-3)
@@ -100,21 +91,10 @@ def record(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return recorder
 
 
-def table(kernels: Mapping[str, Counter[str]]) -> str:
-    lines = []
-    for phase, counts in kernels.items():
-        often = ", ".join(f"{name} {count}" for name, count in counts.most_common(6))
-        lines.append(f"{phase:<22} {sum(counts.values()):>6}  {often}")
-    return "\n".join(lines)
-
-
 EVERYTHING = {
     "augmentation": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05, "blur": 0.1, "grayscale": 0.1},
-    "optim": {"clip_grad_norm": 5.0},
-    "ema": {"enabled": True},
-    "loss": {"circle_weight": 0.1},
-    "distill": {"teacher": "anything"},
-    "compute": {"precision": "fp32"},
+    **{"optim": {"clip_grad_norm": 5.0}, "ema": {"enabled": True}, "loss": {"circle_weight": 0.1}},
+    **{"distill": {"teacher": "anything"}, "compute": {"precision": "fp32"}},
 }
 
 
@@ -122,7 +102,9 @@ EVERYTHING = {
 def test_a_step_never_waits_for_the_device(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose_config([("", preset_differences(preset)), ("", EVERYTHING)])
     recorder = record(config, monkeypatch)
-    print(f"\n{preset}\n{table(recorder.kernels)}")  # noqa: T201 (seen with -s)
+    for phase, counts in recorder.kernels.items():
+        often = ", ".join(f"{name} {count}" for name, count in counts.most_common(6))
+        print(f"{preset} {phase:<22} {counts.total():>6}  {often}")  # noqa: T201 (seen with -s)
     assert recorder.waits == []
     phases = {"augmentation", "forward", "backward", "optimizer", "moving average", "losses and the rest"}
     assert set(recorder.kernels) == phases

@@ -1,27 +1,25 @@
-"""A run that is ended before its end goes on as if it had never stopped."""
-
-from __future__ import annotations
+"""A run that is ended before its end, by time, by signals or killed as a real process, goes on as if it had never stopped."""
 
 import json
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from tiny_run import TINY_RUN
+from safetensors.torch import load_file
+from tiny_run import CPU, assert_same_weights, configure, options_of_a_run, read_state, run_lines
 from typer.testing import CliRunner
-from whole_runs import CPU, assert_same_weights, run_lines
 
 from hat.cli import app
-from hat.config import merge
+from hat.config import config_to_dict
 from hat.data import merge_training, open_dataset
 from hat.errors import UsageError, WorkError
-from hat.train import Trainer, compose_config, train_model
+from hat.train import Trainer, train_model
 from hat.train.run import stopping
 from hat.train.run.run_folder import RunFolder
 from hat.train.run.stopping import StopRequest
@@ -29,8 +27,7 @@ from hat.train.run.stopping import StopRequest
 
 def test_a_step_at_a_time_ends_in_the_same_weights(market_folder: Path, tmp_path: Path) -> None:
     dataset = open_dataset(market_folder)
-    changes = {"num_epochs": 1, "eval": {"every_epochs": 1}, "log": {"every_steps": 2}}
-    config = compose_config([("", TINY_RUN), ("", changes)])
+    config = configure(num_epochs=1, eval={"every_epochs": 1}, log={"every_steps": 2})
     best = train_model(config, [dataset], tmp_path / "whole", device="cpu").best
     parts = tmp_path / "parts"
     for step in range(1, 4):
@@ -48,16 +45,12 @@ def test_a_step_at_a_time_ends_in_the_same_weights(market_folder: Path, tmp_path
 
 
 def test_the_command_says_that_it_stopped(market_folder: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(yaml.safe_dump(merge(TINY_RUN, {"num_epochs": 1})))
-    options = ["--config", str(recipe), "--data", str(market_folder), "--out", str(tmp_path / "run"), "--device", "cpu"]
-    told = CliRunner().invoke(app, ["train", "market1501", *options, "--stop-after-s", "0.001", "--json"])
+    options = options_of_a_run(market_folder, tmp_path / "run", num_epochs=1)
+    told = CliRunner().invoke(app, ["train", *options, "--stop-after-s", "0.001", "--json"])
     assert told.exit_code == 0
     assert json.loads(told.stdout)["stopped"] == "its time is over" and json.loads(told.stdout)["num_steps"] == 1
     assert "stopped after epoch 1, step 1 of 3: its time is over" in told.stderr.replace("\n", " ")
-    assert torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)["global_step"] == 1
-    refused = CliRunner().invoke(app, ["train", "market1501", *options, "--stop-after-s", "0"])
-    assert isinstance(refused.exception, UsageError) and "is above 0, got 0" in str(refused.exception)
+    assert read_state(tmp_path / "run")["global_step"] == 1
 
 
 def test_the_signal_is_listened_to_inside_the_context_alone() -> None:
@@ -113,7 +106,7 @@ def test_out_of_memory_is_one_sentence(error: Exception, market_folder: Path, tm
 
     monkeypatch.setattr(Trainer, "run", fail)
     with pytest.raises(WorkError) as caught:
-        train_model(compose_config([("", TINY_RUN)]), [open_dataset(market_folder)], tmp_path / "run", device="cpu")
+        train_model(configure(), [open_dataset(market_folder)], tmp_path / "run", device="cpu")
     said = str(caught.value)
     assert said.startswith("memory ran out: lower sampler.num_identities") and "\n" not in said
     assert said.endswith(f"the last state is kept in {tmp_path / 'run' / 'last'}")
@@ -137,7 +130,58 @@ def test_a_run_in_another_thread_listens_to_no_signal() -> None:
 @pytest.mark.parametrize("stop_after_s", [0, -1, float("nan")])
 def test_times_that_are_none(stop_after_s: float, market_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="stop_after_s is above 0"):
-        train_model(
-            compose_config([("", TINY_RUN)]), [open_dataset(market_folder)], tmp_path / "run", stop_after_s=stop_after_s
-        )
+        train_model(configure(), [open_dataset(market_folder)], tmp_path / "run", stop_after_s=stop_after_s)
     assert not (tmp_path / "run").exists()
+
+
+NUM_STEPS = 24
+
+
+def steps_done(out: Path) -> int:
+    path = out / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def signal_after(command: list[str], out: Path, num_steps: int, number: signal.Signals) -> tuple[int, int, str]:
+    """Start the command and signal it as soon as it has written so many lines: lines written, exit code, what it said."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while steps_done(out) < num_steps and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    return steps_done(out), process.returncode, errors.decode()
+
+
+def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(market_folder: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    config = configure(
+        num_epochs=8,
+        checkpoint={"every_epochs": 4, "every_steps": 2},
+        ema={"enabled": True},
+        optim={"clip_grad_norm": 5.0},
+    )
+    train_model(config, [open_dataset(market_folder)], whole, device="cpu")
+    command = [sys.executable, "-m", "hat", "train", *options_of_a_run(market_folder, killed, **config_to_dict(config))]
+
+    first, code, said = signal_after(command, killed, 3, signal.SIGKILL)
+    assert code == -signal.SIGKILL, said
+    assert 3 <= first < NUM_STEPS
+    second, code, said = signal_after([*command, "--resume"], killed, first + 3, signal.SIGTERM)
+    assert code == 0, said
+    assert first < second < NUM_STEPS
+    assert f"step {(second - 1) % 3 + 1} of 3: the process was asked to end" in said.replace("\n", " ")
+    assert read_state(killed)["global_step"] == second
+    done = subprocess.run([*command, "--resume", "--json"], check=True, capture_output=True, timeout=120, text=True)
+    result = json.loads(done.stdout)
+    assert result["num_steps"] == NUM_STEPS
+    assert result["num_images"] < NUM_STEPS * 8, "it went on and did not start again"
+
+    for name in ("model.safetensors", "last/model.safetensors"):
+        ours, theirs = load_file(whole / name), load_file(killed / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    states = [read_state(folder) for folder in (whole, killed)]
+    assert all(torch.equal(states[0]["model"][key], states[1]["model"][key]) for key in states[0]["model"])
+    assert run_lines(whole) == run_lines(killed)
+    assert not [path.name for path in killed.rglob(".*")], "no temporary file is left of a run that ended"

@@ -1,7 +1,5 @@
 """The tree of configurations: the paper's recipe, presets, overrides and refusals."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 from pathlib import Path
@@ -36,13 +34,6 @@ def test_the_papers_recipe_is_the_default() -> None:
     assert not config.ema.enabled and config.backbone_weights is None
 
 
-@pytest.mark.parametrize("name", list_presets())
-def test_every_preset_is_valid_and_survives_yaml(name: str) -> None:
-    config = load_preset(name)
-    assert config_from_dict(TrainConfig, yaml.safe_load(config_to_yaml(config))) == config
-    assert describe_preset(name).endswith(".")
-
-
 @pytest.mark.parametrize(
     ("name", "limit"), [("market1501-edge-small", 0.546e9), ("market1501-edge", 1.143e9), ("market1501-edge-large", 1.958e9)]
 )
@@ -63,7 +54,10 @@ def leaves(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
 
 
 @pytest.mark.parametrize("name", list_presets())
-def test_presets_hold_only_differences(name: str) -> None:
+def test_every_preset_is_valid_and_holds_only_differences(name: str) -> None:
+    config = load_preset(name)
+    assert config_from_dict(TrainConfig, yaml.safe_load(config_to_yaml(config))) == config
+    assert describe_preset(name).endswith(".")
     changes = preset_differences(name)
     # What a preset says of the architecture is compared with its own model's.
     base = compose_config([("", {"model_name": changes.get("model_name", "hat_resnet50")})])
@@ -127,16 +121,13 @@ def test_mistakes_are_refused_by_their_path(assignment: str, message: str) -> No
         compose(assignment)
 
 
-def test_a_cosine_needs_epochs_after_its_warm_up() -> None:
-    with pytest.raises(ConfigError, match="warmup_epochs is 10 and leaves nothing of num_epochs=8"):
-        compose("schedule.kind=cosine", num_epochs=8)
-
-
-def test_unknown_names() -> None:
+def test_unknown_names_and_a_cosine_without_epochs_after_its_warm_up() -> None:
     with pytest.raises(ConfigError, match=r"unknown preset 'market'; did you mean market1501\?"):
         load_preset("market")
     with pytest.raises(ModelError, match="unknown model 'hat_resnet5'"):
         compose(model_name="hat_resnet5")
+    with pytest.raises(ConfigError, match="warmup_epochs is 10 and leaves nothing of num_epochs=8"):
+        compose("schedule.kind=cosine", num_epochs=8)
 
 
 def test_configuration_files(tmp_path: Path) -> None:

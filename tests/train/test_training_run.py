@@ -1,7 +1,5 @@
 """Whole runs in this process: learning, determinism, resuming at every step, and what ends a run."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
@@ -10,15 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import NUM_PIDS, TINY_RUN
+from tiny_run import (
+    CPU,
+    NO_AUGMENTATION,
+    NUM_PIDS,
+    InterruptionError,
+    assert_same_weights,
+    configure,
+    read_state,
+    run,
+    run_lines,
+    stopping_after,
+)
 from torch import Tensor
-from whole_runs import CPU, InterruptionError, Stopping, assert_same_weights, run, run_lines, weights
 
 import hat
 from hat.data import merge_training, open_dataset
 from hat.data.datasets import ReIDDataset, Sample, Split
 from hat.errors import ConfigError, DataError, WorkError
-from hat.train import TrainConfig, Trainer, compose_config
+from hat.train import Trainer
 from hat.train.distributed import DistributedContext
 from hat.train.run.run_folder import RunFolder
 
@@ -28,16 +36,11 @@ def dataset(market_folder: Path) -> ReIDDataset:
     return open_dataset(market_folder)
 
 
-def configure(**changes: Any) -> TrainConfig:
-    return compose_config([("", TINY_RUN), ("", changes)])
-
-
 def test_a_tiny_problem_is_learned(dataset: ReIDDataset, tmp_path: Path) -> None:
-    no_changes = {"pad": 0, "flip": 0, "erasing": 0}
     config = configure(
         num_epochs=8,
         checkpoint={"every_epochs": 8},
-        augmentation=no_changes,
+        augmentation=NO_AUGMENTATION,
         optim={"lr": 2e-3},
         model={"transformer": {"dropout": 0}},
     )
@@ -79,14 +82,14 @@ def test_resuming_after_any_step_ends_in_the_same_weights(dataset: ReIDDataset, 
     for num_batches in (0, 2, 3, 5):
         out = tmp_path / f"stopped{num_batches}"
         with pytest.raises(InterruptionError):
-            run(config, dataset, out, images=Stopping(images, num_batches))
+            run(config, dataset, out, images=stopping_after(num_batches, images))
         result = run(config, dataset, out, resume=True, images=images)
         assert result.num_steps == 6
         for folder in ("", "last"):
             assert_same_weights(whole / folder, out / folder)
         assert run_lines(out) == run_lines(whole)
         assert result.best == best
-        states = [torch.load(folder / "last" / "state.pt", weights_only=True) for folder in (whole, out)]
+        states = [read_state(folder) for folder in (whole, out)]
         for slot, values in states[0]["optimizer"]["state"].items():
             assert all(torch.equal(value, states[1]["optimizer"]["state"][slot][name]) for name, value in values.items())
 
@@ -128,8 +131,8 @@ def test_evaluation_does_not_disturb_training(dataset: ReIDDataset, tmp_path: Pa
 def test_the_kept_weights_are_the_moving_average(dataset: ReIDDataset, tmp_path: Path) -> None:
     config = configure(ema={"enabled": True, "decay": 0.5, "warmup": False})
     run(config, dataset, tmp_path / "run")
-    state = torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)
-    kept = weights(tmp_path / "run")
+    state = read_state(tmp_path / "run")
+    kept = hat.load_checkpoint(tmp_path / "run").state_dict()
     name = "classifiers.mfe.weight"
     assert torch.equal(kept[name], state["average"][name])
     assert not torch.equal(kept[name], state["model"][name])
@@ -150,7 +153,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(dataset: ReI
     trainer.step._forward = poisoned
     with pytest.raises(WorkError, match=r"epoch 2, step 2 of 3: loss is nan, tfc3_ce is nan; the last state is kept"):
         trainer.run()
-    state = torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)
+    state = read_state(tmp_path / "run")
     assert state["global_step"] == 4
     assert all(torch.isfinite(value).all() for value in state["model"].values())
 
@@ -176,9 +179,3 @@ def test_resuming_another_run_is_refused(dataset: ReIDDataset, tmp_path: Path) -
     run(configure(num_epochs=1), dataset, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"seed was 0 and is 5"):
         run(configure(num_epochs=1, seed=5), dataset, tmp_path / "run", resume=True)
-
-
-def test_classifiers_have_one_row_for_each_identity(dataset: ReIDDataset, tmp_path: Path) -> None:
-    train = merge_training([dataset, dataset])
-    trainer = Trainer(configure(), train, RunFolder(tmp_path / "run"), CPU)
-    assert {head.out_features for head in trainer.model.classifiers.values()} == {2 * NUM_PIDS}

@@ -1,17 +1,15 @@
 """What a run says: metrics, one JSON object a line in `metrics.jsonl`, for TensorBoard where asked for, and a bar on stderr."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.progress import Progress, TaskID
+from typing_extensions import Self
 
 from hat.console import percent, progress, stderr
 from hat.errors import MissingExtraError, WorkError
@@ -33,19 +31,8 @@ class RunLog:
     """Writes down and shows how a run gets on, for as long as the context lasts.
 
     Every line of `metrics.jsonl` has ``kind`` ("train" or "eval"), ``epoch`` (counted from 1) and ``step`` (steps done in all).
-    Lines later than the step at which a run is resumed are dropped, since the run will write them again.
-
-    Args:
-        folder: The run's folder.
-        num_epochs: Length of the run.
-        num_steps: Steps of an epoch.
-        done: Steps done before, in a run that is resumed.
-        tensorboard: Write for TensorBoard too, into the folder ``tensorboard``.
-        silent: Do neither, in all processes but the first.
-
-    Raises:
-        MissingExtraError: TensorBoard is asked for and not installed.
-        WorkError: The file cannot be written.
+    Lines later than the step at which a run is resumed, the one ``done``, are dropped, since the run will write them again. All
+    processes but the first are ``silent``.
     """
 
     def __init__(
@@ -54,31 +41,26 @@ class RunLog:
         self.path = folder / METRICS_FILE
         self.num_epochs, self.num_steps, self.done, self.silent = num_epochs, num_steps, done, silent
         self._began, self._done_at_start = time.monotonic(), done
-        self._context, self._task = progress(), TaskID(0)
+        self._contexts, self._task = contextlib.ExitStack(), TaskID(0)
         self._bar: Progress | None = None
         self._board = _open_tensorboard(folder / "tensorboard", done) if tensorboard and not silent else None
         if not silent:
             with writing(self.path):
                 write_atomically(self.path, "".join(_lines_until(self.path, done) if done else []).encode())
 
-    def __enter__(self) -> RunLog:
+    def __enter__(self) -> Self:
         if not self.silent:
-            self._bar = self._context.__enter__()
+            self._bar = self._contexts.enter_context(progress())
             self._task = self._bar.add_task("training", total=self.num_epochs * self.num_steps, completed=self.done, info="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._context.__exit__(kind, error, traceback)
+    def __exit__(self, *exception: Any) -> None:
+        self._contexts.__exit__(*exception)
         if self._board is not None:
             self._board.close()
 
     def write(self, kind: str, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
-        """Append a line.
-
-        Raises:
-            WorkError: The file cannot be written.
-        """
+        """Append a line."""
         if self.silent:
             return
         with writing(self.path), self.path.open("a", encoding="utf-8") as file:

@@ -35,15 +35,12 @@ _LOCK_FILE = ".lock"
 STATE_FILE = "state.pt"
 FORMAT_VERSION = 1
 
-
 _FREE_TO_CHANGE = ("num_epochs", "data", "eval", "checkpoint", "log")
 """Parts of the configuration that may differ when a run goes on: they change no batch, no gradient and no step. The length of
 the run does where the schedule is a cosine, and is then fixed too."""
 
-
 _ADDED_LATER: dict[str, Any] = {"projection": None, "teacher": None}
 """Parts that states of earlier versions lack, and what that means."""
-
 
 _REMOVED: dict[str, Any] = {"betas": [0.9, 0.999], "eps": 1e-8, "nesterov": False}
 """Options of the optimizer that are gone, and the values that they have been fixed to."""
@@ -70,11 +67,7 @@ class RunFolder:
         return f"the last state is kept in {self.last}" if self.has_state else "no state was written yet"
 
     def check(self, *, resume: bool, force: bool) -> None:
-        """Refuse a folder in which a run may not ``resume``, or be replaced by ``force``, or begin; nothing is changed.
-
-        Raises:
-            UsageError: Something is there and neither was asked for, or what is there is no run.
-        """
+        """Refuse a folder in which a run may not ``resume``, or be replaced by ``force``, or begin; nothing is changed."""
         if resume and force:
             raise UsageError("--resume goes on with a run and --force replaces it: give one of them")
         if self.path.exists() and not self.path.is_dir():
@@ -97,11 +90,8 @@ class RunFolder:
         """Keep other trainings out of the folder for as long as the context lasts.
 
         The system gives the lock of a process on this machine back however it ends; that of another machine, which shares the
-        folder, stays until its process or somebody removes it.
-
-        Raises:
-            UsageError: Another training has the folder; its host and process are named.
-            WorkError: The folder cannot be written.
+        folder, stays until its process or somebody removes it. Where another training has the folder, a UsageError names its
+        host and process.
         """
         import fcntl  # here, so that the rest of the package can be imported where there is none
 
@@ -137,32 +127,20 @@ class RunFolder:
                     self.path.rmdir()
 
     def begin(self, config: TrainConfig, *, resume: bool) -> None:
-        """Make the folder ready and write the configuration into it; a run that is there and not resumed is removed.
-
-        Raises:
-            WorkError: The folder cannot be written.
-        """
+        """Make the folder ready and write the configuration into it; a run that is there and not resumed is removed."""
+        products = (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, TEACHER_FILE)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers()
-            if not resume:
-                self._remove_run()
+            for folder in (self.path, self.last):  # temporary files of a process that was killed while it wrote
+                for name in (*products, RECIPE_FILE, STATE_FILE):
+                    clear_leftovers(folder / name)
+            if not resume:  # nothing but what a run writes: somebody may have put something else beside it
+                for name in products:
+                    (self.path / name).unlink(missing_ok=True)
+                for folder in (self.last, self.path / "tensorboard"):
+                    if folder.is_dir() and not folder.is_symlink():
+                        shutil.rmtree(folder)
             write_atomically(self.path / RECIPE_FILE, config_to_yaml(config).encode())
-
-    def _remove_run(self) -> None:
-        """Remove what a run writes, and nothing else that somebody may have put beside it."""
-        for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, TEACHER_FILE):
-            (self.path / name).unlink(missing_ok=True)
-        for name in ("last", "tensorboard"):
-            folder = self.path / name
-            if folder.is_dir() and not folder.is_symlink():
-                shutil.rmtree(folder)
-
-    def _remove_leftovers(self) -> None:
-        """Remove the temporary files of a process that was killed while it wrote."""
-        for folder in (self.path, self.last):
-            for name in (WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE, RECIPE_FILE, STATE_FILE, TEACHER_FILE):
-                clear_leftovers(folder / name)
 
 
 def _read_owner(path: Path) -> tuple[str, str]:
@@ -201,11 +179,7 @@ class RunState(StepState):
 
 
 def write_state(state: RunState, folder: Path) -> None:
-    """Write a state atomically: a kill at any moment leaves the previous one or the new one.
-
-    Raises:
-        WorkError: The file cannot be written.
-    """
+    """Write a state atomically: a kill at any moment leaves the previous one or the new one."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with writing(folder / STATE_FILE):
@@ -214,11 +188,7 @@ def write_state(state: RunState, folder: Path) -> None:
 
 
 def read_state(folder: Path) -> RunState:
-    """Read a state; nothing but tensors and plain data is accepted.
-
-    Raises:
-        CheckpointError: There is none, it is damaged, or it was written by a newer version.
-    """
+    """Read a state; a file of anything but tensors and plain data, or of a newer version, is a CheckpointError."""
     path = folder / STATE_FILE
     if not path.is_file():
         raise CheckpointError(f"{path} is not there: no state to resume from")
@@ -248,10 +218,7 @@ def check_same_run(state: RunState, config: Mapping[str, Any], data: str, teache
     """Refuse to go on with another configuration (plain data), other images (`describe_data`) or another teacher (fingerprint).
 
     A field that the state's version did not know has its default there: defaults are what was done before a field was added.
-
-    Raises:
-        ConfigError: Something that changes results differs, and every such key is named; or the state's configuration has
-            fields that this version does not know.
+    The ConfigError names every key that differs and changes results, or that this version does not know.
     """
     where = "the state of the run, which another version wrote"
     saved = config_to_dict(config_from_dict(TrainConfig, _without_removed(state["config"]), where=where))

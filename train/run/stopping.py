@@ -1,16 +1,15 @@
 """Ending a run before its end: after a time that was given, or when the process is asked to end."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from typing_extensions import Self
 
 from ..distributed import DistributedContext
 
@@ -34,12 +33,12 @@ class StopRequest:
         self._requested_at: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread listen
             self._before = {number: signal.signal(number, self._request) for number in _SIGNALS}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
