@@ -17,10 +17,9 @@ import hat
 from hat.cli import main
 from hat.errors import CheckpointError, ConfigError, UsageError, WorkError
 from hat.export import Calibration, ExportRequest, adopt, verify
-from hat.export.foreign.adopt_openvino import export_adopted
 from hat.export.foreign.adoption import AdoptWarning, probe_images
 from hat.export.onnx_source import open_onnx_source
-from hat.export.openvino.to_openvino import export_openvino
+from hat.export.openvino.to_openvino import export_openvino, open_adopted
 from hat.io.artifact import ArtifactInfo, info_from_json, info_to_json
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from hat.runtime import open_runtime
@@ -395,7 +394,7 @@ def test_export_adopted_makes_openvino_files_in_other_precisions(osnet, adopted,
             opened = open_onnx_source(source)
             made[precision] = export_openvino(opened, tmp_path / f"{precision}.xml", opened.request(name="osnet"))
         else:
-            made[precision] = export_adopted(source, tmp_path / f"{precision}.xml", request)
+            made[precision] = export_openvino(open_adopted(source, "openvino"), tmp_path / f"{precision}.xml", request)
         runtime = open_runtime(tmp_path / f"{precision}.xml")
         assert (runtime.run(images) * expected).sum(axis=1).min() > least
         assert runtime.info == made[precision] and runtime.info.adopted.file == "osnet.onnx"
@@ -404,7 +403,9 @@ def test_export_adopted_makes_openvino_files_in_other_precisions(osnet, adopted,
     assert made["fp32"].fingerprint == open_runtime(adopted).info.fingerprint
     assert made["int8"].details["num_products"] > len(made["int8"].details["float_products"])
     with pytest.raises(UsageError, match="computes in int8"):
-        export_adopted(tmp_path / "int8.xml", tmp_path / "again.xml", ExportRequest(name="osnet"))
+        open_adopted(tmp_path / "int8.xml", "openvino")
+    with pytest.raises(UsageError, match="can be exported to openvino alone, got onnx"):
+        open_adopted(tmp_path / "fp32.xml", "onnx")
 
 
 @pytest.mark.parametrize(("to", "sentence"), [("onnx", "ends in .onnx"), ("openvino", "")])

@@ -206,7 +206,7 @@ def test_folding_computes_what_the_nodes_computed():
         [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.array([2, 4]), "sizes")],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    assert fold_weights(proto) == 2
+    fold_weights(proto)
     assert [node.op_type for node in proto.graph.node] == ["MatMul"]
     (kept,) = proto.graph.initializer
     np.testing.assert_array_equal(numpy_helper.to_array(kept), weight[2:].T)

@@ -5,10 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from traced_once import traced_once
 
 from hat.errors import ConfigError, UsageError, WorkError
-from hat.export.int8.calibration import calibration_details
 from hat.export.request import ExportRequest
 
 openvino = pytest.importorskip("openvino", reason="the extra export is not installed")
@@ -24,12 +22,6 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 PLAIN = {"bias_correction": "none", "smooth_quant": False, "max_drop": 1.0}  # without the seconds that remedies take
 CAPABILITIES = openvino_core("testing").get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 HAS_BF16, HAS_FP16 = "BF16" in CAPABILITIES, "FP16" in CAPABILITIES
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_trace():
-    with traced_once():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +106,7 @@ def test_int8_leaves_pixels_and_the_l2_norm_in_floats(files):
 
 def test_int8_records_how_it_was_made(files, calibration):
     details = files["int8"].info.details
-    assert details["calibration"] == calibration_details(calibration)
+    assert details["calibration"] == calibration.details
     assert details["calibration"]["images"] == list(calibration.paths)
     assert (details["float_precision"], details["quantization"]["preset"]) == ("fp32", "mixed")
     assert (details["quantization"]["bias_correction"], details["quantization"]["smooth_quant"]) == ("fast", True)
@@ -220,7 +212,7 @@ def test_openvinos_own_failure_is_told(small_model, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("Check failed\nNo space left on device")
 
-    monkeypatch.setattr(to_openvino, "check_saved", lambda *args: None)
+    monkeypatch.setattr(to_openvino, "check_saved", lambda *args, **options: None)
     monkeypatch.setattr(openvino, "save_model", fail)
     with pytest.raises(WorkError, match=r"cannot write model\.xml: No space left"):
         export_openvino(small_model, tmp_path / "model.xml", ExportRequest(name="x"))

@@ -11,11 +11,10 @@ from convolution_graphs import convolution, graph, pictures, run
 from network_interpreter import Interpreter, parsed_network
 from onnx import TensorProto
 from tiny_hat import calmed
-from traced_once import traced_once
 
 import hat
 from hat.errors import MissingExtraError, WorkError
-from hat.export.int8.calibration import tensor_ranges
+from hat.export.graph.onnx_activations import tensor_ranges
 from hat.export.int8.qdq_insertion import find_layers, insert_qdq
 from hat.export.request import Calibration, ExportRequest
 from hat.export.tensorrt.builder import build_engine
@@ -81,8 +80,7 @@ def small_files(small_model, pixels, tmp_path_factory):
             self[precision] = write_onnx(small_model, precision, folder, pixels, **plain)
             return self[precision]
 
-    with traced_once():
-        yield Files()
+    return Files()
 
 
 @pytest.fixture(scope="module")
