@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from hat.console import emit, make_table, progress, stderr
+from hat.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from hat.io.artifact import ArtifactInfo, BatchProfile, InputType
+    from hat.io.artifact import BatchProfile, InputType
     from hat.model import HAT
     from hat.preprocessing import Preprocessing
 
@@ -79,8 +80,7 @@ def export(
 
       hat export market.fp16.onnx --to tensorrt --device cuda:1 --out market.engine
     """
-    from hat.config import parse_overrides
-    from hat.errors import UsageError
+    from hat.config import config_to_dict, parse_overrides
     from hat.io.artifact import InputType, checked_artifact_precision
 
     from .onnx_source import open_onnx_source
@@ -122,7 +122,10 @@ def export(
     stderr.print(f"exporting to {to} in {chosen} ...")
     before = written_files(out)
     info = write(model, out, request)
-    result = _result(to, out, written_files(out, before), info)
+    files = sorted(written_files(out, before), key=lambda written: (written != out, written))
+    root = out if out.is_dir() else out.parent
+    sizes = {str(written.relative_to(root)): written.stat().st_size for written in files}
+    result = {"file": str(out), "target": to, "files": sizes, "artifact": config_to_dict(info)}
     emit(result, _table(result), as_json)
 
 
@@ -170,7 +173,6 @@ def _lowest_opset(precision: str, target: str) -> int:
 
 
 def _batch_profile(text: str) -> BatchProfile:
-    from hat.errors import UsageError
     from hat.io.artifact import BatchProfile
 
     try:
@@ -191,15 +193,6 @@ def written_files(out: Path, before: dict[Path, int] | None = None) -> dict[Path
         files += [out.with_name(name.format(name=out.name, stem=out.stem)) for name in _SIDECARS]
     changed = {path: path.stat().st_mtime_ns for path in files if path.is_file()}
     return {path: time for path, time in changed.items() if (before or {}).get(path) != time}
-
-
-def _result(target: str, out: Path, written: dict[Path, int], info: ArtifactInfo) -> dict[str, Any]:
-    from hat.config import config_to_dict
-
-    root = out if out.is_dir() else out.parent
-    files = sorted(written, key=lambda path: (path != out, path))
-    sizes = {str(path.relative_to(root)): path.stat().st_size for path in files}
-    return {"file": str(out), "target": target, "files": sizes, "artifact": config_to_dict(info)}
 
 
 def _table(result: dict[str, Any]) -> RenderableType:

@@ -36,7 +36,12 @@ class OpenVINOFile:
         if len(foreign.inputs) != 1:
             inputs = ", ".join(_name(port) for port in foreign.inputs)
             raise UsageError(f"{path} has {len(foreign.inputs)} inputs ({inputs}), expected images alone")
-        self.shape = [None if side.is_dynamic else side.get_length() for side in _sides(foreign.inputs[0], path)]
+        shape = foreign.inputs[0].get_partial_shape()
+        if shape.rank.is_dynamic:
+            raise UsageError(
+                f"{path} does not say how many dimensions its input has, expected images: (batch, 3, height, width)"
+            )
+        self.shape = [None if side.is_dynamic else side.get_length() for side in shape]
         self.outputs = [_name(port) for port in foreign.outputs]
         self.sha256 = hashlib.sha256((file_sha256(path) + file_sha256(self.weights)).encode()).hexdigest()
         self.versions = {"openvino": version("openvino")}
@@ -70,13 +75,6 @@ class OpenVINOFile:
 
 def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-
-
-def _sides(port: Any, path: Path) -> list[Any]:
-    shape = port.get_partial_shape()
-    if shape.rank.is_dynamic:
-        raise UsageError(f"{path} does not say how many dimensions its input has, expected images: (batch, 3, height, width)")
-    return list(shape)
 
 
 def _name(port: Any) -> str:

@@ -23,6 +23,8 @@ from hat.preprocessing import Preprocessing
 from hat.runtime.opening import open_runtime
 from hat.runtime.protocol import run_in_pieces
 
+from .adopt_onnx import OnnxFile
+from .adopt_openvino import OpenVINOFile
 from .model import ForeignFile, ForeignModel, Place, WrappedGraph, affine, declared_model, place_of
 
 _NUM_PROBES = 8
@@ -89,15 +91,7 @@ def adopt(
     for written in (path, weights_path(path)) if ending == ".xml" else (path,):
         if written.exists() and not overwrite:
             raise UsageError(f"{written} is there already: give another name, or --force to replace it")
-    file: ForeignFile
-    if ending == ".onnx":
-        from .adopt_onnx import OnnxFile
-
-        file = OnnxFile(foreign)
-    else:
-        from .adopt_openvino import OpenVINOFile
-
-        file = OpenVINOFile(foreign)
+    file: ForeignFile = OnnxFile(foreign) if ending == ".onnx" else OpenVINOFile(foreign)
     surrounded = _surround(file, model, str(foreign))
     is_documented = like is not None and not any(declared.get(key) for key in ("value_range", "mean", "std"))
     for words in _doubts(surrounded, model, is_documented):
@@ -121,12 +115,7 @@ class _Surrounded:
 
 
 def _surround(file: ForeignFile, declared: ForeignModel, where: str) -> _Surrounded:
-    """Try the graph with any batch, then with the one that it was made with, on images that show whether it is right.
-
-    Raises:
-        UsageError: What was declared does not fit the file.
-        WorkError: It cannot be run.
-    """
+    """Try the graph with any batch, then with the one that it was made with, on images that show whether it is right."""
     place = place_of(file, declared, where)
     reasons: list[str] = []
     for batch in dict.fromkeys((None, place.fixed)):
@@ -169,9 +158,7 @@ def _doubts(surrounded: _Surrounded, declared: ForeignModel, is_documented: bool
 
     An output that ignores the scale of the pixels is no mistake by itself: networks with instance norm do, those of Open Model
     Zoo among them. It is told where range, mean and std are the user's word alone (not ``is_documented``): they stay unproven.
-
-    Raises:
-        WorkError: The embeddings are not finite.
+    Embeddings that are not finite are a WorkError.
     """
     images = probe_images(surrounded.place.size)
 
@@ -201,7 +188,7 @@ def _describe(
 
     mean, std = affine(declared)
     batch, place, graph = surrounded.batch, surrounded.place, surrounded.graph
-    fields = {"height": place.size[0], "width": place.size[1], "resize": declared.resize}
+    fields: dict[str, Any] = {"height": place.size[0], "width": place.size[1], "resize": declared.resize}
     fields |= {"mean": tuple(mean / 255), "std": tuple(std / 255)}
     preprocessing = config_from_dict(Preprocessing, fields, where=file)
     output = foreign.outputs[place.output]

@@ -57,11 +57,8 @@ def round_weights(
 ) -> onnx.ModelProto:
     """Return a copy of a model in which the weights of some layers are whole multiples of a 127th of each channel's largest.
 
-    Args:
-        proto: A floating-point model, float32 or float16.
-        layers: Which; those without a weight are left alone.
-        images: (n, 3, H, W) uint8 RGB, whose inputs to each layer decide.
-        per_tensor: Take a 127th of each tensor's largest for all of its channels.
+    The model is float32 or float16; what enters each layer for the images, (n, 3, H, W) uint8 RGB, decides. With ``per_tensor``
+    it is a 127th of each tensor's largest for all of its channels. Layers without a weight are left alone.
     """
     from onnx import numpy_helper
 

@@ -116,9 +116,8 @@ class QuantizationOptions:
 def quantized_graph(model: ExportSource, request: ExportRequest) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Calibrate and quantize a trained model, or an ONNX file of this package in floating point, to int8 or fp8.
 
-    Returns:
-        The quantized model, and what to record of it: options, calibration images, layers that were left out and why, the fall
-        of the mean cosine, and the loss of every layer where it was measured.
+    With it comes what to record: options, calibration images, layers that were left out and why, the fall of the mean cosine,
+    and the loss of every layer where it was measured.
 
     Raises:
         UsageError: There are no calibration images, or an option is unknown or contradicts another.

@@ -72,14 +72,7 @@ def export_openvino(
     - ``"int8"``: convolutions and linear layers in int8 with the ranges of the calibration images; see
       `hat.export.openvino.int8.OpenVINOQuantization` for the options.
 
-    Args:
-        model: What is exported; it is left as it is.
-        path: The ``.xml`` file to write; the weights go into a ``.bin`` of the same name beside it.
-        request: Precision, input type, opset, calibration images and options; by default float32 with uint8 images. Its batch
-            profile has no effect: the batch is dynamic, and every size runs.
-
-    Returns:
-        The metadata that the file holds.
+    The weights go into a ``.bin`` beside the ``.xml``. The request's batch profile has no effect: every size runs.
 
     Raises:
         UsageError: A file is there and is not to be replaced, or what was asked for cannot be had.

@@ -3,12 +3,28 @@
 import hashlib
 import importlib.util
 import os
+import sys
 import types
 
 import numpy as np
 import pytest
 
 from hat.export.request import Calibration, ExportRequest
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run the command in this process: exit code, stdout, stderr."""
+    from hat.cli import main
+
+    def run_here(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hat", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out, printed.err
+
+    return run_here
 
 
 @pytest.fixture(scope="session")
