@@ -20,7 +20,7 @@ import numpy as np
 import hat
 from hat.config import parse_overrides
 from hat.data import open_dataset
-from hat.export.int8.calibration import calibration_from
+from hat.export import calibration_from
 from hat.export.request import ExportRequest, export_function
 from hat.metrics import evaluate_embeddings
 

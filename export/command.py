@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from hat.console import emit, progress, stderr
+from hat.console import emit, make_table, progress, stderr
+from hat.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from hat.io.artifact import ArtifactInfo, BatchProfile, InputType
+    from hat.io.artifact import BatchProfile, InputType
     from hat.model import HAT
     from hat.preprocessing import Preprocessing
 
-    from .onnx_source import ExportSource
+    from .openvino.to_openvino import AdoptedFile
     from .request import Calibration
 
 _SIDECARS = ("{name}.data", "{name}.json", "{stem}.bin")
 """What may be written beside a file: ONNX's large weights, an engine's metadata, OpenVINO's weights."""
+
+_MAX_LOSSES = 12
+"""Layers that are shown with what int8 costs them."""
 
 
 def export(
@@ -76,11 +80,9 @@ def export(
 
       hat export market.fp16.onnx --to tensorrt --device cuda:1 --out market.engine
     """
-    from hat.config import parse_overrides
-    from hat.errors import UsageError
+    from hat.config import config_to_dict, parse_overrides
     from hat.io.artifact import InputType, checked_artifact_precision
 
-    from .foreign.adopt_openvino import adopted_info, export_adopted
     from .onnx_source import open_onnx_source
     from .request import ExportRequest, check_ending, export_function
 
@@ -104,14 +106,7 @@ def export(
     if out.is_file() and not force:  # what a folder that is there means is the target's own matter
         raise UsageError(f"{out} is there already: give another name, or --force to replace it")
 
-    adopted = adopted_info(path, to) if path.suffix.lower() == ".xml" else None
-    model: ExportSource | None = file
-    known = adopted or (file.info if file else None)
-    if known is not None:
-        metrics, preprocessing = known.metrics, known.preprocessing
-    else:
-        model, metrics = _load(path)
-        preprocessing = model.preprocessing
+    model, preprocessing, metrics = (file, file.info.preprocessing, file.info.metrics) if file else _load(path, to)
     request = ExportRequest(
         name=file.info.name if file else path.resolve().stem,
         precision=chosen,
@@ -126,27 +121,36 @@ def export(
     )
     stderr.print(f"exporting to {to} in {chosen} ...")
     before = written_files(out)
-    info = write(model, out, request) if model is not None else export_adopted(path, out, request)
-    result = _result(to, out, written_files(out, before), info)
+    info = write(model, out, request)
+    files = sorted(written_files(out, before), key=lambda written: (written != out, written))
+    root = out if out.is_dir() else out.parent
+    sizes = {str(written.relative_to(root)): written.stat().st_size for written in files}
+    result = {"file": str(out), "target": to, "files": sizes, "artifact": config_to_dict(info)}
     emit(result, _table(result), as_json)
 
 
-def _load(path: Path) -> tuple[HAT, dict[str, Any]]:
-    """Return the model of a checkpoint folder, or of a file of HAT's released code, with its metrics."""
+def _load(path: Path, to: str) -> tuple[HAT | AdoptedFile, Preprocessing, dict[str, Any]]:
+    """Return what a checkpoint folder, a file of HAT's released code or an adopted OpenVINO file holds, and its metrics."""
     from hat.io.checkpoint import load_checkpoint, load_released_weights, read_checkpoint_info
 
+    if path.suffix.lower() == ".xml":
+        from .openvino.to_openvino import open_adopted
+
+        file = open_adopted(path, to)
+        return file, file.info.preprocessing, file.info.metrics
     stderr.print(f"loading {path}")
     if path.is_file() and path.suffix in (".pth", ".pt"):
         model, loaded = load_released_weights(path)
         stderr.print(loaded)
-        return model, {}
-    return load_checkpoint(path), read_checkpoint_info(path).metrics
+        return model, model.preprocessing, {}
+    model = load_checkpoint(path)
+    return model, model.preprocessing, read_checkpoint_info(path).metrics
 
 
 def _calibration(spec: str, preprocessing: Preprocessing, num_images: int, seed: int) -> Calibration:
     from hat.data import open_dataset
 
-    from .int8.calibration import calibration_from
+    from .request import calibration_from
 
     dataset = open_dataset(spec)
     total = min(num_images, len(dataset.train))
@@ -169,7 +173,6 @@ def _lowest_opset(precision: str, target: str) -> int:
 
 
 def _batch_profile(text: str) -> BatchProfile:
-    from hat.errors import UsageError
     from hat.io.artifact import BatchProfile
 
     try:
@@ -180,12 +183,10 @@ def _batch_profile(text: str) -> BatchProfile:
 
 
 def written_files(out: Path, before: dict[Path, int] | None = None) -> dict[Path, int]:
-    """Return the files at a target's place with the time of their last change, in nanoseconds.
+    """Return the files at a target's place, sidecars and a folder's content among them, with the ns of their last change.
 
-    Args:
-        out: A file, which may have sidecars, or a folder with all that is in it.
-        before: What this function returned earlier. Files that have not changed since are left out: a neighbor with a sidecar's
-            name, another model in the same repository.
+    What has not changed since an earlier call returned ``before`` is left out: a neighbor with a sidecar's name, another model
+    in the same repository.
     """
     files = sorted(out.rglob("*")) if out.is_dir() else [out]
     if not out.is_dir():
@@ -194,39 +195,27 @@ def written_files(out: Path, before: dict[Path, int] | None = None) -> dict[Path
     return {path: time for path, time in changed.items() if (before or {}).get(path) != time}
 
 
-def _result(target: str, out: Path, written: dict[Path, int], info: ArtifactInfo) -> dict[str, Any]:
-    from hat.config import config_to_dict
-
-    root = out if out.is_dir() else out.parent
-    files = sorted(written, key=lambda path: (path != out, path))
-    sizes = {str(path.relative_to(root)): path.stat().st_size for path in files}
-    return {"file": str(out), "target": target, "files": sizes, "artifact": config_to_dict(info)}
-
-
 def _table(result: dict[str, Any]) -> RenderableType:
     from rich.console import Group
-    from rich.table import Table
 
     info = result["artifact"]
     details = info["details"]
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_row("file", result["file"])
-    for name, size in result["files"].items():
-        table.add_row("", f"{name}: {size / 1e6:,.1f} MB")
-    table.add_row("precision built", info["precision"])
-    for key in ("opset", "num_quantized_layers"):
-        if key in details:
-            table.add_row(key.removeprefix("num_").replace("_", " "), str(details[key]))
+    rows = [("file", result["file"])]
+    rows += [("", f"{name}: {size / 1e6:,.1f} MB") for name, size in result["files"].items()]
+    rows.append(("precision built", info["precision"]))
+    shown = {"opset": "opset", "num_quantized_layers": "quantized layers"}
+    rows += [(label, details[key]) for key, label in shown.items() if key in details]
     if left_out := details.get("layers_left_out"):
-        table.add_row("left out", "; ".join(f"{name} ({why})" for name, why in left_out.items()))
+        rows.append(("left out", "; ".join(f"{name} ({why})" for name, why in left_out.items())))
     engine = details.get("engine")  # of a folder for DeepStream it is a file's name
-    for key, value in (engine.get("plan", {}) if isinstance(engine, dict) else {}).items():
-        table.add_row(key.replace("_", " "), str(value))
-    table.add_row("fingerprint", info["fingerprint"])
+    plan = engine.get("plan", {}) if isinstance(engine, dict) else {}
+    rows += [(key.replace("_", " "), value) for key, value in plan.items()]
+    rows.append(("fingerprint", info["fingerprint"]))
     sensitivity = details.get("sensitivity")
     if not isinstance(sensitivity, dict) or "layers" not in sensitivity:
-        return table
-    from .int8.sensitivity import sensitivity_table
-
+        return make_table(rows)
     where = f"where int8 costs most, on {sensitivity['num_images']} calibration images:"
-    return Group(table, "", where, sensitivity_table(sensitivity))
+    worst = sorted(sensitivity["layers"], key=lambda loss: -loss["mean"])[:_MAX_LOSSES]
+    losses = [(x["layer"], f"{x['worst']:.2e}", f"{x['mean']:.2e}", "left out" if x["excluded"] else "") for x in worst]
+    columns = ("layer", "loss alone, worst", "mean", "")
+    return Group(make_table(rows), "", where, make_table(losses, columns, left=("layer", "")))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from hat.model.inference import InferenceModel
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 from .graph.onnx_float16 import half_inference_model
-from .graph.onnx_trace import drop_allowzero, trace_onnx
+from .graph.onnx_trace import redirect, trace_onnx
 from .request import ExportRequest
 
 if TYPE_CHECKING:
@@ -88,12 +89,9 @@ def read_own_onnx(path: Path) -> tuple[onnx.ModelProto, ArtifactInfo]:
 
 
 def float_graph(source: ExportSource, request: ExportRequest, precision: ArtifactPrecision) -> onnx.ModelProto:
-    """Return a floating-point ONNX graph of a source: traced from a trained model, or the one that a file holds.
+    """Return a graph whose products compute in fp32, fp16 or bf16: traced from a trained model, or the one that a file holds.
 
-    Args:
-        source: The trained model or the file; it is left as it is.
-        request: Opset and input type; its precision may be that of a quantized graph.
-        precision: In which its products compute: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+    The request says opset and input type; its own precision may be that of the quantized graph that is to come of it.
 
     Raises:
         UsageError: The file is of another precision, which cannot be changed without the trained model.
@@ -103,10 +101,7 @@ def float_graph(source: ExportSource, request: ExportRequest, precision: Artifac
     if isinstance(source, HAT):
         half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
         module = InferenceModel(source).cpu() if half is None else half_inference_model(source, half)
-        kind: Literal["uint8", "float32"] = "uint8" if request.input_type == "uint8" else "float32"
-        proto = trace_onnx(module, opset=request.opset, input_type=kind)
-        drop_allowzero(proto)
-        return proto
+        return trace_onnx(module, opset=request.opset, input_type=request.input_type)
     if source.info.precision != precision:
         raise UsageError(
             f"{source.path} is in {source.info.precision} and a graph in {precision} is needed: "
@@ -123,14 +118,13 @@ def with_input_type(proto: onnx.ModelProto, input_type: str) -> onnx.ModelProto:
     """
     import onnx
 
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
+    changed = copy.deepcopy(proto)
     image = changed.graph.input[0]
     element = onnx.TensorProto.UINT8 if input_type == "uint8" else onnx.TensorProto.FLOAT
     if image.type.tensor_type.elem_type == element:
         return changed
     image.type.tensor_type.elem_type = element
-    if _redirect(changed, image.name, f"{image.name}/float", but=("Cast", "Shape")):
+    if redirect(changed, image.name, f"{image.name}/float", but=("Cast", "Shape")):
         cast = onnx.helper.make_node("Cast", [image.name], [f"{image.name}/float"], name=f"{image.name}/Cast", to=1)
         changed.graph.node.insert(0, cast)
     return changed
@@ -141,26 +135,16 @@ def with_normalized_input(proto: onnx.ModelProto) -> onnx.ModelProto:
 
     Two nodes in front bring them back to 0-255, and the graph goes on as it was, with the model's own normalization.
     """
-    import onnx
     from onnx import helper, numpy_helper
 
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
+    changed = copy.deepcopy(proto)
     image = changed.graph.input[0].name
-    _redirect(changed, image, f"{image}/pixels", but=("Shape",))
+    redirect(changed, image, f"{image}/pixels", but=("Shape",))
     for name, values in (("std", IMAGENET_STD), ("mean", IMAGENET_MEAN)):
         constant = np.array(values, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
         changed.graph.initializer.append(numpy_helper.from_array(constant, f"{image}/{name}"))
     scaled = helper.make_node("Mul", [image, f"{image}/std"], [f"{image}/scaled"], name=f"{image}/Mul")
     pixels = helper.make_node("Add", [f"{image}/scaled", f"{image}/mean"], [f"{image}/pixels"], name=f"{image}/Add")
-    for place, node in enumerate((scaled, pixels)):
-        changed.graph.node.insert(place, node)
+    changed.graph.node.insert(0, pixels)
+    changed.graph.node.insert(0, scaled)
     return changed
-
-
-def _redirect(proto: onnx.ModelProto, tensor: str, other: str, *, but: tuple[str, ...]) -> bool:
-    """Let the nodes that read a tensor read another one, but for some operators; return whether there were any."""
-    readers = [node for node in proto.graph.node if tensor in node.input and node.op_type not in but]
-    for node in readers:
-        node.input[:] = [other if name == tensor else name for name in node.input]
-    return bool(readers)

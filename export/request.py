@@ -1,8 +1,10 @@
-"""What is asked of an export, in one object, so that every target is called alike; and the targets, imported when asked for."""
+"""What is asked of an export, calibration images among it, so that every target is called alike; and the targets by name."""
 
 import difflib
+import hashlib
 import importlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
@@ -11,8 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hat.config import config_from_dict
-from hat.errors import UsageError
+from hat.data.datasets import JUNK_PID, ReIDDataset
+from hat.data.loading import load_images
+from hat.errors import DataError, UsageError
 from hat.io.artifact import ArtifactInfo, ArtifactPrecision, BatchProfile, InputType
+from hat.preprocessing import Preprocessing
 
 T = TypeVar("T")
 
@@ -32,6 +37,64 @@ class Calibration:
     paths: tuple[str, ...]
     dataset: str
     seed: int
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What an artifact records of them: how many, which, and a hash of their pixels."""
+        return {
+            "dataset": self.dataset,
+            "split": "train",
+            "seed": self.seed,
+            "num_images": len(self.images),
+            "pixels_sha256": hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest(),
+            "images": list(self.paths),
+        }
+
+
+def calibration_from(
+    dataset: ReIDDataset,
+    preprocessing: Preprocessing,
+    num_images: int = 512,
+    seed: int = 0,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Calibration:
+    """Choose calibration images from the training split alone: a file must not have seen what it is measured on.
+
+    Args:
+        dataset: The data set.
+        preprocessing: The model's.
+        num_images: How many; all there are where they are fewer.
+        seed: The choice depends on it and on the data set alone, not on the order in which files were listed.
+        progress: Called with the number of images that were just read.
+
+    Returns:
+        The images and their list. Each path is written from the training images' common folder on, so that the list is the
+        same on every machine.
+
+    Raises:
+        DataError: The data set has no training images.
+        ImageError: An image cannot be used.
+        UsageError: ``num_images`` is below 1.
+    """
+    if num_images < 1:
+        raise UsageError(f"calibration needs at least 1 image, got {num_images}")
+    paths = sorted(sample.path for sample in dataset.train if sample.pid != JUNK_PID)
+    if not paths:
+        raise DataError(f"{dataset.name} has no training images to calibrate on, and test images are never used for it")
+    names = _from_common_folder(paths)
+    chosen = sorted(np.random.default_rng(seed).permutation(len(paths))[:num_images].tolist())
+    images = load_images([paths[index] for index in chosen], preprocessing, progress=progress).numpy()
+    return Calibration(images, tuple(names[index] for index in chosen), dataset.name, seed)
+
+
+def _from_common_folder(paths: Sequence[str]) -> list[str]:
+    """Return paths without the folders that they share, so that a list tells nothing of the machine that it was made on."""
+    parts = [path.replace("\\", "/").split("/") for path in paths]
+    folders = zip(*(path[:-1] for path in parts), strict=False)
+    num_shared = sum(1 for _ in itertools.takewhile(lambda folder: len(set(folder)) == 1, folders))
+    # The last shared folder is kept: it is the split's own name, which tells that the images are training images.
+    return ["/".join(path[max(0, num_shared - 1) :]) for path in parts]
 
 
 @dataclass(frozen=True)

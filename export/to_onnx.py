@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hat.errors import UsageError, WorkError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, fingerprint, info_to_json, tensor_contract, weights_sha256
+from hat.io.artifact import (
+    METADATA_KEY,
+    ArtifactInfo,
+    ArtifactPrecision,
+    fingerprint,
+    info_to_json,
+    tensor_contract,
+    weights_sha256,
+)
 from hat.io.atomic_output import atomic_output
 from hat.io.onnx_file import graph_precision, onnx_opset
 
@@ -65,21 +73,10 @@ def export_onnx(model: ExportSource, path: str | os.PathLike[str], request: Expo
 
 
 def build_onnx(model: ExportSource, request: ExportRequest) -> BuiltGraph:
-    """Make the ONNX model of a trained model, without writing it.
+    """Make the ONNX model of `export_onnx`, not written: ``images`` (batch, 3, H, W) to ``embeddings`` (batch, embed_dim).
 
-    Args:
-        model: The trained model, or an ONNX file of this package; it is left as it is.
-        request: ``"fp32"``; ``"fp16"`` and ``"bf16"`` with norms, softmax and pixels kept in float32; ``"int8"`` and ``"fp8"``
-            with calibration images, in TensorRT's scheme unless the request's options say otherwise.
-
-    Returns:
-        The model: input ``images`` (batch, 3, H, W), output ``embeddings`` (batch, embed_dim) float32.
-
-    Raises:
-        UsageError: int8 or fp8 without calibration images, or with options that are unknown.
-        WorkError: The graph cannot be exported, is of another opset or precision than was asked for, or does not pass ONNX's
-            checker.
-        MissingExtraError: A library for exporting is not installed.
+    ``"fp16"`` and ``"bf16"`` keep norms, softmax and pixels in float32; ``"int8"`` and ``"fp8"`` take calibration images, and
+    TensorRT's scheme unless the request's options say otherwise.
     """
     own = model.info.input_type if isinstance(model, OnnxSource) else None
     if own == "normalized" and request.input_type != own:
@@ -110,7 +107,7 @@ def build_onnx(model: ExportSource, request: ExportRequest) -> BuiltGraph:
     return BuiltGraph(proto, details)
 
 
-def default_request(source: ExportSource, name: str) -> ExportRequest:
+def default_request(source: object, name: str) -> ExportRequest:
     """Return what is exported where nothing else is asked for: float32 of a trained model, a file as it is."""
     return source.request() if isinstance(source, OnnxSource) else ExportRequest(name=name)
 
@@ -134,10 +131,10 @@ def _as_quantized(source: OnnxSource, request: ExportRequest) -> onnx.ModelProto
 
 
 def check_built(proto: onnx.ModelProto, request: ExportRequest) -> None:
-    """Read back what was really made.
+    """Read opset and precision back, and run ONNX's checker and shape inference.
 
     Raises:
-        WorkError: The opset or the precision is another one, or the checker or the shape inference of ONNX finds a mistake.
+        WorkError: They are others than were asked for, or the graph has a mistake.
     """
     import onnx
 
@@ -155,18 +152,14 @@ def check_built(proto: onnx.ModelProto, request: ExportRequest) -> None:
 
 
 def describe(model: ExportSource, request: ExportRequest, *, name: str, details: dict[str, Any] | None = None) -> ArtifactInfo:
-    """Return the metadata of a file that is being made.
+    """Return the metadata of a file that is being made; that of an ONNX file of this package is carried on.
 
-    That of an ONNX file of this package is carried on. ``name`` is for a request that gives none, ``details`` are particular to
-    the target.
+    ``name`` is for a request that gives none, ``details`` are particular to the target.
     """
     from importlib.metadata import version
 
     if isinstance(model, OnnxSource):
-        info = model.info
-        if request.precision != info.precision:
-            mark = fingerprint(info.architecture, info.preprocessing, info.source_sha256, request.precision)
-            info = dataclasses.replace(info, precision=request.precision, fingerprint=mark)
+        info = in_precision(model.info, request.precision)
         return dataclasses.replace(
             info,
             name=request.name or info.name,
@@ -188,6 +181,14 @@ def describe(model: ExportSource, request: ExportRequest, *, name: str, details:
         details={"opset": request.opset} | (details or {}),
         metrics=request.metrics,
     )
+
+
+def in_precision(info: ArtifactInfo, precision: ArtifactPrecision) -> ArtifactInfo:
+    """Return the metadata of the same model in another precision, which has another fingerprint."""
+    if precision == info.precision:
+        return info
+    mark = fingerprint(info.architecture, info.preprocessing, info.source_sha256, precision)
+    return dataclasses.replace(info, precision=precision, fingerprint=mark)
 
 
 def save_onnx(proto: onnx.ModelProto, info: ArtifactInfo, path: Path) -> None:

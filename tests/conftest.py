@@ -53,3 +53,14 @@ def run_hat(monkeypatch, capsys):
         return SimpleNamespace(returncode=done.value.code or 0, stdout=said.out, stderr=said.err)
 
     return run
+
+
+@pytest.fixture
+def call(run_hat):
+    """The same, as exit code, stdout and stderr."""
+
+    def run(*arguments):
+        done = run_hat(*arguments)
+        return done.returncode, done.stdout, done.stderr
+
+    return run

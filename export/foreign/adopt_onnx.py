@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+from hat.errors import CheckpointError, MissingExtraError, UsageError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo
 from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
 
+from ..graph.onnx_activations import GraphRunner
 from ..to_onnx import save_onnx
-from .model import ForeignModel, Place, Run, WrappedGraph, affine, refuse_own
+from .model import ForeignModel, Place, WrappedGraph, affine, refuse_own
 
 if TYPE_CHECKING:
     import onnx
@@ -27,13 +29,7 @@ _OURS = ("images", "embeddings")
 
 
 class OnnxFile:
-    """A foreign ONNX file; see `hat.export.foreign.model.ForeignFile`.
-
-    Raises:
-        UsageError: It takes something else than images, or is of a time before opset 9.
-        CheckpointError: It cannot be read, or is one of ours.
-        MissingExtraError: onnx or ONNX Runtime is not installed.
-    """
+    """A foreign ONNX file; see `hat.export.foreign.model.ForeignFile`."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -50,7 +46,7 @@ class OnnxFile:
 
     def wrap(self, declared: ForeignModel, place: Place, batch: int | None) -> WrappedGraph:
         """Put conversion in front of a copy of the graph and the L2 norm behind it; see `ForeignFile`."""
-        proto = _copied(self.proto)
+        proto = copy.deepcopy(self.proto)
         if batch is None and place.fixed is not None:
             _free_batch(proto, place.fixed)
         graph = _wrapped(proto, self.outputs[place.output], batch, place, declared)
@@ -58,7 +54,8 @@ class OnnxFile:
             precision = graph_precision(graph)
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from None
-        return WrappedGraph(graph, precision, _run(graph))
+        runner = GraphRunner(graph)
+        return WrappedGraph(graph, precision, lambda images: np.asarray(runner.run(images)[0], dtype=np.float32))
 
     def save(self, graph: WrappedGraph, info: ArtifactInfo, path: Path) -> ArtifactInfo:
         """Write a graph with the facts about itself; see `hat.export.to_onnx.save_onnx`."""
@@ -98,12 +95,6 @@ def _input_of(proto: onnx.ModelProto, path: Path) -> onnx.ValueInfoProto:
     return inputs[0]
 
 
-def _copied(proto: onnx.ModelProto) -> onnx.ModelProto:
-    copy = type(proto)()
-    copy.CopyFrom(proto)
-    return copy
-
-
 def _free_batch(proto: onnx.ModelProto, fixed: int) -> None:
     """Let reshapes keep the batch that they are given, where tracing wrote the batch of its example into them.
 
@@ -112,12 +103,11 @@ def _free_batch(proto: onnx.ModelProto, fixed: int) -> None:
     """
     from onnx import numpy_helper
 
-    made_by = {name: node for node in proto.graph.node for name in node.output}
     values = {tensor.name: tensor for tensor in proto.graph.initializer}
-    for name, node in made_by.items():
+    for node in proto.graph.node:
         for attribute in node.attribute if node.op_type == "Constant" else ():
             if attribute.name == "value":
-                values[name] = attribute.t
+                values[node.output[0]] = attribute.t
     for node in proto.graph.node:
         if node.op_type != "Reshape" or node.input[0] in values or node.input[1] not in values:
             continue
@@ -126,8 +116,7 @@ def _free_batch(proto: onnx.ModelProto, fixed: int) -> None:
             continue
         shape[0] = 0
         values[node.input[1]].CopyFrom(numpy_helper.from_array(shape, values[node.input[1]].name))
-        literal = [attribute for attribute in node.attribute if attribute.name == "allowzero"]  # there 0 would mean none at all
-        for attribute in literal:
+        for attribute in [entry for entry in node.attribute if entry.name == "allowzero"]:  # there 0 would mean none at all
             node.attribute.remove(attribute)
 
 
@@ -185,26 +174,3 @@ def _wrapped(
     graph.input.extend([helper.make_tensor_value_info("images", TensorProto.UINT8, [first, 3, *place.size]), *kept])
     graph.output.append(helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, [first, "embed_dim"]))
     return proto
-
-
-def _run(graph: onnx.ModelProto) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-
-    def failed(error: Exception) -> WorkError:
-        return WorkError((str(error).strip().splitlines() or [type(error).__name__])[0])
-
-    try:
-        session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base below Exception
-        raise failed(error) from error
-
-    def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        try:
-            return np.asarray(session.run(["embeddings"], {"images": images})[0], dtype=np.float32)
-        except Exception as error:
-            raise failed(error) from error
-
-    return run

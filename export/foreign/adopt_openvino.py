@@ -1,12 +1,8 @@
-"""What is put around a foreign OpenVINO graph: conversion by OpenVINO's own preprocessing, and the L2 norm.
-
-And an adopted model in other precisions: float32, float16, bfloat16, and int8 by NNCF.
-"""
+"""What is put around a foreign OpenVINO graph: conversion by OpenVINO's own preprocessing in front, the L2 norm behind."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, file_sha256, fingerprint
-from hat.io.atomic_output import atomic_output
-from hat.io.openvino_file import check_weights, read_openvino_info, read_openvino_xml, stored_as
-from hat.runtime.openvino_runtime import openvino_core, read_openvino_model
+from hat.io.artifact import METADATA_KEY, ArtifactInfo, file_sha256
+from hat.io.openvino_file import check_weights, read_openvino_xml, stored_as
+from hat.runtime.openvino_runtime import openvino_core
 
-from ..openvino.int8 import quantize_openvino
-from ..openvino.to_openvino import check_request, check_saved, save_openvino
-from ..request import ExportRequest
+from ..openvino.to_openvino import save_openvino
 from .model import ForeignModel, Place, WrappedGraph, affine, refuse_own
 
 if TYPE_CHECKING:
@@ -33,13 +26,7 @@ _EPSILON = 1e-12
 
 
 class OpenVINOFile:
-    """A foreign OpenVINO file; see `hat.export.foreign.model.ForeignFile`.
-
-    Raises:
-        UsageError: It has several inputs, or does not say how many dimensions its input has.
-        CheckpointError: It cannot be read, or is one of ours.
-        MissingExtraError: OpenVINO is not installed.
-    """
+    """A foreign OpenVINO file; see `hat.export.foreign.model.ForeignFile`."""
 
     def __init__(self, path: Path) -> None:
         self.core = openvino_core("adopting OpenVINO files")
@@ -49,7 +36,12 @@ class OpenVINOFile:
         if len(foreign.inputs) != 1:
             inputs = ", ".join(_name(port) for port in foreign.inputs)
             raise UsageError(f"{path} has {len(foreign.inputs)} inputs ({inputs}), expected images alone")
-        self.shape = [None if side.is_dynamic else side.get_length() for side in _sides(foreign.inputs[0], path)]
+        shape = foreign.inputs[0].get_partial_shape()
+        if shape.rank.is_dynamic:
+            raise UsageError(
+                f"{path} does not say how many dimensions its input has, expected images: (batch, 3, height, width)"
+            )
+        self.shape = [None if side.is_dynamic else side.get_length() for side in shape]
         self.outputs = [_name(port) for port in foreign.outputs]
         self.sha256 = hashlib.sha256((file_sha256(path) + file_sha256(self.weights)).encode()).hexdigest()
         self.versions = {"openvino": version("openvino")}
@@ -83,13 +75,6 @@ class OpenVINOFile:
 
 def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
-
-
-def _sides(port: Any, path: Path) -> list[Any]:
-    shape = port.get_partial_shape()
-    if shape.rank.is_dynamic:
-        raise UsageError(f"{path} does not say how many dimensions its input has, expected images: (batch, 3, height, width)")
-    return list(shape)
 
 
 def _name(port: Any) -> str:
@@ -148,58 +133,3 @@ def _widen(model: openvino.Model) -> None:
         wide.set_friendly_name(operation.get_friendly_name())
         for port in operation.output(0).get_target_inputs():
             port.replace_source_output(wide.output(0))
-
-
-def adopted_info(path: Path, target: str) -> ArtifactInfo:
-    """Return the metadata of an adopted OpenVINO file that is to be exported.
-
-    Raises:
-        UsageError: It is a file of a HAT, computes in another precision than float32, or cannot become what was asked for.
-        CheckpointError: It cannot be read, or was not adopted yet.
-    """
-    info = read_openvino_info(path)
-    if info.adopted is None:
-        raise UsageError(f"{path} is an exported file already: export the checkpoint that it was made from")
-    if target != "openvino":
-        raise UsageError(f"{path} is an adopted model and can be exported to openvino alone, got {target}")
-    if info.precision != "fp32":
-        raise UsageError(f"{path} computes in {info.precision}: other precisions are made from a file in fp32")
-    return info
-
-
-def export_adopted(source: Path, path: Path, request: ExportRequest) -> ArtifactInfo:
-    """Write an adopted model as an OpenVINO file in another precision; see `hat.export.openvino.to_openvino.export_openvino`.
-
-    Args:
-        source: The adopted file, in float32.
-        path: The ``.xml`` file to write.
-        request: Precision, and calibration images and options for int8.
-
-    Returns:
-        The facts that the file holds about itself.
-
-    Raises:
-        UsageError: A file is there and is not to be replaced, or what was asked for cannot be had.
-        WorkError: The graph cannot be converted or quantized, or is not what was asked for.
-        MissingExtraError: openvino, or nncf for int8, is not installed.
-    """
-    info = adopted_info(source, "openvino")
-    if request.input_type != info.input_type:
-        raise UsageError(f"{source} takes {info.input_type} images, and so does what is exported from it")
-    check_request(path, request)
-    core = openvino_core("exporting to OpenVINO")
-    graph = read_openvino_model(source, info, core)
-    details: dict[str, Any] = {key: value for key, value in info.details.items() if key != "weights_file_sha256"}
-    if request.precision == "int8":
-        graph, made = quantize_openvino(graph, request)
-        details |= made
-    info = replace(
-        info,
-        precision=request.precision,
-        fingerprint=fingerprint(info.architecture, info.preprocessing, info.source_sha256, request.precision),
-        details=details,
-    )
-    with atomic_output(path, overwrite=request.overwrite) as temporary:
-        info = save_openvino(graph, info, temporary)
-        check_saved(core, temporary, request, fixed_batch=info.batch is not None)
-    return info

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hat.console import emit, stderr
+from hat.errors import UsageError
 
 
 def adopt(
@@ -71,8 +72,6 @@ def adopt(
 
 
 def _channels(option: str, text: str | None, imagenet: tuple[float, float, float], scale: int) -> tuple[float, ...] | None:
-    from hat.errors import UsageError
-
     if text is None:
         return None
     if text == "imagenet":
@@ -87,8 +86,6 @@ def _channels(option: str, text: str | None, imagenet: tuple[float, float, float
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
-    from hat.errors import UsageError
-
     if text is None:
         return None
     height, _, width = text.lower().partition("x")

@@ -1,17 +1,13 @@
-"""What another project's file does not say of itself: how its model wants its images, and which output is the embedding.
-
-Beside it what a reader of such files gives, and probe images that show whether a changed graph still computes the same.
-"""
+"""What another project's file does not say of itself, how its model wants its images, and what a reader of such files gives."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from pydantic import Field
 
 from hat.config import config_dataclass, config_from_dict
@@ -25,14 +21,7 @@ Layout = Literal["nchw", "nhwc"]
 _CHANNELS: dict[Layout, int] = {"nchw": 1, "nhwc": 3}
 """Which dimension of a layout the channels are."""
 
-
 Run = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
-
-_SAME, _SAME_ROUNDED = 1e-4, 0.05
-"""Largest difference between two embeddings of one image, alone and in a batch, in float32 and in lower precisions. int8 rounds
-sums that another order of additions puts beside a half the other way: 0.01 was seen."""
-
-_NUM_PROBES = 8
 
 
 @config_dataclass
@@ -107,7 +96,7 @@ class WrappedGraph:
 
 
 class ForeignFile(Protocol):
-    """A file of another project, as its library reads it."""
+    """A file of another project, as its library reads it; opening one refuses what takes anything else than images."""
 
     shape: list[int | None]  # of its one input; None is an open dimension
     outputs: list[str]  # their names
@@ -115,12 +104,7 @@ class ForeignFile(Protocol):
     versions: dict[str, str]  # of the libraries that read it
 
     def wrap(self, declared: ForeignModel, place: Place, batch: int | None) -> WrappedGraph:
-        """Put conversion in front of a copy of the graph and the L2 norm behind it.
-
-        Args:
-            declared: How it wants its images.
-            place: Where they go in and where the embedding comes out.
-            batch: The batch that it is to take, None for any.
+        """Put conversion in front of a copy of the graph and the L2 norm behind it, for one batch size or, None, for any.
 
         Raises:
             CheckpointError: The precision in which it computes cannot be told.
@@ -129,7 +113,7 @@ class ForeignFile(Protocol):
         ...
 
     def save(self, graph: WrappedGraph, info: ArtifactInfo, path: Path) -> ArtifactInfo:
-        """Write a graph with the facts about itself, and return these."""
+        """Write a graph with its metadata, and return that."""
         ...
 
 
@@ -152,20 +136,20 @@ def declared_model(like: str | None, declared: Mapping[str, Any]) -> ForeignMode
     return config_from_dict(ForeignModel, fields, where="adopt")
 
 
-def input_of(shape: Sequence[int | None], declared: ForeignModel, where: str) -> tuple[Layout, tuple[int, int], int | None]:
-    """Read layout, (height, width) and the fixed batch off the shape of a foreign input; None is an open dimension.
+def place_of(file: ForeignFile, declared: ForeignModel, where: str) -> Place:
+    """Find where images go in, by the shape of the input and what was said of it, and which output is the embedding.
 
     Raises:
-        UsageError: It takes no RGB images, is of another size than was said, or leaves open what was not said.
+        UsageError: It takes no RGB images, is of another size than was said, leaves open what was not said, or has several
+            outputs and not the one that was chosen.
     """
-    shown = " x ".join("?" if side is None else str(side) for side in shape)
+    shape, shown = file.shape, " x ".join("?" if side is None else str(side) for side in file.shape)
     if len(shape) != 4:
         raise UsageError(
             f"{where} takes an array of {len(shape)} dimensions ({shown}), expected images: (batch, 3, height, width)"
         )
-    possible = [layout for layout, place in _CHANNELS.items() if shape[place] in (3, None)]
-    if certain := [layout for layout, place in _CHANNELS.items() if shape[place] == 3]:
-        possible = certain
+    certain = [layout for layout, axis in _CHANNELS.items() if shape[axis] == 3]
+    possible = certain or [layout for layout, axis in _CHANNELS.items() if shape[axis] is None]
     if declared.layout is not None:
         possible = [layout for layout in possible if layout == declared.layout]
     if not possible:
@@ -174,30 +158,21 @@ def input_of(shape: Sequence[int | None], declared: ForeignModel, where: str) ->
         )
     if len(possible) > 1:
         raise UsageError(f"{where} takes {shown}, which does not say where the channels are: say --layout nchw or nhwc")
-    sides = shape[2:] if possible[0] == "nchw" else shape[1:3]
+    said = declared.image_size or (None, None)
     size = []
-    for side, said in zip(sides, declared.image_size or (None, None), strict=True):
-        if side is None and said is None:
+    for side, wanted in zip(shape[2:] if possible[0] == "nchw" else shape[1:3], said, strict=True):
+        if side is None and wanted is None:
             raise UsageError(f"{where} takes images of any size ({shown}): say which with --image-size, such as 256x128")
-        if side is not None and said not in (None, side):
-            raise UsageError(f"{where} takes {shown}, so the image size {_by(declared.image_size)} does not fit")
-        size.append(side or said or 0)
-    return possible[0], (size[0], size[1]), shape[0]
-
-
-def output_of(names: Sequence[str], declared: ForeignModel, where: str) -> int:
-    """Return the place of the output that is the embedding.
-
-    Raises:
-        UsageError: There are several and none was chosen, or there is none of that name.
-    """
-    if declared.output is None and len(names) == 1:
-        return 0
-    if declared.output is None:
-        raise UsageError(f"{where} has {len(names)} outputs: say which is the embedding, --output {' or '.join(names)}")
-    if declared.output not in names:
-        raise UsageError(f"{where} has no output {declared.output!r}: expected {' or '.join(names)}")
-    return list(names).index(declared.output)
+        if side is not None and wanted not in (None, side):
+            raise UsageError(f"{where} takes {shown}, so the image size {said[0]}x{said[1]} does not fit")
+        size.append(side or wanted or 0)
+    outputs = " or ".join(file.outputs)
+    if declared.output is None and len(file.outputs) > 1:
+        raise UsageError(f"{where} has {len(file.outputs)} outputs: say which is the embedding, --output {outputs}")
+    if declared.output is not None and declared.output not in file.outputs:
+        raise UsageError(f"{where} has no output {declared.output!r}: expected {outputs}")
+    output = file.outputs.index(declared.output) if declared.output else 0
+    return Place(possible[0], (size[0], size[1]), shape[0], output)
 
 
 def affine(declared: ForeignModel) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -206,37 +181,7 @@ def affine(declared: ForeignModel) -> tuple[npt.NDArray[np.float64], npt.NDArray
     return np.array(declared.mean) * unit, np.array(declared.std) * unit
 
 
-def probe_images(size: tuple[int, int], count: int = _NUM_PROBES) -> npt.NDArray[np.uint8]:
-    """Draw (count, 3, H, W) uint8 images of soft random colors, the same at every call."""
-    random = np.random.default_rng(0)
-    small = random.integers(0, 256, (count, 8, 4, 3), dtype=np.uint8)
-    height, width = size
-    large = [np.asarray(Image.fromarray(one).resize((width, height), Image.Resampling.BICUBIC)) for one in small]
-    return np.ascontiguousarray(np.stack(large).transpose(0, 3, 1, 2))
-
-
-def is_same(rows: npt.NDArray[np.float32], others: npt.NDArray[np.float32], precision: ArtifactPrecision) -> bool:
-    """Return whether two arrays of embeddings are of the same images, up to rounding."""
-    limit = _SAME if precision == "fp32" else _SAME_ROUNDED
-    return rows.shape == others.shape and bool(np.abs(rows - others).max() < limit)
-
-
-def has_own_rows(run: Run, size: tuple[int, int], precision: ArtifactPrecision) -> bool:
-    """Return whether a graph gives one embedding for every image of a batch, the one that it gives the image alone."""
-    images = probe_images(size, 3)
-    together, alone = run(images), np.concatenate([run(image[None]) for image in images])
-    return len(together) == len(images) and is_same(together, alone, precision)
-
-
 def refuse_own(is_own: bool, path: Path) -> None:
-    """Refuse a file that is one of ours.
-
-    Raises:
-        CheckpointError: It is.
-    """
+    """Raise CheckpointError for a file that is one of ours."""
     if is_own:
         raise CheckpointError(f"{path} is one of this package's files already: there is nothing to adopt")
-
-
-def _by(size: tuple[int, int] | None) -> str:
-    return "" if size is None else f"{size[0]}x{size[1]}"

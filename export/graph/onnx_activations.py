@@ -1,120 +1,125 @@
-"""What flows through an ONNX graph: the values of any of its tensors, for a few images at a time."""
+"""What flows through an ONNX graph: the values of any of its tensors for a few images at a time, and their ranges."""
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from hat.console import progress
 from hat.errors import MissingExtraError, WorkError
 
 from .onnx_trace import INPUT_NAME
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
 
-_PROVIDERS = ["CPUExecutionProvider"]
+Range = tuple[float, float]
+"""Lowest and highest value."""
+
+CalibrationName = Literal["minmax", "percentile"]
 
 _BATCH_SIZE = 4
 """All tensors of these images are in memory at once: a few hundred megabytes for the large models."""
 
+_NUM_BINS = 4096
 
-class GraphRunner:
-    """A graph in ONNX Runtime on the CPU, which runs on the same images again and again.
 
-    Args:
-        proto: The model.
-        optimize: Let ONNX Runtime fuse nodes. Its kernels for Q/DQ pairs add in 16 bits on older processors.
+def open_session(
+    proto: onnx.ModelProto, optimization: str = "ORT_ENABLE_ALL", *, optimized: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """Open a graph in ONNX Runtime on the CPU, and write what its optimization makes of it to ``optimized``.
 
     Raises:
         WorkError: The graph cannot be run.
         MissingExtraError: ONNX Runtime is not installed.
     """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError("onnxruntime", "export", "quantizing") from None
+    import onnx
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # an error is raised, and need not be printed too
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, optimization)
+    # Threads of its own that find nothing to do would hold up what is computed of the values between two runs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if optimized is not None:
+        options.optimized_model_filepath = os.fspath(optimized)
+    with tempfile.TemporaryDirectory(prefix="hat-onnx-") as folder:
+        given: bytes | Path
+        if proto.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
+            given = proto.SerializeToString()
+        else:
+            given = Path(folder) / "model.onnx"
+            onnx.save_model(proto, given, save_as_external_data=True, location="model.onnx.data")
+        try:
+            return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base below Exception
+            raise _failure(error) from error
+
+
+class GraphRunner:
+    """A graph in ONNX Runtime on the CPU, which runs on images again and again; the errors are those of `open_session`.
+
+    With ``optimize`` ONNX Runtime fuses nodes; its kernels for Q/DQ pairs add in 16 bits on older processors.
+    """
 
     def __init__(self, proto: onnx.ModelProto, *, optimize: bool = True) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise MissingExtraError("onnxruntime", "export", "quantizing") from None
         import onnx
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # Threads of its own that find nothing to do would hold up what is computed of the values between two runs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if not optimize:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self.is_uint8 = proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        self.session = open_session(proto, "ORT_ENABLE_ALL" if optimize else "ORT_DISABLE_ALL")
+
+    def run(self, images: npt.NDArray[np.uint8], names: Sequence[str] | None = None) -> list[npt.NDArray[Any]]:
+        """Return outputs, all or those named, for one batch of images, (B, 3, H, W) uint8 RGB."""
+        feed = {INPUT_NAME: images if self.is_uint8 else images.astype(np.float32)}
         try:
-            if proto.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
-                self.session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=_PROVIDERS)
-            else:
-                with tempfile.TemporaryDirectory(prefix="hat-calibration-") as folder:  # read while the session is made
-                    path = Path(folder) / "model.onnx"
-                    onnx.save_model(proto, path, save_as_external_data=True, location="model.onnx.data")
-                    self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=_PROVIDERS)
+            values: list[npt.NDArray[Any]] = self.session.run(names, feed)
         except Exception as error:  # its exceptions share no base below Exception
-            raise WorkError(f"the graph cannot be run: {str(error).splitlines()[0]}") from error
+            raise _failure(error) from error
+        return values
 
     def batches(self, images: npt.NDArray[np.uint8], names: Sequence[str] | None = None) -> Iterator[list[npt.NDArray[Any]]]:
-        """Yield the values of outputs for a few images at a time.
-
-        Args:
-            images: (n, 3, H, W) uint8 RGB.
-            names: The outputs; None means all.
-        """
+        """Yield what `run` returns for a few images at a time."""
         for start in range(0, len(images), _BATCH_SIZE):
-            batch = images[start : start + _BATCH_SIZE]
-            try:
-                values = self.session.run(names, {INPUT_NAME: batch if self.is_uint8 else batch.astype(np.float32)})
-            except Exception as error:  # its exceptions share no base below Exception
-                raise WorkError(f"the graph cannot be run: {str(error).splitlines()[0]}") from error
-            yield values
+            yield self.run(images[start : start + _BATCH_SIZE], names)
 
     def embed(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the first output of all images, (n, embed_dim) float32."""
         return np.concatenate([values[0] for values in self.batches(images)]).astype(np.float32, copy=False)
 
 
+def _failure(error: Exception) -> WorkError:
+    return WorkError(f"the graph cannot be run: {(str(error).strip().splitlines() or [type(error).__name__])[0]}")
+
+
 def activations(
     proto: onnx.ModelProto, names: Sequence[str], images: npt.NDArray[np.uint8]
 ) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
-    """Run a model and yield what it computes on the way.
+    """Yield the values of tensors of a model for the next few images, by name, float32 whatever it computes in.
 
-    Args:
-        proto: A floating-point model with types of its tensors.
-        names: Tensors to yield; the input is none of them.
-        images: (n, 3, H, W) uint8 RGB.
-
-    Yields:
-        Tensor name -> its values for the next few images, float32 whatever the model computes in.
-
-    Raises:
-        WorkError: The graph cannot be run.
-        MissingExtraError: ONNX Runtime is not installed.
+    The errors are those of `open_session`; WorkError also where the graph does not tell the type of a tensor.
     """
     for values in GraphRunner(_with_outputs(proto, names)).batches(images, names):
         yield {name: value.astype(np.float32, copy=False) for name, value in zip(names, values, strict=True)}
 
 
-def tensors_around(proto: onnx.ModelProto, operators: Sequence[str]) -> list[str]:
-    """Return the names of all activations that enter or leave operators of certain types, in order of computation."""
-    weights = {tensor.name for tensor in proto.graph.initializer} | {"", INPUT_NAME}
-    touched = (name for node in proto.graph.node if node.op_type in operators for name in (*node.input, *node.output))
-    return [name for name in dict.fromkeys(touched) if name not in weights]
-
-
 def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     import onnx
 
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
+    changed = copy.deepcopy(proto)
     types = {info.name: info.type for info in (*proto.graph.value_info, *proto.graph.output)}
     if not types.keys() >= set(names):  # graphs of other projects name few types
         changed = onnx.shape_inference.infer_shapes(changed)
@@ -124,3 +129,61 @@ def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
     given = {output.name for output in proto.graph.output}
     changed.graph.output.extend(onnx.ValueInfoProto(name=name, type=types[name]) for name in names if name not in given)
     return changed
+
+
+def tensor_ranges(
+    proto: onnx.ModelProto,
+    operators: Sequence[str],
+    images: npt.NDArray[np.uint8],
+    *,
+    method: CalibrationName = "minmax",
+    percentile: float = 99.99,
+) -> dict[str, Range]:
+    """Return the range of every activation that enters or leaves operators of certain types, over (n, 3, H, W) uint8 images.
+
+    ``"minmax"`` takes the extremes; ``"percentile"`` keeps that part of the values, in percent, and cuts off an equal part at
+    both ends, for which the images are run a second time.
+
+    Raises:
+        WorkError: The model gives values that are not finite, or cannot be run.
+    """
+    weights = {tensor.name for tensor in proto.graph.initializer} | {"", INPUT_NAME}
+    touched = (name for node in proto.graph.node if node.op_type in operators for name in (*node.input, *node.output))
+    names = [name for name in dict.fromkeys(touched) if name not in weights]
+    extremes = dict.fromkeys(names, (np.inf, -np.inf))
+    for name, value in _values(proto, names, images, "extremes"):
+        low, high = (float(end) for end in torch.aminmax(value))
+        if not np.isfinite([low, high]).all():
+            raise WorkError(f"calibration failed: the tensor {name} takes values that are not finite")
+        extremes[name] = (min(extremes[name][0], low), max(extremes[name][1], high))
+    if method == "minmax":
+        return extremes
+    histograms = {name: torch.zeros(_NUM_BINS, dtype=torch.float64) for name in names}
+    for name, value in _values(proto, names, images, "percentiles"):
+        low, high = extremes[name]
+        if high > low:
+            histograms[name] += torch.histc(value.flatten(), _NUM_BINS, low, high)
+    return {name: _kept(histogram, extremes[name], percentile) for name, histogram in histograms.items()}
+
+
+def _values(
+    proto: onnx.ModelProto, names: Sequence[str], images: npt.NDArray[np.uint8], purpose: str
+) -> Iterator[tuple[str, Tensor]]:
+    with progress() as display:
+        task = display.add_task("calibrating", total=len(images), info=purpose)
+        for values in activations(proto, names, images):
+            for name, value in values.items():
+                yield name, torch.from_numpy(value)
+            display.advance(task, len(value))
+
+
+def _kept(counts: Tensor, ends: Range, percentile: float) -> Range:
+    """Return the edges of the bins in which the values that are kept begin and end."""
+    if not counts.any():  # one value alone
+        return ends
+    below = torch.cumsum(counts, 0) / counts.sum()
+    cut = (1 - percentile / 100) / 2
+    first = int(torch.searchsorted(below, cut, right=True))
+    last = int(torch.searchsorted(below, 1 - cut))
+    width = (ends[1] - ends[0]) / len(counts)
+    return (ends[0] + width * min(first, len(counts) - 1), ends[0] + width * min(last + 1, len(counts)))

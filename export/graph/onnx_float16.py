@@ -29,17 +29,10 @@ _NUM_PROBES = 2
 
 
 def half_inference_model(model: HAT, dtype: torch.dtype) -> InferenceModel:
-    """Make the inference graph in float16 or bfloat16: convolutions, linear layers and attention's products in half.
+    """Make the inference graph in float16 or bfloat16, on the CPU.
 
-    Pixels are normalized in float32, and layer norms, softmax, poolings over the whole map, the necks and the L2 norm are
-    computed in float32 too.
-
-    Args:
-        model: The trained model. It is left as it is.
-        dtype: ``torch.float16`` or ``torch.bfloat16``.
-
-    Returns:
-        The graph, on the CPU.
+    Convolutions, linear layers and attention's products compute in half; pixel normalization, layer norms, softmax, poolings
+    over the whole map, the necks and the L2 norm in float32.
 
     Raises:
         WorkError: A weight, or what a layer gives for a picture of noise, is not finite in this type.
@@ -101,6 +94,7 @@ def _converted(part: nn.Module, prefix: str, dtype: torch.dtype) -> list[tuple[T
     """Return every weight that is not inside a layer kept in float32, with its value in another type."""
     kept = {id(inner) for module in part.modules() if isinstance(module, _InFloat32) for inner in module.modules()}
     pairs = []
+    kind = str(dtype).removeprefix("torch.")
     for path, module in part.named_modules(prefix=prefix):
         if id(module) in kept:
             continue
@@ -110,7 +104,7 @@ def _converted(part: nn.Module, prefix: str, dtype: torch.dtype) -> list[tuple[T
             converted = value.detach().to(dtype)
             if not torch.isfinite(converted).all():
                 raise WorkError(
-                    f"the weight {path}.{name} reaches {float(value.abs().max()):.4g} and {_name(dtype)} ends at "
+                    f"the weight {path}.{name} reaches {float(value.abs().max()):.4g} and {kind} ends at "
                     f"{torch.finfo(dtype).max:.4g}: export in bf16 or fp32"
                 )
             pairs.append((value, converted))
@@ -118,18 +112,13 @@ def _converted(part: nn.Module, prefix: str, dtype: torch.dtype) -> list[tuple[T
 
 
 def _check_activations(graph: InferenceModel) -> None:
-    """Run pictures of noise in float32 and look whether every layer's output fits into float16.
-
-    Raises:
-        WorkError: It does not; the first layer is named.
-    """
+    """Run pictures of noise in float32 and raise WorkError with the first layer whose output does not fit into float16."""
     limit = torch.finfo(torch.float16).max
-    beyond: list[tuple[str, float]] = []
 
-    def look(name: str, output: object) -> None:
-        largest = float(output.abs().max()) if isinstance(output, Tensor) else 0.0
+    def look(name: str, output: Tensor) -> None:
+        largest = float(output.abs().max())
         if not largest <= limit:
-            beyond.append((name, largest))
+            raise WorkError(f"{name} gives values up to {largest:.4g} and float16 ends at {limit:.4g}: export in bf16 or fp32")
 
     watched = [(name, module) for name, module in graph.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     handles = [module.register_forward_hook(lambda _m, _i, output, name=name: look(name, output)) for name, module in watched]
@@ -141,10 +130,3 @@ def _check_activations(graph: InferenceModel) -> None:
     finally:
         for handle in handles:
             handle.remove()
-    if beyond:
-        name, largest = beyond[0]
-        raise WorkError(f"{name} gives values up to {largest:.4g} and float16 ends at {limit:.4g}: export in bf16 or fp32")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

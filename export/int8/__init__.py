@@ -1,1 +1,1 @@
-"""Integer precision in the ONNX graph: ranges, equalization, rounding, and which layers stay in floating point."""
+"""Integer precision in the ONNX graph: equalization, rounding, and which layers stay in floating point."""

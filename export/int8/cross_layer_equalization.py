@@ -13,6 +13,7 @@ again: a channel that reached its six on the images still ends there, any other 
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..graph.onnx_activations import activations
+from ..graph.onnx_trace import attributes_of
 
 if TYPE_CHECKING:
     import onnx
@@ -60,24 +62,13 @@ class EqualizationGroup:
 
 
 def equalize_channels(proto: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> tuple[onnx.ModelProto, int]:
-    """Return a copy of a model that computes the same with channels of more equal ranges.
+    """Return a copy of a model that computes the same with channels of more equal ranges, and how many groups were changed.
 
-    Args:
-        proto: A floating-point model, float32 or float16, its batch norms folded.
-        images: (n, 3, H, W) uint8 RGB, on which the ranges are measured.
-
-    Returns:
-        The copy, and the number of groups of tensors that were changed: those between convolutions.
-
-    Raises:
-        WorkError: The graph cannot be run.
-        MissingExtraError: ONNX Runtime is not installed.
+    The model is float32 or float16 with its batch norms folded; ranges are measured on (n, 3, H, W) uint8 RGB images.
     """
-    import onnx
     from onnx import numpy_helper
 
-    equalized = onnx.ModelProto()
-    equalized.CopyFrom(proto)
+    equalized = copy.deepcopy(proto)
     constants = {tensor.name: tensor for tensor in equalized.graph.initializer}
     groups = _find_groups(equalized, constants)
     if not groups:
@@ -118,9 +109,7 @@ def equalize_channels(proto: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> 
 def _smoothing_scale(largest: Array, shares: Sequence[Array | None]) -> Array:
     """Return SmoothQuant's scale of each channel, range^alpha / weight^(1 - alpha), with a geometric mean of 1.
 
-    Args:
-        largest: Range of each channel.
-        shares: Of each consumer, `_input_shares`; None for depthwise ones, whose weights have a scale for every channel.
+    The weight is the largest of all consumers' `_input_shares`; depthwise ones have none, and a scale for every channel.
     """
     dense = [share for share in shares if share is not None]
     if not dense:
@@ -137,8 +126,7 @@ def _normalized(values: Array) -> Array:
 
 def _grouped(node: onnx.NodeProto, weight: Array) -> Array:
     """View the weight of a convolution as (groups, outputs, inputs, kernel height, kernel width)."""
-    num_groups = next((entry.i for entry in node.attribute if entry.name == "group"), 1)
-    return weight.reshape(num_groups, -1, *weight.shape[1:])
+    return weight.reshape(attributes_of(node).get("group", 1), -1, *weight.shape[1:])
 
 
 def _input_shares(node: onnx.NodeProto, weight: Array) -> Array | None:
@@ -154,6 +142,7 @@ def _input_shares(node: onnx.NodeProto, weight: Array) -> Array | None:
 
 def _find_groups(proto: onnx.ModelProto, constants: dict[str, onnx.TensorProto]) -> list[EqualizationGroup]:
     """Return the groups of tensors whose channels can be scaled."""
+    from onnx.numpy_helper import to_array
     from scipy.cluster.hierarchy import DisjointSet
 
     def tensors(node: onnx.NodeProto) -> list[str]:
@@ -175,8 +164,9 @@ def _find_groups(proto: onnx.ModelProto, constants: dict[str, onnx.TensorProto])
     for node in proto.graph.node:
         if node.name in commuting:
             if node.op_type == "Clip":
-                group_of(node.output[0]).clips.append(node)
-                group_of(node.output[0]).bounds.add(_constant(constants[node.input[2]]))
+                group = group_of(node.output[0])
+                group.clips.append(node)
+                group.bounds.add(float(to_array(constants[node.input[2]])))
         elif node.op_type == "Conv" and all(name in constants for name in node.input[1:]):
             group_of(node.input[0]).consumers.append(node)
             group_of(node.output[0]).producers.append(node)
@@ -187,20 +177,16 @@ def _find_groups(proto: onnx.ModelProto, constants: dict[str, onnx.TensorProto])
 
 
 def _commutes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+    from onnx.numpy_helper import to_array
+
     if node.op_type not in _COMMUTING or len(node.output) != 1:
         return False
     if node.op_type == "Add":
         return not any(name in constants for name in node.input)
     if node.op_type == "Clip":
-        bounds = node.input[1:]
-        return len(bounds) == 2 and all(name in constants for name in bounds) and _constant(constants[bounds[0]]) == 0
+        bounds = [constants[name] for name in node.input[1:] if name in constants]
+        return len(bounds) == 2 and float(to_array(bounds[0])) == 0
     return True
-
-
-def _constant(tensor: onnx.TensorProto) -> float:
-    from onnx import numpy_helper
-
-    return float(numpy_helper.to_array(tensor))
 
 
 def _channel_ranges(proto: onnx.ModelProto, names: Sequence[str], images: npt.NDArray[np.uint8]) -> dict[str, Array]:

@@ -12,6 +12,8 @@ usual rule, symmetric by the largest weight of each channel, finds these very st
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from torch import Tensor
 from hat.console import progress
 
 from ..graph.onnx_activations import activations
+from ..graph.onnx_trace import attributes_of
 from .qdq_insertion import QuantizableLayer
 
 if TYPE_CHECKING:
@@ -54,21 +57,12 @@ def round_weights(
 ) -> onnx.ModelProto:
     """Return a copy of a model in which the weights of some layers are whole multiples of a 127th of each channel's largest.
 
-    Args:
-        proto: A floating-point model, float32 or float16.
-        layers: Which, of `hat.export.int8.qdq_insertion.find_layers`; those without a weight are left alone.
-        images: (n, 3, H, W) uint8 RGB, whose inputs to each layer decide.
-        per_tensor: Take a 127th of each tensor's largest for all of its channels.
-
-    Raises:
-        WorkError: The graph cannot be run.
-        MissingExtraError: ONNX Runtime is not installed.
+    The model is float32 or float16; what enters each layer for the images, (n, 3, H, W) uint8 RGB, decides. With ``per_tensor``
+    it is a 127th of each tensor's largest for all of its channels. Layers without a weight are left alone.
     """
-    import onnx
     from onnx import numpy_helper
 
-    rounded = onnx.ModelProto()
-    rounded.CopyFrom(proto)
+    rounded = copy.deepcopy(proto)
     weights = {tensor.name: tensor for tensor in rounded.graph.initializer}
     nodes = {node.name: node for node in proto.graph.node}
     parts = [
@@ -93,13 +87,11 @@ class _Rounding:
     """A layer, its weight, and the Hessian of its inputs so far."""
 
     def __init__(self, layer: QuantizableLayer, node: onnx.NodeProto, tensor: onnx.TensorProto, per_tensor: bool) -> None:
-        from onnx import helper
-
         self.layer, self.tensor, self.per_tensor = layer, tensor, per_tensor
         self.is_convolution = node.op_type == "Conv"
-        self.attributes: dict[str, Any] = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        self.attributes = attributes_of(node)
         self.num_groups = int(self.attributes.get("group", 1))
-        num_inputs = layer.size // tensor.dims[layer.channel_axis]  # of one output channel
+        num_inputs = math.prod(tensor.dims) // tensor.dims[layer.channel_axis]  # of one output channel
         self.num_parts = next(
             parts for parts in range(-(-num_inputs // _MAX_INPUTS), num_inputs + 1) if num_inputs % parts == 0
         )
@@ -145,15 +137,10 @@ class _Rounding:
 
 
 def round_to_steps(rows: Tensor, scale: Tensor, hessian: Tensor) -> Tensor:
-    """Round the weights of output channels, in groups that share their inputs.
+    """Round the weights of output channels to multiples of their steps, at most 127; those that were 127 still are.
 
-    Args:
-        rows: (groups, channels, inputs) float64, no value beyond 127 steps.
-        scale: (groups, channels, 1) float64, the size of a step.
-        hessian: (groups, inputs, inputs) float64, sums of the products of any two inputs over positions.
-
-    Returns:
-        (groups, channels, inputs): multiples of the steps, at most 127; those that were 127 still are.
+    All are float64: ``rows`` and the result (groups, channels, inputs), no value beyond 127 steps; ``scale`` (groups, channels,
+    1), the size of a step; ``hessian`` (groups, inputs, inputs), the products of any two inputs summed over positions.
     """
     # What varies most is rounded first (GPTQ's act-order), while there are many left to make it good.
     order = torch.argsort(hessian.diagonal(dim1=1, dim2=2), dim=1, descending=True)

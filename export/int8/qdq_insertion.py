@@ -1,12 +1,13 @@
-"""Pairs of QuantizeLinear and DequantizeLinear around the layers of a graph, as TensorRT reads them.
+"""Pairs of QuantizeLinear and DequantizeLinear around the layers of a graph, in the pattern that a kind of runtime matches.
 
-A layer's input is quantized by one scale for the tensor, its weight by one for each output channel (float8: one for all), both
-symmetrically with the zero point 0. Biases and outputs stay as they are, in the type of the graph around: the layer after
-decides whether it wants eight bits.
+`insert_qdq` writes what TensorRT reads: a layer's input is quantized by one scale for the tensor, its weight by one for each
+output channel (float8: one for all), both symmetrically with the zero point 0. Biases and outputs stay as they are, in the type
+of the graph around: the layer after decides whether it wants eight bits. `quantize_for_cpu` writes what ONNX Runtime reads.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,12 +15,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..graph.onnx_activations import Range
+from ..graph.onnx_trace import attributes_of, quiet
+
 if TYPE_CHECKING:
     import onnx
 
 
 FLOAT16_SCALE_OPSET = 19
 """From here on Q/DQ take scales in half precision, and float8."""
+
+LAYERS = ("Conv", "Gemm", "MatMul")
+
+BETWEEN = ("Add", "Clip", "MaxPool", "Relu")
+"""What stands between two convolutions and has an integer kernel in ONNX Runtime, or disappears into one."""
 
 _LARGEST = {"int8": 127.0, "fp8": 448.0}
 
@@ -33,76 +42,59 @@ class QuantizableLayer:
     inputs: tuple[str, str]  # tensors that enter its product: an activation and a weight, or two activations
     weight: str | None  # None for a product of two activations
     channel_axis: int  # which axis of the weight counts output channels
-    size: int  # number of values of the weight
 
 
 def find_layers(proto: onnx.ModelProto, *, attention: bool) -> list[QuantizableLayer]:
-    """Return the layers of a graph that do most of its work, in order of computation.
+    """Return the layers of a floating-point graph that do most of its work, in order of computation.
 
-    Args:
-        proto: A floating-point model.
-        attention: Count attention's products of two activations too.
+    With ``attention`` its products of two activations are among them.
     """
-    from onnx import helper
-
-    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    weights = {tensor.name for tensor in proto.graph.initializer}
     layers = []
     for node in proto.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or node.input[0] in weights:
+        if node.op_type not in LAYERS or node.input[0] in weights:
             continue
-        weight = weights.get(node.input[1])
+        weight = node.input[1] if node.input[1] in weights else None
         if weight is None and not (attention and node.op_type == "MatMul"):
             continue
-        transposed = any(entry.name == "transB" and helper.get_attribute_value(entry) for entry in node.attribute)
-        axis = 0 if node.op_type == "Conv" or transposed else 1
-        size = int(np.prod(weight.dims)) if weight is not None else 0
-        name = node.name.rsplit("/", 1)[0] if node.name.endswith(("/Conv", "/MatMul", "/Gemm")) else node.name
-        layers.append(QuantizableLayer(name, node.name, (node.input[0], node.input[1]), weight and weight.name, axis, size))
+        axis = 0 if node.op_type == "Conv" or attributes_of(node).get("transB") else 1
+        name = node.name.removesuffix(f"/{node.op_type}")
+        layers.append(QuantizableLayer(name, node.name, (node.input[0], node.input[1]), weight, axis))
     return layers
 
 
 def insert_qdq(
     proto: onnx.ModelProto,
     layers: Sequence[QuantizableLayer],
-    ranges: Mapping[str, tuple[float, float]],
+    ranges: Mapping[str, Range],
     *,
     kind: Literal["int8", "fp8"] = "int8",
     per_tensor: bool = False,
     residual_sums: bool = False,
 ) -> onnx.ModelProto:
-    """Return a copy of a model whose layers compute in eight bits.
+    """Return a copy of a float32 or float16 model some layers of which compute in int8, or in float8 (e4m3fn).
 
-    Args:
-        proto: A floating-point model, float32 or float16.
-        layers: What to quantize, of `find_layers`.
-        ranges: Tensor name -> its lowest and highest value, for the inputs of the layers.
-        kind: ``"int8"``, or ``"fp8"`` (float8 e4m3).
-        per_tensor: Give an int8 weight one scale, as float8 weights have, in place of one for each output channel.
-        residual_sums: Quantize what is added to the output of a quantized convolution too; `ranges` has those tensors.
+    ``per_tensor`` gives an int8 weight one scale, as float8 weights have, in place of one for each output channel.
+    ``residual_sums`` also quantizes what is added to the output of a quantized convolution; ``ranges`` then has those tensors.
     """
-    import onnx
-
-    quantized = onnx.ModelProto()
-    quantized.CopyFrom(proto)
+    quantized = copy.deepcopy(proto)
     graph = quantized.graph
     pairs = _Pairs(graph, layers, ranges, kind, kind == "int8" and not per_tensor)
     by_node = {layer.node: layer for layer in layers}
     convolved = {node.output[0] for node in proto.graph.node if node.op_type == "Conv" and node.name in by_node}
     del graph.node[:]
     for node in proto.graph.node:
-        places = []
+        inputs = list(node.input)
         if (layer := by_node.get(node.name)) is not None:
-            axes = (None, None if layer.weight is None else layer.channel_axis)
-            places = [pairs.dequantized(name, axis) for name, axis in zip(layer.inputs, axes, strict=True)]
-        elif residual_sums and node.op_type == "Add" and convolved.intersection(node.input):
+            inputs[0] = pairs.dequantized(inputs[0], None)
+            inputs[1] = pairs.dequantized(inputs[1], None if layer.weight is None else layer.channel_axis)
+        elif residual_sums and node.op_type == "Add" and convolved.intersection(inputs):
             # The convolution's own output stays as it is: TensorRT adds the other one in its kernel, and reads that in int8.
-            places = list(node.input)
-            other = 0 if places[0] not in convolved else 1
-            if places[other] not in pairs.weights:
-                places[other] = pairs.dequantized(places[other], None)
+            other = 0 if inputs[0] not in convolved else 1
+            if inputs[other] not in pairs.weights:
+                inputs[other] = pairs.dequantized(inputs[other], None)
         graph.node.append(node)
-        for place, name in enumerate(places):
-            graph.node[-1].input[place] = name
+        graph.node[-1].input[:] = inputs
     read = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
@@ -117,7 +109,7 @@ class _Pairs:
         self,
         graph: onnx.GraphProto,
         layers: Sequence[QuantizableLayer],
-        ranges: Mapping[str, tuple[float, float]],
+        ranges: Mapping[str, Range],
         kind: Literal["int8", "fp8"],
         by_channel: bool,
     ) -> None:
@@ -151,11 +143,10 @@ class _Pairs:
         value = numpy_helper.to_array(self.weights[tensor]).astype(np.float32)
         # TensorRT fuses what follows a float8 product where its weight has one scale for the tensor.
         others = tuple(place for place in range(value.ndim) if place != axis or not self.by_channel)
-        scales = self._scale(np.asarray(np.abs(value).max(axis=others)))
-        scale, zero = self._constants(f"{tensor}/weight", scales)
+        scales = self._scale(np.asarray(np.abs(value).max(axis=others, keepdims=True)))
+        scale, zero = self._constants(f"{tensor}/weight", scales.reshape(-1) if self.by_channel else scales.reshape(()))
         # Divided by the scale as it is stored, which half precision has rounded.
-        shape = [-1 if place == axis and self.by_channel else 1 for place in range(value.ndim)]
-        levels = np.clip(value / scales.astype(np.float32).reshape(shape), -self.largest, self.largest)
+        levels = np.clip(value / scales.astype(np.float32), -self.largest, self.largest)
         levels = np.rint(levels) if self.stored == np.int8 else levels
         self._constant(levels.astype(self.stored), f"{tensor}/quantized")
         attributes = {"axis": axis} if self.by_channel else {}
@@ -183,3 +174,77 @@ class _Pairs:
         from onnx import helper
 
         self.graph.node.append(helper.make_node(operator, inputs, [output], name=f"{output}/{operator}", **attributes))
+
+
+def quantize_for_cpu(
+    proto: onnx.ModelProto, layers: Sequence[QuantizableLayer], ranges: Mapping[str, Range]
+) -> onnx.ModelProto:
+    """Return a copy of a float32 model some layers of which compute in ONNX Runtime's integer kernels."""
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    names = {layer.node for layer in layers}
+    ends = {name: tuple(np.asarray(end, dtype=np.float32) for end in found) for name, found in ranges.items()}
+    quantizer = QDQQuantizer(
+        copy.deepcopy(proto),  # it works in place
+        True,  # weights by channel
+        False,
+        QuantType.QInt8,
+        QuantType.QUInt8,
+        TensorsData(CalibrationMethod.MinMax, ends),
+        [*names, *between_convolutions(proto, names)],
+        [],
+        [*LAYERS, *BETWEEN],
+        # The product of a linear layer goes into a float kernel at once; rounding it first would only lose precision.
+        {
+            "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
+            "WeightSymmetric": True,
+            "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+        },
+    )
+    with quiet("root"):  # it warns of every tensor that it leaves as it is
+        quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    quantized: onnx.ModelProto = quantizer.model.model
+    used = {"", "ai.onnx"} | {node.domain for node in quantized.graph.node}
+    for unused in [entry for entry in quantized.opset_import if entry.domain not in used]:  # it may add its own operators'
+        quantized.opset_import.remove(unused)
+    return quantized
+
+
+def between_convolutions(proto: onnx.ModelProto, quantized: set[str]) -> list[str]:
+    """Return the activations, poolings and residual sums all of whose inputs come from quantized convolutions or from these."""
+    eight_bits: set[str] = set()
+    found = []
+    for node in proto.graph.node:
+        if node.name in quantized and node.op_type == "Conv":
+            eight_bits.update(node.output)
+        elif node.op_type in BETWEEN:
+            activations = node.input if node.op_type == "Add" else node.input[:1]
+            if all(name in eight_bits for name in activations):
+                eight_bits.update(node.output)
+                found.append(node.name)
+    return found
+
+
+def feeding_convolutions(proto: onnx.ModelProto, left_out: Mapping[str, str]) -> dict[str, str]:
+    """Return the convolutions whose outputs enter layers that are left out: node -> name of the layer that it feeds.
+
+    The scheme for CPUs quantizes a convolution's output, so a layer that is left out would still be given eight bits, and those
+    of values from before the activation: more would be lost than by quantizing it.
+    """
+    producers = {output: node for node in proto.graph.node for output in node.output}
+    found: dict[str, str] = {}
+    for node in proto.graph.node:
+        waiting, seen = [node.input[0]] if node.name in left_out else [], set()
+        while waiting:
+            producer = producers.get(waiting.pop())
+            if producer is None or producer.name in seen:
+                continue
+            seen.add(producer.name)
+            if producer.op_type == "Conv" and producer.name not in left_out:
+                found[producer.name] = left_out[node.name]
+            elif producer.op_type in BETWEEN:
+                waiting += producer.input
+    return found

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +14,7 @@ from hat.config import config_dataclass, config_from_dict, config_to_dict
 from hat.errors import MissingExtraError, UsageError, WorkError
 from hat.runtime.openvino_runtime import kept_signal_stack, openvino_core
 
-from ..int8.calibration import calibration_details
+from ..graph.onnx_trace import quiet
 from ..int8.onnx_int8 import DEFAULT_MAX_DROP
 from ..request import Calibration, ExportRequest
 
@@ -44,7 +40,7 @@ _OVERFLOW_FIXES = {"none": "disable", "first": "first_layer_only", "all": "enabl
 _NUM_VALIDATION = 128
 """Calibration images on which `OpenVINOQuantization.max_drop` is measured, again for every layer."""
 
-_MOVING = ("MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit")
+_MOVES_VALUES = ("MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit")
 
 
 @config_dataclass
@@ -93,17 +89,10 @@ class OpenVINOQuantization:
 
 
 def quantize_openvino(model: openvino.Model, request: ExportRequest) -> tuple[openvino.Model, dict[str, Any]]:
-    """Quantize a float32 graph.
+    """Quantize a float32 graph, and return with it what is to be recorded of how it was made.
 
     Pixels stay in floats up to the first convolution, and so does everything after the last join of features: necks and L2
     norm decide the angles between embeddings, and cost nothing.
-
-    Args:
-        model: The graph in float32; it is left as it is.
-        request: Its calibration images and its options, those of `OpenVINOQuantization`.
-
-    Returns:
-        The quantized graph and what is to be recorded of how it was made.
 
     Raises:
         UsageError: There are no calibration images, or an option is unknown or names layers that are not there.
@@ -127,11 +116,10 @@ def quantize_openvino(model: openvino.Model, request: ExportRequest) -> tuple[op
         "fast_bias_correction": options.bias_correction != "layerwise",
         "ignored_scope": _ignored(model, options),
     }
-    advanced = _advanced(options)
     try:
-        with _quiet():
+        with kept_signal_stack(), quiet("nncf"):
             if options.max_drop == 1:
-                quantized = nncf.quantize(model, nncf.Dataset(images), advanced_parameters=advanced, **arguments)
+                quantized = nncf.quantize(model, nncf.Dataset(images), advanced_parameters=_advanced(options), **arguments)
             else:
                 quantized = nncf.quantize_with_accuracy_control(
                     model,
@@ -139,20 +127,20 @@ def quantize_openvino(model: openvino.Model, request: ExportRequest) -> tuple[op
                     _validation_dataset(model, images[:_NUM_VALIDATION]),
                     _mean_cosine,
                     max_drop=options.max_drop,
-                    advanced_quantization_parameters=advanced,
+                    advanced_quantization_parameters=_advanced(options),
                     **arguments,
                 )
     except nncf.ValidationError as error:
         raise UsageError(f"openvino int8: {' '.join(str(error).split())}") from None
     except RuntimeError as error:  # NNCF's own errors and OpenVINO's are all RuntimeErrors
         raise WorkError(f"NNCF cannot quantize the graph: {error}") from error
-    total, left = _float_products(quantized)
+    products = [operation for operation in quantized.get_ordered_ops() if operation.get_type_name() in PRODUCTS]
     return quantized, {
         "float_precision": options.float_precision,
         "quantization": config_to_dict(options),
-        "calibration": calibration_details(used),
-        "num_products": total,
-        "float_products": left,
+        "calibration": used.details,
+        "num_products": len(products),
+        "float_products": [op.get_friendly_name() for op in products if not _is_quantized(op.input_value(0).get_node())],
     }
 
 
@@ -214,33 +202,13 @@ def _mean_cosine(compiled: Any, pairs: Iterable[Any]) -> tuple[float, list[float
     return float(np.mean(cosines)), cosines
 
 
-def _float_products(model: openvino.Model) -> tuple[int, list[str]]:
-    """Count the convolutions and matrix products of a graph, and name those whose activations are not quantized."""
-    products = [operation for operation in model.get_ordered_ops() if operation.get_type_name() in PRODUCTS]
-    return len(products), [op.get_friendly_name() for op in products if not _is_quantized(op.input_value(0).get_node())]
-
-
 def _is_quantized(node: Any) -> bool:
     """Return whether the output of a node was quantized, there or before it was merely moved about."""
     if node.get_type_name() == "FakeQuantize":
         return True
     if node.get_type_name() == "Concat":
         return all(_is_quantized(value.get_node()) for value in node.input_values())
-    return node.get_type_name() in _MOVING and _is_quantized(node.input_value(0).get_node())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence NNCF, which draws progress bars on stdout and logs every ignored layer; its OpenVINO leaves no signal stack."""
-    logger = logging.getLogger("nncf")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with kept_signal_stack(), warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    return node.get_type_name() in _MOVES_VALUES and _is_quantized(node.input_value(0).get_node())
 
 
 def around_network(model: openvino.Model) -> set[str]:
@@ -255,13 +223,13 @@ def around_network(model: openvino.Model) -> set[str]:
         if node.get_type_name() not in (*PRODUCTS, "ShapeOf") and node.get_friendly_name() not in names:
             names.add(node.get_friendly_name())
             readers += [port.get_node() for output in node.outputs() for port in output.get_target_inputs()]
-    makers = [model.outputs[0].get_node().input_value(0).get_node()]
+    producers = [model.outputs[0].get_node().input_value(0).get_node()]
     ends = (*PRODUCTS, ATTENTION, "Concat", "Constant", "MVN", "Parameter", "ReduceMean", "ShapeOf")
-    while makers:
-        node = makers.pop()
+    while producers:
+        node = producers.pop()
         if node.get_type_name() not in ends and node.get_friendly_name() not in names:
             names.add(node.get_friendly_name())
-            makers += [value.get_node() for value in node.input_values()]
+            producers += [value.get_node() for value in node.input_values()]
     return names
 
 

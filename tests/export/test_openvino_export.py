@@ -1,14 +1,13 @@
 """OpenVINO files: what they compute, what they say of themselves, and what is refused."""
 
+import itertools
 import types
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from traced_once import traced_once
 
 from hat.errors import ConfigError, UsageError, WorkError
-from hat.export.int8.calibration import calibration_details
 from hat.export.request import ExportRequest
 
 openvino = pytest.importorskip("openvino", reason="the extra export is not installed")
@@ -25,12 +24,6 @@ CAPABILITIES = openvino_core("testing").get_property("CPU", "OPTIMIZATION_CAPABI
 HAS_BF16, HAS_FP16 = "BF16" in CAPABILITIES, "FP16" in CAPABILITIES
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_trace():
-    with traced_once():
-        yield
-
-
 @pytest.fixture(scope="module")
 def files(small_model, calibration, tmp_path_factory):
     folder = tmp_path_factory.mktemp("openvino")
@@ -42,6 +35,12 @@ def files(small_model, calibration, tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="module")
+def embeddings(files, pixels):
+    """Precision -> embeddings of the pixels, for every precision that this processor runs."""
+    return {name: OpenVINORuntime(files[name].path).run(pixels) for name in PRECISIONS if name != "bf16" or HAS_BF16}
+
+
 def worst_cosine(first, second):
     return float((first * second).sum(axis=1).min())
 
@@ -51,34 +50,30 @@ def worst_cosine(first, second):
     # Most processors compute a file with float16 weights in float32.
     [("fp32", 0.999999), ("bf16", 0.999), ("fp16", 0.999 if HAS_FP16 else 0.99999), ("int8", 0.99)],
 )
-def test_every_precision_gives_the_models_embeddings(precision, least, files, pixels, reference):
-    if precision == "bf16" and not HAS_BF16:
+def test_every_precision_gives_the_models_embeddings(precision, least, embeddings, reference):
+    if precision not in embeddings:
         pytest.skip("this processor has no bfloat16")
-    embeddings = OpenVINORuntime(files[precision].path).run(pixels)
-    assert worst_cosine(embeddings, reference) >= least
-    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-4)
+    rows = embeddings[precision]
+    assert worst_cosine(rows, reference) >= least
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-4)
     if precision == "fp32":
-        np.testing.assert_allclose(embeddings, reference, atol=1e-5)
+        np.testing.assert_allclose(rows, reference, atol=1e-5)
 
 
-def test_a_precision_is_not_another_one_under_its_name(files, pixels):
-    ran = {name: OpenVINORuntime(files[name].path).run(pixels) for name in PRECISIONS if name != "bf16" or HAS_BF16}
-    names = sorted(ran)
-    for number, first in enumerate(names):
-        for second in names[number + 1 :]:
-            assert not np.array_equal(ran[first], ran[second]), (first, second)
+def test_a_precision_is_not_another_one_under_its_name(embeddings):
+    for first, second in itertools.combinations(embeddings, 2):
+        assert not np.array_equal(embeddings[first], embeddings[second]), (first, second)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_file_holds_its_facts_and_a_dynamic_batch(precision, files):
+def test_the_file_holds_its_metadata_and_a_dynamic_batch(precision, files):
     file = files[precision]
     assert read_openvino_info(file.path) == file.info
     assert (file.info.precision, file.info.name, file.info.batch) == (precision, "small", None)
     assert {"openvino", "torch", "onnx"} <= set(file.info.versions)
     model = openvino_core("testing").read_model(file.path)
     assert model.inputs[0].get_partial_shape().to_string() == "[?,3,64,32]"
-    assert model.inputs[0].get_any_name() == "images"
-    assert model.outputs[0].get_any_name() == "embeddings"
+    assert (model.inputs[0].get_any_name(), model.outputs[0].get_any_name()) == ("images", "embeddings")
 
 
 def test_weights_are_stored_as_the_precision_says(files):
@@ -111,24 +106,19 @@ def test_int8_leaves_pixels_and_the_l2_norm_in_floats(files):
     assert "FakeQuantize" not in seen
 
 
-def test_int8_records_how_it_was_made(files, calibration):
+def test_int8_meets_its_default_drop_and_records_how_it_was_made(files, calibration, embeddings, reference):
     details = files["int8"].info.details
-    assert details["calibration"] == calibration_details(calibration)
-    assert details["calibration"]["images"] == list(calibration.paths)
+    assert details["calibration"] == calibration.details and details["calibration"]["images"] == list(calibration.paths)
     assert (details["float_precision"], details["quantization"]["preset"]) == ("fp32", "mixed")
     assert (details["quantization"]["bias_correction"], details["quantization"]["smooth_quant"]) == ("fast", True)
     assert details["num_products"] > 30 and len(details["float_products"]) < 10
-
-
-def test_int8_meets_its_default_drop(files, pixels, reference):
-    cosines = (OpenVINORuntime(files["int8"].path).run(pixels) * reference).sum(axis=1)
-    assert files["int8"].info.details["quantization"]["max_drop"] == 0.001
-    assert 1 - cosines.mean() < 0.0012
+    assert details["quantization"]["max_drop"] == 0.001
+    assert 1 - (embeddings["int8"] * reference).sum(axis=1).mean() < 0.0012
 
 
 def test_layers_can_be_left_out_of_int8(small_model, calibration, tmp_path, pixels, reference):
     path = tmp_path / "part.xml"
-    options = {"ignored_patterns": ["mfe.*"], "subset_size": 4, "max_drop": 1.0}
+    options = PLAIN | {"ignored_patterns": ["mfe.*"], "subset_size": 4}
     request = ExportRequest(name="part", precision="int8", calibration=calibration, options=options)
     info = export_openvino(small_model, path, request)
     left = info.details["float_products"]
@@ -199,28 +189,24 @@ def test_files_are_replaced_only_when_asked(small_model, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "model.xml"]
 
 
-def test_a_file_of_another_precision_is_caught_before_it_appears(small_model, tmp_path, monkeypatch):
+def test_what_is_made_otherwise_than_asked_for_does_not_appear(small_model, calibration, tmp_path, monkeypatch):
+    """Weights that are not compressed, a quantizer that does nothing, and OpenVINO's own failure."""
     save = openvino.save_model
-    monkeypatch.setattr(openvino, "save_model", lambda model, path, compress_to_fp16: save(model, path, compress_to_fp16=False))
-    with pytest.raises(WorkError, match="fp16 was asked for and the weights are stored in fp32"):
-        export_openvino(small_model, tmp_path / "model.xml", ExportRequest(name="x", precision="fp16"))
-    assert list(tmp_path.iterdir()) == []
 
-
-def test_a_quantizer_that_does_nothing_is_caught(small_model, calibration, tmp_path, monkeypatch):
-    monkeypatch.setattr(to_openvino, "quantize_openvino", lambda graph, request: (graph, {}))
-    with pytest.raises(WorkError, match="int8 was asked for and the weights are stored in fp32"):
-        request = ExportRequest(name="x", precision="int8", calibration=calibration, options=PLAIN)
+    def export(precision):
+        request = ExportRequest("x", precision, calibration=calibration, options=PLAIN if precision == "int8" else {})
         export_openvino(small_model, tmp_path / "model.xml", request)
-    assert list(tmp_path.iterdir()) == []
 
-
-def test_openvinos_own_failure_is_told(small_model, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("Check failed\nNo space left on device")
 
-    monkeypatch.setattr(to_openvino, "check_saved", lambda *args: None)
+    monkeypatch.setattr(to_openvino, "quantize_openvino", lambda graph, request: (graph, {}))
+    with pytest.raises(WorkError, match="int8 was asked for and the weights are stored in fp32"):
+        export("int8")
+    monkeypatch.setattr(openvino, "save_model", lambda model, path, compress_to_fp16: save(model, path, compress_to_fp16=False))
+    with pytest.raises(WorkError, match="fp16 was asked for and the weights are stored in fp32"):
+        export("fp16")
     monkeypatch.setattr(openvino, "save_model", fail)
     with pytest.raises(WorkError, match=r"cannot write model\.xml: No space left"):
-        export_openvino(small_model, tmp_path / "model.xml", ExportRequest(name="x"))
+        export("fp32")
     assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,7 @@ def file(small_model, tmp_path_factory):
 
 
 def test_crops_prepared_as_a_tracker_does_give_the_models_embeddings(file, pixels, reference):
-    """The steps of BoxMOT's ONNX backend, from BGR crops of the right size on."""
+    """The steps of BoxMOT's ONNX backend, from BGR crops of the right size on; our own runtime takes pixels."""
     bgr = pixels.transpose(0, 2, 3, 1)[..., ::-1]
     crops = bgr[..., ::-1].astype(np.float32) / 255
     crops = (crops - np.array([0.485, 0.456, 0.406], np.float32)) / np.array([0.229, 0.224, 0.225], np.float32)
@@ -33,9 +33,6 @@ def test_crops_prepared_as_a_tracker_does_give_the_models_embeddings(file, pixel
         features = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: part})[0]
         features = features / np.linalg.norm(features, axis=-1, keepdims=True)
         np.testing.assert_allclose(features, reference[: len(part)], atol=1e-5)
-
-
-def test_our_runtime_feeds_it_too(file, pixels, reference):
     runtime = hat.Embedder.open(file).runtime
     assert runtime.info.input_type == "normalized"
     np.testing.assert_allclose(runtime.run(pixels), reference, atol=1e-5)

@@ -1,12 +1,12 @@
 """Rounded weights lie on the grid, and change what a layer gives less than rounding each to the nearest does."""
 
+import copy
 import itertools
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from convolution_graphs import convolution, graph, pictures, run, weights_of
+from convolution_graphs import convolution, graph, pictures, random_constants, run, weights_of
 from onnx import TensorProto, helper, numpy_helper
 
 from hat.export.int8 import gptq
@@ -30,14 +30,13 @@ def error(rows, rounded, inputs):
     return ((inputs @ (rows - rounded).T) ** 2).sum(axis=0)
 
 
-def test_independent_inputs_leave_nothing_better_than_the_nearest_step():
+@pytest.mark.parametrize("variances", [np.random.default_rng(1).uniform(0.1, 3, 300), np.zeros(300)])
+def test_round_to_steps_takes_the_nearest_where_inputs_are_independent_or_were_never_active(variances):
     rows = np.random.default_rng(0).normal(size=(5, 300))
-    hessian = np.diag(np.random.default_rng(1).uniform(0.1, 3, 300))
-    rounded = rounded_by(rows, hessian)
-    np.testing.assert_allclose(rounded, nearest(rows), atol=1e-12)
+    np.testing.assert_allclose(rounded_by(rows, np.diag(variances)), nearest(rows), atol=1e-12)
 
 
-def test_it_comes_near_the_best_of_all_roundings_where_these_can_be_tried():
+def test_round_to_steps_comes_near_the_best_of_all_roundings():
     generator = np.random.default_rng(2)
     errors = []
     for _ in range(30):
@@ -52,7 +51,7 @@ def test_it_comes_near_the_best_of_all_roundings_where_these_can_be_tried():
     assert best < got < best + 0.25 * (at_nearest - best), (best, got, at_nearest)
 
 
-def test_every_value_is_a_step_and_the_largest_of_a_row_stays():
+def test_round_to_steps_gives_whole_steps_and_keeps_the_largest_of_a_row():
     generator = np.random.default_rng(3)
     rows = generator.normal(size=(7, 200)) * generator.uniform(0.01, 10, (7, 1))
     rows[3] = 0
@@ -71,18 +70,10 @@ def test_every_value_is_a_step_and_the_largest_of_a_row_stays():
     assert error(rows, rounded, inputs).sum() < 0.3 * before.sum()
 
 
-def test_inputs_that_were_never_active_are_rounded_to_the_nearest():
-    rows = np.random.default_rng(4).normal(size=(2, 9))
-    rounded = rounded_by(rows, np.zeros((9, 9)))
-    np.testing.assert_allclose(rounded, nearest(rows), atol=1e-12)
-
-
 def every_kind_of_layer(element):
     """Convolutions that are strided, padded unevenly, dilated, depthwise and grouped, then a product and a Gemm."""
     generator = np.random.default_rng(5)
-    shapes = {"stem": (8, 3, 3, 3), "depth": (8, 1, 3, 3), "grouped": (12, 4, 3, 1)}
-    constants = {f"{name}.weight": generator.normal(size=shape) for name, shape in shapes.items()}
-    constants |= {f"{name}.bias": generator.normal(size=shape[0]) for name, shape in shapes.items()}
+    constants = random_constants({"stem": (8, 3, 3, 3), "depth": (8, 1, 3, 3), "grouped": (12, 4, 3, 1)}, generator)
     constants |= {"product.weight": generator.normal(size=(12, 10)), "gemm.weight": generator.normal(size=(6, 10))}
     nodes = [
         convolution("stem", "x", "a", strides=[2, 1], pads=[0, 2, 1, 0]),
@@ -98,7 +89,7 @@ def every_kind_of_layer(element):
 
 
 @pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.FLOAT16])
-def test_layers_of_every_kind_are_rounded_by_their_own_inputs(element, monkeypatch):
+def test_round_weights_rounds_layers_of_every_kind_by_their_own_inputs(element, monkeypatch):
     monkeypatch.setattr(gptq, "_MAX_HESSIAN_ELEMENTS", 27**2 + 8 * 9**2)  # the images are run several times
     proto, images = every_kind_of_layer(element), pictures()
     layers = find_layers(proto, attention=False)
@@ -112,18 +103,12 @@ def test_layers_of_every_kind_are_rounded_by_their_own_inputs(element, monkeypat
         steps = got / (np.abs(got).max(axis=1, keepdims=True) / 127)
         np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4 if element == TensorProto.FLOAT else 0.13)
         plain = np.moveaxis(nearest(rows.reshape(len(rows), -1)).reshape(rows.shape), 0, layer.channel_axis)
-        errors = [
-            ((run(with_weight(proto, layer.weight, weight), images) - expected) ** 2).sum()
-            for weight in (after[layer.weight], plain.astype(before[layer.weight].dtype))
-        ]
+        errors = []
+        for weight in (after[layer.weight], plain.astype(before[layer.weight].dtype)):
+            changed = copy.deepcopy(proto)
+            (tensor,) = [tensor for tensor in changed.graph.initializer if tensor.name == layer.weight]
+            tensor.CopyFrom(numpy_helper.from_array(weight, layer.weight))
+            errors.append(((run(changed, images) - expected) ** 2).sum())
         assert errors[0] < errors[1], layer.name
     untouched = set(before) - {layer.weight for layer in layers}
     assert all(np.array_equal(before[name], after[name]) for name in untouched)
-
-
-def with_weight(proto, name, value):
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
-    (tensor,) = [tensor for tensor in changed.graph.initializer if tensor.name == name]
-    tensor.CopyFrom(numpy_helper.from_array(value, name))
-    return changed
