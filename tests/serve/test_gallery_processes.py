@@ -43,8 +43,10 @@ def check_after_kill(path, num_acknowledged, first):
         return len(gallery)
 
 
-def kill_while_enrolling(path, times):
-    rng = random.Random(7)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("times", [2, pytest.param(100, marks=pytest.mark.slow)])
+def test_killed_while_it_enrolls_it_keeps_what_it_promised(tmp_path, times):
+    rng, path = random.Random(7), tmp_path / "g"
     open_small(path, binding=dataclasses.replace(BINDING, embed_dim=64)).close()
     first = 0
     for _ in range(times):
@@ -60,12 +62,6 @@ def kill_while_enrolling(path, times):
             assert process.wait() == -signal.SIGKILL
         first = check_after_kill(path, num_acknowledged, first)
     assert first >= times * BATCH
-
-
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("times", [2, pytest.param(100, marks=pytest.mark.slow)])
-def test_killed_while_it_enrolls_it_keeps_what_it_promised(tmp_path, times):
-    kill_while_enrolling(tmp_path / "g", times)
 
 
 @pytest.mark.parametrize(("when", "is_there"), [("before", False), ("after", True)])
