@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 
+import numpy as np
 import pytest
 from gallery_cases import EMBED_DIM, assert_neighbors, brute_force, new_records, open_small, unit_rows
 
@@ -57,6 +58,11 @@ def test_it_is_written_once_and_used_by_whoever_opens_the_gallery(tmp_path, writ
         assert_finds(gallery, range(1, 21))
     with opened(tmp_path, read_only=True) as reader:
         assert_finds(reader, range(1, 21))
+        with reader._reader.reading() as sqlite:
+            (rows,) = reader._index.columns_and_chunks(sqlite)[1]
+        while isinstance(rows, np.ndarray) and rows.base is not None:
+            rows = rows.base
+        assert type(rows).__name__ == "mmap"  # they are not copied into memory
     assert written == [20]
     open_small(tmp_path / "g").close()  # a reader leaves SQLite's log, empty; whoever may write clears it away
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g", "g-vectors"]
