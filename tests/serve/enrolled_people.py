@@ -1,8 +1,5 @@
-"""What the tests of the commands share: drawn people, a small model, and the command line in this process."""
+"""What the tests of the commands share: drawn people, a small model, and videos."""
 
-import json
-import sys
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -10,24 +7,10 @@ import pytest
 from tiny_hat import lively_hat
 
 import hat
-from hat.cli import main
-from hat.data.images import set_gray_bits
 from hat.data.synth import generate_dataset
-from hat.embedder import Embedder
 from hat.runtime import runtime_info
 from hat.serve import Gallery, binding_of, enroll_images
 from hat.serve.enroll.image_sources import ImageSources
-
-
-@dataclass
-class Answer:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
 
 
 def make_world(folder):
@@ -84,34 +67,3 @@ def write_video(path, num_frames, frame_of, *, codec="mpeg4", turned=0, times=No
 def coarse_noise(number):
     """(96, 128, 3) uint8 of random squares, which a video keeps."""
     return np.random.default_rng(number).integers(0, 255, (12, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-
-
-_OPENED = {}
-
-
-def _open_once(path, **options):
-    key = (str(path), *sorted(options.items()))
-    if key not in _OPENED:
-        _OPENED[key] = _OPEN(path, **options)
-    return _OPENED[key]
-
-
-_OPEN = Embedder.open
-
-
-def caller(monkeypatch, capsys):
-    """`hat ARGUMENTS` in this process, where a model is opened once: its exit code, and what it wrote."""
-    monkeypatch.setattr(Embedder, "open", _open_once)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hat", *map(str, arguments)])
-        try:
-            with pytest.raises(SystemExit) as end:
-                main()
-        finally:
-            set_gray_bits(None)  # what a command sets is its process's
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Answer(end.value.code or 0, captured.out, captured.err)
-
-    return call

@@ -5,8 +5,7 @@ import sys
 import numpy as np
 from gallery_cases import new_record, open_small, unit_rows
 
-BATCH = 7
-"""Records of one call."""
+BATCH = 7  # records of one call
 
 
 def record_of(name):

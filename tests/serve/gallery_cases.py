@@ -33,9 +33,12 @@ def open_small(path, **options):
     return SqliteGallery.open(path, **{"binding": BINDING, "create": True, **options})
 
 
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
 def unit_rows(count, seed=0, dim=EMBED_DIM):
-    rows = np.random.default_rng(seed).standard_normal((count, dim))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit(np.random.default_rng(seed).standard_normal((count, dim)))
 
 
 def sha256(text):
@@ -80,20 +83,6 @@ def brute_force(vectors_by_id, queries, top):
 def assert_neighbors(found, expected):
     np.testing.assert_array_equal(found.ids, expected[0])
     np.testing.assert_array_equal(found.similarities, expected[1])
-
-
-def run_as_somebody(code, *arguments):
-    """Run Python in a process that permissions apply to: root gives itself up when all is imported."""
-    prelude = (
-        "import mmap, os, sys, tempfile\n"
-        "from gallery_cases import *\n"
-        "with tempfile.TemporaryDirectory() as scratch, open_small(scratch + '/g', map_above_bytes=0) as gallery:\n"
-        "    gallery.add(unit_rows(3), new_records(range(3)))\n"
-        "    gallery.search(gallery.embeddings([2]), 1)\n"
-        "if os.geteuid() == 0:\n"
-        "    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-    )
-    return run_python(prelude + code, *arguments)
 
 
 def run_python(code, *arguments):

@@ -7,12 +7,13 @@ import io
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import numpy as np
 import uvicorn
-from memory_gallery import MemoryGallery
 from PIL import Image
 
 from hat.io.artifact import ArtifactInfo
@@ -26,21 +27,14 @@ EMBED_DIM = 24
 
 
 class ColorRuntime:
-    """Embeds an image by the mean colors of eight of its tiles: unlike colors are unlike people.
-
-    Attributes:
-        batches: Sizes of its runs.
-        held: Cleared, a run waits until it is set.
-        in_run: Set while a run is under way.
-        failure: Raised by every run, where there is one.
-    """
+    """Embeds an image by the mean colors of eight of its tiles: unlike colors are unlike people."""
 
     name = "colors"
     embed_dim = EMBED_DIM
     preprocessing = PREPROCESSING
     max_batch = None
 
-    def __init__(self, seconds_an_image=0.0, fingerprint="colors"):
+    def __init__(self, fingerprint="colors"):
         self.info = ArtifactInfo(
             name="colors",
             model=model_config("hat_mobilenet_v3_small"),
@@ -51,19 +45,17 @@ class ColorRuntime:
             fingerprint=fingerprint,
             versions={},
         )
-        self.seconds_an_image = seconds_an_image
-        self.batches = []
-        self.held = threading.Event()
+        self.batches = []  # sizes of its runs
+        self.held = threading.Event()  # cleared, a run waits until it is set
         self.held.set()
         self.in_run = threading.Event()
-        self.failure = None
+        self.failure = None  # raised by every run
 
     def run(self, images):
         assert images.dtype == np.uint8 and images.shape[1:] == (3, 32, 16)
         self.batches.append(len(images))
         self.in_run.set()
         self.held.wait(30)
-        time.sleep(self.seconds_an_image * len(images))
         if self.failure is not None:
             raise self.failure
         return colors(images)
@@ -97,20 +89,16 @@ def files(*pictures):
 
 @contextmanager
 def running(runtime=None, *, galleries=(), root=None, keys=None, audit=None, **settings):
-    """A service behind a real server on a free port, in a thread: (client, service).
-
-    Its galleries are files in `root` where there is one, which galleries can then be made in too; else they are in memory.
-    """
+    """A service behind a real server on a free port, in a thread: (client, service). In `root` galleries can be made too."""
     runtime = runtime or ColorRuntime()
     binding = binding_of(runtime.info)
-    opened = {
-        name: MemoryGallery(binding) if root is None else Gallery.open(root / f"{name}.gallery", binding=binding, create=True)
-        for name in galleries
-    }
     limits = ServiceSettings(**{"num_decoders": 2, **settings})
-    registry = GalleryRegistry(opened, binding, root=root, max_galleries=limits.max_galleries)
-    service = Service(runtime, registry, limits, keys=keys, audit=audit)
-    with serving(create_app(service)) as address, connected(address) as client:
+    with ExitStack() as stack:
+        folder = root or Path(stack.enter_context(TemporaryDirectory()))
+        opened = {name: Gallery.open(folder / f"{name}.gallery", binding=binding, create=True) for name in galleries}
+        registry = GalleryRegistry(opened, binding, root=root, max_galleries=limits.max_galleries)
+        service = Service(runtime, registry, limits, keys=keys, audit=audit)
+        client = stack.enter_context(connected(stack.enter_context(serving(create_app(service)))))
         yield client, service
 
 

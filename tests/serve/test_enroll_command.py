@@ -105,24 +105,21 @@ def test_bad_files_are_told_a_zip_bomb_among_them_and_the_rest_is_enrolled(run, 
     assert "larger than the limit" in answer.json["bad"][0]["reason"]
 
 
-WRONG = (
-    (["nowhere.jpg"], "nowhere.jpg: there is no such file or folder"),
-    (["EMPTY"], "there is no image to enroll in"),
-    (["PEOPLE", "--time", "noon"], "--time: 'noon' is not a time"),
-    (["PEOPLE", "--attribute", "red"], "--attribute is NAME=VALUE"),
-    (["PEOPLE", "--attribute", "7=x"], "'7' is not a name for an attribute"),
-    (["PEOPLE", "--names", "best"], "names are read as auto, market, none, got 'best'"),
-    (["PEOPLE", "--boxes", "boxes.csv"], "--boxes belongs to one video"),
-    (["PEOPLE", "--device", "cuda:99"], "cuda"),
-    (["PEOPLE", "--batch-size", "0"], "greater than or equal to 1"),
-    (["PEOPLE", "--thumbnails", "--thumbnail-height", "2"], "16"),
-)
-
-
 def test_wrong_requests_end_with_2_and_make_no_gallery(run, world, gallery, tmp_path):
     (tmp_path / "empty").mkdir()
     places = {"PEOPLE": world / "people" / "query", "EMPTY": tmp_path / "empty"}
-    for arguments, sentence in WRONG:
+    for arguments, sentence in (
+        (["nowhere.jpg"], "nowhere.jpg: there is no such file or folder"),
+        (["EMPTY"], "there is no image to enroll in"),
+        (["PEOPLE", "--time", "noon"], "--time: 'noon' is not a time"),
+        (["PEOPLE", "--attribute", "red"], "--attribute is NAME=VALUE"),
+        (["PEOPLE", "--attribute", "7=x"], "'7' is not a name for an attribute"),
+        (["PEOPLE", "--names", "best"], "names are read as auto, market, none, got 'best'"),
+        (["PEOPLE", "--boxes", "boxes.csv"], "--boxes belongs to one video"),
+        (["PEOPLE", "--device", "cuda:99"], "cuda"),
+        (["PEOPLE", "--batch-size", "0"], "greater than or equal to 1"),
+        (["PEOPLE", "--thumbnails", "--thumbnail-height", "2"], "16"),
+    ):
         answer = run("enroll", gallery, *(places.get(one, one) for one in arguments), "--model", world / "model")
         assert answer.code == 2 and sentence in answer.err and not gallery.exists(), arguments
 

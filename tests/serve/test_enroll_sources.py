@@ -176,32 +176,29 @@ def test_a_table_says_everything(tmp_path, picture):
     assert left_out == {"junk, pid -1": 1}
 
 
-MISTAKES = (
-    ("pid,camid\n1,2\n", "line 1: expected the columns path; path missing"),
-    ("", "line 1: expected the columns path"),
-    ("path,path\na,b\n", "path more than once"),
-    ("path,left\na,1\n", "top, right, bottom missing"),
-    ("path,pid\na.png\n", "line 2: expected 2 fields, got 1"),
-    ("path,pid\na.png,-2\n", "line 2: pid: the label -2 is a negative number"),
-    ("path,pid\na.png," + "x" * 201 + "\n", "line 2: pid: 'xxx"),
-    ("path,camid\na.png,-1\n", "line 2: camid is '-1'"),
-    ("path,pid\n,3\n", "line 2: path is empty"),
-    ("path,time\na.png,yesterday\n", "line 2, column time: 'yesterday' is not a time"),
-    ("path,time\na.png,1764059400000\n", "is not a time"),
-    ("path,left,top,right,bottom\na.png,1,2,,4\n", "line 2: right is empty"),
-    ("path,left,top,right,bottom\na.png,1,2,x,4\n", "line 2: right is 'x', expected a number"),
-    ("path,left,top,right,bottom\na.png,1,2,nan,4\n", "line 2: right is 'nan', expected a number"),
-    ("path,left,top,right,bottom\na.png,1,2,inf,4\n", "line 2: right is 'inf', expected a number"),
-    ("path,9x\na.png,1\n", "line 2: '9x' is not a name for an attribute"),
-    ("path,x\na.png," + "y" * 4097 + "\n", "4,097 characters, the limit is 4,096"),
-    ('path\n"a\n', "line 2: not CSV"),
-    ("path\na\0b.png\n", "expected a file's path"),
-)
-
-
 def test_a_mistake_in_a_table_is_named_by_its_line_before_anything_is_done(tmp_path):
     table = tmp_path / "people.csv"
-    for text, sentence in MISTAKES:
+    for text, sentence in (
+        ("pid,camid\n1,2\n", "line 1: expected the columns path; path missing"),
+        ("", "line 1: expected the columns path"),
+        ("path,path\na,b\n", "path more than once"),
+        ("path,left\na,1\n", "top, right, bottom missing"),
+        ("path,pid\na.png\n", "line 2: expected 2 fields, got 1"),
+        ("path,pid\na.png,-2\n", "line 2: pid: the label -2 is a negative number"),
+        ("path,pid\na.png," + "x" * 201 + "\n", "line 2: pid: 'xxx"),
+        ("path,camid\na.png,-1\n", "line 2: camid is '-1'"),
+        ("path,pid\n,3\n", "line 2: path is empty"),
+        ("path,time\na.png,yesterday\n", "line 2, column time: 'yesterday' is not a time"),
+        ("path,time\na.png,1764059400000\n", "is not a time"),
+        ("path,left,top,right,bottom\na.png,1,2,,4\n", "line 2: right is empty"),
+        ("path,left,top,right,bottom\na.png,1,2,x,4\n", "line 2: right is 'x', expected a number"),
+        ("path,left,top,right,bottom\na.png,1,2,nan,4\n", "line 2: right is 'nan', expected a number"),
+        ("path,left,top,right,bottom\na.png,1,2,inf,4\n", "line 2: right is 'inf', expected a number"),
+        ("path,9x\na.png,1\n", "line 2: '9x' is not a name for an attribute"),
+        ("path,x\na.png," + "y" * 4097 + "\n", "4,097 characters, the limit is 4,096"),
+        ('path\n"a\n', "line 2: not CSV"),
+        ("path\na\0b.png\n", "expected a file's path"),
+    ):
         table.write_text(text)
         with pytest.raises(UsageError) as error:
             ImageSources([str(table)]).count()

@@ -89,7 +89,7 @@ def report_with(change, path):
     return path
 
 
-def test_read_compatible_model_takes_the_worst_cosine(tmp_path):
+def test_read_compatible_model_takes_the_worst_cosine_and_refuses_other_and_failed_reports(tmp_path):
     path = report_with(lambda report: None, tmp_path / "verify.json")
     expected = dataclasses.replace(VERIFIED, worst_cosine=0.991)
     assert read_compatible_model(path, BINDING, COMPATIBLE, min_cosine=0.99) == expected
@@ -102,9 +102,6 @@ def test_read_compatible_model_takes_the_worst_cosine(tmp_path):
             read_compatible_model(path, BINDING, candidate, min_cosine=0.99)
     with pytest.raises(UsageError, match="No such file"):
         read_compatible_model(tmp_path / "none.json", BINDING, COMPATIBLE, min_cosine=0.99)
-
-
-def test_read_compatible_model_refuses_other_and_failed_reports(tmp_path):
     for change, error, sentence in (
         (lambda report: report.update(reference_fingerprint="1" * 64), UsageError, "is not the model that made the gallery"),
         (lambda report: report.update(reference_fingerprint=None), UsageError, "names no fingerprints"),
@@ -118,6 +115,6 @@ def test_read_compatible_model_refuses_other_and_failed_reports(tmp_path):
         (lambda report: report.update(num_images=8), UsageError, "8 images were compared"),
         (lambda report: report.clear(), UsageError, "no report of hat verify"),
     ):
-        path = report_with(change, tmp_path / "verify.json")
+        report_with(change, path)
         with pytest.raises(error, match=sentence):
             read_compatible_model(path, BINDING, COMPATIBLE, min_cosine=0.99)

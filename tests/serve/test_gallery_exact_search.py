@@ -66,25 +66,13 @@ def test_rows_that_differ_in_the_last_bits_only_are_told_apart(dtype, num_querie
     assert_same(found, sorted_rows(matrix, queries, 10))
 
 
-def test_more_equal_rows_than_are_kept_are_in_the_order_of_their_numbers():
+def test_more_equal_rows_than_are_kept_and_rows_in_the_order_of_their_similarity():
     matrix = np.repeat(unit_rows(3, dim=16), 1000, axis=0)  # a thousand rows are equally near
     queries = unit_rows(20, 5, dim=16)
     for mask in (None, *(np.random.default_rng(0).random(3000) < share for share in (0.6, 0.1))):
         assert_same(nearest_rows(chunked(matrix, 100), queries, 7, mask), sorted_rows(matrix, queries, 7, mask))
-
-
-def test_rows_that_differ_clearly_are_rescored_once(monkeypatch):
-    matrix, queries = unit_rows(3000, dim=64), unit_rows(8, 3, dim=64)
-    rescored = []
-    original = exact_search._rescore
-    monkeypatch.setattr(exact_search, "_rescore", lambda blocks, *given: rescored.append(1) or original(blocks, *given))
-    assert_same(nearest_rows(chunked(matrix, 700), queries, 10), sorted_rows(matrix, queries, 10))
-    assert len(rescored) == len(queries)
-
-
-def test_rows_in_the_order_of_their_similarity():
-    matrix, query = unit_rows(2000, dim=12), unit_rows(1, 9, dim=12)
-    ascending = matrix[np.argsort(matrix @ query[0])]  # every chunk is better than all before it
+    rows, query = unit_rows(2000, dim=16), queries[:1]
+    ascending = rows[np.argsort(rows @ query[0])]  # every chunk is better than all before it
     for rows in (ascending, ascending[::-1]):
         assert_same(nearest_rows(chunked(rows, 64), query, 5), sorted_rows(rows, query, 5))
 

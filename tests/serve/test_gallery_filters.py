@@ -59,12 +59,6 @@ def test_the_nearest_of_those_that_pass(filled, where, seed, top):
     assert_neighbors(gallery.search(queries, top, where), expected)
 
 
-def test_an_attribute_that_is_true_is_not_one(filled):
-    gallery, _ = filled
-    true, one, real = (gallery.ids(Filter(attributes={"hat": value})).tolist() for value in (True, 1, 1.0))
-    assert true and one == real != [] and set(one).isdisjoint(true)
-
-
 def test_a_filter_that_no_record_could_pass_by_its_type_is_refused(filled):
     for where, message in (
         (Filter(since_s=float("nan")), "since_s: expected seconds"),

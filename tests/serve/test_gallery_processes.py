@@ -43,8 +43,10 @@ def check_after_kill(path, num_acknowledged, first):
         return len(gallery)
 
 
-def kill_while_enrolling(path, times):
-    rng = random.Random(7)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("times", [2, pytest.param(100, marks=pytest.mark.slow)])
+def test_killed_while_it_enrolls_it_keeps_what_it_promised(tmp_path, times):
+    rng, path = random.Random(7), tmp_path / "g"
     open_small(path, binding=dataclasses.replace(BINDING, embed_dim=64)).close()
     first = 0
     for _ in range(times):
@@ -62,29 +64,28 @@ def kill_while_enrolling(path, times):
     assert first >= times * BATCH
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("times", [2, pytest.param(100, marks=pytest.mark.slow)])
-def test_killed_while_it_enrolls_it_keeps_what_it_promised(tmp_path, times):
-    kill_while_enrolling(tmp_path / "g", times)
-
-
-@pytest.mark.parametrize(("when", "is_there"), [("before", False), ("after", True)])
-def test_killed_while_it_is_made_a_gallery_is_whole_or_not_there(tmp_path, when, is_there):
+def test_killed_while_it_is_made_a_gallery_is_whole_or_not_there(tmp_path):
     code = (
         "import os, signal, sys\n"
         "from gallery_cases import *\n"
         "link = os.link\n"
         "def die(*paths):\n"
-        "    if sys.argv[2] == 'after':\n"
+        "    if when == 'after':\n"
         "        link(*paths)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "os.link = die\n"
-        "open_small(sys.argv[1])\n"
+        "for when in ('before', 'after'):\n"
+        "    if os.fork() == 0:\n"
+        "        open_small(sys.argv[1] + '/' + when)\n"
+        "        os._exit(0)\n"
+        "    print(os.WTERMSIG(os.wait()[1]))\n"
     )
-    path = tmp_path / "g"
-    assert run_python(code, path, when).returncode == -signal.SIGKILL and path.exists() == is_there
-    with open_small(path) as gallery:
-        assert gallery.add(unit_rows(1), new_records("a")) == [1]
+    done = run_python(code, tmp_path)
+    assert done.stdout.split() == [str(int(signal.SIGKILL))] * 2, done.stderr
+    for name, is_there in (("before", False), ("after", True)):
+        assert (tmp_path / name).exists() == is_there
+        with open_small(tmp_path / name) as gallery:
+            assert gallery.add(unit_rows(1), new_records("a")) == [1]
 
 
 def test_a_second_writer_waits_for_the_first_and_searching_goes_on(tmp_path):

@@ -80,12 +80,9 @@ def test_open_says_what_to_do_where_nobody_or_something_else_answers():
     assert "lets nobody in as Milvus would" in other
 
 
-def test_half_precision_is_refused_before_anything_is_asked():
+def test_half_precision_is_refused_and_without_pymilvus_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
     with pytest.raises(UsageError, match="Milvus keeps embeddings in float32, float16 was asked for"):
         MilvusGallery.open("milvus://127.0.0.1:1/people", stored_type="float16")
-
-
-def test_without_pymilvus_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pymilvus", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'hat-reid\[milvus\]'"):
         MilvusGallery.open("milvus://127.0.0.1:1/people")

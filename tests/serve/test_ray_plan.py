@@ -12,7 +12,7 @@ from hat.serve.ray.deployment import BelowPrefix, ReplicaPlan, _completed, appli
 PLAN = ReplicaPlan(model="nowhere.onnx", galleries={"people": "people.gallery"})
 
 
-def test_what_cannot_be_is_refused():
+def test_what_cannot_be_is_refused_and_without_ray_it_says_what_to_install(monkeypatch):
     for plan, options, words in (
         (ReplicaPlan(model="m", write=True), {"replicas": 2}, "a gallery has one writer, 2 replicas were to change it"),
         (ReplicaPlan(model="m", write=True), {"replicas": (1, 3)}, "a gallery has one writer, 3 replicas were to change it"),
@@ -26,17 +26,12 @@ def test_what_cannot_be_is_refused():
     ):
         with pytest.raises(UsageError, match=words):
             deploy(plan, **options)
-
-
-def test_an_application_of_rays_own_files_needs_keys_and_known_fields():
     with pytest.raises(UsageError, match="keys is missing"):
         application({"model": "m"})
     with pytest.raises(ConfigError, match="args: unknown key galery"):
         application({"model": "m", "galery": {}})
-
-
-def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
+
     with pytest.raises(MissingExtraError, match=r"pip install 'hat-reid\[ray\]'"):
         deploy(PLAN)
 

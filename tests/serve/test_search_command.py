@@ -125,13 +125,6 @@ def test_filters(run, model, queries, known, tmp_path):
     assert set(ranked(answer.json)) == those(lambda record: record.camid == 2)
 
 
-def test_other_cameras_needs_to_know_the_querys_camera(run, model, queries, tmp_path):
-    with Image.open(queries[0]) as image:
-        image.save(tmp_path / "someone.png")
-    answer = run(tmp_path / "someone.png", *model, "--other-cameras")
-    assert answer.code == 2 and "which camera saw it is not known" in answer.err
-
-
 def test_thresholds(run, world):
     everything = run("--id", 1, "--top", 50, "--json").json["queries"][0]["matches"]
     values = [match["similarity"] for match in everything]
@@ -180,11 +173,13 @@ def test_a_picture_without_matplotlib_is_refused_before_the_search(run, model, q
     assert answer.code == 2 and "matplotlib is needed for drawing the matches" in answer.err
 
 
-def test_wrong_requests_end_with_2(run, model, queries):
-    spelled = {"QUERY": [queries[0]], "MODEL": model}
+def test_wrong_requests_end_with_2(run, model, queries, tmp_path):
+    shutil.copy(queries[0], tmp_path / "someone.jpg")
+    spelled = {"QUERY": [queries[0]], "MODEL": model, "SOMEONE": [tmp_path / "someone.jpg"]}
     for arguments, sentence in (
         ([], "nothing to look for"),
         (["QUERY"], "--model FILE"),
+        (["SOMEONE", "MODEL", "--other-cameras"], "which camera saw it is not known"),
         (["QUERY", "MODEL", "--min-similarity", "0.5", "--false-match-rate", "0.1"], "give one of them"),
         (["QUERY", "MODEL", "--false-match-rate", "2"], "between 0 and 1"),
         (["QUERY", "MODEL", "--since", "2026-02-01", "--until", "2026-01-01"], "nothing is seen at"),

@@ -1,30 +1,22 @@
 """Search in a gallery: against the plainest ranking, and re-ranking against `hat.rerank` on everything."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from gallery_cases import BINDING, new_record
-from memory_gallery import MemoryGallery
+from gallery_cases import unit
 
 import hat
 from hat.errors import UsageError, WorkError
 from hat.serve import Filter, person_embedding, search_gallery
-
-
-def unit(rows):
-    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+from hat.serve.search.searching import CenteredGallery
 
 
 @pytest.fixture
-def gallery():
+def gallery(gallery_of):
     rng = np.random.default_rng(0)
     pids = np.arange(90) % 12
     vectors = unit(rng.normal(size=(12, 24))[pids] + 0.9 * rng.normal(size=(90, 24)))
     vectors[40] = vectors[3]  # exact duplicates: ties are broken by id
-    gallery = MemoryGallery(replace(BINDING, embed_dim=24))
-    gallery.add(vectors, [new_record(n, pid=int(pid), camid=n % 4, time_s=float(n)) for n, pid in enumerate(pids)])
-    return gallery
+    return gallery_of(vectors, pid=pids.tolist(), camid=[n % 4 for n in range(90)], time_s=np.arange(90.0).tolist())
 
 
 @pytest.fixture
@@ -121,13 +113,6 @@ class Counting:
         return self.gallery.get(ids, **options)
 
 
-def test_a_wrong_query_is_searched_once(gallery, queries):
-    counting = Counting(gallery, 0)
-    with pytest.raises(UsageError, match="expected rows of length 1"):
-        search_gallery(counting, 2 * queries)
-    assert counting.num_searches == 1
-
-
 def test_records_that_vanish_are_looked_for_again_and_are_an_error_in_the_end(gallery, queries):
     for num_vanishing in (1, 2):
         counting = Counting(gallery, num_vanishing)
@@ -135,3 +120,20 @@ def test_records_that_vanish_are_looked_for_again_and_are_an_error_in_the_end(ga
         assert counting.num_searches == num_vanishing + 1 and len(matches) == 3
     with pytest.raises(WorkError, match="removed as fast as they are found: try again"):
         search_gallery(Counting(gallery, 5), queries[:1], top=3)
+    counting = Counting(gallery, 0)
+    with pytest.raises(UsageError, match="expected rows of length 1"):
+        search_gallery(counting, 2 * queries)
+    assert counting.num_searches == 1
+
+
+def test_centered_galleries_lose_the_mean_of_each_camera_and_of_all_where_it_is_unknown(gallery_of):
+    vectors = unit(np.random.default_rng(0).standard_normal((9, 6)))
+    centered = CenteredGallery(gallery_of(vectors, camid=[1, 1, 1, 2, 2, 2, 3, None, None]))
+    mean = vectors.mean(axis=0)
+    expected = [vectors[:3].mean(axis=0)] * 3 + [vectors[3:6].mean(axis=0)] * 3 + [mean] * 3
+    np.testing.assert_allclose(centered.embeddings(list(range(1, 10))), unit(vectors - np.stack(expected)), atol=1e-6)
+    np.testing.assert_allclose(centered.center(vectors[0], {1}), unit(vectors[0] - expected[0]), atol=1e-6)
+    for camids in (set(), {1, 2}, {77}):
+        np.testing.assert_allclose(centered.center(vectors[0], camids), unit(vectors[0] - mean), atol=1e-6)
+    with pytest.raises(UsageError, match="no camera has two images"):
+        CenteredGallery(gallery_of(unit(np.eye(3)), camid=[1, 2, None]))

@@ -8,7 +8,6 @@ from PIL import Image
 from service_stand_ins import ColorRuntime, colors, embedding_of, picture, until
 
 from hat.errors import WorkError
-from hat.runtime import TorchRuntime
 from hat.serve.service import ServiceSettings
 from hat.serve.service.audit import ServiceMetrics
 from hat.serve.service.batching import Batcher, Pipeline
@@ -52,24 +51,15 @@ def held(make, runtime):
     return batcher, first
 
 
-def test_batcher_shares_the_next_run_among_what_arrives_meanwhile(held, runtime):
-    batcher, first = held
-    others = [batcher.submit(pixels(count, seed=count)) for count in (2, 1, 3)]
-    assert batcher.num_waiting == 6
-    runtime.held.set()
-    results = [future.result(10) for future in (first, *others)]
-    assert runtime.batches == [1, 6] and batcher.num_waiting == 0
-    for rows, count in zip(results[1:], (2, 1, 3), strict=True):
-        np.testing.assert_array_equal(rows, colors(pixels(count, seed=count)))
-
-
-def test_batcher_fills_runs_in_order_with_what_was_submitted_together(held, runtime):
+@pytest.mark.parametrize(("counts", "runs"), [((2, 1, 3), [6]), ((5, 2, 2, 8), [7, 2, 8])])
+def test_batcher_shares_the_next_runs_in_order_among_what_arrives_meanwhile(held, runtime, counts, runs):
     batcher, _ = held
-    futures = [batcher.submit(pixels(count, seed=count)) for count in (5, 2, 2, 8)]
+    futures = [batcher.submit(pixels(count, seed=count)) for count in counts]
+    assert batcher.num_waiting == sum(counts)
     runtime.held.set()
-    for future, count in zip(futures, (5, 2, 2, 8), strict=True):
+    for future, count in zip(futures, counts, strict=True):
         np.testing.assert_array_equal(future.result(10), colors(pixels(count, seed=count)))
-    assert runtime.batches == [1, 7, 2, 8]
+    assert runtime.batches == [1, *runs] and batcher.num_waiting == 0
 
 
 def test_pipeline_splits_what_is_more_than_the_runtime_takes(runtime):
@@ -85,24 +75,20 @@ def test_pipeline_splits_what_is_more_than_the_runtime_takes(runtime):
     assert sum(runtime.batches) == 10 and max(runtime.batches) == 2
 
 
-def test_batcher_holds_no_lone_image_back(make, runtime):
-    make(max_wait_s=3600).submit(pixels(1)).result(10)
-    assert runtime.batches == [1]
-
-
-def test_batcher_waits_for_announced_images_and_not_for_ever(make, runtime):
+def test_batcher_waits_for_announced_images_alone_and_not_for_ever(make, runtime):
     batcher = make(max_wait_s=3600)
+    batcher.submit(pixels(1)).result(10)
     batcher.announce(3)
     first = batcher.submit(pixels(1), announced=1)
     second = batcher.submit(pixels(1), announced=1)
     assert not first.done()
     batcher.announce(-1)
     assert first.result(10) is not None and second.result(10) is not None
-    assert runtime.batches == [2]
+    assert runtime.batches == [1, 2]
     hasty = make(max_wait_s=0.01)
     hasty.announce(1)
     hasty.submit(pixels(1)).result(10)
-    assert runtime.batches == [2, 1]
+    assert runtime.batches == [1, 2, 1]
 
 
 def test_batcher_never_runs_what_is_cancelled_before(held, runtime):
@@ -139,17 +125,6 @@ def test_close_runs_what_waits_and_takes_no_more(runtime):
         batcher.submit(pixels(1))
 
 
-def test_batcher_gives_with_a_real_model_in_any_batch_what_it_gives_alone(tiny_model):
-    runtime = TorchRuntime(tiny_model)
-    images = np.random.default_rng(1).integers(0, 256, (9, 3, 64, 32), dtype=np.uint8)
-    alone = np.concatenate([runtime.run(image[None]) for image in images])
-    batcher = batcher_of(runtime, max_batch=5)
-    futures = [batcher.submit(images[start:stop]) for start, stop in ((0, 1), (1, 6), (6, 9))]
-    together = np.concatenate([future.result(30) for future in futures])
-    batcher.close()
-    np.testing.assert_allclose(together, alone, atol=2e-6)
-
-
 @pytest.mark.parametrize(("device", "num_decoded"), [("cpu", 0), ("cuda", 2)])
 def test_pipeline_decodes_beside_the_model_only_where_it_has_a_device_of_its_own(device, num_decoded, runtime):
     runtime.device_type = device
@@ -167,7 +142,9 @@ def test_pipeline_decodes_beside_the_model_only_where_it_has_a_device_of_its_own
             await asyncio.sleep(0.005)
         waiting = pipeline.batcher.num_waiting
         runtime.held.set()
-        return waiting, [len(await task) for task in (first, *others)]
+        return waiting, [(await task)[0] for task in (first, *others)]
 
-    assert asyncio.run(embed()) == (num_decoded, [1, 1, 1])
+    waiting, rows = asyncio.run(embed())
     pipeline.close()
+    assert waiting == num_decoded
+    np.testing.assert_allclose(rows, [embedding_of(image.data) for image in images], atol=1e-6)

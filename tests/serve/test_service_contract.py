@@ -29,7 +29,15 @@ def served(tmp_path_factory):
         yield client, client.get("/openapi.json").json()
 
 
-def explore(served, method, path, max_examples):
+def test_every_operation_is_explored(served):
+    _, described = served
+    found = sorted((method.upper(), path) for path, methods in described["paths"].items() for method in methods)
+    assert found == sorted(OPERATIONS) and len(found) > 18
+
+
+@pytest.mark.parametrize("max_examples", [4, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_what_is_described_is_what_is_answered(served, method, path, max_examples):
     """Ask an operation for what it describes and for what it does not; every answer must be one that it describes."""
     client, described = served
     operation = schemathesis.openapi.from_dict(described)[path][method]
@@ -52,15 +60,3 @@ def explore(served, method, path, max_examples):
         case.validate_response(answer, checks=CHECKS)
 
     ask()
-
-
-def test_every_operation_is_explored(served):
-    _, described = served
-    found = sorted((method.upper(), path) for path, methods in described["paths"].items() for method in methods)
-    assert found == sorted(OPERATIONS) and len(found) > 18
-
-
-@pytest.mark.parametrize("max_examples", [4, pytest.param(300, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_what_is_described_is_what_is_answered(served, method, path, max_examples):
-    explore(served, method, path, max_examples)

@@ -1,6 +1,5 @@
 """Embedding over HTTP: the same numbers as the model's, in JSON and as a NumPy file, whatever way the image came."""
 
-import asyncio
 import io
 
 import httpx
@@ -71,29 +70,6 @@ def test_a_wrong_body_is_refused_with_its_reason(client, request_, status, sente
     answer = client.post("/v1/embed", **request_)
     assert (answer.status_code, sentence in answer.json()["detail"]) == (status, True), answer.text
     assert "/home" not in answer.text and client.post("/v1/embed", files=files(picture(1))).status_code == 200
-
-
-def test_requests_that_arrive_together_share_a_run_and_answer_as_alone():
-    runtime = ColorRuntime()
-    pictures = [picture(seed) for seed in range(12)]
-
-    async def ask(address):
-        async with httpx.AsyncClient(base_url=address, timeout=30) as client:
-            runtime.held.clear()
-            first = asyncio.create_task(client.post("/v1/embed", files=files(pictures[0])))
-            while not runtime.in_run.is_set():
-                await asyncio.sleep(0.005)
-            others = [asyncio.create_task(client.post("/v1/embed", files=files(one))) for one in pictures[1:]]
-            while service.pipeline.batcher.num_waiting < len(others):
-                await asyncio.sleep(0.005)
-            runtime.held.set()
-            return [(await task).json()["embeddings"][0] for task in (first, *others)]
-
-    with running(runtime) as (client, service):
-        together = asyncio.run(ask(client.base_url))
-        assert runtime.batches == [1, 11]
-        alone = [client.post("/v1/embed", files=files(one)).json()["embeddings"][0] for one in pictures]
-    np.testing.assert_array_equal(together, alone)
 
 
 def test_a_real_model_answers_over_http_as_in_the_library(tiny_model):

@@ -1,13 +1,10 @@
 """API keys: kept as hashes, shown once, checked on every request, changed while the service runs."""
 
-import json
-import sys
 import time
 
 import pytest
 from service_stand_ins import files, picture, running, until
 
-from hat.cli import main
 from hat.errors import UsageError
 from hat.serve.service import KeyFile, KeyRing
 from hat.serve.service.admission import RateLimiter
@@ -61,19 +58,17 @@ def test_a_running_service_takes_changes_of_the_file_up(file, monkeypatch):
         assert ring.find(token) is None
 
 
-def test_a_file_that_holds_no_keys_is_refused(file):
+def test_a_file_without_keys_missing_or_that_others_may_change_is_refused_and_a_name_is_plain_text(file):
     for text in ("", "[]", "null", "{", '{"keys": 1}', '{"version": 2}', '{"keys": [{"id": "00000000"}]}', '{"keyz": []}'):
         file.path.write_text(text)
         with pytest.raises(UsageError, match="not a file of keys"):
             KeyRing(file)
-
-
-def test_a_file_that_others_may_change_or_that_is_missing_is_refused_and_a_name_is_plain_text(file):
+    file.path.unlink()
+    with pytest.raises(UsageError, match="hat keys add"):
+        KeyRing(file)
     for name in ("", " x", "x" * 65, "a\nb", "a/b", "<b>", "ä"):
         with pytest.raises(UsageError, match="a key's name is"):
             file.add(name, "read")
-    with pytest.raises(UsageError, match="hat keys add"):
-        KeyRing(file)
     file.add("me", "read")
     file.path.chmod(0o666)
     with pytest.raises(UsageError, match="chmod 600"):
@@ -150,22 +145,14 @@ def test_too_fast_a_key_is_told_to_wait_others_are_not_and_a_removed_one_stops_w
         until(lambda: client.get("/v1/model", headers=headers).status_code == 401)
 
 
-def test_keys_command_adds_lists_and_removes(tmp_path, monkeypatch, capsys):
+def test_keys_command_adds_lists_and_removes(tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hat", "keys", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    code, printed, _ = run("add", "keys.json", "--name", "camera-3", "--role", "write", "--json")
-    made = json.loads(printed)
-    assert code == 0 and KeyRing(KeyFile("keys.json")).find(made["key"]).id == made["id"]
-    listed = run("list", "keys.json")[1]
+    made = call("keys", "add", "keys.json", "--name", "camera-3", "--role", "write", "--json").json
+    assert KeyRing(KeyFile("keys.json")).find(made["key"]).id == made["id"]
+    listed = call("keys", "list", "keys.json").out
     assert "camera-3" in listed and "write" in listed and made["key"][13:] not in listed
-    code, _, errors = run("add", "keys.json", "--name", "x", "--role", "admin")
-    assert code == 2 and errors.startswith("hat: usage: unknown role 'admin'")
-    assert [run("remove", "keys.json", made["id"])[0] for _ in range(2)] == [0, 2]
+    wrong = call("keys", "add", "keys.json", "--name", "x", "--role", "admin")
+    assert wrong.code == 2 and wrong.err.startswith("hat: usage: unknown role 'admin'")
+    assert [call("keys", "remove", "keys.json", made["id"]).code for _ in range(2)] == [0, 2]
     assert KeyFile("keys.json").read() == ()

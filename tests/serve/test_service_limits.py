@@ -3,12 +3,12 @@
 import asyncio
 import socket
 import struct
-import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
-from service_stand_ins import ColorRuntime, connected, embedding_of, files, picture, running, until
+from service_stand_ins import ColorRuntime, embedding_of, files, picture, running, until
 
 from hat.serve.service.admission import Admission
 from hat.serve.service.api_error import ApiError
@@ -133,43 +133,29 @@ def test_a_broken_form_is_refused(client):
         assert answer.status_code in (400, 422) and len(answer.content) < 1000, (body[:60], answer.text)
 
 
-class Crowd:
-    """Many requests at once, each by a thread; they are answered in the end."""
+def asked_at_once(pool, client, count, *, kind="PNG"):
+    """Requests that many threads have sent, all of whose answers come in the end."""
+    return [pool.submit(client.post, "/v1/embed", files=files(picture(1, kind=kind))) for _ in range(count)]
 
-    def __init__(self, client, count, *, kind="PNG"):
-        self.answers = []
-        self.client = connected(client.base_url, timeout=60)
 
-        def ask():
-            self.answers.append(self.client.post("/v1/embed", files=files(picture(1, kind=kind))))
-
-        self.threads = [threading.Thread(target=ask) for _ in range(count)]
-        for thread in self.threads:
-            thread.start()
-
-    def count(self, status):
-        return sum(answer.status_code == status for answer in self.answers)
-
-    def join(self):
-        for thread in self.threads:
-            thread.join(60)
-            assert not thread.is_alive()
-        self.client.close()
+def answers(futures, status):
+    done = [future.result() for future in futures if future.done()]
+    return [answer for answer in done if answer.status_code == status]
 
 
 def test_ten_times_too_much_is_answered_with_503_and_then_all_is_well():
     runtime = ColorRuntime()
-    with running(runtime, max_queue=4, max_images=8, max_batch=2) as (client, service):
+    with running(runtime, max_queue=4, max_images=8, max_batch=2) as (client, service), ThreadPoolExecutor(40) as pool:
         runtime.held.clear()
-        crowd = Crowd(client, 40)
-        until(lambda: crowd.count(503) == 36)  # at once, while the model still works on what was let in
+        crowd = asked_at_once(pool, client, 40)
+        until(lambda: len(answers(crowd, 503)) == 36)  # at once, while the model still works on what was let in
         assert service.admission.num_images == 4
-        refused = next(answer for answer in crowd.answers if answer.status_code == 503)
+        refused = answers(crowd, 503)[0]
         assert int(refused.headers["retry-after"]) >= 1 and "busy" in refused.json()["detail"]
         assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
         runtime.held.set()
-        crowd.join()
-        assert crowd.count(200) == 4 and service.admission.num_images == service.admission.num_bytes == 0
+        wait(crowd, 60)
+        assert len(answers(crowd, 200)) == 4 and service.admission.num_images == service.admission.num_bytes == 0
         # A request with more images than there is room for is refused whole.
         assert client.post("/v1/embed", files=files(*[picture(1)] * 5)).status_code == 503
         assert service.admission.num_images == 0
@@ -197,11 +183,12 @@ def test_wait_for_room_lets_in_what_finds_room_within_a_moment_and_refuses_the_r
 def test_bodies_are_held_within_a_bound_however_many_come():
     runtime = ColorRuntime()
     size = len(picture(1, kind="BMP"))
-    with running(runtime, max_inflight_bytes=int(3.5 * (size + 300)), max_queue=1000) as (client, service):
+    limits = {"max_inflight_bytes": int(3.5 * (size + 300)), "max_queue": 1000}
+    with running(runtime, **limits) as (client, service), ThreadPoolExecutor(12) as pool:
         runtime.held.clear()
-        crowd = Crowd(client, 12, kind="BMP")
-        until(lambda: crowd.count(503) == 9)
+        crowd = asked_at_once(pool, client, 12, kind="BMP")
+        until(lambda: len(answers(crowd, 503)) == 9)
         assert service.admission.num_bytes <= service.admission.max_bytes
         runtime.held.set()
-        crowd.join()
-        assert crowd.count(200) == 3 and service.admission.num_bytes == 0
+        wait(crowd, 60)
+        assert len(answers(crowd, 200)) == 3 and service.admission.num_bytes == 0

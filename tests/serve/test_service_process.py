@@ -16,7 +16,6 @@ from fake_tensorrt import small_onnx
 from service_stand_ins import ColorRuntime, files, picture, until
 
 import hat
-from hat.cli import main
 from hat.data import decode_image
 from hat.errors import HatError, UsageError, WorkError
 from hat.process_settings import ENVIRONMENT
@@ -115,34 +114,23 @@ def listens(address):
     return True
 
 
-def test_serve_says_in_one_sentence_what_cannot_be_served(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["hat", "serve", "missing.onnx", "--port", "0"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    printed = capsys.readouterr()
-    assert (ended.value.code, printed.out) == (2, "")
+def test_serve_says_in_one_sentence_what_cannot_be_served(call):
+    printed = call("serve", "missing.onnx", "--port", "0")
+    assert (printed.code, printed.out) == (2, "")
     assert printed.err.startswith("hat: usage: missing.onnx") and printed.err.count("\n") == 1
 
 
-def test_serve_needs_keys_at_an_address_that_others_reach(tmp_path):
-    for host in ("0.0.0.0", "::", "192.0.2.1", "example.com"):
-        with pytest.raises(UsageError, match="--keys"):
-            serve("missing.onnx", host=host, port=0)
-    file = KeyFile(tmp_path / "keys.json")
-    with pytest.raises(UsageError, match="hat keys add"):
-        serve("missing.onnx", keys=file.path, port=0)
-    key, _ = file.add("one", "read")
-    file.remove(key.id)
-    with pytest.raises(UsageError, match="has no key"):
-        serve("missing.onnx", keys=file.path, port=0)
-
-
-def test_serve_refuses_models_galleries_and_files_that_do_not_belong(onnx_file, tmp_path):
+def test_serve_refuses_what_does_not_belong_and_an_address_that_others_reach_without_keys(onnx_file, tmp_path):
     for name in ("text.onnx", "text.gallery", "cert.pem", "key.pem"):
         (tmp_path / name).write_text("something else")
     Gallery.open(tmp_path / "others.gallery", binding=binding_of(ColorRuntime().info), create=True).close()
     model, certificate = str(onnx_file), {"tls_cert": tmp_path / "cert.pem"}
+    empty = KeyFile(tmp_path / "keys.json")
+    empty.remove(empty.add("one", "read")[0].id)
     for file, options, sentence in [
+        *(("missing.onnx", {"host": host}, "--keys") for host in ("0.0.0.0", "::", "192.0.2.1", "example.com")),
+        ("missing.onnx", {"keys": tmp_path / "none.json"}, "hat keys add"),
+        ("missing.onnx", {"keys": empty.path}, "has no key"),
         (str(tmp_path / "text.onnx"), {}, "text.onnx"),
         (str(tmp_path), {}, "checkpoint"),
         (model, {"gallery": [str(tmp_path / "missing.gallery")]}, "missing.gallery"),

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from gallery_cases import new_record, unit
 from service_stand_ins import EMBED_DIM, embedding_of, files, picture, running
 
-from hat.serve import Filter, NewRecord, person_embedding, search_gallery
+from hat.serve import Filter, person_embedding, search_gallery
 
 NUM_PEOPLE, NUM_CAMERAS = 12, 3
 START = 1_700_000_000.0
@@ -19,24 +20,13 @@ def served(tmp_path_factory):
         gallery = service.galleries.get("people")
         everybody = [(person, camera) for person in range(NUM_PEOPLE) for camera in range(NUM_CAMERAS)]
         pictures = [picture(person, size=(14 + 4 * camera, 40 + 7 * camera)) for person, camera in everybody]
+        attributes = [{"coat": "red" if person % 2 else "blue", "height": 1.5 + person / 100} for person in range(NUM_PEOPLE)]
         records = [
-            NewRecord(
-                content_hash=f"{person:032x}{camera:032x}",
-                source=f"{person}_{camera}.png",
-                pid=person,
-                camid=camera,
-                time_s=START + 60 * camera,
-                attributes={"coat": "red" if person % 2 else "blue", "height": 1.5 + person / 100},
-            )
-            for person, camera in everybody
+            new_record(f"{p}_{c}", pid=p, camid=c, time_s=START + 60 * c, attributes=attributes[p]) for p, c in everybody
         ]
         gallery.add(np.stack([embedding_of(data) for data in pictures]), records)
         fill(service.galleries.get("plain"), CENTERED, camids=(1, 1, 2, 2, None))
         yield client, gallery
-
-
-def unit(rows):
-    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
 
 
 PERSON, CAMERA = np.eye(EMBED_DIM)[:2], 3 * np.eye(EMBED_DIM)[2:4]
@@ -45,7 +35,7 @@ CENTERED = unit(np.stack([*(PERSON[p] + CAMERA[c] for c in (0, 1) for p in (0, 1
 
 
 def fill(gallery, rows, camids):
-    gallery.add(rows, [NewRecord(content_hash=f"{n:064x}", source=str(n), camid=camid) for n, camid in enumerate(camids)])
+    gallery.add(rows, [new_record(n, camid=camid) for n, camid in enumerate(camids)])
 
 
 @pytest.fixture

@@ -6,12 +6,10 @@ import re
 import socket
 
 import pytest
-from memory_gallery import MemoryGallery
-from service_stand_ins import ColorRuntime, connected, files, picture, running, serving
+from service_stand_ins import files, picture, running
 
 from hat.errors import UsageError, WorkError
-from hat.serve import binding_of
-from hat.serve.service import AuditLog, GalleryRegistry, KeyFile, KeyRing, Service, ServiceSettings, create_app
+from hat.serve.service import AuditLog, KeyFile, KeyRing
 from hat.serve.service.api_error import without_paths
 from hat.serve.service.ingress import LOOPBACK_HOSTS, SameOriginMiddleware, allowed_hosts
 
@@ -104,36 +102,23 @@ def test_every_answer_has_the_headers_that_keep_browsers_from_guessing_and_no_pa
 PATHS = re.compile(r"/[\w.-]+/|\\\\|Traceback|File \"|site-packages|\.py\b|/tmp|/home|/root")
 
 
-class UnluckyGallery(MemoryGallery):
-    """Fails in a store's words, which name its file."""
-
-    def __init__(self, binding, error):
-        super().__init__(binding)
-        self.location = "/srv/people/people.gallery"
-        self.error = error
-
-    def _fail(self, *arguments, **options):
-        raise self.error
-
-    add = search = get = ids = page = ids_by_hash = counts = remove = vacuum = _fail
-
-
-FAILURES = [
-    (WorkError("/srv/people/people.gallery: cannot be written: the disk is full"), 503),
-    (WorkError("/srv/people/people.gallery: another process is writing to it (lock /srv/people/people.gallery.lock)"), 503),
-    (UsageError("/srv/people/people.gallery is read-only (opened by /usr/lib/python3/gallery.py)"), 422),
-    (OSError(28, "No space left on device", "/srv/people/people.gallery-wal"), 500),
-    (ValueError("/srv/people/people.gallery: malformed"), 500),
-]
-
-
-@pytest.mark.parametrize(("error", "status"), FAILURES)
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (WorkError("/srv/people/people.gallery: cannot be written: the disk is full"), 503),
+        (WorkError("/srv/people/people.gallery: another process is writing to it (lock /srv/people/people.gallery.lock)"), 503),
+        (UsageError("/srv/people/people.gallery is read-only (opened by /usr/lib/python3/gallery.py)"), 422),
+        (OSError(28, "No space left on device", "/srv/people/people.gallery-wal"), 500),
+        (ValueError("/srv/people/people.gallery: malformed"), 500),
+    ],
+)
 def test_a_gallery_that_fails_is_an_answer_without_its_place_and_the_service_goes_on(error, status, caplog):
-    runtime = ColorRuntime()
-    binding = binding_of(runtime.info)
-    registry = GalleryRegistry({"people": UnluckyGallery(binding, error), "others": MemoryGallery(binding)}, binding)
-    app = create_app(Service(runtime, registry, ServiceSettings()))
-    with serving(app) as address, connected(address) as client:
+    def fail(*arguments, **options):
+        raise error
+
+    with running(galleries=("people", "others")) as (client, service):
+        for method in ("add", "search", "get", "ids", "page", "ids_by_hash", "counts", "remove", "vacuum"):
+            setattr(service.galleries.get("people"), method, fail)
         answers = [
             client.post(RECORDS, files=files(picture(1))),
             client.post("/v1/search", files=files(picture(1)), data={"gallery": "people"}),
