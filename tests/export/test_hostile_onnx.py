@@ -51,8 +51,7 @@ def test_weights_beside_the_file_are_fine(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "location",
-    ["/etc/passwd", "../secret", "a/../../secret", "sub/secret", "..\\secret", "C:\\secret", "", ".", "..", "x\0y"],
+    "location", ["/etc/passwd", "../secret", "a/../../secret", "sub/secret", "..\\secret", "C:\\secret", "", ".", "..", "x\0y"]
 )
 @pytest.mark.parametrize("inside_a_node", [False, True])
 def test_weights_from_anywhere_else_are_refused(location, inside_a_node, tmp_path):

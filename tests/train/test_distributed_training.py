@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from tiny_run import CPU, FixedTeacher, Plain, configure, options_of_a_run, run_lines, some_batch
-from torch import Tensor, nn
+from torch import nn
 
 from hat.data import open_dataset
 from hat.errors import UsageError
@@ -25,7 +24,7 @@ from hat.preprocessing import Preprocessing
 from hat.runtime import choose_device
 from hat.train import train_model
 from hat.train.distillation import Distillation
-from hat.train.distributed import DistributedContext, GlobalBatchNorm, gather_rows, process_group, synchronize_batch_norms
+from hat.train.distributed import GlobalBatchNorm, gather_rows, process_group, synchronize_batch_norms
 from hat.train.run.stopping import StopRequest
 from hat.train.step import Batch, TrainingStep
 
@@ -33,7 +32,7 @@ NO_DROPOUT = {"transformer": {"dropout": 0.0}}
 NUM_STEPS = 4
 
 
-def train_in_float64(context: DistributedContext) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+def train_in_float64(context):
     """Some accumulated Adam steps in float64, where rounding is far below what a mistake would change."""
     config = configure(
         model=NO_DROPOUT,
@@ -49,7 +48,7 @@ def train_in_float64(context: DistributedContext) -> tuple[list[dict[str, float]
     distillation.projection.double()
     step = TrainingStep(model, model.preprocessing, config, context, distillation)
     prepare = step.prepare
-    step.prepare = lambda images: prepare(images).double()  # type: ignore[method-assign]
+    step.prepare = lambda images: prepare(images).double()
     rows = slice(rank * 8 // world_size, (rank + 1) * 8 // world_size)
     batches = [Batch(*(part[rows] for part in some_batch(n))) for n in range(2 * NUM_STEPS)]
     metrics = [step(batches[2 * n : 2 * n + 2], 0, n, 1e-3) for n in range(NUM_STEPS)]
@@ -57,7 +56,7 @@ def train_in_float64(context: DistributedContext) -> tuple[list[dict[str, float]
     return [{name: value.item() for name, value in figure.items()} for figure in metrics], weights
 
 
-def _worker(rank: int, port: int, out: str) -> None:
+def _worker(rank, port, out):
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
     with process_group("cpu") as context:
@@ -66,7 +65,7 @@ def _worker(rank: int, port: int, out: str) -> None:
         torch.save((metrics, weights, parts, _stopping(context)), Path(out) / f"{rank}.pt")
 
 
-def _gradients_are_exchanged(context: DistributedContext) -> list[list[bool]]:
+def _gradients_are_exchanged(context):
     """Are gradients the same everywhere after a batch before the last, and after the last; of a plain and a compiled model."""
     compiler, found = torch.compile, []
     torch.compile = lambda model, **options: compiler(model, backend="eager")  # no need for a C++ compiler
@@ -83,10 +82,10 @@ def _gradients_are_exchanged(context: DistributedContext) -> list[list[bool]]:
     return found
 
 
-def _stopping(context: DistributedContext) -> list[bool | str | None]:
+def _stopping(context):
     """The first process's time is over; the second one is asked to end later."""
     past, never = StopRequest(0.0, context), StopRequest(0.0 if context.rank else None, context)
-    found: list[bool | str | None] = [past.is_due(together=False), past.is_due(together=True), past.reason]
+    found = [past.is_due(together=False), past.is_due(together=True), past.reason]
     with never:
         found.append(never.is_due(together=True))
         if context.rank == 1:
@@ -95,7 +94,7 @@ def _stopping(context: DistributedContext) -> list[bool | str | None]:
     return found
 
 
-def _normalized(norm: nn.Module, values: Tensor) -> tuple[Tensor, Tensor]:
+def _normalized(norm, values):
     """The result of a batch norm, and the gradient of a function of it."""
     values = values.clone().requires_grad_()
     result = norm(values)
@@ -103,7 +102,7 @@ def _normalized(norm: nn.Module, values: Tensor) -> tuple[Tensor, Tensor]:
     return result.detach(), values.grad
 
 
-def _norms_and_gathering(rank: int) -> dict[str, Any]:
+def _norms_and_gathering(rank):
     mine = torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5)).chunk(2)[rank]
     norm = GlobalBatchNorm(3, momentum=0.3).double()
     result, gradient = _normalized(norm, mine)
@@ -124,17 +123,17 @@ def _norms_and_gathering(rank: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def two(tmp_path_factory):
     """What both of two gloo processes came to."""
     out = tmp_path_factory.mktemp("processes")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(_worker, args=(port, str(out)), nprocs=2)  # type: ignore[no-untyped-call]
+    mp.spawn(_worker, args=(port, str(out)), nprocs=2)
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_two_processes_train_like_one(two: list[Any]) -> None:
+def test_two_processes_train_like_one(two):
     metrics, weights = train_in_float64(CPU)
     for theirs, their_weights, *_ in two:
         for ours, other in zip(metrics, theirs, strict=True):
@@ -146,7 +145,7 @@ def test_two_processes_train_like_one(two: list[Any]) -> None:
     assert metrics[0]["loss"] != metrics[-1]["loss"]
 
 
-def test_global_batch_norm_equals_one_over_the_whole_batch(two: list[Any]) -> None:
+def test_global_batch_norm_equals_one_over_the_whole_batch(two):
     norm = nn.BatchNorm2d(3, momentum=0.3).double()
     result, gradient = _normalized(
         norm, torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
@@ -160,7 +159,7 @@ def test_global_batch_norm_equals_one_over_the_whole_batch(two: list[Any]) -> No
         torch.testing.assert_close(parts["running"], torch.stack([norm.running_mean, norm.running_var]))
 
 
-def test_gathering_brings_rows_and_gradients(two: list[Any]) -> None:
+def test_gathering_brings_rows_and_gradients(two):
     rows = torch.cat([torch.arange(4.0).reshape(2, 2), torch.arange(4.0).reshape(2, 2) + 10])
     gradients = 3 * torch.arange(1.0, 9.0).reshape(4, 2)  # weights 1 and 2 of the two processes
     for rank, (_, _, parts, _) in enumerate(two):
@@ -169,16 +168,16 @@ def test_gathering_brings_rows_and_gradients(two: list[Any]) -> None:
         assert torch.equal(parts["rows_gradient"], gradients[2 * rank : 2 * rank + 2])
 
 
-def test_accumulated_gradients_are_exchanged_once_compiled_or_not(two: list[Any]) -> None:
+def test_accumulated_gradients_are_exchanged_once_compiled_or_not(two):
     assert [parts["exchanged"] for _, _, parts, _ in two] == [[[False, True], [False, True]]] * 2
 
 
-def test_processes_stop_together(two: list[Any]) -> None:
+def test_processes_stop_together(two):
     expected = [False, True, "its time is over", False, True, "the process was asked to end"]
     assert [stopping for *_, stopping in two] == [expected, expected]
 
 
-def test_replacing_batch_norms_changes_no_name_and_no_value() -> None:
+def test_replacing_batch_norms_changes_no_name_and_no_value():
     torch.manual_seed(0)
     model = HAT(configure().model, 4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -193,7 +192,7 @@ def test_replacing_batch_norms_changes_no_name_and_no_value() -> None:
     assert torch.equal(model.eval()(images), expected)
 
 
-def test_one_process_needs_no_group_and_wrong_places_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_needs_no_group_and_wrong_places_are_refused(monkeypatch):
     rows = torch.randn(2, 2)
     with process_group("cpu") as context:
         assert context == CPU and context.is_main
@@ -210,7 +209,7 @@ def test_one_process_needs_no_group_and_wrong_places_are_refused(monkeypatch: py
         pass
 
 
-def test_torchrun_trains_like_one_process(market_folder: Path, tmp_path: Path) -> None:
+def test_torchrun_trains_like_one_process(market_folder, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     changes = {"model": NO_DROPOUT, "num_epochs": 1, "optim": {"name": "sgd", "lr": 1e-3}, "eval": {"every_epochs": 1}}
     result = train_model(configure(**changes), [open_dataset(market_folder)], one, device="cpu")

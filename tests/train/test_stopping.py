@@ -6,8 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -25,7 +23,7 @@ from hat.train.run.run_folder import RunFolder
 from hat.train.run.stopping import StopRequest
 
 
-def test_a_step_at_a_time_ends_in_the_same_weights(market_folder: Path, tmp_path: Path) -> None:
+def test_a_step_at_a_time_ends_in_the_same_weights(market_folder, tmp_path):
     dataset = open_dataset(market_folder)
     config = configure(num_epochs=1, eval={"every_epochs": 1}, log={"every_steps": 2})
     best = train_model(config, [dataset], tmp_path / "whole", device="cpu").best
@@ -44,7 +42,7 @@ def test_a_step_at_a_time_ends_in_the_same_weights(market_folder: Path, tmp_path
     assert run_lines(parts) == run_lines(tmp_path / "whole")
 
 
-def test_the_command_says_that_it_stopped(market_folder: Path, tmp_path: Path) -> None:
+def test_the_command_says_that_it_stopped(market_folder, tmp_path):
     options = options_of_a_run(market_folder, tmp_path / "run", num_epochs=1)
     told = CliRunner().invoke(app, ["train", *options, "--stop-after-s", "0.001", "--json"])
     assert told.exit_code == 0
@@ -53,8 +51,8 @@ def test_the_command_says_that_it_stopped(market_folder: Path, tmp_path: Path) -
     assert read_state(tmp_path / "run")["global_step"] == 1
 
 
-def test_the_signal_is_listened_to_inside_the_context_alone() -> None:
-    heard: list[int] = []
+def test_the_signal_is_listened_to_inside_the_context_alone():
+    heard = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
         with StopRequest(None, CPU) as stop:
@@ -68,7 +66,7 @@ def test_the_signal_is_listened_to_inside_the_context_alone() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_signal_ends_at_once(monkeypatch):
     with StopRequest(None, CPU) as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # torchrun passes on what the terminal has sent already
@@ -99,8 +97,8 @@ def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
     ],
 )
-def test_out_of_memory_is_one_sentence(error: Exception, market_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    def fail(trainer: Trainer, stop_at: float | None) -> None:
+def test_out_of_memory_is_one_sentence(error, market_folder, tmp_path, monkeypatch):
+    def fail(trainer, stop_at):
         trainer._write_state()
         raise error
 
@@ -113,11 +111,11 @@ def test_out_of_memory_is_one_sentence(error: Exception, market_folder: Path, tm
     assert not (tmp_path / "run" / ".lock").exists()
 
 
-def test_a_run_in_another_thread_listens_to_no_signal() -> None:
+def test_a_run_in_another_thread_listens_to_no_signal():
     before = signal.getsignal(signal.SIGTERM)
     seen = []
 
-    def enter() -> None:
+    def enter():
         with StopRequest(None, CPU):
             seen.append(signal.getsignal(signal.SIGTERM))
 
@@ -128,7 +126,7 @@ def test_a_run_in_another_thread_listens_to_no_signal() -> None:
 
 
 @pytest.mark.parametrize("stop_after_s", [0, -1, float("nan")])
-def test_times_that_are_none(stop_after_s: float, market_folder: Path, tmp_path: Path) -> None:
+def test_times_that_are_none(stop_after_s, market_folder, tmp_path):
     with pytest.raises(UsageError, match="stop_after_s is above 0"):
         train_model(configure(), [open_dataset(market_folder)], tmp_path / "run", stop_after_s=stop_after_s)
     assert not (tmp_path / "run").exists()
@@ -137,12 +135,12 @@ def test_times_that_are_none(stop_after_s: float, market_folder: Path, tmp_path:
 NUM_STEPS = 24
 
 
-def steps_done(out: Path) -> int:
+def steps_done(out):
     path = out / "metrics.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def signal_after(command: list[str], out: Path, num_steps: int, number: signal.Signals) -> tuple[int, int, str]:
+def signal_after(command, out, num_steps, number):
     """Start the command and signal it as soon as it has written so many lines: lines written, exit code, what it said."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
@@ -153,13 +151,10 @@ def signal_after(command: list[str], out: Path, num_steps: int, number: signal.S
     return steps_done(out), process.returncode, errors.decode()
 
 
-def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(market_folder: Path, tmp_path: Path) -> None:
+def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(market_folder, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     config = configure(
-        num_epochs=8,
-        checkpoint={"every_epochs": 4, "every_steps": 2},
-        ema={"enabled": True},
-        optim={"clip_grad_norm": 5.0},
+        num_epochs=8, checkpoint={"every_epochs": 4, "every_steps": 2}, ema={"enabled": True}, optim={"clip_grad_norm": 5.0}
     )
     train_model(config, [open_dataset(market_folder)], whole, device="cpu")
     command = [sys.executable, "-m", "hat", "train", *options_of_a_run(market_folder, killed, **config_to_dict(config))]

@@ -2,8 +2,6 @@
 
 import json
 import math
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +18,10 @@ from tiny_run import (
     run_lines,
     stopping_after,
 )
-from torch import Tensor
 
 import hat
 from hat.data import merge_training, open_dataset
-from hat.data.datasets import ReIDDataset, Sample, Split
+from hat.data.datasets import Sample, Split
 from hat.errors import ConfigError, DataError, WorkError
 from hat.train import Trainer
 from hat.train.distributed import DistributedContext
@@ -32,11 +29,11 @@ from hat.train.run.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
-def dataset(market_folder: Path) -> ReIDDataset:
+def dataset(market_folder):
     return open_dataset(market_folder)
 
 
-def test_a_tiny_problem_is_learned(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_a_tiny_problem_is_learned(dataset, tmp_path):
     config = configure(
         num_epochs=8,
         checkpoint={"every_epochs": 8},
@@ -56,7 +53,7 @@ def test_a_tiny_problem_is_learned(dataset: ReIDDataset, tmp_path: Path) -> None
     assert last["loss"] == pytest.approx(expected + 0.5 * (last["tfc1_ce"] + last["tfc1_triplet"]), rel=1e-5)
 
 
-def test_the_same_seed_gives_the_same_run(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_run(dataset, tmp_path):
     for name, changes in (("a", {}), ("b", {"data": {"cache": "none"}}), ("c", {"seed": 1})):
         run(configure(num_epochs=1, **changes), dataset, tmp_path / name)
     assert run_lines(tmp_path / "a") == run_lines(tmp_path / "b")
@@ -64,7 +61,7 @@ def test_the_same_seed_gives_the_same_run(dataset: ReIDDataset, tmp_path: Path) 
     assert run_lines(tmp_path / "a") != run_lines(tmp_path / "c")
 
 
-def test_resuming_after_any_step_ends_in_the_same_weights(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_resuming_after_any_step_ends_in_the_same_weights(dataset, tmp_path):
     config = configure(
         ema={"enabled": True},
         eval={"every_epochs": 1},
@@ -94,7 +91,7 @@ def test_resuming_after_any_step_ends_in_the_same_weights(dataset: ReIDDataset, 
             assert all(torch.equal(value, states[1]["optimizer"]["state"][slot][name]) for name, value in values.items())
 
 
-def test_a_finished_run_can_be_made_longer(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_a_finished_run_can_be_made_longer(dataset, tmp_path):
     run(configure(num_epochs=3), dataset, tmp_path / "whole")
     run(configure(num_epochs=1), dataset, tmp_path / "parts")
     assert run(configure(num_epochs=1), dataset, tmp_path / "parts", resume=True).num_images == 0
@@ -102,10 +99,10 @@ def test_a_finished_run_can_be_made_longer(dataset: ReIDDataset, tmp_path: Path)
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_the_product_is_the_best_evaluated(dataset: ReIDDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_product_is_the_best_evaluated(dataset, tmp_path, monkeypatch):
     maps = iter([0.4, 0.9, 0.5])
 
-    def evaluate(trainer: Trainer) -> dict[str, float]:
+    def evaluate(trainer):
         return {"mAP": next(maps), "rank1": 0.1}
 
     monkeypatch.setattr(Trainer, "_evaluate", evaluate)
@@ -118,7 +115,7 @@ def test_the_product_is_the_best_evaluated(dataset: ReIDDataset, tmp_path: Path,
     assert_same_weights(tmp_path / "run" / "last", three.folder)
 
 
-def test_evaluation_does_not_disturb_training(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_evaluation_does_not_disturb_training(dataset, tmp_path):
     for name, every in (("with", 1), ("without", 0)):
         run(configure(eval={"every_epochs": every}, compute={"channels_last": True}), dataset, tmp_path / name)
     assert_same_weights(tmp_path / "with" / "last", tmp_path / "without" / "last")
@@ -128,7 +125,7 @@ def test_evaluation_does_not_disturb_training(dataset: ReIDDataset, tmp_path: Pa
     assert found[-1]["mAP"] == pytest.approx(reopened.mAP, abs=1e-6)
 
 
-def test_the_kept_weights_are_the_moving_average(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_the_kept_weights_are_the_moving_average(dataset, tmp_path):
     config = configure(ema={"enabled": True, "decay": 0.5, "warmup": False})
     run(config, dataset, tmp_path / "run")
     state = read_state(tmp_path / "run")
@@ -138,13 +135,13 @@ def test_the_kept_weights_are_the_moving_average(dataset: ReIDDataset, tmp_path:
     assert not torch.equal(kept[name], state["model"][name])
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(dataset, tmp_path):
     config = configure(checkpoint={"every_steps": 1})
     trainer = Trainer(config, merge_training([dataset]), RunFolder(tmp_path / "run"), CPU)
     trainer.folder.begin(config, resume=False)
     forward = trainer.step._forward
 
-    def poisoned(images: Tensor) -> Any:
+    def poisoned(images):
         outputs = forward(images)
         if trainer.global_step == 4:
             outputs["tfc3"] = outputs["tfc3"]._replace(logits=outputs["tfc3"].logits * float("nan"))
@@ -158,7 +155,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(dataset: ReI
     assert all(torch.isfinite(value).all() for value in state["model"].values())
 
 
-def test_contradictions_are_refused(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_contradictions_are_refused(dataset, tmp_path):
     train, folder = merge_training([dataset]), RunFolder(tmp_path / "run")
     with pytest.raises(ConfigError, match="say --backbone-weights torchvision, timm, the path of a file, or none"):
         Trainer(configure(backbone_weights=None), train, folder, CPU)
@@ -175,7 +172,7 @@ def test_contradictions_are_refused(dataset: ReIDDataset, tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
-def test_resuming_another_run_is_refused(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_resuming_another_run_is_refused(dataset, tmp_path):
     run(configure(num_epochs=1), dataset, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"seed was 0 and is 5"):
         run(configure(num_epochs=1, seed=5), dataset, tmp_path / "run", resume=True)

@@ -1,23 +1,17 @@
 """The smallest run that still has every part of a real one, in the test's own process, and how to compare what runs leave."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 import hat
 from hat.config import merge
 from hat.data import merge_training
-from hat.data.datasets import ReIDDataset
 from hat.model import Branch
-from hat.train import TrainConfig, Trainer, TrainingResult, compose_config
+from hat.train import Trainer, compose_config
 from hat.train.distributed import DistributedContext
-from hat.train.images import ImageSource
 from hat.train.run.run_folder import RunFolder
 from hat.train.step import Batch
 
@@ -26,7 +20,7 @@ CPU = DistributedContext(torch.device("cpu"))
 NUM_PIDS = 6
 """Identities of the data set that the fixture `market_folder` makes."""
 
-TINY_RUN: dict[str, Any] = {
+TINY_RUN = {
     "model": {
         "image_size": [32, 16],
         "backbone": {"name": "mobilenet_v3_small"},
@@ -46,18 +40,18 @@ TINY_RUN: dict[str, Any] = {
 NO_AUGMENTATION = {"pad": 0, "flip": 0, "erasing": 0}
 
 
-def configure(**changes: Any) -> TrainConfig:
+def configure(**changes):
     return compose_config([("", TINY_RUN), ("", changes)])
 
 
-def options_of_a_run(data: Path, out: Path, /, **changes: Any) -> list[str]:
+def options_of_a_run(data, out, /, **changes):
     """Arguments of `hat train` for a tiny run."""
     recipe = out.with_name("tiny.yaml")
     recipe.write_text(yaml.safe_dump(merge(TINY_RUN, changes)))
     return ["market1501", "--config", str(recipe), "--data", str(data), "--out", str(out), "--device", "cpu"]
 
 
-def some_batch(seed: int, size: int = 8) -> Batch:
+def some_batch(seed, size=8):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (size, 3, 32, 16), dtype=torch.uint8, generator=generator)
     return Batch(images, torch.arange(size) % 4, torch.arange(size) + 100 * seed, torch.arange(size))
@@ -66,13 +60,13 @@ def some_batch(seed: int, size: int = 8) -> Batch:
 class Plain(nn.Module):
     """A model without batch norm and dropout, so that two batches are the sum of their parts."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.mfe = nn.Linear(3 * 32 * 16, 8)
         self.dsa = nn.Linear(8, 8)
         self.classifier = nn.Linear(8, 4, bias=False)
 
-    def forward(self, images: Tensor) -> dict[str, Branch]:
+    def forward(self, images):
         first = self.mfe(images.flatten(1))
         second = self.dsa(first.relu())
         return {
@@ -85,31 +79,31 @@ class FixedTeacher:
 
     embed_dim, fingerprint = 5, "fixed"
 
-    def begin(self, folder: Path) -> None:
+    def begin(self, folder):
         return
 
-    def embed(self, images: Tensor, indices: Tensor) -> Tensor:
+    def embed(self, images, indices):
         rows = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
         return nn.functional.normalize(rows, dim=1).to(indices.device)[indices]
 
 
-def run(config: TrainConfig, dataset: ReIDDataset, out: Path, *, resume: bool = False, **options: Any) -> TrainingResult:
+def run(config, dataset, out, *, resume=False, **options):
     trainer = Trainer(config, merge_training([dataset]), RunFolder(out), CPU, resume=resume, evaluation=dataset, **options)
     trainer.folder.begin(config, resume=resume)
     return trainer.run()
 
 
-def run_lines(out: Path) -> list[dict[str, Any]]:
+def run_lines(out):
     """What a run wrote down, but for the time it took."""
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in entry.items() if key != "images_per_s"} for entry in entries]
 
 
-def read_state(out: Path) -> dict[str, Any]:
+def read_state(out):
     return torch.load(out / "last" / "state.pt", weights_only=True)
 
 
-def assert_same_weights(first: Path, second: Path) -> None:
+def assert_same_weights(first, second):
     ours, theirs = (hat.load_checkpoint(folder).state_dict() for folder in (first, second))
     assert ours.keys() == theirs.keys()
     different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
@@ -120,11 +114,11 @@ class InterruptionError(Exception):
     pass
 
 
-def stopping_after(num_batches: int, images: ImageSource) -> ImageSource:
+def stopping_after(num_batches, images):
     """A source that ends the process's work, as far as a process can tell, when a batch is asked for."""
     left = num_batches
 
-    def batches(plan: np.ndarray) -> Iterator[Tensor]:
+    def batches(plan):
         nonlocal left
         for batch in images(plan):
             if not left:
