@@ -31,8 +31,7 @@ def model_with(tensor=None, attribute_tensor=None):
 
 def external(location, offset=None, length=None):
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    entries = {"location": location, "offset": offset, "length": length}
-    for key, value in entries.items():
+    for key, value in {"location": location, "offset": offset, "length": length}.items():
         if value is not None:
             tensor.external_data.add(key=key, value=str(value))
     return tensor

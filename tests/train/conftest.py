@@ -2,14 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tiny_run import NUM_PIDS
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -7,17 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from tiny_run import (
-    CPU,
-    NO_AUGMENTATION,
-    InterruptionError,
-    assert_same_weights,
-    configure,
-    read_state,
-    run,
-    run_lines,
-    stopping_after,
-)
+from tiny_hat import batch_norms
+from tiny_run import CPU, NO_AUGMENTATION, assert_same_weights, configure, interrupt, read_state, run, run_lines
 
 import hat
 from hat.data import load_images, merge_training, open_dataset
@@ -54,10 +45,9 @@ def test_similarities_equal_the_double_loop(kind, temperature):
     expected = slow_similarity(student, target, kind, temperature)
     assert similarity_loss(student, target, kind, temperature).item() == pytest.approx(expected, rel=1e-9)
     whole = {"gathered": student, "gathered_target": target}
-    halves = [
-        similarity_loss(student[r], target[r], kind, temperature, **whole, offset=r.start) for r in (slice(0, 3), slice(3, 7))
-    ]
-    assert (3 * halves[0] + 4 * halves[1]).item() / 7 == pytest.approx(expected, rel=1e-9)
+    halves = (slice(0, 3), slice(3, 7))
+    first, second = (similarity_loss(student[r], target[r], kind, temperature, **whole, offset=r.start) for r in halves)
+    assert (3 * first + 4 * second).item() / 7 == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["kl", "mse"])
@@ -94,9 +84,8 @@ def teacher(dataset, tmp_path_factory):
     torch.manual_seed(11)
     sizes = {"image_size": (64, 32), "depths": (0, 0, 1, 0), "widths": (16, 16, 40, 16)}
     model = hat.create_model("hat_mobilenet_v3_small", num_classes=9, **sizes)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean over all that was seen
+    for module in batch_norms(model):
+        module.momentum = None  # the mean over all that was seen
     with torch.no_grad():
         model.train()(load_images(dataset.train.paths, model.preprocessing))
     return hat.save_checkpoint(model, tmp_path_factory.mktemp("teacher"))
@@ -154,7 +143,7 @@ def test_a_student_becomes_like_its_teacher(dataset, teacher, tmp_path):
         result = run(config, dataset, tmp_path / name)
         ends[name] = run_lines(tmp_path / name)[-3:]
     for part in ("distill_embedding", "distill_similarity"):
-        taught, watched = (np.mean([line[part] for line in ends[name]]) for name in ("taught", "watched"))
+        taught, watched = (np.mean([line[part] for line in lines]) for lines in ends.values())
         assert taught < 0.6 * watched, part
     last = ends["taught"][-1]
     identities = last["mfe_ce"] + last["mfe_triplet"] + last["tfc3_ce"] + last["tfc3_triplet"]
@@ -176,8 +165,7 @@ def test_a_resumed_student_ends_in_the_same_weights(cache, dataset, teacher, tmp
     run(config, dataset, whole)
     images = Trainer(config, merge_training([dataset]), RunFolder(tmp_path / "unused"), CPU).images
     out = tmp_path / "stopped"
-    with pytest.raises(InterruptionError):
-        run(config, dataset, out, images=stopping_after(5, images))  # a step after the last state
+    interrupt(config, dataset, out, 5, images)  # a step after the last state
     run(config, dataset, out, resume=True, images=images)
     assert_same_weights(whole, out)
     assert run_lines(out) == run_lines(whole)

@@ -34,13 +34,8 @@ NUM_STEPS = 4
 
 def train_in_float64(context):
     """Some accumulated Adam steps in float64, where rounding is far below what a mistake would change."""
-    config = configure(
-        model=NO_DROPOUT,
-        optim={"lr": 1e-3, "clip_grad_norm": 1.0, "accumulate": 2},
-        ema={"enabled": True},
-        distill={"teacher": "a stand-in"},
-        loss={"circle_weight": 0.1},
-    )
+    changes = {"optim": {"lr": 1e-3, "clip_grad_norm": 1.0, "accumulate": 2}, "loss": {"circle_weight": 0.1}}
+    config = configure(model=NO_DROPOUT, ema={"enabled": True}, distill={"teacher": "a stand-in"}, **changes)
     rank, world_size = context.rank, context.world_size
     torch.manual_seed(rank)  # processes begin with different weights; the first one's count
     model = HAT(config.model, 4).double()
@@ -102,8 +97,12 @@ def _normalized(norm, values):
     return result.detach(), values.grad
 
 
+def _values():
+    return torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
 def _norms_and_gathering(rank):
-    mine = torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5)).chunk(2)[rank]
+    mine = _values().chunk(2)[rank]
     norm = GlobalBatchNorm(3, momentum=0.3).double()
     result, gradient = _normalized(norm, mine)
     rows = torch.arange(4.0).reshape(2, 2) + 10 * rank
@@ -140,16 +139,13 @@ def test_two_processes_train_like_one(two):
             assert ours.keys() == other.keys()
             assert all(other[name] == pytest.approx(value, rel=1e-7) for name, value in ours.items())
         for name, value in weights.items():
-            close = torch.allclose(their_weights[name].double(), value.double(), rtol=1e-6, atol=1e-8)
-            assert close, name
+            assert torch.allclose(their_weights[name].double(), value.double(), rtol=1e-6, atol=1e-8), name
     assert metrics[0]["loss"] != metrics[-1]["loss"]
 
 
 def test_global_batch_norm_equals_one_over_the_whole_batch(two):
     norm = nn.BatchNorm2d(3, momentum=0.3).double()
-    result, gradient = _normalized(
-        norm, torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    )
+    result, gradient = _normalized(norm, _values())
     found = [parts for _, _, parts, _ in two]
     torch.testing.assert_close(torch.cat([parts["output"] for parts in found]), result)
     torch.testing.assert_close(torch.cat([parts["gradient"] for parts in found]), gradient)
@@ -168,11 +164,8 @@ def test_gathering_brings_rows_and_gradients(two):
         assert torch.equal(parts["rows_gradient"], gradients[2 * rank : 2 * rank + 2])
 
 
-def test_accumulated_gradients_are_exchanged_once_compiled_or_not(two):
+def test_processes_exchange_accumulated_gradients_once_compiled_or_not_and_stop_together(two):
     assert [parts["exchanged"] for _, _, parts, _ in two] == [[[False, True], [False, True]]] * 2
-
-
-def test_processes_stop_together(two):
     expected = [False, True, "its time is over", False, True, "the process was asked to end"]
     assert [stopping for *_, stopping in two] == [expected, expected]
 

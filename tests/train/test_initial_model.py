@@ -49,9 +49,11 @@ def test_another_image_size_resamples_the_positions(trained):
     assert f"from {height}x{width} to {2 * height}x{2 * width}" in note
 
 
-def test_another_architecture_is_refused(trained):
+def test_another_architecture_and_two_sources_are_refused(trained):
     with pytest.raises(WeightsError, match="Only image size, number of identities and what changes no shape may differ"):
         begin(trained, 6, model={"num_bottlenecks": 2})
+    with pytest.raises(ConfigError, match="leave out backbone_weights"):
+        initial_model(configure(backbone_weights="torchvision", initial_checkpoint=str(trained)), 6)
 
 
 def test_initial_model_takes_tensors_of_the_same_shapes_in_other_heads_and_names_them(trained):
@@ -59,8 +61,3 @@ def test_initial_model_takes_tensors_of_the_same_shapes_in_other_heads_and_names
     before = load_checkpoint(trained).state_dict()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert "transformer.num_heads None instead of 2, transformer.head_dim 4 instead of None" in note
-
-
-def test_two_sources_contradict_each_other(trained):
-    with pytest.raises(ConfigError, match="leave out backbone_weights"):
-        initial_model(configure(backbone_weights="torchvision", initial_checkpoint=str(trained)), 6)

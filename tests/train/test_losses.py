@@ -150,16 +150,17 @@ def test_branch_weights():
         assert branch_weights(list(expected), 0.25) == expected
 
 
-def random_branch(generator):
-    feature, logits = torch.randn(4, 5, generator=generator), torch.randn(4, 3, generator=generator, requires_grad=True)
-    return Branch(feature, logits, feature)
+def random_branches(*names):
+    generator, outputs = torch.Generator().manual_seed(0), {}
+    for name in names:
+        feature, logits = (torch.randn(4, width, generator=generator, requires_grad=width == 3) for width in (5, 3))
+        outputs[name] = Branch(feature, logits, feature)
+    return outputs, torch.tensor([0, 0, 1, 1])
 
 
 def test_total_is_the_sum_of_equation_9():
-    generator = torch.Generator().manual_seed(0)
-    pids = torch.tensor([0, 0, 1, 1])
     names = ["mfe", "tfc1", "tfc2", "tfc3"]
-    outputs = {name: random_branch(generator) for name in names}
+    outputs, pids = random_branches(*names)
     loss = hat_loss(outputs, pids, LossConfig(auxiliary_weight=0.7))
 
     def branch(name):
@@ -173,9 +174,7 @@ def test_total_is_the_sum_of_equation_9():
 
 
 def test_losses_beside_the_entropy_are_weighed_or_left_out():
-    generator = torch.Generator().manual_seed(0)
-    pids = torch.tensor([0, 0, 1, 1])
-    outputs = {"tfc3": random_branch(generator)}
+    outputs, pids = random_branches("tfc3")
     entropy = smoothed_cross_entropy(outputs["tfc3"].logits, pids, 0.1).item()
     triplet = slow_triplet(outputs["tfc3"].feature, pids.tolist(), 0.3)
     circle = slow_circle(outputs["tfc3"].feature.double(), pids.tolist(), 0.25, 128.0)

@@ -3,6 +3,7 @@
 import copy
 import math
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -76,13 +77,11 @@ def test_frozen_levels_stay_and_the_rest_learns(tiny_model, num_levels):
     assert any(name.startswith("mfe.") for name in moved) == (num_levels < 4)
 
 
-def test_levels_end_where_the_cnn_gives_its_maps():
+def test_levels_end_where_the_cnn_gives_its_maps_and_what_has_none_is_refused():
     model = hat.create_model("hat_mobilenet_v2", num_classes=2)
     counts = [len(model.mfe.layers_below(level)) for level in (1, 2, 3, 4)]
     assert counts == [4, 7, 14, 19]  # torchvision's features 0-3, 0-6, 0-13 and 0-18
 
-
-def test_what_has_no_levels_is_refused():
     with pytest.raises(ConfigError, match="has no levels"):
         training_mode(torch.nn.Linear(2, 2), 1)
     pytest.importorskip("timm", reason="timm is not installed")
@@ -124,12 +123,11 @@ def test_decay_can_leave_norms_and_biases_out(tiny):
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_a_step_equals_torchs_plain_optimizer(name):
     config = OptimConfig(name=name, lr=0.01, tfc_lr_scale=1.0, weight_decay=0.1)
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    options = {"momentum": 0.9} if name == "sgd" else {}
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": partial(torch.optim.SGD, momentum=0.9)}[name]
     torch.manual_seed(0)
     ours, theirs = Plain(), Plain()
     theirs.load_state_dict(ours.state_dict())
-    plain = kinds[name](theirs.parameters(), lr=0.01, weight_decay=0.1, foreach=False, **options)
+    plain = kind(theirs.parameters(), lr=0.01, weight_decay=0.1, foreach=False)
     pair = build_optimizer(ours, config), plain
     for seed in range(3):
         for model, optimizer in zip((ours, theirs), pair, strict=True):
@@ -189,9 +187,8 @@ def test_accumulated_gradients_are_the_mean_over_batches():
     metrics = step(batches, 0, 0, 0.1)
 
     seen = [step.augmentation(batch.images, 0, batch.positions) for batch in batches]
-    losses = [
-        hat_loss(model(step.prepare(images)), batch.pids, step.config.loss) for images, batch in zip(seen, batches, strict=True)
-    ]
+    pids, config = batches[0].pids, step.config.loss  # the same in every batch
+    losses = [hat_loss(model(step.prepare(images)), pids, config) for images in seen]
     mean = sum(loss.total for loss in losses) / 3
     mean.backward()
     assert metrics["loss"].item() == pytest.approx(mean.item(), rel=1e-6)

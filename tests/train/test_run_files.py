@@ -5,7 +5,6 @@ import os
 import re
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -38,20 +37,16 @@ def test_state_comes_back(tmp_path):
 def test_a_damaged_or_foreign_state_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no state to resume from"):
         read_state(tmp_path)
+    path = tmp_path / "state.pt"
     write_state(some_state(), tmp_path)
-    whole = (tmp_path / "state.pt").read_bytes()
-    (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match="is damaged"):
         read_state(tmp_path)
-    torch.save({"model": {}}, tmp_path / "state.pt")
-    with pytest.raises(CheckpointError, match="is no state of a run"):
-        read_state(tmp_path)
-    torch.save(some_state(format_version=2), tmp_path / "state.pt")
-    with pytest.raises(CheckpointError, match="of format 2"):
-        read_state(tmp_path)
-    torch.save(Path("a"), tmp_path / "state.pt")
-    with pytest.raises(CheckpointError, match="is damaged"):
-        read_state(tmp_path)
+    foreign = [({"model": {}}, "is no state of a run"), (some_state(format_version=2), "of format 2"), (path, "is damaged")]
+    for content, match in foreign:
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=match):
+            read_state(tmp_path)
 
 
 def test_a_failed_write_keeps_the_state_before(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 import yaml
 from torch import nn
@@ -17,8 +18,7 @@ from hat.train.step import Batch
 
 CPU = DistributedContext(torch.device("cpu"))
 
-NUM_PIDS = 6
-"""Identities of the data set that the fixture `market_folder` makes."""
+NUM_PIDS = 6  # of the data set that the fixture `market_folder` makes
 
 TINY_RUN = {
     "model": {
@@ -68,10 +68,8 @@ class Plain(nn.Module):
 
     def forward(self, images):
         first = self.mfe(images.flatten(1))
-        second = self.dsa(first.relu())
-        return {
-            name: Branch(feature, self.classifier(feature), feature) for name, feature in (("mfe", first), ("tfc1", second))
-        }
+        features = {"mfe": first, "tfc1": self.dsa(first.relu())}
+        return {name: Branch(feature, self.classifier(feature), feature) for name, feature in features.items()}
 
 
 class FixedTeacher:
@@ -114,8 +112,8 @@ class InterruptionError(Exception):
     pass
 
 
-def stopping_after(num_batches, images):
-    """A source that ends the process's work, as far as a process can tell, when a batch is asked for."""
+def interrupt(config, dataset, out, num_batches, images):
+    """Begin a run and end the process's work, as far as a process can tell, when one batch more is asked for."""
     left = num_batches
 
     def batches(plan):
@@ -126,4 +124,5 @@ def stopping_after(num_batches, images):
             left -= 1
             yield batch
 
-    return batches
+    with pytest.raises(InterruptionError):
+        run(config, dataset, out, images=batches)
