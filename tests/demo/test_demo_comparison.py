@@ -85,13 +85,10 @@ def test_the_models_own_file_ranks_as_the_search_does(state):
     assert page.count("hat-right") + page.count("hat-wrong") == 10
 
 
-def test_only_a_whole_network_can_be_looked_into(state, tmp_path):
+def test_maps_of_every_kind_are_shown_for_every_image_of_a_whole_network_alone(state, make_image, tmp_path):
     assert state.inspectable() is state.embedder.runtime
     exact = SharedEmbedder(Embedder(TorchRuntime(copy.deepcopy(state.embedder.runtime.model), "cpu", inference_graph=True)))
     assert AppState("exact", exact, tmp_path).inspectable() is None
-
-
-def test_maps_of_every_kind_are_shown_for_every_image(state, make_image):
     images = [make_image(seed=1), make_image(seed=2)]
     columns = look_inside(state.embedder.runtime.model, images)
     stages = [(group, f"TFC{stage}") for group in ("attention of CLS", "averaged map") for stage in (1, 2, 3)]

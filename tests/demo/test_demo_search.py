@@ -16,7 +16,7 @@ from hat.errors import HatError, UsageError
 from hat.metrics import rerank
 from hat.serve import Filter
 from hat.serve.search import searching
-from hat.serve.search.camera_centering import CenteredGallery
+from hat.serve.search.searching import CenteredGallery
 
 OPTIONS = {"top": 12, "rerank": False, "leave_out": True, "center": False, "cameras": []}
 OPTIONS |= dict.fromkeys(("since", "until", "pid", "camid"), "")

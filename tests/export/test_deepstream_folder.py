@@ -62,7 +62,7 @@ def test_the_model_takes_floats_and_gives_unit_vectors(exported, pixels, referen
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
-def test_nvinfer_is_told_what_the_model_is(exported):
+def test_nvinfer_and_the_tracker_are_told_what_the_model_is(exported):
     path, info = exported
     properties = nvinfer_of(path)
     expected = {"batch-size": "24", "gpu-id": "1", "infer-dims": "3;64;32", "model-color-format": "0"}
@@ -72,9 +72,6 @@ def test_nvinfer_is_told_what_the_model_is(exported):
     expected |= {"network-mode": {"fp32": "0", "fp16": "2"}[info.precision], "model-engine-file": "hat.engine"}
     assert {key: properties[key] for key in expected} == expected
 
-
-def test_the_tracker_is_told_what_the_model_is(exported):
-    path, info = exported
     tracker = tracker_of(path)
     expected = {"reidType": 2, "batchSize": 24, "workspaceSize": 1000, "reidFeatureSize": info.embed_dim}
     expected |= {"reidHistorySize": 32_000_000 // (4 * 150 * info.embed_dim), "inferDims": [3, 64, 32], "inputOrder": 0}

@@ -21,6 +21,7 @@ from hat.io.artifact import METADATA_KEY, info_from_json
 from hat.io.onnx_file import compute_types, graph_precision, onnx_opset, read_onnx
 from hat.runtime.onnxruntime_runtime import OnnxRuntime
 
+slow = pytest.mark.slow
 WORST_COSINE = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}
 
 
@@ -198,7 +199,7 @@ def worst_cosine(model, precision, images, folder):
     return (rows * expected).sum(axis=1).min()
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("name", hat.list_models())
 def test_every_preset_in_every_precision(name, precision, tmp_path):
@@ -210,11 +211,7 @@ def test_every_preset_in_every_precision(name, precision, tmp_path):
 
 @pytest.mark.parametrize(
     ("precision", "least"),
-    [
-        ("fp16", 0.9999),
-        pytest.param("fp32", 0.999999, marks=pytest.mark.slow),
-        pytest.param("int8", 0.98, marks=pytest.mark.slow),
-    ],
+    [("fp16", 0.9999), pytest.param("fp32", 0.999999, marks=slow), pytest.param("int8", 0.98, marks=slow)],
 )
 def test_a_generalized_mean_keeps_its_embeddings(precision, least, pixels, tmp_path):
     with torch.random.fork_rng(), torch.no_grad():

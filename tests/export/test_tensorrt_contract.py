@@ -120,19 +120,15 @@ def test_inspector_types_are_counted_as_they_are_spelled(key):
 
 
 @pytest.mark.parametrize("version", WITH_GPU)
-def test_what_the_inspector_tells_is_recorded_and_throws_no_engine_away(version, tmp_path):
+def test_what_the_inspector_and_the_builder_tell_is_recorded_and_throws_no_engine_away(version, tmp_path):
+    warnings = ["weights were clamped", "weights were clamped", "a slow kernel"]
     halves = '{"Layers": [{"Inputs": [{"Name": "a", "DataType": "Half"}], "Outputs": []}]}'
     for report, types in ((None, {}), ("not JSON", {}), (halves, {"Half": 1})):
-        info, _ = build(version, tmp_path / "small.engine", change={"report": report}, overwrite=True)
+        change = {"report": report, "warnings": warnings}
+        info, _ = build(version, tmp_path / "small.engine", change=change, overwrite=True)
         metadata = engine_metadata(info, "it")
         assert metadata.precision_types == {"FLOAT": 1}  # the network's
-        assert metadata.inspector_types == types
-
-
-def test_warnings_of_a_build_are_kept(tmp_path):
-    warnings = ["weights were clamped", "weights were clamped", "a slow kernel"]
-    info, _ = build("11.4", tmp_path / "small.engine", change={"warnings": warnings})
-    assert engine_metadata(info, "it").warnings == ("weights were clamped", "a slow kernel")
+        assert metadata.inspector_types == types and metadata.warnings == ("weights were clamped", "a slow kernel")
 
 
 def test_options_become_flags(tmp_path):

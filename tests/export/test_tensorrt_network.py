@@ -1,7 +1,7 @@
 """What TensorRT understood of our graphs, computed; and what it makes of them for a GPU that is not there.
 
 The network that the parser of TensorRT for RTX made of an ONNX file is computed by `network_interpreter` and compared with the
-model; float16 is computed literally by ONNX's reference evaluator; the fused plan in the build log is held to limits.
+model; ONNX's reference evaluator computes float16 literally; the plan in the build log is held to limits.
 """
 
 from functools import cache

@@ -1,10 +1,11 @@
 """The scripts that drive training, and every step of docs/reproducing.md on ten drawn people: what a GPU runs, in the small."""
 
-import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,11 +85,7 @@ def test_every_step_on_ten_people(tmp_path):
 
 @pytest.fixture(scope="module")
 def ablations():
-    spec = importlib.util.spec_from_file_location("ablations", BENCHMARKS / "ablations.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return SimpleNamespace(**runpy.run_path(str(BENCHMARKS / "ablations.py")))
 
 
 def test_every_row_changes_one_thing(ablations):
