@@ -41,8 +41,7 @@ def full_demo(browser, make_state, tiny_checkpoint, people, tmp_path_factory):
 @pytest.mark.parametrize("size", [{}, PHONE], ids=["desk", "phone"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_every_page_is_accessible_and_fits(browser, full_demo, size, dark):
-    url, *_ = full_demo
-    with visit(browser, url, dark=dark, **size) as page:
+    with visit(browser, full_demo[0], dark=dark, **size) as page:
         found = {}
 
         def check(name):
@@ -78,8 +77,7 @@ def test_every_page_is_accessible_and_fits(browser, full_demo, size, dark):
 
 
 def test_a_person_is_found_by_keys_alone_and_pictures_are_whole_and_have_a_text(browser, full_demo):
-    url, *_ = full_demo
-    with visit(browser, url) as page:
+    with visit(browser, full_demo[0]) as page:
         page.locator(".hat-sample").nth(2).focus()
         page.keyboard.press("Enter")
         assert len(ranked(page)) == 12
@@ -99,9 +97,8 @@ def test_a_person_is_found_by_keys_alone_and_pictures_are_whole_and_have_a_text(
 
 
 def test_cameras_are_chosen_and_a_wrong_time_is_a_sentence(browser, full_demo, sample):
-    url, *_ = full_demo
     other = ({1, 2} - {sample.camid}).pop()
-    with visit(browser, url) as page:
+    with visit(browser, full_demo[0]) as page:
         try_sample(page)
         page.get_by_label("Leave out the query's own camera").uncheck()
         page.wait_for_selector(".hat-summary >> text=of 32")
@@ -117,12 +114,11 @@ def test_cameras_are_chosen_and_a_wrong_time_is_a_sentence(browser, full_demo, s
 
 
 def test_a_person_is_cropped_out_of_a_photo_by_mouse_and_by_keys(browser, full_demo, sample, tmp_path):
-    url, *_ = full_demo
     photo = Image.new("RGB", (600, 300), (120, 130, 120))
     person = read_image(sample.path)
     photo.paste(person.resize((100, 200)), (450, 50))
     photo.save(tmp_path / "street.png")
-    with visit(browser, url) as page:
+    with visit(browser, full_demo[0]) as page:
         give(page, "#hat-query-files", tmp_path / "street.png")
         area = page.locator(".hat-crop-area")
         area.wait_for()
@@ -181,8 +177,7 @@ def test_images_are_enrolled_and_removed_again(browser, full_demo, make_image, t
 
 
 def test_a_gallery_is_made_and_one_of_another_model_refused(browser, full_demo, foreign_gallery):
-    url, *_ = full_demo
-    with visit(browser, url) as page:
+    with visit(browser, full_demo[0]) as page:
         open_page(page, "Gallery")
         page.get_by_role("button", name="Another gallery").click()
         give(page, "#hat-gallery-file", foreign_gallery)
@@ -191,7 +186,7 @@ def test_a_gallery_is_made_and_one_of_another_model_refused(browser, full_demo, 
         page.get_by_role("button", name="Make it").click()
         page.wait_for_selector("#hat-records >> text=Nobody is enrolled here yet")
         assert page.locator("#hat-gallery input").input_value() == "evening"
-    with visit(browser, url) as page:  # the others see it too, and begin with the first one
+    with visit(browser, full_demo[0]) as page:  # the others see it too, and begin with the first one
         assert page.locator("#hat-gallery input").input_value() == "people"
         page.locator("#hat-gallery input").click()
         page.get_by_role("option", name="evening").wait_for()

@@ -95,7 +95,6 @@ def last_row_lost_above(limit):
         (lambda rows: rows[:32], None, "wrong rows"),  # a split that drops the rest
         (lambda rows: rows if len(rows) != 1 else rows * 0.999, None, "batch max abs"),  # wrong only alone
     ],
-    ids=["last row lost", "profile", "too few rows", "alone"],
 )
 def test_faults_that_only_some_batch_sizes_have_are_caught(wrong, max_batch, name, bench):
     model = small_model(0)

@@ -48,6 +48,9 @@ def test_resuming_after_any_step_ends_in_the_same_weights(dataset, tmp_path):
     config = configure(**changes, compute={"precision": "bf16", "channels_last": True})
     whole = tmp_path / "whole"
     best = run(config, dataset, whole).best
+    state, kept, name = read_state(whole), hat.load_checkpoint(whole / "last").state_dict(), "classifiers.mfe.weight"
+    assert torch.equal(kept[name], state["average"][name]), "the moving average is kept"
+    assert not torch.equal(kept[name], state["model"][name])
     train = merge_training([dataset])
     images = Trainer(config, train, RunFolder(tmp_path / "unused"), CPU, evaluation=dataset).images
     # Before any state is there, right after one, at the end of an epoch, and a step after a state.
@@ -95,16 +98,6 @@ def test_evaluation_does_not_disturb_training(dataset, tmp_path):
     assert [line["epoch"] for line in found] == [1, 2]
     reopened = hat.evaluate(hat.Embedder.open(tmp_path / "with" / "last", device="cpu"), dataset)
     assert found[-1]["mAP"] == pytest.approx(reopened.mAP, abs=1e-6)
-
-
-def test_the_kept_weights_are_the_moving_average(dataset, tmp_path):
-    config = configure(ema={"enabled": True, "decay": 0.5, "warmup": False})
-    run(config, dataset, tmp_path / "run")
-    state = read_state(tmp_path / "run")
-    kept = hat.load_checkpoint(tmp_path / "run").state_dict()
-    name = "classifiers.mfe.weight"
-    assert torch.equal(kept[name], state["average"][name])
-    assert not torch.equal(kept[name], state["model"][name])
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(dataset, tmp_path):
