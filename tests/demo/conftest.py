@@ -93,7 +93,7 @@ def foreign_gallery(embedder, tmp_path):
     """The empty gallery of another model."""
     from hat.serve import Gallery, binding_of
 
-    binding = binding_of(replace(embedder.info, embed_dim=128, source_sha256="0" * 64))
+    binding = replace(binding_of(embedder.info), fingerprint="0" * 64, source_sha256="0" * 64, embed_dim=128)
     Gallery.open(tmp_path / "theirs.gallery", binding=binding, create=True).close()
     return tmp_path / "theirs.gallery"
 

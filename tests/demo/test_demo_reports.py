@@ -17,7 +17,8 @@ def check(name, value, limit, sense, level="embedding", passed=True):
 
 
 def candidate(name, *checks, passed=True, problems=(), hints=()):
-    return {"name": name, "runtime": "onnxruntime", "passed": passed, "problems": problems, "hints": hints, "checks": checks}
+    told = {"problems": list(problems), "hints": list(hints), "checks": list(checks)}
+    return {"name": name, "runtime": "onnxruntime", "passed": passed, **told}
 
 
 VERIFICATION = {
