@@ -1,6 +1,7 @@
 """A tiny model and a few generated people, shared by the tests of the demo."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,16 +89,11 @@ def state(make_state, tmp_path):
 
 
 @pytest.fixture
-def foreign_gallery(tmp_path):
+def foreign_gallery(embedder, tmp_path):
     """The empty gallery of another model."""
-    import hat
-    from hat.embedder import Embedder
-    from hat.runtime import runtime_info
     from hat.serve import Gallery, binding_of
 
-    sizes = {"image_size": (64, 32), "widths": (32, 32, 32, 32), "depths": (1, 0, 0, 0)}
-    hat.save_checkpoint(hat.create_model("hat_mobilenet_v2", 3, **sizes).eval(), tmp_path / "other")
-    binding = binding_of(runtime_info(Embedder.open(tmp_path / "other", device="cpu").runtime))
+    binding = replace(binding_of(embedder.info), fingerprint="0" * 64, source_sha256="0" * 64, embed_dim=128)
     Gallery.open(tmp_path / "theirs.gallery", binding=binding, create=True).close()
     return tmp_path / "theirs.gallery"
 

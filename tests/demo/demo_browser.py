@@ -10,10 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-LAUNCH = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
+LAUNCH = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+LAUNCH += ["--disable-background-networking", "--disable-component-update"]
 
 
 @contextmanager
@@ -24,7 +22,7 @@ def chromium():
     if path is None:
         pytest.skip("there is no chromium: install it, or name one in HAT_CHROMIUM")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(LAUNCH))
+        browser = playwright.chromium.launch(executable_path=path, args=LAUNCH)
         yield browser
         browser.close()
 
@@ -32,9 +30,8 @@ def chromium():
 @contextmanager
 def visit(browser, url, *, width=1360, height=900, dark=False, password=None):
     """A visitor of their own; afterwards nothing may have been asked of anyone but the demo, and no script may have failed."""
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
-    )
+    size, scheme = {"width": width, "height": height}, "dark" if dark else "light"
+    context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")
     page = context.new_page()
     page.set_default_timeout(60_000)  # a busy machine is slow, and a test that waits for nothing is fast all the same
     asked, failed = [], []
@@ -61,24 +58,16 @@ def open_page(page, name):
 def ranked(page):
     """(identity, camera, similarity) of the ranked list, as it is read."""
     page.wait_for_selector("#hat-results .hat-card")
-    found = []
-    for card in page.locator("#hat-results .hat-caption").all_inner_texts():
-        words = card.split()
-        pid = int(words[words.index("Person") + 1])
-        found.append((pid, int(words[words.index("camera") + 1]), float(words[0])))
-    return found
+    cards = [card.split() for card in page.locator("#hat-results .hat-caption").all_inner_texts()]
+    number = lambda words, name: int(words[words.index(name) + 1])  # noqa: E731
+    return [(number(words, "Person"), number(words, "camera"), float(words[0])) for words in cards]
 
 
 def serious_findings(page):
     """What axe finds that is serious or critical, by rule and place."""
     sync_axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    response = sync_axe.Axe().run(page).response
-    return [
-        (finding["id"], node["target"])
-        for finding in response["violations"]
-        if finding["impact"] in ("serious", "critical")
-        for node in finding["nodes"]
-    ]
+    found = [one for one in sync_axe.Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+    return [(finding["id"], node["target"]) for finding in found for node in finding["nodes"]]
 
 
 def try_sample(page, number=0):

@@ -4,8 +4,7 @@ from demo_browser import give, ranked, refusal, serious_findings, try_sample, vi
 
 
 def test_a_search_its_filters_and_its_re_ranking(browser, served, sample):
-    url, *_ = served
-    with visit(browser, url) as page:
+    with visit(browser, served[0]) as page:
         first = try_sample(page)
         assert len(first) == 12 and "of 16" in page.locator(".hat-summary").first.inner_text()
         assert {camid for _, camid, _ in first} == {1, 2} - {sample.camid}
@@ -30,10 +29,9 @@ def test_a_search_its_filters_and_its_re_ranking(browser, served, sample):
 
 
 def test_an_upload_and_a_file_that_is_no_image(browser, served, tmp_path, make_image):
-    url, *_ = served
     wrong = tmp_path / "<img src=x onerror=alert(1)>.jpg"
     wrong.write_bytes(b"MZ this is no image")
-    with visit(browser, url) as page:
+    with visit(browser, served[0]) as page:
         give(page, "#hat-query-files", wrong)
         assert "not an image" in refusal(page)
         give(page, "#hat-query-files", make_image(tmp_path / "noise.png"))
@@ -43,8 +41,7 @@ def test_an_upload_and_a_file_that_is_no_image(browser, served, tmp_path, make_i
 
 
 def test_two_visitors_do_not_see_each_other(browser, served):
-    url, *_ = served
-    with visit(browser, url) as one, visit(browser, url) as other:
+    with visit(browser, served[0]) as one, visit(browser, served[0]) as other:
         names = []
         for number, page in enumerate((one, other)):
             try_sample(page, number)

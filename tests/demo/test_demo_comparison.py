@@ -24,8 +24,7 @@ class MeanColors:
 
     def embed(self, images):
         self.num_images += len(images)
-        colors = np.stack([np.asarray(image, dtype=np.float32).mean(axis=(0, 1)) for image in images])
-        colors -= 127.5
+        colors = np.stack([np.asarray(image, dtype=np.float32).mean(axis=(0, 1)) for image in images]) - 127.5
         cos, sin = np.cos(self.turn), np.sin(self.turn)
         turned = colors @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 0.1 if self.turn else 1]], dtype=np.float32)
         return turned / np.linalg.norm(turned, axis=1, keepdims=True)
@@ -86,22 +85,15 @@ def test_the_models_own_file_ranks_as_the_search_does(state):
     assert page.count("hat-right") + page.count("hat-wrong") == 10
 
 
-def test_only_a_whole_network_can_be_looked_into(state, tmp_path):
+def test_maps_of_every_kind_are_shown_for_every_image_of_a_whole_network_alone(state, make_image, tmp_path):
     assert state.inspectable() is state.embedder.runtime
     exact = SharedEmbedder(Embedder(TorchRuntime(copy.deepcopy(state.embedder.runtime.model), "cpu", inference_graph=True)))
     assert AppState("exact", exact, tmp_path).inspectable() is None
-
-
-def test_maps_of_every_kind_are_shown_for_every_image(state, make_image):
     images = [make_image(seed=1), make_image(seed=2)]
     columns = look_inside(state.embedder.runtime.model, images)
-    assert [(column.group, column.name) for column in columns] == [
-        ("", "Image"),
-        ("class activation", "MFE"),
-        ("class activation", "DSA"),
-        *(("attention of CLS", f"TFC{stage}") for stage in (1, 2, 3)),
-        *(("averaged map", f"TFC{stage}") for stage in (1, 2, 3)),
-    ]
+    stages = [(group, f"TFC{stage}") for group in ("attention of CLS", "averaged map") for stage in (1, 2, 3)]
+    first = [("", "Image"), ("class activation", "MFE"), ("class activation", "DSA")]
+    assert [(column.group, column.name) for column in columns] == first + stages
     assert {tile.size for column in columns for tile in column.tiles} == {(128, 256)}
     page = maps_html(columns, ["Query", "Rank 1"])
     assert page.count("<img") == 18 and 'alt="Rank 1: attention of CLS TFC2"' in page and 'colspan="3"' in page

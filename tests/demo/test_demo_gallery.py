@@ -3,6 +3,7 @@
 import re
 import time
 import zipfile
+from collections import Counter
 
 import gradio as gr
 import pytest
@@ -130,16 +131,11 @@ def test_a_read_only_demo_changes_nothing(make_state, make_image, tmp_path):
     state = make_state(tmp_path, read_only=True)
     actions, session = GalleryActions(state), Session()
     mark(actions, session, 1)
-    refused = [
-        lambda: actions.add(session, nothing, [make_image(tmp_path / "a.png")], "", "", True),
-        lambda: actions.ask_marked(session),
-        lambda: actions.ask_person(session, "5"),
-        lambda: actions.remove(session),
-        lambda: state.new_gallery("another"),
-    ]
-    for act in refused:
+    adding = (actions.add, session, nothing, [make_image(tmp_path / "a.png")], "", "", True)
+    removing = (actions.ask_marked, session), (actions.ask_person, session, "5"), (actions.remove, session)
+    for act, *arguments in (adding, *removing, (state.new_gallery, "another")):
         with pytest.raises(UsageError, match="read-only"):
-            act()
+            act(*arguments)
     assert len(state.gallery("")) == 32 and "<button" not in actions.shown(session)[3]
     state.close()
 
@@ -176,7 +172,6 @@ def test_a_gallery_of_this_model_is_taken_in_and_one_of_another_refused(state, f
 
 def test_a_large_gallery_is_taken_in_whole_identities(people):
     chosen = gallery_sample(people, 10)
-    counts = {pid: sum(sample.pid == pid for sample in chosen) for pid in {sample.pid for sample in chosen}}
-    assert len(chosen) <= 10 and set(counts.values()) == {4}
+    assert len(chosen) <= 10 and set(Counter(sample.pid for sample in chosen).values()) == {4}
     assert gallery_sample(people, 10) == chosen and len(gallery_sample(people, 1000)) == 32
     assert len(gallery_sample(people, 3)) == 3

@@ -66,9 +66,15 @@ def test_what_ends_a_program_from_outside_ends_it_as_ctrl_c_does():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_the_style_sheet_and_the_script_are_installed_and_ask_for_nothing():
+def test_the_style_sheet_the_script_and_a_model_card_ask_nobody_for_anything(tmp_path):
     texts = [(files("hat.demo.view") / name).read_text(encoding="utf-8") for name in ("page.css", "crop_box.js")]
     assert not any(word in text for text in texts for word in ("http:", "https:", "@import", "url("))
+    assert card_text(tmp_path) is None
+    card = tmp_path / "MODEL_CARD.md"
+    card.write_text("# A model\n\n![picture](https://example.org/a.png) <img src=//example.org/b.png> [link](c)")
+    assert card_text(tmp_path) == "# A model\n\n[picture](https://example.org/a.png) &lt;img src=//example.org/b.png> [link](c)"
+    card.write_bytes(b"x" * 300_000)
+    assert card_text(tmp_path) is None
 
 
 def test_the_server_gives_no_file_and_lists_no_endpoint(served, tmp_path):
@@ -151,8 +157,7 @@ def test_handlers_get_and_give_what_the_page_expects():
     waiting = wired(lambda session, bar, one: (bar, one), shows_progress=True)
     assert waiting["run"](visitor, "bar", 9) == (visitor, "bar", 9)
 
-
-def test_bind_keeps_the_session_as_it_was_where_a_handler_fails():
+    # The session stays as it was where a handler fails.
     visitor = Session(chosen=3)
     failure(UsageError("no"), visitor)
     assert (visitor.chosen, visitor.gallery) == (3, "")
@@ -178,15 +183,6 @@ def test_typed_identity_is_a_number_or_a_name_and_whole_number_a_number():
 
 def test_the_limits_of_use_are_those_of_the_front_page():
     assert LIMITS_OF_USE in " ".join(README.read_text(encoding="utf-8").split())
-
-
-def test_a_model_card_asks_nobody_for_anything(tmp_path):
-    assert card_text(tmp_path) is None
-    card = tmp_path / "MODEL_CARD.md"
-    card.write_text("# A model\n\n![picture](https://example.org/a.png) <img src=//example.org/b.png> [link](c)")
-    assert card_text(tmp_path) == "# A model\n\n[picture](https://example.org/a.png) &lt;img src=//example.org/b.png> [link](c)"
-    card.write_bytes(b"x" * 300_000)
-    assert card_text(tmp_path) is None
 
 
 @pytest.mark.parametrize(

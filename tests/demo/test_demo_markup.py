@@ -131,11 +131,10 @@ def test_matches_are_right_or_wrong_where_both_identities_are_known():
 
 
 def test_moves_of_re_ranking_are_told():
+    facts = [({"pid": 4}, 0.5, 3), ({"pid": 4}, 0.6, 1), ({}, 0.4, 9), ({}, 0.3, 4)]
     matches = [
-        Match(record=record(1, pid=4), similarity=0.5, distance=0.1, rank_before=3),
-        Match(record=record(2, pid=4), similarity=0.6, distance=0.2, rank_before=1),
-        Match(record=record(3), similarity=0.4, distance=0.3, rank_before=9),
-        Match(record=record(4), similarity=0.3, distance=0.4, rank_before=4),
+        Match(record=record(n, **who), similarity=found, distance=n / 10, rank_before=rank)
+        for n, (who, found, rank) in enumerate(facts, start=1)
     ]
     shown = VIEW.matches(outcome(*matches, rerank_s=0.01), 0).split("<li>")[1:]
     moves = [re.findall(r">((?:up|down) from rank \d+)<", card) for card in shown]

@@ -16,21 +16,21 @@ def check(name, value, limit, sense, level="embedding", passed=True):
     return {"level": level, "name": name, "value": value, "limit": limit, "sense": sense, "passed": passed}
 
 
+def candidate(name, *checks, passed=True, problems=(), hints=()):
+    told = {"problems": list(problems), "hints": list(hints), "checks": list(checks)}
+    return {"name": name, "runtime": "onnxruntime", "passed": passed, **told}
+
+
 VERIFICATION = {
     **{"passed": False, "reference": "runs/market", "num_queries": 40, "num_gallery": 200, "machine": "a machine"},
     "candidates": [
-        {
-            **{"name": "fp16.onnx", "runtime": "onnxruntime", "passed": True, "problems": [], "hints": []},
-            "checks": [check("worst cosine", 0.9995, 0.999, ">="), check("relative shift", 0.01, 0.05, "<=")],
-        },
-        {
-            **{"name": "<b>int8</b>.onnx", "runtime": "onnxruntime", "passed": False},
-            **{"problems": ["it gave <i>nothing</i>"], "hints": ["look there"]},
-            "checks": [
-                check("worst cosine", 0.9, 0.98, ">=", passed=False),
-                check("change of mAP", None, 0.01, "<=", "retrieval", passed=False),
-            ],
-        },
+        candidate("fp16.onnx", check("worst cosine", 0.9995, 0.999, ">="), check("relative shift", 0.01, 0.05, "<=")),
+        candidate(
+            "<b>int8</b>.onnx",
+            check("worst cosine", 0.9, 0.98, ">=", passed=False),
+            check("change of mAP", None, 0.01, "<=", "retrieval", passed=False),
+            **{"passed": False, "problems": ["it gave <i>nothing</i>"], "hints": ["look there"]},
+        ),
     ],
 }
 

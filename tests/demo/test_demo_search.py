@@ -16,14 +16,14 @@ from hat.errors import HatError, UsageError
 from hat.metrics import rerank
 from hat.serve import Filter
 from hat.serve.search import searching
-from hat.serve.search.camera_centering import CenteredGallery
+from hat.serve.search.searching import CenteredGallery
 
-OPTIONS = (12, False, True, False, [], "", "", "", "")
-FIELDS = ("top", "rerank", "leave_out", "center", "cameras", "since", "until", "pid", "camid")
+OPTIONS = {"top": 12, "rerank": False, "leave_out": True, "center": False, "cameras": []}
+OPTIONS |= dict.fromkeys(("since", "until", "pid", "camid"), "")
 
 
 def options(**changes):
-    return tuple(changes.get(name, value) for name, value in zip(FIELDS, OPTIONS, strict=True))
+    return tuple((OPTIONS | changes).values())
 
 
 def click(index, **more):
@@ -52,12 +52,15 @@ def brute_force(state, query, keep=lambda record: True):
     return [(records[place].id, float(values[place])) for place in order]
 
 
-def test_a_list_is_the_gallery_by_similarity(state, searched):
+def test_a_list_is_the_gallery_by_similarity_and_details_follow_the_choice(state, actions, searched):
     expected = brute_force(state, searched.queries[0].embedding)
     found = [(match.record.id, match.similarity) for match in searched.outcome.matches]
     assert [one for one, _ in found] == [one for one, _ in expected]
     assert np.allclose([one for _, one in found], [one for _, one in expected], atol=1e-5)
     assert searched.outcome.num_searched == len(expected) == 32
+    (details,) = actions.choose(searched, click(3))
+    assert f"#{found[3][0]}<" in details and "pairs of different people" in details and "looks" in details
+    assert actions.choose(searched, click(500)) == ("",)
 
 
 def test_the_querys_camera_is_left_out_and_others_may_be_chosen(state, actions, searched):
@@ -73,9 +76,8 @@ def test_the_querys_camera_is_left_out_and_others_may_be_chosen(state, actions, 
 
 def test_a_time_bounds_the_list(state, actions, searched):
     seen = sorted(record.time_s for record in state.gallery("").records())
-    middle = seen[16]
-    actions.search_again(searched, *options(top=60, since=f"{format_time(middle)}"))
-    assert all(match.record.time_s >= middle - 60 for match in searched.outcome.matches)
+    actions.search_again(searched, *options(top=60, since=format_time(seen[16])))
+    assert all(match.record.time_s >= seen[16] - 60 for match in searched.outcome.matches)
     actions.search_again(searched, *options(top=60, until=format_time(seen[0])))
     assert searched.outcome.matches == ()
     for wrong in ({"since": "yesterday"}, {"since": "2026-01-05", "until": "2026-01-05"}):
@@ -90,9 +92,8 @@ def test_re_ranking_orders_as_the_library_does_and_says_what_it_changed(state, a
     expected = [ids[place] for place in np.argsort(rerank(query, gallery.embeddings(ids))[0], kind="stable")][:6]
     plain = [one for one, _ in brute_force(state, query[0])]
     actions.search_again(searched, *options(top=6, rerank=True, leave_out=False))
-    outcome = searched.outcome
-    assert [match.record.id for match in outcome.matches] == expected
-    assert [match.rank_before for match in outcome.matches] == [plain.index(one) + 1 for one in expected]
+    assert [match.record.id for match in searched.outcome.matches] == expected
+    assert [match.rank_before for match in searched.outcome.matches] == [plain.index(one) + 1 for one in expected]
 
 
 @pytest.mark.parametrize("knows_camera", [True, False])
@@ -193,11 +194,8 @@ def test_uploads_become_queries_and_are_deleted(state, actions, make_image, tmp_
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
     # One that is refused changes nothing, and leaves nothing behind.
-    for paths, said in (
-        ([path], "did not arrive"),
-        (many, "at most"),
-        ([make_image(tmp_path / "d.png"), str(bad)], r"bad\.png"),
-    ):
+    part = [make_image(tmp_path / "d.png"), str(bad)]
+    for paths, said in (([path], "did not arrive"), (many, "at most"), (part, r"bad\.png")):
         with pytest.raises(HatError, match=said):
             upload(*paths)
         assert [query.name for query in session.queries] == ["c.png"] and session.outcome is not None
@@ -229,16 +227,12 @@ def test_a_click_that_means_nothing_is_refused(actions):
 def test_a_wrong_field_is_refused_and_changes_nothing(actions, searched, make_image, tmp_path, name, value):
     actions.choose(searched, click(2))
     before = vars(searched).copy()
-    wrong = options(pid="77", camid="1") if name not in ("pid", "camid") else options()
-    wrong = tuple(value if position == list(FIELDS).index(name) else one for position, one in enumerate(wrong))
-    calls = [
-        lambda: actions.search_again(searched, *wrong),
-        lambda: actions.upload(searched, [make_image(tmp_path / "a.png")], True, *wrong),
-        *([lambda: actions.try_sample(searched, click(1), *wrong)] if name in ("since", "top") else []),
-    ]
-    for call in calls:
+    labels = {"pid": "77", "camid": "1"} if name not in ("pid", "camid") else {}
+    wrong = options(**labels, **{name: value})
+    calls = [(actions.search_again,), (actions.upload, [make_image(tmp_path / "a.png")], True)]
+    for act, *arguments in calls + [(actions.try_sample, click(1))] * (name in ("since", "top")):
         with pytest.raises(UsageError):
-            call()
+            act(searched, *arguments, *wrong)
         assert vars(searched) == before
 
 
@@ -250,13 +244,6 @@ def test_search_actions_know_people_by_name(state, actions, searched):
     assert searched.query_pid == "Anna <b>" and searched.outcome.num_right == 4
     assert cards.count("hat-right") == 4 and "Anna &lt;b&gt;<br>" in cards and "<b>" not in cards
     assert actions.shown(searched)[3] == "Anna <b>"
-
-
-def test_details_follow_the_choice_and_say_what_a_similarity_means(state, actions, searched):
-    (details,) = actions.choose(searched, click(3))
-    record = searched.outcome.matches[3].record
-    assert f"#{record.id}<" in details and "pairs of different people" in details and "looks" in details
-    assert actions.choose(searched, click(500)) == ("",)
 
 
 def test_options_are_a_filter_and_the_length_of_a_list_is_bounded():

@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 import hat.demo.quickstart as command_module
+from hat.cli import load_command
 from hat.demo.quickstart import Step, demo_command, quickstart, quickstart_steps
 from hat.errors import UsageError, WorkError
 
@@ -100,22 +101,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_every_step_is_a_command_of_this_program():
-    from hat.cli import load_command
-
-    for step in quickstart_steps():
-        name, *arguments = step.command.split()
-        load_command(name).make_context(name, [*arguments, "--json", *(step.goes_on or ())])
-
-
-def test_the_demo_is_opened_on_what_the_steps_made(tmp_path):
-    from hat.cli import load_command
-
-    name, *arguments = demo_command(tmp_path)
-    load_command(name).make_context(name, arguments)
-    made = {step.product for step in quickstart_steps()}
-    named = {argument.removeprefix(f"{tmp_path}/") for argument in arguments if argument.startswith(str(tmp_path))}
-    assert named <= made
+def test_every_step_is_a_command_of_this_program_and_the_demo_is_opened_on_what_they_made(tmp_path):
+    demo = demo_command(tmp_path)
+    for words in (demo, *([*step.command.split(), "--json", *(step.goes_on or ())] for step in quickstart_steps())):
+        load_command(words[0]).make_context(words[0], list(words[1:]))
+    named = {argument.removeprefix(f"{tmp_path}/") for argument in demo if argument.startswith(str(tmp_path))}
+    assert named <= {step.product for step in quickstart_steps()}
 
 
 @pytest.mark.slow

@@ -61,22 +61,16 @@ def bgr_for_rgb(model):
 
 def missing_normalization(model):
     """Pixels in [0, 1], neither mean nor standard deviation: what a host feeds that believes the graph does the rest."""
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    scale = next(tensor for name, tensor in weights.items() if "pixel_scale" in name)
-    shift = next(tensor for name, tensor in weights.items() if "pixel_shift" in name)
-    for tensor, value in ((scale, 1 / 255), (shift, 0)):
-        array = numpy_helper.to_array(tensor)
-        tensor.CopyFrom(numpy_helper.from_array(np.full_like(array, value), tensor.name))
+    for part, value in (("pixel_scale", 1 / 255), ("pixel_shift", 0)):
+        tensor = next(tensor for tensor in model.graph.initializer if part in tensor.name)
+        tensor.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(tensor), value), tensor.name))
 
 
 def missing_l2_norm(model):
-    graph = model.graph
-    made_by = {output: node for node in graph.node for output in node.output}
-    division = made_by["embeddings"]
+    (division,) = [node for node in model.graph.node if "embeddings" in node.output]
     assert division.op_type == "Div"
-    embedding = division.input[0]
-    graph.node.remove(division)
-    graph.node.append(helper.make_node("Identity", [embedding], ["embeddings"]))
+    model.graph.node.append(helper.make_node("Identity", [division.input[0]], ["embeddings"]))
+    model.graph.node.remove(division)
 
 
 def one_corrupted_layer(model):
@@ -94,12 +88,14 @@ def off_by_one_batch(model):
     _rows_of_output(model, [("last", [-1], [np.iinfo(np.int64).max]), ("others", [0], [-1])])
 
 
+def _rename_output(graph):
+    (node,) = [node for node in graph.node if "embeddings" in node.output]
+    node.output[:] = ["right"]
+
+
 def _rows_of_output(model, parts):
     graph = model.graph
-    for node in graph.node:
-        for place, output in enumerate(node.output):
-            if output == "embeddings":
-                node.output[place] = "right"
+    _rename_output(graph)
     for name, start, stop in parts:
         bounds = [constant(graph, f"{name}_start", start), constant(graph, f"{name}_stop", stop)]
         graph.node.append(helper.make_node("Slice", ["right", *bounds, "rows"], [name]))
@@ -122,12 +118,8 @@ def batch_in_one_norm(model):
 
 def not_a_number(model):
     """A square root below zero in one value, as after an overflow in float16."""
-    graph = model.graph
-    for node in graph.node:
-        for place, output in enumerate(node.output):
-            if output == "embeddings":
-                node.output[place] = "right"
-    graph.node.append(helper.make_node("Sqrt", ["right"], ["embeddings"]))
+    _rename_output(model.graph)
+    model.graph.node.append(helper.make_node("Sqrt", ["right"], ["embeddings"]))
 
 
 def one_constant(model):
@@ -144,19 +136,6 @@ def other_mean(model):
         if entry.key == METADATA_KEY:
             info = info_from_json(entry.value, "")
             entry.value = info_to_json(info).replace(str(info.preprocessing.mean[0]), "0.5")
-
-
-BREAKAGES = {
-    "BGR for RGB": bgr_for_rgb,
-    "missing normalization": missing_normalization,
-    "missing L2 norm": missing_l2_norm,
-    "one corrupted layer": one_corrupted_layer,
-    "off by one in the batch": off_by_one_batch,
-    "rows leak into one another": batch_in_one_norm,
-    "NaN": not_a_number,
-    "one constant": one_constant,
-    "another mean": other_mean,
-}
 
 
 def broken(path, breakage, target):

@@ -51,6 +51,7 @@ def _traced_once(shared_folder):
 def small_model():
     """A HAT on a narrow grid of tokens with all parts of the large one, few layers, and batch norms away from the identity."""
     import torch
+    from tiny_hat import batch_norms
 
     import hat
 
@@ -66,11 +67,10 @@ def small_model():
             num_bottlenecks=1,
             transformer={"num_heads": 4, "ffn_dim": 64, "ffn_ratio": 2.0},
         )
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-            module.running_mean.uniform_(-0.2, 0.2, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    for module in batch_norms(model):
+        torch.nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+        module.running_mean.uniform_(-0.2, 0.2, generator=generator)
+        module.running_var.uniform_(0.5, 1.5, generator=generator)
     return model.eval()
 
 

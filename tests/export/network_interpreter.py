@@ -1,9 +1,7 @@
 """An interpreter of TensorRT's network definition: what the parser understood of an ONNX file, computed by torch on the CPU.
 
-It walks `INetworkDefinition` layer by layer, so that it executes what TensorRT was told and not what the ONNX says: axes as bit
-masks, padding, resize rules, zero points, the order of weights, types. Products accumulate in float32 and are rounded to the
-type of their output once, as tensor cores do; everything else is computed in its own type. It knows the kinds of layers that
-our graphs have, and refuses every other one.
+It executes what TensorRT was told and not what the ONNX says: axes as bit masks, padding, resize rules, zero points, types.
+Products accumulate in float32 and are rounded to the type of their output once, as tensor cores do. Unknown layers are refused.
 """
 
 import ctypes
@@ -81,13 +79,10 @@ class Interpreter:
         return self._weights(layer.weights).reshape(tuple(layer.shape)).to(self._out(layer))
 
     def _weights(self, weights):
-        """Return weights as a flat tensor.
-
-        NumPy has no bfloat16 and no float8: of those the bindings give an object that tells its size alone. The pointer is read
-        out of the C++ struct that pybind11 keeps right behind Python's own head of an object.
-        """
+        """Return weights as a flat tensor; of bfloat16 and float8, which NumPy lacks, the bindings tell the size alone."""
         if isinstance(weights, np.ndarray):
             return torch.from_numpy(weights.copy())
+        # The pointer is read out of the C++ struct that pybind11 keeps right behind Python's own head of an object.
         struct = _Weights.from_address(ctypes.c_void_p.from_address(id(weights) + object.__basicsize__).value)
         assert (struct.dtype, struct.count) == (int(weights.dtype), weights.size)
         content = ctypes.string_at(struct.values, weights.nbytes)
@@ -249,7 +244,6 @@ _ACTIVATION = {
 
 
 def _axes(mask):
-    """Return the axes that are set in a bit mask."""
     return tuple(axis for axis in range(8) if mask >> axis & 1)
 
 

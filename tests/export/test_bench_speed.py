@@ -22,20 +22,16 @@ from hat.runtime import TorchRuntime
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("bench")
     hat.save_checkpoint(small_model(0), folder / "model", metrics={"mAP": 0.5})
     draw_people(folder / "images", 5)
     return folder
 
 
-def turns(*rates):
-    """Ten runs of four images at each rate."""
-    return [[4 / rate] * 10 for rate in rates]
-
-
 def speed_of(own, first, num_operations=None, peak=None):
-    return summarize(turns(*own), turns(*first), "embedding", 4, num_operations=num_operations, peak=peak)
+    """The summary of ten runs of four images at each rate."""
+    turns = ([[4 / rate] * 10 for rate in rates] for rates in (own, first))
+    return summarize(*turns, "embedding", 4, num_operations=num_operations, peak=peak)
 
 
 def test_rates_are_medians_ratios_are_taken_within_rounds_and_the_share_is_of_the_peak():
@@ -180,12 +176,10 @@ def test_a_wrong_request_is_refused_before_anything_runs(monkeypatch, call, plac
     assert code == 2 and sentence in err and err.count("\n") == 1 and out == ""
 
 
-def test_benchmark_of_nothing_is_refused():
+def test_a_benchmark_needs_a_candidate_and_its_picture_an_accuracy(tmp_path):
     with pytest.raises(UsageError, match="at least one candidate"):
         benchmark([])
 
-
-def test_a_picture_needs_an_accuracy_and_names_those_without(tmp_path):
     def entry(name, accuracy):
         return CandidateSpeed(name, "torch fp32 cpu", "fp32", None, 1, 1, 0, accuracy, "", (speed_of((10, 12), (10, 12)),))
 

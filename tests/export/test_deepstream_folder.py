@@ -10,15 +10,7 @@ import yaml
 
 from hat.errors import ConfigError, UsageError
 from hat.export.deploy import deepstream
-from hat.export.deploy.deepstream import (
-    NVINFER_FILE,
-    ONNX_FILE,
-    READER_FILE,
-    TRACKER_FILE,
-    DeepStreamOptions,
-    export_deepstream,
-    history_size,
-)
+from hat.export.deploy.deepstream import NVINFER_FILE, ONNX_FILE, READER_FILE, TRACKER_FILE, export_deepstream
 from hat.export.onnx_source import open_onnx_source
 from hat.export.request import ExportRequest
 from hat.export.to_onnx import export_onnx
@@ -70,7 +62,7 @@ def test_the_model_takes_floats_and_gives_unit_vectors(exported, pixels, referen
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
-def test_nvinfer_is_told_what_the_model_is(exported):
+def test_nvinfer_and_the_tracker_are_told_what_the_model_is(exported):
     path, info = exported
     properties = nvinfer_of(path)
     expected = {"batch-size": "24", "gpu-id": "1", "infer-dims": "3;64;32", "model-color-format": "0"}
@@ -80,29 +72,13 @@ def test_nvinfer_is_told_what_the_model_is(exported):
     expected |= {"network-mode": {"fp32": "0", "fp16": "2"}[info.precision], "model-engine-file": "hat.engine"}
     assert {key: properties[key] for key in expected} == expected
 
-
-def test_the_tracker_is_told_what_the_model_is(exported):
-    path, info = exported
     tracker = tracker_of(path)
-    reid = tracker["ReID"]
-    assert reid == {
-        "reidType": 2,
-        "batchSize": 24,
-        "workspaceSize": 1000,
-        "reidFeatureSize": info.embed_dim,
-        "reidHistorySize": 32_000_000 // (4 * 150 * info.embed_dim),
-        "inferDims": [3, 64, 32],
-        "networkMode": {"fp32": 0, "fp16": 1}[info.precision],
-        "inputOrder": 0,
-        "colorFormat": 0,
-        "offsets": [0.0, 0.0, 0.0],
-        "netScaleFactor": 1.0,
-        "keepAspc": 0,
-        "addFeatureNormalization": 0,
-        "outputReidTensor": 1,
-        "onnxFile": "/opt/models/reid/hat.onnx",
-        "modelEngineFile": "/opt/models/reid/hat.engine",
-    }
+    expected = {"reidType": 2, "batchSize": 24, "workspaceSize": 1000, "reidFeatureSize": info.embed_dim}
+    expected |= {"reidHistorySize": 32_000_000 // (4 * 150 * info.embed_dim), "inferDims": [3, 64, 32], "inputOrder": 0}
+    expected |= {"networkMode": {"fp32": 0, "fp16": 1}[info.precision], "offsets": [0.0, 0.0, 0.0], "netScaleFactor": 1.0}
+    expected |= {"colorFormat": 0, "keepAspc": 0, "addFeatureNormalization": 0, "outputReidTensor": 1}
+    expected |= {"onnxFile": "/opt/models/reid/hat.onnx", "modelEngineFile": "/opt/models/reid/hat.engine"}
+    assert tracker["ReID"] == expected
     assert tracker["TrajectoryManagement"]["enableReAssoc"] == 1
     assert tracker["TrajectoryManagement"]["minMatchingScore4ReidSimilarity"] == 0.7
     assert {"BaseConfig", "TargetManagement", "DataAssociator", "StateEstimator", "VisualTracker"} <= set(tracker)
@@ -113,8 +89,8 @@ def test_the_tracker_is_told_what_the_model_is(exported):
 @pytest.mark.parametrize(("embed_dim", "expected"), [(64, 100), (2048, 26), (4096, 13), (4_000_000, 1)])
 def test_history_size_follows_the_width_of_an_embedding(embed_dim, expected):
     info = types.SimpleNamespace(embed_dim=embed_dim)
-    assert history_size(info, DeepStreamOptions()) == expected
-    assert history_size(info, DeepStreamOptions(history_size=7)) == 7
+    assert deepstream.history_size(info, deepstream.DeepStreamOptions()) == expected
+    assert deepstream.history_size(info, deepstream.DeepStreamOptions(history_size=7)) == 7
 
 
 def test_the_folder_holds_its_facts_and_a_reader_that_knows_the_width(exported):

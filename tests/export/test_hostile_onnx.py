@@ -31,8 +31,7 @@ def model_with(tensor=None, attribute_tensor=None):
 
 def external(location, offset=None, length=None):
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    entries = {"location": location, "offset": offset, "length": length}
-    for key, value in entries.items():
+    for key, value in {"location": location, "offset": offset, "length": length}.items():
         if value is not None:
             tensor.external_data.add(key=key, value=str(value))
     return tensor
@@ -51,8 +50,7 @@ def test_weights_beside_the_file_are_fine(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "location",
-    ["/etc/passwd", "../secret", "a/../../secret", "sub/secret", "..\\secret", "C:\\secret", "", ".", "..", "x\0y"],
+    "location", ["/etc/passwd", "../secret", "a/../../secret", "sub/secret", "..\\secret", "C:\\secret", "", ".", "..", "x\0y"]
 )
 @pytest.mark.parametrize("inside_a_node", [False, True])
 def test_weights_from_anywhere_else_are_refused(location, inside_a_node, tmp_path):

@@ -21,6 +21,7 @@ from hat.io.artifact import METADATA_KEY, info_from_json
 from hat.io.onnx_file import compute_types, graph_precision, onnx_opset, read_onnx
 from hat.runtime.onnxruntime_runtime import OnnxRuntime
 
+slow = pytest.mark.slow
 WORST_COSINE = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}
 
 
@@ -61,8 +62,6 @@ def test_a_file_is_what_was_asked_for_and_tells_nothing_of_the_machine(precision
     assert image.type.tensor_type.shape.dim[0].dim_param, "the batch is dynamic"
     assert len({node.name for node in proto.graph.node}) == len(proto.graph.node)
 
-
-def test_files_of_the_same_weights_share_their_hash_and_differ_in_fingerprint(onnx_files):
     infos = [onnx_files[precision].info for precision in ("fp32", "fp16", "int8")]
     assert len({info.source_sha256 for info in infos}) == 1 and len({info.fingerprint for info in infos}) == 3
 
@@ -94,19 +93,15 @@ def test_the_half_model_leaves_the_trained_one_alone(small_model):
     assert any("norm1" in name for name in kept)
 
 
-def test_a_weight_beyond_float16_is_named(small_model):
-    model = copy.deepcopy(small_model)
-    model.dsa["tfc2"].blocks[0].ffn.up.weight.data[0, 0] = 1e5
-    with pytest.raises(WorkError, match=r"the weight dsa\.tfc2\.blocks\.0\.ffn\.up\.weight reaches 1e\+05"):
-        half_inference_model(model, torch.float16)
-    half_inference_model(model, torch.bfloat16)  # whose range is float32's
-
-
-def test_activations_beyond_float16_are_named(small_model):
+def test_what_goes_beyond_float16_is_named(small_model):
     model = copy.deepcopy(small_model)
     model.dsa["tfc3"].blocks[0].ffn.down.weight.data.fill_(1e4)  # itself within float16
     with pytest.raises(WorkError, match=r"^dsa\.tfc3\.blocks\.0\.ffn\.down gives values up to .* float16 ends at"):
         half_inference_model(model, torch.float16)
+    model.dsa["tfc2"].blocks[0].ffn.up.weight.data[0, 0] = 1e5
+    with pytest.raises(WorkError, match=r"the weight dsa\.tfc2\.blocks\.0\.ffn\.up\.weight reaches 1e\+05"):
+        half_inference_model(model, torch.float16)
+    half_inference_model(model, torch.bfloat16)  # whose range is float32's
 
 
 @pytest.mark.parametrize(
@@ -173,14 +168,9 @@ def test_fold_weights_computes_what_the_nodes_computed():
         helper.make_node("Transpose", ["second"], ["turned"], perm=[1, 0]),
         helper.make_node("MatMul", ["x", "turned"], ["y"]),
     ]
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [value("x", TensorProto.FLOAT, [3, 4])],
-        [value("y", TensorProto.FLOAT, [3, 4])],
-        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.array([2, 4]), "sizes")],
-    )
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [3, 4]) for name in "xy")
+    constants = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.array([2, 4]), "sizes")]
+    graph = helper.make_graph(nodes, "g", [x], [y], constants)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     fold_weights(proto)
     assert [node.op_type for node in proto.graph.node] == ["MatMul"]
@@ -209,7 +199,7 @@ def worst_cosine(model, precision, images, folder):
     return (rows * expected).sum(axis=1).min()
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("name", hat.list_models())
 def test_every_preset_in_every_precision(name, precision, tmp_path):
@@ -221,11 +211,7 @@ def test_every_preset_in_every_precision(name, precision, tmp_path):
 
 @pytest.mark.parametrize(
     ("precision", "least"),
-    [
-        ("fp16", 0.9999),
-        pytest.param("fp32", 0.999999, marks=pytest.mark.slow),
-        pytest.param("int8", 0.98, marks=pytest.mark.slow),
-    ],
+    [("fp16", 0.9999), pytest.param("fp32", 0.999999, marks=slow), pytest.param("int8", 0.98, marks=slow)],
 )
 def test_a_generalized_mean_keeps_its_embeddings(precision, least, pixels, tmp_path):
     with torch.random.fork_rng(), torch.no_grad():

@@ -151,28 +151,22 @@ def test_float_images_give_the_same_embeddings(small_model, tmp_path, pixels, re
 
 
 @pytest.mark.parametrize(
-    ("request_", "file", "error", "words"),
+    ("changes", "file", "error", "words"),
     [
-        (ExportRequest(name="x", precision="fp8"), "x.xml", UsageError, "no fp8"),
-        (ExportRequest(name="x"), "x.onnx", UsageError, "ends in .xml"),
-        (ExportRequest(name="x", options={"preset": "mixed"}), "x.xml", UsageError, "no option preset"),
-        (ExportRequest(name="x"), "none/x.xml", UsageError, "is no folder"),
-        (ExportRequest(name="x", precision="int8"), "x.xml", UsageError, "needs calibration images"),
-        (ExportRequest(name="x", precision="int8", options={"presett": "mixed"}), "x.xml", ConfigError, "did you mean preset"),
-        (
-            ExportRequest(name="x", precision="int8", options={"ignored_names": ["no"]} | PLAIN),
-            "x.xml",
-            UsageError,
-            "graph has not: no",
-        ),
-        (ExportRequest(name="x", precision="int8", options={"ignored_patterns": ["q9z"]} | PLAIN), "x.xml", UsageError, "q9z"),
+        ({"precision": "fp8"}, "x.xml", UsageError, "no fp8"),
+        ({}, "x.onnx", UsageError, "ends in .xml"),
+        ({"precision": "fp32", "options": {"preset": "mixed"}}, "x.xml", UsageError, "no option preset"),
+        ({}, "none/x.xml", UsageError, "is no folder"),
+        ({"calibration": None}, "x.xml", UsageError, "needs calibration images"),
+        ({"options": {"presett": "mixed"}}, "x.xml", ConfigError, "did you mean preset"),
+        ({"options": {"ignored_names": ["no"]} | PLAIN}, "x.xml", UsageError, "graph has not: no"),
+        ({"options": {"ignored_patterns": ["q9z"]} | PLAIN}, "x.xml", UsageError, "q9z"),
     ],
 )
-def test_what_cannot_be_had_is_refused_and_leaves_nothing(request_, file, error, words, small_model, calibration, tmp_path):
-    if "calibration" not in words:
-        request_ = replace(request_, calibration=calibration)
+def test_what_cannot_be_had_is_refused_and_leaves_nothing(changes, file, error, words, small_model, calibration, tmp_path):
+    request = replace(ExportRequest(name="x", precision="int8", calibration=calibration), **changes)
     with pytest.raises(error, match=words):
-        export_openvino(small_model, tmp_path / file, request_)
+        export_openvino(small_model, tmp_path / file, request)
     assert list(tmp_path.iterdir()) == []
 
 

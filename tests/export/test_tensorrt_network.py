@@ -1,7 +1,7 @@
 """What TensorRT understood of our graphs, computed; and what it makes of them for a GPU that is not there.
 
 The network that the parser of TensorRT for RTX made of an ONNX file is computed by `network_interpreter` and compared with the
-model; float16 is computed literally by ONNX's reference evaluator; the fused plan in the build log is held to limits.
+model; ONNX's reference evaluator computes float16 literally; the plan in the build log is held to limits.
 """
 
 from functools import cache
@@ -69,11 +69,8 @@ def plan_of(path, folder):
 def small_file(small_model, pixels, tmp_path_factory):
     """Return a function from a precision to an ONNX file of the small model."""
     folder = tmp_path_factory.mktemp("small")
-    plain = {"rounding": "nearest", "cross_layer_equalization": False}
-    quantized = ("int8", "fp8")
-    return cache(
-        lambda precision: write_onnx(small_model, precision, folder, pixels, **plain if precision in quantized else {})
-    )
+    plain = {name: {"rounding": "nearest", "cross_layer_equalization": False} for name in ("int8", "fp8")}
+    return cache(lambda precision: write_onnx(small_model, precision, folder, pixels, **plain.get(precision, {})))
 
 
 @pytest.mark.parametrize("precision", list(WORST_COSINE))
@@ -131,7 +128,7 @@ I/O Tensors:
 """  # noqa: E501 - as TensorRT for RTX prints it
 
 
-def test_read_plan_counts_what_it_lists():
+def test_read_plan_counts_what_it_lists_and_refuses_what_it_cannot_read():
     layers = read_plan(LISTING)
     assert [layer.kind for layer in layers] == ["correlation", "signal", "kgen", "cast"]
     conv = layers[0]
@@ -142,9 +139,6 @@ def test_read_plan_counts_what_it_lists():
     figures = {"kernels": 2, "fused_attentions": 1, "products_wider_than_asked": 1, "batch": 2, "megabytes_moved": 0.0}
     assert plan_figures(layers, "HALF", 2) == figures
     assert plan_figures(layers, "FLOAT", 2) == figures | {"products_wider_than_asked": 0}
-
-
-def test_read_plan_refuses_what_it_cannot_read():
     for listing in ("", "Layers:\n", "Layers:\nName: a, LayerType: b"):
         with pytest.raises(WorkError, match="plan"):
             read_plan(listing)

@@ -35,9 +35,8 @@ def test_a_whole_model_is_built_in_every_precision(precision, small_model, calib
     path = tmp_path / "small.engine"
     images, plain = (calibration, {"rounding": "nearest"}) if precision == "int8" else (None, {})
     batch = BatchProfile(min=1, opt=4, max=16)
-    info = export_tensorrt_rtx(
-        small_model, path, ExportRequest("small", precision, batch=batch, calibration=images, options=plain)
-    )
+    request = ExportRequest("small", precision, batch=batch, calibration=images, options=plain)
+    info = export_tensorrt_rtx(small_model, path, request)
     metadata = engine_metadata(info, "it")
     assert read_engine_info(path) == info
     assert (info.precision, info.name, info.batch.max) == (precision, "small", 16)
@@ -75,16 +74,13 @@ def test_a_precision_that_a_gpu_lacks_is_refused_in_the_builders_words(precision
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_parser_refuses_is_told_with_its_node(tmp_path):
+def test_what_the_parser_refuses_is_told_and_an_input_of_another_size_than_the_metadata_says(tmp_path):
     with pytest.raises(WorkError, match=r"cannot parse the fp32 ONNX: .*conv \(NoSuchOperator\)"):
         build(small_onnx(operator="NoSuchOperator"), tmp_path / "small.engine")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_input_of_another_size_than_the_metadata_says_is_refused(tmp_path):
     info = small_info(preprocessing=hat.Preprocessing(height=128, width=64))
     with pytest.raises(WorkError, match=r"expected the input \(-1, 3, 128, 64\)"):
         build(small_onnx(info=info), tmp_path / "small.engine")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

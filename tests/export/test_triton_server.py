@@ -1,8 +1,7 @@
 """A real tritonserver loads an exported repository and gives the model's embeddings.
 
-HAT_TRITONSERVER names a virtual environment with nvidia-pytriton, onnxruntime and openvino. What that wheel ships of Triton is
-the server and its Python backend. So a repository for the Python backend is loaded and run; of one for the ONNX Runtime backend
-the server reads and accepts the configuration, and then looks for the backend.
+HAT_TRITONSERVER names a virtual environment with nvidia-pytriton, onnxruntime and openvino. That wheel ships the server and its
+Python backend, which is run; of a repository for ONNX Runtime it accepts the configuration, and then looks for the backend.
 """
 
 import os
@@ -59,13 +58,9 @@ def server(environment, small_model, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    libraries = package.parent / "nvidia_pytriton.libs"
-    variables = os.environ | {
-        "LD_LIBRARY_PATH": str(libraries),
-        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": str(package.parent),
-        "VIRTUAL_ENV": str(folder),
-    }
+    libraries, path = package.parent / "nvidia_pytriton.libs", f"{folder / 'bin'}:{os.environ['PATH']}"
+    variables = os.environ | {"LD_LIBRARY_PATH": str(libraries), "PYTHONPATH": str(package.parent)}
+    variables |= {"PATH": path, "VIRTUAL_ENV": str(folder)}
     command = [triton / "bin" / "tritonserver", "--model-repository", repository, "--backend-directory", triton / "backends"]
     command += ["--http-address", "127.0.0.1", "--http-port", str(port), "--allow-grpc", "false", "--allow-metrics", "false"]
     # The configuration must be complete as it is: nothing is to be guessed from the files.

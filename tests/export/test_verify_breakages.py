@@ -1,20 +1,15 @@
 """Files broken in every way that the field has seen: each is caught, and a faithful file passes."""
 
+import broken_graphs
 import numpy as np
 import pytest
-import torch
-from broken_graphs import BREAKAGES, broken, draw_people, small_model
+from broken_graphs import broken, draw_people, small_model
 
 import hat
 from hat.export import export_onnx, verify
 from hat.runtime import TorchRuntime, open_runtime
 
 pytest.importorskip("onnxruntime", reason="the extra onnxruntime is not installed")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -47,32 +42,30 @@ def test_a_faithful_file_passes_every_level(bench):
     assert report.num_queries == 6 and len(report.paths) == 24
 
 
-EXPECTED = {
-    "BGR for RGB": ({"worst cosine", "max abs"}, "it takes its images as BGR"),
-    "missing normalization": ({"worst cosine", "max abs"}, None),
-    "missing L2 norm": ({"length off 1", "max abs"}, "the L2 norm at the end is missing"),
-    "one corrupted layer": ({"max abs", "relative shift"}, None),
-    "off by one in the batch": ({"worst cosine", "batch max abs"}, "depends on the batch"),
-    "rows leak into one another": ({"worst cosine", "batch max abs"}, "depends on the batch"),
-    "NaN": ({"rows with NaN"}, "values overflow"),
-    "one constant": ({"spread", "worst cosine", "top-1 agreement"}, None),
-}
-
-
-@pytest.mark.parametrize("name", EXPECTED)
-def test_every_breakage_is_caught_and_named(name, bench):
-    path = broken(bench / "faithful.onnx", BREAKAGES[name], bench / f"{name}.onnx")
+@pytest.mark.parametrize(
+    ("breakage", "expected", "hint"),
+    [
+        ("bgr_for_rgb", {"worst cosine", "max abs"}, "it takes its images as BGR"),
+        ("missing_normalization", {"worst cosine", "max abs"}, ""),
+        ("missing_l2_norm", {"length off 1", "max abs"}, "the L2 norm at the end is missing"),
+        ("one_corrupted_layer", {"max abs", "relative shift"}, ""),
+        ("off_by_one_batch", {"worst cosine", "batch max abs"}, "depends on the batch"),
+        ("batch_in_one_norm", {"worst cosine", "batch max abs"}, "depends on the batch"),
+        ("not_a_number", {"rows with NaN"}, "values overflow"),
+        ("one_constant", {"spread", "worst cosine", "top-1 agreement"}, ""),
+    ],
+)
+def test_every_breakage_is_caught_and_named(breakage, expected, hint, bench):
+    path = broken(bench / "faithful.onnx", getattr(broken_graphs, breakage), bench / f"{breakage}.onnx")
     report = run(bench, path)
     (result,) = report.candidates
-    expected, hint = EXPECTED[name]
     assert not report.passed and not result.passed
     assert expected <= failed(result), result.failures
-    if hint:
-        assert any(hint in sentence for sentence in result.hints), result.hints
+    assert hint in " ".join(result.hints)
 
 
 def test_another_preprocessing_is_not_comparable_and_does_not_hide_behind_a_faithful_file(bench):
-    path = broken(bench / "faithful.onnx", BREAKAGES["another mean"], bench / "mean.onnx")
+    path = broken(bench / "faithful.onnx", broken_graphs.other_mean, bench / "mean.onnx")
     report = run(bench, bench / "faithful.onnx", path, bench / "faithful.onnx")
     assert [result.passed for result in report.candidates] == [True, False, True] and not report.passed
     assert report.candidates[1].checks == ()
@@ -102,7 +95,6 @@ def last_row_lost_above(limit):
         (lambda rows: rows[:32], None, "wrong rows"),  # a split that drops the rest
         (lambda rows: rows if len(rows) != 1 else rows * 0.999, None, "batch max abs"),  # wrong only alone
     ],
-    ids=["last row lost", "profile", "too few rows", "alone"],
 )
 def test_faults_that_only_some_batch_sizes_have_are_caught(wrong, max_batch, name, bench):
     model = small_model(0)

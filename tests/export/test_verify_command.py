@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 from broken_graphs import draw_people, people, small_model
 from PIL import Image
 
@@ -19,7 +18,6 @@ from hat.runtime import open_runtime, runtime_info
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Two checkpoints, images, and a data set of Market's names."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("verify")
     hat.save_checkpoint(small_model(0), folder / "model")
     hat.save_checkpoint(small_model(1), folder / "other")

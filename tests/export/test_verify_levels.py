@@ -9,21 +9,9 @@ from scipy.stats import spearmanr
 
 from hat.data import ReIDDataset, Sample, Split
 from hat.errors import CheckpointError, DataError, UsageError, WorkError
+from hat.export.parity import levels
 from hat.export.parity.candidate import choose_images, list_images, parse_candidate
-from hat.export.parity.levels import (
-    Similarities,
-    agreement,
-    batch_sizes,
-    compare_embeddings,
-    compare_retrieval,
-    inspect_rows,
-    similarities,
-    some_identities,
-    spearman,
-    spread,
-    without_rounding,
-    worst_pairs,
-)
+from hat.export.parity.levels import Similarities
 from hat.export.parity.tolerances import TOLERANCES, tolerance_for
 from hat.export.parity.verification import verify
 from hat.export.parity.verification_report import CandidateResult, Check, VerificationReport
@@ -41,7 +29,7 @@ def test_the_cosine_is_that_of_the_worst_row_and_the_difference_that_of_the_wors
     reference = np.eye(4, dtype=np.float32)
     candidate = reference.copy()
     candidate[2] = [0.0, 0.6, 0.8, 0.0]
-    checks = compare_embeddings(reference, candidate, TOLERANCES["fp32"])
+    checks = levels.compare_embeddings(reference, candidate, TOLERANCES["fp32"])
     # The row moved by sqrt(0.6^2 + 0.2^2), and any two rows of the identity are sqrt(2) apart.
     expected = {"worst cosine": 0.8, "max abs": 0.6, "relative shift": np.sqrt(0.4) / np.sqrt(2)}
     assert {check.name: check.value for check in checks} == pytest.approx(expected, abs=1e-5)
@@ -52,7 +40,7 @@ def test_embeddings_that_lie_close_together_are_judged_by_the_distance_between_t
     center = rows(1)
     reference = center + 1e-3 * rows(12, seed=1)
     candidate = reference + 2e-5 * rows(12, seed=2)
-    checks = {check.name: check.passed for check in compare_embeddings(reference, candidate, TOLERANCES["fp32"])}
+    checks = {check.name: check.passed for check in levels.compare_embeddings(reference, candidate, TOLERANCES["fp32"])}
     assert checks == {"worst cosine": True, "max abs": True, "relative shift": False}
 
 
@@ -68,8 +56,8 @@ def test_embeddings_that_lie_close_together_are_judged_by_the_distance_between_t
     ],
 )
 def test_rows_that_are_unsound_by_themselves_are_told(change, failed):
-    assert spread(np.eye(4, dtype=np.float32)) == pytest.approx(0.75)  # 1 - |mean|^2 with |mean|^2 = 4 / 16
-    assert [check.name for check in inspect_rows(rows(8), change(rows(8))) if not check.passed] == failed
+    assert levels.spread(np.eye(4, dtype=np.float32)) == pytest.approx(0.75)  # 1 - |mean|^2 with |mean|^2 = 4 / 16
+    assert [check.name for check in levels.inspect_rows(rows(8), change(rows(8))) if not check.passed] == failed
 
 
 def test_rank_correlation_is_scipys():
@@ -79,24 +67,27 @@ def test_rank_correlation_is_scipys():
     right[2] = -left[2]
     left[3] = np.round(left[3])  # ties
     expected = [spearmanr(a, b).statistic for a, b in zip(left, right, strict=True)]
-    np.testing.assert_allclose(spearman(left, right), expected, atol=1e-12)
-    assert spearman(np.zeros((1, 9)), rng.standard_normal((1, 9)))[0] == 0
+    np.testing.assert_allclose(levels.spearman(left, right), expected, atol=1e-12)
+    assert levels.spearman(np.zeros((1, 9)), rng.standard_normal((1, 9)))[0] == 0
 
 
-def test_agreement_on_a_gallery_of_four():
+def test_agreement_on_a_gallery_of_four_and_without_rounding():
     reference = np.array([[0.9, 0.8, 0.5, 0.1], [0.9, 0.899, 0.5, 0.1]])
     candidate = np.array([[0.8, 0.9, 0.1, 0.5], [0.8, 0.9, 0.5, 0.1]])
     both = Similarities(reference, candidate)
-    assert agreement(both, 1, tie=0).tolist() == [0, 0]
-    assert agreement(both, 1, tie=0.01).tolist() == [0, 1]  # the second query's two best are tied
-    assert agreement(both, 2, tie=0).tolist() == [1, 1]
-    assert agreement(both, 3, tie=0).tolist() == [pytest.approx(2 / 3), 1]
+    assert levels.agreement(both, 1, tie=0).tolist() == [0, 0]
+    assert levels.agreement(both, 1, tie=0.01).tolist() == [0, 1]  # the second query's two best are tied
+    assert levels.agreement(both, 2, tie=0).tolist() == [1, 1]
+    assert levels.agreement(both, 3, tie=0).tolist() == [pytest.approx(2 / 3), 1]
+    both = Similarities(np.array([[0.5, 0.4, 0.3]]), np.array([[0.45, 0.6, 0.3]]))
+    np.testing.assert_allclose(levels.without_rounding(both, 0.1), [[0.5, 0.55, 0.3]])  # half a tie is forgiven and no more
+    assert levels.spearman(both.reference, levels.without_rounding(both, 0.1))[0] < 1
 
 
 def test_the_worst_pair_of_each_query_comes_with_its_ranks():
     reference = np.array([[0.9, 0.5, 0.1], [0.3, 0.2, 0.1]])
     candidate = np.array([[0.9, 0.5, 0.95], [0.3, 0.25, 0.1]])
-    first, second = worst_pairs(Similarities(reference, candidate), list("abcde"), 5)
+    first, second = levels.worst_pairs(Similarities(reference, candidate), list("abcde"), 5)
     assert (first.query_path, first.gallery_path, first.reference_rank, first.candidate_rank) == ("a", "e", 3, 1)
     assert (second.query, second.gallery, second.candidate_similarity) == (1, 3, 0.25)
 
@@ -114,15 +105,15 @@ def test_the_worst_pair_of_each_query_comes_with_its_ranks():
 def test_retrieval_may_change_by_what_the_precision_allows(precision, change, expected):
     rates = [(0.5, 0.7, 0.2), np.add((0.5, 0.7, 0.2), change)]
     before, after = (RankingResult(mAP, np.array([rank1]), mINP, 1000, 0, 1) for mAP, rank1, mINP in rates)
-    assert [check.passed for check in compare_retrieval(before, after, TOLERANCES[precision])] == expected
+    assert [check.passed for check in levels.compare_retrieval(before, after, TOLERANCES[precision])] == expected
 
 
 def test_every_precision_has_limits_with_reasons_and_the_coarser_one_decides():
     assert set(TOLERANCES) == set(get_args(ArtifactPrecision))
     assert all(len(limit.reason) > 10 for tolerance in TOLERANCES.values() for limit in tolerance)
-    assert (TOLERANCES["fp32"].max_abs.value, TOLERANCES["fp32"].worst_cosine.value) == (1e-4, 0.99999)
-    assert (TOLERANCES["fp16"].worst_cosine.value, TOLERANCES["fp16"].mAP.value) == (0.999, 1e-3)
-    assert TOLERANCES["int8"].mAP.value == 5e-3
+    fp32, fp16, int8 = (TOLERANCES[name] for name in ("fp32", "fp16", "int8"))
+    assert (fp32.max_abs.value, fp32.worst_cosine.value) == (1e-4, 0.99999)
+    assert (fp16.worst_cosine.value, fp16.mAP.value, int8.mAP.value) == (0.999, 1e-3, 5e-3)
     pairs = [("fp32", "int8"), ("int8", "bf16"), ("fp16", "fp32")]
     assert [tolerance_for(*pair)[0] for pair in pairs] == ["int8", "int8", "fp16"]
 
@@ -130,7 +121,7 @@ def test_every_precision_has_limits_with_reasons_and_the_coarser_one_decides():
 def test_a_part_of_a_data_set_keeps_whole_identities_and_says_so():
     query = Split("query", [Sample(f"q{pid}", pid, 0) for pid in range(1, 9)])
     gallery = Split("gallery", [Sample(f"g{pid}_{camid}", pid, camid) for pid in range(9) for camid in range(3)])
-    part = some_identities(ReIDDataset("toy", Split("train", []), query, gallery), 3, seed=1)
+    part = levels.some_identities(ReIDDataset("toy", Split("train", []), query, gallery), 3, seed=1)
     kept = set(part.query.pids.tolist())
     assert len(kept) == 3 and 0 not in kept and len(part.gallery) == 9 and set(part.gallery.pids.tolist()) == kept
     assert "3 of 8 query identities" in part.notes[-1]
@@ -190,19 +181,13 @@ class Collapsed(Blocks):
 def test_verify_takes_what_a_collapsed_reference_cannot_tell_apart_for_ties(tmp_path):
     draw_people(tmp_path, 24)
     pixels = np.random.default_rng(1).integers(0, 256, (24, 3, 64, 32), dtype=np.uint8)
-    both = similarities(*(Collapsed(dtype).run(pixels) for dtype in (np.float32, np.float64)), 6)
-    assert spearman(*both).mean() < 0.9999, "without ties a right file fails"
+    both = levels.similarities(*(Collapsed(dtype).run(pixels) for dtype in (np.float32, np.float64)), 6)
+    assert levels.spearman(*both).mean() < 0.9999, "without ties a right file fails"
     (right,) = verify(Collapsed(), [Collapsed(np.float64)], tmp_path).candidates
     assert right.passed, [check for check in right.checks if not check.passed]
     colors, outputs = Collapsed(channels=(2, 1, 0)), Collapsed(columns=[1, 0, *range(2, 96)])
     for wrong in verify(Collapsed(), [colors, outputs], tmp_path).candidates:
         assert not wrong.passed and "relative shift" in [check.name for check in wrong.checks if not check.passed]
-
-
-def test_without_rounding_forgives_half_a_tie_and_no_more():
-    both = Similarities(np.array([[0.5, 0.4, 0.3]]), np.array([[0.45, 0.6, 0.3]]))
-    np.testing.assert_allclose(without_rounding(both, 0.1), [[0.5, 0.55, 0.3]])
-    assert spearman(both.reference, without_rounding(both, 0.1))[0] < 1
 
 
 def test_too_little_to_compare_is_an_error(tmp_path):
@@ -247,7 +232,7 @@ def test_another_size_or_width_is_not_comparable(tmp_path):
 def test_batches_follow_the_profile():
     engine = Blocks()
     engine.max_batch = 4
-    assert (batch_sizes(Blocks()), batch_sizes(engine)) == ([1, 8, 32, 33], [1, 4, 5])
+    assert (levels.batch_sizes(Blocks()), levels.batch_sizes(engine)) == ([1, 8, 32, 33], [1, 4, 5])
 
 
 def test_images_are_found_in_every_folder_once(tmp_path):

@@ -1,21 +1,13 @@
 """A tiny data set in Market-1501's naming, for tests of training."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tiny_run import NUM_PIDS
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="session")
-def market_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def market_folder(tmp_path_factory):
     """Six identities, each of its own color, four images of each from two cameras, in train, query and gallery."""
     root = tmp_path_factory.mktemp("data") / "tiny"
     generator = np.random.default_rng(0)

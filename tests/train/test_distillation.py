@@ -1,30 +1,17 @@
 """Learning from a teacher: the losses against slow loops, the teachers against plain embedding, and whole runs."""
 
 import math
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from tiny_run import (
-    CPU,
-    NO_AUGMENTATION,
-    InterruptionError,
-    assert_same_weights,
-    configure,
-    read_state,
-    run,
-    run_lines,
-    stopping_after,
-)
-from torch import Tensor
+from tiny_hat import batch_norms
+from tiny_run import CPU, NO_AUGMENTATION, assert_same_weights, configure, interrupt, read_state, run, run_lines
 
 import hat
 from hat.data import load_images, merge_training, open_dataset
-from hat.data.datasets import ReIDDataset
 from hat.errors import CheckpointError, ConfigError
 from hat.model import HAT
 from hat.train import TrainConfig, Trainer
@@ -33,12 +20,12 @@ from hat.train.run.run_folder import RunFolder, describe_data
 from hat.train.teacher import TEACHER_FILE, OnlineTeacher, read_rows, write_rows
 
 
-def unit_rows(num: int, width: int, seed: int) -> Tensor:
+def unit_rows(num, width, seed):
     rows = torch.randn(num, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return F.normalize(rows, dim=1)
 
 
-def slow_similarity(student: Tensor, target: Tensor, kind: str, temperature: float) -> float:
+def slow_similarity(student, target, kind, temperature):
     total = 0.0
     for i in range(len(student)):
         others = [j for j in range(len(student)) if j != i]
@@ -53,19 +40,18 @@ def slow_similarity(student: Tensor, target: Tensor, kind: str, temperature: flo
 
 
 @pytest.mark.parametrize(("kind", "temperature"), [("kl", 0.2), ("kl", 1.0), ("mse", 1.0)])
-def test_similarities_equal_the_double_loop(kind: Any, temperature: float) -> None:
+def test_similarities_equal_the_double_loop(kind, temperature):
     student, target = unit_rows(7, 4, 0), unit_rows(7, 9, 1)
     expected = slow_similarity(student, target, kind, temperature)
     assert similarity_loss(student, target, kind, temperature).item() == pytest.approx(expected, rel=1e-9)
     whole = {"gathered": student, "gathered_target": target}
-    halves = [
-        similarity_loss(student[r], target[r], kind, temperature, **whole, offset=r.start) for r in (slice(0, 3), slice(3, 7))
-    ]
-    assert (3 * halves[0] + 4 * halves[1]).item() / 7 == pytest.approx(expected, rel=1e-9)
+    halves = (slice(0, 3), slice(3, 7))
+    first, second = (similarity_loss(student[r], target[r], kind, temperature, **whole, offset=r.start) for r in halves)
+    assert (3 * first + 4 * second).item() / 7 == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["kl", "mse"])
-def test_a_student_that_is_the_teacher_turned_around_has_nothing_to_learn(kind: Any) -> None:
+def test_a_student_that_is_the_teacher_turned_around_has_nothing_to_learn(kind):
     target = unit_rows(6, 5, 2)
     turn, _ = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     student = (target @ turn).requires_grad_()
@@ -79,7 +65,7 @@ def test_a_student_that_is_the_teacher_turned_around_has_nothing_to_learn(kind: 
     assert torch.isfinite(other.grad).all(), "at a tiny temperature"
 
 
-def test_embedding_loss_by_hand() -> None:
+def test_embedding_loss_by_hand():
     # Cosines 0.6 and -1; lengths do not matter.
     projected = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
     target = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
@@ -88,33 +74,32 @@ def test_embedding_loss_by_hand() -> None:
 
 
 @pytest.fixture(scope="module")
-def dataset(market_folder: Path) -> ReIDDataset:
+def dataset(market_folder):
     return open_dataset(market_folder)
 
 
 @pytest.fixture(scope="module")
-def teacher(dataset: ReIDDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teacher(dataset, tmp_path_factory):
     """A model of another width and image size, of other people, whose batch norms have seen images."""
     torch.manual_seed(11)
     sizes = {"image_size": (64, 32), "depths": (0, 0, 1, 0), "widths": (16, 16, 40, 16)}
     model = hat.create_model("hat_mobilenet_v3_small", num_classes=9, **sizes)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean over all that was seen
+    for module in batch_norms(model):
+        module.momentum = None  # the mean over all that was seen
     with torch.no_grad():
         model.train()(load_images(dataset.train.paths, model.preprocessing))
     return hat.save_checkpoint(model, tmp_path_factory.mktemp("teacher"))
 
 
-def taught_by(teacher: Path, distill: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:
+def taught_by(teacher, distill=None, **changes):
     return configure(distill={"teacher": str(teacher), **(distill or {})}, **changes)
 
 
-def some_images(size: tuple[int, int]) -> Tensor:
+def some_images(size):
     return torch.randint(0, 256, (5, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
 
 
-def test_a_checkpoint_embeds_the_students_images_at_its_own_size(teacher: Path) -> None:
+def test_a_checkpoint_embeds_the_students_images_at_its_own_size(teacher):
     beside = OnlineTeacher(hat.runtime.open_runtime(teacher, "cpu"), "fp32")
     model = hat.load_checkpoint(teacher)
     images = some_images((64, 32))
@@ -132,16 +117,16 @@ def test_a_checkpoint_embeds_the_students_images_at_its_own_size(teacher: Path) 
 class SmallBatches:
     """An exported file's runtime: host arrays, and no more than two images at once."""
 
-    def __init__(self, runtime: hat.runtime.TorchRuntime) -> None:
+    def __init__(self, runtime):
         self.inner, self.info = runtime, runtime.info
         self.name, self.embed_dim, self.preprocessing, self.max_batch = "small", runtime.embed_dim, runtime.preprocessing, 2
 
-    def run(self, images: np.ndarray) -> np.ndarray:
+    def run(self, images):
         assert images.dtype == np.uint8 and 1 <= len(images) <= 2
         return self.inner.run(images)
 
 
-def test_an_exported_file_is_a_teacher_too(teacher: Path) -> None:
+def test_an_exported_file_is_a_teacher_too(teacher):
     runtime = hat.runtime.open_runtime(teacher, "cpu")
     assert isinstance(runtime, hat.runtime.TorchRuntime)
     images = some_images((32, 16))
@@ -149,7 +134,7 @@ def test_an_exported_file_is_a_teacher_too(teacher: Path) -> None:
     torch.testing.assert_close(*(one.embed(images, torch.arange(5)) for one in teachers), rtol=1e-4, atol=1e-5)
 
 
-def test_a_student_becomes_like_its_teacher(dataset: ReIDDataset, teacher: Path, tmp_path: Path) -> None:
+def test_a_student_becomes_like_its_teacher(dataset, teacher, tmp_path):
     ends = {}
     quiet = {"augmentation": NO_AUGMENTATION, "model": {"transformer": {"dropout": 0}}}
     for name, weights in (("taught", (5.0, 20.0)), ("watched", (1e-9, 1e-9))):
@@ -158,7 +143,7 @@ def test_a_student_becomes_like_its_teacher(dataset: ReIDDataset, teacher: Path,
         result = run(config, dataset, tmp_path / name)
         ends[name] = run_lines(tmp_path / name)[-3:]
     for part in ("distill_embedding", "distill_similarity"):
-        taught, watched = (np.mean([line[part] for line in ends[name]]) for name in ("taught", "watched"))
+        taught, watched = (np.mean([line[part] for line in lines]) for lines in ends.values())
         assert taught < 0.6 * watched, part
     last = ends["taught"][-1]
     identities = last["mfe_ce"] + last["mfe_triplet"] + last["tfc3_ce"] + last["tfc3_triplet"]
@@ -173,15 +158,14 @@ def test_a_student_becomes_like_its_teacher(dataset: ReIDDataset, teacher: Path,
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_resumed_student_ends_in_the_same_weights(cache: bool, dataset: ReIDDataset, teacher: Path, tmp_path: Path) -> None:
+def test_a_resumed_student_ends_in_the_same_weights(cache, dataset, teacher, tmp_path):
     distill = {"cache": cache, "similarity": "mse" if cache else "kl"}
     config = taught_by(teacher, distill, checkpoint={"every_steps": 2}, optim={"clip_grad_norm": 1.0})
     whole = tmp_path / "whole"
     run(config, dataset, whole)
     images = Trainer(config, merge_training([dataset]), RunFolder(tmp_path / "unused"), CPU).images
     out = tmp_path / "stopped"
-    with pytest.raises(InterruptionError):
-        run(config, dataset, out, images=stopping_after(5, images))  # a step after the last state
+    interrupt(config, dataset, out, 5, images)  # a step after the last state
     run(config, dataset, out, resume=True, images=images)
     assert_same_weights(whole, out)
     assert run_lines(out) == run_lines(whole)
@@ -191,9 +175,7 @@ def test_a_resumed_student_ends_in_the_same_weights(cache: bool, dataset: ReIDDa
     assert (out / TEACHER_FILE).is_file() == cache
 
 
-def test_embeddings_that_are_kept_are_those_of_the_images_as_they_are(
-    dataset: ReIDDataset, teacher: Path, tmp_path: Path
-) -> None:
+def test_embeddings_that_are_kept_are_those_of_the_images_as_they_are(dataset, teacher, tmp_path):
     train = merge_training([dataset])
     run(taught_by(teacher, num_epochs=1, distill={"cache": True}), dataset, tmp_path / "first")
     path = tmp_path / "first" / TEACHER_FILE
@@ -209,10 +191,10 @@ def test_embeddings_that_are_kept_are_those_of_the_images_as_they_are(
     assert not path.exists()
 
 
-def test_wrong_teachers_are_refused(dataset: ReIDDataset, teacher: Path, tmp_path: Path) -> None:
+def test_wrong_teachers_are_refused(dataset, teacher, tmp_path):
     train, folder = merge_training([dataset]), RunFolder(tmp_path / "run")
 
-    def refused(path: Path, error: type[Exception], match: str) -> None:
+    def refused(path, error, match):
         with pytest.raises(error, match=match):
             Trainer(taught_by(path), train, folder, CPU)
 
@@ -232,9 +214,7 @@ def test_wrong_teachers_are_refused(dataset: ReIDDataset, teacher: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_another_teacher_at_the_same_path_does_not_go_on_with_a_run(
-    dataset: ReIDDataset, teacher: Path, tmp_path: Path
-) -> None:
+def test_another_teacher_at_the_same_path_does_not_go_on_with_a_run(dataset, teacher, tmp_path):
     path = tmp_path / "teacher"
     hat.save_checkpoint(hat.load_checkpoint(teacher), path)
     config = taught_by(path, num_epochs=1)
@@ -246,7 +226,7 @@ def test_another_teacher_at_the_same_path_does_not_go_on_with_a_run(
         run(config, dataset, tmp_path / "run", resume=True)
 
 
-def test_contradictions_are_refused() -> None:
+def test_contradictions_are_refused():
     with pytest.raises(ConfigError, match="cache is set and there is no teacher"):
         configure(distill={"cache": True})
     with pytest.raises(ConfigError, match="nothing is learned from it: both weights are 0"):

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from tiny_run import CPU, FixedTeacher, Plain, configure, options_of_a_run, run_lines, some_batch
-from torch import Tensor, nn
+from torch import nn
 
 from hat.data import open_dataset
 from hat.errors import UsageError
@@ -25,7 +24,7 @@ from hat.preprocessing import Preprocessing
 from hat.runtime import choose_device
 from hat.train import train_model
 from hat.train.distillation import Distillation
-from hat.train.distributed import DistributedContext, GlobalBatchNorm, gather_rows, process_group, synchronize_batch_norms
+from hat.train.distributed import GlobalBatchNorm, gather_rows, process_group, synchronize_batch_norms
 from hat.train.run.stopping import StopRequest
 from hat.train.step import Batch, TrainingStep
 
@@ -33,15 +32,10 @@ NO_DROPOUT = {"transformer": {"dropout": 0.0}}
 NUM_STEPS = 4
 
 
-def train_in_float64(context: DistributedContext) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+def train_in_float64(context):
     """Some accumulated Adam steps in float64, where rounding is far below what a mistake would change."""
-    config = configure(
-        model=NO_DROPOUT,
-        optim={"lr": 1e-3, "clip_grad_norm": 1.0, "accumulate": 2},
-        ema={"enabled": True},
-        distill={"teacher": "a stand-in"},
-        loss={"circle_weight": 0.1},
-    )
+    changes = {"optim": {"lr": 1e-3, "clip_grad_norm": 1.0, "accumulate": 2}, "loss": {"circle_weight": 0.1}}
+    config = configure(model=NO_DROPOUT, ema={"enabled": True}, distill={"teacher": "a stand-in"}, **changes)
     rank, world_size = context.rank, context.world_size
     torch.manual_seed(rank)  # processes begin with different weights; the first one's count
     model = HAT(config.model, 4).double()
@@ -49,7 +43,7 @@ def train_in_float64(context: DistributedContext) -> tuple[list[dict[str, float]
     distillation.projection.double()
     step = TrainingStep(model, model.preprocessing, config, context, distillation)
     prepare = step.prepare
-    step.prepare = lambda images: prepare(images).double()  # type: ignore[method-assign]
+    step.prepare = lambda images: prepare(images).double()
     rows = slice(rank * 8 // world_size, (rank + 1) * 8 // world_size)
     batches = [Batch(*(part[rows] for part in some_batch(n))) for n in range(2 * NUM_STEPS)]
     metrics = [step(batches[2 * n : 2 * n + 2], 0, n, 1e-3) for n in range(NUM_STEPS)]
@@ -57,7 +51,7 @@ def train_in_float64(context: DistributedContext) -> tuple[list[dict[str, float]
     return [{name: value.item() for name, value in figure.items()} for figure in metrics], weights
 
 
-def _worker(rank: int, port: int, out: str) -> None:
+def _worker(rank, port, out):
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
     with process_group("cpu") as context:
@@ -66,7 +60,7 @@ def _worker(rank: int, port: int, out: str) -> None:
         torch.save((metrics, weights, parts, _stopping(context)), Path(out) / f"{rank}.pt")
 
 
-def _gradients_are_exchanged(context: DistributedContext) -> list[list[bool]]:
+def _gradients_are_exchanged(context):
     """Are gradients the same everywhere after a batch before the last, and after the last; of a plain and a compiled model."""
     compiler, found = torch.compile, []
     torch.compile = lambda model, **options: compiler(model, backend="eager")  # no need for a C++ compiler
@@ -83,10 +77,10 @@ def _gradients_are_exchanged(context: DistributedContext) -> list[list[bool]]:
     return found
 
 
-def _stopping(context: DistributedContext) -> list[bool | str | None]:
+def _stopping(context):
     """The first process's time is over; the second one is asked to end later."""
     past, never = StopRequest(0.0, context), StopRequest(0.0 if context.rank else None, context)
-    found: list[bool | str | None] = [past.is_due(together=False), past.is_due(together=True), past.reason]
+    found = [past.is_due(together=False), past.is_due(together=True), past.reason]
     with never:
         found.append(never.is_due(together=True))
         if context.rank == 1:
@@ -95,7 +89,7 @@ def _stopping(context: DistributedContext) -> list[bool | str | None]:
     return found
 
 
-def _normalized(norm: nn.Module, values: Tensor) -> tuple[Tensor, Tensor]:
+def _normalized(norm, values):
     """The result of a batch norm, and the gradient of a function of it."""
     values = values.clone().requires_grad_()
     result = norm(values)
@@ -103,8 +97,12 @@ def _normalized(norm: nn.Module, values: Tensor) -> tuple[Tensor, Tensor]:
     return result.detach(), values.grad
 
 
-def _norms_and_gathering(rank: int) -> dict[str, Any]:
-    mine = torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5)).chunk(2)[rank]
+def _values():
+    return torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+def _norms_and_gathering(rank):
+    mine = _values().chunk(2)[rank]
     norm = GlobalBatchNorm(3, momentum=0.3).double()
     result, gradient = _normalized(norm, mine)
     rows = torch.arange(4.0).reshape(2, 2) + 10 * rank
@@ -124,33 +122,30 @@ def _norms_and_gathering(rank: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def two(tmp_path_factory):
     """What both of two gloo processes came to."""
     out = tmp_path_factory.mktemp("processes")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(_worker, args=(port, str(out)), nprocs=2)  # type: ignore[no-untyped-call]
+    mp.spawn(_worker, args=(port, str(out)), nprocs=2)
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_two_processes_train_like_one(two: list[Any]) -> None:
+def test_two_processes_train_like_one(two):
     metrics, weights = train_in_float64(CPU)
     for theirs, their_weights, *_ in two:
         for ours, other in zip(metrics, theirs, strict=True):
             assert ours.keys() == other.keys()
             assert all(other[name] == pytest.approx(value, rel=1e-7) for name, value in ours.items())
         for name, value in weights.items():
-            close = torch.allclose(their_weights[name].double(), value.double(), rtol=1e-6, atol=1e-8)
-            assert close, name
+            assert torch.allclose(their_weights[name].double(), value.double(), rtol=1e-6, atol=1e-8), name
     assert metrics[0]["loss"] != metrics[-1]["loss"]
 
 
-def test_global_batch_norm_equals_one_over_the_whole_batch(two: list[Any]) -> None:
+def test_global_batch_norm_equals_one_over_the_whole_batch(two):
     norm = nn.BatchNorm2d(3, momentum=0.3).double()
-    result, gradient = _normalized(
-        norm, torch.randn(6, 3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    )
+    result, gradient = _normalized(norm, _values())
     found = [parts for _, _, parts, _ in two]
     torch.testing.assert_close(torch.cat([parts["output"] for parts in found]), result)
     torch.testing.assert_close(torch.cat([parts["gradient"] for parts in found]), gradient)
@@ -160,7 +155,7 @@ def test_global_batch_norm_equals_one_over_the_whole_batch(two: list[Any]) -> No
         torch.testing.assert_close(parts["running"], torch.stack([norm.running_mean, norm.running_var]))
 
 
-def test_gathering_brings_rows_and_gradients(two: list[Any]) -> None:
+def test_gathering_brings_rows_and_gradients(two):
     rows = torch.cat([torch.arange(4.0).reshape(2, 2), torch.arange(4.0).reshape(2, 2) + 10])
     gradients = 3 * torch.arange(1.0, 9.0).reshape(4, 2)  # weights 1 and 2 of the two processes
     for rank, (_, _, parts, _) in enumerate(two):
@@ -169,16 +164,13 @@ def test_gathering_brings_rows_and_gradients(two: list[Any]) -> None:
         assert torch.equal(parts["rows_gradient"], gradients[2 * rank : 2 * rank + 2])
 
 
-def test_accumulated_gradients_are_exchanged_once_compiled_or_not(two: list[Any]) -> None:
+def test_processes_exchange_accumulated_gradients_once_compiled_or_not_and_stop_together(two):
     assert [parts["exchanged"] for _, _, parts, _ in two] == [[[False, True], [False, True]]] * 2
-
-
-def test_processes_stop_together(two: list[Any]) -> None:
     expected = [False, True, "its time is over", False, True, "the process was asked to end"]
     assert [stopping for *_, stopping in two] == [expected, expected]
 
 
-def test_replacing_batch_norms_changes_no_name_and_no_value() -> None:
+def test_replacing_batch_norms_changes_no_name_and_no_value():
     torch.manual_seed(0)
     model = HAT(configure().model, 4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -193,7 +185,7 @@ def test_replacing_batch_norms_changes_no_name_and_no_value() -> None:
     assert torch.equal(model.eval()(images), expected)
 
 
-def test_one_process_needs_no_group_and_wrong_places_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_needs_no_group_and_wrong_places_are_refused(monkeypatch):
     rows = torch.randn(2, 2)
     with process_group("cpu") as context:
         assert context == CPU and context.is_main
@@ -210,7 +202,7 @@ def test_one_process_needs_no_group_and_wrong_places_are_refused(monkeypatch: py
         pass
 
 
-def test_torchrun_trains_like_one_process(market_folder: Path, tmp_path: Path) -> None:
+def test_torchrun_trains_like_one_process(market_folder, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     changes = {"model": NO_DROPOUT, "num_epochs": 1, "optim": {"name": "sgd", "lr": 1e-3}, "eval": {"every_epochs": 1}}
     result = train_model(configure(**changes), [open_dataset(market_folder)], one, device="cpu")

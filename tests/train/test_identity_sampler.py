@@ -15,7 +15,7 @@ counts_of_identities = st.lists(st.integers(1, 12), min_size=2, max_size=14)
 sizes = st.tuples(st.integers(2, 6), st.integers(2, 4))
 
 
-def make(counts: list[int], p: int, l: int, seed: int = 0) -> tuple[RandomIdentitySampler, np.ndarray]:  # noqa: E741
+def make(counts, p, l, seed=0):  # noqa: E741
     pids = np.repeat(np.arange(len(counts)), counts)
     pids = np.random.default_rng(1).permutation(pids)
     return RandomIdentitySampler(pids, SamplerConfig(num_identities=p, num_instances=l), seed), pids
@@ -23,7 +23,7 @@ def make(counts: list[int], p: int, l: int, seed: int = 0) -> tuple[RandomIdenti
 
 @settings(max_examples=80, deadline=None)
 @given(counts=counts_of_identities, size=sizes, epoch=st.integers(0, 5))
-def test_every_batch_is_exactly_p_identities_of_l_images(counts: list[int], size: tuple[int, int], epoch: int) -> None:
+def test_every_batch_is_exactly_p_identities_of_l_images(counts, size, epoch):
     p, l = size  # noqa: E741
     sampler, pids = make(counts, p, l)
     plan = sampler.plan(epoch)
@@ -46,7 +46,7 @@ def test_every_batch_is_exactly_p_identities_of_l_images(counts: list[int], size
 
 @settings(max_examples=60, deadline=None)
 @given(counts=counts_of_identities, size=sizes)
-def test_number_of_batches_is_the_largest_possible(counts: list[int], size: tuple[int, int]) -> None:
+def test_number_of_batches_is_the_largest_possible(counts, size):
     p, l = size  # noqa: E741
     sampler, pids = make(counts, p, l)
     groups = [max(1, count // l) for count in counts]
@@ -60,7 +60,7 @@ def test_number_of_batches_is_the_largest_possible(counts: list[int], size: tupl
         assert all(times == 1 for image, times in once.items() if counts[pids[image]] >= l), "no image twice in an epoch"
 
 
-def test_epochs_and_seeds_differ_and_repeat_and_draw_identities_evenly() -> None:
+def test_epochs_and_seeds_differ_and_repeat_and_draw_identities_evenly():
     sampler, _ = make([6] * 10, 4, 2)
     again, _ = make([6] * 10, 4, 2)
     other, _ = make([6] * 10, 4, 2, seed=1)
@@ -74,7 +74,7 @@ def test_epochs_and_seeds_differ_and_repeat_and_draw_identities_evenly() -> None
     assert max(pairs.values()) < 30
 
 
-def test_shares_of_processes_make_up_the_global_batch() -> None:
+def test_shares_of_processes_make_up_the_global_batch():
     sampler, pids = make([5] * 9, 6, 3)
     plan = sampler.plan(2)
     shares = [sampler.shard(plan, rank, 3) for rank in range(3)]

@@ -1,7 +1,6 @@
 """Images from memory and from the disk are the same images."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,11 +19,11 @@ SMALL = Preprocessing(height=32, width=16)
 
 
 @pytest.fixture(scope="module")
-def paths(market_folder: Path) -> list[str]:
+def paths(market_folder):
     return sorted(str(path) for path in (market_folder / "bounding_box_train").iterdir())
 
 
-def test_both_sources_give_the_same_batches(paths: list[str]) -> None:
+def test_both_sources_give_the_same_batches(paths):
     plan = np.array([[0, 5, 5], [23, 1, 2], [7, 7, 0]])
     expected = [torch.stack([SMALL(Image.open(paths[index])) for index in row]) for row in plan]
     for cache in ("device", "host", "none"):
@@ -33,7 +32,7 @@ def test_both_sources_give_the_same_batches(paths: list[str]) -> None:
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), cache
 
 
-def test_a_bad_image_is_named(paths: list[str], tmp_path: Path) -> None:
+def test_a_bad_image_is_named(paths, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"bad\.jpg"):
@@ -43,7 +42,7 @@ def test_a_bad_image_is_named(paths: list[str], tmp_path: Path) -> None:
         list(source(np.array([[0, len(paths)]])))
 
 
-def test_auto_takes_the_first_place_where_images_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_the_first_place_where_images_fit(monkeypatch):
     free, measured = {"cuda": 1000, "cpu": 4000}, images.free_memory_bytes
     monkeypatch.setattr(images, "free_memory_bytes", lambda device: free[device.type])
     config, gpu = DataConfig(cache_fraction=0.5), torch.device("cuda", 0)

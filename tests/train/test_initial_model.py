@@ -1,6 +1,3 @@
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,12 +5,11 @@ from tiny_run import configure
 
 from hat.errors import ConfigError, WeightsError
 from hat.io.checkpoint import load_checkpoint, save_checkpoint
-from hat.model import HAT
 from hat.train.initial_model import initial_model
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory):
     config = configure(seed=7)
     model, _ = initial_model(config, 6)
     for value in model.buffers():  # running statistics are part of what was learned
@@ -22,12 +18,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(model, tmp_path_factory.mktemp("trained"))
 
 
-def begin(trained: Path, num_classes: int, **changes: Any) -> tuple[HAT, str]:
+def begin(trained, num_classes, **changes):
     return initial_model(configure(backbone_weights=None, initial_checkpoint=str(trained), **changes), num_classes)
 
 
 @pytest.mark.parametrize(("num_classes", "said"), [(6, "its own classifiers"), (9, "new classifiers")])
-def test_other_people_get_new_classifiers_and_nothing_else_is_new(trained: Path, num_classes: int, said: str) -> None:
+def test_other_people_get_new_classifiers_and_nothing_else_is_new(trained, num_classes, said):
     model, note = begin(trained, num_classes)
     before, now = load_checkpoint(trained).state_dict(), model.state_dict()
     replaced = {name for name, value in now.items() if not torch.equal(value, before[name])}
@@ -36,7 +32,7 @@ def test_other_people_get_new_classifiers_and_nothing_else_is_new(trained: Path,
     assert model.num_classes == num_classes
 
 
-def test_another_image_size_resamples_the_positions(trained: Path) -> None:
+def test_another_image_size_resamples_the_positions(trained):
     source = load_checkpoint(trained)
     height, width = source.config.image_size
     model, note = begin(trained, 6, model={"image_size": [2 * height, 2 * width]})
@@ -53,18 +49,15 @@ def test_another_image_size_resamples_the_positions(trained: Path) -> None:
     assert f"from {height}x{width} to {2 * height}x{2 * width}" in note
 
 
-def test_another_architecture_is_refused(trained: Path) -> None:
+def test_another_architecture_and_two_sources_are_refused(trained):
     with pytest.raises(WeightsError, match="Only image size, number of identities and what changes no shape may differ"):
         begin(trained, 6, model={"num_bottlenecks": 2})
+    with pytest.raises(ConfigError, match="leave out backbone_weights"):
+        initial_model(configure(backbone_weights="torchvision", initial_checkpoint=str(trained)), 6)
 
 
-def test_initial_model_takes_tensors_of_the_same_shapes_in_other_heads_and_names_them(trained: Path) -> None:
+def test_initial_model_takes_tensors_of_the_same_shapes_in_other_heads_and_names_them(trained):
     model, note = begin(trained, 6, model={"transformer": {"num_heads": None, "head_dim": 4}})
     before = load_checkpoint(trained).state_dict()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert "transformer.num_heads None instead of 2, transformer.head_dim 4 instead of None" in note
-
-
-def test_two_sources_contradict_each_other(trained: Path) -> None:
-    with pytest.raises(ConfigError, match="leave out backbone_weights"):
-        initial_model(configure(backbone_weights="torchvision", initial_checkpoint=str(trained)), 6)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from hat.model import Branch
 from hat.train import batch_hard_triplet, hat_loss, smoothed_cross_entropy
@@ -14,7 +13,7 @@ from hat.train.config import LossConfig
 from hat.train.losses import branch_weights, circle_loss
 
 
-def slow_triplet(features: Tensor, pids: list[int], margin: float | None) -> float:
+def slow_triplet(features, pids, margin):
     total = 0.0
     for i, anchor in enumerate(features):
         distances = [math.dist(anchor.tolist(), other.tolist()) for other in features]
@@ -27,7 +26,7 @@ def slow_triplet(features: Tensor, pids: list[int], margin: float | None) -> flo
     return total / len(pids)
 
 
-def test_smoothed_cross_entropy_by_hand() -> None:
+def test_smoothed_cross_entropy_by_hand():
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
     normalizer = math.log(math.exp(2) + 1 + math.exp(-1))
     logs = [2 - normalizer, -normalizer, -1 - normalizer]
@@ -37,7 +36,7 @@ def test_smoothed_cross_entropy_by_hand() -> None:
     assert smoothed_cross_entropy(logits.bfloat16(), torch.tensor([0, 2]), 0.3).dtype == torch.float32
 
 
-def test_triplet_by_hand() -> None:
+def test_triplet_by_hand():
     # On a line: identity 0 at 0 and 3, identity 1 at 4 and 10.
     features = torch.tensor([[0.0], [3.0], [4.0], [10.0]])
     pids = torch.tensor([0, 0, 1, 1])
@@ -54,13 +53,13 @@ def test_triplet_by_hand() -> None:
     margin=st.sampled_from([0.3, 1.0, None]),
     offset=st.sampled_from([0.0, 1000.0]),
 )
-def test_triplet_equals_the_double_loop(seed: int, pids: list[int], margin: float | None, offset: float) -> None:
+def test_triplet_equals_the_double_loop(seed, pids, margin, offset):
     features = torch.randn(len(pids), 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + offset
     found = batch_hard_triplet(features, torch.tensor(pids), margin).item()
     assert found == pytest.approx(slow_triplet(features, pids, margin), rel=1e-9, abs=1e-12)
 
 
-def slow_circle(features: Tensor, pids: list[int], margin: float, scale: float) -> float:
+def slow_circle(features, pids, margin, scale):
     total = 0.0
     for i in range(len(pids)):
         pull, push = 0.0, 0.0
@@ -74,7 +73,7 @@ def slow_circle(features: Tensor, pids: list[int], margin: float, scale: float) 
     return total / len(pids)
 
 
-def test_circle_by_hand() -> None:
+def test_circle_by_hand():
     # Cosines: 0.6 within identity 0; between the identities 0.8 and 0, or 0 and 0.8 seen from the other side.
     features = torch.tensor([[1.0, 0.0, 0.0], [1.2, 1.6, 0.0], [0.8, 0.0, 0.6]])
     found = circle_loss(features, torch.tensor([0, 0, 1]), 0.25, 2.0).item()
@@ -91,7 +90,7 @@ def test_circle_by_hand() -> None:
     margin=st.sampled_from([0.0, 0.25, 0.4]),
     scale=st.sampled_from([1.0, 64.0, 128.0]),
 )
-def test_circle_equals_the_double_loop(seed: int, pids: list[int], margin: float, scale: float) -> None:
+def test_circle_equals_the_double_loop(seed, pids, margin, scale):
     features = torch.randn(len(pids), 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     features.requires_grad_()
     loss = circle_loss(features, torch.tensor(pids), margin, scale)
@@ -100,7 +99,7 @@ def test_circle_equals_the_double_loop(seed: int, pids: list[int], margin: float
     assert features.grad is not None and torch.isfinite(features.grad).all()
 
 
-def test_pairs_are_looked_for_among_the_gathered() -> None:
+def test_pairs_are_looked_for_among_the_gathered():
     gathered = torch.randn(8, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     pids = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
     pool, halves = {"gathered_features": gathered, "gathered_pids": pids}, (slice(0, 4), slice(4, 8))
@@ -110,7 +109,7 @@ def test_pairs_are_looked_for_among_the_gathered() -> None:
     assert sum(circles) / 2 == pytest.approx(slow_circle(gathered, pids.tolist(), 0.25, 64.0), rel=1e-9)
 
 
-def test_circle_forces_carry_no_gradient() -> None:
+def test_circle_forces_carry_no_gradient():
     # One positive and one negative, far from where they should be: d loss / d cosine is -scale * pull and scale * push.
     angle = torch.tensor(1.2, dtype=torch.float64, requires_grad=True)
     still = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
@@ -125,13 +124,11 @@ def test_circle_forces_carry_no_gradient() -> None:
     assert angle.grad is not None and angle.grad.item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_triplet_gradient_agrees_with_finite_differences() -> None:
+def test_triplet_gradient_agrees_with_finite_differences_and_is_finite_or_zero_at_the_edges():
     features = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True)
     pids = torch.tensor([0, 0, 1, 1, 2, 2])
     assert torch.autograd.gradcheck(lambda x: batch_hard_triplet(x, pids, 1.0), (features,))
 
-
-def test_triplet_of_equal_features_has_a_finite_gradient_and_is_zero_without_any_negative() -> None:
     equal = torch.ones(4, 3, requires_grad=True)
     loss = batch_hard_triplet(equal, torch.tensor([0, 0, 1, 1]), 0.3)
     loss.backward()
@@ -145,25 +142,26 @@ def test_triplet_of_equal_features_has_a_finite_gradient_and_is_zero_without_any
     assert features.grad is not None and not features.grad.any()
 
 
-def test_branch_weights() -> None:
+def test_branch_weights():
     whole = {"mfe": 1, "tfc1": 0.25, "tfc2": 0.25, "tfc3": 1}
     for expected in (whole, {"mfe": 1, "tfc3": 1}, {"tfc1": 0.25, "tfc4": 1}, {"tfc2": 1}):
         assert branch_weights(list(expected), 0.25) == expected
 
 
-def random_branch(generator: torch.Generator) -> Branch:
-    feature, logits = torch.randn(4, 5, generator=generator), torch.randn(4, 3, generator=generator, requires_grad=True)
-    return Branch(feature, logits, feature)
+def random_branches(*names):
+    generator, outputs = torch.Generator().manual_seed(0), {}
+    for name in names:
+        feature, logits = (torch.randn(4, width, generator=generator, requires_grad=width == 3) for width in (5, 3))
+        outputs[name] = Branch(feature, logits, feature)
+    return outputs, torch.tensor([0, 0, 1, 1])
 
 
-def test_total_is_the_sum_of_equation_9() -> None:
-    generator = torch.Generator().manual_seed(0)
-    pids = torch.tensor([0, 0, 1, 1])
+def test_total_is_the_sum_of_equation_9():
     names = ["mfe", "tfc1", "tfc2", "tfc3"]
-    outputs = {name: random_branch(generator) for name in names}
+    outputs, pids = random_branches(*names)
     loss = hat_loss(outputs, pids, LossConfig(auxiliary_weight=0.7))
 
-    def branch(name: str) -> float:
+    def branch(name):
         entropy = smoothed_cross_entropy(outputs[name].logits, pids, 0.1).item()
         return entropy + slow_triplet(outputs[name].feature, pids.tolist(), 0.3)
 
@@ -173,10 +171,8 @@ def test_total_is_the_sum_of_equation_9() -> None:
     assert not any(part.requires_grad for part in loss.parts.values())
 
 
-def test_losses_beside_the_entropy_are_weighed_or_left_out() -> None:
-    generator = torch.Generator().manual_seed(0)
-    pids = torch.tensor([0, 0, 1, 1])
-    outputs = {"tfc3": random_branch(generator)}
+def test_losses_beside_the_entropy_are_weighed_or_left_out():
+    outputs, pids = random_branches("tfc3")
     entropy = smoothed_cross_entropy(outputs["tfc3"].logits, pids, 0.1).item()
     triplet = slow_triplet(outputs["tfc3"].feature, pids.tolist(), 0.3)
     circle = slow_circle(outputs["tfc3"].feature.double(), pids.tolist(), 0.25, 128.0)

@@ -3,12 +3,13 @@
 import copy
 import math
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny_run import CPU, NO_AUGMENTATION, Plain, configure, some_batch
-from torch import Tensor, nn
+from torch import nn
 
 import hat
 from hat.errors import ConfigError, ModelError
@@ -22,17 +23,17 @@ from hat.train.optimizer import ModelEma, build_optimizer, lr_scale, parameter_g
 from hat.train.step import Batch, TrainingStep
 
 
-def plain_step(model: nn.Module | None = None, **changes: object) -> TrainingStep:
+def plain_step(model=None, **changes):
     return TrainingStep(model or Plain(), Preprocessing(height=32, width=16), configure(**changes), CPU)
 
 
 @pytest.fixture
-def tiny() -> HAT:
+def tiny():
     torch.manual_seed(0)
     return HAT(configure().model, 5)
 
 
-def test_the_tfc_stages_learn_at_half_the_rate(tiny: HAT) -> None:
+def test_the_tfc_stages_learn_at_half_the_rate(tiny):
     optimizer = build_optimizer(tiny, OptimConfig())
     set_learning_rate(optimizer, 1e-3, 0)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -44,7 +45,7 @@ def test_the_tfc_stages_learn_at_half_the_rate(tiny: HAT) -> None:
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_the_backbone_can_begin_later(name: str) -> None:
+def test_the_backbone_can_begin_later(name):
     torch.manual_seed(0)
     model = Plain()
     step = plain_step(model, optim={"name": name, "lr": 1e-2, "backbone_frozen_epochs": 2})
@@ -57,7 +58,7 @@ def test_the_backbone_can_begin_later(name: str) -> None:
 
 
 @pytest.mark.parametrize("num_levels", [0, 1, 2, 4])
-def test_frozen_levels_stay_and_the_rest_learns(tiny_model: HAT, num_levels: int) -> None:
+def test_frozen_levels_stay_and_the_rest_learns(tiny_model, num_levels):
     below = {id(layer) for layer in tiny_model.mfe.layers_below(num_levels)} if num_levels else set()
     frozen = {f"mfe.{name}." for name, layer in tiny_model.mfe.named_children() if id(layer) in below}
     before = copy.deepcopy(tiny_model.state_dict())
@@ -76,13 +77,11 @@ def test_frozen_levels_stay_and_the_rest_learns(tiny_model: HAT, num_levels: int
     assert any(name.startswith("mfe.") for name in moved) == (num_levels < 4)
 
 
-def test_levels_end_where_the_cnn_gives_its_maps() -> None:
+def test_levels_end_where_the_cnn_gives_its_maps_and_what_has_none_is_refused():
     model = hat.create_model("hat_mobilenet_v2", num_classes=2)
     counts = [len(model.mfe.layers_below(level)) for level in (1, 2, 3, 4)]
     assert counts == [4, 7, 14, 19]  # torchvision's features 0-3, 0-6, 0-13 and 0-18
 
-
-def test_what_has_no_levels_is_refused() -> None:
     with pytest.raises(ConfigError, match="has no levels"):
         training_mode(torch.nn.Linear(2, 2), 1)
     pytest.importorskip("timm", reason="timm is not installed")
@@ -98,11 +97,11 @@ def test_what_has_no_levels_is_refused() -> None:
         *((110, 4e-4 * 0.4**4), (130, 4e-4 * 0.4**5), (149.9, 4e-4 * 0.4**5)),
     ],
 )
-def test_the_papers_schedule(epoch: float, lr: float) -> None:
+def test_the_papers_schedule(epoch, lr):
     assert 4e-4 * lr_scale(ScheduleConfig(), epoch, 150) == pytest.approx(lr, rel=1e-12)
 
 
-def test_cosine_after_a_warm_up_and_constant() -> None:
+def test_cosine_after_a_warm_up_and_constant():
     config = ScheduleConfig(kind="cosine", warmup_epochs=2, warmup_factor=0.1, final_factor=0.05)
     expected = {0: 0.1, 1: 0.55, 2: 1, 7: (1 + 0.05) / 2, 4.5: 0.05 + 0.95 * (1 + math.cos(math.pi / 4)) / 2, 12: 0.05}
     assert {epoch: lr_scale(config, epoch, 12) for epoch in expected} == pytest.approx(expected)
@@ -110,7 +109,7 @@ def test_cosine_after_a_warm_up_and_constant() -> None:
     assert [lr_scale(config, epoch, 10) for epoch in (0, 3.3, 10)] == [1, 1, 1]
 
 
-def test_decay_can_leave_norms_and_biases_out(tiny: HAT) -> None:
+def test_decay_can_leave_norms_and_biases_out(tiny):
     assert {group["weight_decay"] for group in parameter_groups(tiny, OptimConfig())} == {5e-4}
     groups = parameter_groups(tiny, OptimConfig(decay_norms_and_biases=False))
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
@@ -122,14 +121,13 @@ def test_decay_can_leave_norms_and_biases_out(tiny: HAT) -> None:
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_a_step_equals_torchs_plain_optimizer(name: str) -> None:
+def test_a_step_equals_torchs_plain_optimizer(name):
     config = OptimConfig(name=name, lr=0.01, tfc_lr_scale=1.0, weight_decay=0.1)
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    options = {"momentum": 0.9} if name == "sgd" else {}
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": partial(torch.optim.SGD, momentum=0.9)}[name]
     torch.manual_seed(0)
     ours, theirs = Plain(), Plain()
     theirs.load_state_dict(ours.state_dict())
-    plain = kinds[name](theirs.parameters(), lr=0.01, weight_decay=0.1, foreach=False, **options)
+    plain = kind(theirs.parameters(), lr=0.01, weight_decay=0.1, foreach=False)
     pair = build_optimizer(ours, config), plain
     for seed in range(3):
         for model, optimizer in zip((ours, theirs), pair, strict=True):
@@ -140,7 +138,7 @@ def test_a_step_equals_torchs_plain_optimizer(name: str) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_moving_average_by_hand() -> None:
+def test_moving_average_by_hand():
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
     with torch.no_grad():
         model[0].weight.fill_(1.0)
@@ -162,7 +160,7 @@ def test_moving_average_by_hand() -> None:
     assert found == [pytest.approx(0.1), pytest.approx(0.5), pytest.approx(0.99)]
 
 
-def test_ema_stays_where_the_loss_scaler_skipped_the_step() -> None:
+def test_ema_stays_where_the_loss_scaler_skipped_the_step():
     torch.manual_seed(0)
     step = plain_step(compute={"precision": "fp16"}, ema={"enabled": True, "decay": 0.5, "warmup": False})
     expected = [value.clone() for value in step.model.parameters()]
@@ -180,7 +178,7 @@ def test_ema_stays_where_the_loss_scaler_skipped_the_step() -> None:
         torch.testing.assert_close(found, value)
 
 
-def test_accumulated_gradients_are_the_mean_over_batches() -> None:
+def test_accumulated_gradients_are_the_mean_over_batches():
     torch.manual_seed(0)
     model = Plain()
     optim = {"name": "sgd", "lr": 0.1, "momentum": 0, "weight_decay": 0, "tfc_lr_scale": 1, "accumulate": 3}
@@ -189,9 +187,8 @@ def test_accumulated_gradients_are_the_mean_over_batches() -> None:
     metrics = step(batches, 0, 0, 0.1)
 
     seen = [step.augmentation(batch.images, 0, batch.positions) for batch in batches]
-    losses = [
-        hat_loss(model(step.prepare(images)), batch.pids, step.config.loss) for images, batch in zip(seen, batches, strict=True)
-    ]
+    pids, config = batches[0].pids, step.config.loss  # the same in every batch
+    losses = [hat_loss(model(step.prepare(images)), pids, config) for images in seen]
     mean = sum(loss.total for loss in losses) / 3
     mean.backward()
     assert metrics["loss"].item() == pytest.approx(mean.item(), rel=1e-6)
@@ -200,7 +197,7 @@ def test_accumulated_gradients_are_the_mean_over_batches() -> None:
         torch.testing.assert_close(found, before - 0.1 * before.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_clipping_bounds_the_step() -> None:
+def test_clipping_bounds_the_step():
     torch.manual_seed(0)
     model = Plain()
     optim = {"name": "sgd", "momentum": 0, "weight_decay": 0, "tfc_lr_scale": 1, "clip_grad_norm": 0.01}
@@ -211,7 +208,7 @@ def test_clipping_bounds_the_step() -> None:
     assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
-def losses_of(precision: str, num_steps: int) -> Tensor:
+def losses_of(precision, num_steps):
     torch.manual_seed(0)
     step = plain_step(compute={"precision": precision, "channels_last": True}, optim={"lr": 1e-3})
     losses = torch.stack([step([some_batch(0)], 0, 0, 1e-3)["loss"] for _ in range(num_steps)])
@@ -221,7 +218,7 @@ def losses_of(precision: str, num_steps: int) -> Tensor:
     return losses
 
 
-def test_bfloat16_stays_near_full_precision_and_float16_gets_over_overflows() -> None:
+def test_bfloat16_stays_near_full_precision_and_float16_gets_over_overflows():
     full, bfloat16, float16 = losses_of("fp32", 5), losses_of("bf16", 5), losses_of("fp16", 15)
     assert full[-1] < full[0] - 0.2
     assert not torch.equal(full, bfloat16)
@@ -231,8 +228,8 @@ def test_bfloat16_stays_near_full_precision_and_float16_gets_over_overflows() ->
     assert torch.isfinite(float16).all() and float16[-1] < full[4]
 
 
-def test_dropout_follows_seed_epoch_step_and_rank(tiny: HAT) -> None:
-    def loss(epoch: int, step: int, rank: int = 0, seed: int = 0) -> float:
+def test_dropout_follows_seed_epoch_step_and_rank(tiny):
+    def loss(epoch, step, rank=0, seed=0):
         config, context = configure(seed=seed, augmentation=NO_AUGMENTATION), DistributedContext(torch.device("cpu"), rank=rank)
         training = TrainingStep(copy.deepcopy(tiny), tiny.preprocessing, config, context)
         return training([some_batch(0)], epoch, step, 1e-3)["loss"].item()
@@ -242,7 +239,7 @@ def test_dropout_follows_seed_epoch_step_and_rank(tiny: HAT) -> None:
     assert len({first, loss(1, 0), loss(0, 1), loss(0, 0, rank=1), loss(0, 0, seed=1)}) == 5
 
 
-def test_dropout_drops_as_many_and_keeps_the_expectation() -> None:
+def test_dropout_drops_as_many_and_keeps_the_expectation():
     torch.manual_seed(0)
     values = torch.full((1001, 1003), 2.0, requires_grad=True)
     dropped = dropout(values, 0.1)
@@ -258,7 +255,7 @@ def test_dropout_drops_as_many_and_keeps_the_expectation() -> None:
 
 
 @pytest.mark.parametrize("channels", [(8, 24), (24, 8)])
-def test_pointwise_convolution_has_torchs_gradients(channels: tuple[int, int]) -> None:
+def test_pointwise_convolution_has_torchs_gradients(channels):
     torch.manual_seed(0)
     images = torch.randn(3, channels[0], 6, 5).contiguous(memory_format=torch.channels_last)
     kernels = CpuKernels()
@@ -278,7 +275,7 @@ def test_pointwise_convolution_has_torchs_gradients(channels: tuple[int, int]) -
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
 
 
-def test_the_last_stage_is_trained_by_its_cls_alone(tiny: HAT) -> None:
+def test_the_last_stage_is_trained_by_its_cls_alone(tiny):
     config = configure(model={"transformer": {"dropout": 0.0}}, augmentation=NO_AUGMENTATION)
     torch.manual_seed(0)
     whole = HAT(config.model, 5)
@@ -294,12 +291,12 @@ def test_the_last_stage_is_trained_by_its_cls_alone(tiny: HAT) -> None:
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def test_slow_bfloat16_operations_run_in_float32() -> None:
+def test_slow_bfloat16_operations_run_in_float32():
     torch.manual_seed(0)
     depthwise, full = torch.randn(8, 1, 3, 3), torch.randn(4, 8, 3, 3)
     half, tokens = torch.randn(2, 8, 5, 5).bfloat16(), torch.randn(2, 2, 6, 4).bfloat16()
 
-    def compute(images: Tensor, tokens: Tensor) -> list[Tensor]:
+    def compute(images, tokens):
         depthwise_result = F.conv2d(images, depthwise, None, 1, 1, 1, 8)
         return [depthwise_result, F.scaled_dot_product_attention(tokens, tokens, tokens)]
 

@@ -5,8 +5,6 @@ import os
 import re
 import socket
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,10 +14,10 @@ from hat.data.datasets import Sample, Split
 from hat.errors import CheckpointError, ConfigError, MissingExtraError, UsageError, WorkError
 from hat.train import TrainConfig, compose_config
 from hat.train.run.log import RunLog, RunningMeans
-from hat.train.run.run_folder import RunFolder, RunState, check_same_run, describe_data, read_state, write_state
+from hat.train.run.run_folder import RunFolder, check_same_run, describe_data, read_state, write_state
 
 
-def some_state(**changes: Any) -> RunState:
+def some_state(**changes):
     optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1.0, "params": [0]}]}
     whole = {"format_version": 1, "config": config_to_dict(TrainConfig()), "data": "x", "teacher": None}
     at = {"epoch": 1, "step": 2, "global_step": 9, "interval": {}, "whole_epoch": {"loss": [1.5, 2.0]}, "best": {"mAP": 0.5}}
@@ -27,7 +25,7 @@ def some_state(**changes: Any) -> RunState:
     return {**whole, **at, **weights, "optimizer": optimizer, "scaler": {}, **changes}
 
 
-def test_state_comes_back(tmp_path: Path) -> None:
+def test_state_comes_back(tmp_path):
     write_state(some_state(), tmp_path / "last")
     found = read_state(tmp_path / "last")
     assert torch.equal(found["model"]["weight"], torch.arange(3.0))
@@ -36,30 +34,26 @@ def test_state_comes_back(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "last").iterdir()] == ["state.pt"]
 
 
-def test_a_damaged_or_foreign_state_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_state_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no state to resume from"):
         read_state(tmp_path)
+    path = tmp_path / "state.pt"
     write_state(some_state(), tmp_path)
-    whole = (tmp_path / "state.pt").read_bytes()
-    (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match="is damaged"):
         read_state(tmp_path)
-    torch.save({"model": {}}, tmp_path / "state.pt")
-    with pytest.raises(CheckpointError, match="is no state of a run"):
-        read_state(tmp_path)
-    torch.save(some_state(format_version=2), tmp_path / "state.pt")
-    with pytest.raises(CheckpointError, match="of format 2"):
-        read_state(tmp_path)
-    torch.save(Path("a"), tmp_path / "state.pt")
-    with pytest.raises(CheckpointError, match="is damaged"):
-        read_state(tmp_path)
+    foreign = [({"model": {}}, "is no state of a run"), (some_state(format_version=2), "of format 2"), (path, "is damaged")]
+    for content, match in foreign:
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match=match):
+            read_state(tmp_path)
 
 
-def test_a_failed_write_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_state_before(tmp_path, monkeypatch):
     write_state(some_state(), tmp_path)
     before = (tmp_path / "state.pt").read_bytes()
 
-    def full(descriptor: int) -> None:
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
@@ -69,11 +63,11 @@ def test_a_failed_write_keeps_the_state_before(tmp_path: Path, monkeypatch: pyte
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def changed(**changes: Any) -> dict[str, Any]:
+def changed(**changes):
     return config_to_dict(compose_config([("", changes)]))
 
 
-def test_only_what_changes_no_result_may_differ_on_resuming() -> None:
+def test_only_what_changes_no_result_may_differ_on_resuming():
     state = some_state()
     check_same_run(state, changed(num_epochs=10, eval={"every_epochs": 1}, log={"every_steps": 7}, data={"cache": "none"}), "x")
     with pytest.raises(ConfigError, match=r"optim\.lr was 0\.0004 and is 0\.001; start a new run"):
@@ -85,11 +79,11 @@ def test_only_what_changes_no_result_may_differ_on_resuming() -> None:
         check_same_run(some_state(config=changed(**cosine)), changed(num_epochs=100, **cosine), "x")
 
 
-def test_a_state_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+def test_a_state_of_an_earlier_version_goes_on(tmp_path):
     config = config_to_dict(TrainConfig())
     del config["distill"], config["data"], config["loss"]["label_smoothing"]
     old = {key: value for key, value in some_state(config=config).items() if key not in ("projection", "teacher")}
-    write_state(old, tmp_path)  # type: ignore[arg-type]
+    write_state(old, tmp_path)
     state = read_state(tmp_path)
     assert state["projection"] is None and state["teacher"] is None
     check_same_run(state, changed(), "x")
@@ -101,18 +95,18 @@ def test_a_state_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
         check_same_run(state | {"config": config | {"optim": config["optim"] | gone | {"betas": [0.5, 0.999]}}}, changed(), "x")
     config["novelty"] = 1
     with pytest.raises(ConfigError, match="another version wrote: unknown key novelty"):
-        check_same_run(state | {"config": config}, changed(), "x")  # type: ignore[arg-type]
+        check_same_run(state | {"config": config}, changed(), "x")
 
 
-def test_the_digest_of_the_data_knows_names_and_labels_but_not_folders() -> None:
-    def split(folder: str, pid: int = 1, name: str = "b") -> Split:
+def test_the_digest_of_the_data_knows_names_and_labels_but_not_folders():
+    def split(folder, pid=1, name="b"):
         return Split("train", [Sample(f"{folder}/a.jpg", 0, 1), Sample(f"{folder}/{name}.jpg", pid, 1)])
 
     assert describe_data(split("/x")) == describe_data(split("c:\\y".replace("\\", "/")))
     assert len({describe_data(split("/x")), describe_data(split("/x", pid=2)), describe_data(split("/x", name="c"))}) == 3
 
 
-def test_metrics_of_a_resumed_run_have_no_duplicates(tmp_path: Path) -> None:
+def test_metrics_of_a_resumed_run_have_no_duplicates(tmp_path):
     log = RunLog(tmp_path, 1, 5, 0)
     for step in range(1, 6):
         log.write("train", 1, step, {"loss": float(step)})
@@ -125,7 +119,7 @@ def test_metrics_of_a_resumed_run_have_no_duplicates(tmp_path: Path) -> None:
     assert log.path.read_text() == ""
 
 
-def test_tensorboard_gets_the_same_figures_or_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_gets_the_same_figures_or_is_asked_for(tmp_path, monkeypatch):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with RunLog(tmp_path, 1, 5, 0, tensorboard=True) as log:
         log.write("train", 1, 3, {"loss": 2.5})
@@ -136,7 +130,7 @@ def test_tensorboard_gets_the_same_figures_or_is_asked_for(tmp_path: Path, monke
         RunLog(tmp_path, 1, 5, 0, tensorboard=True)
 
 
-def test_running_means_go_on_from_saved_sums_and_count_a_metric_where_a_step_has_it() -> None:
+def test_running_means_go_on_from_saved_sums_and_count_a_metric_where_a_step_has_it():
     means = RunningMeans()
     means.add({"loss": 1.0, "grad_norm": 4.0})
     means.add({"loss": 2.0})  # fp16 overflowed: the step was left out and its norm says nothing
@@ -148,7 +142,7 @@ def test_running_means_go_on_from_saved_sums_and_count_a_metric_where_a_step_has
     assert other.means() == {}
 
 
-def test_lock_refuses_a_second_training_and_names_the_first(tmp_path: Path) -> None:
+def test_lock_refuses_a_second_training_and_names_the_first(tmp_path):
     folder = RunFolder(tmp_path / "run")
     with folder.lock():
         folder.check(resume=False, force=False)
@@ -158,7 +152,7 @@ def test_lock_refuses_a_second_training_and_names_the_first(tmp_path: Path) -> N
     assert not folder.path.exists(), "a lock alone leaves nothing"
 
 
-def test_lock_of_a_dead_process_is_taken_over_and_that_of_another_host_stays(tmp_path: Path) -> None:
+def test_lock_of_a_dead_process_is_taken_over_and_that_of_another_host_stays(tmp_path):
     lock = tmp_path / ".lock"
     lock.write_text(json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1}))
     with RunFolder(tmp_path).lock():
@@ -174,7 +168,7 @@ def test_lock_of_a_dead_process_is_taken_over_and_that_of_another_host_stays(tmp
     assert lock.is_file()
 
 
-def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.check(resume=False, force=False)
     with pytest.raises(UsageError, match="holds no run to resume"):
@@ -194,7 +188,7 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
         RunFolder(folder.path / "notes.txt").check(resume=False, force=True)
 
 
-def test_force_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
+def test_force_removes_the_run_and_nothing_else(tmp_path):
     folder = RunFolder(tmp_path)
     folder.begin(TrainConfig(), resume=False)
     (tmp_path / "notes.txt").write_text("mine")

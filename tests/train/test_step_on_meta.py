@@ -1,10 +1,6 @@
-"""A whole training step on torch's meta device: what a GPU would be asked to do, and what it would have to wait for.
-
-`python -m pytest tests/train/test_step_on_meta.py -s` prints the operations by phase.
-"""
+"""A whole step on torch's meta device: what a GPU would be asked to do (printed with -s), and what it would wait for."""
 
 from collections import Counter
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hat.model import HAT
-from hat.train.config import TrainConfig
 from hat.train.distillation import Distillation
 from hat.train.distributed import DistributedContext
 from hat.train.presets import compose_config, preset_differences
@@ -28,13 +23,13 @@ FREE |= {"alias", "split", "split_with_sizes", "unbind", "as_strided", "empty", 
 class Recorder(TorchDispatchMode):
     """Counts what is done to tensors on the meta device, and what would let a real one wait for Python, or the reverse."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.phase = ""
-        self.kernels: dict[str, Counter[str]] = {}
-        self.waits: list[str] = []
+        self.kernels = {}
+        self.waits = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         options = kwargs or {}
         inputs = [leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)]
         on_device = [tensor.is_meta for tensor in inputs]
@@ -53,11 +48,11 @@ class Recorder(TorchDispatchMode):
 
 
 class MetaTeacher(FixedTeacher):
-    def embed(self, images: Tensor, indices: Tensor) -> Tensor:
+    def embed(self, images, indices):
         return torch.ones(len(images), self.embed_dim, device=images.device)
 
 
-def record(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+def record(config, monkeypatch):
     """Take one step; the optimizer has no fused kernel for this device, so that its count is that of a loop."""
     with torch.device("meta"):
         model = HAT(config.model, 751)
@@ -67,17 +62,16 @@ def record(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     batch = Batch(torch.empty(64, 3, *config.model.image_size, dtype=torch.uint8, device="meta"), rows, rows, rows)
     recorder = Recorder()
 
-    def phase(name: str, owner: Any, attribute: str) -> None:
+    def phase(name, owner, attribute):
         inner = getattr(owner, attribute)
 
-        def timed(*args: Any, **options: Any) -> Any:
+        def told(*args, **options):
             before, recorder.phase = recorder.phase, name
-            try:
-                return inner(*args, **options)
-            finally:
-                recorder.phase = before
+            result = inner(*args, **options)
+            recorder.phase = before
+            return result
 
-        monkeypatch.setattr(owner, attribute, timed)
+        monkeypatch.setattr(owner, attribute, told)
 
     phase("augmentation", step, "augmentation")
     phase("forward", step, "_forward")
@@ -99,21 +93,20 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("preset", ["market1501-edge", "market1501-plus"])
-def test_a_step_never_waits_for_the_device(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_never_waits_for_the_device(preset, monkeypatch):
     config = compose_config([("", preset_differences(preset)), ("", EVERYTHING)])
     recorder = record(config, monkeypatch)
     for phase, counts in recorder.kernels.items():
         often = ", ".join(f"{name} {count}" for name, count in counts.most_common(6))
         print(f"{preset} {phase:<22} {counts.total():>6}  {often}")  # noqa: T201 (seen with -s)
-    assert recorder.waits == []
     phases = {"augmentation", "forward", "backward", "optimizer", "moving average", "losses and the rest"}
-    assert set(recorder.kernels) == phases
+    assert recorder.waits == [] and set(recorder.kernels) == phases
     assert recorder.kernels["augmentation"].total() < 300
     # Lists of tensors are one call each, however many weights there are.
     assert recorder.kernels["moving average"].total() < 15
 
 
-def test_a_wait_would_be_seen() -> None:
+def test_a_wait_would_be_seen():
     recorder = Recorder()
     device = torch.empty(3, device="meta")
     with recorder:

@@ -4,14 +4,11 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tiny_run import CPU, assert_same_weights, configure, options_of_a_run, read_state, run_lines
 from typer.testing import CliRunner
 
@@ -25,7 +22,7 @@ from hat.train.run.run_folder import RunFolder
 from hat.train.run.stopping import StopRequest
 
 
-def test_a_step_at_a_time_ends_in_the_same_weights(market_folder: Path, tmp_path: Path) -> None:
+def test_a_step_at_a_time_ends_in_the_same_weights(market_folder, tmp_path):
     dataset = open_dataset(market_folder)
     config = configure(num_epochs=1, eval={"every_epochs": 1}, log={"every_steps": 2})
     best = train_model(config, [dataset], tmp_path / "whole", device="cpu").best
@@ -44,7 +41,7 @@ def test_a_step_at_a_time_ends_in_the_same_weights(market_folder: Path, tmp_path
     assert run_lines(parts) == run_lines(tmp_path / "whole")
 
 
-def test_the_command_says_that_it_stopped(market_folder: Path, tmp_path: Path) -> None:
+def test_the_command_says_that_it_stopped(market_folder, tmp_path):
     options = options_of_a_run(market_folder, tmp_path / "run", num_epochs=1)
     told = CliRunner().invoke(app, ["train", *options, "--stop-after-s", "0.001", "--json"])
     assert told.exit_code == 0
@@ -53,8 +50,8 @@ def test_the_command_says_that_it_stopped(market_folder: Path, tmp_path: Path) -
     assert read_state(tmp_path / "run")["global_step"] == 1
 
 
-def test_the_signal_is_listened_to_inside_the_context_alone() -> None:
-    heard: list[int] = []
+def test_the_signal_is_listened_to_inside_the_context_alone():
+    heard = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
         with StopRequest(None, CPU) as stop:
@@ -68,7 +65,7 @@ def test_the_signal_is_listened_to_inside_the_context_alone() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_signal_ends_at_once(monkeypatch):
     with StopRequest(None, CPU) as stop:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # torchrun passes on what the terminal has sent already
@@ -99,8 +96,8 @@ def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
     ],
 )
-def test_out_of_memory_is_one_sentence(error: Exception, market_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    def fail(trainer: Trainer, stop_at: float | None) -> None:
+def test_out_of_memory_is_one_sentence(error, market_folder, tmp_path, monkeypatch):
+    def fail(trainer, stop_at):
         trainer._write_state()
         raise error
 
@@ -113,36 +110,31 @@ def test_out_of_memory_is_one_sentence(error: Exception, market_folder: Path, tm
     assert not (tmp_path / "run" / ".lock").exists()
 
 
-def test_a_run_in_another_thread_listens_to_no_signal() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    seen = []
-
-    def enter() -> None:
+def test_a_run_in_another_thread_listens_to_no_signal():
+    def heard():
         with StopRequest(None, CPU):
-            seen.append(signal.getsignal(signal.SIGTERM))
+            return signal.getsignal(signal.SIGTERM)
 
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    assert seen == [before]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(heard).result() is signal.getsignal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("stop_after_s", [0, -1, float("nan")])
-def test_times_that_are_none(stop_after_s: float, market_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="stop_after_s is above 0"):
-        train_model(configure(), [open_dataset(market_folder)], tmp_path / "run", stop_after_s=stop_after_s)
+def test_times_that_are_none(market_folder, tmp_path):
+    for stop_after_s in (0, -1, float("nan")):
+        with pytest.raises(UsageError, match="stop_after_s is above 0"):
+            train_model(configure(), [open_dataset(market_folder)], tmp_path / "run", stop_after_s=stop_after_s)
     assert not (tmp_path / "run").exists()
 
 
 NUM_STEPS = 24
 
 
-def steps_done(out: Path) -> int:
+def steps_done(out):
     path = out / "metrics.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def signal_after(command: list[str], out: Path, num_steps: int, number: signal.Signals) -> tuple[int, int, str]:
+def signal_after(command, out, num_steps, number):
     """Start the command and signal it as soon as it has written so many lines: lines written, exit code, what it said."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
@@ -153,34 +145,25 @@ def signal_after(command: list[str], out: Path, num_steps: int, number: signal.S
     return steps_done(out), process.returncode, errors.decode()
 
 
-def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(market_folder: Path, tmp_path: Path) -> None:
+def test_a_killed_run_ends_in_the_weights_of_one_that_was_not(market_folder, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    config = configure(
-        num_epochs=8,
-        checkpoint={"every_epochs": 4, "every_steps": 2},
-        ema={"enabled": True},
-        optim={"clip_grad_norm": 5.0},
-    )
+    changes = {"checkpoint": {"every_epochs": 4, "every_steps": 2}, "ema": {"enabled": True}}
+    config = configure(num_epochs=8, optim={"clip_grad_norm": 5.0}, **changes)
     train_model(config, [open_dataset(market_folder)], whole, device="cpu")
     command = [sys.executable, "-m", "hat", "train", *options_of_a_run(market_folder, killed, **config_to_dict(config))]
 
     first, code, said = signal_after(command, killed, 3, signal.SIGKILL)
-    assert code == -signal.SIGKILL, said
-    assert 3 <= first < NUM_STEPS
+    assert code == -signal.SIGKILL and 3 <= first < NUM_STEPS, said
     second, code, said = signal_after([*command, "--resume"], killed, first + 3, signal.SIGTERM)
-    assert code == 0, said
-    assert first < second < NUM_STEPS
+    assert code == 0 and first < second < NUM_STEPS, said
     assert f"step {(second - 1) % 3 + 1} of 3: the process was asked to end" in said.replace("\n", " ")
     assert read_state(killed)["global_step"] == second
     done = subprocess.run([*command, "--resume", "--json"], check=True, capture_output=True, timeout=120, text=True)
     result = json.loads(done.stdout)
-    assert result["num_steps"] == NUM_STEPS
-    assert result["num_images"] < NUM_STEPS * 8, "it went on and did not start again"
+    assert result["num_steps"] == NUM_STEPS and result["num_images"] < NUM_STEPS * 8, "it went on and did not start again"
 
-    for name in ("model.safetensors", "last/model.safetensors"):
-        ours, theirs = load_file(whole / name), load_file(killed / name)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    for folder in ("", "last"):
+        assert_same_weights(whole / folder, killed / folder)
     states = [read_state(folder) for folder in (whole, killed)]
     assert all(torch.equal(states[0]["model"][key], states[1]["model"][key]) for key in states[0]["model"])
     assert run_lines(whole) == run_lines(killed)

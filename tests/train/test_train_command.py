@@ -1,10 +1,10 @@
 """`hat train` as a user meets it."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from hat.model.backbone import import_torchvision
 from hat.train import TrainConfig
 
 
-def invoke(*arguments: str) -> str:
+def invoke(*arguments):
     """Run the command in this process: its standard output, or the error that the command line would print."""
     result = CliRunner().invoke(app, ["train", *arguments])
     if isinstance(result.exception, HatError):
@@ -31,7 +31,7 @@ def invoke(*arguments: str) -> str:
     return result.stdout
 
 
-def test_from_images_to_a_model_in_real_processes(market_folder: Path, tmp_path: Path) -> None:
+def test_from_images_to_a_model_in_real_processes(market_folder, tmp_path):
     out = tmp_path / "first"
     more = ["--data", f"market-style={market_folder}", "--epochs", "2", "--set", "eval.every_epochs=2", "--json"]
     command = [sys.executable, "-m", "hat", "train", *options_of_a_run(market_folder, out), *more]
@@ -53,7 +53,7 @@ def test_from_images_to_a_model_in_real_processes(market_folder: Path, tmp_path:
     assert "is not empty; go on with --resume" in again.stderr and "Traceback" not in again.stderr
 
 
-def test_print_config_is_the_whole_recipe_and_reads_back() -> None:
+def test_print_config_is_the_whole_recipe_and_reads_back():
     printed = invoke("market1501", "--print-config")
     assert "model_name: hat_resnet50" in printed and "num_identities: 16" in printed
     assert config_from_dict(TrainConfig, yaml.safe_load(printed)) == TrainConfig()
@@ -69,7 +69,7 @@ def test_print_config_is_the_whole_recipe_and_reads_back() -> None:
 @pytest.mark.parametrize(
     ("preset", "epochs", "warmup"), [("quick", 1, 0.1667), ("market1501-edge", 5, 0.1042), ("quick", 2, 1)]
 )
-def test_warm_up_fits_into_a_short_run(preset: str, epochs: int, warmup: float) -> None:
+def test_warm_up_fits_into_a_short_run(preset, epochs, warmup):
     result = CliRunner().invoke(app, ["train", preset, "--print-config", "--json", "--epochs", str(epochs)])
     assert json.loads(result.stdout)["schedule"]["warmup_epochs"] == warmup
     assert ("is shortened to" in result.stderr) == (epochs != 2)
@@ -77,7 +77,7 @@ def test_warm_up_fits_into_a_short_run(preset: str, epochs: int, warmup: float) 
     assert "leaves nothing of num_epochs=1" in str(CliRunner().invoke(app, asked).exception)
 
 
-def test_help_has_examples_and_needs_no_torch() -> None:
+def test_help_has_examples_and_needs_no_torch():
     code = (
         "import sys; sys.argv = ['hat', 'train', '--help']\n"
         "import hat.cli\n"
@@ -104,15 +104,14 @@ def test_help_has_examples_and_needs_no_torch() -> None:
         ("market1501 --data nowhere --out run", "nowhere"),
     ],
 )
-def test_wrong_requests(arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_requests(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=re.escape(message)):
         invoke(*arguments.split())
-    assert message in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_backbone_weights_are_never_guessed_and_come_from_a_file(market_folder: Path, tmp_path: Path) -> None:
+def test_backbone_weights_are_never_guessed_and_come_from_a_file(market_folder, tmp_path):
     out = tmp_path / "run"
     options = options_of_a_run(market_folder, out, num_epochs=1)
     with pytest.raises(ConfigError, match="say --backbone-weights"):
@@ -130,7 +129,7 @@ def test_backbone_weights_are_never_guessed_and_come_from_a_file(market_folder: 
     assert any(value.shape == first.shape and torch.allclose(value, first) for value in kept)
 
 
-def test_bad_images_are_named_or_left_out(market_folder: Path, tmp_path: Path) -> None:
+def test_bad_images_are_named_or_left_out(market_folder, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(market_folder, data)
     bad = data / "bounding_box_train" / "0001_c1s1_000099_01.png"
@@ -142,7 +141,7 @@ def test_bad_images_are_named_or_left_out(market_folder: Path, tmp_path: Path) -
     assert json.loads(invoke(*options, "--skip-bad", "--json"))["num_images"] == 24
 
 
-def test_gray_bits_train_as_the_scaled_images_do(market_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gray_bits_train_as_the_scaled_images_do(market_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("hat.data.images._default_gray_bits", None)  # the command sets it for its process
     weights = []
     for name, options in (("plain", ()), ("deep", ("--gray-bits", "12"))):

@@ -2,42 +2,37 @@
 
 import ast
 import inspect
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from hat.config import config_from_dict, config_to_dict, config_to_yaml, parse_overrides
-from hat.errors import ConfigError, ModelError
+from hat.errors import ConfigError
 from hat.model import model_config
 from hat.model.complexity import count_complexity
 from hat.train import TrainConfig, compose_config, list_presets, load_preset
 from hat.train.presets import describe_preset, preset_differences, read_config_file
 
 
-def test_the_papers_recipe_is_the_default() -> None:
+def test_the_papers_recipe_is_the_default():
     config = load_preset("market1501")
     assert config == TrainConfig()
-    assert config.model_name == "hat_resnet50" and config.model == model_config("hat_resnet50")
-    assert config.model.image_size == (256, 128)
+    assert config.model_name == "hat_resnet50" and config.model == model_config("hat_resnet50", image_size=(256, 128))
     assert (config.sampler.num_identities, config.sampler.num_instances) == (16, 4)
     assert (config.augmentation.pad, config.augmentation.flip, config.augmentation.erasing) == (10, 0.5, 0.5)
     assert (config.augmentation.erasing_area, config.augmentation.erasing_ratio) == ((0.02, 0.4), (0.3, 3.33))
     assert (config.loss.label_smoothing, config.loss.margin, config.loss.auxiliary_weight) == (0.1, 0.3, 0.5)
     assert (config.optim.name, config.optim.lr, config.optim.weight_decay) == ("adam", 4e-4, 5e-4)
-    assert config.optim.tfc_lr_scale == 0.5
-    assert config.schedule.warmup_factor * config.optim.lr == pytest.approx(4e-6)
-    assert (config.schedule.warmup_epochs, config.schedule.gamma) == (10, 0.4)
-    assert config.schedule.milestones == (50, 70, 90, 110, 130)
-    assert config.num_epochs == 150
-    assert not config.ema.enabled and config.backbone_weights is None
+    schedule = config.schedule
+    assert config.optim.tfc_lr_scale == 0.5 and schedule.warmup_factor * config.optim.lr == pytest.approx(4e-6)
+    assert (schedule.warmup_epochs, schedule.gamma, schedule.milestones) == (10, 0.4, (50, 70, 90, 110, 130))
+    assert config.num_epochs == 150 and not config.ema.enabled and config.backbone_weights is None
 
 
 @pytest.mark.parametrize(
     ("name", "limit"), [("market1501-edge-small", 0.546e9), ("market1501-edge", 1.143e9), ("market1501-edge-large", 1.958e9)]
 )
-def test_the_edge_family_needs_fewer_operations_than_its_peers(name: str, limit: float) -> None:
+def test_the_edge_family_needs_fewer_operations_than_its_peers(name, limit):
     # Multiplications and additions of the convolutions and products in Open Model Zoo's retail-0287, -0286 and -0277.
     if "large" in name:
         pytest.importorskip("timm", reason="the extra timm is not installed")
@@ -47,14 +42,14 @@ def test_the_edge_family_needs_fewer_operations_than_its_peers(name: str, limit:
     assert f"{complexity.total_operations / 1e9:.2f} GFLOP" in told and "--teacher" in told
 
 
-def leaves(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+def leaves(tree, path=()):
     if not isinstance(tree, dict):
         return {path: tree}
     return {key: value for name, inner in tree.items() for key, value in leaves(inner, (*path, name)).items()}
 
 
 @pytest.mark.parametrize("name", list_presets())
-def test_every_preset_is_valid_and_holds_only_differences(name: str) -> None:
+def test_every_preset_is_valid_and_holds_only_differences(name):
     config = load_preset(name)
     assert config_from_dict(TrainConfig, yaml.safe_load(config_to_yaml(config))) == config
     assert describe_preset(name).endswith(".")
@@ -65,7 +60,7 @@ def test_every_preset_is_valid_and_holds_only_differences(name: str) -> None:
     assert all(defaults[path] != value for path, value in leaves(changes).items())
 
 
-def test_docstrings_of_all_fields() -> None:
+def test_docstrings_of_all_fields():
     tree = ast.parse(inspect.getsource(inspect.getmodule(TrainConfig)))
     for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
         for field, following in zip(cls.body, [*cls.body[1:], None], strict=True):
@@ -74,22 +69,19 @@ def test_docstrings_of_all_fields() -> None:
                 assert described, f"{cls.name}.{ast.unparse(field.target)}"
 
 
-def compose(*assignments: str, **top: Any) -> TrainConfig:
+def compose(*assignments, **top):
     return compose_config([("preset market1501", {}), ("", {**top, **parse_overrides(assignments)})])
 
 
-def test_overrides_reach_the_model_and_the_recipe() -> None:
+def test_overrides_reach_the_model_and_the_recipe():
     config = compose("model.depths=[3,3,3,3]", "model.backbone.name=resnet18", "optim.lr=3e-4", "loss.margin=null")
     assert config.model.depths == (3, 3, 3, 3) and config.model.backbone.name == "resnet18"
     assert config.optim.lr == 3e-4 and config.loss.margin is None
     assert config.model.transformer == TrainConfig().model.transformer
 
 
-def test_another_model_begins_with_its_own_architecture() -> None:
-    layers: list[tuple[str, dict[str, Any]]] = [
-        ("a", {"model_name": "hat_mobilenet_v2", "model": {"image_size": [128, 64]}}),
-        ("b", {"optim": {"lr": 1e-3}}),
-    ]
+def test_another_model_begins_with_its_own_architecture():
+    layers = [("a", {"model_name": "hat_mobilenet_v2", "model": {"image_size": [128, 64]}}), ("b", {"optim": {"lr": 1e-3}})]
     config = compose_config(layers)
     assert config.model == model_config("hat_mobilenet_v2", image_size=(128, 64))
     changed = compose_config([*layers, ("c", {"model_name": "hat_resnet18", "model": {"num_bottlenecks": 1}})])
@@ -113,24 +105,16 @@ def test_another_model_begins_with_its_own_architecture() -> None:
         ("augmentation.erasing_area=[0.5,2]", r"at most 1, got 2"),
         ("augmentation.pad=128", r"augmentation\.pad is 128 and must be smaller than the image, 128"),
         ("num_epochs=0", r"num_epochs: .*got 0"),
+        ("schedule.kind=cosine num_epochs=8", r"warmup_epochs is 10 and leaves nothing of num_epochs=8"),
         ("model.image_size=[100,50]", r"image_size 100 x 50 is no multiple of 16"),
     ],
 )
-def test_mistakes_are_refused_by_their_path(assignment: str, message: str) -> None:
+def test_mistakes_are_refused_by_their_path(assignment, message):
     with pytest.raises(ConfigError, match=message):
-        compose(assignment)
+        compose(*assignment.split())
 
 
-def test_unknown_names_and_a_cosine_without_epochs_after_its_warm_up() -> None:
-    with pytest.raises(ConfigError, match=r"unknown preset 'market'; did you mean market1501\?"):
-        load_preset("market")
-    with pytest.raises(ModelError, match="unknown model 'hat_resnet5'"):
-        compose(model_name="hat_resnet5")
-    with pytest.raises(ConfigError, match="warmup_epochs is 10 and leaves nothing of num_epochs=8"):
-        compose("schedule.kind=cosine", num_epochs=8)
-
-
-def test_configuration_files(tmp_path: Path) -> None:
+def test_configuration_files(tmp_path):
     path = tmp_path / "changes.yaml"
     path.write_text("optim: {lr: 0.001}\n")
     assert read_config_file(path) == {"optim": {"lr": 0.001}}

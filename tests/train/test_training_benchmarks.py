@@ -1,11 +1,11 @@
 """The scripts that drive training, and every step of docs/reproducing.md on ten drawn people: what a GPU runs, in the small."""
 
-import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,19 +25,19 @@ SMALL_TEACHER = [
 ]
 
 
-def command(folder: Path, *arguments: str, code: int = 0) -> str:
+def command(folder, *arguments, code=0):
     done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == code, f"{' '.join(arguments)}\n{done.stderr[-3000:]}"
     return done.stdout
 
 
-def hat(folder: Path, *arguments: str, code: int = 0) -> str:
+def hat(folder, *arguments, code=0):
     return command(folder, "-m", "hat", *arguments, code=code)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_step_on_ten_people(tmp_path: Path) -> None:
+def test_every_step_on_ten_people(tmp_path):
     pytest.importorskip("onnxruntime")
     hat(tmp_path, "synth", "people", "--ids", "10", "--cams", "2")
 
@@ -84,15 +84,11 @@ def test_every_step_on_ten_people(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ablations() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ablations", BENCHMARKS / "ablations.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def ablations():
+    return SimpleNamespace(**runpy.run_path(str(BENCHMARKS / "ablations.py")))
 
 
-def test_every_row_changes_one_thing(ablations: ModuleType) -> None:
+def test_every_row_changes_one_thing(ablations):
     paper = compose_config([("", {})])
     for name, (_, _, settings) in ablations.ROWS.items():
         config = compose_config([("", parse_overrides(settings))])
@@ -101,7 +97,7 @@ def test_every_row_changes_one_thing(ablations: ModuleType) -> None:
     assert {"base", "no-nea", "d-8", "depths-0-0-12-0", "depths-4-4-4-0"} <= set(ablations.DEFAULT_ROWS) < set(ablations.ROWS)
 
 
-def test_the_schedule_is_the_papers_shortened_in_all_its_parts(ablations: ModuleType) -> None:
+def test_the_schedule_is_the_papers_shortened_in_all_its_parts(ablations):
     whole = compose_config([("", parse_overrides(ablations.schedule(150)))])
     assert config_to_dict(whole) == config_to_dict(TrainConfig())
     short = compose_config([("", parse_overrides(ablations.schedule(60)))])
@@ -109,7 +105,7 @@ def test_the_schedule_is_the_papers_shortened_in_all_its_parts(ablations: Module
     assert short.schedule.milestones == (20, 28, 36, 44, 52)
 
 
-def test_the_estimate_adds_up(tmp_path: Path) -> None:
+def test_the_estimate_adds_up(tmp_path):
     small = ["--set", "model.image_size=[64,32]", "--set", "num_epochs=7", "--set", "augmentation.pad=4"]
     options = [*small, "--images-per-epoch", "1000", "--share", "0.5", "--peak-tflops", "2", "--json"]
     found = json.loads(command(tmp_path, str(BENCHMARKS / "training_cost.py"), "market1501-cpu", *options))

@@ -2,29 +2,15 @@
 
 import json
 import math
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_run import (
-    CPU,
-    NO_AUGMENTATION,
-    NUM_PIDS,
-    InterruptionError,
-    assert_same_weights,
-    configure,
-    read_state,
-    run,
-    run_lines,
-    stopping_after,
-)
-from torch import Tensor
+from tiny_run import CPU, NO_AUGMENTATION, NUM_PIDS, assert_same_weights, configure, interrupt, read_state, run, run_lines
 
 import hat
 from hat.data import merge_training, open_dataset
-from hat.data.datasets import ReIDDataset, Sample, Split
+from hat.data.datasets import Sample, Split
 from hat.errors import ConfigError, DataError, WorkError
 from hat.train import Trainer
 from hat.train.distributed import DistributedContext
@@ -32,31 +18,23 @@ from hat.train.run.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
-def dataset(market_folder: Path) -> ReIDDataset:
+def dataset(market_folder):
     return open_dataset(market_folder)
 
 
-def test_a_tiny_problem_is_learned(dataset: ReIDDataset, tmp_path: Path) -> None:
-    config = configure(
-        num_epochs=8,
-        checkpoint={"every_epochs": 8},
-        augmentation=NO_AUGMENTATION,
-        optim={"lr": 2e-3},
-        model={"transformer": {"dropout": 0}},
-    )
+def test_a_tiny_problem_is_learned(dataset, tmp_path):
+    quiet = {"augmentation": NO_AUGMENTATION, "model": {"transformer": {"dropout": 0}}}
+    config = configure(num_epochs=8, checkpoint={"every_epochs": 8}, optim={"lr": 2e-3}, **quiet)
     result = run(config, dataset, tmp_path / "run")
     losses = [line["loss"] for line in run_lines(tmp_path / "run")]
     # Label smoothing keeps a cross entropy above its own entropy, here about 0.44 a branch.
     assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
     assert result.num_steps == len(losses) == 24
     assert result.num_images == 24 * 8
-    last = run_lines(tmp_path / "run")[-1]
     assert result.metrics["mfe_ce"] < 0.75 * math.log(NUM_PIDS)
-    expected = last["mfe_ce"] + last["mfe_triplet"] + last["tfc3_ce"] + last["tfc3_triplet"]
-    assert last["loss"] == pytest.approx(expected + 0.5 * (last["tfc1_ce"] + last["tfc1_triplet"]), rel=1e-5)
 
 
-def test_the_same_seed_gives_the_same_run(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_run(dataset, tmp_path):
     for name, changes in (("a", {}), ("b", {"data": {"cache": "none"}}), ("c", {"seed": 1})):
         run(configure(num_epochs=1, **changes), dataset, tmp_path / name)
     assert run_lines(tmp_path / "a") == run_lines(tmp_path / "b")
@@ -64,25 +42,21 @@ def test_the_same_seed_gives_the_same_run(dataset: ReIDDataset, tmp_path: Path) 
     assert run_lines(tmp_path / "a") != run_lines(tmp_path / "c")
 
 
-def test_resuming_after_any_step_ends_in_the_same_weights(dataset: ReIDDataset, tmp_path: Path) -> None:
-    config = configure(
-        ema={"enabled": True},
-        eval={"every_epochs": 1},
-        checkpoint={"every_steps": 2},
-        log={"every_steps": 2},
-        optim={"accumulate": 1, "clip_grad_norm": 1.0},
-        schedule={"kind": "cosine", "warmup_epochs": 1},
-        compute={"precision": "bf16", "channels_last": True},
-    )
+def test_resuming_after_any_step_ends_in_the_same_weights(dataset, tmp_path):
+    changes = {"ema": {"enabled": True}, "eval": {"every_epochs": 1}, "checkpoint": {"every_steps": 2}}
+    changes |= {"log": {"every_steps": 2}, "optim": {"clip_grad_norm": 1.0}, "schedule": {"kind": "cosine", "warmup_epochs": 1}}
+    config = configure(**changes, compute={"precision": "bf16", "channels_last": True})
     whole = tmp_path / "whole"
     best = run(config, dataset, whole).best
+    state, kept, name = read_state(whole), hat.load_checkpoint(whole / "last").state_dict(), "classifiers.mfe.weight"
+    assert torch.equal(kept[name], state["average"][name]), "the moving average is kept"
+    assert not torch.equal(kept[name], state["model"][name])
     train = merge_training([dataset])
     images = Trainer(config, train, RunFolder(tmp_path / "unused"), CPU, evaluation=dataset).images
     # Before any state is there, right after one, at the end of an epoch, and a step after a state.
     for num_batches in (0, 2, 3, 5):
         out = tmp_path / f"stopped{num_batches}"
-        with pytest.raises(InterruptionError):
-            run(config, dataset, out, images=stopping_after(num_batches, images))
+        interrupt(config, dataset, out, num_batches, images)
         result = run(config, dataset, out, resume=True, images=images)
         assert result.num_steps == 6
         for folder in ("", "last"):
@@ -94,21 +68,19 @@ def test_resuming_after_any_step_ends_in_the_same_weights(dataset: ReIDDataset, 
             assert all(torch.equal(value, states[1]["optimizer"]["state"][slot][name]) for name, value in values.items())
 
 
-def test_a_finished_run_can_be_made_longer(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_a_finished_run_can_be_made_longer_and_is_no_other(dataset, tmp_path):
     run(configure(num_epochs=3), dataset, tmp_path / "whole")
     run(configure(num_epochs=1), dataset, tmp_path / "parts")
     assert run(configure(num_epochs=1), dataset, tmp_path / "parts", resume=True).num_images == 0
+    with pytest.raises(ConfigError, match=r"seed was 0 and is 5"):
+        run(configure(num_epochs=1, seed=5), dataset, tmp_path / "parts", resume=True)
     run(configure(num_epochs=3), dataset, tmp_path / "parts", resume=True)
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_the_product_is_the_best_evaluated(dataset: ReIDDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_product_is_the_best_evaluated(dataset, tmp_path, monkeypatch):
     maps = iter([0.4, 0.9, 0.5])
-
-    def evaluate(trainer: Trainer) -> dict[str, float]:
-        return {"mAP": next(maps), "rank1": 0.1}
-
-    monkeypatch.setattr(Trainer, "_evaluate", evaluate)
+    monkeypatch.setattr(Trainer, "_evaluate", lambda trainer: {"mAP": next(maps), "rank1": 0.1})
     result = run(configure(num_epochs=3, eval={"every_epochs": 1}), dataset, tmp_path / "run")
     assert result.best == {"mAP": 0.9, "rank1": 0.1, "epoch": 2}
     two = run(configure(num_epochs=2), dataset, tmp_path / "two")
@@ -118,7 +90,7 @@ def test_the_product_is_the_best_evaluated(dataset: ReIDDataset, tmp_path: Path,
     assert_same_weights(tmp_path / "run" / "last", three.folder)
 
 
-def test_evaluation_does_not_disturb_training(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_evaluation_does_not_disturb_training(dataset, tmp_path):
     for name, every in (("with", 1), ("without", 0)):
         run(configure(eval={"every_epochs": every}, compute={"channels_last": True}), dataset, tmp_path / name)
     assert_same_weights(tmp_path / "with" / "last", tmp_path / "without" / "last")
@@ -128,23 +100,13 @@ def test_evaluation_does_not_disturb_training(dataset: ReIDDataset, tmp_path: Pa
     assert found[-1]["mAP"] == pytest.approx(reopened.mAP, abs=1e-6)
 
 
-def test_the_kept_weights_are_the_moving_average(dataset: ReIDDataset, tmp_path: Path) -> None:
-    config = configure(ema={"enabled": True, "decay": 0.5, "warmup": False})
-    run(config, dataset, tmp_path / "run")
-    state = read_state(tmp_path / "run")
-    kept = hat.load_checkpoint(tmp_path / "run").state_dict()
-    name = "classifiers.mfe.weight"
-    assert torch.equal(kept[name], state["average"][name])
-    assert not torch.equal(kept[name], state["model"][name])
-
-
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(dataset, tmp_path):
     config = configure(checkpoint={"every_steps": 1})
     trainer = Trainer(config, merge_training([dataset]), RunFolder(tmp_path / "run"), CPU)
     trainer.folder.begin(config, resume=False)
     forward = trainer.step._forward
 
-    def poisoned(images: Tensor) -> Any:
+    def poisoned(images):
         outputs = forward(images)
         if trainer.global_step == 4:
             outputs["tfc3"] = outputs["tfc3"]._replace(logits=outputs["tfc3"].logits * float("nan"))
@@ -158,24 +120,18 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(dataset: ReI
     assert all(torch.isfinite(value).all() for value in state["model"].values())
 
 
-def test_contradictions_are_refused(dataset: ReIDDataset, tmp_path: Path) -> None:
+def test_contradictions_are_refused(dataset, tmp_path):
     train, folder = merge_training([dataset]), RunFolder(tmp_path / "run")
-    with pytest.raises(ConfigError, match="say --backbone-weights torchvision, timm, the path of a file, or none"):
-        Trainer(configure(backbone_weights=None), train, folder, CPU)
-    with pytest.raises(ConfigError, match="no data set given has both query and gallery"):
-        Trainer(configure(eval={"every_epochs": 1}), train, folder, CPU)
-    with pytest.raises(ConfigError, match="an epoch has 3 batches and a step accumulates 4"):
-        Trainer(configure(optim={"accumulate": 4}), train, folder, CPU)
-    with pytest.raises(ConfigError, match="num_identities=4 is no multiple of the 3 processes"):
-        Trainer(configure(), train, folder, DistributedContext(torch.device("cpu"), 0, 3))
-    with pytest.raises(DataError, match="identities of training images are 0 to 0; got 5 to 5"):
-        Trainer(configure(), Split("train", [Sample("a", 5, 0)]), folder, CPU)
-    with pytest.raises(hat.HatError, match=r"nowhere\.pth"):
-        Trainer(configure(backbone_weights=str(tmp_path / "nowhere.pth")), train, folder, CPU)
+    nowhere, strangers = str(tmp_path / "nowhere.pth"), Split("train", [Sample("a", 5, 0)])
+    say = "say --backbone-weights torchvision, timm, the path of a file, or none"
+    for error, match, changes, split, world_size in (
+        (ConfigError, say, {"backbone_weights": None}, train, 1),
+        (ConfigError, "no data set given has both query and gallery", {"eval": {"every_epochs": 1}}, train, 1),
+        (ConfigError, "an epoch has 3 batches and a step accumulates 4", {"optim": {"accumulate": 4}}, train, 1),
+        (ConfigError, "num_identities=4 is no multiple of the 3 processes", {}, train, 3),
+        (DataError, "identities of training images are 0 to 0; got 5 to 5", {}, strangers, 1),
+        (hat.HatError, r"nowhere\.pth", {"backbone_weights": nowhere}, train, 1),
+    ):
+        with pytest.raises(error, match=match):
+            Trainer(configure(**changes), split, folder, DistributedContext(torch.device("cpu"), 0, world_size))
     assert not (tmp_path / "run").exists()
-
-
-def test_resuming_another_run_is_refused(dataset: ReIDDataset, tmp_path: Path) -> None:
-    run(configure(num_epochs=1), dataset, tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"seed was 0 and is 5"):
-        run(configure(num_epochs=1, seed=5), dataset, tmp_path / "run", resume=True)

@@ -1,32 +1,26 @@
 """The smallest run that still has every part of a real one, in the test's own process, and how to compare what runs leave."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import numpy as np
+import pytest
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 import hat
 from hat.config import merge
 from hat.data import merge_training
-from hat.data.datasets import ReIDDataset
 from hat.model import Branch
-from hat.train import TrainConfig, Trainer, TrainingResult, compose_config
+from hat.train import Trainer, compose_config
 from hat.train.distributed import DistributedContext
-from hat.train.images import ImageSource
 from hat.train.run.run_folder import RunFolder
 from hat.train.step import Batch
 
 CPU = DistributedContext(torch.device("cpu"))
 
-NUM_PIDS = 6
-"""Identities of the data set that the fixture `market_folder` makes."""
+NUM_PIDS = 6  # of the data set that the fixture `market_folder` makes
 
-TINY_RUN: dict[str, Any] = {
+TINY_RUN = {
     "model": {
         "image_size": [32, 16],
         "backbone": {"name": "mobilenet_v3_small"},
@@ -46,18 +40,18 @@ TINY_RUN: dict[str, Any] = {
 NO_AUGMENTATION = {"pad": 0, "flip": 0, "erasing": 0}
 
 
-def configure(**changes: Any) -> TrainConfig:
+def configure(**changes):
     return compose_config([("", TINY_RUN), ("", changes)])
 
 
-def options_of_a_run(data: Path, out: Path, /, **changes: Any) -> list[str]:
+def options_of_a_run(data, out, /, **changes):
     """Arguments of `hat train` for a tiny run."""
     recipe = out.with_name("tiny.yaml")
     recipe.write_text(yaml.safe_dump(merge(TINY_RUN, changes)))
     return ["market1501", "--config", str(recipe), "--data", str(data), "--out", str(out), "--device", "cpu"]
 
 
-def some_batch(seed: int, size: int = 8) -> Batch:
+def some_batch(seed, size=8):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (size, 3, 32, 16), dtype=torch.uint8, generator=generator)
     return Batch(images, torch.arange(size) % 4, torch.arange(size) + 100 * seed, torch.arange(size))
@@ -66,18 +60,16 @@ def some_batch(seed: int, size: int = 8) -> Batch:
 class Plain(nn.Module):
     """A model without batch norm and dropout, so that two batches are the sum of their parts."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.mfe = nn.Linear(3 * 32 * 16, 8)
         self.dsa = nn.Linear(8, 8)
         self.classifier = nn.Linear(8, 4, bias=False)
 
-    def forward(self, images: Tensor) -> dict[str, Branch]:
+    def forward(self, images):
         first = self.mfe(images.flatten(1))
-        second = self.dsa(first.relu())
-        return {
-            name: Branch(feature, self.classifier(feature), feature) for name, feature in (("mfe", first), ("tfc1", second))
-        }
+        features = {"mfe": first, "tfc1": self.dsa(first.relu())}
+        return {name: Branch(feature, self.classifier(feature), feature) for name, feature in features.items()}
 
 
 class FixedTeacher:
@@ -85,31 +77,31 @@ class FixedTeacher:
 
     embed_dim, fingerprint = 5, "fixed"
 
-    def begin(self, folder: Path) -> None:
+    def begin(self, folder):
         return
 
-    def embed(self, images: Tensor, indices: Tensor) -> Tensor:
+    def embed(self, images, indices):
         rows = torch.randn(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
         return nn.functional.normalize(rows, dim=1).to(indices.device)[indices]
 
 
-def run(config: TrainConfig, dataset: ReIDDataset, out: Path, *, resume: bool = False, **options: Any) -> TrainingResult:
+def run(config, dataset, out, *, resume=False, **options):
     trainer = Trainer(config, merge_training([dataset]), RunFolder(out), CPU, resume=resume, evaluation=dataset, **options)
     trainer.folder.begin(config, resume=resume)
     return trainer.run()
 
 
-def run_lines(out: Path) -> list[dict[str, Any]]:
+def run_lines(out):
     """What a run wrote down, but for the time it took."""
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in entry.items() if key != "images_per_s"} for entry in entries]
 
 
-def read_state(out: Path) -> dict[str, Any]:
+def read_state(out):
     return torch.load(out / "last" / "state.pt", weights_only=True)
 
 
-def assert_same_weights(first: Path, second: Path) -> None:
+def assert_same_weights(first, second):
     ours, theirs = (hat.load_checkpoint(folder).state_dict() for folder in (first, second))
     assert ours.keys() == theirs.keys()
     different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
@@ -120,11 +112,11 @@ class InterruptionError(Exception):
     pass
 
 
-def stopping_after(num_batches: int, images: ImageSource) -> ImageSource:
-    """A source that ends the process's work, as far as a process can tell, when a batch is asked for."""
+def interrupt(config, dataset, out, num_batches, images):
+    """Begin a run and end the process's work, as far as a process can tell, when one batch more is asked for."""
     left = num_batches
 
-    def batches(plan: np.ndarray) -> Iterator[Tensor]:
+    def batches(plan):
         nonlocal left
         for batch in images(plan):
             if not left:
@@ -132,4 +124,5 @@ def stopping_after(num_batches: int, images: ImageSource) -> ImageSource:
             left -= 1
             yield batch
 
-    return batches
+    with pytest.raises(InterruptionError):
+        run(config, dataset, out, images=batches)
