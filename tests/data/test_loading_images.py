@@ -93,9 +93,11 @@ def test_threads_end_when_the_reader_stops_early(paths, stop):
 
 @pytest.mark.parametrize("in_turns", [False, True])
 def test_in_turns_nothing_is_decoded_while_the_caller_works(paths, monkeypatch, in_turns):
-    working, decoded_meanwhile, read = threading.Event(), [], []
+    begun, working, decoded_meanwhile, read = threading.Event(), threading.Event(), [], []
 
     def decode(data, name):
+        if not in_turns and len(decoded_meanwhile) >= 10:
+            begun.wait(10)  # otherwise fast threads are done before the caller has begun
         decoded_meanwhile.append(working.is_set())
         return decode_image(data, name)
 
@@ -104,6 +106,7 @@ def test_in_turns_nothing_is_decoded_while_the_caller_works(paths, monkeypatch, 
     batches = []
     for batch in iterate_batches(paths, SMALL, 10, num_workers=2, in_turns=in_turns):
         working.set()
+        begun.set()
         wait_until(lambda: len(read) > 10 * (len(batches) + 1) or len(batches) == 3)  # files are read ahead in both
         if in_turns:
             time.sleep(0.05)
