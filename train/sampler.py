@@ -90,10 +90,10 @@ class RandomIdentitySampler:
 def _groups(members: Indices, size: int, generator: np.random.Generator) -> Iterator[Indices]:
     """Yield an identity's images in random order, so many at a time without repeats until they run out."""
     waiting = members[:0]
+    num_rounds = -(-size // len(members))  # 1, but for an identity with fewer images than a group
     while True:
-        while len(waiting) < size:
-            again = generator.permutation(members)
-            # Short identities repeat; others begin anew with a whole group, so that a group never holds an image twice.
-            waiting = again if len(members) >= size else np.concatenate([waiting, again])
+        if len(waiting) < size:
+            # What is left over is not mixed in: a group holds no image twice, and of a short identity all that there are.
+            waiting = np.concatenate([generator.permutation(members) for _ in range(num_rounds)])
         yield waiting[:size]
         waiting = waiting[size:]

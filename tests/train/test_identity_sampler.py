@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hat.errors import ConfigError, DataError
@@ -23,6 +23,7 @@ def make(counts, p, l, seed=0):  # noqa: E741
 
 @settings(max_examples=80, deadline=None)
 @given(counts=counts_of_identities, size=sizes, epoch=st.integers(0, 5))
+@example(counts=[1, 3], size=(3, 4), epoch=0)
 def test_every_batch_is_exactly_p_identities_of_l_images(counts, size, epoch):
     p, l = size  # noqa: E741
     sampler, pids = make(counts, p, l)
