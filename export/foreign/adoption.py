@@ -17,7 +17,7 @@ from PIL import Image
 from hat.config import config_from_dict
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import AdoptedModel, ArtifactInfo, BatchProfile, fingerprint
-from hat.io.atomic_output import atomic_output
+from hat.io.atomic_output import atomic_output, check_output
 from hat.io.openvino_file import weights_path
 from hat.preprocessing import Preprocessing
 from hat.runtime import open_runtime
@@ -89,8 +89,7 @@ def adopt(
     if path.resolve() == foreign.resolve():
         raise UsageError(f"{path} is the foreign file itself: give another name")
     for written in (path, weights_path(path)) if ending == ".xml" else (path,):
-        if written.exists() and not overwrite:
-            raise UsageError(f"{written} is there already: give another name, or --force to replace it")
+        check_output(written, overwrite=overwrite)
     file: ForeignFile = OnnxFile(foreign) if ending == ".onnx" else OpenVINOFile(foreign)
     surrounded = _surround(file, model, str(foreign))
     is_documented = like is not None and not any(declared.get(key) for key in ("value_range", "mean", "std"))

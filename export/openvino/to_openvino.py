@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, file_sha256, info_to_json
-from hat.io.atomic_output import atomic_output
+from hat.io.atomic_output import atomic_output, check_output
 from hat.io.openvino_file import read_openvino_info, stored_as, weights_path
 from hat.runtime.openvino_runtime import openvino_core, read_openvino_model
 
@@ -115,8 +115,7 @@ def check_request(path: Path, request: ExportRequest) -> None:
         raise UsageError("normalized images are for trackers that open ONNX files: OpenVINO takes uint8 or float32")
     if path.suffix != ".xml":
         raise UsageError(f"{path}: an OpenVINO file ends in .xml; its weights go into a .bin beside it")
-    if weights_path(path).exists() and not request.overwrite:
-        raise UsageError(f"{weights_path(path)} is there already: give another name, or --force to replace it")
+    check_output(weights_path(path), overwrite=request.overwrite)
     if request.precision == "int8":
         check_quantization(request)
     elif request.options:
