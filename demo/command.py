@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from hat.console import progress, stderr
 from hat.errors import UsageError
@@ -78,13 +79,13 @@ def demo(
         )
     try:
         with interruptible(), private_environment() as folder, contextlib.ExitStack() as stack:
-            stderr.print(f"opening {model}", markup=False)
+            stderr.print(f"opening {model}")
             state = _open_models(str(model), compare or [], None if device == "auto" else device, folder, reports, read_only)
             stack.callback(state.close)
             _open_people(state, gallery, data, max_images)
             page, url = serve_page(state, address, opens_browser=open_browser)
             stack.callback(page.close, verbose=False)
-            stderr.print(f"the demo is at [bold]{url}[/bold]  (Ctrl+C ends it)")
+            stderr.print("the demo is at", Text(url, "bold"), " (Ctrl+C ends it)")
             threading.Event().wait()
     except KeyboardInterrupt:
         stderr.print("the demo has ended")
@@ -124,7 +125,7 @@ def _open_people(state: AppState, location: str | None, data: str | None, max_im
         state.galleries[last_part(location).removesuffix(".gallery")] = opened
         opened.prepare()
         if is_new:
-            stderr.print(f"{location} is a new, empty gallery", markup=False)
+            stderr.print(f"{location} is a new, empty gallery")
     else:
         with progress() as display:
             if dataset is None:

@@ -151,24 +151,24 @@ def quickstart(
     done = _done_before(folder)
     began = time.monotonic()
     for number, step in enumerate(steps, start=1):
-        stderr.print(f"[bold]{number}/{len(steps)}  {step.title}[/bold]  [dim]about {step.seconds} s[/dim]")
-        stderr.print(f"     {step.typed}", style="dim", markup=False, soft_wrap=True)
+        stderr.print(Text.assemble((f"{number}/{len(steps)}  {step.title}", "bold"), (f"  about {step.seconds} s", "dim")))
+        stderr.print(f"     {step.typed}", style="dim", soft_wrap=True)
         if step.typed in done and (folder / step.product).exists():
-            stderr.print(f"     {done[step.typed]['result']}  [dim]done before[/dim]")
+            stderr.print(f"     {done[step.typed]['result']}", Text(" done before", "dim"))
             continue
         done[step.typed] = _do(step, folder)
-        stderr.print(f"     {done[step.typed]['result']}  [dim]{done[step.typed]['seconds']:.0f} s[/dim]")
+        stderr.print(f"     {done[step.typed]['result']}", Text(f" {done[step.typed]['seconds']:.0f} s", "dim"))
         with atomic_output(folder / _DONE, overwrite=True) as temporary:
             temporary.write_text(json.dumps(list(done.values()), indent=2) + "\n", encoding="utf-8")
     seconds = round(time.monotonic() - began, 1)
     command = demo_command(folder)
     opens = shlex.join(["hat", *command])
     result = {"folder": str(folder), "seconds": seconds, "steps": [done[step.typed] for step in steps], "demo": opens}
-    stderr.print(f"done in {seconds:.0f} s; everything is in {folder}", markup=False, soft_wrap=True)
+    stderr.print(f"done in {seconds:.0f} s; everything is in {folder}", soft_wrap=True)
     if as_json or once:
         emit(result, Text(f"open the demo with:\n  {opens}", no_wrap=True, overflow="ignore"), as_json)
     if not once:
-        stderr.print(f"opening the demo: {opens}", markup=False, soft_wrap=True)
+        stderr.print(f"opening the demo: {opens}", soft_wrap=True)
         raise typer.Exit(subprocess.run(_hat(command), check=False).returncode)
 
 

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from hat.errors import UsageError, WorkError
 
-stderr = Console(stderr=True, highlight=False)
-"""Where messages go, so that what a command prints on stdout can be piped."""
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+"""Where messages go, so that what a command prints on stdout can be piped. No markup: paths have square brackets."""
 
 RATES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
 """Metrics of a ranking -> their names for a reader."""
@@ -32,12 +32,12 @@ RATES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10"
 def progress() -> Iterator[Progress]:
     """Yield a progress display on stderr with counts and the remaining time; it draws nothing where stderr is no terminal."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[info]}"),
+        TextColumn("{task.fields[info]}", markup=False),
     )
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as display:
         yield display
@@ -48,7 +48,7 @@ def emit(result: Mapping[str, Any], table: RenderableType, as_json: bool) -> Non
     if as_json:
         sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     else:
-        # A pipe has no width: rich would fold a table to 80 columns and lose digits. No markup: paths have square brackets.
+        # A pipe has no width: rich would fold a table to 80 columns and lose digits.
         console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 140)
         console.print(table)
 
@@ -74,13 +74,16 @@ def percent(rate: float) -> str:
     return f"{100 * rate:.2f}"
 
 
-def append_record(path: Path, title: str, rows: Sequence[Mapping[str, Any]], wall_time_s: float) -> None:
-    """Append a section with a table, the command, the commit, the machine and the wall time to a Markdown file.
-
-    Raises a `UsageError` where the path is a folder, a `WorkError` where the file cannot be written.
-    """
-    if path.is_dir():
+def check_record(path: Path | None) -> None:
+    """Refuse before the work a file that `append_record` could not write after it; None is no file."""
+    if path is not None and path.is_dir():
         raise UsageError(f"--record takes a Markdown file, and {path} is a folder")
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"--record: {path.parent} is no folder: make it first")
+
+
+def append_record(path: Path, title: str, rows: Sequence[Mapping[str, Any]], wall_time_s: float) -> None:
+    """Append a section with a table, the command, the commit, the machine and the wall time to a Markdown file."""
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     day, commit = time.strftime("%Y-%m-%d"), _source_commit() or "unknown"
     facts = f"{day}, commit {commit}, {describe_machine()}, {wall_time_s:.0f} s."

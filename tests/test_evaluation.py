@@ -126,6 +126,7 @@ def test_wrong_options_are_one_sentence(market_folder, checkpoint, run_hat):
         ("--precision", "int4"): "unknown precision 'int4'",
         ("--device", "gpu"): "unknown device 'gpu'",
         ("--rank-list", "ranks.xyz"): "must name a picture format",
+        ("--record", market_folder): "takes a Markdown file",
     }.items():
         result = run_hat("eval", checkpoint, "--data", market_folder, *options)
         assert result.returncode == 2 and sentence in result.stderr and "Traceback" not in result.stderr

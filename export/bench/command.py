@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hat.console import append_record, emit, make_table, percent, progress, stderr
+from hat.console import append_record, check_record, emit, make_table, percent, progress, stderr
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,6 +58,7 @@ def bench(
     from .benchmark import benchmark
 
     start = time.monotonic()
+    check_record(record)
     try:
         batches = [int(size) for size in batch.split(",")]
     except ValueError:
@@ -84,11 +85,11 @@ def bench(
         )
     if picture is not None:
         missing = draw_picture(report, picture, overwrite=force)
-        stderr.print(f"drawn: {picture}", markup=False)
+        stderr.print(f"drawn: {picture}")
         if missing:
-            stderr.print(f"not in the picture, their accuracy is not known: {', '.join(missing)}", markup=False)
+            stderr.print(f"not in the picture, their accuracy is not known: {', '.join(missing)}")
     if report.is_busy:
-        stderr.print(f"others were at work on this machine (load {report.load:.1f}): rely on the ratios alone", markup=False)
+        stderr.print(f"others were at work on this machine (load {report.load:.1f}): rely on the ratios alone")
     rows = [_row(entry, speed) for entry in report.candidates for speed in entry.speeds]
     if record is not None:
         append_record(record, f"Speed of {len(report.candidates)} candidates", rows, time.monotonic() - start)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hat.console import RATES, append_record, emit, make_table, percent, progress, stderr
+from hat.console import RATES, append_record, check_record, emit, make_table, percent, progress, stderr
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,6 +92,7 @@ def evaluate(
     from hat.runtime.torch_runtime import checked_precision
 
     start = time.monotonic()
+    check_record(record)
     set_gray_bits(gray_bits)
     datasets = [open_dataset(spec, split_seed=split_seed, skip_missing=skip_bad) for spec in data]
     if no_cameras:
@@ -144,7 +145,7 @@ def _without_bad_images(dataset: ReIDDataset) -> tuple[ReIDDataset, int]:
     query, bad_query = check_images(dataset.query)
     gallery, bad_gallery = check_images(dataset.gallery)
     for path, reason in bad_query + bad_gallery:
-        stderr.print(f"left out: {path}: {reason}", markup=False)
+        stderr.print(f"left out: {path}: {reason}")
     return replace(dataset, query=query, gallery=gallery), len(bad_query) + len(bad_gallery)
 
 
@@ -154,7 +155,7 @@ def _embed(embedder: Embedder, dataset: ReIDDataset, flip: bool) -> tuple[Embedd
     from hat.evaluation import embed_dataset
 
     for note in (*dataset.notes, *find_overlaps(dataset), *describe_frames(dataset.query.paths)):
-        stderr.print(f"{dataset.name}: {note}", markup=False, soft_wrap=True)
+        stderr.print(f"{dataset.name}: {note}", soft_wrap=True)
     start = time.monotonic()
     with progress() as display:
         task = display.add_task(f"embedding {dataset.name}", total=len(dataset.query) + len(dataset.gallery), info="")
@@ -194,7 +195,7 @@ def _save(picture: Any, path: Path) -> None:
     from hat.io.plot_file import save_picture
 
     save_picture(picture, path)
-    stderr.print(f"drawn: {path}", markup=False)
+    stderr.print(f"drawn: {path}")
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hat.errors import MissingExtraError, UsageError, WorkError
-from hat.io.atomic_output import atomic_output
+from hat.io.atomic_output import atomic_output, check_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,10 +30,7 @@ def check_plot_path(path: Path, purpose: str, *, overwrite: bool = True) -> None
     require_matplotlib(purpose)
     if path.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"{path}: the ending must name a picture format: .png, .svg or .pdf")
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path} is there already: give another name, or --force to replace it")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is not a folder: make it first")
+    check_output(path, overwrite=overwrite)
 
 
 def check_picture_path(path: Path | None, purpose: str | None = None) -> None:
@@ -49,8 +46,7 @@ def check_picture_path(path: Path | None, purpose: str | None = None) -> None:
         require_matplotlib(purpose)
     if path.suffix.lower() not in Image.registered_extensions():
         raise UsageError(f"{path}: the ending must name a picture format, such as .png")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is not a folder: make it first")
+    check_output(path, overwrite=True)
 
 
 def save_picture(image: Image.Image, path: Path) -> None:

@@ -107,7 +107,7 @@ def label_cells(record: dict[str, Any]) -> tuple[str, str, str]:
 def tell(*lines: str) -> None:
     """Print lines on stderr as they are."""
     for line in lines:
-        stderr.print(line, markup=False, soft_wrap=True)
+        stderr.print(line, soft_wrap=True)
 
 
 def print_problems(what: str, problems: Sequence[Problem]) -> None:

@@ -183,7 +183,7 @@ def add(
     if role not in ("read", "write"):
         raise UsageError(f"unknown role {role!r}: expected read or write")
     key, token = KeyFile(file).add(name, "write" if role == "write" else "read")
-    stderr.print(f"made {key.role} key {key.id} for {key.name}; keep it now, it is shown only once", markup=False)
+    stderr.print(f"made {key.role} key {key.id} for {key.name}; keep it now, it is shown only once")
     emit({"id": key.id, "name": key.name, "role": key.role, "key": token}, Text(token), as_json)
 
 

@@ -163,6 +163,8 @@ def test_the_command_measures_all_candidates_in_one_run(monkeypatch, call, place
         (["model", "--seconds", "0"], "more than 0 seconds"),
         (["model", "missing.onnx"], "missing.onnx: there is no such"),
         (["model", "--picture", "speed.txt"], "picture format"),
+        (["model", "--record", "empty"], "takes a Markdown file"),
+        (["model", "--record", "none/RESULTS.md"], "none is no folder"),
         (["model", "--num-ids", "4"], "--data"),
         (["model", "--data", "nowhere"], "nowhere"),
         (["model", "--images", "empty"], "has no images"),

@@ -185,7 +185,7 @@ def test_wrong_requests_end_with_2(run, model, queries, tmp_path):
         (["QUERY", "MODEL", "--since", "2026-02-01", "--until", "2026-01-01"], "nothing is seen at"),
         (["QUERY", "MODEL", "--attribute", "x"], "NAME=VALUE"),
         (["QUERY", "MODEL", "--picture", "a.txt"], "must name a picture format"),
-        (["QUERY", "MODEL", "--picture", "nowhere/a.png"], "is not a folder"),
+        (["QUERY", "MODEL", "--picture", "nowhere/a.png"], "is no folder"),
         (["QUERY", "MODEL", "--rerank", "--rerank-pool", "100000"], "nearest records"),
         (["nowhere.jpg", "MODEL"], "nowhere.jpg: there is no such file"),
         (["--id", "999"], "999"),
