@@ -157,7 +157,9 @@ def test_the_parsed_network_and_the_plan_of_every_preset(name, precision, tmp_pa
     torch.manual_seed(0)
     model = calmed(hat.create_model(name, num_classes=2))
     images = noise(model, 2)
-    path = write_onnx(model, precision, tmp_path, images, **({"layers": "linear"} if precision == "int8" else {}))
+    # How weights are rounded changes nothing in the graph, and the better way takes minutes for a large model.
+    quick = {"layers": "linear", "rounding": "nearest", "cross_layer_equalization": False}
+    path = write_onnx(model, precision, tmp_path, images, **(quick if precision == "int8" else {}))
     assert (interpreted(path, images) * expected(model, images)).sum(axis=1).min() > WORST_COSINE[precision]
     plan = plan_of(path, tmp_path)
     num_stages = sum(depth > 0 for depth in model.config.depths)
