@@ -97,6 +97,9 @@ class DistillConfig:
     embedding_weight: NonNegativeFloat = 1.0
     """Weight of 1 - cosine between the teacher's embedding and a linear projection of the student's. The projection is learned
     beside the student and is no part of the product."""
+    projection_images: Count = 0
+    """Training images, as they are, on which the projection is fitted by ridge regression before the first step, for a student
+    that is trained already: a random one would pull it about until it is learned. 0 begins with a random one."""
     similarity_weight: NonNegativeFloat = 1.0
     """Weight of the difference between the teacher's and the student's similarities within a batch; no projection is needed,
     and it is the similarities that rank a gallery."""
@@ -116,6 +119,8 @@ class DistillConfig:
             raise ValueError("cache is set and there is no teacher")
         if self.teacher is not None and not self.embedding_weight and not self.similarity_weight:
             raise ValueError("a teacher is named and nothing is learned from it: both weights are 0")
+        if self.projection_images and not (self.teacher is not None and self.embedding_weight):
+            raise ValueError("projection_images is set and there is no projection: no teacher, or an embedding_weight of 0")
 
 
 @config_dataclass

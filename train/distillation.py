@@ -1,9 +1,10 @@
 """What a student learns of a teacher: its embeddings, and how near it holds the images of a batch to each other."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from .randomness import derive_seed
 from .teacher import Teacher
 
 _INITIAL_PROJECTION = 2  # tells this seed from those of dropout
+_RIDGE = 0.1  # of the mean square of an embedding's value; chosen on images that the regression had not seen
 
 
 class Distillation:
@@ -29,12 +31,34 @@ class Distillation:
     def __init__(self, config: TrainConfig, teacher: Teacher, student: HAT, context: DistributedContext) -> None:
         self.config = config.distill
         self.teacher = teacher
+        self.context = context
         self.branches = student.config.embedding_branches
         self.over_all = config.distributed.global_triplets and context.world_size > 1
         self.projection: nn.Linear | None = None
         if self.config.embedding_weight:
             torch.manual_seed(derive_seed(config.seed, 0, _INITIAL_PROJECTION))  # the same in every process
             self.projection = nn.Linear(student.embed_dim, teacher.embed_dim).to(context.device)
+
+    @torch.no_grad()
+    def fit_projection(self, student: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Make the projection the one that leads best from the student's embeddings to the teacher's: ridge regression.
+
+        ``batches`` are images (B, 3, H, W) uint8 RGB and which training images they are (B,). The first process fits it
+        for all.
+        """
+        assert self.projection is not None, "embeddings are learned"
+        parameters = [self.projection.weight, self.projection.bias]
+        if self.context.is_main:
+            pairs = [(student.eval()(images).float(), self.teacher.embed(images, indices)) for images, indices in batches]
+            rows, target = (torch.cat(part).double().cpu() for part in zip(*pairs, strict=True))  # (N, C) and (N, D)
+            rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)  # the last column is the bias's
+            ridge = _RIDGE * len(rows) / rows.shape[1] * torch.eye(rows.shape[1], dtype=rows.dtype)
+            solution = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ target)  # (C + 1, D)
+            for parameter, value in zip(parameters, (solution[:-1].T, solution[-1]), strict=True):
+                parameter.copy_(value)
+        if self.context.world_size > 1:
+            for parameter in parameters:
+                dist.broadcast(parameter, src=0)
 
     def __call__(self, outputs: Mapping[str, Branch], images: Tensor, indices: Tensor) -> LossParts:
         """Return the weighted sum of ``"distill_embedding"`` and ``"distill_similarity"``, and these as parts.

@@ -213,6 +213,8 @@ class Trainer:
         """
         if self.teacher is not None and self.epoch < self.config.num_epochs:
             self.teacher.begin(self.folder.path)
+            if self.config.distill.projection_images and not self.global_step:
+                self._fit_projection(self.config.distill.projection_images)
         began = self._state_written = time.monotonic()
         done = self.global_step
         metrics: dict[str, float] = {}
@@ -236,6 +238,16 @@ class Trainer:
         best = None if self.best is None else {name: float(value) for name, value in self.best.items()}
         seconds = time.monotonic() - began
         return TrainingResult(self.folder.path, self.global_step, num_images, seconds, metrics, best, stop.reason)
+
+    def _fit_projection(self, num_images: int) -> None:
+        assert self.distillation is not None
+        total, size = len(self.pids), self.config.eval.batch_size
+        chosen = np.linspace(0, total - 1, min(num_images, total)).round().astype(np.int64)  # of all identities
+        parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        indices = (torch.from_numpy(part).to(self.pids.device) for part in parts)
+        images = (next(self.images(part[None])) for part in parts)
+        self.distillation.fit_projection(self.model, zip(images, indices, strict=True))
+        self.step.train_mode()
 
     def announcement(self, num_images: int, num_pids: int) -> str:
         """Return one sentence about what is to be trained, on what, where, and from where on."""

@@ -16,6 +16,7 @@ from hat.errors import CheckpointError, ConfigError
 from hat.model import HAT
 from hat.train import TrainConfig, Trainer
 from hat.train.distillation import embedding_loss, similarity_loss
+from hat.train.initial_model import initial_model
 from hat.train.run.run_folder import RunFolder, describe_data
 from hat.train.teacher import TEACHER_FILE, OnlineTeacher, read_rows, write_rows
 
@@ -157,6 +158,25 @@ def test_a_student_becomes_like_its_teacher(dataset, teacher, tmp_path):
     assert {name: tuple(value.shape) for name, value in state["projection"].items()} == {"weight": widths, "bias": widths[:1]}
 
 
+def test_a_projection_is_fitted_as_least_squares_with_a_ridge_would_be(dataset, teacher, tmp_path):
+    config = taught_by(teacher, {"projection_images": 16, "cache": True}, num_epochs=1, optim={"lr": 1e-12})
+    run(config, dataset, tmp_path / "run")
+    projection = read_state(tmp_path / "run")["projection"]
+    paths = [merge_training([dataset]).paths[index] for index in np.linspace(0, 23, 16).round().astype(int)]
+    student = initial_model(config, 6)[0].eval()
+    with torch.no_grad():
+        rows = student(load_images(paths, student.preprocessing)).double().numpy()
+    target = hat.Embedder.open(teacher, device="cpu").embed_paths(paths)
+    rows = np.hstack([rows, np.ones((16, 1))])
+    width = rows.shape[1]
+    ridge = np.sqrt(0.1 * 16 / width) * np.eye(width)  # as observations whose targets are 0
+    expected, *_ = np.linalg.lstsq(
+        np.vstack([rows, ridge]), np.vstack([target, np.zeros((width, target.shape[1]))]), rcond=None
+    )
+    found = np.vstack([projection["weight"].numpy().T, projection["bias"].numpy()])
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
 @pytest.mark.parametrize("cache", [False, True])
 def test_a_resumed_student_ends_in_the_same_weights(cache, dataset, teacher, tmp_path):
     distill = {"cache": cache, "similarity": "mse" if cache else "kl"}
@@ -231,5 +251,7 @@ def test_contradictions_are_refused():
         configure(distill={"cache": True})
     with pytest.raises(ConfigError, match="nothing is learned from it: both weights are 0"):
         configure(distill={"teacher": "t", "embedding_weight": 0, "similarity_weight": 0})
+    with pytest.raises(ConfigError, match="projection_images is set and there is no projection"):
+        configure(distill={"teacher": "t", "embedding_weight": 0, "projection_images": 8})
     with pytest.raises(ConfigError, match=r"distill\.temperature: .*greater than 0"):
         configure(distill={"temperature": 0})
