@@ -129,12 +129,14 @@ class Interpreter:
 
     def _pooling(self, layer, x):
         before, after = tuple(layer.pre_padding), tuple(layer.post_padding)
-        assert layer.padding_mode.name == "EXPLICIT_ROUND_DOWN", layer.padding_mode
+        assert layer.padding_mode.name in ("EXPLICIT_ROUND_DOWN", "EXPLICIT_ROUND_UP"), layer.padding_mode
+        rounds_up = layer.padding_mode.name == "EXPLICIT_ROUND_UP"
         window, stride, kind = tuple(layer.window_size_nd), tuple(layer.stride_nd), layer.type.name
         edges = (before[1], after[1], before[0], after[0])
         if kind == "MAX":
-            return F.max_pool2d(F.pad(x.float(), edges, value=-torch.inf), window, stride).to(x.dtype)
+            return F.max_pool2d(F.pad(x.float(), edges, value=-torch.inf), window, stride, ceil_mode=rounds_up).to(x.dtype)
         assert kind == "AVERAGE" and (not any(edges) or not layer.average_count_excludes_padding), layer.name
+        assert not rounds_up, layer.name  # what such a window's mean is over differs between libraries
         return F.avg_pool2d(F.pad(x.float(), edges), window, stride).to(x.dtype)
 
     def _reduce(self, layer, x):
