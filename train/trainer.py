@@ -274,7 +274,7 @@ class Trainer:
         labels = self.pids[indices]
         pending: list[tuple[int, dict[str, Tensor]]] = []
         interval_began, interval_steps = time.monotonic(), 0
-        first = self.epoch_step
+        first, on_cpu = self.epoch_step, self.pids.device.type == "cpu"
         for step in range(first, self.num_steps):
             lr = config.optim.lr * lr_scale(config.schedule, epoch + step / self.num_steps, config.num_epochs)
             group = [
@@ -287,9 +287,10 @@ class Trainer:
             last = step + 1 == self.num_steps
             write_line = last or self.global_step % config.log.every_steps == 0
             by_steps = config.checkpoint.every_steps > 0 and self.global_step % config.checkpoint.every_steps == 0
-            save = stop.is_due(together=write_line) or (not last and (by_steps or self._state_is_due()))
+            # On a CPU, where nothing waits for it, after every step: torchrun kills who has not ended after half a minute.
+            save = stop.is_due(together=write_line or on_cpu) or (not last and (by_steps or self._state_is_due()))
             # Metrics stay on a GPU until they are needed: to read them after each step would let it wait for Python.
-            if write_line or save or self.pids.device.type == "cpu":
+            if write_line or save or on_cpu:
                 self._count(pending)
                 pending = []
             log.count_step(epoch)

@@ -33,8 +33,11 @@ NEWEST_OPSET = 22
 """The newest ONNX operator set that every TensorRT from 10.3 on parses."""
 
 _PLANS: dict[str, dict[str, tuple[int, float]]] = {
-    "mobilenet_v2": {"fp16": (114, 197.2), "int8 of linear layers": (124, 201.3), "int8 of all layers": (186, 582.3)},
-    "resnet18": {"fp16": (175, 210.3), "int8 of linear layers": (206, 256.2), "int8 of all layers": (260, 422.4)},
+    "mobilenet_v2": {"fp16": (117, 222.6), "int8": (126, 222.7)},
+    "mobilenet_v3_small": {"fp16": (144, 97.5), "int8": (153, 97.7)},
+    "mobilenet_v3_large": {"fp16": (151, 204.8), "int8": (160, 204.9)},
+    "timm/mobilenetv4_conv_medium": {"fp16": (141, 212.2), "int8": (150, 213.1)},
+    "resnet18": {"fp16": (160, 356.9), "int8": (201, 398.2)},
 }
 """Backbone -> what a plan of TensorRT for RTX 1.7.1 has at batch 8 on SM 89: kernels, megabytes moved (RESULTS.md)."""
 

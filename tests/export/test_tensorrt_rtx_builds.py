@@ -98,7 +98,7 @@ def test_a_wrong_option_is_refused_before_anything_is_traced(options, words, sma
 
 def test_int8_that_gains_nothing_says_so():
     source = types.SimpleNamespace(config=hat.ModelConfig(backbone={"name": "resnet18"}))
-    assert "fp16 175 kernels and 210 MB, int8 of linear layers 206" in int8_warning(source, "int8")
+    assert "fp16 160 kernels and 357 MB, int8 201 kernels and 398 MB" in int8_warning(source, "int8")
     assert int8_warning(source, "fp8") is None
     assert int8_warning(types.SimpleNamespace(config=hat.ModelConfig(backbone={"name": "resnet50"})), "int8") is None
 

@@ -219,3 +219,9 @@ def test_torchrun_trains_like_one_process(market_folder, tmp_path):
         assert theirs.pop("kind") == ours.pop("kind") and theirs == pytest.approx(ours, rel=1e-3, abs=1e-4)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, two))
     assert max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours) < 1e-3
+    # Asked to stop, they do so after the step under way, however rarely they write to the log.
+    options = options_of_a_run(market_folder, tmp_path / "stopped", **changes, log={"every_steps": 1000})
+    done = subprocess.run(
+        [*torchrun, *options, "--stop-after-s", "0.001", "--json"], capture_output=True, timeout=180, check=False
+    )
+    assert done.returncode == 0 and json.loads(done.stdout)["num_images"] == 8
