@@ -1,6 +1,7 @@
 """One step of training: batches in, changed weights out."""
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -78,6 +79,8 @@ class TrainingStep:
             self.optimizer.add_param_group({"name": "projection", "params": self._projection, "lr_scale": 1.0})
         self._distributed: DistributedDataParallel | None = None
         if context.world_size > 1:
+            # Two layouts describe a 1 x 1 filter in channels_last alike; torch warns where the gradient has the other one.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             self._distributed = DistributedDataParallel(
                 self.model,
                 device_ids=[context.device.index] if context.device.type == "cuda" else None,
