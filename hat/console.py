@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Table
 
 from hat.errors import UsageError, WorkError
+from hat.io.atomic_output import check_output
 
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 """Where messages go, so that what a command prints on stdout can be piped. No markup: paths have square brackets."""
@@ -76,10 +77,11 @@ def percent(rate: float) -> str:
 
 def check_record(path: Path | None) -> None:
     """Refuse before the work a file that `append_record` could not write after it; None is no file."""
-    if path is not None and path.is_dir():
+    if path is None:
+        return
+    if path.is_dir():
         raise UsageError(f"--record takes a Markdown file, and {path} is a folder")
-    if path is not None and not path.parent.is_dir():
-        raise UsageError(f"--record: {path.parent} is no folder: make it first")
+    check_output(path, overwrite=True)
 
 
 def append_record(path: Path, title: str, rows: Sequence[Mapping[str, Any]], wall_time_s: float) -> None:
