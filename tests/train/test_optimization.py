@@ -275,6 +275,22 @@ def test_pointwise_convolution_has_torchs_gradients(channels):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
 
 
+def test_the_gradient_of_a_mean_is_laid_out_as_its_map():
+    torch.manual_seed(0)
+    images = torch.randn(3, 8, 6, 5).contiguous(memory_format=torch.channels_last)
+    layers = nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU6(inplace=True))
+    layouts, found = [], []
+    for context in (nullcontext(), CpuKernels()):
+        layers.zero_grad()
+        with context:
+            normalized = layers[:2](images)
+            normalized.grad_fn.register_prehook(lambda gradients: layouts.append(gradients[0].stride()))
+            layers[2](normalized).mean(dim=(2, 3)).square().sum().backward()
+        found.append([parameter.grad for parameter in layers.parameters()])
+    torch.testing.assert_close(found[0], found[1])
+    assert layouts[1] == normalized.stride() != layouts[0]
+
+
 def test_the_last_stage_is_trained_by_its_cls_alone(tiny):
     config = configure(model={"transformer": {"dropout": 0.0}}, augmentation=NO_AUGMENTATION)
     torch.manual_seed(0)
