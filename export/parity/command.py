@@ -104,7 +104,6 @@ def _table(report: VerificationReport) -> RenderableType:
     table.add_column("verdict", no_wrap=True)
     for column in report.summary_names:
         table.add_column(SHORT_NAMES.get(column, column), justify="right", overflow="fold")
-    # Text and not strings: a path in square brackets would be taken for markup.
     lines: list[RenderableType] = [Text(f"reference {report.reference} ({report.reference_runtime})")]
     lines += [Text(f"{name}: {text}") for name, text in report.circumstances.items() if name not in ("machine", "versions")]
     lines += ["", table]

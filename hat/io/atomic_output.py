@@ -45,6 +45,11 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """Refuse, before the work, a file that could not be written after it: there already, or in no folder (`UsageError`)."""
     if path.exists() and not overwrite:
         raise UsageError(f"{path} is there already: give another name, or --force to replace it")
+    check_parent(path)
+
+
+def check_parent(path: Path) -> None:
+    """Refuse a file that would be in no folder (`UsageError`)."""
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is no folder: make it first")
 
@@ -57,8 +62,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def _temporary_folder(path: Path) -> Path:
     """Make the folder beside a place in which what belongs there is written first."""
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is no folder: make it first")
+    check_parent(path)
     try:
         return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     except OSError as error:

@@ -14,6 +14,7 @@ from hat.config import config_to_dict
 from hat.console import emit, make_table
 from hat.data.images import set_gray_bits
 from hat.errors import MissingExtraError, UsageError, WorkError
+from hat.io.atomic_output import check_parent
 from hat.io.plot_file import check_picture_path, check_plot_path, save_picture
 
 from ..calibrate import CONFIDENCE, calibrate_thresholds, chance_of_any, draw_calibration
@@ -349,8 +350,7 @@ def re_embed(
 
     if new.exists():
         raise UsageError(f"{new} is there already: give another name")
-    if not new.parent.is_dir():
-        raise UsageError(f"{new.parent} is not a folder: make it first")
+    check_parent(new)
     set_gray_bits(gray_bits)
     partial = new.with_name(f"{new.name}.partial")
     with Gallery.open(location, read_only=True) as old:

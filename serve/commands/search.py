@@ -158,7 +158,7 @@ def _tables(result: dict[str, Any]) -> RenderableType:
     columns = ["rank", "similarity", *reranked, "id", "pid", "camera", "time (UTC)", "source"]
     parts: list[RenderableType] = []
     for query in result["queries"]:
-        parts.append(Text(query["query"], "bold"))  # not a string: a path in square brackets would be taken for markup
+        parts.append(Text(query["query"], "bold"))
         if not query["matches"]:
             limit = result["min_similarity"]
             parts.append(Text("no match" + ("" if limit is None else f" of {limit:.4f} or more")))
