@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hat.console import progress
 from hat.errors import MissingExtraError, WorkError
+from hat.runtime.onnxruntime_runtime import ADD_IN_32_BITS
 
 from .onnx_trace import INPUT_NAME
 
@@ -53,6 +54,7 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # an error is raised, and need not be printed too
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, optimization)
+    options.add_session_config_entry(*ADD_IN_32_BITS)
     # Threads of its own that find nothing to do would hold up what is computed of the values between two runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimized is not None:
@@ -73,7 +75,7 @@ def open_session(
 class GraphRunner:
     """A graph in ONNX Runtime on the CPU, which runs on images again and again; the errors are those of `open_session`.
 
-    With ``optimize`` ONNX Runtime fuses nodes; its kernels for Q/DQ pairs add in 16 bits on older processors.
+    With ``optimize`` ONNX Runtime fuses nodes, Q/DQ pairs into integer kernels; without, it goes node by node.
     """
 
     def __init__(self, proto: onnx.ModelProto, *, optimize: bool = True) -> None:

@@ -220,27 +220,44 @@ class _Quantizer:
         return [layer for layer in self.layers if layer.name not in self.left_out]
 
     def quantize(self, images: npt.NDArray[np.uint8]) -> onnx.ModelProto:
-        """Return the quantized graph.
-
-        Layers go in the order of what they cost by themselves, first one, then two, four, eight more: each step is measured on
-        the very graph that is written, and a step for every layer would measure almost the same graph a hundred times.
-        """
+        """Return the quantized graph."""
         quantized = self._quantized()
         losses: list[LayerLoss] = []
         if self.options.report:
             losses = measure_sensitivity(self.rounded, self.kept, self.ranges, images, kind=self.kind)
         if self.options.allowed_drop < 1:
-            reference, step = GraphRunner(self.proto).embed(images), 1
-            while (drop := _cosine_losses(reference, quantized, images).mean()) > self.options.allowed_drop:
+            reference = GraphRunner(self.proto).embed(images)
+            drop = _cosine_losses(reference, quantized, images).mean()
+            if drop > self.options.allowed_drop:
                 losses = losses or measure_sensitivity(self.rounded, self.kept, self.ranges, images, kind=self.kind)
-                remaining = [loss for loss in sorted(losses, key=lambda loss: -loss.mean) if loss.layer not in self.left_out]
-                self.left_out |= {loss.layer: f"alone it costs {loss.mean:.2e}" for loss in remaining[:step]}
-                quantized, step = self._quantized(), 2 * step
+                quantized, drop = self._leave_out_fewest(losses, reference, images)
             self.details["cosine_drop"] = float(f"{drop:.3e}")
         if losses:
             layers = [{**asdict(loss), "excluded": loss.layer in self.left_out} for loss in losses]
             self.details["sensitivity"] = {"num_images": len(images), "layers": layers}
         return quantized
+
+    def _leave_out_fewest(
+        self, losses: Sequence[LayerLoss], reference: npt.NDArray[np.float32], images: npt.NDArray[np.uint8]
+    ) -> tuple[onnx.ModelProto, float]:
+        """Leave out as few layers as the allowed drop needs, those that cost most by themselves first; return graph and drop.
+
+        How many is found by bisection, each time measured on the very graph that would be written.
+        """
+        order = sorted(losses, key=lambda loss: -loss.mean)
+        named, found = self.left_out, None
+        too_few, enough = 0, len(order)
+        while enough - too_few > 1 or found is None:
+            count = (too_few + enough + 1) // 2
+            self.left_out = named | {loss.layer: f"alone it costs {loss.mean:.2e}" for loss in order[:count]}
+            quantized = self._quantized()
+            drop = float(_cosine_losses(reference, quantized, images).mean())
+            if drop > self.options.allowed_drop:
+                too_few = count
+            else:
+                enough, found = count, (self.left_out, quantized, drop)
+        self.left_out, quantized, drop = found
+        return quantized, drop
 
     def _quantized(self) -> onnx.ModelProto:
         if self.options.scheme == "cpu":

@@ -25,6 +25,10 @@ _CUDA_OPTIONS = {
     # Doubling the arena at each growth takes memory that others on the GPU need.
     "arena_extend_strategy": "kSameAsRequested",
 }
+ADD_IN_32_BITS = ("session.x64quantprecision", "1")
+"""Setting of a session. Without it x86 processors that have no VNNI add int8 products in 16 bits, which overflow; with it an
+int8 file gives there what it gives elsewhere, a few percent slower. Where nothing can overflow it changes nothing."""
+
 _SHAPE_OPERATORS = {
     *("Cast", "Concat", "ConstantOfShape", "Expand", "Gather", "Mul"),
     *("Range", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"),
@@ -60,6 +64,7 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = num_threads or 0
+        options.add_session_config_entry(*ADD_IN_32_BITS)
         arguments: dict[str, Any] = {}
         if chosen.type == "cuda":
             arguments = {"device_id": chosen.index or 0} | _CUDA_OPTIONS

@@ -160,6 +160,34 @@ def test_quantized_graph_leaves_out_what_costs_too_much_and_records_it():
     assert compute_types(named.proto)["MatMul"] == {"int8": 2, "float": 1}
 
 
+def test_no_more_layers_are_left_out_than_the_allowed_drop_needs():
+    """Beside a brute force over how many of the costliest layers are left out, each count named one by one."""
+    generator, names = np.random.default_rng(3), [f"layer{n}" for n in range(8)]
+    nodes = [helper.make_node("Flatten", ["x"], ["x0"], name="flatten")]
+    for n, name in enumerate(names):
+        nodes.append(helper.make_node("MatMul", [f"x{n}", f"{name}.weight"], [f"x{n + 1}"], name=f"{name}/MatMul"))
+    shapes = [(3 * 16 * 8, 16), *[(16, 16)] * 7]
+    weights = {f"{name}.weight": generator.normal(size=shape) / 8 for name, shape in zip(names, shapes, strict=True)}
+    proto, images = graph([*nodes, unit_rows("x8")], weights, rank=2), pictures(12)
+    expected = run(proto, images[:6]).astype(np.float64)
+
+    def build(count, **options):
+        return quantize(proto, images, rounding="nearest", exclude=["layer0", *order[:count]], **options)
+
+    def drop(count):
+        return float((1 - (expected * run(build(count, max_drop=1).proto, images[:6])).sum(axis=1)).mean())
+
+    order = []
+    losses = build(0, max_drop=1, report=True).details["sensitivity"]["layers"]
+    order += [loss["layer"] for loss in sorted(losses, key=lambda loss: -loss["mean"])]
+    drops = [drop(count) for count in range(7)]
+    for count in (1, 2, 4):
+        limit = (drops[count - 1] + drops[count]) / 2
+        assert [dropped <= limit for dropped in drops] == [False] * count + [True] * (7 - count)
+        built = build(0, max_drop=limit)
+        assert set(built.details["layers_left_out"]) == {"layer0", *order[:count]}
+
+
 def test_what_feeds_a_layer_that_is_left_out_is_left_out_with_it():
     """stem -> ReLU -> (left, right) -> sum -> ReLU -> top"""
     nodes = [

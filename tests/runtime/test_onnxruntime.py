@@ -66,6 +66,32 @@ def test_pixels_become_embeddings_whatever_the_file_takes(input_type, tmp_path):
             runtime.run(wrong)
 
 
+def test_int8_products_do_not_overflow(tmp_path):
+    """Bright pixels times large weights: two such products exceed 16 bits. It fails only on x86 processors without VNNI."""
+    weights = np.random.default_rng(2).integers(-30, 128, (NUM_PIXELS, EMBED_DIM), dtype=np.int8)
+    proto = onnx.load(write(tmp_path / "float.onnx"))
+    _, reshape, _, *rest = proto.graph.node
+    reshape.input[0] = "images"
+    parts = onnx.parser.parse_graph("""
+        g (uint8[N, M] rows, float one, uint8 zero, int8 int8_zero, int8[M, D] int8_matrix, float step, uint8 middle)
+          => (float[N, D] product) {
+            sums = QLinearMatMul (rows, one, zero, int8_matrix, one, int8_zero, step, middle)
+            product = DequantizeLinear (sums, step, middle)
+        }""")
+    del proto.graph.node[:]
+    proto.graph.node.extend([reshape, *parts.node, *rest])
+    bright = np.random.default_rng(3).integers(180, 256, (7, 3, *SIZE), dtype=np.uint8)
+    sums = bright.reshape(7, -1).astype(np.int64) @ weights.astype(np.int64)
+    step = np.float32(sums.max() / 127)
+    constants = {"one": np.float32(1), "zero": np.uint8(0), "int8_zero": np.int8(0), "int8_matrix": weights, "step": step}
+    for name, value in {**constants, "middle": np.uint8(128)}.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    (tmp_path / "int8.onnx").write_bytes(proto.SerializeToString())
+    expected = np.clip(np.rint(sums / step), -128, 127).astype(np.float32)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(open_runtime(tmp_path / "int8.onnx").run(bright), expected, atol=1e-3)
+
+
 def test_a_file_of_one_batch_size_takes_any(tmp_path):
     runtime = open_runtime(write(tmp_path / "hand.onnx", num_rows=3, batch=BatchProfile(min=3, opt=3, max=3)))
     for count in (1, 3, 7):
