@@ -45,7 +45,9 @@ def _open_onnx(path: Path, gpu: int | None) -> Any:
     import onnxruntime
 
     provider: Any = "CPUExecutionProvider" if gpu is None else ("CUDAExecutionProvider", {"device_id": gpu, **_CUDA_OPTIONS})
-    session = onnxruntime.InferenceSession(str(path), providers=[provider])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # or int8 sums overflow on processors without VNNI
+    session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     name = provider if gpu is None else provider[0]
     if name not in session.get_providers():
         raise RuntimeError(f"{name} was asked for and ONNX Runtime fell back to {session.get_providers()}")
