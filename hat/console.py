@@ -22,6 +22,8 @@ from rich.table import Table
 from hat.errors import UsageError, WorkError
 from hat.io.atomic_output import check_output
 
+_CPUINFO = Path("/proc/cpuinfo")
+
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 """Where messages go, so that what a command prints on stdout can be piped. No markup: paths have square brackets."""
 
@@ -108,20 +110,24 @@ def describe_machine() -> str:
     """Return processor, cores and CUDA device in a few words, with the version of torch."""
     import torch
 
-    parts = [f"{_processor_name()}, {os.cpu_count()} cores"]
+    parts = [f"{processor_name()}, {os.cpu_count()} cores"]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     return "; ".join([*parts, f"torch {torch.__version__}"])
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
+    """Return the processor's name, or its architecture where the system does not tell."""
+    return cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpuinfo(*keys: str) -> str:
+    """Return what Linux says of the first processor by one of these keys; nothing elsewhere, or where it does not say."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = [line.partition(":") for line in _CPUINFO.read_text(encoding="utf-8").splitlines()]
     except OSError:
-        pass  # not Linux: the general answer below
-    return platform.processor() or platform.machine()
+        return ""
+    return next((value.strip() for key, _, value in lines if key.strip() in keys), "")
 
 
 def _source_commit() -> str | None:

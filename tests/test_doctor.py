@@ -71,6 +71,23 @@ def test_two_onnxruntimes_and_another_cuda_of_tensorrt_are_told(machine):
     assert diagnose().problems == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 fma\n\nprocessor\t: 1\n", "AMD EPYC, fast in fp32"),
+        ("model name\t: Intel N100\nflags\t\t: avx2 avx_vnni\n", "Intel N100, fast in fp32, int8"),
+        ("model name\t: Xeon\nflags\t\t: avx512_vnni amx_bf16\n", "Xeon, fast in fp32, int8, bf16"),
+        ("processor\t: 0\nFeatures\t: fp asimd asimddp bf16\n", ", fast in fp32, int8, bf16"),
+        (None, ", fast in fp32; what else cannot be told here"),
+    ],
+)
+def test_doctor_tells_in_which_precisions_the_processor_is_fast(text, expected, machine, tmp_path):
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    machine.setattr("hat.console._CPUINFO", tmp_path / "cpuinfo")
+    assert diagnose().facts["CPU"].endswith(expected)
+
+
 def test_doctor_tells_this_machine_as_json(run_hat):
     done = run_hat("doctor", "--json")
     told = json.loads(done.stdout)
