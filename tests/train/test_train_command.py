@@ -63,7 +63,7 @@ def test_print_config_is_the_whole_recipe_and_reads_back():
     assert changed["model"]["backbone"]["name"] == "mobilenet_v2"
     assert json.loads(invoke("quick", "--print-config", "--json"))["backbone_weights"] == "none"
     taught = json.loads(invoke("market1501-edge", "--print-config", "--json", "--teacher", "runs/market"))
-    assert taught["distill"]["teacher"] == "runs/market" and taught["distill"]["embedding_weight"] == 1.0
+    assert taught["distill"]["teacher"] == "runs/market" and taught["distill"]["embedding_weight"] == 100.0
 
 
 @pytest.mark.parametrize(
