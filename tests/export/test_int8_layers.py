@@ -171,20 +171,19 @@ def test_no_more_layers_are_left_out_than_the_allowed_drop_needs():
     proto, images = graph([*nodes, unit_rows("x8")], weights, rank=2), pictures(12)
     expected = run(proto, images[:6]).astype(np.float64)
 
-    def build(count, **options):
-        return quantize(proto, images, rounding="nearest", exclude=["layer0", *order[:count]], **options)
+    def build(*left_out, **options):
+        return quantize(proto, images, rounding="nearest", exclude=["layer0", *left_out], **options)
 
-    def drop(count):
-        return float((1 - (expected * run(build(count, max_drop=1).proto, images[:6])).sum(axis=1)).mean())
+    def drop(*left_out):
+        return float((1 - (expected * run(build(*left_out, max_drop=1).proto, images[:6])).sum(axis=1)).mean())
 
-    order = []
-    losses = build(0, max_drop=1, report=True).details["sensitivity"]["layers"]
-    order += [loss["layer"] for loss in sorted(losses, key=lambda loss: -loss["mean"])]
-    drops = [drop(count) for count in range(7)]
+    losses = build(max_drop=1, report=True).details["sensitivity"]["layers"]
+    order = [loss["layer"] for loss in sorted(losses, key=lambda loss: -loss["mean"])]
+    drops = [drop(*order[:count]) for count in range(7)]
     for count in (1, 2, 4):
         limit = (drops[count - 1] + drops[count]) / 2
         assert [dropped <= limit for dropped in drops] == [False] * count + [True] * (7 - count)
-        built = build(0, max_drop=limit)
+        built = build(max_drop=limit)
         assert set(built.details["layers_left_out"]) == {"layer0", *order[:count]}
 
 
