@@ -104,11 +104,67 @@ def row_offset(num_rows: int) -> int:
     return 0 if _is_alone() else dist.get_rank() * num_rows
 
 
+class _NormalizeOverProcesses(torch.autograd.Function):
+    """Batch norm of (B, C, ...) values by the statistics of all processes' values, equally many each, from torch's own kernels.
+
+    Two sums over a map forward and two backward are all that processes exchange. The kernels and not plain operations compute
+    them and what follows, because on a CPU a batch norm made of plain operations costs as much as the convolution before it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        own = torch.stack(torch.batch_norm_update_stats(values, None, None, 0.0))  # (2, C): means and biased variances
+        means, variances = torch.stack(_gather(own)).unbind(1)  # (world_size, C) each
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
+        ctx.save_for_backward(values, weight, mean, variance)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return torch.batch_norm(values, weight, bias, mean, variance, False, 0.0, eps, False), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, weight, mean, variance = ctx.saved_tensors
+        gradient = gradients[0]
+        if values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last):
+            gradient = gradient.contiguous(memory_format=torch.channels_last)
+        scale = torch.rsqrt(variance + ctx.eps)
+        _, weight_gradient, bias_gradient = torch.ops.aten.native_batch_norm_backward(
+            gradient, values, weight, None, None, mean, scale, True, ctx.eps, [False, True, True]
+        )
+        input_gradient = None
+        if ctx.needs_input_grad[0]:
+            # With z the normalized values and means over all processes: scale * weight * (g - mean(g) - z * mean(g * z)), which
+            # is a line in the values and one in their gradient, for each channel.
+            count = values.numel() // values.shape[1] * (1 if _is_alone() else dist.get_world_size())
+            sums = torch.stack([weight_gradient, bias_gradient])
+            if not _is_alone():
+                dist.all_reduce(sums)
+            mean_product, mean_gradient = sums / count
+            slope = scale if weight is None else scale * weight
+            bend = -slope * scale * mean_product
+            offset = -slope * mean_gradient - bend * mean
+            ones = torch.ones_like(mean)
+            line = torch.batch_norm(values, bend, offset, torch.zeros_like(mean), ones, False, 0.0, 0.0, False)
+            input_gradient = line.addcmul_(gradient, slope.view([1, -1] + [1] * (values.dim() - 2)))
+        return input_gradient, None if weight is None else weight_gradient, None if weight is None else bias_gradient, None
+
+
+def _gather(tensor: Tensor) -> list[Tensor]:
+    if _is_alone():
+        return [tensor]
+    found = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, tensor)
+    return found
+
+
 class GlobalBatchNorm(_BatchNorm):
     """A batch norm with running statistics whose statistics are those of all processes' batches, equally many values each.
 
-    torch.nn.SyncBatchNorm has fused kernels and refuses CPUs; this one is made of plain operations and differentiable sums, in
-    two passes (mean, then squared distances from it), so it is as exact as a batch norm over the whole batch.
+    torch.nn.SyncBatchNorm refuses CPUs. Means and variances come from each process's own, so they are as exact as those of a
+    batch norm over the whole batch.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 (torch's name)
@@ -120,21 +176,15 @@ class GlobalBatchNorm(_BatchNorm):
             return super().forward(input)
         # Under autocast maps come as bfloat16; their statistics need float32, as torch's own batch norm has it.
         values = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
-        axes = [axis for axis in range(values.ndim) if axis != 1]
-        shape = [1, -1] + [1] * (values.ndim - 2)
+        normalized, mean, variance = _NormalizeOverProcesses.apply(values, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         count = values.numel() // values.shape[1] * (1 if _is_alone() else dist.get_world_size())
-        mean = sum_over_processes(values.sum(dim=axes)) / count  # (C,)
-        centered = values - mean.view(shape)
-        variance = sum_over_processes(centered.square().sum(dim=axes)) / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), momentum)
-        normalized = centered * torch.rsqrt(variance + self.eps).view(shape)
-        if self.affine:
-            normalized = normalized * self.weight.view(shape) + self.bias.view(shape)
-        return normalized.to(input.dtype)
+        result: Tensor = normalized.to(input.dtype)
+        return result
 
 
 def synchronize_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
