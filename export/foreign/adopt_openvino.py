@@ -48,6 +48,8 @@ class OpenVINOFile:
 
     def wrap(self, declared: ForeignModel, place: Place, batch: int | None) -> WrappedGraph:
         """Put conversion in front of a copy of the graph and the L2 norm behind it; see `ForeignFile`."""
+        import openvino
+
         try:
             graph = _wrapped(self._read(), batch, place, declared)
             compiled = self.core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -56,6 +58,8 @@ class OpenVINOFile:
 
         def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
             try:
+                # On one core OpenVINO runs what does not fit together, and reads and writes beyond its arrays: asked for first.
+                graph.clone().reshape(openvino.PartialShape(list(images.shape)))
                 return np.array(compiled(images)[0], dtype=np.float32)
             except RuntimeError as error:
                 raise WorkError(_reason(error)) from error

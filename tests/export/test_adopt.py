@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -215,20 +217,45 @@ def test_adopt_of_an_openvino_file_with_half_weights_is_float32(tmp_path):
     assert_embeds(tmp_path / "ours.xml", linear_reference(some_images(5)), some_images(5), atol=2e-3)
 
 
-def test_adopt_of_an_openvino_file_that_takes_one_batch_size_runs_in_pieces(tmp_path):
+def pairs_openvino(path):
+    """A graph that takes two images and nothing else: the number is in a reshape and in what is put behind each row."""
     from openvino import opset13
 
     images = opset13.parameter([2, 3, HEIGHT, WIDTH], np.float32, name="data")
     rows = opset13.reshape(images, np.array([2, NUM_PIXELS]), special_zero=False)
     tokens = opset13.matmul(rows, opset13.constant(MATRIX), False, False)
     joined = opset13.concat([tokens, opset13.constant(np.tile(BIAS, (2, 1)))], 1)
-    pairs = openvino.Model([opset13.result(joined)], [images], "pairs")
-    openvino.save_model(pairs, tmp_path / "pairs.xml", compress_to_fp16=False)
-    info = adopt(tmp_path / "pairs.xml", tmp_path / "ours.xml", **PLAIN)
+    openvino.save_model(openvino.Model([opset13.result(joined)], [images], "pairs"), path, compress_to_fp16=False)
+    return path
+
+
+def test_adopt_of_an_openvino_file_that_takes_one_batch_size_runs_in_pieces(tmp_path):
+    info = adopt(pairs_openvino(tmp_path / "pairs.xml"), tmp_path / "ours.xml", **PLAIN)
     assert (info.batch.min, info.batch.max, info.embed_dim) == (2, 2, 2 * DIM)
     pixels = some_images(5)
     rows = np.concatenate([pixels.reshape(5, -1).astype(np.float64) @ MATRIX, np.tile(BIAS, (5, 1))], axis=1)
     assert_embeds(tmp_path / "ours.xml", rows / np.linalg.norm(rows, axis=1, keepdims=True), pixels)
+
+
+ON_ONE_CORE = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import numpy as np
+from hat.export import adopt
+from hat.runtime import open_runtime
+height, width = map(int, sys.argv[3:])
+info = adopt(sys.argv[1], sys.argv[2], color="rgb", value_range=255)
+rows = open_runtime(sys.argv[2]).run(np.ones((5, 3, height, width), dtype=np.uint8))
+print(info.batch.max, len(rows))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not keep a process on one core")
+def test_adopt_on_one_core_does_not_run_a_batch_that_the_graph_cannot_take(tmp_path):
+    # There OpenVINO would not refuse it but write beyond its arrays, and the process would die of it later on.
+    files = [pairs_openvino(tmp_path / "pairs.xml"), tmp_path / "ours.xml", HEIGHT, WIDTH]
+    done = subprocess.run([sys.executable, "-c", ON_ONE_CORE, *map(str, files)], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["2", "5"]), done.stderr
 
 
 @pytest.mark.parametrize(("write", "ending"), WRITERS)
