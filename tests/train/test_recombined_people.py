@@ -16,7 +16,7 @@ LIGHT, DARK = 190, 40
 
 @pytest.fixture
 def people(tmp_path):
-    """Two identities in two cameras and one in a single one, each of one gray."""
+    """Two identities in two cameras, the second of them twice in one, each of one gray."""
     rows = [("path", "pid", "camid", "split")]
     for pid, gray, cameras in ((7, LIGHT, (1, 2)), (9, DARK, (1, 2, 2))):
         for place, camera in enumerate(cameras):
