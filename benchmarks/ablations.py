@@ -20,8 +20,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from measuring import one_sentence_errors
+
 from hat.console import append_record, markdown_table, percent
-from hat.errors import HatError
 from hat.io.atomic_output import write_atomically
 from hat.io.checkpoint import read_checkpoint_info
 from hat.model.complexity import count_complexity
@@ -39,6 +40,7 @@ ROWS: dict[str, tuple[str, str, list[str]]] = {
     "depths-4-4-4-0": ("2", "depths {4,4,4,0}", ["model.depths=[4,4,4,0]"]),
     "depths-3-4-5-0": ("2", "depths {3,4,5,0}", ["model.depths=[3,4,5,0]"]),
     "depths-0-0-6-0": ("2", "depths {0,0,6,0}", ["model.depths=[0,0,6,0]"]),
+    "depths-0-0-4-0": ("2", "depths {0,0,4,0}, one level of an edge model", ["model.depths=[0,0,4,0]"]),
     "no-mfe-supervision": ("3", "without MFE supervision", ["model.mfe_supervision=false"]),
     "no-auxiliary-loss": ("3", "without the auxiliary loss", ["model.auxiliary_loss=false"]),
     "no-nea": ("3", "without NeA", ["model.nea=false"]),
@@ -187,26 +189,24 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
+@one_sentence_errors()
 def main() -> None:
     options = parse_arguments()
     clock, began = Clock(options.stop_after_s), time.monotonic()
     options.out.mkdir(parents=True, exist_ok=True)
     figures: dict[str, dict[str, Any]] = {}
-    try:
-        for name in options.rows:
-            found = finish_row(name, options, clock, lambda text: print(text, file=sys.stderr))
-            if found is not None:
-                figures[name] = found
-        if figures:
-            print(markdown_table(table_rows(figures)), end="")
-        left = len(options.rows) - len(figures)
-        if left:
-            print(f"{left} of {len(options.rows)} rows are still to be done by the same command", file=sys.stderr)
-        elif options.record is not None:
-            title = f"Ablations, {options.epochs} epochs, seed {options.seed}"
-            append_record(options.record, title, table_rows(figures), time.monotonic() - began)
-    except HatError as error:
-        sys.exit(f"ablations.py: {error}")
+    for name in options.rows:
+        found = finish_row(name, options, clock, lambda text: print(text, file=sys.stderr))
+        if found is not None:
+            figures[name] = found
+    if figures:
+        print(markdown_table(table_rows(figures)), end="")
+    left = len(options.rows) - len(figures)
+    if left:
+        print(f"{left} of {len(options.rows)} rows are still to be done by the same command", file=sys.stderr)
+    elif options.record is not None:
+        title = f"Ablations, {options.epochs} epochs, seed {options.seed}"
+        append_record(options.record, title, table_rows(figures), time.monotonic() - began)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ import csv
 from pathlib import Path
 
 import numpy as np
+from measuring import one_sentence_errors
 
 from hat.data import open_dataset
 
 
+@one_sentence_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="a data set: DIR or NAME=DIR")

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from measuring import one_sentence_errors
 
 import hat
 from hat.config import parse_overrides
@@ -37,6 +38,7 @@ _VARIANTS = (
 _ENDINGS = {"onnx": ".onnx", "openvino": ".xml"}
 
 
+@one_sentence_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint")

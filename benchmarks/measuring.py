@@ -1,4 +1,4 @@
-"""What the benchmarks share: made-up embeddings of a data set's size, and a job timed in a process of its own.
+"""What the benchmarks share: errors, made-up embeddings of a data set's size, and a job timed in a process of its own.
 
 A process of its own, because a process reports one peak of memory for its whole life.
 """
@@ -6,6 +6,7 @@ A process of its own, because a process reports one peak of memory for its whole
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import resource
@@ -13,13 +14,24 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hat.errors import HatError, describe_failure
+
 MEBIBYTE = 2**20
+
+
+@contextlib.contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Say of wrong input, and of files that cannot be read or written, what is wrong with them and no more; exit code 1."""
+    try:
+        yield
+    except (HatError, OSError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error if isinstance(error, HatError) else describe_failure(error)}")
 
 
 def add_size_arguments(parser: argparse.ArgumentParser, *, query: int, gallery: int, pids: int, cameras: int, dim: int) -> None:

@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from measuring import one_sentence_errors
+
 from hat.console import append_record, markdown_table, percent
-from hat.errors import HatError
 from hat.export.bench.benchmark import BenchmarkReport, CandidateSpeed, benchmark
 from hat.export.parity.candidate import parse_candidate
 
@@ -52,6 +53,7 @@ def table_rows(report: BenchmarkReport) -> list[dict[str, Any]]:
     return [table_row(entry, report.candidates[0]) for entry in report.candidates]
 
 
+@one_sentence_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="checkpoints and exported files, with variants as hat bench takes them")
@@ -65,23 +67,20 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     start = time.monotonic()
-    try:
-        report = benchmark(
-            options.models,
-            batches=[options.batch],
-            data=options.data,
-            num_ids=options.num_ids,
-            seconds=options.seconds,
-            rounds=options.rounds,
-            device=options.device,
-            progress=lambda what, done, total: print(f"{what} {done}/{total}", file=sys.stderr),
-        )
-        rows = table_rows(report)
-        if options.record is not None:
-            title = f"Precisions of {options.models[0]}, batch {options.batch}"
-            append_record(options.record, title, rows, time.monotonic() - start)
-    except HatError as error:
-        sys.exit(f"{parser.prog}: {error}")
+    report = benchmark(
+        options.models,
+        batches=[options.batch],
+        data=options.data,
+        num_ids=options.num_ids,
+        seconds=options.seconds,
+        rounds=options.rounds,
+        device=options.device,
+        progress=lambda what, done, total: print(f"{what} {done}/{total}", file=sys.stderr),
+    )
+    rows = table_rows(report)
+    if options.record is not None:
+        title = f"Precisions of {options.models[0]}, batch {options.batch}"
+        append_record(options.record, title, rows, time.monotonic() - start)
     if report.is_busy:
         print(f"others were at work on this machine (load {report.load:.1f}): rely on the ratios alone", file=sys.stderr)
     print(json.dumps(report.to_dict(), indent=2) if options.json else markdown_table(rows), end="\n" if options.json else "")

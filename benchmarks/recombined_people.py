@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from measuring import one_sentence_errors
 from PIL import Image, ImageFilter
 
 from hat.data import open_dataset
@@ -102,6 +103,7 @@ def make_people(images: Images, out: Path, num_ids: int, seed: int) -> int:
     return len(rows)
 
 
+@one_sentence_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="a data set: DIR or NAME=DIR")

@@ -28,7 +28,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from measuring import MEBIBYTE, finish
+from measuring import MEBIBYTE, finish, one_sentence_errors
 from serving import BOUNDARY, MemoryWatch, busy, form_body, read_metrics, resident_bytes, served, wait_until_idle
 
 from hat.console import describe_machine
@@ -121,6 +121,7 @@ def bench(args: argparse.Namespace) -> float:
     return max(speed["images_per_s"] for speed in speeds if speed["mode"] == "end-to-end")
 
 
+@one_sentence_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", help="a checkpoint or an exported file")

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 import numpy as np
-from measuring import finish
+from measuring import finish, one_sentence_errors
 from serving import served
 
 from hat.console import describe_machine
@@ -97,6 +97,7 @@ def over_http(args: argparse.Namespace, dataset: ReIDDataset) -> tuple[dict[str,
     return evaluate_ranking(distances, *labels).to_dict(), times
 
 
+@one_sentence_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", help="a checkpoint or an exported file")

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
 import torch
+from measuring import one_sentence_errors
 
 from hat.config import parse_overrides
-from hat.errors import HatError
 from hat.model import HAT, model_config
 from hat.model.complexity import count_complexity
 from hat.train import TrainConfig, compose_config, hat_loss
@@ -92,6 +91,7 @@ def estimate(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]
     }
 
 
+@one_sentence_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", help="a recipe of hat train")
@@ -108,11 +108,8 @@ def main() -> None:
     options = parser.parse_args()
     if not 0 < options.share <= 1 or not 0 < options.teacher_share <= 1:
         parser.error("a share is above 0 and at most 1")
-    try:
-        config = compose_config([(options.preset, preset_differences(options.preset)), ("", parse_overrides(options.set))])
-        found = estimate(config, options)
-    except HatError as error:
-        sys.exit(f"{parser.prog}: {error}")
+    config = compose_config([(options.preset, preset_differences(options.preset)), ("", parse_overrides(options.set))])
+    found = estimate(config, options)
     lines = [f"{name:<34} {value:10.2f}" for name, value in found.items()]
     print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
 

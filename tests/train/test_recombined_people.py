@@ -30,6 +30,8 @@ def people(tmp_path):
 
 @pytest.fixture
 def recombine(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+
     def run(people, out, *options):
         monkeypatch.setattr("sys.argv", [str(SCRIPT), str(people), "--out", str(out), *options])
         runpy.run_path(str(SCRIPT), run_name="__main__")

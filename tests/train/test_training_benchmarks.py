@@ -83,8 +83,9 @@ def test_every_step_on_ten_people(tmp_path):
     command(tmp_path, *rows, "--seed", "1", code=1)
 
 
-@pytest.fixture(scope="module")
-def ablations():
+@pytest.fixture
+def ablations(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
     return SimpleNamespace(**runpy.run_path(str(BENCHMARKS / "ablations.py")))
 
 
@@ -116,3 +117,28 @@ def test_the_estimate_adds_up(tmp_path):
     assert found["images/s"] == pytest.approx(1e12 / (3 * operations))
     assert found["GB of training images"] == pytest.approx(3 * 64 * 32 * 1000 / 1e9)
     assert 0.01 < found["GB of activations"] < 1
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("held_out_identities.py", ["nothing", "--out", "table.csv"], "nothing"),
+        ("held_out_identities.py", ["people.csv", "--num-ids", "1", "--out", "missing/table.csv"], "missing/table.csv"),
+        ("recombined_people.py", ["nothing", "--out", "people"], "nothing"),
+        ("int8_accuracy.py", ["run", "--data", "nothing"], "nothing"),
+        ("precision_table.py", ["nothing.onnx", "--data", "nothing"], "nothing"),
+        ("service_ranking.py", ["run", "--data", "nothing"], "nothing"),
+        ("training_cost.py", ["market1501", "--share", "0.1", "--set", "model.depth=3"], "depth"),
+    ],
+)
+def test_wrong_input_is_said_in_one_sentence(script, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "crop.png").touch()
+    rows = [f"crop.png,{pid},{camera},train" for pid in (1, 2, 3) for camera in (1, 2)]
+    (tmp_path / "people.csv").write_text("\n".join(["path,pid,camid,split", *rows]))
+    monkeypatch.setattr("sys.argv", [script, *arguments])
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+    sentence = str(ended.value)
+    assert sentence.startswith(f"{script}: ") and said in sentence and "\n" not in sentence
