@@ -50,11 +50,8 @@ class Distillation:
         parameters = [self.projection.weight, self.projection.bias]
         if self.context.is_main:
             pairs = [(student.eval()(images).float(), self.teacher.embed(images, indices)) for images, indices in batches]
-            rows, target = (torch.cat(part).double().cpu() for part in zip(*pairs, strict=True))  # (N, C) and (N, D)
-            rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)  # the last column is the bias's
-            ridge = _RIDGE * len(rows) / rows.shape[1] * torch.eye(rows.shape[1], dtype=rows.dtype)
-            solution = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ target)  # (C + 1, D)
-            for parameter, value in zip(parameters, (solution[:-1].T, solution[-1]), strict=True):
+            rows, target = (torch.cat(part).cpu() for part in zip(*pairs, strict=True))  # (N, C) and (N, D)
+            for parameter, value in zip(parameters, best_projection(rows, target), strict=True):
                 parameter.copy_(value)
         if self.context.world_size > 1:
             for parameter in parameters:
@@ -85,6 +82,14 @@ class Distillation:
             )
             total = total + self.config.similarity_weight * parts["distill_similarity"]
         return LossParts(total, {name: value.detach() for name, value in parts.items()})
+
+
+def best_projection(rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weight (D, C) and bias (D,), float64, that lead best from unit rows (N, C) to (N, D): ridge regression."""
+    rows = torch.cat([rows.double(), rows.new_ones(len(rows), 1, dtype=torch.float64)], dim=1)  # the last column is the bias's
+    ridge = _RIDGE * len(rows) / rows.shape[1] * torch.eye(rows.shape[1], dtype=rows.dtype)
+    solution = torch.linalg.solve(rows.T @ rows + ridge, rows.T @ target.double())  # (C + 1, D)
+    return solution[:-1].T, solution[-1]
 
 
 def embedding_loss(projected: Tensor, target: Tensor) -> Tensor:
