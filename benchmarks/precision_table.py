@@ -82,7 +82,7 @@ def main() -> None:
         title = f"Precisions of {options.models[0]}, batch {options.batch}"
         append_record(options.record, title, rows, time.monotonic() - start)
     if report.is_busy:
-        print(f"others were at work on this machine (load {report.load:.1f}): rely on the ratios alone", file=sys.stderr)
+        print(f"others kept {report.other_cores:.1f} cores busy meanwhile: rely on the ratios alone", file=sys.stderr)
     print(json.dumps(report.to_dict(), indent=2) if options.json else markdown_table(rows), end="\n" if options.json else "")
 
 

@@ -16,6 +16,7 @@ from hat.errors import UsageError
 
 from ..parity.candidate import choose_images, list_images, parse_candidate
 from .matrix_peak import peak_of, timed_precisions
+from .other_work import OtherWork
 from .worker import WorkerProcess
 
 _WARM_UP_S = 0.5
@@ -71,13 +72,13 @@ class BenchmarkReport:
     peaks: dict[str, dict[str, float]]  # device -> precision -> operations in a second of the best matrix product
     settings: dict[str, Any] = field(default_factory=dict)
     machine: str = ""
-    load: float | None = None  # load average when it began; above zero others were at work
+    other_cores: float | None = None  # that others kept busy meanwhile, on average; None where the system does not tell
     num_cores: int = 1
 
     @property
     def is_busy(self) -> bool:
-        """Whether others were at work on the machine when it began."""
-        return self.load is not None and self.load > 0.25 * self.num_cores
+        """Whether others were at work on the machine meanwhile."""
+        return self.other_cores is not None and self.other_cores > 0.1 * self.num_cores
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -145,7 +146,7 @@ def benchmark(
     if seconds <= 0 or rounds < 1:
         raise UsageError(f"a benchmark has at least one round of more than 0 seconds, got {rounds} of {seconds}")
     paths = _checked_paths(candidates, images, end_to_end, data)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    others = OtherWork()
     tell = progress or (lambda what, done, total: None)
     modes = ("embedding", "end-to-end") if end_to_end else ("embedding",)
     jobs = [(mode, batch) for mode in modes for batch in batches]
@@ -189,7 +190,7 @@ def benchmark(
             entries.append(CandidateSpeed(name=worker.name, **fact, **memory, **known))
     settings = {"batches": list(batches), "seconds": seconds, "rounds": rounds, "num_threads": num_threads, "device": device}
     settings |= {"images": None if images is None else os.fspath(images), "num_images": len(paths)}
-    return BenchmarkReport(tuple(entries), peaks, settings, describe_machine(), load, os.cpu_count() or 1)
+    return BenchmarkReport(tuple(entries), peaks, settings, describe_machine(), others.mean_cores(), os.cpu_count() or 1)
 
 
 def _checked_paths(

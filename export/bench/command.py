@@ -89,7 +89,7 @@ def bench(
         if missing:
             stderr.print(f"not in the picture, their accuracy is not known: {', '.join(missing)}")
     if report.is_busy:
-        stderr.print(f"others were at work on this machine (load {report.load:.1f}): rely on the ratios alone")
+        stderr.print(f"others kept {report.other_cores:.1f} cores busy meanwhile: rely on the ratios alone")
     rows = [_row(entry, speed) for entry in report.candidates for speed in entry.speeds]
     if record is not None:
         append_record(record, f"Speed of {len(report.candidates)} candidates", rows, time.monotonic() - start)

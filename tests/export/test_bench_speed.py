@@ -1,7 +1,12 @@
 """`hat bench`: its figures are put together rightly, and its processes do what they are asked. Nothing here times a model."""
 
 import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +16,11 @@ from PIL import Image
 
 import hat
 from hat.errors import UsageError, WorkError
-from hat.export.bench import matrix_peak
+from hat.export.bench import matrix_peak, other_work
 from hat.export.bench.benchmark import BenchmarkReport, CandidateSpeed, benchmark, summarize
 from hat.export.bench.command import draw_picture
 from hat.export.bench.matrix_peak import matrix_products, matrix_rate, peak_of, timed_precisions
+from hat.export.bench.other_work import OtherWork
 from hat.export.bench.worker import Worker, WorkerProcess, peak_memory_bytes
 from hat.model.complexity import count_complexity
 from hat.runtime import TorchRuntime
@@ -128,6 +134,38 @@ def test_a_process_answers_tells_errors_and_is_missed_when_it_dies(place):
         for _ in range(2):  # also where nobody reads the request any more
             with pytest.raises(WorkError, match=r"candidate: its process ended with code 1: AttributeError: .*nonsense"):
                 worker.ask("nonsense")
+
+
+def test_others_are_those_who_are_not_this_process_and_its_children(monkeypatch, tmp_path):
+    """Counted by hand: of 7 seconds that the cores were busy in 2 seconds, 3 were our own."""
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def counted(clock, busy, own):
+        user, nice, system, interrupts, soft, stolen = (int(second * ticks) for second in busy)
+        waiting = int(clock * ticks)  # idle and for disks: nobody's work
+        stat = f"cpu  {user} {nice} {system} {waiting} {waiting} {interrupts} {soft} {stolen} {user} 0\ncpu0 1 2 3\n"
+        (tmp_path / "stat").write_text(stat)
+        monkeypatch.setattr(other_work, "time", SimpleNamespace(monotonic=lambda: clock))
+        monkeypatch.setattr(other_work, "os", SimpleNamespace(times=lambda: (*own, clock), sysconf=lambda name: ticks))
+
+    monkeypatch.setattr(other_work, "_PROC_STAT", tmp_path / "stat")
+    counted(10.0, (100, 0, 20, 1, 1, 0), own=(5, 1, 0, 0))
+    others = OtherWork()
+    counted(12.0, (102, 1, 21, 1.5, 1.5, 2), own=(6, 1, 1.5, 0.5))
+    assert others.mean_cores() == pytest.approx((7 - 3) / 2)
+    (tmp_path / "stat").unlink()
+    assert others.mean_cores() is None and OtherWork().mean_cores() is None
+
+
+def test_a_program_beside_this_one_is_seen():
+    if not Path("/proc/stat").exists():
+        pytest.skip("the system does not tell what the cores did")
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as beside:
+        others = OtherWork()
+        time.sleep(1.0)
+        found = others.mean_cores()
+        beside.kill()
+    assert found > 0.2
 
 
 def test_the_command_measures_all_candidates_in_one_run(monkeypatch, call, place):
