@@ -46,7 +46,9 @@ def _open_onnx(path: Path, gpu: int | None) -> Any:
 
     provider: Any = "CPUExecutionProvider" if gpu is None else ("CUDAExecutionProvider", {"device_id": gpu, **_CUDA_OPTIONS})
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")  # or int8 sums overflow on processors without VNNI
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists() or "vnni" not in cpuinfo.read_text():
+        options.add_session_config_entry("session.x64quantprecision", "1")  # or int8 sums overflow
     session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     name = provider if gpu is None else provider[0]
     if name not in session.get_providers():

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hat.console import progress
 from hat.errors import MissingExtraError, WorkError
-from hat.runtime.onnxruntime_runtime import ADD_IN_32_BITS
+from hat.runtime.onnxruntime_runtime import add_in_32_bits
 
 from .onnx_trace import INPUT_NAME
 
@@ -54,7 +54,7 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # an error is raised, and need not be printed too
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, optimization)
-    options.add_session_config_entry(*ADD_IN_32_BITS)
+    add_in_32_bits(options)
     # Threads of its own that find nothing to do would hold up what is computed of the values between two runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimized is not None:

@@ -14,6 +14,7 @@ from hat.errors import CheckpointError, UsageError
 from hat.io.artifact import METADATA_KEY, BatchProfile, info_to_json
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from hat.runtime import Runtime, open_runtime
+from hat.runtime.onnxruntime_runtime import add_in_32_bits
 from hat.runtime.protocol import model_input
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnxruntime is not installed")
@@ -90,6 +91,29 @@ def test_int8_products_do_not_overflow(tmp_path):
     expected = np.clip(np.rint(sums / step), -128, 127).astype(np.float32)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(open_runtime(tmp_path / "int8.onnx").run(bright), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flags\t\t: fpu avx2 fma\n", "1"),
+        ("flags\t\t: avx2 avx_vnni\n", None),
+        ("flags\t\t: avx512f avx512_vnni\n", None),
+        ("Features\t: fp asimd\n", "1"),  # no x86: it changes nothing
+        (None, "1"),
+    ],
+)
+def test_sums_are_forced_to_32_bits_unless_the_processor_makes_them_so_anyway(text, expected, monkeypatch, tmp_path):
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr("hat.console._CPUINFO", tmp_path / "cpuinfo")
+    options = onnxruntime.SessionOptions()
+    add_in_32_bits(options)
+    if expected is None:
+        with pytest.raises(Exception, match="x64quantprecision"):
+            options.get_session_config_entry("session.x64quantprecision")
+    else:
+        assert options.get_session_config_entry("session.x64quantprecision") == expected
 
 
 def test_a_file_of_one_batch_size_takes_any(tmp_path):
