@@ -24,16 +24,12 @@ from hat import Embedder
 from hat.console import append_record, markdown_table
 from hat.data import open_dataset
 from hat.data.images import read_image, to_rgb
+from hat.export.parity.candidate import choose_images
 from hat.train.augmentation import color_jitter
 from hat.train.distillation import best_projection
 
 LARGEST_CHANGE = torch.tensor([0.5, 0.4, 0.5, 0.1])  # of brightness, contrast, saturation and hue
 UNCHANGED = torch.tensor([1.0, 1.0, 1.0, 0.0])
-
-
-def some(paths: list[str], number: int, seed: int) -> list[str]:
-    """Images drawn by lot, at most so many."""
-    return [paths[place] for place in np.random.default_rng(seed).permutation(len(paths))[:number]]
 
 
 def change_colors(path: str, generator: torch.Generator) -> Image.Image:
@@ -60,14 +56,14 @@ def main() -> None:
     options = parser.parse_args()
     began = time.monotonic()
     datasets = [open_dataset(data) for data in options.data]
-    train = some(datasets[0].train.paths, options.num_fit + options.num_images, options.seed)
+    train = choose_images(datasets[0].train.paths, options.num_fit + options.num_images, options.seed)
     fit, train = train[: options.num_fit], train[options.num_fit :]
     if not train:
         parser.error(f"{datasets[0].name} has no training images beside the {len(fit)} to fit on: lower --num-fit")
     kinds: dict[str, list[str] | list[Image.Image]] = {f"{datasets[0].name}, training": list(train)}
     generator = torch.Generator().manual_seed(options.seed)
     for dataset in datasets:
-        query = some(dataset.query.paths, options.num_images, options.seed)
+        query = choose_images(dataset.query.paths, options.num_images, options.seed)
         kinds[f"{dataset.name}, query"] = query
         kinds[f"{dataset.name}, query, colors changed"] = [change_colors(path, generator) for path in query]
     kinds = {name: images for name, images in kinds.items() if images}
