@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,7 @@ from pydantic import Field
 
 from hat.config import config_dataclass, config_from_dict, config_to_dict
 from hat.console import progress
-from hat.errors import ConfigError, UsageError, WorkError
+from hat.errors import ConfigError, UsageError
 from hat.io.onnx_file import onnx_opset
 from hat.model import HAT
 
@@ -34,6 +34,7 @@ from ..onnx_source import ExportSource, float_graph
 from ..request import Calibration, ExportRequest
 from .cross_layer_equalization import equalize_channels
 from .gptq import round_weights
+from .leave_out import DEFAULT_MAX_DROP, LayerLoss, leave_out_fewest, nothing_left, sensitivity_details
 from .qdq_insertion import (
     BETWEEN,
     FLOAT16_SCALE_OPSET,
@@ -48,10 +49,6 @@ from .qdq_insertion import (
 if TYPE_CHECKING:
     import onnx
 
-
-DEFAULT_MAX_DROP = 0.001
-"""Fall of the mean cosine that int8 is allowed by default. For the model that comes along, OpenVINO's int8 that met it lost
-0.32 points of mAP and the one that did not 0.57, where half a point is allowed (docs/precision.md)."""
 
 _NUM_PREPARING = 256
 """Calibration images that equalization and GPTQ look at: with twice as many the Hessians are the same."""
@@ -230,34 +227,18 @@ class _Quantizer:
             drop = _cosine_losses(reference, quantized, images).mean()
             if drop > self.options.allowed_drop:
                 losses = losses or measure_sensitivity(self.rounded, self.kept, self.ranges, images, kind=self.kind)
-                quantized, drop = self._leave_out_fewest(losses, reference, images)
+                named = self.left_out
+
+                def quantize(worst: Sequence[LayerLoss]) -> tuple[tuple[dict[str, str], onnx.ModelProto], float]:
+                    self.left_out = named | {loss.layer: loss.reason for loss in worst}
+                    made = self._quantized()
+                    return (self.left_out, made), float(_cosine_losses(reference, made, images).mean())
+
+                (self.left_out, quantized), drop = leave_out_fewest(losses, quantize, self.options.allowed_drop)
             self.details["cosine_drop"] = float(f"{drop:.3e}")
         if losses:
-            layers = [{**asdict(loss), "excluded": loss.layer in self.left_out} for loss in losses]
-            self.details["sensitivity"] = {"num_images": len(images), "layers": layers}
+            self.details["sensitivity"] = sensitivity_details(losses, self.left_out, len(images))
         return quantized
-
-    def _leave_out_fewest(
-        self, losses: Sequence[LayerLoss], reference: npt.NDArray[np.float32], images: npt.NDArray[np.uint8]
-    ) -> tuple[onnx.ModelProto, float]:
-        """Leave out as few layers as the allowed drop needs, those that cost most by themselves first; return graph and drop.
-
-        How many is found by bisection, each time measured on the very graph that would be written.
-        """
-        order = sorted(losses, key=lambda loss: -loss.mean)
-        named, found = self.left_out, None
-        too_few, enough = 0, len(order)
-        while enough - too_few > 1 or found is None:
-            count = (too_few + enough + 1) // 2
-            self.left_out = named | {loss.layer: f"alone it costs {loss.mean:.2e}" for loss in order[:count]}
-            quantized = self._quantized()
-            drop = float(_cosine_losses(reference, quantized, images).mean())
-            if drop > self.options.allowed_drop:
-                too_few = count
-            else:
-                enough, found = count, (self.left_out, quantized, drop)
-        self.left_out, quantized, drop = found
-        return quantized, drop
 
     def _quantized(self) -> onnx.ModelProto:
         if self.options.scheme == "cpu":
@@ -266,9 +247,7 @@ class _Quantizer:
             self.left_out |= {layer.name: f"it feeds {feeding[layer.node]}" for layer in self.kept if layer.node in feeding}
         kept = self.kept
         if not kept:
-            raise WorkError(
-                f"no layer is left to compute in {self.kind}: all {len(self.layers)} were left out; allow a larger --max-drop"
-            )
+            raise nothing_left(self.kind, len(self.layers))
         # What stays in floating point has its own weights, and not those on the grid.
         proto, weights = copy.deepcopy(self.proto), {layer.weight for layer in kept}
         on_grid = {tensor.name: tensor for tensor in self.rounded.graph.initializer if tensor.name in weights}
@@ -279,15 +258,6 @@ class _Quantizer:
             return quantize_for_cpu(proto, kept, self.ranges)
         per_tensor, sums = self.options.weight_scales == "tensor", self.options.residual_sums
         return insert_qdq(proto, kept, self.ranges, kind=self.kind, per_tensor=per_tensor, residual_sums=sums)
-
-
-@dataclass(frozen=True)
-class LayerLoss:
-    """What quantizing one layer takes from the embedding, all others being in floating point."""
-
-    layer: str  # its name in the model
-    worst: float  # 1 - the worst cosine between embeddings with and without it quantized
-    mean: float  # the same for the mean cosine
 
 
 def measure_sensitivity(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,19 +12,17 @@ from pydantic import Field
 
 from hat.config import config_dataclass, config_from_dict, config_to_dict
 from hat.errors import MissingExtraError, UsageError, WorkError
-from hat.runtime.openvino_runtime import kept_signal_stack, openvino_core
+from hat.runtime.openvino_runtime import kept_signal_stack
 
 from ..graph.onnx_trace import quiet
-from ..int8.onnx_int8 import DEFAULT_MAX_DROP
+from ..int8.leave_out import DEFAULT_MAX_DROP, LayerLoss, leave_out_fewest, nothing_left, sensitivity_details
 from ..request import Calibration, ExportRequest
+from .layer_losses import PRODUCTS, cosines, embed, is_quantized, layer_losses, products
 
 if TYPE_CHECKING:
     import nncf
     import openvino
 
-
-PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
-"""Operations with weights, which do the work."""
 
 ATTENTION = "ScaledDotProductAttention"
 
@@ -38,9 +36,10 @@ _OVERFLOW_FIXES = {"none": "disable", "first": "first_layer_only", "all": "enabl
 """NNCF's words for `OpenVINOQuantization.reduce_range`."""
 
 _NUM_VALIDATION = 128
-"""Calibration images on which `OpenVINOQuantization.max_drop` is measured, again for every layer."""
+"""Calibration images on which `OpenVINOQuantization.max_drop` is measured."""
 
-_MOVES_VALUES = ("MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit")
+_NUM_SENSITIVITY = 32
+"""Those on which every layer's own loss is measured."""
 
 
 @config_dataclass
@@ -99,49 +98,90 @@ def quantize_openvino(model: openvino.Model, request: ExportRequest) -> tuple[op
         WorkError: NNCF failed.
         MissingExtraError: nncf is not installed.
     """
-    try:
-        import nncf
-    except ImportError:
-        raise MissingExtraError("nncf", "openvino", "quantizing for OpenVINO") from None
     options, calibration = check_quantization(request)
     used = replace(
         calibration, images=calibration.images[: options.subset_size], paths=calibration.paths[: options.subset_size]
     )
     element = np.uint8 if request.input_type == "uint8" else np.float32
     images = [image[None].astype(element) for image in used.images]
-    arguments: dict[str, Any] = {
-        "preset": nncf.QuantizationPreset(options.preset),
-        "model_type": nncf.ModelType.TRANSFORMER if options.model_type == "transformer" else None,
-        "subset_size": len(images),
-        "fast_bias_correction": options.bias_correction != "layerwise",
-        "ignored_scope": _ignored(model, options),
-    }
-    try:
-        with kept_signal_stack(), quiet("nncf"):
-            if options.max_drop == 1:
-                quantized = nncf.quantize(model, nncf.Dataset(images), advanced_parameters=_advanced(options), **arguments)
-            else:
-                quantized = nncf.quantize_with_accuracy_control(
-                    model,
-                    nncf.Dataset(images),
-                    _validation_dataset(model, images[:_NUM_VALIDATION]),
-                    _mean_cosine,
-                    max_drop=options.max_drop,
-                    advanced_quantization_parameters=_advanced(options),
-                    **arguments,
-                )
-    except nncf.ValidationError as error:
-        raise UsageError(f"openvino int8: {' '.join(str(error).split())}") from None
-    except RuntimeError as error:  # NNCF's own errors and OpenVINO's are all RuntimeErrors
-        raise WorkError(f"NNCF cannot quantize the graph: {error}") from error
-    products = [operation for operation in quantized.get_ordered_ops() if operation.get_type_name() in PRODUCTS]
+    quantized, details = _quantize_within_drop(model, images, options)
+    layers = products(quantized)
     return quantized, {
         "float_precision": options.float_precision,
         "quantization": config_to_dict(options),
         "calibration": used.details,
-        "num_products": len(products),
-        "float_products": [op.get_friendly_name() for op in products if not _is_quantized(op.input_value(0).get_node())],
+        "num_products": len(layers),
+        "float_products": [layer.get_friendly_name() for layer in layers if not is_quantized(layer)],
+        **details,
     }
+
+
+def _quantize_within_drop(
+    model: openvino.Model, images: Sequence[npt.NDArray[Any]], options: OpenVINOQuantization
+) -> tuple[openvino.Model, dict[str, Any]]:
+    """Quantize with the fewest layers left out for the drop that is allowed, and return what is to be recorded of it.
+
+    NNCF's own control of the accuracy takes layers back one at a time and measures all of the rest again whenever that did
+    not help: with a drop as small as this one it needed hours for what takes minutes here.
+    """
+    seen = images[:_NUM_VALIDATION]
+    reference = embed(model, seen)
+    quantized = _quantize(model, images, options)
+    drop = _drop(quantized, seen, reference)
+    details: dict[str, Any] = {}
+    if drop > options.max_drop:
+        few = slice(_NUM_SENSITIVITY)
+        losses = layer_losses(_quantize(model, images, options, with_quantizers=True), seen[few], reference[few])
+
+        def quantize(worst: Sequence[LayerLoss]) -> tuple[tuple[openvino.Model, dict[str, str]], float]:
+            left_out = {loss.layer: loss.reason for loss in worst}
+            made = _quantize(model, images, options, left_out.keys())
+            if not any(is_quantized(layer) for layer in products(made)):
+                raise nothing_left("int8", len(losses))
+            return (made, left_out), _drop(made, seen, reference)
+
+        (quantized, left_out), drop = leave_out_fewest(losses, quantize, options.max_drop)
+        details = {"layers_left_out": left_out, "sensitivity": sensitivity_details(losses, left_out, len(reference[few]))}
+    return quantized, {"cosine_drop": float(f"{drop:.3e}"), **details}
+
+
+def _quantize(
+    model: openvino.Model,
+    images: Sequence[npt.NDArray[Any]],
+    options: OpenVINOQuantization,
+    left_out: Set[str] = frozenset(),
+    *,
+    with_quantizers: bool = False,
+) -> openvino.Model:
+    """Quantize a copy of a graph but for some layers.
+
+    ``with_quantizers`` leaves those of the weights in the graph and biases as they are, so that layers can be set free one by
+    one: NNCF otherwise folds the weights into integers, and corrects a bias for what all layers before it have changed.
+    """
+    try:
+        import nncf
+    except ImportError:
+        raise MissingExtraError("nncf", "openvino", "quantizing for OpenVINO") from None
+    try:
+        with kept_signal_stack(), quiet("nncf"):
+            return nncf.quantize(
+                model,
+                nncf.Dataset(images),
+                preset=nncf.QuantizationPreset(options.preset),
+                model_type=nncf.ModelType.TRANSFORMER if options.model_type == "transformer" else None,
+                subset_size=len(images),
+                fast_bias_correction=options.bias_correction != "layerwise",
+                ignored_scope=_ignored(model, options, left_out),
+                advanced_parameters=_advanced(options, with_quantizers),
+            )
+    except nncf.ValidationError as error:
+        raise UsageError(f"openvino int8: {' '.join(str(error).split())}") from None
+    except RuntimeError as error:  # NNCF's own errors and OpenVINO's are all RuntimeErrors
+        raise WorkError(f"NNCF cannot quantize the graph: {error}") from error
+
+
+def _drop(quantized: openvino.Model, images: Sequence[npt.NDArray[Any]], reference: npt.NDArray[np.float32]) -> float:
+    return 1 - float(cosines(quantized, images, reference).mean())
 
 
 def check_quantization(request: ExportRequest) -> tuple[OpenVINOQuantization, Calibration]:
@@ -156,7 +196,7 @@ def check_quantization(request: ExportRequest) -> tuple[OpenVINOQuantization, Ca
     return options, request.calibration
 
 
-def _advanced(options: OpenVINOQuantization) -> nncf.AdvancedQuantizationParameters:
+def _advanced(options: OpenVINOQuantization, with_quantizers: bool) -> nncf.AdvancedQuantizationParameters:
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
@@ -166,15 +206,16 @@ def _advanced(options: OpenVINOQuantization) -> nncf.AdvancedQuantizationParamet
     )
     parameters = nncf.AdvancedQuantizationParameters(
         overflow_fix=nncf.OverflowFix(_OVERFLOW_FIXES[options.reduce_range]),
-        disable_bias_correction=options.bias_correction == "none",
+        disable_bias_correction=with_quantizers or options.bias_correction == "none",
         smooth_quant_alphas=smoothing,
+        backend_params={"compress_weights": not with_quantizers},
     )
     if options.ranges == "minmax":
         parameters.activations_range_estimator_params = RangeEstimatorParametersSet.MINMAX
     return parameters
 
 
-def _ignored(model: openvino.Model, options: OpenVINOQuantization) -> nncf.IgnoredScope:
+def _ignored(model: openvino.Model, options: OpenVINOQuantization, left_out: Set[str]) -> nncf.IgnoredScope:
     import nncf
 
     names = {operation.get_friendly_name() for operation in model.get_ops()}
@@ -182,33 +223,10 @@ def _ignored(model: openvino.Model, options: OpenVINOQuantization) -> nncf.Ignor
         raise UsageError(f"openvino int8: ignored_names has layers that the graph has not: {', '.join(unknown)}")
     has_attention = any(operation.get_type_name() == ATTENTION for operation in model.get_ops())
     return nncf.IgnoredScope(
-        names=sorted({*options.ignored_names, *around_network(model)}),
+        names=sorted({*options.ignored_names, *left_out, *around_network(model)}),
         patterns=list(options.ignored_patterns),
         types=[ATTENTION] if options.attention == "float" and has_attention else [],
     )
-
-
-def _validation_dataset(model: openvino.Model, images: list[npt.NDArray[Any]]) -> nncf.Dataset:
-    """Return every image together with the embedding that the float model gives it."""
-    import nncf
-
-    compiled = openvino_core("quantizing for OpenVINO").compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    pairs = [(image, np.array(compiled(image)[0])) for image in images]
-    return nncf.Dataset(pairs, lambda pair: pair[0])
-
-
-def _mean_cosine(compiled: Any, pairs: Iterable[Any]) -> tuple[float, list[float]]:
-    cosines = [float((np.asarray(compiled(image)[0]) * reference).sum()) for image, reference in pairs]
-    return float(np.mean(cosines)), cosines
-
-
-def _is_quantized(node: Any) -> bool:
-    """Return whether the output of a node was quantized, there or before it was merely moved about."""
-    if node.get_type_name() == "FakeQuantize":
-        return True
-    if node.get_type_name() == "Concat":
-        return all(_is_quantized(value.get_node()) for value in node.input_values())
-    return node.get_type_name() in _MOVES_VALUES and _is_quantized(node.input_value(0).get_node())
 
 
 def around_network(model: openvino.Model) -> set[str]:

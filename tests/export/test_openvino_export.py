@@ -112,7 +112,7 @@ def test_int8_meets_its_default_drop_and_records_how_it_was_made(files, calibrat
     assert (details["float_precision"], details["quantization"]["preset"]) == ("fp32", "mixed")
     assert (details["quantization"]["bias_correction"], details["quantization"]["smooth_quant"]) == ("fast", True)
     assert details["num_products"] > 30 and len(details["float_products"]) < 10
-    assert details["quantization"]["max_drop"] == 0.001
+    assert details["cosine_drop"] <= details["quantization"]["max_drop"] == 0.001
     assert 1 - (embeddings["int8"] * reference).sum(axis=1).mean() < 0.0012
 
 
@@ -128,18 +128,6 @@ def test_layers_can_be_left_out_of_int8(small_model, calibration, tmp_path, pixe
     runtime = OpenVINORuntime(path)
     assert runtime.execution_types["f32"] >= len(left)
     assert worst_cosine(runtime.run(pixels), reference) > 0.99
-
-
-@pytest.mark.slow
-def test_layers_go_back_to_floats_until_the_stated_drop_is_met(small_model, calibration, tmp_path):
-    options = PLAIN | {"max_drop": 1e-7, "subset_size": 4}
-    request = ExportRequest(name="control", precision="int8", calibration=calibration, options=options)
-    try:
-        info = export_openvino(small_model, tmp_path / "control.xml", request)
-    except WorkError as error:  # all of them went back: nothing is quantized, which is no int8 file
-        assert "int8 was asked for" in str(error)
-    else:
-        assert info.details["float_products"]
 
 
 def test_float_images_give_the_same_embeddings(small_model, tmp_path, pixels, reference):
