@@ -47,7 +47,7 @@ def saved_bytes(model: HAT, config: TrainConfig, batch: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         with torch.autocast("cpu", dtype=half, enabled=half is not None):
             outputs = model(images)
-        loss = hat_loss(outputs, pids, config.loss)  # kept until all is counted: a freed address may be given again
+        loss = hat_loss(outputs.branches, pids, config.loss)  # kept until all is counted: a freed address may be given again
     del loss
     return sum(storages.values())
 

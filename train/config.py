@@ -95,12 +95,14 @@ class DistillConfig:
     """The model to learn from: a checkpoint folder, an exported file, or the `teacher.safetensors` of another run that had
     `cache`. It has its own image size and need not know the same people; null learns from none."""
     embedding_weight: NonNegativeFloat = 100.0
-    """Weight of 1 - cosine between the teacher's embedding and a linear projection of the student's. The projection is learned
-    beside the student and is no part of the product. With both defaults the teacher outweighs the labels by far, which was best
-    on identities held out (RESULTS.md). They are made for Adam, whose steps do not grow with the loss: lower both for SGD."""
+    """Weight of 1 - cosine between the teacher's embedding and a linear projection of the student's features. The projection is
+    learned beside the student and is no part of the product, unless `ModelConfig.projection_dim` makes it one. With both
+    defaults the teacher outweighs the labels by far, which was best on identities held out (RESULTS.md). They are made for
+    Adam, whose steps do not grow with the loss: lower both for SGD."""
     projection_images: Count = 0
     """Training images, as they are, on which the projection is fitted by ridge regression before the first step, for a student
-    that is trained already: a random one would pull it about until it is learned. 0 begins with a random one."""
+    that is trained already: a random one would pull it about until it is learned. 0 begins with a random one, or with that of
+    the model's own that `initial_checkpoint` holds."""
     similarity_weight: NonNegativeFloat = 40.0
     """Weight of the difference between the teacher's and the student's similarities within a batch; no projection is needed,
     and it is the similarities that rank a gallery."""
@@ -272,8 +274,8 @@ class TrainConfig:
     initial_checkpoint: str | None = None
     """Begin with this trained model instead: a checkpoint folder of the same architecture, at any image size, of any people; or
     a .pth file of HAT's released code, read with the stride of `model.backbone`."""
-    num_epochs: PositiveInt = 150
-    """Length of the run."""
+    num_epochs: Count = 150
+    """Length of the run; 0 fits the model's projection (`DistillConfig.projection_images`) and trains nothing."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Decides initial weights, batches, augmentation and dropout."""
     gray_bits: Annotated[int, Field(ge=8, le=16)] | None = None
@@ -306,7 +308,11 @@ class TrainConfig:
     """Several processes."""
 
     def __post_init__(self) -> None:
-        if self.schedule.kind == "cosine" and self.schedule.warmup_epochs >= self.num_epochs:
+        if not self.num_epochs and not (self.model.projection_dim is not None and self.distill.projection_images):
+            raise ValueError(
+                "num_epochs is 0 and there is no projection to fit: set model.projection_dim and distill.projection_images"
+            )
+        if self.num_epochs and self.schedule.kind == "cosine" and self.schedule.warmup_epochs >= self.num_epochs:
             raise ValueError(
                 f"schedule.warmup_epochs is {self.schedule.warmup_epochs:g} and leaves nothing of num_epochs={self.num_epochs} "
                 "for the cosine"
@@ -314,3 +320,7 @@ class TrainConfig:
         smaller = min(self.model.image_size)
         if self.augmentation.pad >= smaller:
             raise ValueError(f"augmentation.pad is {self.augmentation.pad} and must be smaller than the image, {smaller}")
+        if self.model.projection_dim is not None and self.distill.teacher is None:
+            raise ValueError(
+                "model.projection_dim is set and only a teacher trains the projection: name one as distill.teacher"
+            )

@@ -1,6 +1,6 @@
 """What a student learns of a teacher: its embeddings, and how near it holds the images of a batch to each other."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -8,11 +8,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hat.model import HAT, Branch
+from hat.errors import ConfigError
+from hat.model import HAT
 
 from .config import TrainConfig
 from .distributed import DistributedContext, gather_rows, row_offset
-from .losses import LossParts, at_least_float32
+from .losses import LossParts
 from .randomness import derive_seed
 from .teacher import Teacher
 
@@ -23,33 +24,44 @@ _RIDGE = 0.1  # of the mean square of an embedding's value; chosen on images tha
 class Distillation:
     """A teacher, what of it is learned, and the projection that is learned beside the student.
 
-    The projection leads from the student's embedding to the teacher's width. Its bias takes up what all of the teacher's
-    embeddings share, since BN necks leave the student's without a common part. It belongs to the state of a run and to no
-    product, and is None where embeddings are not learned.
+    The projection leads from the student's concatenated features to the teacher's width. Its bias takes up what all of the
+    teacher's embeddings share, since BN necks leave the student's without a common part. A student with a `projection` of its
+    own makes its embedding by it; any other has one that belongs to the state of the run and to no product, and none where
+    embeddings are not learned.
+
+    Raises:
+        ConfigError: The student's projection gives another width than the teacher's.
     """
 
     def __init__(self, config: TrainConfig, teacher: Teacher, student: HAT, context: DistributedContext) -> None:
         self.config = config.distill
         self.teacher = teacher
         self.context = context
-        self.branches = student.config.embedding_branches
         self.over_all = config.distributed.global_triplets and context.world_size > 1
         self.projection: nn.Linear | None = None
-        if self.config.embedding_weight:
+        own = student.config.projection_dim
+        if own is not None and self.config.embedding_weight and own != teacher.embed_dim:
+            raise ConfigError(
+                f"model.projection_dim is {own} and the teacher's embeddings have {teacher.embed_dim} values: make it as many "
+                "or set distill.embedding_weight=0 to learn their similarities alone"
+            )
+        if self.config.embedding_weight and own is None:
             torch.manual_seed(derive_seed(config.seed, 0, _INITIAL_PROJECTION))  # the same in every process
             self.projection = nn.Linear(student.embed_dim, teacher.embed_dim).to(context.device)
 
     @torch.no_grad()
-    def fit_projection(self, student: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Make the projection the one that leads best from the student's embeddings to the teacher's: ridge regression.
+    def fit_projection(self, student: HAT, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Make the projection the one that leads best from the student's features to the teacher's embeddings.
 
-        ``batches`` are images (B, 3, H, W) uint8 RGB and which training images they are (B,). The first process fits it
-        for all.
+        ``batches`` are images (B, 3, H, W) uint8 RGB and which training images they are (B,). The first process fits it for
+        all, by ridge regression.
         """
-        assert self.projection is not None, "embeddings are learned"
-        parameters = [self.projection.weight, self.projection.bias]
+        projection = student.projection or self.projection
+        assert projection is not None, "embeddings are learned"
+        parameters = [projection.weight, projection.bias]
         if self.context.is_main:
-            pairs = [(student.eval()(images).float(), self.teacher.embed(images, indices)) for images, indices in batches]
+            student.eval()
+            pairs = [(student.joined(images), self.teacher.embed(images, indices)) for images, indices in batches]
             rows, target = (torch.cat(part).cpu() for part in zip(*pairs, strict=True))  # (N, C) and (N, D)
             for parameter, value in zip(parameters, best_projection(rows, target), strict=True):
                 parameter.copy_(value)
@@ -57,18 +69,18 @@ class Distillation:
             for parameter in parameters:
                 dist.broadcast(parameter, src=0)
 
-    def __call__(self, outputs: Mapping[str, Branch], images: Tensor, indices: Tensor) -> LossParts:
+    def __call__(self, student: Tensor, images: Tensor, indices: Tensor) -> LossParts:
         """Return the weighted sum of ``"distill_embedding"`` and ``"distill_similarity"``, and these as parts.
 
-        ``images`` (B, 3, H, W) uint8 RGB are what the student saw, made of the training images ``indices`` (B,).
+        ``student`` (B, embed_dim) are the student's embeddings of ``images`` (B, 3, H, W) uint8 RGB, which were made of the
+        training images ``indices`` (B,).
         """
-        joined = torch.cat([outputs[name].bn_feature for name in self.branches], dim=1)
-        student = F.normalize(at_least_float32(joined), dim=1)  # (B, embed_dim)
         target = self.teacher.embed(images, indices).to(student.dtype)  # (B, teacher's width)
         parts: dict[str, Tensor] = {}
         total = student.new_zeros(())
-        if self.projection is not None:
-            parts["distill_embedding"] = embedding_loss(self.projection(student), target)
+        if self.config.embedding_weight:
+            projected = student if self.projection is None else self.projection(student)
+            parts["distill_embedding"] = embedding_loss(projected, target)
             total = total + self.config.embedding_weight * parts["distill_embedding"]
         if self.config.similarity_weight:
             parts["distill_similarity"] = similarity_loss(

@@ -38,8 +38,9 @@ def initial_model(config: TrainConfig, num_classes: int) -> tuple[HAT, str]:
 def _continue_from(model: HAT, folder: str) -> str:
     """Copy a trained model: a checkpoint, or a file of the released code.
 
-    Positions are resampled for another image size, and classifiers of other people begin again. Whatever leaves the shapes of
-    all tensors as they are, the number of heads for example, may differ, and is named.
+    Positions are resampled for another image size, and classifiers of other people begin again, as a projection does that only
+    one of both has. Whatever leaves the shapes of all tensors as they are, the number of heads for example, may differ, and is
+    named.
     """
     if Path(folder).expanduser().is_file():
         source, _ = load_released_weights(folder, last_stride=model.config.backbone.last_stride)
@@ -54,10 +55,15 @@ def _continue_from(model: HAT, folder: str) -> str:
     other_people = source.num_classes != model.num_classes
     if other_people:
         state.update({name: value for name, value in own.items() if name.startswith("classifiers.")})
+    if (model.projection is None) != (source.projection is None):
+        state = {name: value for name, value in state.items() if not name.startswith("projection.")}
+        state.update({name: value for name, value in own.items() if name.startswith("projection.")})
     try:
         load_state(model, state, folder)
     except WeightsError as error:
-        raise WeightsError(f"{error}. Only image size, number of identities and what changes no shape may differ") from None
+        raise WeightsError(
+            f"{error}. Only image size, number of identities, a projection or none, and what changes no shape may differ"
+        ) from None
     size, size_before = "x".join(map(str, model.config.image_size)), "x".join(map(str, source.config.image_size))
     resized = f", resampled from {size_before} to {size}" if size != size_before else ""
     differing = [

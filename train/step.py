@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 class TrainingStep:
-    """A model, a HAT or any module that gives its branches in training mode, with everything that changes it.
+    """A model, a HAT or any module that gives a `TrainingOutput` in training mode, with everything that changes it.
 
     The model is moved to the device, and its batch norms are synchronized where there are several processes.
     """
@@ -166,9 +166,10 @@ class TrainingStep:
             images = self.prepare(seen)
             with self._autocast, self._kernels:
                 outputs = self._forward(images)
-            loss = hat_loss(outputs, batch.pids, self.config.loss, global_triplets=self.config.distributed.global_triplets)
+            everywhere = self.config.distributed.global_triplets
+            loss = hat_loss(outputs.branches, batch.pids, self.config.loss, global_triplets=everywhere)
             if self.distillation is not None:
-                taught = self.distillation(outputs, seen, batch.indices)
+                taught = self.distillation(outputs.embedding, seen, batch.indices)
                 loss = LossParts(loss.total + taught.total, {**loss.parts, **taught.parts})
             self.scaler.scale(loss.total / num_batches).backward()
         return {name: value / num_batches for name, value in {"loss": loss.total.detach(), **loss.parts}.items()}

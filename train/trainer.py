@@ -211,10 +211,12 @@ class Trainer:
             WorkError: A loss is not finite, or a file cannot be written. The last state that was written is kept.
             HatError: An image or the teacher's embeddings cannot be read.
         """
-        if self.teacher is not None and self.epoch < self.config.num_epochs:
+        if self.teacher is not None and (self.epoch < self.config.num_epochs or not self.config.num_epochs):
             self.teacher.begin(self.folder.path)
             if self.config.distill.projection_images and not self.global_step:
                 self._fit_projection(self.config.distill.projection_images)
+        if not self.config.num_epochs and self.context.is_main:
+            self._save_weights(self.folder.path, None)
         began = self._state_written = time.monotonic()
         done = self.global_step
         metrics: dict[str, float] = {}
@@ -247,6 +249,8 @@ class Trainer:
         indices = (torch.from_numpy(part).to(self.pids.device) for part in parts)
         images = (next(self.images(part[None])) for part in parts)
         self.distillation.fit_projection(self.model, zip(images, indices, strict=True))
+        if self.model.projection is not None and self.step.average is not None:
+            self.eval_model().load_state_dict(self.model.state_dict())
         self.step.train_mode()
 
     def announcement(self, num_images: int, num_pids: int) -> str:

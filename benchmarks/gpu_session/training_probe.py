@@ -50,7 +50,7 @@ def measure(session, model, batch, name):
         nonlocal last
         autocast = torch.autocast(session.device, torch.bfloat16) if name.startswith("bf16") else nullcontext()
         with autocast:
-            outputs = [branch.logits for branch in network(images).values()]
+            outputs = [branch.logits for branch in network(images).branches.values()]
             loss = torch.stack([F.cross_entropy(logits.float(), targets) for logits in outputs]).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -39,7 +39,7 @@ def half_inference_model(model: HAT, dtype: torch.dtype) -> InferenceModel:
     """
     graph = InferenceModel(model).cpu()
     converted = []
-    for name in ("mfe", "bottlenecks", "dsa"):
+    for name in ("mfe", "bottlenecks", "dsa", *(["projection"] if graph.projection is not None else [])):
         part = graph.get_submodule(name)
         _keep_in_float32(part)
         converted += _converted(part, name, dtype)

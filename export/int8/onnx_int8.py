@@ -34,7 +34,7 @@ from ..onnx_source import ExportSource, float_graph
 from ..request import Calibration, ExportRequest
 from .cross_layer_equalization import equalize_channels
 from .gptq import round_weights
-from .leave_out import DEFAULT_MAX_DROP, LayerLoss, leave_out_fewest, nothing_left, sensitivity_details
+from .leave_out import DEFAULT_MAX_DROP, PROJECTION, LayerLoss, leave_out_fewest, nothing_left, sensitivity_details
 from .qdq_insertion import (
     BETWEEN,
     FLOAT16_SCALE_OPSET,
@@ -135,6 +135,8 @@ def quantized_graph(model: ExportSource, request: ExportRequest) -> tuple[onnx.M
             quantizer.left_out[layer.name] = "a convolution"
         if layer.name.startswith(options.exclude or ("\0",)):
             quantizer.left_out[layer.name] = "named"
+        if layer.name == PROJECTION:
+            quantizer.left_out[layer.name] = "it makes the embedding"
     if options.rounding == "gptq" and request.precision == "int8":
         per_tensor = options.weight_scales == "tensor"
         quantizer.rounded = round_weights(proto, quantizer.kept, images[:_NUM_PREPARING], per_tensor=per_tensor)

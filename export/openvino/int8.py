@@ -15,7 +15,7 @@ from hat.errors import MissingExtraError, UsageError, WorkError
 from hat.runtime.openvino_runtime import kept_signal_stack
 
 from ..graph.onnx_trace import quiet
-from ..int8.leave_out import DEFAULT_MAX_DROP, LayerLoss, leave_out_fewest, nothing_left, sensitivity_details
+from ..int8.leave_out import DEFAULT_MAX_DROP, PROJECTION, LayerLoss, leave_out_fewest, nothing_left, sensitivity_details
 from ..request import Calibration, ExportRequest
 from .layer_losses import PRODUCTS, cosines, embed, is_quantized, layer_losses, products
 
@@ -245,7 +245,8 @@ def around_network(model: openvino.Model) -> set[str]:
     ends = (*PRODUCTS, ATTENTION, "Concat", "Constant", "MVN", "Parameter", "ReduceMean", "ShapeOf")
     while producers:
         node = producers.pop()
-        if node.get_type_name() not in ends and node.get_friendly_name() not in names:
+        is_end = node.get_type_name() in ends and not node.get_friendly_name().startswith(PROJECTION)
+        if not is_end and node.get_friendly_name() not in names:
             names.add(node.get_friendly_name())
             producers += [value.get_node() for value in node.input_values()]
     return names

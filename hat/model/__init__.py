@@ -2,13 +2,14 @@
 
 from hat.model.backbone import build_backbone, list_backbones
 from hat.model.config import BackboneConfig, ModelConfig, TransformerConfig, list_models, model_config
-from hat.model.hat import HAT, Branch, create_model
+from hat.model.hat import HAT, Branch, TrainingOutput, create_model
 
 __all__ = [
     "HAT",
     "BackboneConfig",
     "Branch",
     "ModelConfig",
+    "TrainingOutput",
     "TransformerConfig",
     "build_backbone",
     "create_model",

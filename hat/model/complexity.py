@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from hat.model.config import ModelConfig
 from hat.model.hat import HAT
 
-_PARTS = {"mfe": "mfe", "pooling": "mfe", "bottlenecks": "bottlenecks", "necks": "heads", "classifiers": "heads"}
-
+_PARTS = {"mfe": "mfe", "pooling": "mfe", "bottlenecks": "bottlenecks"}
+_PARTS |= dict.fromkeys(("necks", "projection", "classifiers"), "heads")
 _WHOLE = {"Global", "HAT", "dsa"}
 """Modules of several parts."""
 

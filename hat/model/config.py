@@ -123,6 +123,10 @@ class ModelConfig:
     nea: bool = True
     """Neighborhood Adjustment: convolutions over a stage's token map before the next stage (Eq. 5; Table 3)."""
 
+    projection_dim: PositiveInt | None = None
+    """Width of the embedding where one more linear layer makes it of the concatenated features. Labels do not train it, a
+    teacher does (`hat.train.config.DistillConfig`). None: the embedding is the concatenation (paper, Sec. 3.1)."""
+
     last_nea: bool = False
     """Build the NeA of the last stage too. Nothing reads its output, so it is frozen; the released checkpoints hold one."""
 

@@ -1,5 +1,6 @@
 """HAT: a CNN's levels aggregated by transformers under deep supervision (paper Sec. 3)."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +24,15 @@ class Branch(NamedTuple):
     logits: Tensor
     """(B, num_classes) of the BN-necked feature: for the cross entropy (Eq. 7)."""
 
-    bn_feature: Tensor
-    """(B, C) after the BNNeck, a part of the embedding: for learning a teacher's embeddings."""
+
+class TrainingOutput(NamedTuple):
+    """What a HAT gives in training mode."""
+
+    branches: dict[str, Branch]
+    """Branch name -> what its losses need, in the order of `ModelConfig.branches`."""
+
+    embedding: Tensor
+    """(B, embed_dim) rows of unit length: for learning a teacher's embeddings."""
 
 
 class FeatureExtractor(nn.Module):
@@ -67,7 +75,7 @@ class FeatureExtractor(nn.Module):
 class HAT(FeatureExtractor):
     """Hierarchical Aggregation Transformers.
 
-    In training mode it gives what each supervised branch needs for its losses; in evaluation mode, embeddings.
+    In training mode it gives what each supervised branch needs for its losses, and embeddings; in evaluation mode, these alone.
 
     Args:
         config: The architecture.
@@ -77,6 +85,7 @@ class HAT(FeatureExtractor):
     Attributes:
         necks: Branch name -> BNNeck: batch norm whose bias stays 0 (released code).
         classifiers: Branch name -> linear classifier without bias (released code).
+        projection: Linear layer from the concatenated features to the embedding; None without `ModelConfig.projection_dim`.
 
     Raises:
         ModelError: The backbone is unknown or cannot be built as configured.
@@ -104,16 +113,24 @@ class HAT(FeatureExtractor):
         widths["mfe"] = channels[-1]
         self.necks = nn.ModuleDict({name: _neck(widths[name]) for name in config.branches})
         self.classifiers = nn.ModuleDict({name: nn.Linear(widths[name], num_classes, bias=False) for name in config.branches})
-        self.embed_dim = sum(widths[name] for name in config.embedding_branches)
         for classifier in self.classifiers.parameters():
             nn.init.normal_(classifier, std=0.001)
+        joined_dim = sum(widths[name] for name in config.embedding_branches)
+        self.embed_dim = config.projection_dim or joined_dim
+        # The last to draw random weights, so that all others are the same without it.
+        self.projection = None if config.projection_dim is None else nn.Linear(joined_dim, config.projection_dim)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Compute the features of all branches before their necks, see `extract`, of images as `forward` takes them."""
         self.check_shape(images)
         return self.extract(images if images.is_floating_point() else self.preprocessing.normalize(images))
 
-    def forward(self, images: Tensor) -> dict[str, Branch] | Tensor:
+    def joined(self, images: Tensor) -> Tensor:
+        """Compute what `projection` reads: the BN-necked features side by side, (B, joined_dim), rows of unit length."""
+        features = self.features(images)
+        return self._join({name: self.necks[name](features[name]) for name in self.config.embedding_branches})
+
+    def forward(self, images: Tensor) -> TrainingOutput | Tensor:
         """Run the network.
 
         Args:
@@ -121,21 +138,27 @@ class HAT(FeatureExtractor):
                 16.
 
         Returns:
-            Training: branch name -> `Branch`, in the order of ``config.branches``. Evaluation: embeddings, (B, embed_dim), rows
-            of unit length, floating point.
+            Training: a `TrainingOutput`. Evaluation: embeddings, (B, embed_dim), rows of unit length, float32 or wider.
 
         Raises:
             ModelError: The input has another shape.
         """
+        if not self.training:
+            return self._project(self.joined(images))
         features = self.features(images)
-        if self.training:
-            return {name: self._head(name, features[name]) for name in self.config.branches}
-        bn_features = [self.necks[name](features[name]) for name in self.config.embedding_branches]
-        return F.normalize(torch.cat(bn_features, dim=1).float(), dim=1)
+        bn_features = {name: self.necks[name](features[name]) for name in self.config.branches}
+        branches = {name: Branch(features[name], self.classifiers[name](bn)) for name, bn in bn_features.items()}
+        return TrainingOutput(branches, self._project(self._join(bn_features)))
 
-    def _head(self, name: str, feature: Tensor) -> Branch:
-        bn_feature = self.necks[name](feature)
-        return Branch(feature, self.classifiers[name](bn_feature), bn_feature)
+    def _join(self, bn_features: Mapping[str, Tensor]) -> Tensor:
+        joined = torch.cat([bn_features[name] for name in self.config.embedding_branches], dim=1)
+        return F.normalize(joined if joined.dtype == torch.float64 else joined.float(), dim=1)
+
+    def _project(self, joined: Tensor) -> Tensor:
+        if self.projection is None:
+            return joined
+        with torch.autocast(joined.device.type, enabled=False):  # the angles between embeddings are decided here
+            return F.normalize(self.projection(joined), dim=1)
 
 
 def create_model(name: str, num_classes: int, *, preprocessing: Preprocessing | None = None, **overrides: Any) -> HAT:

@@ -53,6 +53,7 @@ class InferenceModel(FeatureExtractor):
         necks = [_scale_and_shift(trained.necks[name]) for name in model.config.embedding_branches]
         self.register_buffer("embedding_scale", torch.cat([scale for scale, _ in necks]))
         self.register_buffer("embedding_shift", torch.cat([shift for _, shift in necks]))
+        self.projection = trained.projection
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -60,8 +61,11 @@ class InferenceModel(FeatureExtractor):
         self.check_shape(images)
         pixels = (images.float() * self.pixel_scale + self.pixel_shift).to(self.dtype)
         features = self.extract(pixels)
-        joined = torch.cat([features[name].float() for name in self.config.embedding_branches], dim=1)  # (B, embed_dim)
-        return F.normalize(joined * self.embedding_scale + self.embedding_shift, dim=1)
+        joined = torch.cat([features[name].float() for name in self.config.embedding_branches], dim=1)
+        embedding = F.normalize(joined * self.embedding_scale + self.embedding_shift, dim=1)
+        if self.projection is not None:
+            embedding = F.normalize(self.projection(embedding.to(self.dtype)).float(), dim=1)
+        return embedding
 
 
 def fold_batch_norms(module: nn.Module, example: Tensor) -> None:

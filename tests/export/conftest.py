@@ -65,6 +65,7 @@ def small_model():
             depths=(0, 1, 2, 0),
             widths=(16, 32, 48, 48),
             num_bottlenecks=1,
+            projection_dim=40,
             transformer={"num_heads": 4, "ffn_dim": 64, "ffn_ratio": 2.0},
         )
     for module in batch_norms(model):

@@ -74,7 +74,8 @@ def test_nvinfer_and_the_tracker_are_told_what_the_model_is(exported):
 
     tracker = tracker_of(path)
     expected = {"reidType": 2, "batchSize": 24, "workspaceSize": 1000, "reidFeatureSize": info.embed_dim}
-    expected |= {"reidHistorySize": 32_000_000 // (4 * 150 * info.embed_dim), "inferDims": [3, 64, 32], "inputOrder": 0}
+    expected |= {"reidHistorySize": min(100, 32_000_000 // (4 * 150 * info.embed_dim))}
+    expected |= {"inferDims": [3, 64, 32], "inputOrder": 0}
     expected |= {"networkMode": {"fp32": 0, "fp16": 1}[info.precision], "offsets": [0.0, 0.0, 0.0], "netScaleFactor": 1.0}
     expected |= {"colorFormat": 0, "keepAspc": 0, "addFeatureNormalization": 0, "outputReidTensor": 1}
     expected |= {"onnxFile": "/opt/models/reid/hat.onnx", "modelEngineFile": "/opt/models/reid/hat.engine"}

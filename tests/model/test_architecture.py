@@ -27,7 +27,7 @@ def tiny(**overrides):
 
 def backward(model, images):
     """Run a training step's forward and backward pass; return the branches and who has no gradient though it wants one."""
-    branches = model(images)
+    branches = model(images).branches
     sum(branch.logits.square().mean() + branch.feature.square().mean() for branch in branches.values()).backward()
     wanting = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
     return branches, [name for name, gradient in wanting.items() if gradient is None or not gradient.abs().any()]
@@ -99,6 +99,22 @@ def test_the_embedding_joins_necked_mfe_and_last_cls_of_normalized_pixels():
     torch.testing.assert_close(model(images), joined / joined.norm(dim=1, keepdim=True))
     torch.testing.assert_close(model(pixels), model(images))
     assert tiny(mfe_supervision=False).embed_dim == 32
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_a_projection_makes_the_embedding_of_the_joined_features_in_float32(precision):
+    plain, model = tiny().eval(), tiny(projection_dim=7).eval()
+    model.load_state_dict(plain.state_dict(), strict=False)
+    images = torch.randn(6, 3, 64, 32)
+    with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
+        joined, embeddings = plain(images), model(images)
+        output = model.train()(images)
+    rows = joined @ model.projection.weight.T + model.projection.bias
+    torch.testing.assert_close(embeddings, rows / rows.norm(dim=1, keepdim=True))
+    assert model.embed_dim == 7 and embeddings.shape == output.embedding.shape == (6, 7)
+    torch.testing.assert_close(output.embedding.norm(dim=1), torch.ones(6))
+    output.embedding[:, 0].sum().backward()
+    assert model.projection.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("size", [(96, 48), (64, 64), (32, 16), (256, 128)])

@@ -60,6 +60,7 @@ def test_every_preset_gives_the_same_embeddings_and_has_heads_that_suit_attentio
         {"downscale": 8, "transformer": {"norm_order": "pre", "num_heads": 4, "ffn_dim": 32}},
         {"depths": (0, 0, 0, 2)},
         {"depths": (0, 0, 0, 0)},
+        {"projection_dim": 20},
         {"backbone": {"name": "timm/regnety_002", "last_stride": 2}},
         {"backbone": {"name": "timm/mobilenetv3_small_100", "last_stride": 2}},
     ],

@@ -61,7 +61,7 @@ def test_a_model_pools_its_mfe_feature_with_it():
     expected = np.maximum(last.detach().double().numpy(), 1e-6)
     expected = np.mean(expected**3, axis=(2, 3)) ** (1 / 3)
     np.testing.assert_allclose(generalized.features(images)["mfe"].detach().numpy(), expected, rtol=1e-4, atol=1e-6)
-    generalized(images)["mfe"].feature.sum().backward()
+    generalized(images).branches["mfe"].feature.sum().backward()
     assert generalized.pooling.p.grad is not None and generalized.pooling.p.grad.abs() > 0
     assert not hasattr(tiny(pooling="gem", mfe_supervision=False), "pooling"), "nothing would read it"
 
@@ -78,8 +78,8 @@ def test_the_exact_inference_graph_pools_alike():
 def test_models_from_before_keep_their_fingerprint():
     config, preprocessing = ModelConfig(), Preprocessing()
     before = config_to_dict(config)
-    del before["pooling"]
+    del before["pooling"], before["projection_dim"]
     facts = json.dumps([before, config_to_dict(preprocessing), "ab", "fp32"], sort_keys=True)
     assert fingerprint(config, preprocessing, "ab", "fp32") == hashlib.sha256(facts.encode()).hexdigest()
-    other = fingerprint(ModelConfig(pooling="gem"), preprocessing, "ab", "fp32")
-    assert other != fingerprint(config, preprocessing, "ab", "fp32")
+    for changed in (ModelConfig(pooling="gem"), ModelConfig(projection_dim=64)):
+        assert fingerprint(changed, preprocessing, "ab", "fp32") != fingerprint(config, preprocessing, "ab", "fp32")

@@ -158,12 +158,10 @@ def test_a_student_becomes_like_its_teacher(dataset, teacher, tmp_path):
     assert {name: tuple(value.shape) for name, value in state["projection"].items()} == {"weight": widths, "bias": widths[:1]}
 
 
-def test_a_projection_is_fitted_as_least_squares_with_a_ridge_would_be(dataset, teacher, tmp_path):
-    config = taught_by(teacher, {"projection_images": 16, "cache": True}, num_epochs=1, optim={"lr": 1e-12})
-    run(config, dataset, tmp_path / "run")
-    projection = read_state(tmp_path / "run")["projection"]
+def by_least_squares(dataset, teacher):
+    """16 training images, the untrained student's features of them (16, C + 1), the last of which is 1, and the projection."""
     paths = [merge_training([dataset]).paths[index] for index in np.linspace(0, 23, 16).round().astype(int)]
-    student = initial_model(config, 6)[0].eval()
+    student = initial_model(taught_by(teacher), 6)[0].eval()
     with torch.no_grad():
         rows = student(load_images(paths, student.preprocessing)).double().numpy()
     target = hat.Embedder.open(teacher, device="cpu").embed_paths(paths)
@@ -173,8 +171,59 @@ def test_a_projection_is_fitted_as_least_squares_with_a_ridge_would_be(dataset, 
     expected, *_ = np.linalg.lstsq(
         np.vstack([rows, ridge]), np.vstack([target, np.zeros((width, target.shape[1]))]), rcond=None
     )
+    return paths, rows, expected
+
+
+def test_a_projection_is_fitted_as_least_squares_with_a_ridge_would_be(dataset, teacher, tmp_path):
+    config = taught_by(teacher, {"projection_images": 16, "cache": True}, num_epochs=1, optim={"lr": 1e-12})
+    run(config, dataset, tmp_path / "run")
+    projection = read_state(tmp_path / "run")["projection"]
     found = np.vstack([projection["weight"].numpy().T, projection["bias"].numpy()])
-    np.testing.assert_allclose(found, expected, atol=2e-4)
+    np.testing.assert_allclose(found, by_least_squares(dataset, teacher)[2], atol=2e-4)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_a_run_of_no_epochs_fits_the_students_own_projection_and_keeps_all_else(average, dataset, teacher, tmp_path):
+    width = hat.load_checkpoint(teacher).embed_dim
+    own = {"model": {"projection_dim": width}, "ema": {"enabled": average}, "num_epochs": 0}
+    config = taught_by(teacher, {"projection_images": 16, "cache": True}, **own)
+    result = run(config, dataset, tmp_path / "run")
+    assert result.num_steps == 0 and result.stopped is None
+    paths, rows, expected = by_least_squares(dataset, teacher)
+    product = hat.load_checkpoint(result.folder)
+    plain = initial_model(taught_by(teacher), 6)[0].state_dict()
+    assert all(torch.equal(value, plain[name]) for name, value in product.state_dict().items() if "projection" not in name)
+    led = rows @ expected
+    embeddings = hat.Embedder.open(result.folder, device="cpu").embed_paths(paths)
+    np.testing.assert_allclose(embeddings, led / np.linalg.norm(led, axis=1, keepdims=True), atol=1e-3)
+
+
+def test_a_students_own_projection_is_its_embedding_and_learns_from_the_teacher(dataset, teacher, tmp_path):
+    width = hat.load_checkpoint(teacher).embed_dim
+    own = {"model": {"projection_dim": width, "transformer": {"dropout": 0}}, "augmentation": NO_AUGMENTATION}
+    config = taught_by(teacher, num_epochs=12, optim={"lr": 2e-3}, **own)
+    out = tmp_path / "run"
+    run(config, dataset, out)
+    assert read_state(out)["projection"] is None, "the run needs none beside it"
+    taught, paths = hat.Embedder.open(teacher, device="cpu"), list(dataset.train.paths)
+    target = taught.embed_paths(paths)
+    before = initial_model(config, 6)[0].eval()
+    with torch.no_grad():
+        untrained = before(load_images(paths, before.preprocessing)).numpy()
+    trained = hat.Embedder.open(out, device="cpu").embed_paths(paths)
+    cosines = [(rows * target).sum(axis=1).mean() for rows in (untrained, trained)]
+    assert cosines[1] > cosines[0] + 0.3, cosines
+    # Another run goes on with it, from its own values; one without a projection leaves it out.
+    again = taught_by(teacher, num_epochs=1, backbone_weights=None, initial_checkpoint=str(out), **own)
+    learned = hat.load_checkpoint(out).state_dict()["projection.weight"]
+    assert torch.equal(initial_model(again, 9)[0].state_dict()["projection.weight"], learned)
+
+
+def test_a_projection_of_another_width_than_the_teachers_learns_similarities_alone(dataset, teacher, tmp_path):
+    with pytest.raises(ConfigError, match=r"model\.projection_dim is 8 and the teacher's embeddings have \d+ values"):
+        run(taught_by(teacher, model={"projection_dim": 8}), dataset, tmp_path / "refused")
+    run(taught_by(teacher, {"embedding_weight": 0}, num_epochs=1, model={"projection_dim": 8}), dataset, tmp_path / "run")
+    assert hat.load_checkpoint(tmp_path / "run").embed_dim == 8
 
 
 @pytest.mark.parametrize("cache", [False, True])

@@ -32,22 +32,27 @@ NO_DROPOUT = {"transformer": {"dropout": 0.0}}
 NUM_STEPS = 4
 
 
-def train_in_float64(context):
-    """Some accumulated Adam steps in float64, where rounding is far below what a mistake would change."""
+def train_in_float64(context, projection_dim=None):
+    """Some accumulated Adam steps in float64, where rounding is far below what a mistake would change.
+
+    The projection to the teacher's five values is the run's, or the student's own.
+    """
     changes = {"optim": {"lr": 1e-3, "clip_grad_norm": 1.0, "accumulate": 2}, "loss": {"circle_weight": 0.1}}
-    config = configure(model=NO_DROPOUT, ema={"enabled": True}, distill={"teacher": "a stand-in"}, **changes)
+    changes |= {"model": {**NO_DROPOUT, "projection_dim": projection_dim}}
+    config = configure(ema={"enabled": True}, distill={"teacher": "a stand-in"}, **changes)
     rank, world_size = context.rank, context.world_size
     torch.manual_seed(rank)  # processes begin with different weights; the first one's count
     model = HAT(config.model, 4).double()
     distillation = Distillation(config, FixedTeacher(), model, context)
-    distillation.projection.double()
+    projection = (distillation.projection or model.projection).double()
+    assert (distillation.projection is None) == (projection_dim is not None)
     step = TrainingStep(model, model.preprocessing, config, context, distillation)
     prepare = step.prepare
     step.prepare = lambda images: prepare(images).double()
     rows = slice(rank * 8 // world_size, (rank + 1) * 8 // world_size)
     batches = [Batch(*(part[rows] for part in some_batch(n))) for n in range(2 * NUM_STEPS)]
     metrics = [step(batches[2 * n : 2 * n + 2], 0, n, 1e-3) for n in range(NUM_STEPS)]
-    weights = {**model.state_dict(), "projection": distillation.projection.weight.detach()}
+    weights = {**model.state_dict(), "projection": projection.weight.detach()}
     return [{name: value.item() for name, value in figure.items()} for figure in metrics], weights
 
 
@@ -55,9 +60,9 @@ def _worker(rank, port, out):
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
     with process_group("cpu") as context:
-        metrics, weights = train_in_float64(context)
+        trained = [train_in_float64(context), train_in_float64(context, 5)]
         parts = _norms_and_gathering(rank) | {"exchanged": _gradients_are_exchanged(context)}
-        torch.save((metrics, weights, parts, _stopping(context)), Path(out) / f"{rank}.pt")
+        torch.save((trained, parts, _stopping(context)), Path(out) / f"{rank}.pt")
 
 
 def _gradients_are_exchanged(context):
@@ -132,9 +137,11 @@ def two(tmp_path_factory):
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_two_processes_train_like_one(two):
-    metrics, weights = train_in_float64(CPU)
-    for theirs, their_weights, *_ in two:
+@pytest.mark.parametrize("projection_dim", [None, 5])
+def test_two_processes_train_like_one(projection_dim, two):
+    metrics, weights = train_in_float64(CPU, projection_dim)
+    for trained, *_ in two:
+        theirs, their_weights = trained[projection_dim is not None]
         for ours, other in zip(metrics, theirs, strict=True):
             assert ours.keys() == other.keys()
             assert all(other[name] == pytest.approx(value, rel=1e-7) for name, value in ours.items())
@@ -146,7 +153,7 @@ def test_two_processes_train_like_one(two):
 def test_global_batch_norm_equals_one_over_the_whole_batch(two):
     norm = nn.BatchNorm2d(3, momentum=0.3).double()
     result, gradient = _normalized(norm, _values())
-    found = [parts for _, _, parts, _ in two]
+    found = [parts for _, parts, _ in two]
     torch.testing.assert_close(torch.cat([parts["output"] for parts in found]), result)
     torch.testing.assert_close(torch.cat([parts["gradient"] for parts in found]), gradient)
     # A parameter's gradient is this process's share; DDP adds them up.
@@ -158,14 +165,14 @@ def test_global_batch_norm_equals_one_over_the_whole_batch(two):
 def test_gathering_brings_rows_and_gradients(two):
     rows = torch.cat([torch.arange(4.0).reshape(2, 2), torch.arange(4.0).reshape(2, 2) + 10])
     gradients = 3 * torch.arange(1.0, 9.0).reshape(4, 2)  # weights 1 and 2 of the two processes
-    for rank, (_, _, parts, _) in enumerate(two):
+    for rank, (_, parts, _) in enumerate(two):
         assert torch.equal(parts["gathered"], rows)
         assert parts["labels"].tolist() == [0, 10, 1, 11]
         assert torch.equal(parts["rows_gradient"], gradients[2 * rank : 2 * rank + 2])
 
 
 def test_processes_exchange_accumulated_gradients_once_compiled_or_not_and_stop_together(two):
-    assert [parts["exchanged"] for _, _, parts, _ in two] == [[[False, True], [False, True]]] * 2
+    assert [parts["exchanged"] for _, parts, _ in two] == [[[False, True], [False, True]]] * 2
     expected = [False, True, "its time is over", False, True, "the process was asked to end"]
     assert [stopping for *_, stopping in two] == [expected, expected]
 

@@ -49,8 +49,20 @@ def test_another_image_size_resamples_the_positions(trained):
     assert f"from {height}x{width} to {2 * height}x{2 * width}" in note
 
 
+def test_a_projection_that_only_one_of_both_has_begins_anew_or_is_left_out(trained, tmp_path):
+    taught = {"distill": {"teacher": "t"}, "model": {"projection_dim": 4}}
+    model, note = begin(trained, 6, **taught)
+    before = load_checkpoint(trained).state_dict()
+    assert {name for name in model.state_dict() if name not in before} == {"projection.weight", "projection.bias"}
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    assert "projection_dim 4 instead of None" in note
+    plain, note = begin(save_checkpoint(model, tmp_path / "projected"), 6)
+    assert plain.projection is None and all(torch.equal(plain.state_dict()[name], value) for name, value in before.items())
+    assert "projection_dim None instead of 4" in note
+
+
 def test_another_architecture_and_two_sources_are_refused(trained):
-    with pytest.raises(WeightsError, match="Only image size, number of identities and what changes no shape may differ"):
+    with pytest.raises(WeightsError, match="Only image size, number of identities, a projection or none, and what changes no"):
         begin(trained, 6, model={"num_bottlenecks": 2})
     with pytest.raises(ConfigError, match="leave out backbone_weights"):
         initial_model(configure(backbone_weights="torchvision", initial_checkpoint=str(trained)), 6)

@@ -152,7 +152,7 @@ def random_branches(*names):
     generator, outputs = torch.Generator().manual_seed(0), {}
     for name in names:
         feature, logits = (torch.randn(4, width, generator=generator, requires_grad=width == 3) for width in (5, 3))
-        outputs[name] = Branch(feature, logits, feature)
+        outputs[name] = Branch(feature, logits)
     return outputs, torch.tensor([0, 0, 1, 1])
 
 

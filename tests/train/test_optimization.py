@@ -132,7 +132,9 @@ def test_a_step_equals_torchs_plain_optimizer(name):
     for seed in range(3):
         for model, optimizer in zip((ours, theirs), pair, strict=True):
             optimizer.zero_grad()
-            sum(output.logits.square().sum() for output in model(some_batch(seed).images.float() / 255).values()).backward()
+            sum(
+                output.logits.square().sum() for output in model(some_batch(seed).images.float() / 255).branches.values()
+            ).backward()
             optimizer.step()
     for found, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
@@ -188,7 +190,7 @@ def test_accumulated_gradients_are_the_mean_over_batches():
 
     seen = [step.augmentation(batch.images, 0, batch.positions) for batch in batches]
     pids, config = batches[0].pids, step.config.loss  # the same in every batch
-    losses = [hat_loss(model(step.prepare(images)), pids, config) for images in seen]
+    losses = [hat_loss(model(step.prepare(images)).branches, pids, config) for images in seen]
     mean = sum(loss.total for loss in losses) / 3
     mean.backward()
     assert metrics["loss"].item() == pytest.approx(mean.item(), rel=1e-6)
@@ -298,7 +300,7 @@ def test_the_last_stage_is_trained_by_its_cls_alone(tiny):
     step = TrainingStep(copy.deepcopy(whole), whole.preprocessing, config, CPU)
     whole = whole.to(memory_format=torch.channels_last)
     batch = some_batch(0)
-    expected = hat_loss(whole(step.prepare(batch.images)), batch.pids, config.loss)
+    expected = hat_loss(whole(step.prepare(batch.images)).branches, batch.pids, config.loss)
     expected.total.backward()
     step._accumulate(batch, 0, 1, last=True)
     assert step.model.dsa.cls_only and not whole.dsa.cls_only

@@ -109,7 +109,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(dataset, tmp
     def poisoned(images):
         outputs = forward(images)
         if trainer.global_step == 4:
-            outputs["tfc3"] = outputs["tfc3"]._replace(logits=outputs["tfc3"].logits * float("nan"))
+            last = outputs.branches["tfc3"]
+            outputs.branches["tfc3"] = last._replace(logits=last.logits * float("nan"))
         return outputs
 
     trainer.step._forward = poisoned

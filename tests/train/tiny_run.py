@@ -10,7 +10,7 @@ from torch import nn
 import hat
 from hat.config import merge
 from hat.data import merge_training
-from hat.model import Branch
+from hat.model import Branch, TrainingOutput
 from hat.train import Trainer, compose_config
 from hat.train.distributed import DistributedContext
 from hat.train.run.run_folder import RunFolder
@@ -69,7 +69,8 @@ class Plain(nn.Module):
     def forward(self, images):
         first = self.mfe(images.flatten(1))
         features = {"mfe": first, "tfc1": self.dsa(first.relu())}
-        return {name: Branch(feature, self.classifier(feature), feature) for name, feature in features.items()}
+        branches = {name: Branch(feature, self.classifier(feature)) for name, feature in features.items()}
+        return TrainingOutput(branches, nn.functional.normalize(first, dim=1))
 
 
 class FixedTeacher:
