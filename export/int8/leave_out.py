@@ -11,7 +11,6 @@ T = TypeVar("T")
 DEFAULT_MAX_DROP = 0.001
 """Fall of the mean cosine that int8 is allowed by default (what it costs in mAP: docs/precision.md)."""
 
-
 PROJECTION = "projection"
 """The layer that makes the embedding: it decides the angles and costs nothing, so that it is never quantized."""
 

@@ -46,7 +46,7 @@ def layer_losses(
 
 def _alone(quantized: openvino.Model, layer: openvino.Node) -> openvino.Model:
     """Return a copy in which nothing but the inputs of a layer, and of what reads the very same, is quantized."""
-    kept = set(_quantized_inputs(layer, range(layer.get_input_size())))
+    kept = {(reader.get_friendly_name(), port) for reader, port in _inputs(layer, range(layer.get_input_size()))}
     model = quantized.clone()
     for quantizer in model.get_ops():
         if quantizer.get_type_name() == _QUANTIZER:
@@ -56,16 +56,16 @@ def _alone(quantized: openvino.Model, layer: openvino.Node) -> openvino.Model:
     return model
 
 
-def _quantized_inputs(operation: openvino.Node, ports: Sequence[int]) -> Iterator[tuple[str, int]]:
-    """Yield where an operation reads what was quantized: which operation and input, its own or of what moves values to it."""
+def _inputs(operation: openvino.Node, ports: Sequence[int]) -> Iterator[tuple[openvino.Node, int]]:
+    """Yield which inputs bring what an operation computes on: its own, or those of what merely moves values to it."""
     for port in ports:
         source = operation.input_value(port).get_node()
-        if source.get_type_name() == _QUANTIZER:
-            yield operation.get_friendly_name(), port
-        elif source.get_type_name() == "Concat":
-            yield from _quantized_inputs(source, range(source.get_input_size()))
+        if source.get_type_name() == "Concat":
+            yield from _inputs(source, range(source.get_input_size()))
         elif source.get_type_name() in _MOVES_VALUES:
-            yield from _quantized_inputs(source, (0,))
+            yield from _inputs(source, (0,))
+        else:
+            yield operation, port
 
 
 def products(model: openvino.Model) -> list[openvino.Node]:
@@ -75,7 +75,8 @@ def products(model: openvino.Model) -> list[openvino.Node]:
 
 def is_quantized(product: openvino.Node) -> bool:
     """Return whether what a product computes on was quantized, there or before it was merely moved about."""
-    return next(_quantized_inputs(product, (0,)), None) is not None
+    sources = [operation.input_value(port).get_node() for operation, port in _inputs(product, (0,))]
+    return all(source.get_type_name() == _QUANTIZER for source in sources)
 
 
 def cosines(

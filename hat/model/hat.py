@@ -1,5 +1,6 @@
 """HAT: a CNN's levels aggregated by transformers under deep supervision (paper Sec. 3)."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -157,8 +158,10 @@ class HAT(FeatureExtractor):
     def _project(self, joined: Tensor) -> Tensor:
         if self.projection is None:
             return joined
-        with torch.autocast(joined.device.type, enabled=False):  # the angles between embeddings are decided here
-            return F.normalize(self.projection(joined), dim=1)
+        device = joined.device.type  # "meta", where operations are counted, knows no autocast
+        has_autocast = torch.amp.is_autocast_available(device)
+        with torch.autocast(device, enabled=False) if has_autocast else contextlib.nullcontext():
+            return F.normalize(self.projection(joined), dim=1)  # in float32: the angles between embeddings are decided here
 
 
 def create_model(name: str, num_classes: int, *, preprocessing: Preprocessing | None = None, **overrides: Any) -> HAT:

@@ -18,6 +18,7 @@ from hat.model.complexity import count_complexity
         ("hat_mobilenet_v2", {"image_size": (384, 128)}),
         ("hat_mobilenet_v2", {"downscale": 8, "pooling": "gem"}),
         ("hat_mobilenet_v2", {"downscale": 32, "depths": (0, 0, 0, 2)}),
+        ("hat_mobilenet_v2", {"projection_dim": 256}),
     ],
 )
 def test_counts_equal_what_torch_dispatches(name, overrides):
