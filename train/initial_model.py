@@ -53,11 +53,10 @@ def _continue_from(model: HAT, folder: str) -> str:
         if isinstance(stage, TFC) and isinstance(own_stage, TFC):
             state[f"dsa.{level}.position_embedding"] = stage.interpolate_pos_embed(*own_stage.grid).detach()
     other_people = source.num_classes != model.num_classes
-    if other_people:
-        state.update({name: value for name, value in own.items() if name.startswith("classifiers.")})
-    if (model.projection is None) != (source.projection is None):
-        state = {name: value for name, value in state.items() if not name.startswith("projection.")}
-        state.update({name: value for name, value in own.items() if name.startswith("projection.")})
+    one_projects = (model.projection is None) != (source.projection is None)
+    anew = tuple(prefix for prefix, begins in (("classifiers.", other_people), ("projection.", one_projects)) if begins)
+    state = {name: value for name, value in state.items() if not name.startswith(anew)}
+    state |= {name: value for name, value in own.items() if name.startswith(anew)}
     try:
         load_state(model, state, folder)
     except WeightsError as error:

@@ -211,7 +211,7 @@ class Trainer:
             WorkError: A loss is not finite, or a file cannot be written. The last state that was written is kept.
             HatError: An image or the teacher's embeddings cannot be read.
         """
-        if self.teacher is not None and (self.epoch < self.config.num_epochs or not self.config.num_epochs):
+        if self.teacher is not None and self.epoch < max(1, self.config.num_epochs):
             self.teacher.begin(self.folder.path)
             if self.config.distill.projection_images and not self.global_step:
                 self._fit_projection(self.config.distill.projection_images)
