@@ -61,7 +61,7 @@ def demo(
 
       HAT_DEMO_PASSWORD=... hat demo runs/market --host 0.0.0.0 --user anna
     """
-    from hat.embedder import shipped_model
+    from hat.io.checkpoint import shipped_model
 
     from .launching import Address, check_address, interruptible, private_environment, serve_page
     from .pages.report import check_report_paths

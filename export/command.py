@@ -82,11 +82,12 @@ def export(
     """
     from hat.config import config_to_dict, parse_overrides
     from hat.io.artifact import InputType, checked_artifact_precision
+    from hat.io.checkpoint import locate_model
 
     from .onnx_source import open_onnx_source
     from .request import ExportRequest, check_ending, export_function
 
-    write, path, out = export_function(to), Path(source).expanduser(), out.expanduser()
+    write, path, out = export_function(to), locate_model(source), out.expanduser()
     check_ending(to, out)
     file = open_onnx_source(path) if path.suffix == ".onnx" and not path.is_dir() else None
     chosen = checked_artifact_precision(precision or (file.info.precision if file else "fp32"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -22,9 +21,6 @@ from hat.runtime.torch_runtime import Precision
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 """A path, a PIL image, or an (H, W, 3) uint8 RGB array."""
-
-SHIPPED_NAME = "hat_mobilenet_v2_market1501"
-"""Folder of the shipped model in ``hat/models``."""
 
 
 class Embedder:
@@ -135,9 +131,3 @@ def _as_image(item: ImageLike) -> Image.Image:
 def _stack(pixels: Iterator[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[npt.NDArray[np.uint8]]:
     while batch := list(islice(pixels, batch_size)):
         yield np.stack(batch)
-
-
-def shipped_model() -> Path | None:
-    """Return the folder of the small trained model that comes with the package; None where its files are not there."""
-    folder = Path(__file__).resolve().parent / "models" / SHIPPED_NAME
-    return folder if all((folder / name).is_file() for name in ("model.safetensors", "config.json", "MODEL_CARD.md")) else None

@@ -3,16 +3,19 @@
 import json
 import os
 import pickle
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import hat
 from hat.errors import CheckpointError, WorkError
 from hat.io.artifact import weights_sha256
-from hat.io.checkpoint import read_checkpoint_info
+from hat.io.checkpoint import SHIPPED_MODEL, read_checkpoint_info, shipped_model
+from hat.runtime import open_runtime
 
 
 def test_saving_and_loading_is_bit_equal(tiny_model, tmp_path):
@@ -75,6 +78,50 @@ def test_what_is_no_checkpoint_is_refused_with_a_reason(tiny_model, tmp_path):
         (folder / "config.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"config\.json"):
             hat.load_checkpoint(folder)
+
+
+@pytest.fixture
+def shipped(tiny_model, tmp_path, monkeypatch):
+    """A package that ships the tiny model, and a working folder beside it in which nothing lies."""
+    monkeypatch.setattr(hat.io.checkpoint, "__file__", str(tmp_path / "package" / "io" / "checkpoint.py"))
+    folder = hat.save_checkpoint(tiny_model, tmp_path / "package" / "models" / SHIPPED_MODEL)
+    (folder / "MODEL_CARD.md").touch()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return folder
+
+
+def test_a_model_ships_whole_or_not_at_all(shipped):
+    assert shipped_model() == shipped
+    for name in ("MODEL_CARD.md", "config.json", "model.safetensors"):
+        (shipped / name).unlink()
+        assert shipped_model() is None
+    with pytest.raises(CheckpointError, match=f"{SHIPPED_MODEL}: there is no such"):
+        open_runtime(SHIPPED_MODEL, "cpu")
+
+
+def test_the_shipped_model_is_opened_by_its_name_unless_something_of_that_name_is_there(shipped, tiny_model):
+    weights = weights_sha256(tiny_model)
+    assert weights_sha256(hat.load_checkpoint(SHIPPED_MODEL)) == weights
+    info = open_runtime(SHIPPED_MODEL, "cpu").info
+    assert (info.name, info.source_sha256) == (SHIPPED_MODEL, weights)
+    other = hat.create_model("hat_resnet18", 3, image_size=(64, 32)).eval()
+    hat.save_checkpoint(other, SHIPPED_MODEL)
+    assert weights_sha256(hat.load_checkpoint(SHIPPED_MODEL)) == weights_sha256(other)
+    assert open_runtime(SHIPPED_MODEL, "cpu").info.source_sha256 == weights_sha256(other)
+
+
+def test_commands_take_the_shipped_model_by_its_name(call, shipped, tiny_model):
+    assert json.loads(call("info", SHIPPED_MODEL, "--json")[1])["num_classes"] == 5
+    assert call("export", SHIPPED_MODEL, "--to", "onnx", "--out", "model.onnx")[0] == 0
+    assert open_runtime("model.onnx", "cpu").info.source_sha256 == weights_sha256(tiny_model)
+    Path("pictures").mkdir()
+    for index in range(8):
+        Image.effect_noise((32, 64), 40 + index).convert("RGB").save(Path("pictures", f"{index}.png"))
+    for reference in (SHIPPED_MODEL, f"{SHIPPED_MODEL}@graph"):
+        code, told, _ = call("verify", reference, "model.onnx", "--images", "pictures", "--json")
+        assert code == 0 and json.loads(told)
+    assert SHIPPED_MODEL in call("info", "no-such-model")[2]
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_the_old_checkpoint(tiny_model, tmp_path, monkeypatch):

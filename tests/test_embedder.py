@@ -8,8 +8,6 @@ import torch
 from PIL import Image
 
 import hat
-import hat.embedder
-from hat.embedder import SHIPPED_NAME, shipped_model
 from hat.errors import CheckpointError, ImageError, UsageError
 from hat.runtime import Runtime, TorchRuntime
 from hat.runtime.protocol import runtime_device
@@ -107,15 +105,3 @@ def test_runtime_device_does_not_read_the_display_name():
     for device_type, device in {"cpu": "cpu", "cuda": "cuda", "gpu": None}.items():
         assert runtime_device(SimpleNamespace(name="on a machine with cpu", device_type=device_type)) == device
     assert runtime_device(SimpleNamespace(name="cpu")) is None
-
-
-def test_a_model_ships_whole_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(hat.embedder, "__file__", str(tmp_path / "embedder.py"))
-    assert shipped_model() is None
-    folder = tmp_path / "models" / SHIPPED_NAME
-    folder.mkdir(parents=True)
-    for name in ("model.safetensors", "config.json"):
-        (folder / name).touch()
-        assert shipped_model() is None
-    (folder / "MODEL_CARD.md").touch()
-    assert shipped_model() == folder

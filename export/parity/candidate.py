@@ -16,6 +16,7 @@ import numpy as np
 from hat.data.image_trees import FolderTree, ImageTree, open_tree
 from hat.errors import CheckpointError, UsageError
 from hat.io.artifact import ArtifactInfo
+from hat.io.checkpoint import locate_model
 from hat.runtime import Runtime, open_runtime
 from hat.runtime.triton_runtime import is_triton_address
 
@@ -44,7 +45,7 @@ def parse_candidate(spec: str | os.PathLike[str]) -> Candidate:
     What leads nowhere is refused here, before the work; of a server only opening it can tell.
     """
     text = os.fspath(spec)
-    whole = Path(text).expanduser()
+    whole = locate_model(text)
     place, at, variants = text.rpartition("@")
     plain = Candidate(text, whole)
     if is_triton_address(text) or whole.exists():
@@ -59,7 +60,7 @@ def parse_candidate(spec: str | os.PathLike[str]) -> Candidate:
             "joined by +: runs/market@graph+bf16"
         )
     precision = precisions[0] if precisions else "fp32"
-    candidate = Candidate(text, Path(place).expanduser(), precision, "graph" in words, "compile" in words)
+    candidate = Candidate(text, locate_model(place), precision, "graph" in words, "compile" in words)
     if not candidate.path.exists():
         raise CheckpointError(f"{text}: there is no such checkpoint or file")
     if not candidate.is_checkpoint:

@@ -76,6 +76,8 @@ def evaluate(
 
       hat eval runs/market --data ~/data
 
+      hat eval hat_mobilenet_v2_market1501 --data ~/photos
+
       hat eval runs/market --data market1501=~/data --data msmt17=~/msmt --rerank --json
 
       hat eval runs/market --data ~/photos --center-cameras

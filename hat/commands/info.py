@@ -37,20 +37,22 @@ def info(
 
       hat info runs/market
 
+      hat info hat_mobilenet_v2_market1501
+
       hat info hat.onnx
 
       hat info triton://farm:8000/market
     """
     from hat.config import apply_overrides, config_to_dict, parse_overrides
     from hat.errors import UsageError
-    from hat.io.checkpoint import load_released_weights, read_checkpoint_info
+    from hat.io.checkpoint import SHIPPED_MODEL, load_released_weights, locate_model, read_checkpoint_info
     from hat.model import list_models, model_config
     from hat.model.complexity import count_complexity
     from hat.runtime import ARTIFACT_ENDINGS
     from hat.runtime.triton_runtime import is_triton_address
 
     result: dict[str, Any] = {"target": target}
-    path = Path(target).expanduser()
+    path = locate_model(target)
     if target in list_models():
         config = apply_overrides(model_config(target), parse_overrides(set_ or []), where=target)
     elif set_:
@@ -68,7 +70,10 @@ def info(
         result |= {"num_classes": checkpoint.num_classes, "preprocessing": config_to_dict(checkpoint.preprocessing)}
         result |= {"training": checkpoint.training, "metrics": checkpoint.metrics, "versions": checkpoint.versions}
     else:
-        raise UsageError(f"{target} is neither a file, a checkpoint folder nor a model; models: {', '.join(list_models())}")
+        raise UsageError(
+            f"{target} is neither a file, a checkpoint folder nor a model; models: {', '.join(list_models())}; "
+            f"trained: {SHIPPED_MODEL}"
+        )
 
     counts = count_complexity(config)
     result |= {

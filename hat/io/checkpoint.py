@@ -20,6 +20,9 @@ from hat.model import HAT, ModelConfig
 from hat.model.released import is_released_state, released_config, translate_released_state
 from hat.preprocessing import Preprocessing
 
+SHIPPED_MODEL = "hat_mobilenet_v2_market1501"
+"""Name of the small trained model that comes with the package."""
+
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 FORMAT_VERSION = 1
@@ -49,6 +52,23 @@ class CheckpointInfo:
 
     versions: dict[str, str]
     """Versions of the libraries that wrote the checkpoint."""
+
+
+def shipped_model() -> Path | None:
+    """Return the folder of the small trained model that comes with the package; None where its files are not there."""
+    folder = Path(__file__).resolve().parents[1] / "models" / SHIPPED_MODEL
+    return folder if all((folder / name).is_file() for name in (WEIGHTS_FILE, CONFIG_FILE, "MODEL_CARD.md")) else None
+
+
+def locate_model(path: str | os.PathLike[str]) -> Path:
+    """Return where a model lies: the path with ``~`` expanded, or the shipped model's folder for its name.
+
+    Something of that name that is there comes first.
+    """
+    found = Path(path).expanduser()
+    if os.fspath(path) == SHIPPED_MODEL and not found.exists():
+        return shipped_model() or found
+    return found
 
 
 def save_checkpoint(
@@ -102,7 +122,7 @@ def save_checkpoint(
 
 def read_checkpoint_info(folder: str | os.PathLike[str]) -> CheckpointInfo:
     """Read what a checkpoint says of itself, without its weights; a `CheckpointError` where that cannot be read."""
-    folder = Path(folder).expanduser()
+    folder = locate_model(folder)
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder} is no checkpoint: expected a folder with {WEIGHTS_FILE} and {CONFIG_FILE}")
@@ -116,7 +136,7 @@ def load_checkpoint(folder: str | os.PathLike[str], device: str | torch.device =
     Raises:
         CheckpointError: The folder is no checkpoint, or its weights do not belong to its configuration.
     """
-    folder = Path(folder).expanduser()
+    folder = locate_model(folder)
     info = read_checkpoint_info(folder)
     try:
         state = read_state_file(folder / WEIGHTS_FILE)

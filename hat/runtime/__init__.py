@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 
 from hat.errors import CheckpointError, UsageError
-from hat.io.checkpoint import load_checkpoint, load_released_weights, read_checkpoint_info
+from hat.io.checkpoint import load_checkpoint, load_released_weights, locate_model, read_checkpoint_info
 from hat.runtime.protocol import Runtime, runtime_info
 from hat.runtime.torch_runtime import Precision, TorchRuntime, choose_device
 from hat.runtime.triton_runtime import TritonRuntime, is_triton_address
@@ -30,7 +30,8 @@ def open_runtime(
 
     Args:
         path: A checkpoint folder, a ``.pth`` file of HAT's released code, or an exported file: ``.onnx``, ``.engine`` or
-            ``.plan`` (TensorRT), ``.xml`` (OpenVINO); or ``triton://host:port/model``, a model on a Triton server.
+            ``.plan`` (TensorRT), ``.xml`` (OpenVINO); ``triton://host:port/model``, a model on a Triton server; or
+            ``"hat_mobilenet_v2_market1501"``, the trained model that comes with the package.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None takes a CUDA device where there is one and the file runs on it.
         precision: Of a checkpoint: ``"fp32"``, ``"bf16"`` or ``"fp16"``. An exported file has its own.
         num_threads: For whatever computes on the CPU; for a checkpoint torch's own, of the whole process.
@@ -48,7 +49,7 @@ def open_runtime(
         if device not in (None, "auto") or precision != "fp32":
             raise UsageError(f"{address} runs where and as its server runs it: leave out the device and the precision")
         return TritonRuntime(address, **options)
-    path = Path(path).expanduser()
+    path = locate_model(path)
     ending = path.suffix.lower()
     if ending in ARTIFACT_ENDINGS and not path.is_dir():
         if precision != "fp32":

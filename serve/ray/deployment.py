@@ -237,6 +237,8 @@ def _open_service(plan: ReplicaPlan) -> Service:
 
 def _completed(plan: ReplicaPlan, host: str, num_cpus: float) -> ReplicaPlan:
     """Return a plan with what follows from how it is deployed, and with paths that other processes read as this one does."""
+    from hat.io.checkpoint import locate_model
+
     from ..service.ingress import allowed_hosts
 
     def absolute(place: str) -> str:
@@ -245,7 +247,7 @@ def _completed(plan: ReplicaPlan, host: str, num_cpus: float) -> ReplicaPlan:
     hosts = allowed_hosts(host) if plan.settings.hosts is None else plan.settings.hosts
     return replace(
         plan,
-        model=absolute(plan.model),
+        model=plan.model if "://" in plan.model else str(locate_model(plan.model).absolute()),
         galleries={name: absolute(place) for name, place in plan.galleries.items()},
         keys=plan.keys and absolute(plan.keys),
         audit=plan.audit and absolute(plan.audit),

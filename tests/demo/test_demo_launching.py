@@ -20,8 +20,8 @@ from hat.demo.app_state import Session
 from hat.demo.events import GENERAL, bind, clicked, typed_identity, whole_number
 from hat.demo.launching import Address, check_address, interruptible, private_environment
 from hat.demo.pages.page import LIMITS_OF_USE, card_text
-from hat.embedder import shipped_model
 from hat.errors import DataError, UsageError, WorkError
+from hat.io.checkpoint import shipped_model
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

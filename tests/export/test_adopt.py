@@ -341,7 +341,7 @@ def test_fingerprint_of_an_adopted_model_is_what_decides_an_embedding(tmp_path):
 
 
 def test_fingerprint_of_the_model_that_comes_along_is_what_it_always_was():
-    from hat.embedder import shipped_model
+    from hat.io.checkpoint import shipped_model
 
     if shipped_model() is None:
         pytest.skip("this installation has no trained model")

@@ -2,11 +2,13 @@
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hat.errors import ConfigError, MissingExtraError, UsageError
+from hat.io.checkpoint import SHIPPED_MODEL, shipped_model
 from hat.serve.ray.deployment import BelowPrefix, ReplicaPlan, _completed, application, deploy
 
 PLAN = ReplicaPlan(model="nowhere.onnx", galleries={"people": "people.gallery"})
@@ -65,6 +67,8 @@ def test_paths_are_the_same_to_every_process(monkeypatch, tmp_path):
     plan = _completed(plan, "127.0.0.1", 2.5)
     assert (plan.model, plan.keys) == (str(Path.cwd() / "m.onnx"), str(Path.cwd() / "k"))
     assert plan.galleries == {"a": str(Path.cwd() / "a.gallery"), "b": "milvus://h/b"}
+    shipped = _completed(replace(plan, model=SHIPPED_MODEL), "127.0.0.1", 1)
+    assert shipped.model == str(shipped_model() or Path.cwd() / SHIPPED_MODEL)
     assert plan.num_threads == 2 and "127.0.0.1" in plan.settings.hosts
     plan = _completed(ReplicaPlan(model="triton://gpu/people", num_threads=3), "10.0.0.1", 0.5)
     assert (plan.model, plan.num_threads, plan.settings.hosts) == ("triton://gpu/people", 3, None)
