@@ -1,5 +1,6 @@
 """What a run begins with: a backbone's ImageNet weights, or the whole of a model that was trained before."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -57,18 +58,23 @@ def _continue_from(model: HAT, folder: str) -> str:
     anew = tuple(prefix for prefix, begins in (("classifiers.", other_people), ("projection.", one_projects)) if begins)
     state = {name: value for name, value in state.items() if not name.startswith(anew)}
     state |= {name: value for name, value in own.items() if name.startswith(anew)}
+    fields = [
+        field for field in differences(config_to_dict(model.config), config_to_dict(source.config)) if field[0] != "image_size"
+    ]
     try:
         load_state(model, state, folder)
     except WeightsError as error:
+        options = [
+            f"--set model.{name}={before if isinstance(before, str) else json.dumps(before).replace(' ', '')}"
+            for name, _, before in fields
+            if name != "projection_dim"
+        ]
         raise WeightsError(
-            f"{error}. Only image size, number of identities, a projection or none, and what changes no shape may differ"
+            f"{error}. Only image size, number of identities, a projection or none, and what changes no shape may differ; "
+            f"as {folder} has it: {' '.join(options)}"
         ) from None
     size, size_before = "x".join(map(str, model.config.image_size)), "x".join(map(str, source.config.image_size))
     resized = f", resampled from {size_before} to {size}" if size != size_before else ""
-    differing = [
-        f"{name} {value} instead of {before}"
-        for name, value, before in differences(config_to_dict(model.config), config_to_dict(source.config))
-        if name != "image_size"
-    ]
+    differing = [f"{name} {value} instead of {before}" for name, value, before in fields]
     changed = f" and {', '.join(differing)}" if differing else ""
     return f"the model starts from {folder}{resized}, with {'new' if other_people else 'its own'} classifiers{changed}"

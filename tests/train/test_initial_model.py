@@ -1,8 +1,11 @@
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny_run import configure
 
+from hat.config import apply_overrides, parse_overrides
 from hat.errors import ConfigError, WeightsError
 from hat.io.checkpoint import load_checkpoint, save_checkpoint
 from hat.train.initial_model import initial_model
@@ -62,8 +65,13 @@ def test_a_projection_that_only_one_of_both_has_begins_anew_or_is_left_out(train
 
 
 def test_another_architecture_and_two_sources_are_refused(trained):
-    with pytest.raises(WeightsError, match="Only image size, number of identities, a projection or none, and what changes no"):
-        begin(trained, 6, model={"num_bottlenecks": 2})
+    other = {"num_bottlenecks": 2, "depths": [1, 1, 0, 1], "image_size": [96, 48]}
+    with pytest.raises(WeightsError, match="Only image size, number of identities, a projection or none, and") as told:
+        begin(trained, 6, model=other)
+    options = parse_overrides(re.findall(r"--set (\S+)", str(told.value)))
+    assert set(options["model"]) == {"num_bottlenecks", "depths"}
+    with_them = apply_overrides(configure(backbone_weights=None, initial_checkpoint=str(trained), model=other), options)
+    assert "resampled" in initial_model(with_them, 6)[1]  # what the message says helps
     with pytest.raises(ConfigError, match="leave out backbone_weights"):
         initial_model(configure(backbone_weights="torchvision", initial_checkpoint=str(trained)), 6)
 
