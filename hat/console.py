@@ -5,7 +5,6 @@ Results worth keeping go into a Markdown file too, with all that is needed to me
 
 import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -21,8 +20,7 @@ from rich.table import Table
 
 from hat.errors import UsageError, WorkError
 from hat.io.atomic_output import check_output
-
-_CPUINFO = Path("/proc/cpuinfo")
+from hat.processor import processor_name
 
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 """Where messages go, so that what a command prints on stdout can be piped. No markup: paths have square brackets."""
@@ -114,20 +112,6 @@ def describe_machine() -> str:
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     return "; ".join([*parts, f"torch {torch.__version__}"])
-
-
-def processor_name() -> str:
-    """Return the processor's name, or its architecture where the system does not tell."""
-    return cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def cpuinfo(*keys: str) -> str:
-    """Return what Linux says of the first processor by one of these keys; nothing elsewhere, or where it does not say."""
-    try:
-        lines = [line.partition(":") for line in _CPUINFO.read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return ""
-    return next((value.strip() for key, _, value in lines if key.strip() in keys), "")
 
 
 def _source_commit() -> str | None:

@@ -84,7 +84,7 @@ def test_two_onnxruntimes_and_another_cuda_of_tensorrt_are_told(machine):
 def test_doctor_tells_in_which_precisions_the_processor_is_fast(text, expected, machine, tmp_path):
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
-    machine.setattr("hat.console._CPUINFO", tmp_path / "cpuinfo")
+    machine.setattr("hat.processor._CPUINFO", tmp_path / "cpuinfo")
     assert diagnose().facts["CPU"].endswith(expected)
 
 

@@ -70,7 +70,7 @@ _PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "market1501-cpu": (
         "hat_mobilenet_v2 at 128 x 64 for 12 epochs, for two cores without a GPU.",
-        merge(_EDGE, {"num_epochs": 12, "compute": {"precision": "bf16"}, "data": {"cache": "host"}}),
+        merge(_EDGE, {"num_epochs": 12, "data": {"cache": "host"}}),
     ),
     "quick": (
         "A first run of a minute or two on a small data set: a small HAT on ResNet-18 at 128 x 64 from random weights.",

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hat.console import cpuinfo, emit, make_table, processor_name
+from hat.console import emit, make_table
+from hat.processor import fast_precisions, processor_name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
 _JETSON_RELEASE = Path("/etc/nv_tegra_release")
 _TORCH_INDEX = "https://download.pytorch.org/whl"
 _NEWEST_TORCH_CUDA = "cu130"
-_INSTRUCTIONS = {
-    "int8": {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"},
-    "bf16": {"avx512_bf16", "amx_bf16", "bf16"},
-}
-"""Precision -> what Linux calls the instructions with which a processor is faster in it than in fp32, on x86 and ARM."""
 
 
 @dataclass
@@ -64,10 +60,8 @@ def diagnose() -> Diagnosis:
     """Look at Python, torch, the driver, GPUs, and every runtime that is installed: each is really loaded."""
     found = Diagnosis()
     found.facts["Python"] = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
-    flags = set(cpuinfo("flags", "Features").split())
-    fast = [precision for precision, names in _INSTRUCTIONS.items() if names & flags]
-    unknown = "" if flags else "; what else cannot be told here"
-    found.facts["CPU"] = f"{processor_name()}, fast in {', '.join(['fp32', *fast])}{unknown}"
+    fast = fast_precisions()
+    found.facts["CPU"] = f"{processor_name()}, fast in {', '.join(fast) if fast else 'fp32; what else cannot be told here'}"
     if _JETSON_RELEASE.exists():
         found.facts["Jetson"] = _JETSON_RELEASE.read_text(encoding="utf-8", errors="replace").splitlines()[0].strip("# ")
     found.facts["hat-reid"] = _version("hat-reid") or "not installed"

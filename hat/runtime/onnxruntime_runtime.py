@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hat.console import cpuinfo
 from hat.errors import CheckpointError, MissingExtraError, UsageError
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
 from hat.io.onnx_file import read_onnx
+from hat.processor import has_vnni
 from hat.runtime.protocol import embed_images
 from hat.runtime.torch_runtime import choose_device
 
@@ -31,7 +31,6 @@ _SHAPE_OPERATORS = {
     *("Range", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"),
 }
 """Arithmetic on shapes, which ONNX Runtime leaves on the CPU on purpose."""
-_VNNI = {"avx512_vnni", "avx_vnni"}
 _LOG = logging.getLogger(__name__)
 
 
@@ -41,7 +40,7 @@ def add_in_32_bits(options: Any) -> None:
     x86 processors without VNNI would add them in 16 bits, which overflow; the setting costs a few percent there. Those with
     VNNI add in 32 bits by themselves, and would take a quarter longer with it.
     """
-    if not _VNNI & set(cpuinfo("flags").split()):
+    if not has_vnni():
         options.add_session_config_entry("session.x64quantprecision", "1")
 
 

@@ -106,7 +106,7 @@ def test_int8_products_do_not_overflow(tmp_path):
 def test_sums_are_forced_to_32_bits_unless_the_processor_makes_them_so_anyway(text, expected, monkeypatch, tmp_path):
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr("hat.console._CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("hat.processor._CPUINFO", tmp_path / "cpuinfo")
     options = onnxruntime.SessionOptions()
     add_in_32_bits(options)
     if expected is None:
