@@ -15,10 +15,10 @@ branch:
   side by side; y is computed from its CLS. Attention gives every position a gradient of its own, often of opposite signs, which
   is why these are not averaged. The tokens that leave the stage would not do: CLS does not depend on them.
 
-With ``target="embedding"`` y is half the squared length of the branch's BN-necked feature, the branch's part of the embedding:
-a channel then weighs more the further this person lies from the average of the training set in it. No identity is asked for,
-which suits people who were not in the training set. With ``target="class"`` y is the largest logit of the branch's own
-classifier.
+With ``target="embedding"`` y is half the squared length of the branch's BN-necked feature, the branch's part of the embedding
+or of what a projection makes it of: a channel then weighs more the further this person lies from the average of the
+training set in it. No identity is asked for, which suits people who were not in the training set. With ``target="class"`` y is
+the largest logit of the branch's own classifier.
 
 Differs: the paper shows such maps without saying how they were computed.
 """
