@@ -69,9 +69,9 @@ def _continue_from(model: HAT, folder: str) -> str:
             for name, _, before in fields
             if name != "projection_dim"
         ]
+        tail = f"; as {folder} has it: {' '.join(options)}" if options else ""
         raise WeightsError(
-            f"{error}. Only image size, number of identities, a projection or none, and what changes no shape may differ; "
-            f"as {folder} has it: {' '.join(options)}"
+            f"{error}. Only image size, number of identities, a projection or none, and what changes no shape may differ{tail}"
         ) from None
     size, size_before = "x".join(map(str, model.config.image_size)), "x".join(map(str, source.config.image_size))
     resized = f", resampled from {size_before} to {size}" if size != size_before else ""

@@ -131,7 +131,7 @@ def read_checkpoint_info(folder: str | os.PathLike[str]) -> CheckpointInfo:
 
 
 def load_checkpoint(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> HAT:
-    """Load the model of a checkpoint, in evaluation mode.
+    """Load the model of a checkpoint, or by its name the one that comes with the package, in evaluation mode.
 
     Raises:
         CheckpointError: The folder is no checkpoint, or its weights do not belong to its configuration.
