@@ -101,8 +101,8 @@ class DistillConfig:
     Adam, whose steps do not grow with the loss: lower both for SGD."""
     projection_images: Count = 0
     """Training images, as they are, on which the projection is fitted by ridge regression before the first step, for a student
-    that is trained already: a random one would pull it about until it is learned. 0 begins with a random one, or with that of
-    the model's own that `initial_checkpoint` holds."""
+    that is trained already: a random one would pull it about until it is learned. Thousands, of many people: hundreds are too
+    few for a fit. 0 begins with a random one, or with that of the model's own that `initial_checkpoint` holds."""
     similarity_weight: NonNegativeFloat = 40.0
     """Weight of the difference between the teacher's and the student's similarities within a batch; no projection is needed,
     and it is the similarities that rank a gallery."""
