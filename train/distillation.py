@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hat.console import stderr
 from hat.errors import ConfigError
 from hat.model import HAT
 
@@ -63,6 +64,11 @@ class Distillation:
             student.eval()
             pairs = [(student.joined(images), self.teacher.embed(images, indices)) for images, indices in batches]
             rows, target = (torch.cat(part).cpu() for part in zip(*pairs, strict=True))  # (N, C) and (N, D)
+            if len(rows) < rows.shape[1]:
+                stderr.print(
+                    f"the projection is fitted on {len(rows)} images, fewer than the {rows.shape[1]} features it combines: "
+                    "expect little of it on other people"
+                )
             for parameter, value in zip(parameters, best_projection(rows, target), strict=True):
                 parameter.copy_(value)
         if self.context.world_size > 1:

@@ -174,12 +174,15 @@ def by_least_squares(dataset, teacher):
     return paths, rows, expected
 
 
-def test_a_projection_is_fitted_as_least_squares_with_a_ridge_would_be(dataset, teacher, tmp_path):
+def test_a_projection_is_fitted_as_least_squares_with_a_ridge_would_be(dataset, teacher, tmp_path, capsys):
     config = taught_by(teacher, {"projection_images": 16, "cache": True}, num_epochs=1, optim={"lr": 1e-12})
     run(config, dataset, tmp_path / "run")
     projection = read_state(tmp_path / "run")["projection"]
     found = np.vstack([projection["weight"].numpy().T, projection["bias"].numpy()])
-    np.testing.assert_allclose(found, by_least_squares(dataset, teacher)[2], atol=2e-4)
+    _, rows, expected = by_least_squares(dataset, teacher)
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+    width = rows.shape[1] - 1  # beside the ones that the bias goes with
+    assert f"fitted on 16 images, fewer than the {width} features" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("average", [False, True])
