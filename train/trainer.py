@@ -260,8 +260,8 @@ class Trainer:
         where = f"{context.world_size} processes, {context.device.type}" if context.world_size > 1 else str(context.device)
         start = f"from epoch {self.epoch + 1}, step {self.epoch_step + 1}" if self.global_step else self.weights_note
         taught = f"; it learns from {config.distill.teacher}" if config.distill.teacher else ""
-        precision = config.compute.precision
-        emulated = context.device.type == "cpu" and precision == "bf16" and precision not in (fast_precisions() or [precision])
+        precision, fast = config.compute.precision, fast_precisions()
+        emulated = context.device.type == "cpu" and precision == "bf16" and fast is not None and "bf16" not in fast
         slow = "; this processor has no instructions for bf16: fp32 is several times as fast" if emulated else ""
         return (
             f"{config.model_name}: {num_images} images of {num_pids} identities, {config.num_epochs} epochs of "

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from hat.console import metric_rows
 from hat.errors import UsageError
+from hat.io.checkpoint import locate_model
 
 from ..app_state import AppState, Session
 from ..events import Values, bind
@@ -64,7 +65,7 @@ def build_page(state: AppState) -> gr.Blocks:
                 report_page(state, session_state, report_tab)
             with gr.Tab("About and limits", id="about"), gr.Column(elem_classes="hat-text"):
                 html_block(fragments("about").about(Markup(LIMITS_OF_USE), _model_facts(state)))
-                if (card := card_text(Path(state.model).expanduser())) is not None:
+                if (card := card_text(locate_model(state.model))) is not None:
                     with gr.Accordion("Model card", open=False):
                         gr.Markdown(card)
         with gr.Row(elem_id="hat-footer"):

@@ -65,8 +65,11 @@ def test_a_projection_that_only_one_of_both_has_begins_anew_or_is_left_out(train
 
 
 def test_another_architecture_and_two_sources_are_refused(trained):
+    refused = "Only image size, number of identities, a projection or none, and what changes no"
+    with pytest.raises(WeightsError, match=refused):
+        begin(trained, 6, model={"num_bottlenecks": 2})
     other = {"num_bottlenecks": 2, "depths": [1, 1, 0, 1], "image_size": [96, 48]}
-    with pytest.raises(WeightsError, match="Only image size, number of identities, a projection or none, and") as told:
+    with pytest.raises(WeightsError, match=refused) as told:
         begin(trained, 6, model=other)
     options = parse_overrides(re.findall(r"--set (\S+)", str(told.value)))
     assert set(options["model"]) == {"num_bottlenecks", "depths"}
