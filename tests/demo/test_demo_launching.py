@@ -1,7 +1,9 @@
 """Who may reach the demo, what is left of it, and what a handler's failure looks like to a visitor."""
 
+import asyncio
 import logging
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -15,13 +17,14 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+import hat
 from hat.cli import app
 from hat.demo.app_state import Session
 from hat.demo.events import GENERAL, bind, clicked, typed_identity, whole_number
 from hat.demo.launching import Address, check_address, interruptible, private_environment
-from hat.demo.pages.page import LIMITS_OF_USE, card_text
+from hat.demo.pages.page import LIMITS_OF_USE, build_page, card_text
 from hat.errors import DataError, UsageError, WorkError
-from hat.io.checkpoint import shipped_model
+from hat.io.checkpoint import SHIPPED_MODEL, shipped_model
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -75,6 +78,20 @@ def test_the_style_sheet_the_script_and_a_model_card_ask_nobody_for_anything(tmp
     assert card_text(tmp_path) == "# A model\n\n[picture](https://example.org/a.png) &lt;img src=//example.org/b.png> [link](c)"
     card.write_bytes(b"x" * 300_000)
     assert card_text(tmp_path) is None
+
+
+def test_the_card_of_a_model_is_shown_whether_it_is_given_by_path_or_by_name(state, tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(hat.io.checkpoint, "__file__", str(tmp_path / "package" / "io" / "checkpoint.py"))
+    shipped = shutil.copytree(tiny_checkpoint, tmp_path / "package" / "models" / SHIPPED_MODEL)
+
+    async def cards():  # gradio asks for an event loop, and would leave one of its own open
+        return [block.value for block in build_page(state).blocks.values() if isinstance(block, gr.Markdown)]
+
+    assert asyncio.run(cards()) == []
+    (shipped / "MODEL_CARD.md").write_text("# Taught by nobody")
+    for model in (str(shipped), SHIPPED_MODEL):
+        state.model = model
+        assert asyncio.run(cards()) == ["# Taught by nobody"], model
 
 
 def test_the_server_gives_no_file_and_lists_no_endpoint(served, tmp_path):
