@@ -23,6 +23,12 @@ def fast_precisions() -> tuple[str, ...] | None:
     return ("fp32", *(precision for precision, names in _FASTER.items() if names & flags)) if flags else None
 
 
+def lacks_bf16() -> bool:
+    """Return whether the processor is known to compute bf16 by other instructions, so that fp32 is several times as fast."""
+    fast = fast_precisions()
+    return fast is not None and "bf16" not in fast
+
+
 def has_vnni() -> bool:
     """Return whether an x86 processor is known to add products of eight bits in 32 by itself."""
     return bool(_VNNI & _flags())

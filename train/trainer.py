@@ -26,7 +26,7 @@ from hat.evaluation import evaluate
 from hat.io.checkpoint import save_checkpoint
 from hat.model import HAT
 from hat.process_settings import keep_freed_memory
-from hat.processor import fast_precisions
+from hat.processor import lacks_bf16
 from hat.runtime import TorchRuntime
 
 from .config import TrainConfig
@@ -260,8 +260,8 @@ class Trainer:
         where = f"{context.world_size} processes, {context.device.type}" if context.world_size > 1 else str(context.device)
         start = f"from epoch {self.epoch + 1}, step {self.epoch_step + 1}" if self.global_step else self.weights_note
         taught = f"; it learns from {config.distill.teacher}" if config.distill.teacher else ""
-        precision, fast = config.compute.precision, fast_precisions()
-        emulated = context.device.type == "cpu" and precision == "bf16" and fast is not None and "bf16" not in fast
+        precision = config.compute.precision
+        emulated = context.device.type == "cpu" and precision == "bf16" and lacks_bf16()
         slow = "; this processor has no instructions for bf16: fp32 is several times as fast" if emulated else ""
         return (
             f"{config.model_name}: {num_images} images of {num_pids} identities, {config.num_epochs} epochs of "

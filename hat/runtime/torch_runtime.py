@@ -1,5 +1,6 @@
 """PyTorch as a runtime: the reference that every exported file is compared with."""
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,8 +17,11 @@ from hat.errors import UsageError, WorkError
 from hat.io.artifact import ArtifactInfo, fingerprint, weights_sha256
 from hat.model import HAT
 from hat.model.inference import InferenceModel
+from hat.processor import lacks_bf16
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+_LOG = logging.getLogger(__name__)
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -93,6 +97,8 @@ class TorchRuntime:
         self._network: nn.Module = cast(nn.Module, torch.compile(network)) if compiled else network
         self._turn: AbstractContextManager[Any] = threading.Lock() if compiled else nullcontext()
         self.device_type = self.device.type
+        if self.device_type == "cpu" and precision == "bf16" and lacks_bf16():
+            _LOG.warning("%s: this processor has no instructions for bf16: fp32 is several times as fast", model_name)
         variant = f"{' inference graph' if inference_graph else ''}{' compiled' if compiled else ''}"
         self.name = f"torch {precision}{variant} {self.device.type}"
 
