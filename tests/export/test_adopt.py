@@ -347,8 +347,8 @@ def test_fingerprint_of_the_model_that_comes_along_is_what_it_always_was():
     if shipped_model() is None:
         pytest.skip("this installation has no trained model")
     info = open_runtime(shipped_model(), "cpu").info
-    assert info.source_sha256 == "49ae94c6ecdcf6fb4f0bc8e38b4d470feea670466bfb632bc031f5d16e159bc4"
-    assert info.fingerprint == "6794718c2244a7c2119adb30e0045e5c98132a7f2741e479abcdf670143a6698"
+    assert info.source_sha256 == "226c11f17d7991b7c5fe2a1ffcbf7b9efb518574e2ceb8434b626c804e430bae"
+    assert info.fingerprint == "d2d56fe3c30f42b6f8c7963d591769c0074a95094f576c9d0cc08d16a630ea52"
 
 
 def test_info_from_json_reads_files_from_before_models_were_adopted(small_model):
