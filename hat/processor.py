@@ -23,10 +23,12 @@ def fast_precisions() -> tuple[str, ...] | None:
     return ("fp32", *(precision for precision, names in _FASTER.items() if names & flags)) if flags else None
 
 
-def lacks_bf16() -> bool:
-    """Return whether the processor is known to compute bf16 by other instructions, so that fp32 is several times as fast."""
+def emulation(device_type: str, precision: str) -> str | None:
+    """Return a sentence where the CPU is to compute bf16 and is known to have no instructions for it; None otherwise."""
     fast = fast_precisions()
-    return fast is not None and "bf16" not in fast
+    if device_type != "cpu" or precision != "bf16" or fast is None or precision in fast:
+        return None
+    return "this processor has no instructions for bf16: fp32 is several times as fast"
 
 
 def has_vnni() -> bool:

@@ -26,7 +26,7 @@ from hat.evaluation import evaluate
 from hat.io.checkpoint import save_checkpoint
 from hat.model import HAT
 from hat.process_settings import keep_freed_memory
-from hat.processor import lacks_bf16
+from hat.processor import emulation
 from hat.runtime import TorchRuntime
 
 from .config import TrainConfig
@@ -261,8 +261,8 @@ class Trainer:
         start = f"from epoch {self.epoch + 1}, step {self.epoch_step + 1}" if self.global_step else self.weights_note
         taught = f"; it learns from {config.distill.teacher}" if config.distill.teacher else ""
         precision = config.compute.precision
-        emulated = context.device.type == "cpu" and precision == "bf16" and lacks_bf16()
-        slow = "; this processor has no instructions for bf16: fp32 is several times as fast" if emulated else ""
+        emulated = emulation(context.device.type, precision)
+        slow = f"; {emulated}" if emulated else ""
         return (
             f"{config.model_name}: {num_images} images of {num_pids} identities, {config.num_epochs} epochs of "
             f"{self.num_steps} steps of {config.optim.accumulate * self.sampler.batch_size} images, "

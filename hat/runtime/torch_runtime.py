@@ -17,7 +17,7 @@ from hat.errors import UsageError, WorkError
 from hat.io.artifact import ArtifactInfo, fingerprint, weights_sha256
 from hat.model import HAT
 from hat.model.inference import InferenceModel
-from hat.processor import lacks_bf16
+from hat.processor import emulation
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -97,8 +97,8 @@ class TorchRuntime:
         self._network: nn.Module = cast(nn.Module, torch.compile(network)) if compiled else network
         self._turn: AbstractContextManager[Any] = threading.Lock() if compiled else nullcontext()
         self.device_type = self.device.type
-        if self.device_type == "cpu" and precision == "bf16" and lacks_bf16():
-            _LOG.warning("%s: this processor has no instructions for bf16: fp32 is several times as fast", model_name)
+        if (slow := emulation(self.device_type, precision)) is not None:
+            _LOG.warning("%s: %s", model_name, slow)
         variant = f"{' inference graph' if inference_graph else ''}{' compiled' if compiled else ''}"
         self.name = f"torch {precision}{variant} {self.device.type}"
 
