@@ -370,9 +370,11 @@ class Trainer:
         assert isinstance(model, HAT)
         return model
 
-    def _save_weights(self, folder: Path, metrics: Mapping[str, float] | None) -> None:
+    def _save_weights(self, folder: Path, metrics: Mapping[str, Any] | None) -> None:
         epochs_done = self.epoch if self.epoch_step == 0 else self.epoch + 1
         training = {**self._plain_config, "epochs_done": epochs_done, "data": self._data}
+        if metrics is not None and self.evaluation is not None:
+            metrics = {**metrics, "dataset": self.evaluation.name}
         save_checkpoint(self.eval_model(), folder, training=training, metrics=metrics)
 
     def _state_is_due(self) -> bool:

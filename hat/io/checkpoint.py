@@ -88,7 +88,7 @@ def save_checkpoint(
         model: The model.
         folder: Where to; made if it is not there.
         training: The training configuration, as plain data.
-        metrics: Figures measured with these weights, as plain data.
+        metrics: Figures measured with these weights, and the ``dataset`` they belong to, as plain data.
         half: Keep matrices and filters as float16, half the size; norms and biases, whose variances may be tiny, stay float32.
 
     Returns:

@@ -47,6 +47,7 @@ def test_from_images_to_a_model_in_real_processes(market_folder, tmp_path):
     assert yaml.safe_load((out / "config.yaml").read_text())["num_epochs"] == 2
     told = json.loads((out / "config.json").read_text())
     assert told["training"]["optim"]["lr"] == 4e-4 and told["metrics"]["mAP"] == result["best"]["mAP"]
+    assert told["metrics"]["dataset"] == "tiny"
 
     again = subprocess.run(command, capture_output=True, timeout=180, text=True, check=False)
     assert again.returncode == 2 and again.stdout == ""

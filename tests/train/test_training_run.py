@@ -85,7 +85,11 @@ def test_the_product_is_the_best_evaluated(dataset, tmp_path, monkeypatch):
     assert result.best == {"mAP": 0.9, "rank1": 0.1, "epoch": 2}
     two = run(configure(num_epochs=2), dataset, tmp_path / "two")
     assert_same_weights(tmp_path / "run", two.folder)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["metrics"] == {"mAP": 0.9, "rank1": 0.1}
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["metrics"] == {
+        "mAP": 0.9,
+        "rank1": 0.1,
+        "dataset": dataset.name,
+    }
     three = run(configure(num_epochs=3), dataset, tmp_path / "three")
     assert_same_weights(tmp_path / "run" / "last", three.folder)
 
