@@ -347,8 +347,8 @@ def test_fingerprint_of_the_model_that_comes_along_is_what_it_always_was():
     if shipped_model() is None:
         pytest.skip("this installation has no trained model")
     info = open_runtime(shipped_model(), "cpu").info
-    assert info.source_sha256 == "226c11f17d7991b7c5fe2a1ffcbf7b9efb518574e2ceb8434b626c804e430bae"
-    assert info.fingerprint == "d2d56fe3c30f42b6f8c7963d591769c0074a95094f576c9d0cc08d16a630ea52"
+    assert info.source_sha256 == "5424d85784257b2011500e1f2feb2934f8eb6c7d9931ad955b83ad290b789254"
+    assert info.fingerprint == "100f4ee716915647ffa02ef2ba76124cc150c89a3279ed8540b7c3554ff69d33"
 
 
 def test_info_from_json_reads_files_from_before_models_were_adopted(small_model):
