@@ -67,7 +67,7 @@ def build_page(state: AppState) -> gr.Blocks:
                 html_block(fragments("about").about(Markup(LIMITS_OF_USE), _model_facts(state)))
                 if (card := card_text(locate_model(state.model))) is not None:
                     with gr.Accordion("Model card", open=False):
-                        gr.Markdown(card)
+                        gr.Markdown(card, elem_classes="hat-model-card")
         with gr.Row(elem_id="hat-footer"):
             html_block(fragments("about").footer())
             limits = gr.Button("What it must not be used for", size="sm", scale=0, min_width=220, elem_id="hat-limits")

@@ -22,6 +22,7 @@ PHONE = {"width": 390, "height": 844}
 CHECK = {"level": "embedding", "name": "worst cosine", "value": 0.9995, "limit": 0.999, "sense": ">=", "passed": True}
 CANDIDATE = {"name": "market.onnx", "runtime": "onnxruntime", "passed": True, "checks": [CHECK]}
 REPORT = {"passed": True, "reference": "runs/market", "num_queries": 40, "num_gallery": 200, "candidates": [CANDIDATE]}
+CARD = "| what | " + " | ".join("ABCDEFGHIJKL") + " |\n" + "|---" * 13 + "|\n| one row of figures | " + "82.48 | " * 12 + "\n"
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +30,13 @@ def full_demo(browser, make_state, tiny_checkpoint, people, tmp_path_factory):
     """The page with everything, a second file to compare with and a report: (address, gallery's file, temporary folder)."""
     folder = tmp_path_factory.mktemp("full")
     make_state(folder).close()
-    shutil.copytree(tiny_checkpoint, folder / "twin")
+    for name in ("model", "twin"):
+        shutil.copytree(tiny_checkpoint, folder / name)
+    (folder / "model" / "MODEL_CARD.md").write_text(CARD)
     (folder / "parity.json").write_text(json.dumps(REPORT))
     data = Path(people.query.paths[0]).parent.parent
     options = ("--gallery", folder / "people.gallery", "--data", data, "--compare", folder / "twin")
-    arguments = map(str, (tiny_checkpoint, *options, "--report", folder / "parity.json"))
+    arguments = map(str, (folder / "model", *options, "--report", folder / "parity.json"))
     with hat_demo(*arguments, TMPDIR=str(folder)) as url:
         yield url, folder / "people.gallery", folder
 
@@ -72,6 +75,11 @@ def test_every_page_is_accessible_and_fits(browser, full_demo, size, dark):
         check("report")
         page.get_by_role("button", name="What it must not be used for").click()
         page.get_by_role("heading", name="What it must not be used for").wait_for()
+        page.get_by_role("button", name="Model card").click()
+        figure = page.locator(".hat-model-card td", has_text="82.48").first
+        figure.wait_for()
+        lines = "td => { const all = document.createRange(); all.selectNodeContents(td); return all.getClientRects().length; }"
+        assert size is PHONE or figure.evaluate(lines) == 1, "a figure of the card is broken into lines"
         check("about")
         assert found == {}
 
