@@ -75,8 +75,8 @@ def check_rankable(dataset: ReIDDataset) -> None:
         raise DataError(f"{dataset.name}: no identity of the query is in the gallery, so there is nothing to be found")
     if not any(where - {camera} for camera, where in seen):
         raise DataError(
-            f"{dataset.name}: every match was seen by the query's own camera, and such pairs do not count; --no-cameras "
-            "counts all pairs, which is easier than any benchmark"
+            f"{dataset.name}: every match was seen by the query's own camera, and such pairs do not count; "
+            "hat eval --no-cameras counts all pairs, which is easier than any benchmark"
         )
 
 

@@ -49,7 +49,7 @@ def train(
     gray_bits: Annotated[
         int | None, typer.Option("--gray-bits", help="Bits that 16-bit gray images really use; short for --set gray_bits=N.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that are missing or unreadable.")] = False,
     stop_after_s: Annotated[
         float | None, typer.Option("--stop-after-s", help="Stop after so many seconds, with the state written; then --resume.")
     ] = None,
@@ -109,7 +109,7 @@ def train(
 
     from .trainer import train_model
 
-    datasets = [open_dataset(spec) for spec in data]
+    datasets = [open_dataset(spec, skip_missing=skip_bad) for spec in data]
     result = train_model(
         configuration, datasets, out, device=device, resume=resume, force=force, skip_bad=skip_bad, stop_after_s=stop_after_s
     )

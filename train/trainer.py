@@ -16,13 +16,13 @@ from torch import Tensor
 
 from hat.config import config_to_dict
 from hat.console import stderr
-from hat.data import check_images, merge_training
+from hat.data import merge_training
 from hat.data.datasets import ReIDDataset, Split
 from hat.data.images import set_gray_bits
-from hat.data.loading import default_num_workers
+from hat.data.loading import default_num_workers, without_bad_images
 from hat.embedder import Embedder
 from hat.errors import ConfigError, DataError, UsageError, WorkError, describe_failure, is_out_of_memory
-from hat.evaluation import evaluate
+from hat.evaluation import check_rankable, evaluate
 from hat.io.checkpoint import save_checkpoint
 from hat.model import HAT
 from hat.process_settings import keep_freed_memory
@@ -84,7 +84,7 @@ def train_model(
         UsageError: The folder may not be written to or another training works in it, the device is not there, or the time is
             not above 0.
         ConfigError: The configuration does not suit the data, the processes, or the run to be resumed.
-        DataError: There are no training images.
+        DataError: There are no training images, or nothing can be ranked where evaluation is asked for.
         ImageError: An image cannot be read.
         WeightsError: Backbone weights cannot be had or do not fit.
         CheckpointError: The state to be resumed from, or the teacher, cannot be read.
@@ -103,8 +103,12 @@ def train_model(
             folder.check(resume=resume, force=force)
             stack.enter_context(folder.lock())
         stack.enter_context(_one_sentence(folder))
-        train = _training_images(datasets, skip_bad, context)
-        evaluation = next((dataset for dataset in datasets if len(dataset.query) and len(dataset.gallery)), None)
+        place = next((i for i, dataset in enumerate(datasets) if len(dataset.query) and len(dataset.gallery)), None)
+        if skip_bad:
+            evaluated = place if config.eval.every_epochs else None
+            datasets = [_without_bad_images(dataset, i == evaluated, context) for i, dataset in enumerate(datasets)]
+        train = _training_images(datasets)
+        evaluation = None if place is None else datasets[place]
         trainer = Trainer(config, train, folder, context, resume=resume, evaluation=evaluation)
         if context.world_size > 1:
             dist.barrier()  # all have read the state before the first process writes
@@ -137,16 +141,18 @@ def _one_sentence(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _training_images(datasets: Sequence[ReIDDataset], skip_bad: bool, context: DistributedContext) -> Split:
+def _without_bad_images(dataset: ReIDDataset, is_evaluated: bool, context: DistributedContext) -> ReIDDataset:
+    kept, bad = without_bad_images(dataset, ("train", "query", "gallery") if is_evaluated else ("train",))
+    if bad and context.is_main:
+        path, reason = bad[0]
+        stderr.print(f"{dataset.name}: {len(bad)} images cannot be used and are left out, such as {path}: {reason}")
+    return kept
+
+
+def _training_images(datasets: Sequence[ReIDDataset]) -> Split:
     sources = [dataset for dataset in datasets if len(dataset.train)]
     if not sources:
         raise DataError(f"no training images in {', '.join(dataset.name for dataset in datasets) or 'no data set'}")
-    for place, dataset in enumerate(sources if skip_bad else ()):
-        kept, bad = check_images(dataset.train)
-        if bad and context.is_main:
-            path, reason = bad[0]
-            stderr.print(f"{dataset.name}: {len(bad)} images cannot be used and are left out, such as {path}: {reason}")
-        sources[place] = ReIDDataset(dataset.name, kept, dataset.query, dataset.gallery, dataset.notes)
     return merge_training(sources)
 
 
@@ -158,7 +164,7 @@ class Trainer:
 
     Raises:
         ConfigError: The configuration does not suit the data, the processes, or the run to be resumed.
-        DataError: Identities are not 0 to n - 1, or fewer than two.
+        DataError: Identities are not 0 to n - 1, or fewer than two; or nothing can be ranked where evaluation is asked for.
         HatError: Weights, teacher, images or state cannot be read.
     """
 
@@ -177,8 +183,10 @@ class Trainer:
         self.context = context
         self.folder = folder
         self.evaluation = evaluation
-        if config.eval.every_epochs and evaluation is None:
-            raise ConfigError("eval.every_epochs is set and no data set given has both query and gallery; set it to 0")
+        if config.eval.every_epochs:
+            if evaluation is None:
+                raise ConfigError("eval.every_epochs is set and no data set given has both query and gallery; set it to 0")
+            check_rankable(evaluation)  # now, and not when the first epoch has been trained
         self.pids = torch.from_numpy(_check_labels(train)).to(context.device)
         self.sampler = RandomIdentitySampler(train.pids, config.sampler, config.seed)
         self.sampler.shard(np.empty((0, self.sampler.batch_size), dtype=np.int64), context.rank, context.world_size)

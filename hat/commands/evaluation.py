@@ -55,7 +55,7 @@ def evaluate(
     gray_bits: Annotated[
         int | None, typer.Option(min=8, max=16, help="Bits that 16-bit gray images really use: 10, 12 or 14 of many cameras.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that are missing or unreadable.")] = False,
     record: Annotated[Path | None, typer.Option(help="Append the figures to this Markdown file.")] = None,
     rank_list: Annotated[Path | None, typer.Option(help="Picture of ranked lists, right and wrong framed.")] = None,
     cam: Annotated[Path | None, typer.Option(help="Picture of the class activation maps of MFE and DSA.")] = None,
@@ -88,6 +88,7 @@ def evaluate(
     from hat.data import open_dataset
     from hat.data.csv_table import write_csv_table
     from hat.data.images import set_gray_bits
+    from hat.data.loading import without_bad_images
     from hat.embedder import Embedder
     from hat.evaluation import center_dataset, check_rankable, rank_embeddings
     from hat.metrics import rerank as rerank_distances
@@ -111,7 +112,10 @@ def evaluate(
     for index, dataset in enumerate(datasets):
         num_bad = 0
         if skip_bad:
-            dataset, num_bad = _without_bad_images(dataset)  # noqa: PLW2901
+            dataset, bad = without_bad_images(dataset, ("query", "gallery"))  # noqa: PLW2901
+            for path, reason in bad:
+                stderr.print(f"left out: {path}: {reason}")
+            num_bad = len(bad)
             check_rankable(dataset)  # what is left of it
         query, gallery, seconds = _embed(embedder, dataset, flip)
         if center_cameras:
@@ -137,18 +141,6 @@ def evaluate(
     result = {"model": model, "runtime": embedder.runtime.name, "rerank": rerank, "flip": flip}
     result |= {"center_cameras": center_cameras, "results": results}
     emit(result, make_table([list(row.values()) for row in rows], list(rows[0]), left=("data set",)), as_json)
-
-
-def _without_bad_images(dataset: ReIDDataset) -> tuple[ReIDDataset, int]:
-    from dataclasses import replace
-
-    from hat.data import check_images
-
-    query, bad_query = check_images(dataset.query)
-    gallery, bad_gallery = check_images(dataset.gallery)
-    for path, reason in bad_query + bad_gallery:
-        stderr.print(f"left out: {path}: {reason}")
-    return replace(dataset, query=query, gallery=gallery), len(bad_query) + len(bad_gallery)
 
 
 def _embed(embedder: Embedder, dataset: ReIDDataset, flip: bool) -> tuple[Embeddings, Embeddings, float]:

@@ -88,8 +88,10 @@ def read_csv_table(path: Path, *, skip_missing: bool = False) -> ReIDDataset:
             missing.append((where, row["path"]))
     if missing and not skip_missing:
         where, location = missing[0]
-        more = f" (and {len(missing) - 1:,} more of {len(rows) + len(missing):,}; --skip-bad leaves them out)"
-        raise DataError(f"{where}: there is no file {location}{more if len(missing) > 1 else ''}")
+        more = f" (and {len(missing) - 1:,} more of {len(rows) + len(missing):,})" if len(missing) > 1 else ""
+        raise DataError(f"{where}: there is no file {location}{more}; --skip-bad of hat train and hat eval leaves it out")
+    if missing and not rows:
+        raise DataError(f"{path}: none of its {len(missing):,} files is there, the first is {missing[0][1]}")
     if not rows:
         raise DataError(f"{path}: no rows after the header")
     pids = number_labels((row["pid"] for row in rows), f"{path}, column pid")

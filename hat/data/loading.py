@@ -12,14 +12,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from hat.data.datasets import Split
+from hat.data.datasets import ReIDDataset, Split
 from hat.data.images import decode_image, read_encoded, read_image
 from hat.errors import ImageError, UsageError
 
@@ -217,6 +218,15 @@ def check_images(split: Split) -> tuple[Split, list[tuple[str, str]]]:
         return split, []
     bad_paths = {path for path, _ in bad}
     return Split(split.name, [sample for sample in split if sample.path not in bad_paths]), bad
+
+
+def without_bad_images(
+    dataset: ReIDDataset, splits: Sequence[str] = ("train", "query", "gallery")
+) -> tuple[ReIDDataset, list[tuple[str, str]]]:
+    """Decode every image of some splits; return the data set without the bad ones, and (path, reason) of each of those."""
+    checked = {name: check_images(getattr(dataset, name)) for name in splits}
+    kept: dict[str, Any] = {name: split for name, (split, _) in checked.items()}
+    return replace(dataset, **kept), [problem for _, bad in checked.values() for problem in bad]
 
 
 def _find_problem(path: str) -> str | None:

@@ -13,7 +13,6 @@ from hat.console import emit, make_table, stderr
 from hat.data.images import set_gray_bits
 from hat.errors import MissingExtraError, UsageError
 
-from ..gallery.binding import binding_of
 from ..service.keys import KeyFile, KeyRing
 from . import options
 
@@ -62,13 +61,13 @@ def serve(
 
       hat serve market.xml --gallery-root galleries --keys keys.json --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
     """
-    from hat.runtime import open_runtime, runtime_info
+    from hat.runtime import open_runtime
     from hat.runtime.torch_runtime import checked_precision
 
     try:
         from ..service.admission import ServiceSettings
         from ..service.audit import AuditLog
-        from ..service.gallery_registry import GalleryRegistry, parse_gallery
+        from ..service.gallery_registry import parse_gallery
         from ..service.ingress import allowed_hosts, is_loopback
         from ..service.server import bind, create_app, run_server, shown_address
         from ..service.service import Service
@@ -111,19 +110,14 @@ def serve(
     with bind(host, port) as listener:
         limits: dict[str, Any] = {} if threads is None else {"num_threads": threads}
         runtime = open_runtime(model, device, checked_precision(precision), **limits)
-        binding = binding_of(runtime_info(runtime))
-        registry = GalleryRegistry.open(
-            places, binding, root=gallery_root, read_only=read_only, max_galleries=settings.max_galleries
-        )
-        service = Service(runtime, registry, settings, keys=ring, audit=log)
+        service = Service.open(runtime, places, settings, root=gallery_root, read_only=read_only, keys=ring, audit=log)
         try:
-            service.pipeline.warm_up()
             result: dict[str, Any] = {
                 "address": shown_address(listener, tls=tls_cert is not None),
                 "model": service.info.name,
                 "runtime": runtime.name,
                 "fingerprint": service.info.fingerprint,
-                "galleries": {name: len(registry.get(name)) for name in registry.names()},
+                "galleries": {name: len(service.galleries.get(name)) for name in service.galleries.names()},
                 "keys": None if ring is None else len(ring),
             }
             galleries = ", ".join(f"{name} ({count:,} records)" for name, count in result["galleries"].items())

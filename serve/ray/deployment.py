@@ -214,25 +214,16 @@ def _deployment(serve: Any, least: int, most: int, requests_each: int, resources
 
 
 def _open_service(plan: ReplicaPlan) -> Service:
-    """Open everything and run the model once, so that what is wrong is known before the first request."""
-    from hat.runtime import open_runtime, runtime_info
+    from hat.runtime import open_runtime
 
-    from ..gallery.binding import binding_of
-    from ..service import AuditLog, GalleryRegistry, KeyFile, KeyRing, Service
+    from ..service import AuditLog, KeyFile, KeyRing, Service
 
     keys = None if plan.keys is None else KeyRing(KeyFile(plan.keys))
     audit = None if plan.audit is None else AuditLog(plan.audit)
     options: dict[str, Any] = {} if plan.num_threads is None else {"num_threads": plan.num_threads}
     # Ray shows a replica the GPUs that it was given and no others: None takes one where there is one.
     runtime = open_runtime(plan.model, None, plan.precision, **options)
-    galleries = GalleryRegistry.open(plan.galleries, binding_of(runtime_info(runtime)), read_only=not plan.write)
-    service = Service(runtime, galleries, plan.settings, keys=keys, audit=audit)
-    try:
-        service.pipeline.warm_up()
-    except BaseException:
-        service.close()
-        raise
-    return service
+    return Service.open(runtime, plan.galleries, plan.settings, read_only=not plan.write, keys=keys, audit=audit)
 
 
 def _completed(plan: ReplicaPlan, host: str, num_cpus: float) -> ReplicaPlan:

@@ -1,13 +1,15 @@
 """One running service: everything that its routes share."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from hat.io.artifact import ArtifactInfo
 from hat.runtime import Runtime, runtime_info
 
+from ..gallery.binding import binding_of
 from .admission import Admission, RateLimiter, ServiceSettings
 from .api_error import ApiError
 from .audit import AuditLog, ServiceMetrics
@@ -53,6 +55,30 @@ class Service:
         self.metrics.watch("hat_bytes_inside", "Bytes of request bodies in memory.", lambda: self.admission.num_bytes)
         self.metrics.watch("hat_images_waiting", "Images that wait for the model.", lambda: self.pipeline.batcher.num_waiting)
         self.metrics.watch("hat_store_requests", "Requests to galleries in work.", lambda: self.num_store_requests)
+
+    @classmethod
+    def open(
+        cls,
+        runtime: Runtime,
+        places: Mapping[str, str],
+        settings: ServiceSettings,
+        *,
+        root: Path | None = None,
+        read_only: bool = False,
+        keys: KeyRing | None = None,
+        audit: AuditLog | None = None,
+    ) -> "Service":
+        """Open galleries, see `GalleryRegistry.open`, and run the model once, so that what is wrong is known at once."""
+        galleries = GalleryRegistry.open(
+            places, binding_of(runtime_info(runtime)), root=root, read_only=read_only, max_galleries=settings.max_galleries
+        )
+        service = cls(runtime, galleries, settings, keys=keys, audit=audit)
+        try:
+            service.pipeline.warm_up()
+        except BaseException:
+            service.close()
+            raise
+        return service
 
     @property
     def is_ready(self) -> bool:

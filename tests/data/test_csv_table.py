@@ -122,10 +122,12 @@ def test_read_csv_table_not_utf8_missing_and_folder(write, tmp_path):
 def test_read_csv_table_missing_and_repeated_files(write):
     lines = ["a/1.jpg,1,1,query", "a/2.jpg,1,2,gallery", "a/2.jpg,1,2,gallery", "6.jpg,1,2,gallery", "7.jpg,1,2,gallery"]
     table = write(HEADER + "\n".join(lines))
-    with pytest.raises(DataError, match=r"line 5: there is no file .*6\.jpg \(and 1 more of 5; --skip-bad leaves them out\)"):
+    with pytest.raises(DataError, match=r"line 5: there is no file .*6\.jpg \(and 1 more of 5\); --skip-bad of hat train"):
         open_dataset(table)
     data = open_dataset(table, skip_missing=True)
     assert len(data.gallery) == 2
+    with pytest.raises(DataError, match=r"none of its 2 files is there, the first is .*6\.jpg"):
+        open_dataset(write(HEADER + "\n".join(lines[3:])), skip_missing=True)
     for words in ("2 listed files are not there", "1 files are listed more than once in one split"):
         assert any(words in note for note in data.notes)
 

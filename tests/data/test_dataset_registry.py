@@ -156,7 +156,7 @@ def test_find_overlaps_by_content_and_identity(tmp_path):
 
 def test_check_rankable_says_what_is_void(touch, tmp_path):
     one_camera = load_dataset("market-style", touch(tmp_path / "a", ["query/0001_c1_1.jpg", "gallery/0001_c1_2.jpg"]))
-    with pytest.raises(DataError, match="--no-cameras counts all pairs"):
+    with pytest.raises(DataError, match="hat eval --no-cameras counts all pairs"):
         check_rankable(one_camera)
     without = one_camera.without_cameras()
     check_rankable(without)

@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 import hat
 from hat.cli import app
 from hat.config import config_from_dict
-from hat.errors import ConfigError, HatError, ImageError, UsageError
+from hat.data import open_dataset
+from hat.data.csv_table import write_csv_table
+from hat.errors import ConfigError, DataError, HatError, ImageError, UsageError
 from hat.model.backbone import import_torchvision
 from hat.train import TrainConfig
 
@@ -159,6 +161,43 @@ def test_bad_images_are_named_or_left_out(market_folder, tmp_path):
     with pytest.raises(ImageError, match=r"0001_c1s1_000099_01\.png"):
         invoke(*options)
     assert not (tmp_path / "run").exists()
+    assert json.loads(invoke(*options, "--skip-bad", "--json"))["num_images"] == 24
+
+
+def test_bad_images_of_the_evaluation_are_left_out_too(market_folder, tmp_path, call):
+    data = tmp_path / "data"
+    shutil.copytree(market_folder, data)
+    bad = sorted((data / "bounding_box_test").iterdir())[0]
+    bad.write_bytes(b"no image")
+    out = tmp_path / "run"
+    options = options_of_a_run(data, out, num_epochs=1, eval={"every_epochs": 1})
+    _, result, told = call("train", *options, "--skip-bad", "--json")
+    assert "1 images cannot be used" in " ".join(told.split()) and bad.name in told.replace("\n", "")
+    bad.unlink()
+    evaluated = hat.evaluate(hat.Embedder.open(out, device="cpu"), hat.load_dataset("market-style", data))
+    assert evaluated.mAP == pytest.approx(json.loads(result)["best"]["mAP"], abs=1e-6)
+
+
+def test_what_cannot_be_ranked_is_told_before_the_first_epoch(market_folder, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(market_folder, data)
+    for image in (data / "query").iterdir():  # strangers to the gallery
+        image.rename(image.with_name("9" + image.name[1:]))
+    options = options_of_a_run(data, tmp_path / "run", num_epochs=1, eval={"every_epochs": 1})
+    with pytest.raises(DataError, match="no identity of the query is in the gallery"):
+        invoke(*options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_of_a_table_whose_files_are_missing_are_named_or_left_out(market_folder, tmp_path):
+    table = tmp_path / "table.csv"
+    write_csv_table(open_dataset(market_folder), table)
+    lines = table.read_text().splitlines()
+    gone = next(line for line in lines if line.endswith(",train"))
+    table.write_text("\n".join([*lines, gone.replace(".png", "-gone.png")]))
+    options = options_of_a_run(table, tmp_path / "run", num_epochs=1)
+    with pytest.raises(DataError, match=r"there is no file .*-gone\.png; --skip-bad of hat train and hat eval leaves it out"):
+        invoke(*options)
     assert json.loads(invoke(*options, "--skip-bad", "--json"))["num_images"] == 24
 
 
