@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from hat.commands.options import GrayBits
 from hat.console import progress, stderr
 from hat.errors import UsageError
 
@@ -35,6 +36,7 @@ def demo(
     max_images: Annotated[int, typer.Option(min=1, help="Most gallery images of --data that are embedded.")] = 1000,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse adding to galleries and removing from them.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    gray_bits: GrayBits = None,
     host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs --user.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; a free one from 7860 on if none is given.")] = None,
     user: Annotated[
@@ -61,6 +63,7 @@ def demo(
 
       HAT_DEMO_PASSWORD=... hat demo runs/market --host 0.0.0.0 --user anna
     """
+    from hat.data.images import set_gray_bits
     from hat.io.checkpoint import shipped_model
 
     from .launching import Address, check_address, interruptible, private_environment, serve_page
@@ -71,6 +74,7 @@ def demo(
     check_address(address)
     reports = tuple(path.expanduser() for path in report or ())
     check_report_paths(reports)
+    set_gray_bits(gray_bits)
     model = file or shipped_model()
     if model is None:
         raise UsageError(

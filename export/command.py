@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
+from hat.commands.options import GrayBits
 from hat.console import emit, make_table, progress, stderr
 from hat.errors import UsageError
 
@@ -49,6 +50,7 @@ def export(
     ] = None,
     num_calibration: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Seed of their choice.")] = 0,
+    gray_bits: GrayBits = None,
     max_drop: Annotated[
         float | None,
         typer.Option(help="Leave layers out of int8 until the embedding's mean cosine falls by no more; 1: none."),
@@ -81,6 +83,7 @@ def export(
       hat export market.fp16.onnx --to tensorrt --device cuda:1 --out market.engine
     """
     from hat.config import config_to_dict, parse_overrides
+    from hat.data.images import set_gray_bits
     from hat.io.artifact import InputType, checked_artifact_precision
     from hat.io.checkpoint import locate_model
 
@@ -107,6 +110,7 @@ def export(
     if out.is_file() and not force:  # what a folder that is there means is the target's own matter
         raise UsageError(f"{out} is there already: give another name, or --force to replace it")
 
+    set_gray_bits(gray_bits)
     model, preprocessing, metrics = (file, file.info.preprocessing, file.info.metrics) if file else _load(path, to)
     request = ExportRequest(
         name=file.info.name if file else path.resolve().stem,

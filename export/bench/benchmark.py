@@ -130,6 +130,7 @@ def benchmark(
     rounds: int = 5,
     num_threads: int | None = None,
     device: str | None = None,
+    gray_bits: int | None = None,
     need_accuracy: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> BenchmarkReport:
@@ -139,7 +140,8 @@ def benchmark(
     round to round, and a matrix product has its own. Rates are medians over rounds. End to end, files of ``images`` are read,
     decoded and resized by threads beside the model; without ``images`` embeddings are measured on noise. The accuracy is that
     on ``data``, or what the checkpoint or file says of itself; ``need_accuracy`` refuses, before anything is measured,
-    candidates none of which has any. ``progress`` is called with what is done, how many turns are over and how many there are.
+    candidates none of which has any. ``gray_bits`` are those that sixteen-bit gray images use.
+    ``progress`` is called with what is done, how many turns are over and how many there are.
     """
     if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
         raise UsageError(f"batch sizes are different whole numbers of at least 1, got {list(batches)}")
@@ -153,7 +155,7 @@ def benchmark(
     with ExitStack() as stack:
         workers = [stack.enter_context(WorkerProcess(spec, num_threads)) for spec in candidates]
         matrix = stack.enter_context(WorkerProcess("matrix product", num_threads))
-        opened = {"device": device, "num_threads": num_threads, "paths": paths}
+        opened = {"device": device, "num_threads": num_threads, "paths": paths, "gray_bits": gray_bits}
         facts = [worker.ask("open", spec=worker.name, **opened) for worker in workers]
         if need_accuracy and data is None and not any("mAP" in fact["metrics"] for fact in facts):
             raise UsageError("no candidate's accuracy is known, so there is none to draw: name a data set with --data")

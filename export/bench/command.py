@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hat.commands.options import GrayBits
 from hat.console import append_record, check_record, emit, make_table, percent, progress, stderr
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU; each runtime chooses where unset.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    gray_bits: GrayBits = None,
     picture: Annotated[Path | None, typer.Option(help="Draw accuracy against speed: .png, .svg or .pdf.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a picture that is there.")] = False,
     record: Annotated[Path | None, typer.Option(help="Append the figures to this Markdown file.")] = None,
@@ -80,6 +82,7 @@ def bench(
             rounds=rounds,
             num_threads=threads,
             device=device,
+            gray_bits=gray_bits,
             need_accuracy=picture is not None,
             progress=lambda what, done, total: display.update(task, description=what, completed=done, total=total),
         )

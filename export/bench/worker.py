@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 
 from hat.data import iterate_batches, open_dataset
+from hat.data.images import set_gray_bits
 from hat.embedder import Embedder
 from hat.errors import HatError, UsageError, WorkError
 from hat.evaluation import evaluate
@@ -95,8 +96,11 @@ class Worker:
         self.runs: dict[int, int] = {}
         self.device_bytes = 0
 
-    def open(self, *, spec: str, device: str | None, num_threads: int | None, paths: list[str]) -> dict[str, Any]:
+    def open(
+        self, *, spec: str, device: str | None, num_threads: int | None, paths: list[str], gray_bits: int | None = None
+    ) -> dict[str, Any]:
         """Open a candidate and tell what it is."""
+        set_gray_bits(gray_bits)
         before, used = peak_memory_bytes(), _device_bytes_in_use(device)
         runtime = open_candidate(parse_candidate(spec), device, num_threads=num_threads)
         self.runtime, self.device, self.paths = runtime, device, paths

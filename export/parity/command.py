@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hat.commands.options import GrayBits
 from hat.console import emit, progress
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def verify(
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per run on the data set.")] = 32,
+    gray_bits: GrayBits = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with pictures; it shows the images.")] = None,
     report_json: Annotated[Path | None, typer.Option(help="Write the figures as JSON; it holds no image.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace reports that are there.")] = False,
@@ -49,6 +51,7 @@ def verify(
       hat verify runs/market hat.onnx --images ~/crops --report report.html --report-json report.json
     """
     from hat.data import open_dataset
+    from hat.data.images import set_gray_bits
     from hat.errors import UsageError, WorkError
     from hat.io.atomic_output import atomic_output, check_output
 
@@ -59,6 +62,7 @@ def verify(
     for path in (report, report_json):
         if path is not None:
             check_output(path, overwrite=force)
+    set_gray_bits(gray_bits)
     tasks: dict[str, Any] = {}
     with progress() as display:
 

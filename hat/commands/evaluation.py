@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hat.commands.options import GrayBits
 from hat.console import RATES, append_record, check_record, emit, make_table, percent, progress, stderr
 
 if TYPE_CHECKING:
@@ -52,9 +53,7 @@ def evaluate(
     num_workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that decode images; by default one for each core.")
     ] = None,
-    gray_bits: Annotated[
-        int | None, typer.Option(min=8, max=16, help="Bits that 16-bit gray images really use: 10, 12 or 14 of many cameras.")
-    ] = None,
+    gray_bits: GrayBits = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that are missing or unreadable.")] = False,
     record: Annotated[Path | None, typer.Option(help="Append the figures to this Markdown file.")] = None,
     rank_list: Annotated[Path | None, typer.Option(help="Picture of ranked lists, right and wrong framed.")] = None,

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from hat.commands.options import GrayBits
 from hat.console import emit
 from hat.data.images import set_gray_bits
 from hat.errors import ImageError, UsageError, WorkError
@@ -30,7 +31,7 @@ def embed(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     device: options.Device = "auto",
     batch_size: options.BatchSize = 32,
-    gray_bits: options.GrayBits = None,
+    gray_bits: GrayBits = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Write the embeddings of images with their names and, where they are known, identities and cameras.

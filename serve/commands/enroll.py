@@ -5,6 +5,7 @@ from typing import Annotated, cast
 
 import typer
 
+from hat.commands.options import GrayBits
 from hat.console import emit, make_table
 from hat.data.images import set_gray_bits
 from hat.errors import UsageError, WorkError
@@ -30,7 +31,7 @@ def enroll(
     float16: options.Float16 = False,
     device: options.Device = "auto",
     batch_size: options.BatchSize = 32,
-    gray_bits: options.GrayBits = None,
+    gray_bits: GrayBits = None,
     update: Annotated[bool, typer.Option("--update", help="Give known images the labels that are given now.")] = False,
     as_json: options.AsJson = False,
 ) -> None:

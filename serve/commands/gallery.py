@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from hat.commands.options import GrayBits
 from hat.config import config_to_dict
 from hat.console import emit, make_table
 from hat.data.images import set_gray_bits
@@ -333,7 +334,7 @@ def re_embed(
     float16: options.Float16 = False,
     device: options.Device = "auto",
     batch_size: options.BatchSize = 32,
-    gray_bits: options.GrayBits = None,
+    gray_bits: GrayBits = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Rebuild a gallery with another model, from the images that it was made of.

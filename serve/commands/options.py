@@ -39,7 +39,6 @@ Images = Annotated[list[str], typer.Argument(help="Images, folders, zip files, t
 Boxes = Annotated[Path | None, typer.Option(help="People in the video: frame or time, left, top, right, bottom, ...")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per run of the model.")]
-GrayBits = Annotated[int | None, typer.Option(min=8, max=16, help="Bits that 16-bit gray images really use: 10, 12, 14.")]
 Float16 = Annotated[bool, typer.Option("--float16", help="A new gallery keeps embeddings in half the space.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

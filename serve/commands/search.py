@@ -10,6 +10,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from hat.commands.options import GrayBits
 from hat.console import emit, make_table
 from hat.data.images import describe_frames, set_gray_bits
 from hat.errors import UsageError
@@ -47,7 +48,7 @@ def search(
     false_match_rate: Annotated[float | None, typer.Option(help="Set the threshold by it: 0.001.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the matches, from thumbnails or from the images' files.")] = None,
     device: options.Device = "auto",
-    gray_bits: options.GrayBits = None,
+    gray_bits: GrayBits = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Rank a gallery by similarity to one or several images, or to records that it holds.

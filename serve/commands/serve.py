@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from hat.commands.options import GrayBits
 from hat.console import emit, make_table, stderr
 from hat.data.images import set_gray_bits
 from hat.errors import MissingExtraError, UsageError
@@ -30,7 +31,7 @@ def serve(
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     device: options.Device = "auto",
-    gray_bits: options.GrayBits = None,
+    gray_bits: GrayBits = None,
     precision: Annotated[str, typer.Option(help="Of a checkpoint: fp32, bf16 or fp16.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU that compute.")] = None,
     decoders: Annotated[int | None, typer.Option(min=1, help="Threads that decode images; one for each core.")] = None,

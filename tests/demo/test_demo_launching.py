@@ -14,7 +14,9 @@ from pathlib import Path
 
 import gradio as gr
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import hat
@@ -215,6 +217,32 @@ def test_wrong_usage_is_refused_before_anything_is_opened(arguments, words, monk
     monkeypatch.delenv("HAT_DEMO_PASSWORD", raising=False)
     result = CliRunner().invoke(app, ["demo", *arguments])
     assert isinstance(result.exception, UsageError) and words in str(result.exception)
+
+
+def test_gray_of_fewer_bits_is_scaled_before_it_is_enrolled(tiny_checkpoint, tmp_path, monkeypatch, call):
+    """Cameras of 12 bits write them into files of 16: scaled, they are what the upper 8 of the 12 bits are."""
+    monkeypatch.setattr("hat.data.images._default_gray_bits", None)  # the command sets it for its process
+    enrolled = []
+
+    def serve_nobody(state, *_, **options):
+        gallery = state.gallery("")
+        enrolled.append(gallery.embeddings([record.id for record in gallery.records()]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hat.demo.launching.serve_page", serve_nobody)
+    rng = np.random.default_rng(0)
+    for folder in ("query", "bounding_box_test"):
+        for pid, camera in ((1, 1), (1, 2), (2, 1), (2, 2)):
+            values = rng.integers(0, 2**12, (64, 32), dtype=np.uint16)
+            for name, pixels in (("deep", values), ("plain", (values >> 4).astype(np.uint8))):
+                path = tmp_path / name / folder / f"{pid:04d}_c{camera}s1_000001_01.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    for name, options in (("deep", ("--gray-bits", 12)), ("plain", ())):
+        code, _, err = call("demo", tiny_checkpoint, "--data", tmp_path / name, "--device", "cpu", *options)
+        assert code == 0, err
+    np.testing.assert_array_equal(*enrolled)
+    assert len(enrolled[0]) == 4
 
 
 def test_without_any_model_the_quickstart_is_named():
