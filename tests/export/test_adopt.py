@@ -347,8 +347,8 @@ def test_fingerprint_of_the_model_that_comes_along_is_what_it_always_was():
     if shipped_model() is None:
         pytest.skip("this installation has no trained model")
     info = open_runtime(shipped_model(), "cpu").info
-    assert info.source_sha256 == "5424d85784257b2011500e1f2feb2934f8eb6c7d9931ad955b83ad290b789254"
-    assert info.fingerprint == "100f4ee716915647ffa02ef2ba76124cc150c89a3279ed8540b7c3554ff69d33"
+    assert info.source_sha256 == "04b45ee1ce34240470242d68b91dc4588fb15d827c9ce081384e66752aa0f9ab"
+    assert info.fingerprint == "47ee5d55ce9f1f52207f08bac99509c0fd50796593ba900976131e4a43a914d7"
 
 
 def test_info_from_json_reads_files_from_before_models_were_adopted(small_model):
