@@ -136,7 +136,7 @@ def draw_picture(report: BenchmarkReport, path: Path, *, overwrite: bool = False
     The batch size is the one at which the first candidate is fastest. Return the names of those that are not in the picture.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     from hat.errors import UsageError
     from hat.io.plot_file import save_plot, style_axes
@@ -153,7 +153,9 @@ def draw_picture(report: BenchmarkReport, path: Path, *, overwrite: bool = False
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, labelspacing=1.1)
     axes.set_xscale("log")
     axes.margins(x=0.1, y=0.15)
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
+    slowest, fastest = axes.get_xlim()
+    is_narrow = fastest < 4 * slowest  # few round numbers of the logarithmic scale would lie in it, or one alone
+    axes.xaxis.set_major_locator(MaxNLocator(6) if is_narrow else LogLocator(base=10, subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set(xlabel=f"images in a second, batch {batch}", ylabel="mAP, %")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -230,6 +231,17 @@ def test_a_benchmark_needs_a_candidate_and_its_picture_an_accuracy(tmp_path):
         draw_picture(report, tmp_path / "speed.svg")
     with pytest.raises(UsageError, match="no candidate's accuracy is known"):
         draw_picture(BenchmarkReport((entry("b", {}),), {}), tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("fastest", [10.1, 12, 25, 60, 3000])
+def test_a_picture_says_how_fast_its_points_are_however_near_they_are(tmp_path, fastest):
+    def entry(rate):
+        return CandidateSpeed("a", "torch fp32 cpu", "fp32", None, 1, 1, 0, {"mAP": 0.8}, "", (speed_of((rate,), (10,)),))
+
+    draw_picture(BenchmarkReport((entry(10), entry(fastest)), {}), tmp_path / "speed.svg")
+    axis = (tmp_path / "speed.svg").read_text().split('id="matplotlib.axis_1"')[1].split('id="matplotlib.axis_2"')[0]
+    ticks = [float(text) for text in re.findall(r"<!-- ([\d.]+) -->", axis)]
+    assert 3 <= len(ticks) <= 20 and ticks == sorted(ticks)
 
 
 def test_the_torch_runtime_runs_the_inference_graph(place):
