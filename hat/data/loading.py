@@ -220,10 +220,12 @@ def check_images(split: Split) -> tuple[Split, list[tuple[str, str]]]:
     return Split(split.name, [sample for sample in split if sample.path not in bad_paths]), bad
 
 
-def without_bad_images(
-    dataset: ReIDDataset, splits: Sequence[str] = ("train", "query", "gallery")
-) -> tuple[ReIDDataset, list[tuple[str, str]]]:
-    """Decode every image of some splits; return the data set without the bad ones, and (path, reason) of each of those."""
+def without_bad_images(dataset: ReIDDataset, splits: Sequence[str]) -> tuple[ReIDDataset, list[tuple[str, str]]]:
+    """Decode every image of some splits, such as ``("query", "gallery")``.
+
+    Returns:
+        The data set without the bad ones, and (path, reason) of each of those.
+    """
     checked = {name: check_images(getattr(dataset, name)) for name in splits}
     kept: dict[str, Any] = {name: split for name, (split, _) in checked.items()}
     return replace(dataset, **kept), [problem for _, bad in checked.values() for problem in bad]

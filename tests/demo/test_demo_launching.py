@@ -16,7 +16,7 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from gray_pictures import draw_gray_twice
 from typer.testing import CliRunner
 
 import hat
@@ -230,14 +230,8 @@ def test_gray_of_fewer_bits_is_scaled_before_it_is_enrolled(tiny_checkpoint, tmp
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hat.demo.launching.serve_page", serve_nobody)
-    rng = np.random.default_rng(0)
-    for folder in ("query", "bounding_box_test"):
-        for pid, camera in ((1, 1), (1, 2), (2, 1), (2, 2)):
-            values = rng.integers(0, 2**12, (64, 32), dtype=np.uint16)
-            for name, pixels in (("deep", values), ("plain", (values >> 4).astype(np.uint8))):
-                path = tmp_path / name / folder / f"{pid:04d}_c{camera}s1_000001_01.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path)
+    shots = [(folder, pid, camera) for folder in ("query", "bounding_box_test") for pid in (1, 2) for camera in (1, 2)]
+    draw_gray_twice(tmp_path, [f"{folder}/{pid:04d}_c{camera}s1_000001_01.png" for folder, pid, camera in shots])
     for name, options in (("deep", ("--gray-bits", 12)), ("plain", ())):
         code, _, err = call("demo", tiny_checkpoint, "--data", tmp_path / name, "--device", "cpu", *options)
         assert code == 0, err

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from broken_graphs import small_model
-from PIL import Image
+from gray_pictures import draw_gray_twice
 
 import hat
 
@@ -17,14 +17,8 @@ def folders(tmp_path_factory):
     """A model, and one data set twice: ``deep/people`` in 12 bits, ``plain/people`` in the upper 8 of these."""
     root = tmp_path_factory.mktemp("gray")
     hat.save_checkpoint(small_model(0), root / "model")
-    rng = np.random.default_rng(0)
-    for split, cameras in SPLITS.items():
-        for pid, camera in ((pid, camera) for pid in range(1, 5) for camera in cameras):
-            values = rng.integers(0, 2**12, (64, 32), dtype=np.uint16)
-            for name, pixels in (("deep", values), ("plain", (values >> 4).astype(np.uint8))):
-                path = root / name / "people" / split / f"{pid:04d}_c{camera}s1_000001_01.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path)
+    shots = [(split, pid, camera) for split, cameras in SPLITS.items() for pid in range(1, 5) for camera in cameras]
+    draw_gray_twice(root, [f"people/{split}/{pid:04d}_c{camera}s1_000001_01.png" for split, pid, camera in shots])
     return root
 
 

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from gray_pictures import draw_gray_twice
 from PIL import Image
 
 from hat.embedder import Embedder
@@ -57,13 +58,7 @@ def test_what_cannot_be_written_is_refused_before_the_work(run, world, tmp_path,
 
 def test_gray_bits_scale_sensors_of_fewer_bits_in_every_command(run, world, tmp_path):
     """Cameras of 12 bits write them into files of 16: scaled, they are what the upper 8 of the 12 bits are."""
-    rng = np.random.default_rng(0)
-    for name in ("7/cam1/a", "7/cam2/b", "8/cam1/c", "8/cam2/d"):
-        values = rng.integers(0, 2**12, (64, 32), dtype=np.uint16)
-        for folder, pixels in (("deep", values), ("plain", (values >> 4).astype(np.uint8))):
-            path = tmp_path / folder / f"{name}.png"
-            path.parent.mkdir(parents=True)
-            Image.fromarray(pixels).save(path)
+    draw_gray_twice(tmp_path, [f"{name}.png" for name in ("7/cam1/a", "7/cam2/b", "8/cam1/c", "8/cam2/d")])
     model, bits = world / "model", ("--gray-bits", 12)
     found = []
     for folder, options in (("deep", bits), ("plain", ())):
