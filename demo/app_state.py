@@ -19,7 +19,8 @@ from hat.serve import Binding, Filter, Gallery, binding_of
 from hat.serve.calibrate import ThresholdCalibration, calibrate_thresholds
 from hat.serve.enroll.enrolling import ImageEmbedder
 from hat.serve.gallery.identities import Identity
-from hat.serve.search.searching import CenteredGallery, person_embedding, search_gallery
+from hat.serve.search.query_embeddings import Query, rank_queries
+from hat.serve.search.searching import CenteredGallery
 
 from .people import SampleQuery
 from .ranking import Outcome, QueryImage, SearchOptions
@@ -199,14 +200,17 @@ class AppState:
             raise UsageError("there is no query yet: give an image of a person, or take one of the examples")
         name = name or self.first_gallery
         gallery = self.gallery(name)
-        person = person_embedding(np.stack([query.embedding for query in queries]))
-        searched: Gallery | CenteredGallery = gallery
-        if options.center_cameras:
-            searched = self._center(name)
-            person = searched.center(person, set() if options.query_camid is None else {options.query_camid})
+        camids = frozenset() if options.query_camid is None else frozenset({options.query_camid})
         spent: dict[str, float] = {}
-        (matches,) = search_gallery(
-            searched, person[None], top=options.top, where=options.where, rerank=options.rerank, thumbnails=True, seconds=spent
+        ((_, matches),) = rank_queries(
+            self._center(name) if options.center_cameras else gallery,
+            [Query(query.name, query.embedding, camids=camids) for query in queries],
+            where=options.where,
+            one_person=True,
+            top=options.top,
+            rerank=options.rerank,
+            thumbnails=True,
+            seconds=spent,
         )
         seconds = {
             "decode": sum(query.decode_s for query in queries),

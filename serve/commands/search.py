@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +64,7 @@ def search(
 
       hat search people.gallery --id 17 --other-cameras --since 2026-11-25 --false-match-rate 0.0001
     """
-    from ..search.query_embeddings import draw_matches, merge_queries, queries_of_images, queries_of_records, search_queries
+    from ..search.query_embeddings import draw_matches, queries_of_images, queries_of_records, rank_queries
     from ..search.searching import CenteredGallery
 
     images, ids = images or [], id_ or []
@@ -90,28 +89,23 @@ def search(
         queries = queries_of_records(ids, opened)
         if embedder is not None:
             queries = queries_of_images(images, embedder, query_camid) + queries
-        centered = CenteredGallery(opened) if center_cameras else None
-        if centered is not None:
-            queries = [replace(query, embedding=centered.center(query.embedding, query.camids)) for query in queries]
-        if one_person:
-            queries = [merge_queries(queries)]
         if false_match_rate is not None:
             min_similarity = _calibrated(opened, false_match_rate)
-        found = search_queries(
-            centered or opened,
+        ranked = rank_queries(
+            CenteredGallery(opened) if center_cameras else opened,
             queries,
             top=top,
             where=where,
+            one_person=one_person,
             other_cameras=other_cameras,
+            min_similarity=min_similarity,
             rerank=rerank,
             rerank_pool=rerank_pool,
             thumbnails=picture is not None,
         )
-        if min_similarity is not None:
-            found = [[match for match in matches if match.similarity >= min_similarity] for matches in found]
         if picture is not None:
             title = f"{Path(gallery).name}, {len(opened):,} images"
-            save_picture(draw_matches(opened, queries, found, title=title), picture)
+            save_picture(draw_matches(opened, ranked, title=title), picture)
             options.tell(f"drawn: {picture}")
         result = {
             "gallery": gallery,
@@ -120,7 +114,7 @@ def search(
             "center_cameras": center_cameras,
             "min_similarity": min_similarity,
             "notes": list(notes),
-            "queries": [_query_result(query, matches) for query, matches in zip(queries, found, strict=True)],
+            "queries": [_query_result(query, matches) for query, matches in ranked],
         }
     emit(result, _tables(result), as_json)
 

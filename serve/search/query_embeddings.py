@@ -63,12 +63,53 @@ def queries_of_records(ids: Sequence[int], gallery: Gallery) -> list[Query]:
     ]
 
 
-def merge_queries(queries: Sequence[Query]) -> Query:
-    """Return all queries as one of one person, see `person_embedding`; a `UsageError` where they are known to be of several."""
+def rank_queries(
+    gallery: Gallery | CenteredGallery,
+    queries: Sequence[Query],
+    *,
+    where: Filter,
+    one_person: bool = False,
+    other_cameras: bool = False,
+    min_similarity: float | None = None,
+    **options: Any,
+) -> list[tuple[Query, list[Match]]]:
+    """Return each query with its matches as `search_gallery`, whose options these are, finds them; at least one is needed.
+
+    No query finds the records that it is made of, and in a gallery that is centered each is centered too. With ``one_person``
+    all become one, see `person_embedding`; with ``other_cameras`` what a query's own cameras saw is left out.
+
+    Raises:
+        UsageError: The queries of one person are known to be of several or have nothing in common, or a query's cameras are
+            not known where they are left out; and what `search_gallery` refuses.
+    """
+    # Before several become one: each has the mean of its own camera.
+    if isinstance(gallery, CenteredGallery):
+        queries = [replace(query, embedding=gallery.center(query.embedding, query.camids)) for query in queries]
+    if one_person:
+        queries = [_merge(queries)]
+    # Queries that may find the same records are ranked in one call.
+    groups: dict[tuple[frozenset[int], frozenset[int]], list[int]] = {}
+    for number, query in enumerate(queries):
+        if other_cameras and not query.camids:
+            raise UsageError(
+                f"{query.name}: which camera saw it is not known: give it with --query-camid, or leave out --other-cameras"
+            )
+        groups.setdefault((query.ids, query.camids if other_cameras else frozenset()), []).append(number)
+    minimum = -np.inf if min_similarity is None else min_similarity
+    found: list[list[Match]] = [[] for _ in queries]
+    for (ids, camids), numbers in groups.items():
+        narrowed = replace(where, exclude_ids=where.exclude_ids | ids, exclude_camids=where.exclude_camids | camids)
+        embeddings = np.stack([queries[number].embedding for number in numbers])
+        for number, matches in zip(numbers, search_gallery(gallery, embeddings, where=narrowed, **options), strict=True):
+            found[number] = [match for match in matches if match.similarity >= minimum]
+    return list(zip(queries, found, strict=True))
+
+
+def _merge(queries: Sequence[Query]) -> Query:
     pids = {query.pid for query in queries if query.pid is not None}
     if len(pids) > 1:
         named = ", ".join(sorted(map(str, pids)))
-        raise UsageError(f"--one-person is for images of one person, and these are of the identities {named}")
+        raise UsageError(f"expected images of one person, got the identities {named}: search for each by itself")
     return Query(
         " + ".join(query.name for query in queries),
         person_embedding(np.stack([query.embedding for query in queries])),
@@ -79,36 +120,7 @@ def merge_queries(queries: Sequence[Query]) -> Query:
     )
 
 
-def search_queries(
-    gallery: Gallery | CenteredGallery,
-    queries: Sequence[Query],
-    *,
-    where: Filter,
-    other_cameras: bool = False,
-    **options: Any,
-) -> list[list[Match]]:
-    """Search for every query as `search_gallery` does, whose options these are; none finds the records that it is made of.
-
-    With ``other_cameras`` what a query's own cameras saw is left out; a `UsageError` where these are not known.
-    """
-    # Queries that may find the same records are ranked in one call.
-    groups: dict[tuple[frozenset[int], frozenset[int]], list[int]] = {}
-    for number, query in enumerate(queries):
-        if other_cameras and not query.camids:
-            raise UsageError(
-                f"{query.name}: which camera saw it is not known: give it with --query-camid, or leave out --other-cameras"
-            )
-        groups.setdefault((query.ids, query.camids if other_cameras else frozenset()), []).append(number)
-    found: list[list[Match]] = [[] for _ in queries]
-    for (ids, camids), numbers in groups.items():
-        narrowed = replace(where, exclude_ids=where.exclude_ids | ids, exclude_camids=where.exclude_camids | camids)
-        embeddings = np.stack([queries[number].embedding for number in numbers])
-        for number, matches in zip(numbers, search_gallery(gallery, embeddings, where=narrowed, **options), strict=True):
-            found[number] = matches
-    return found
-
-
-def draw_matches(gallery: Gallery, queries: Sequence[Query], found: Sequence[Sequence[Match]], *, title: str) -> Image.Image:
+def draw_matches(gallery: Gallery, ranked: Sequence[tuple[Query, Sequence[Match]]], *, title: str) -> Image.Image:
     """Draw a row for each query, of several images the first, then its matches, best first, read with their thumbnails.
 
     Where the identities of query and match are known, the frame is green with a tick where they are the same and red with a
@@ -117,14 +129,14 @@ def draw_matches(gallery: Gallery, queries: Sequence[Query], found: Sequence[Seq
     """
     from hat.visual import Tile, draw_grid
 
-    pictures = [[record_image(match.record) for match in matches] for matches in found]
-    if any(found) and not any(picture for row in pictures for picture in row):
+    pictures = [[record_image(match.record) for match in matches] for _, matches in ranked]
+    if any(pictures) and not any(picture for row in pictures for picture in row):
         raise UsageError(
             "none of the matches has a picture: the gallery keeps no thumbnails (hat enroll --thumbnails), and the files that "
             "were enrolled are not there any more"
         )
     rows = []
-    for query, matches, images in zip(queries, found, pictures, strict=True):
+    for (query, matches), images in zip(ranked, pictures, strict=True):
         name = query.paths[0].rpartition("/")[2] if query.paths else query.name
         lines = [f"id {query.pid}", name] if query.pid is not None else [name, ""]
         caption = _caption(lines[0], next(iter(query.camids), None), lines[1])

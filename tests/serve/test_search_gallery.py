@@ -7,6 +7,7 @@ from gallery_cases import unit
 import hat
 from hat.errors import UsageError, WorkError
 from hat.serve import Filter, person_embedding, search_gallery
+from hat.serve.search.query_embeddings import Query, rank_queries
 from hat.serve.search.searching import CenteredGallery
 
 
@@ -137,3 +138,19 @@ def test_centered_galleries_lose_the_mean_of_each_camera_and_of_all_where_it_is_
         np.testing.assert_allclose(centered.center(vectors[0], camids), unit(vectors[0] - mean), atol=1e-6)
     with pytest.raises(UsageError, match="no camera has two images"):
         CenteredGallery(gallery_of(unit(np.eye(3)), camid=[1, 2, None]))
+
+
+def test_rank_queries_centers_each_image_of_a_person_by_its_own_camera(gallery):
+    """By hand: the mean of what is left of the two images, of what is left of the gallery."""
+    every, centered = gallery.embeddings(list(range(1, 91))), CenteredGallery(gallery)
+    images = [
+        Query(str(number), every[number], camids=frozenset({number % 4}), ids=frozenset({number + 1})) for number in (5, 8)
+    ]
+    left = [unit(image.embedding - every[next(iter(image.camids)) :: 4].mean(axis=0)) for image in images]
+    similarities = centered.embeddings(list(range(1, 91))) @ unit(left[0] + left[1])
+    order = [place + 1 for place in np.argsort(-similarities, kind="stable") if place not in (5, 8)]
+    ((person, matches),) = rank_queries(centered, images, where=Filter(), one_person=True, top=90)
+    assert person.name == "5 + 8" and [match.record.id for match in matches] == order
+    minimum = matches[10].similarity
+    ((_, above),) = rank_queries(centered, images, where=Filter(), one_person=True, top=90, min_similarity=minimum)
+    assert above == matches[:11]

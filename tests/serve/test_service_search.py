@@ -175,6 +175,7 @@ def test_search_refuses_a_wrong_request_with_the_field_that_is_wrong(served):
         ({"record_ids": [999]}, "record"),
         ({"record_ids": [2**70]}, "record_ids.0"),
         ({"record_ids": [1] * 100}, "record_ids: "),
+        ({"record_ids": [1, 4], "one_person": True}, "images of one person, got the identities 0, 1"),
         ({"record_ids": [1] * 30, "top": 1000, "rerank": True}, "too many"),
         ({"top": 0}, "top: "),
         ({"top": 10**6}, "top: "),

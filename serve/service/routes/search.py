@@ -2,7 +2,6 @@
 
 import threading
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from ...gallery.gallery import Gallery
-from ...search.query_embeddings import Query, queries_of_records, search_queries
-from ...search.searching import CenteredGallery, Match, person_embedding
+from ...search.query_embeddings import Query, queries_of_records, rank_queries
+from ...search.searching import CenteredGallery, Match
 from ..api_error import ApiError
 from ..dependencies import Reader
 from ..schemas import SearchForm, SearchResults
@@ -70,7 +69,7 @@ def _check_size(form: SearchForm, num_images: int, max_top: int) -> None:
 
 
 def _search(gallery: Gallery, form: SearchForm, embeddings: npt.NDArray[np.float32] | None) -> list[list[Match]]:
-    """Rank for each query, cut off at the least similarity that was asked for."""
+    """Rank for each query, or for all of them as one person."""
     camids = frozenset() if form.query_camid is None else frozenset({form.query_camid})
     queries = [] if embeddings is None else [Query("image", row, camids=camids) for row in embeddings]
     queries += queries_of_records(form.record_ids, gallery) if form.record_ids else []
@@ -79,16 +78,9 @@ def _search(gallery: Gallery, form: SearchForm, embeddings: npt.NDArray[np.float
         most = _MAX_CENTERED_VALUES // gallery.binding.embed_dim
         if len(gallery) > most:
             raise ApiError(422, f"center_cameras: at most {most:,} records over HTTP, and the gallery has {len(gallery):,}")
-        searched = centered = CenteredGallery(gallery)
-        queries = [replace(query, embedding=centered.center(query.embedding, query.camids)) for query in queries]
-    if form.one_person:
-        together = person_embedding(np.stack([query.embedding for query in queries]))
-        queries = [Query("person", together, ids=frozenset(form.record_ids))]
-    rankings = search_queries(
-        searched, queries, top=form.top, where=form.where(), rerank=form.rerank, rerank_pool=form.rerank_pool
-    )
-    minimum = -np.inf if form.min_similarity is None else form.min_similarity
-    return [[match for match in matches if match.similarity >= minimum] for matches in rankings]
+        searched = CenteredGallery(gallery)
+    options = form.model_dump(include={"one_person", "min_similarity", "top", "rerank", "rerank_pool"})
+    return [matches for _, matches in rank_queries(searched, queries, where=form.where(), **options)]
 
 
 def _match(match: Match) -> dict[str, Any]:
