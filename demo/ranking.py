@@ -1,7 +1,6 @@
 """What a visitor asks for and gets: images of a person, choices, and a ranked list."""
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 import numpy as np
 import numpy.typing as npt
@@ -45,16 +44,14 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.top <= MAX_TOP:
             raise UsageError(f"a list has 1 to {MAX_TOP} matches, got {self.top}")
-        if self.since_s is not None and self.until_s is not None and self.since_s >= self.until_s:
-            raise UsageError("the time that the list begins at must lie before the time that it ends at")
 
     @property
     def where(self) -> Filter:
-        """The same as a filter."""
+        """The same as a filter; a `UsageError` where no time lies between the two."""
         left_out = self.query_camid if self.leave_out_camera else None
-        return Filter(
+        return Filter.of(
             camids=self.camids or None,
-            exclude_camids=frozenset() if left_out is None else frozenset({left_out}),
+            exclude_camids=None if left_out is None else {left_out},
             since_s=self.since_s,
             until_s=self.until_s,
         )
@@ -75,22 +72,3 @@ class Outcome:
         """Matches of the query's identity."""
         pid = self.options.query_pid
         return sum(match.record.pid == pid for match in self.matches) if pid is not None else 0
-
-
-def parse_time(text: str) -> float | None:
-    """Return a time as a visitor types it in seconds since 1970, UTC unless it says otherwise; None for an empty field."""
-    if not text.strip():
-        return None
-    try:
-        typed = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise UsageError(f"{text.strip()[:40]} is not a time: write it like 2026-01-05 09:30") from None
-    return (typed if typed.tzinfo else typed.replace(tzinfo=timezone.utc)).timestamp()
-
-
-def format_time(seconds: float) -> str:
-    """Return a time for a reader: ``2026-01-05 09:30`` (UTC); one that no calendar has is shown as it is."""
-    try:
-        return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%d %H:%M")
-    except (OverflowError, ValueError, OSError):
-        return f"{seconds:g} s"

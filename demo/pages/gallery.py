@@ -10,10 +10,10 @@ from hat.data.images import IMAGE_SUFFIXES
 from hat.errors import UsageError
 from hat.serve import Filter
 from hat.serve.enroll.enrolling import Enrollment, enroll_images
+from hat.serve.gallery.timestamps import format_timestamp
 
 from ..app_state import AppState, Session
 from ..events import CLICKS, Values, bind, clicked, event_data, typed_identity, whole_number
-from ..ranking import format_time
 from ..uploads import received_files, upload_items
 from ..view.blocks import html_block, text_field, upload_field
 from ..view.markup import camera_name, fragments, person_name, plural
@@ -235,7 +235,7 @@ class GalleryActions:
         numbers = [(f"{total:,}", one if total == 1 else many) for total, (one, many) in zip(totals, nouns, strict=True)]
         notes = []
         if counts.first_seen_s is not None and counts.last_seen_s is not None:
-            notes.append(f"seen {format_time(counts.first_seen_s)} to {format_time(counts.last_seen_s)} UTC")
+            notes.append(f"seen {format_timestamp(counts.first_seen_s)} to {format_timestamp(counts.last_seen_s)} UTC")
         kept = self._state.is_kept(session.gallery)
         notes.append("kept until they are removed" if kept else "in a temporary file that goes with the demo")
         if unknown := counts.by_pid.get(None, 0):

@@ -12,10 +12,10 @@ from jinja2 import UndefinedError
 
 from hat.errors import HatError, UsageError
 from hat.export.parity.verification_report import SHORT_NAMES
+from hat.serve.gallery.timestamps import format_timestamp
 
 from ..app_state import AppState, Session
 from ..events import bind
-from ..ranking import format_time
 from ..view.blocks import html_block
 from ..view.markup import Cell, fragments, plural
 
@@ -87,7 +87,7 @@ def reports_html(paths: Sequence[Path]) -> str:
             said = f"{newest.path.name} cannot be shown: {type(error).__name__} {error}"
             body = fragments("components").notice(said, "bad")
         older = f"; {plural(num_older, 'older report')} not shown" if num_older else ""
-        source = f"{newest.path.name}, {format_time(newest.modified_s)} UTC{older}"
+        source = f"{newest.path.name}, {format_timestamp(newest.modified_s)} UTC{older}"
         shown += str(fragments("report").part(title, body, source))
     return shown or str(fragments("report").how_to())
 

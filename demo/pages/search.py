@@ -9,10 +9,11 @@ from PIL import Image
 from hat.data import read_image
 from hat.data.images import IMAGE_SUFFIXES
 from hat.errors import UsageError
+from hat.serve.gallery.timestamps import format_timestamp, parse_timestamp
 
 from ..app_state import AppState, Session
 from ..events import CLICKS, Values, bind, clicked, event_data, typed_identity, whole_number
-from ..ranking import MAX_TOP, Outcome, QueryImage, SearchOptions, format_time, parse_time
+from ..ranking import MAX_TOP, Outcome, QueryImage, SearchOptions
 from ..uploads import Upload, received_files, reduce_image, uploaded_image
 from ..view.blocks import CROP_BOX, html_block, text_field, upload_field
 from ..view.markup import fragments, jpeg_bytes, person_name
@@ -152,7 +153,7 @@ class SearchActions:
         """Return the values of the page's filters for the gallery that a session works with."""
         counts = self._state.gallery(session.gallery).counts()
         cameras = {camid: count for camid, count in counts.by_camid.items() if camid is not None}
-        times = [format_time(time_s) for time_s in (counts.first_seen_s, counts.last_seen_s) if time_s is not None]
+        times = [format_timestamp(time_s) for time_s in (counts.first_seen_s, counts.last_seen_s) if time_s is not None]
         return (
             gr.update(visible=any(count > 1 for count in cameras.values()), value=False),
             gr.update(choices=[(f"camera {camid}", camid) for camid in sorted(cameras)], value=[]),
@@ -230,8 +231,8 @@ def _options(fields: Values, **known: Any) -> SearchOptions:
         center_cameras=bool(center),
         leave_out_camera=bool(leave_out),
         camids=frozenset(int(camera) for camera in cameras or ()),
-        since_s=parse_time(since or ""),
-        until_s=parse_time(until or ""),
+        since_s=parse_timestamp(since, "Seen from") if (since or "").strip() else None,
+        until_s=parse_timestamp(until, "Seen before") if (until or "").strip() else None,
         query_pid=labels["pid"],
         query_camid=labels["camid"],
     )
@@ -263,8 +264,8 @@ def _facts(outcome: Outcome, chosen: int, chance: str) -> list[tuple[str, Any]]:
         facts.append(("re-ranked distance", f"{match.distance:.4f}"))
     facts += [("identity", person_name(record.pid)), ("camera", "unknown" if record.camid is None else record.camid)]
     if record.time_s is not None:
-        facts.append(("seen", f"{format_time(record.time_s)} UTC"))
+        facts.append(("seen", f"{format_timestamp(record.time_s)} UTC"))
     for name, value in list(record.attributes.items())[:_MAX_ATTRIBUTES]:
         facts.append((name, ("yes" if value else "no") if isinstance(value, bool) else value))
-    facts += [("source", record.source), ("enrolled", f"{format_time(record.enrolled_s)} UTC"), ("record", f"#{record.id}")]
-    return facts
+    facts += [("source", record.source), ("enrolled", f"{format_timestamp(record.enrolled_s)} UTC")]
+    return [*facts, ("record", f"#{record.id}")]

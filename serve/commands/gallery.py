@@ -22,8 +22,8 @@ from ..calibrate import CONFIDENCE, calibrate_thresholds, chance_of_any, draw_ca
 from ..gallery.binding import read_compatible_model
 from ..gallery.gallery import Gallery
 from ..gallery.person_crops import record_image
-from ..gallery.record_checks import format_timestamp
 from ..gallery.records import Filter, RecordLabels
+from ..gallery.timestamps import format_timestamp
 from . import options
 
 gallery = typer.Typer(

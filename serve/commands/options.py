@@ -15,8 +15,9 @@ from hat.errors import UsageError
 
 from ..gallery.binding import Binding, binding_of
 from ..gallery.identities import parse_identity
-from ..gallery.record_checks import format_timestamp, parse_attributes, parse_timestamp
+from ..gallery.record_checks import parse_attributes
 from ..gallery.records import AttributeValue, Record
+from ..gallery.timestamps import format_timestamp, parse_timestamp
 
 if TYPE_CHECKING:
     from hat.embedder import Embedder

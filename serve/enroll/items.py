@@ -17,8 +17,9 @@ from hat.errors import DataError, ImageError
 
 from ..gallery.identities import Identity
 from ..gallery.person_crops import Box, crop_person
-from ..gallery.record_checks import parse_attributes, parse_timestamp
+from ..gallery.record_checks import parse_attributes
 from ..gallery.records import AttributeValue
+from ..gallery.timestamps import parse_timestamp
 
 BOX_COLUMNS = ("left", "top", "right", "bottom")
 """Columns of a box, in pixels; right and bottom are the first column and row outside it."""

@@ -1,7 +1,6 @@
 """What may enter a gallery: every array, record and filter is checked, once for all stores, and handed on as plain Python.
 
-Also free attributes and times as people type them: ``color=red``, ``2026-11-25T08:30``. What is wrong is a `UsageError`
-that says where it was found.
+Also free attributes as people type them: ``color=red``. What is wrong is a `UsageError` that says where it was found.
 """
 
 import contextlib
@@ -11,7 +10,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import Any, cast
 
 import numpy as np
@@ -34,7 +32,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ATTRIBUTE_NAME = re.compile(r"[^\W\d][\w .:-]{0,63}")
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
 _DECIMAL = re.compile(r"-?(0|[1-9]\d{0,17})\.\d{1,18}")
-_EARLIEST_S, _LATEST_S = -6e10, 1e11  # the years 68 and 5138; milliseconds taken for seconds lie far behind
 
 
 def checked_embeddings(embeddings: npt.ArrayLike, embed_dim: int, what: str = "embeddings") -> npt.NDArray[np.float32]:
@@ -180,33 +177,6 @@ def attribute_value(text: str) -> AttributeValue:
     if _INTEGER.fullmatch(text):
         return int(text)
     return float(text) if _DECIMAL.fullmatch(text) else text
-
-
-def parse_timestamp(text: str, where: str) -> float:
-    """Return a time in seconds since 1970 (UTC); ``where`` is what it was written in, for an error message.
-
-    The text is ISO 8601 (``2026-11-25``, ``2026-11-25T08:30:15``, with ``Z`` or ``+01:00``), taken as UTC where it names no
-    zone; or a number of seconds since 1970.
-    """
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            # Python 3.10 does not read the Z.
-            parsed = datetime.fromisoformat(re.sub(r"[Zz]$", "+00:00", text.strip()))
-            seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
-        except (ValueError, OverflowError):
-            seconds = math.nan
-    if not _EARLIEST_S < seconds < _LATEST_S:
-        raise UsageError(f"{where}: {text!r} is not a time: expected 2026-11-25T08:30:15 (UTC), or seconds since 1970")
-    return seconds
-
-
-def format_timestamp(seconds: float) -> str:
-    """Return a time for a reader, in UTC: ``2026-11-25 08:30:15``; in seconds since 1970 where no calendar has it."""
-    if not _EARLIEST_S < seconds < _LATEST_S:
-        return f"{seconds:g} s"
-    return datetime.fromtimestamp(seconds, tz=timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _checked_attribute(name: str, value: AttributeValue, source: str) -> AttributeValue:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from hat.errors import UsageError
 
 from .identities import Identity
+from .timestamps import format_timestamp
 
 AttributeValue = str | int | float | bool  # what a free attribute may be
 
@@ -99,7 +100,7 @@ class Filter:
             UsageError: No time lies between ``since_s`` and ``until_s``.
         """
         if since_s is not None and until_s is not None and since_s >= until_s:
-            raise UsageError(f"nothing is seen at {since_s:g} s or later and before {until_s:g} s")
+            raise UsageError(f"nothing is seen at {format_timestamp(since_s)} or later and before {format_timestamp(until_s)}")
         return cls(
             camids=None if camids is None else frozenset(camids),
             exclude_camids=frozenset(exclude_camids or ()),

@@ -15,7 +15,8 @@ from hat.errors import DataError, ImageError, UsageError
 from hat.serve.enroll.image_sources import ImageSources
 from hat.serve.enroll.items import Labels, read_name
 from hat.serve.gallery.person_crops import box_from_text, box_text, content_hash, crop_person, make_thumbnail
-from hat.serve.gallery.record_checks import attribute_value, format_timestamp, parse_attributes, parse_timestamp
+from hat.serve.gallery.record_checks import attribute_value, parse_attributes
+from hat.serve.gallery.timestamps import format_timestamp, parse_timestamp
 
 
 @pytest.fixture(scope="module")
