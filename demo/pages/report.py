@@ -11,7 +11,7 @@ import gradio as gr
 from jinja2 import UndefinedError
 
 from hat.errors import HatError, UsageError
-from hat.export.parity.verification_report import SHORT_NAMES
+from hat.export.parity.verification_report import RATES, SHORT_NAMES, Check
 from hat.serve.gallery.timestamps import format_timestamp
 
 from ..app_state import AppState, Session
@@ -24,8 +24,6 @@ MAX_REPORT_BYTES = 8 * 2**20
 
 Kind = Literal["verification", "benchmark"]
 Bar = tuple[str, float, str, bool]
-
-_RATES = {"mAP": "mAP", "rank1": "Rank-1", "mINP": "mINP"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +93,14 @@ def reports_html(paths: Sequence[Path]) -> str:
 def verification_html(content: Mapping[str, Any]) -> str:
     """Return a verification: a verdict and the figures of each candidate, and how much of every tolerance it used."""
     candidates = content["candidates"]
-    names = list(dict.fromkeys(str(check["name"]) for one in candidates for check in one["checks"] if check["level"] != "rows"))
+    checks = [[Check.from_dict(check) for check in one["checks"]] for one in candidates]
+    names = list(dict.fromkeys(check.name for some in checks for check in some if check.level != "rows"))
     rows, groups = [], []
-    for one in candidates:
-        by_name = {str(check["name"]): check for check in one["checks"]}
+    for one, some in zip(candidates, checks, strict=True):
+        by_name = {check.name: check for check in some}
         verdict = Cell("pass", kind="good") if one["passed"] else Cell("fail", kind="bad")
         rows.append([Cell(one["name"], one["runtime"]), verdict, *(_check_cell(by_name.get(name)) for name in names)])
-        groups.append((one["name"], [_tolerance_bar(name, by_name[name]) for name in names if name in by_name]))
+        groups.append((one["name"], [_tolerance_bar(by_name[name]) for name in names if name in by_name]))
     columns = ["candidate", "verdict", *(SHORT_NAMES.get(name, name) for name in names)]
     return fragments("report").verification(content, columns, rows, groups)  # type: ignore[no-any-return]
 
@@ -122,7 +121,7 @@ def benchmark_html(content: Mapping[str, Any]) -> str:
             *(f"{1000 * float(speed[key]):.1f}" for key in ("p50_s", "p95_s", "p99_s")),
             _percent(speed.get("utilization")),
             f"{float(one['peak_bytes']) / 2**20:,.0f}",
-            ", ".join(f"{label} {_percent(accuracy[key])}" for key, label in _RATES.items() if key in accuracy) or "–",
+            ", ".join(f"{label} {_percent(accuracy[key])}" for key, label in RATES.items() if key in accuracy) or "–",
         ]
         rows.append([Cell(one["name"], one["runtime"]), *map(Cell, cells)])
     columns = ["candidate", "mode, batch", "images/s", "to first", "p50 ms", "p95 ms", "p99 ms"]
@@ -130,31 +129,17 @@ def benchmark_html(content: Mapping[str, Any]) -> str:
     return fragments("report").benchmark(content, columns, rows, list(groups.items()))  # type: ignore[no-any-return]
 
 
-def _check_cell(check: Mapping[str, Any] | None) -> Cell:
+def _check_cell(check: Check | None) -> Cell:
     if check is None:
         return Cell("–")
-    sense = {"<=": "≤", ">=": "≥"}.get(str(check["sense"]), "")
-    return Cell(_figure(check, "value"), f"{sense} {_figure(check, 'limit')}", "" if check["passed"] else "bad")
+    sense = "≥" if check.sense == ">=" else "≤"
+    return Cell(check.value_text, f"{sense} {check.limit_text}", "" if check.passed else "bad")
 
 
-def _figure(check: Mapping[str, Any], key: str) -> str:
-    value = check[key]
-    if value is None or not math.isfinite(float(value)):
-        return "not a number"
-    if check["level"] == "retrieval":
-        return f"{100 * float(value):.2f} pt"
-    return f"{float(value):.6g}" if abs(float(value)) > 0.9 else f"{float(value):.3g}"
-
-
-def _tolerance_bar(name: str, check: Mapping[str, Any]) -> Bar:
-    """How far a figure went from perfect towards its limit; the whole width is the limit."""
-    value, limit = check["value"], float(check["limit"])
-    label = SHORT_NAMES.get(name, name)
-    if value is None:
-        return label, 1.0, "not a number", True
-    room, gone = (1 - limit, 1 - float(value)) if check["sense"] == ">=" else (limit, float(value))
-    share = gone / room if room > 0 else (0.0 if gone <= 0 else math.inf)
-    return label, share, f"{100 * share:.0f} %" if math.isfinite(share) else "over", not check["passed"]
+def _tolerance_bar(check: Check) -> Bar:
+    """How much of what is allowed a figure used; the whole width is the limit."""
+    text = f"{100 * check.used:.0f} %" if check.passed else "over" if math.isfinite(check.value) else check.value_text
+    return SHORT_NAMES.get(check.name, check.name), check.used, text, not check.passed
 
 
 def _percent(rate: Any) -> str:

@@ -2,13 +2,16 @@
 
 import base64
 import io
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from typing_extensions import Self
 
+from hat import console
 from hat.console import percent
 
 from .tolerances import Limit
@@ -26,7 +29,7 @@ SHORT_NAMES = {
 }
 """Names of figures that fit above their columns; the reports have them in full."""
 
-RATES = {"mAP": "mAP", "rank1": "Rank-1", "mINP": "mINP"}
+RATES = {key: console.RATES[key] for key in ("mAP", "rank1", "mINP")}
 """Rates of a `hat.metrics.RankingResult` that the retrieval level looks at, and their usual names."""
 
 Level = Literal["rows", "embedding", "batch", "ranking", "retrieval"]
@@ -79,6 +82,12 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; a figure that is no number is None."""
         return {**vars(self), "value": self.value if np.isfinite(self.value) else None, "passed": self.passed}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Return the check that `to_dict` gave as plain data."""
+        values = {one.name: content[one.name] for one in fields(cls)}
+        return cls(**{**values, "value": float("nan") if values["value"] is None else values["value"]})
 
 
 def judge(level: Level, name: str, value: float, sense: Sense, limit: Limit, note: str = "") -> Check:
