@@ -29,7 +29,6 @@ MAX_SECONDS = 1e300  # times lie within plus or minus this, so that stores have 
 UNKNOWN = -(2**63)  # what stores may keep in place of an identity or a camera that is not known: no record has it
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_ATTRIBUTE_NAME = re.compile(r"[^\W\d][\w .:-]{0,63}")
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
 _DECIMAL = re.compile(r"-?(0|[1-9]\d{0,17})\.\d{1,18}")
 
@@ -141,6 +140,12 @@ def checked_attributes(attributes: Mapping[str, AttributeValue], source: str) ->
     return {name: _checked_attribute(name, value, source) for name, value in attributes.items()}
 
 
+def check_attribute_name(name: str, where: str) -> None:
+    """Refuse a name, as people type it or send it, that could not be shown to others; ``where`` is what it stands in."""
+    if not 1 <= len(name) <= 64 or not name.isprintable():
+        raise UsageError(f"{where}: {name[:80]!r} is not a name for an attribute: 1 to 64 printable characters")
+
+
 def time_bound(value: object, what: str) -> float:
     """Return a time in seconds since 1970, brought into the range of those that records may have."""
     seconds = math.nan
@@ -156,10 +161,7 @@ def parse_attributes(pairs: Iterable[tuple[str, str]], where: str) -> dict[str, 
     """Return attributes from (name, text), of which an empty text is none; ``where`` is what they were written in."""
     attributes: dict[str, AttributeValue] = {}
     for name, text in pairs:
-        if not _ATTRIBUTE_NAME.fullmatch(name):
-            raise UsageError(
-                f"{where}: {name[:80]!r} is not a name for an attribute: a letter, then up to 63 letters, digits or .:-_"
-            )
+        check_attribute_name(name, where)
         if name in attributes:
             raise UsageError(f"{where}: the attribute {name} is given twice")
         if text:

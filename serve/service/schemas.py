@@ -1,15 +1,14 @@
 """What goes over the wire: requests that are checked, and answers that are described."""
 
-import math
 from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, StringConstraints, model_validator
 from typing_extensions import Self
 
 from hat.data.labels import MAX_LABEL_LENGTH, parse_label
-from hat.errors import DataError
+from hat.errors import DataError, UsageError
 
-from ..gallery.record_checks import MAX_ATTRIBUTES, MAX_TEXT_CHARACTERS
+from ..gallery.record_checks import check_attribute_name, checked_attributes
 from ..gallery.records import AttributeValue, Filter, RecordLabels
 from .api_error import ApiError
 from .gallery_registry import GALLERY_NAME
@@ -35,18 +34,15 @@ def _check_printable(text: str) -> str:
 
 
 def _check_attributes(attributes: dict[str, AttributeValue]) -> dict[str, AttributeValue]:
-    if len(attributes) > MAX_ATTRIBUTES:
-        raise ValueError(f"at most {MAX_ATTRIBUTES} attributes")
-    for name, value in attributes.items():
-        if not 1 <= len(name) <= 64 or not name.isprintable():
-            raise ValueError("an attribute's name is 1 to 64 printable characters")
-        if isinstance(value, str) and (len(value) > MAX_TEXT_CHARACTERS or not value.isprintable()):
-            raise ValueError(f"an attribute's text is at most {MAX_TEXT_CHARACTERS} printable characters")
-        if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
-            raise ValueError("an attribute's whole number has at most 63 bits")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("an attribute's number is finite")
-    return attributes
+    """Hold attributes to what galleries take, and their texts, which may come from anybody, to what can be shown."""
+    try:
+        for name, value in attributes.items():
+            check_attribute_name(name, "a record")
+            if isinstance(value, str):
+                _check_printable(value)
+        return checked_attributes(attributes, "a record")
+    except UsageError as error:
+        raise ValueError(str(error)) from None
 
 
 def _wrap(value: Any) -> Any:

@@ -113,7 +113,7 @@ def test_wrong_requests_end_with_2_and_make_no_gallery(run, world, gallery, tmp_
         (["EMPTY"], "there is no image to enroll in"),
         (["PEOPLE", "--time", "noon"], "--time: 'noon' is not a time"),
         (["PEOPLE", "--attribute", "red"], "--attribute is NAME=VALUE"),
-        (["PEOPLE", "--attribute", "7=x"], "'7' is not a name for an attribute"),
+        (["PEOPLE", "--attribute", "a\tb=x"], r"'a\tb' is not a name for an attribute"),
         (["PEOPLE", "--names", "best"], "names are read as auto, market, none, got 'best'"),
         (["PEOPLE", "--boxes", "boxes.csv"], "--boxes belongs to one video"),
         (["PEOPLE", "--device", "cuda:99"], "cuda"),

@@ -195,7 +195,7 @@ def test_a_mistake_in_a_table_is_named_by_its_line_before_anything_is_done(tmp_p
         ("path,left,top,right,bottom\na.png,1,2,x,4\n", "line 2: right is 'x', expected a number"),
         ("path,left,top,right,bottom\na.png,1,2,nan,4\n", "line 2: right is 'nan', expected a number"),
         ("path,left,top,right,bottom\na.png,1,2,inf,4\n", "line 2: right is 'inf', expected a number"),
-        ("path,9x\na.png,1\n", "line 2: '9x' is not a name for an attribute"),
+        ("path,a\tb\na.png,1\n", r"line 2: 'a\tb' is not a name for an attribute"),
         ("path,x\na.png," + "y" * 4097 + "\n", "4,097 characters, the limit is 4,096"),
         ('path\n"a\n', "line 2: not CSV"),
         ("path\na\0b.png\n", "expected a file's path"),
@@ -241,12 +241,13 @@ def test_attributes_are_of_the_type_that_they_look_like_and_names_are_checked():
     values = {"true": True, "0": 0, "-3": -3, "1.50": 1.5} | {text: text for text in ("007", "+1", "1e5", "nan", "x")}
     for text, value in values.items():
         assert (attribute_value(text), type(attribute_value(text))) == (value, type(value))
-    assert parse_attributes([("a", "1"), ("b", "")], "here") == {"a": 1}
+    assert parse_attributes([("a", "1"), ("b", ""), ("2nd/floor", "x")], "here") == {"a": 1, "2nd/floor": "x"}  # as over HTTP
     for pairs, sentence in (
         ([("", "1")], "not a name"),
         ([("a", "1"), ("a", "2")], "given twice"),
         ([(f"a{number}", "1") for number in range(65)], "65 attributes"),
         ([("x" * 65, "1")], "not a name"),
+        ([("a\nb", "1")], "not a name"),
     ):
         with pytest.raises(UsageError, match=f"here: .*{sentence}"):
             parse_attributes(pairs, "here")
