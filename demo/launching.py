@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hat.errors import MissingExtraError, UsageError, WorkError
+from hat.serve.service.keys import is_loopback
 
 if TYPE_CHECKING:
     from .app_state import AppState
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 MAX_SESSIONS = 64
 """Visitors whose pages are remembered; the one who was away longest is forgotten for another one."""
-
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 _QUIET_LIBRARIES = ("httpx", "httpcore", "matplotlib")
 
@@ -48,7 +47,7 @@ class Address:
             raise UsageError("a log-in needs both: --user NAME, and the password in the variable HAT_DEMO_PASSWORD")
         if self.user is not None and (not self.user or not self.password):
             raise UsageError("the user's name and the password must not be empty")
-        if self.host not in _LOCAL and self.user is None:
+        if not is_loopback(self.host) and self.user is None:
             raise UsageError(
                 f"on {self.host} others can reach the demo, and with it the gallery: give --user NAME, and a password in the "
                 "variable HAT_DEMO_PASSWORD"
@@ -91,7 +90,8 @@ def private_environment() -> Iterator[Path]:
         folder = Path(name)  # only this user may enter it
         (folder / "uploads").mkdir()
         # Gradio asks itself whether it is up, which must not go through a proxy.
-        no_proxy = ",".join(filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), *_LOCAL)))
+        asked = os.environ.get("NO_PROXY") or os.environ.get("no_proxy")
+        no_proxy = ",".join(filter(None, (asked, "127.0.0.1", "localhost", "::1")))
         settings = {
             "GRADIO_SHARE": "False",
             "GRADIO_ALLOWED_PATHS": "",

@@ -14,7 +14,7 @@ from hat.console import emit, make_table, stderr
 from hat.data.images import set_gray_bits
 from hat.errors import MissingExtraError, UsageError
 
-from ..service.keys import KeyFile, KeyRing
+from ..service.keys import KeyFile, KeyRing, is_loopback
 from . import options
 
 
@@ -69,7 +69,7 @@ def serve(
         from ..service.admission import ServiceSettings
         from ..service.audit import AuditLog
         from ..service.gallery_registry import parse_gallery
-        from ..service.ingress import allowed_hosts, is_loopback
+        from ..service.ingress import allowed_hosts
         from ..service.server import bind, create_app, run_server, shown_address
         from ..service.service import Service
     except ModuleNotFoundError as error:

@@ -23,6 +23,7 @@ from hat.config import config_dataclass, config_from_dict
 from hat.errors import MissingExtraError, UsageError, WorkError
 
 from ..service import ServiceSettings
+from ..service.keys import is_loopback
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -137,8 +138,6 @@ def deploy(
         port: Their port. A Ray Serve that runs already keeps the host and the port that it has.
         cluster: Address of a running cluster, ``"auto"`` for the one that this machine belongs to; None starts Ray here.
     """
-    from ..service.ingress import is_loopback
-
     least, most = replicas if isinstance(replicas, tuple) else (replicas, replicas)
     if not 1 <= least <= most or requests_each < 1:
         got = f"{least} to {most} with {requests_each}"

@@ -7,7 +7,6 @@ Starlette's TrustedHostMiddleware looks at the first alone, and only at the firs
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
 import secrets
@@ -23,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hat.errors import is_out_of_memory
 
 from .api_error import ApiError, error_response
+from .keys import is_loopback
 
 if TYPE_CHECKING:
     from .audit import AuditLog
@@ -185,13 +185,3 @@ def allowed_hosts(host: str, names: Collection[str] = ()) -> tuple[str, ...] | N
     further = tuple(name.lower() for name in names)
     own = f"[{host}]" if ":" in host and not host.startswith("[") else host
     return (*LOOPBACK_HOSTS, own, *further) if is_loopback(host) else further or None
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -43,6 +43,7 @@ def test_any_other_address_needs_a_log_in(host):
     with pytest.raises(UsageError, match="--user"):
         Address(host)
     assert Address(host, user="anna", password="walnut").host == host
+    assert Address("127.0.0.2").host == "127.0.0.2"
     for user, password in (("anna", None), (None, "walnut"), ("", "x"), ("a", "")):  # half a log-in is none
         with pytest.raises(UsageError):
             Address(user=user, password=password)

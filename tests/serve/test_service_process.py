@@ -23,7 +23,7 @@ from hat.runtime import open_runtime
 from hat.serve import Gallery, binding_of
 from hat.serve.commands.serve import serve
 from hat.serve.service import KeyFile
-from hat.serve.service.ingress import is_loopback
+from hat.serve.service.keys import is_loopback
 from hat.serve.service.server import bind
 
 STRACE = shutil.which("strace")
