@@ -4,7 +4,6 @@ import contextlib
 import os
 import secrets
 import sqlite3
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -86,13 +85,7 @@ class State:
 def create_file(path: Path, binding: Binding, stored_type: StoredType) -> None:
     """Make an empty gallery; it appears at its path whole or not at all. One that is there already is left as it is."""
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
-    facts = {
-        "gallery_id": secrets.token_hex(16),
-        "binding": binding_to_json(binding),
-        "stored_type": stored_type,
-        "embed_dim": str(binding.embed_dim),
-        "created_s": f"{time.time():.3f}",
-    }
+    facts = {"gallery_id": secrets.token_hex(16), "binding": binding_to_json(binding), "stored_type": stored_type}
     try:
         with sqlite_errors(path, 0), contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
             # Embeddings are blobs of some kilobytes, which larger pages write faster; much larger ones waste space.
