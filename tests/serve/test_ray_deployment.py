@@ -20,8 +20,7 @@ import hat
 from hat.errors import HatError
 from hat.runtime import runtime_info
 from hat.serve import Gallery, binding_of, search_gallery
-from hat.serve.ray.deployment import ReplicaPlan, application, deploy
-from hat.serve.service import KeyFile
+from hat.serve.ray.deployment import ReplicaPlan, deploy
 
 # Ray's own code warns: of older spellings in pydantic, of files that are left to be closed by the end of a process.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.filterwarnings("default")]
@@ -152,12 +151,3 @@ def test_what_a_replica_cannot_open_is_told(services, world):
             deploy(absent, num_cpus=0.2, cluster=cluster, **place)
     with pytest.raises(HatError, match="3 replicas of 1 CPUs are asked for and the cluster has 2"):
         deploy(absent, replicas=(3, 4), cluster="auto", **place)
-
-
-def test_rays_own_files_can_name_it(ray, world, tmp_path):
-    from ray.serve import Application
-
-    keys = tmp_path / "keys.json"
-    KeyFile(keys).add("tests", "read")
-    made = application({"model": str(world[0] / "model"), "keys": str(keys), "settings": {"max_batch": 4}})
-    assert isinstance(made, Application)

@@ -4,12 +4,14 @@ import asyncio
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hat.errors import ConfigError, MissingExtraError, UsageError
 from hat.io.checkpoint import SHIPPED_MODEL, shipped_model
-from hat.serve.ray.deployment import BelowPrefix, ReplicaPlan, _completed, application, deploy
+from hat.serve.ray.deployment import BelowPrefix, Replica, ReplicaPlan, _completed, application, deploy
+from hat.serve.service import ServiceSettings
 
 PLAN = ReplicaPlan(model="nowhere.onnx", galleries={"people": "people.gallery"})
 
@@ -36,6 +38,16 @@ def test_what_cannot_be_is_refused_and_without_ray_it_says_what_to_install(monke
 
     with pytest.raises(MissingExtraError, match=r"pip install 'hat-reid\[ray\]'"):
         deploy(PLAN)
+
+
+def test_application_gives_each_replica_the_plan_that_a_configuration_file_names(monkeypatch):
+    def make(**options):
+        return lambda replica: SimpleNamespace(bind=lambda plan: (options["name"], replica, plan))
+
+    serve = SimpleNamespace(deployment=make, ingress=lambda: lambda replica: replica)
+    monkeypatch.setattr("hat.serve.ray.deployment._import_ray", lambda: SimpleNamespace(serve=serve))
+    made = application({"model": "m.onnx", "keys": "keys.json", "settings": {"max_batch": 4}})
+    assert made == ("service", Replica, ReplicaPlan(model="m.onnx", keys="keys.json", settings=ServiceSettings(max_batch=4)))
 
 
 @pytest.mark.parametrize(
