@@ -1,9 +1,10 @@
 """``hat enroll``: images of people into a gallery."""
 
 import time
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
+from rich.table import Table
 
 from hat.commands.options import GrayBits
 from hat.console import emit, make_table
@@ -107,21 +108,7 @@ def enroll(
     options.print_problems("left out", done.bad)
     options.print_problems("other labels", done.conflicts)
     options.tell(*(f"not read: {path}" for path in sources.unread))
-    counts = {
-        "known already": (done.num_known, ""),
-        "labels changed": (done.num_updated, ""),
-        "other labels": (len(done.conflicts), " known images keep those that they have"),
-        "cannot be used": (len(done.bad), ""),
-    }
-    seconds = time.monotonic() - start
-    rows = [
-        ("gallery", f"{gallery}, {result['num_records']:,} images now"),
-        ("added", f"{done.num_added:,}"),
-        *((name, f"{count:,}{words}") for name, (count, words) in counts.items() if count),
-        *(("left out", f"{count:,} ({reason})") for reason, count in sources.left_out.items()),
-        ("time", f"{seconds:.1f} s, {(done.num_added + done.num_known + len(done.bad)) / seconds:.0f} images/s"),
-    ]
-    emit(result, make_table(rows), as_json)
+    emit(result, _table(result), as_json)
     if not done.ids:
         raise WorkError(
             f"nothing could be enrolled: none of {len(done.bad):,} images can be used; the first: {': '.join(done.bad[0])}"
@@ -131,3 +118,21 @@ def enroll(
             f"{len(done.conflicts):,} images are enrolled already with other labels, which they keep: --update changes them, "
             "hat gallery label changes single ones"
         )
+
+
+def _table(result: dict[str, Any]) -> Table:
+    counts = {
+        "known already": (result["num_known"], ""),
+        "labels changed": (result["num_updated"], ""),
+        "other labels": (result["num_conflicts"], " known images keep those that they have"),
+        "cannot be used": (result["num_bad"], ""),
+    }
+    num_read, seconds = result["num_added"] + result["num_known"] + result["num_bad"], result["seconds"]
+    rows = [
+        ("gallery", f"{result['gallery']}, {result['num_records']:,} images now"),
+        ("added", f"{result['num_added']:,}"),
+        *((name, f"{count:,}{words}") for name, (count, words) in counts.items() if count),
+        *(("left out", f"{count:,} ({reason})") for reason, count in result["left_out"].items()),
+        ("time", f"{seconds:.1f} s, {num_read / max(seconds, 1e-3):.0f} images/s"),
+    ]
+    return make_table(rows)

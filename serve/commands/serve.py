@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from hat.commands.options import GrayBits
@@ -68,7 +69,6 @@ def serve(
     try:
         from ..service.admission import ServiceSettings
         from ..service.audit import AuditLog
-        from ..service.gallery_registry import parse_gallery
         from ..service.ingress import allowed_hosts
         from ..service.server import bind, create_app, run_server, shown_address
         from ..service.service import Service
@@ -97,12 +97,7 @@ def serve(
     ring = KeyRing(KeyFile(keys)) if keys is not None else None
     if ring is not None and not len(ring):
         raise UsageError(f"{keys} has no key, so nobody could come in: add one with `hat keys add`")
-    places: dict[str, str] = {}
-    for text in gallery or ():
-        name, place = parse_gallery(text)
-        if name in places:
-            raise UsageError(f"two galleries are called {name!r}: name them, NAME=PLACE")
-        places[name] = place
+    places = _parse_galleries(gallery or [])
     log = AuditLog(audit) if audit is not None else None
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
     set_gray_bits(gray_bits)
@@ -113,7 +108,7 @@ def serve(
         runtime = open_runtime(model, device, checked_precision(precision), **limits)
         service = Service.open(runtime, places, settings, root=gallery_root, read_only=read_only, keys=ring, audit=log)
         try:
-            result: dict[str, Any] = {
+            result = {
                 "address": shown_address(listener, tls=tls_cert is not None),
                 "model": service.info.name,
                 "runtime": runtime.name,
@@ -121,14 +116,7 @@ def serve(
                 "galleries": {name: len(service.galleries.get(name)) for name in service.galleries.names()},
                 "keys": None if ring is None else len(ring),
             }
-            galleries = ", ".join(f"{name} ({count:,} records)" for name, count in result["galleries"].items())
-            rows = [
-                ("address", result["address"]),
-                ("model", f"{result['model']}, {result['runtime']}"),
-                ("galleries", galleries or "none"),
-                ("keys", "none: everybody on this machine may use it" if ring is None else len(ring)),
-            ]
-            emit(result, make_table(rows), as_json)
+            emit(result, _table(result), as_json)
             sys.stdout.flush()  # whoever started this waits for it
             # What was loaded until now is kept out of the garbage collector, which would look through it while clients wait.
             gc.collect()
@@ -137,6 +125,30 @@ def serve(
         finally:
             service.close()
     stderr.print("stopped")
+
+
+def _parse_galleries(texts: list[str]) -> dict[str, str]:
+    """Return galleries' places by name."""
+    from ..service.gallery_registry import parse_gallery
+
+    places: dict[str, str] = {}
+    for text in texts:
+        name, place = parse_gallery(text)
+        if name in places:
+            raise UsageError(f"two galleries are called {name!r}: name them, NAME=PLACE")
+        places[name] = place
+    return places
+
+
+def _table(result: dict[str, Any]) -> Table:
+    galleries = ", ".join(f"{name} ({count:,} records)" for name, count in result["galleries"].items())
+    rows = [
+        ("address", result["address"]),
+        ("model", f"{result['model']}, {result['runtime']}"),
+        ("galleries", galleries or "none"),
+        ("keys", "none: everybody on this machine may use it" if result["keys"] is None else result["keys"]),
+    ]
+    return make_table(rows)
 
 
 keys_app = typer.Typer(
