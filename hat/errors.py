@@ -54,6 +54,20 @@ class MissingExtraError(UsageError):
         super().__init__(f"{library} is needed for {purpose} and is not installed: pip install 'hat-reid[{extra}]'")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that says anything, or its type where none does."""
+    return (_lines(error) or [type(error).__name__])[0]
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last such line: OpenVINO's messages begin with its own source files."""
+    return (_lines(error) or [type(error).__name__])[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()]
+
+
 _MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "failed to allocate")
 
 
@@ -74,5 +88,4 @@ def describe_failure(error: BaseException) -> str:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-    return f"{type(error).__name__}: {first} (set HAT_DEBUG=1 to see where)"
+    return f"{type(error).__name__}: {(_lines(error) or ['no message'])[0]} (set HAT_DEBUG=1 to see where)"

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from hat.config import config_from_dict, config_to_dict, merge
-from hat.errors import ConfigError
+from hat.errors import ConfigError, first_line
 from hat.model import model_config
 
 from .config import TrainConfig
@@ -141,7 +141,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{path} is not YAML: {first_line(error)}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{path} holds no configuration: expected keys and values, got {type(content).__name__}")
     return content

@@ -20,7 +20,7 @@ from torch import Tensor
 from hat.console import progress
 from hat.data.loading import default_num_workers
 from hat.embedder import Embedder
-from hat.errors import CheckpointError, ConfigError
+from hat.errors import CheckpointError, ConfigError, first_line
 from hat.io.atomic_output import write_atomically
 from hat.model.inference import InferenceModel
 from hat.runtime import ARTIFACT_ENDINGS, Runtime, TorchRuntime, open_runtime
@@ -173,7 +173,7 @@ def read_rows(path: Path, data: str, num_images: int) -> tuple[Tensor, str]:
                 )
             embeddings: Tensor = file.get_tensor("embeddings")
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
     if embeddings.dim() != 2 or len(embeddings) != num_images or embeddings.dtype != torch.float32:
         raise CheckpointError(f"{path} holds {tuple(embeddings.shape)} {embeddings.dtype}, expected {num_images} float32 rows")
     if not torch.allclose(torch.linalg.vector_norm(embeddings, dim=1), torch.ones(len(embeddings)), atol=1e-3):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hat.errors import CheckpointError, UsageError, WorkError
+from hat.errors import CheckpointError, UsageError, WorkError, last_line
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, file_sha256
 from hat.io.openvino_file import check_weights, read_openvino_xml, stored_as
 from hat.runtime.openvino_runtime import openvino_core
@@ -54,7 +54,7 @@ class OpenVINOFile:
             graph = _wrapped(self._read(), batch, place, declared)
             compiled = self.core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         except RuntimeError as error:
-            raise WorkError(_reason(error)) from error
+            raise WorkError(last_line(error)) from error
 
         def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
             try:
@@ -62,7 +62,7 @@ class OpenVINOFile:
                 graph.clone().reshape(openvino.PartialShape(list(images.shape)))
                 return np.array(compiled(images)[0], dtype=np.float32)
             except RuntimeError as error:
-                raise WorkError(_reason(error)) from error
+                raise WorkError(last_line(error)) from error
 
         return WrappedGraph(graph, stored_as(graph), run)
 
@@ -74,11 +74,7 @@ class OpenVINOFile:
         try:
             return self.core.read_model(self.path, self.weights)
         except (RuntimeError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{self.path} cannot be read by OpenVINO: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+            raise CheckpointError(f"{self.path} cannot be read by OpenVINO: {last_line(error)}") from None
 
 
 def _name(port: Any) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hat.console import progress
-from hat.errors import MissingExtraError, WorkError
+from hat.errors import MissingExtraError, WorkError, first_line
 from hat.runtime.onnxruntime_runtime import add_in_32_bits
 
 from .onnx_trace import INPUT_NAME
@@ -104,7 +104,7 @@ class GraphRunner:
 
 
 def _failure(error: Exception) -> WorkError:
-    return WorkError(f"the graph cannot be run: {(str(error).strip().splitlines() or [type(error).__name__])[0]}")
+    return WorkError(f"the graph cannot be run: {first_line(error)}")
 
 
 def activations(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hat.errors import MissingExtraError, WorkError
+from hat.errors import MissingExtraError, WorkError, first_line
 from hat.io.artifact import InputType
 from hat.io.onnx_file import all_tensors
 from hat.model.inference import InferenceModel
@@ -126,7 +126,7 @@ def _innermost_reason(error: BaseException) -> str:
     """Return the first line of the first cause: the exporter wraps it in advice on whom to write to."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hat.errors import CheckpointError, UsageError, WorkError
+from hat.errors import CheckpointError, UsageError, WorkError, last_line
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, file_sha256, info_to_json
 from hat.io.atomic_output import atomic_output, check_output
 from hat.io.openvino_file import read_openvino_info, stored_as, weights_path
@@ -155,7 +155,7 @@ def save_openvino(graph: openvino.Model, info: ArtifactInfo, path: Path) -> Arti
     try:
         openvino.save_model(graph, path, compress_to_fp16=info.precision in ("fp16", "bf16"))
     except RuntimeError as error:
-        raise WorkError(f"OpenVINO cannot write {path.name}: {str(error).strip().splitlines()[-1]}") from error
+        raise WorkError(f"OpenVINO cannot write {path.name}: {last_line(error)}") from error
     found = file_sha256(weights_path(path))
     content = path.read_bytes()
     if content.count(awaited.encode()) != 1:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from hat.errors import CheckpointError, MissingExtraError
+from hat.errors import CheckpointError, MissingExtraError, first_line
 from hat.io.artifact import ArtifactPrecision, placeholder_reason, read_model_file
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def compute_types(proto: onnx.ModelProto) -> dict[str, Counter[str]]:
     try:
         shallow = onnx.shape_inference.infer_shapes(shallow, data_prop=False)
     except onnx.shape_inference.InferenceError as error:
-        raise CheckpointError(f"the types of the graph cannot be read: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"the types of the graph cannot be read: {first_line(error)}") from None
     graph = shallow.graph
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     types |= {info.name: info.type.tensor_type.elem_type for info in [*graph.value_info, *graph.input, *graph.output]}

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hat.errors import MissingExtraError, WeightsError
+from hat.errors import MissingExtraError, WeightsError, first_line
 from hat.io.artifact import placeholder_reason
 from hat.model import HAT
 from hat.model.backbone import import_torchvision
@@ -70,7 +70,7 @@ def read_weights_file(path: str | os.PathLike[str]) -> Any:
                 # Everything but tensors and plain containers becomes an `UnknownObject`.
                 content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_RestrictedPickle)
     except _DAMAGE as error:
-        raise WeightsError(f"{path} is damaged or no file of weights: {_first_line(error)}") from None
+        raise WeightsError(f"{path} is damaged or no file of weights: {first_line(error)}") from None
     for _ in range(_MAX_WRAPPERS):
         if isinstance(content, Mapping):
             inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping | UnknownObject)]
@@ -178,7 +178,7 @@ def _torchvision_state(name: str) -> dict[str, Tensor]:
     except ValueError:
         raise WeightsError(f"torchvision has no model {name}, so it has no weights for it; give a file instead") from None
     except (urllib.error.URLError, OSError, RuntimeError) as error:
-        raise WeightsError(f"torchvision's weights for {name} could not be downloaded: {_first_line(error)}") from None
+        raise WeightsError(f"torchvision's weights for {name} could not be downloaded: {first_line(error)}") from None
     return state
 
 
@@ -191,12 +191,8 @@ def _timm_state(name: str) -> dict[str, Tensor]:
     try:
         state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
     except (OSError, RuntimeError, ValueError) as error:
-        raise WeightsError(f"timm's weights for {name} could not be had: {_first_line(error)}") from None
+        raise WeightsError(f"timm's weights for {name} could not be had: {first_line(error)}") from None
     return state
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _some(label: str, names: Iterable[str], limit: int = 4) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hat.errors import CheckpointError, MissingExtraError, UsageError
+from hat.errors import CheckpointError, MissingExtraError, UsageError, first_line
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
 from hat.io.onnx_file import read_onnx
 from hat.processor import has_vnni
@@ -79,7 +79,7 @@ class OnnxRuntime:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=[(provider, arguments)])
         except Exception as error:  # noqa: BLE001 - its exceptions share no base below Exception
-            raise CheckpointError(f"{path} cannot be opened by ONNX Runtime: {str(error).splitlines()[0]}") from None
+            raise CheckpointError(f"{path} cannot be opened by ONNX Runtime: {first_line(error)}") from None
         if provider not in self.session.get_providers():
             raise UsageError(
                 f"{provider} was asked for and ONNX Runtime fell back to {', '.join(self.session.get_providers())}: "

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError, last_line
 from hat.io.artifact import ArtifactInfo, file_sha256
 from hat.io.openvino_file import check_weights, read_openvino_info, stored_as
 from hat.runtime.protocol import embed_images, fixed_batch
@@ -121,7 +121,7 @@ class OpenVINORuntime:
         try:
             self.compiled = core.compile_model(model, self.device, options)
         except (RuntimeError, TypeError) as error:
-            raise UsageError(f"{path} cannot be compiled for {self.device} by OpenVINO: {_reason(error)}") from None
+            raise UsageError(f"{path} cannot be compiled for {self.device} by OpenVINO: {last_line(error)}") from None
         self.execution_types = _execution_types(self.compiled)
         self._check(path, hint)
         self.execution_precision = next(name for name, known in _HINTS.items() if known == hint)
@@ -144,7 +144,7 @@ class OpenVINORuntime:
             request.infer({0: batch}, share_inputs=True)
             return np.array(request.get_output_tensor(0).data, dtype=np.float32)
         except RuntimeError as error:
-            raise WorkError(f"OpenVINO failed on {self.device}: {_reason(error)}") from None
+            raise WorkError(f"OpenVINO failed on {self.device}: {last_line(error)}") from None
 
     def _check(self, path: Path, hint: str) -> None:
         """Refuse it where OpenVINO took another device or another precision than was asked for."""
@@ -197,7 +197,7 @@ def read_openvino_model(path: Path, info: ArtifactInfo, core: openvino.Core) -> 
     try:
         model = core.read_model(path, weights)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read by OpenVINO: {_reason(error)}") from None
+        raise CheckpointError(f"{path} cannot be read by OpenVINO: {last_line(error)}") from None
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise CheckpointError(f"{path}: expected one input and one output, got {len(model.inputs)} and {len(model.outputs)}")
     height, width = info.preprocessing.size
@@ -229,9 +229,3 @@ def _execution_types(compiled: openvino.CompiledModel) -> Counter[str]:
 
 def _type_name(value: Any) -> str:
     return str(value.get_type_name())
-
-
-def _reason(error: BaseException) -> str:
-    """Return the last line of OpenVINO's words that says anything; those before it name its own source files."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in reversed(lines) if line), type(error).__name__)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hat.errors import UsageError, WorkError
+from hat.errors import UsageError, WorkError, first_line
 from hat.io.artifact import ArtifactInfo, fingerprint, weights_sha256
 from hat.model import HAT
 from hat.model.inference import InferenceModel
@@ -146,9 +146,8 @@ class TorchRuntime:
         try:
             return cast(Tensor, self._network(batch))
         except TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
             raise WorkError(
-                f"torch.compile failed: {reason}; it needs a C++ compiler on a CPU and Triton on a GPU: "
+                f"torch.compile failed: {first_line(error)}; it needs a C++ compiler on a CPU and Triton on a GPU: "
                 "install them, or run without it"
             ) from error
 

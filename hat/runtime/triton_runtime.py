@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError
+from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError, first_line
 from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
 from hat.runtime.protocol import embed_images
 
@@ -94,16 +94,16 @@ class TritonRuntime:
             return getattr(self._client(), method)(place.model, model_version=place.version, **arguments)
         except self._refusal as error:
             if method == "get_model_config":
-                raise CheckpointError(f"{self._address}: the server has no such model: {_first_line(error)}") from None
-            raise WorkError(f"{self._address}: the server refused: {_first_line(error)}") from None
+                raise CheckpointError(f"{self._address}: the server has no such model: {first_line(error)}") from None
+            raise WorkError(f"{self._address}: the server refused: {first_line(error)}") from None
         except OSError as error:  # refused, unknown host, closed, timed out
             self._of_thread.client = None
             raise WorkError(
-                f"{self._address}: no answer from {place.server}: {_first_line(error)}; is tritonserver running there, and is "
+                f"{self._address}: no answer from {place.server}: {first_line(error)}; is tritonserver running there, and is "
                 "this its HTTP port?"
             ) from None
         except ValueError as error:
-            raise WorkError(f"{self._address}: {place.server} does not answer as Triton does: {_first_line(error)}") from None
+            raise WorkError(f"{self._address}: {place.server} does not answer as Triton does: {first_line(error)}") from None
 
     def _client(self) -> Any:
         client = getattr(self._of_thread, "client", None)
@@ -140,7 +140,3 @@ class TritonRuntime:
                 )
         if int(config.get("max_batch_size", 0)) < 1:
             raise CheckpointError(f"{self._address}: the server takes no batches: max_batch_size is below 1")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hat.errors import CheckpointError, UsageError, WorkError
+from hat.errors import CheckpointError, UsageError, WorkError, first_line
 from hat.io.artifact import ArtifactInfo, BatchProfile
 from hat.io.atomic_output import atomic_output
 from hat.runtime.protocol import check_images
@@ -175,9 +175,7 @@ class TensorRTRuntime:
         except (RuntimeError, WorkError) as error:
             self.captures = False
             self.graphs.clear()
-            _LOG.warning(
-                "%s runs without CUDA graphs, which cannot be captured here: %s", self.path, str(error).splitlines()[0]
-            )
+            _LOG.warning("%s runs without CUDA graphs, which cannot be captured here: %s", self.path, first_line(error))
         else:
             self.graphs[size] = graph
 
