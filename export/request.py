@@ -1,6 +1,5 @@
 """What is asked of an export, calibration images among it, so that every target is called alike; and the targets by name."""
 
-import difflib
 import hashlib
 import importlib
 import itertools
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from hat.config import config_from_dict
 from hat.data.datasets import JUNK_PID, ReIDDataset
 from hat.data.loading import load_images
-from hat.errors import DataError, UsageError
+from hat.errors import DataError, UsageError, unknown_name
 from hat.io.artifact import ArtifactInfo, ArtifactPrecision, BatchProfile, InputType
 from hat.preprocessing import Preprocessing
 
@@ -168,8 +167,7 @@ def export_function(target: str) -> ExportFunction:
         MissingExtraError: A library that it needs to be imported is not installed.
     """
     if target not in TARGETS:
-        near = difflib.get_close_matches(target, TARGETS, n=1)
-        raise UsageError(f"unknown target {target!r}; {f'did you mean {near[0]}? ' if near else ''}known: {', '.join(TARGETS)}")
+        raise UsageError(unknown_name(f"target {target!r}", target, TARGETS))
     module, _, function = TARGETS[target].function.partition(":")
     return cast(ExportFunction, getattr(importlib.import_module(module), function))
 

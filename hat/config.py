@@ -6,7 +6,6 @@ pydantic's dataclass with unknown keys refused. This file adds what a command li
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -15,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import dataclass_transform
 
-from hat.errors import CheckpointError, ConfigError
+from hat.errors import CheckpointError, ConfigError, unknown_name
 
 T = TypeVar("T")
 
@@ -125,9 +124,7 @@ def _describe(item: Any, cls: type[Any]) -> str:
     """Return one sentence for one of pydantic's errors: full path, what was expected and got, and the nearest known key."""
     path = ".".join(str(part) for part in item["loc"]) or cls.__name__
     if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = _fields_at(cls, item["loc"][:-1])
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-        return f"unknown key {path}" + (f" (did you mean {near[0]}?)" if near else f" (known here: {', '.join(known)})")
+        return unknown_name(f"key {path}", str(item["loc"][-1]), _fields_at(cls, item["loc"][:-1]))
     if item["type"] == "missing":
         return f"{path} is missing"
     message = item["msg"].removeprefix("Value error, ")

@@ -4,6 +4,8 @@ A message says what is wrong, what was expected, what was got and what to do nex
 without a traceback, and exits with `exit_code`: 2 when the request was wrong, 1 when the request was right and the work failed.
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -52,6 +54,17 @@ class MissingExtraError(UsageError):
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:
         super().__init__(f"{library} is needed for {purpose} and is not installed: pip install 'hat-reid[{extra}]'")
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Return one sentence about a name that is none of those known: the nearest of them, or all where none is near.
+
+    ``what`` says what it would have been, and shows the name as it was typed: ``preset 'markt'``, ``key optim.rl``.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {what} ({hint})"
 
 
 def first_line(error: BaseException) -> str:

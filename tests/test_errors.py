@@ -2,7 +2,7 @@
 
 import pytest
 
-from hat.errors import first_line, last_line
+from hat.errors import first_line, last_line, unknown_name
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,8 @@ from hat.errors import first_line, last_line
 def test_first_and_last_line(message, first, last):
     error = RuntimeError(message)
     assert (first_line(error), last_line(error)) == (first, last)
+
+
+def test_unknown_name_brings_the_nearest_or_all():
+    assert unknown_name("preset 'quik'", "quik", ["slow", "quick"]) == "unknown preset 'quik' (did you mean quick?)"
+    assert unknown_name("key a.b", "b", ("slow", "quick")) == "unknown key a.b (known: slow, quick)"

@@ -1,6 +1,5 @@
 """Named recipes. A preset holds only what differs from the defaults of `TrainConfig`, which are the paper's."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import yaml
 
 from hat.config import config_from_dict, config_to_dict, merge
-from hat.errors import ConfigError, first_line
+from hat.errors import ConfigError, first_line, unknown_name
 from hat.model import model_config
 
 from .config import TrainConfig
@@ -149,7 +148,5 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 def _find(name: str) -> tuple[str, dict[str, Any]]:
     if name not in _PRESETS:
-        near = difflib.get_close_matches(name, _PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_PRESETS)}"
-        raise ConfigError(f"unknown preset {name!r}; {hint}")
+        raise ConfigError(unknown_name(f"preset {name!r}", name, _PRESETS))
     return _PRESETS[name]

@@ -1,6 +1,5 @@
 """What another project's file does not say of itself, how its model wants its images, and what a reader of such files gives."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from hat.config import config_dataclass, config_from_dict
-from hat.errors import CheckpointError, UsageError
+from hat.errors import CheckpointError, UsageError, unknown_name
 from hat.io.artifact import ArtifactInfo, ArtifactPrecision
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
@@ -125,8 +124,7 @@ def declared_model(like: str | None, declared: Mapping[str, Any]) -> ForeignMode
         ConfigError: A field is unknown or has a wrong value.
     """
     if like is not None and like not in FAMILIES:
-        near = difflib.get_close_matches(like, FAMILIES, n=1)
-        raise UsageError(f"unknown family {like!r}{f', did you mean {near[0]}?' if near else ''}; known: {', '.join(FAMILIES)}")
+        raise UsageError(unknown_name(f"family {like!r}", like, FAMILIES))
     fields = {**FAMILIES.get(like or "", {}), **{key: value for key, value in declared.items() if value is not None}}
     if missing := [key for key in ("color", "value_range") if key not in fields]:
         raise UsageError(

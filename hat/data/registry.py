@@ -14,7 +14,7 @@ from hat.data.folders import find_camera_folders, is_identity_folders, read_came
 from hat.data.labels import plain_name
 from hat.data.listed_benchmarks import find_cuhk03_np, find_msmt17, is_mars, read_cuhk03_np, read_mars, read_msmt17
 from hat.data.market import is_market_benchmark, is_market_style, is_synth, read_market_benchmark, read_market_style, read_synth
-from hat.errors import DataError
+from hat.errors import DataError, unknown_name
 
 
 class _Reader(NamedTuple):
@@ -130,9 +130,7 @@ def _registered(name: str) -> str:
     known = _BY_PLAIN_NAME.get(plain_name(name))
     if known is not None:
         return known
-    near = _nearest(name)
-    hint = f"did you mean {near}? " if near else ""
-    raise DataError(f"unknown data set {name!r}; {hint}known: {', '.join(_READERS)}")
+    raise DataError(unknown_name(f"data set {name!r}", _nearest(name) or name, _READERS))  # which knows aliases too
 
 
 def _nearest(name: str) -> str | None:

@@ -3,13 +3,12 @@
 A preset holds only what differs from the defaults of `ModelConfig`, which are the paper's on ResNet-50.
 """
 
-import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from hat.config import config_dataclass, config_from_dict, merge
-from hat.errors import ModelError
+from hat.errors import ModelError, unknown_name
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Depth = Annotated[int, Field(ge=0)]
@@ -222,7 +221,5 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
         ConfigError: An override is unknown, has the wrong type, or contradicts another field.
     """
     if name not in _PRESETS:
-        near = difflib.get_close_matches(name, _PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(_PRESETS)}"
-        raise ModelError(f"unknown model {name!r}; {hint}")
+        raise ModelError(unknown_name(f"model {name!r}", name, _PRESETS))
     return config_from_dict(ModelConfig, merge(_PRESETS[name], overrides), where=f"model {name}")

@@ -136,7 +136,7 @@ def test_open_onnx_source_refuses_what_lies_about_its_precision(onnx_files, tmp_
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--to", "onx"], "unknown target 'onx'; did you mean onnx?"),
+        (["--to", "onx"], "unknown target 'onx' (did you mean onnx?)"),
         (["--to", "onnx", "--precision", "fp12"], "unknown precision 'fp12'"),
         (["--to", "onnx", "--precision", "int8"], "int8 needs calibration images: name a data set with --calibration-data"),
         (["--to", "onnx", "--calibration-data", "x"], "make int8 and fp8 of floats, and fp32 was asked for"),

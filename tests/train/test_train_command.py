@@ -116,7 +116,7 @@ def test_help_has_examples_and_needs_no_torch():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("market15", "unknown preset 'market15'; did you mean market1501?"),
+        ("market15", "unknown preset 'market15' (did you mean market1501?)"),
         ("market1501", "give --data DIR"),
         ("market1501 --data x", "give --out"),
         ("market1501 --set optim.rate=1", "unknown key optim.rate"),
