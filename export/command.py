@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from hat.commands.options import GrayBits
+from hat.commands.options import AsJson, Force, GrayBits
 from hat.console import emit, make_table, progress, stderr
 from hat.errors import UsageError
 
@@ -59,8 +59,8 @@ def export(
     option: Annotated[
         list[str] | None, typer.Option("--option", help="Particular to a target, KEY=VALUE: calibration=percentile.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Export a trained model as a file that another runtime runs, with everything inside from pixels to unit embeddings.
 

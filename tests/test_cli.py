@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import hat
 from hat.cli import COMMANDS, NEEDS_NO_ARGUMENTS, app, load_command
+from hat.commands.options import parse_image_size
 from hat.console import stderr
 from hat.errors import HatError
 from hat.io.openvino_file import check_weights
@@ -58,6 +59,11 @@ def test_info_of_a_named_model_as_table_and_as_json(run_hat):
     content = json.loads(run_hat("info", "hat_mobilenet_v2", "--set", "depths=[0,0,1,0]", "--json").stdout)
     assert content["embed_dim"] == 1280 + 256 and content["model"]["depths"] == [0, 0, 1, 0]
     assert content["num_operations"]["total"] == sum(v for k, v in content["num_operations"].items() if k != "total")
+
+
+@pytest.mark.parametrize("text", ["384x128", "384X128", " 384×128", "384,128"])
+def test_parse_image_size(text):
+    assert parse_image_size(text, "--size") == (384, 128)
 
 
 def test_messages_keep_square_brackets(capsys):

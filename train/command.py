@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hat.commands.options import AsJson, Device, SkipBad
 from hat.console import emit, percent, stderr
 from hat.errors import UsageError
 
@@ -45,16 +46,16 @@ def train(
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole configuration and stop.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, as if it had never stopped.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     gray_bits: Annotated[
         int | None, typer.Option("--gray-bits", help="Bits that 16-bit gray images really use; short for --set gray_bits=N.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that are missing or unreadable.")] = False,
+    skip_bad: SkipBad = False,
     stop_after_s: Annotated[
         float | None, typer.Option("--stop-after-s", help="Stop after so many seconds, with the state written; then --resume.")
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Length of the run; short for --set num_epochs=N.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a HAT on one or several data sets.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hat.commands.options import GrayBits
+from hat.commands.options import AsJson, Device, Force, GrayBits, NumIds, Record
 from hat.console import append_record, check_record, emit, make_table, percent, progress, stderr
 
 if TYPE_CHECKING:
@@ -27,16 +27,16 @@ def bench(
     end_to_end: Annotated[bool, typer.Option("--end-to-end", help="Count reading, decoding and resizing files too.")] = False,
     images: Annotated[Path | None, typer.Option("--images", help="A folder or zip file of images.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="Measure accuracy on a data set: DIR, or NAME=DIR.")] = None,
-    num_ids: Annotated[int | None, typer.Option(min=2, help="Rank so many identities of the data set only.")] = None,
+    num_ids: NumIds = None,
     seconds: Annotated[float, typer.Option(help="Length of a turn.")] = 2.0,
     rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU; each runtime chooses where unset.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     gray_bits: GrayBits = None,
     picture: Annotated[Path | None, typer.Option(help="Draw accuracy against speed: .png, .svg or .pdf.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a picture that is there.")] = False,
-    record: Annotated[Path | None, typer.Option(help="Append the figures to this Markdown file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    force: Force = False,
+    record: Record = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure how fast models and exported files are: images a second, latency, memory, and utilization of the machine.
 

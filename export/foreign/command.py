@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hat.commands.options import AsJson, Force, parse_image_size
 from hat.console import emit, stderr
 from hat.errors import UsageError
 
@@ -23,8 +24,8 @@ def adopt(
     layout: Annotated[str | None, typer.Option(help="nchw or nhwc, where the file does not say.")] = None,
     output: Annotated[str | None, typer.Option(help="Name of the output that is the embedding.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call the model.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Another project's ONNX or OpenVINO model as one of our files: uint8 RGB images in, unit vectors out.
 
@@ -60,7 +61,7 @@ def adopt(
             mean=_channels("--mean", mean, IMAGENET_MEAN, scale),
             std=_channels("--std", std, IMAGENET_STD, scale),
             resize=resize,
-            image_size=_size(image_size),
+            image_size=None if image_size is None else parse_image_size(image_size, "--image-size"),
             layout=layout,
             output=output,
         )
@@ -83,12 +84,3 @@ def _channels(option: str, text: str | None, imagenet: tuple[float, float, float
     if len(values) != 3:
         raise UsageError(f"{option} is three numbers R,G,B such as 0.485,0.456,0.406, or imagenet; got {text!r}")
     return values
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise UsageError(f"--image-size is HEIGHTxWIDTH such as 256x128, got {text!r}")
-    return int(height), int(width)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hat.commands.options import GrayBits
+from hat.commands.options import AsJson, Device, Force, GrayBits, NumIds
 from hat.console import emit, progress
 
 if TYPE_CHECKING:
@@ -23,15 +23,15 @@ def verify(
     images: Annotated[Path, typer.Option("--images", help="A folder or zip file of images to compare on.")],
     data: Annotated[str | None, typer.Option("--data", help="A data set for mAP, Rank-1 and mINP: DIR, or NAME=DIR.")] = None,
     num_images: Annotated[int, typer.Option(min=4, help="Images to compare, chosen by the seed.")] = 256,
-    num_ids: Annotated[int | None, typer.Option(min=2, help="Rank so many identities of the data set only.")] = None,
+    num_ids: NumIds = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per run on the data set.")] = 32,
     gray_bits: GrayBits = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with pictures; it shows the images.")] = None,
     report_json: Annotated[Path | None, typer.Option(help="Write the figures as JSON; it holds no image.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace reports that are there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check whether exported files rank people as the model does.
 

@@ -1,11 +1,11 @@
 """``hat convert``: a ``.pth`` file of HAT's released code as a checkpoint folder."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hat.commands.options import AsJson, parse_image_size
 from hat.console import emit
 from hat.errors import UsageError
 
@@ -20,7 +20,7 @@ def convert(
     image_size: Annotated[
         str | None, typer.Option(help="Height x width of its images, where they are not twice as high as wide: 384x128.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a checkpoint folder of a .pth file that HAT's released code wrote: a state dict or a whole pickled model.
 
@@ -34,10 +34,7 @@ def convert(
     """
     from hat.io.checkpoint import CONFIG_FILE, load_released_weights, save_checkpoint
 
-    match = re.fullmatch(r"(\d+)[x,](\d+)", image_size or "")
-    if image_size is not None and match is None:
-        raise UsageError(f"--image-size {image_size}: expected height x width, such as 384x128")
-    size = (int(match[1]), int(match[2])) if match else None
+    size = None if image_size is None else parse_image_size(image_size, "--image-size")
     if (out / CONFIG_FILE).exists():
         raise UsageError(f"{out} holds a checkpoint already: choose another --out")
     stride: Any = last_stride

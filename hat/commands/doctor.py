@@ -11,10 +11,11 @@ import sys
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from hat.commands.options import AsJson
 from hat.console import emit, make_table
 from hat.processor import fast_precisions, processor_name
 
@@ -38,7 +39,7 @@ class Diagnosis:
     """What is wrong, in one sentence -> the command that mends it."""
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Tell what is installed and what runs here, and what does not fit together with the command that mends it.
 
     Ends with 1 where something does not fit together. Nothing is changed, and nothing is sent anywhere.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hat.commands.options import GrayBits
+from hat.commands.options import AsJson, BatchSize, Device, GrayBits, Record, SkipBad
 from hat.console import RATES, append_record, check_record, emit, make_table, percent, progress, stderr
 
 if TYPE_CHECKING:
@@ -47,20 +47,20 @@ def evaluate(
     save_split: Annotated[
         Path | None, typer.Option(help="Write the split as a table (path,pid,camid,split) for others.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per run of the model.")] = 32,
+    batch_size: BatchSize = 32,
     num_workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that decode images; by default one for each core.")
     ] = None,
     gray_bits: GrayBits = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that are missing or unreadable.")] = False,
-    record: Annotated[Path | None, typer.Option(help="Append the figures to this Markdown file.")] = None,
+    skip_bad: SkipBad = False,
+    record: Record = None,
     rank_list: Annotated[Path | None, typer.Option(help="Picture of ranked lists, right and wrong framed.")] = None,
     cam: Annotated[Path | None, typer.Option(help="Picture of the class activation maps of MFE and DSA.")] = None,
     baseline: Annotated[str | None, typer.Option(help="A checkpoint whose CNN is shown beside the model by --cam.")] = None,
     tfc_maps: Annotated[Path | None, typer.Option(help="Picture of the averaged maps of every TFC.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure how well a model ranks people: mAP, Rank-1, Rank-5, Rank-10 and mINP.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hat.commands.options import AsJson
 from hat.console import emit, make_table, metric_rows
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def info(
         typer.Argument(help="A model's name, a checkpoint folder, a .pth file, an exported file, or triton://host:port/model."),
     ],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field of a named model: depths=[3,3,3,3].")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a model, a checkpoint or a file is: parameters, operations by part, embedding, preprocessing, figures.
 

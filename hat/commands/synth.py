@@ -1,14 +1,13 @@
 """``hat synth``: draw a multi-camera data set of generated pedestrians."""
 
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hat.commands.options import AsJson, parse_image_size
 from hat.console import emit, make_table, progress
-from hat.errors import UsageError
 
 
 def synth(
@@ -29,7 +28,7 @@ def synth(
         int | None, typer.Option(help="Processes that draw. As many as there are cores if not given.", show_default=False)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier data set of hat synth.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw a multi-camera data set of generated pedestrians in the layout of Market-1501.
 
@@ -58,7 +57,7 @@ def synth(
             images_per_camera=images_per_camera,
             num_train_ids=train_ids,
             num_distractors=distractors,
-            size=_parse_size(size),
+            size=parse_image_size(size, "--size"),
             seed=seed,
             num_workers=workers,
             force=force,
@@ -75,11 +74,4 @@ def synth(
     table.title, table.title_justify = summary.out, "left"
     table.caption = f"{summary.num_images} images in {summary.seconds:.1f} s, {rate:.0f} images/s, seed {seed}"
     result = asdict(summary) | {"num_images": summary.num_images, "images_per_second": round(rate, 1)}
-    emit(result | {"seconds": round(summary.seconds, 3)}, table, json)
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text.strip())
-    if match is None:
-        raise UsageError(f"--size is height x width in pixels, like 256x128, got {text!r}")
-    return int(match[1]), int(match[2])
+    emit(result | {"seconds": round(summary.seconds, 3)}, table, as_json)

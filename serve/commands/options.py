@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hat.commands import options as shared
 from hat.console import progress, stderr
 from hat.errors import UsageError
 
@@ -38,10 +39,10 @@ _identity = partial(_parsed, parse_identity, "IDENTITY")  # annotated with Any: 
 Location = Annotated[str, typer.Argument(metavar="GALLERY", help="A gallery's file, or milvus://HOST:PORT/NAME.")]
 Images = Annotated[list[str], typer.Argument(help="Images, folders, zip files, tables (.csv), or one video with --boxes.")]
 Boxes = Annotated[Path | None, typer.Option(help="People in the video: frame or time, left, top, right, bottom, ...")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per run of the model.")]
+Device = shared.Device
+BatchSize = shared.BatchSize
 Float16 = Annotated[bool, typer.Option("--float16", help="A new gallery keeps embeddings in half the space.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = shared.AsJson
 
 Ids = Annotated[list[int] | None, typer.Option("--id", help="A record of the gallery; repeat for several.")]
 Pid = Annotated[Any, _identity("--pid", "Identity of all images, a number or a name.")]

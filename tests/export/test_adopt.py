@@ -416,7 +416,7 @@ def test_hat_export_takes_an_adopted_file(to, sentence, adopted, tmp_path, call)
         ([], "color and value_range were not given: name a family with --like"),
         (["--like", "torchried"], "did you mean torchreid?"),
         (["--like", "omz", "--color", "blue"], "color: input should be 'rgb' or 'bgr', got 'blue'"),
-        (["--like", "omz", "--image-size", "big"], "--image-size is HEIGHTxWIDTH"),
+        (["--like", "omz", "--image-size", "big"], "--image-size is height x width"),
         (["--like", "omz", "--mean", "1,2"], "--mean is three numbers"),
         (["--like", "omz", "--output", "nothing"], "has no output 'nothing': expected features"),
         (["--like", "omz", "--out", "ours.xml"], "expected a name that ends in .onnx"),
