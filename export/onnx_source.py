@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from hat.errors import CheckpointError, UsageError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, ArtifactPrecision, info_from_json
-from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
+from hat.io.artifact import ArtifactInfo, ArtifactPrecision
+from hat.io.onnx_file import graph_precision, onnx_opset, read_own_onnx
 from hat.model import HAT
 from hat.model.inference import InferenceModel
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -75,17 +75,8 @@ def open_onnx_source(path: str | os.PathLike[str]) -> OnnxSource:
         raise CheckpointError(f"{path} is not what it says of itself: it says {info.precision} and computes in {built}")
     from onnx.external_data_helper import load_external_data_for_model
 
-    load_external_data_for_model(proto, str(path.parent))  # read_onnx has checked where they lie
+    load_external_data_for_model(proto, str(path.parent))  # read_own_onnx has checked where they lie
     return OnnxSource(path, proto, info)
-
-
-def read_own_onnx(path: Path) -> tuple[onnx.ModelProto, ArtifactInfo]:
-    """Return an ONNX file of this package, without weights that lie beside it, and its metadata."""
-    proto = read_onnx(path)
-    metadata = next((entry.value for entry in proto.metadata_props if entry.key == METADATA_KEY), None)
-    if metadata is None:
-        raise CheckpointError(f"{path} was not made by hat export: make it one of our files with hat adopt first")
-    return proto, info_from_json(metadata, str(path))
 
 
 def float_graph(source: ExportSource, request: ExportRequest, precision: ArtifactPrecision) -> onnx.ModelProto:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from hat.config import config_dataclass
 from hat.errors import UsageError, WorkError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, BatchProfile, info_to_json
+from hat.io.artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ArtifactInfo, BatchProfile, info_to_json
 from hat.io.atomic_output import FACTS_FILE, atomic_folder
 from hat.io.onnx_file import read_onnx
 from hat.runtime.openvino_runtime import openvino_core
@@ -182,8 +182,8 @@ class _Tensor(NamedTuple):
 
 def _expected_tensors(info: ArtifactInfo) -> list[_Tensor]:
     """Return input and output of a model by its metadata."""
-    images = _Tensor("images", info.input_type, (None, 3, *info.preprocessing.size))
-    return [images, _Tensor("embeddings", "float32", (None, info.embed_dim))]
+    images = _Tensor(INPUT_NAME, info.input_type, (None, 3, *info.preprocessing.size))
+    return [images, _Tensor(OUTPUT_NAME, "float32", (None, info.embed_dim))]
 
 
 def check_tensors(path: Path, info: ArtifactInfo) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hat.errors import CheckpointError, MissingExtraError, UsageError
-from hat.io.artifact import METADATA_KEY, ArtifactInfo
+from hat.io.artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ArtifactInfo
 from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
 
 from ..graph.onnx_activations import GraphRunner
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 _OLDEST_OPSET = 9
 """Since about 2018; what is older broadcasts in another way."""
-
-_OURS = ("images", "embeddings")
 
 
 class OnnxFile:
@@ -131,14 +129,14 @@ def _wrapped(
     from onnx import TensorProto, helper, numpy_helper
 
     names = {name for node in proto.graph.node for name in (*node.input, *node.output)}
-    if any(name in _OURS or name.startswith("hat/") for name in names):
+    if any(name in (INPUT_NAME, OUTPUT_NAME) or name.startswith("hat/") for name in names):
         proto = onnx.compose.add_prefix(proto, "foreign/")
         output = f"foreign/{output}"
     graph = proto.graph
     (entry,) = _inputs(proto)
 
     front: list[onnx.NodeProto] = []
-    last = "images"
+    last = INPUT_NAME
 
     def then(operator: str, *constants: tuple[str, npt.NDArray[Any]], **attributes: Any) -> None:
         nonlocal last
@@ -164,13 +162,13 @@ def _wrapped(
     back = [
         helper.make_node("Cast", [output], ["hat/output"], name="hat/output", to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["hat/output"], ["hat/rows"], name="hat/rows", axis=1),
-        helper.make_node("LpNormalization", ["hat/rows"], ["embeddings"], name="hat/unit", axis=1, p=2),
+        helper.make_node("LpNormalization", ["hat/rows"], [OUTPUT_NAME], name="hat/unit", axis=1, p=2),
     ]
     nodes = [*front, *graph.node, *back]
     kept = [value for value in graph.input if value.name != entry.name]
     first = "batch" if batch is None else batch
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
-    graph.input.extend([helper.make_tensor_value_info("images", TensorProto.UINT8, [first, 3, *place.size]), *kept])
-    graph.output.append(helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, [first, "embed_dim"]))
+    graph.input.extend([helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, [first, 3, *place.size]), *kept])
+    graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [first, "embed_dim"]))
     return proto

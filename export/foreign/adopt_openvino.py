@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hat.errors import CheckpointError, UsageError, WorkError, last_line
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, file_sha256
+from hat.io.artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ArtifactInfo, file_sha256
 from hat.io.openvino_file import check_weights, read_openvino_xml, stored_as
 from hat.runtime.openvino_runtime import openvino_core
 
@@ -111,9 +111,9 @@ def _wrapped(model: openvino.Model, batch: int | None, place: Place, declared: F
     flat = opset13.reshape(value, np.array([0, -1], dtype=np.int64), special_zero=True)
     unit = opset13.normalize_l2(flat, np.array([1], dtype=np.int64), _EPSILON, "max")
     parameter = model.get_parameters()[0]
-    parameter.set_friendly_name("images")
-    parameter.output(0).set_names({"images"})
-    unit.output(0).set_names({"embeddings"})
+    parameter.set_friendly_name(INPUT_NAME)
+    parameter.output(0).set_names({INPUT_NAME})
+    unit.output(0).set_names({OUTPUT_NAME})
     result = opset13.result(unit)
     return openvino.Model([result], [parameter], model.get_friendly_name())
 

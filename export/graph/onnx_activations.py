@@ -16,9 +16,8 @@ from torch import Tensor
 
 from hat.console import progress
 from hat.errors import MissingExtraError, WorkError, first_line
+from hat.io.artifact import INPUT_NAME
 from hat.runtime.onnxruntime_runtime import add_in_32_bits
-
-from .onnx_trace import INPUT_NAME
 
 if TYPE_CHECKING:
     import onnx

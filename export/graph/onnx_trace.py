@@ -14,15 +14,13 @@ import numpy as np
 import torch
 
 from hat.errors import MissingExtraError, WorkError, first_line
-from hat.io.artifact import InputType
+from hat.io.artifact import INPUT_NAME, OUTPUT_NAME, InputType
 from hat.io.onnx_file import all_tensors
 from hat.model.inference import InferenceModel
 
 if TYPE_CHECKING:
     import onnx
 
-
-INPUT_NAME, OUTPUT_NAME = "images", "embeddings"
 
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 

@@ -17,13 +17,13 @@ import torch
 from hat.config import config_to_dict
 from hat.console import stderr
 from hat.errors import CheckpointError, UsageError, WorkError
-from hat.io.artifact import ArtifactInfo, ArtifactPrecision, BatchProfile, info_to_json
+from hat.io.artifact import INPUT_NAME, ArtifactInfo, ArtifactPrecision, BatchProfile, info_to_json
 from hat.io.atomic_output import atomic_output, check_output
-from hat.io.onnx_file import all_tensors, onnx_opset
+from hat.io.onnx_file import all_tensors, onnx_opset, read_own_onnx
 from hat.runtime.tensorrt.engine import EngineMetadata, onnx_sha256, runtime_cache_path, sidecar_path, target_name
 from hat.runtime.tensorrt.library import Gpu, TensorRT, Variant, joined, load_tensorrt
 
-from ..onnx_source import ExportSource, OnnxSource, read_own_onnx
+from ..onnx_source import ExportSource, OnnxSource
 from ..request import ExportRequest
 from ..to_onnx import build_onnx, describe, save_onnx
 from .inspection import check_precision, inspector_types, network_types, plan_figures, product_output_type, read_plan
@@ -313,6 +313,6 @@ def _inspect(trt: TensorRT, engine: bytes, options: EngineOptions, shape: tuple[
             return {}
         inspector = loaded.create_engine_inspector()
         # Formats of a network with a dynamic batch are told for a context whose batch is known.
-        context.set_input_shape("images", shape)
+        context.set_input_shape(INPUT_NAME, shape)
         inspector.execution_context = context
         return inspector_types(inspector.get_engine_information(trt.library.LayerInformationFormat.JSON))

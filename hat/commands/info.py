@@ -110,10 +110,9 @@ def artifact_result(path: Path) -> dict[str, Any]:
     ending = path.suffix.lower()
     found: dict[str, Any] = {"bytes": path.stat().st_size}
     if ending == ".onnx":
-        from hat.io.onnx_file import compute_types, graph_precision, onnx_opset, read_onnx
-        from hat.runtime.onnxruntime_runtime import read_onnx_info
+        from hat.io.onnx_file import compute_types, graph_precision, onnx_opset, read_own_onnx
 
-        info, proto = read_onnx_info(path), read_onnx(path)
+        proto, info = read_own_onnx(path)
         found |= {"opset": onnx_opset(proto), "built_precision": graph_precision(proto)}
         found["compute_types"] = {operator: dict(counted) for operator, counted in compute_types(proto).items()}
     elif ending == ".xml":

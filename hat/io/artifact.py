@@ -18,6 +18,9 @@ from hat.preprocessing import Preprocessing
 METADATA_KEY = "hat_reid"
 """Under this name a file's metadata holds an `ArtifactInfo` as JSON."""
 
+INPUT_NAME, OUTPUT_NAME = "images", "embeddings"
+"""Tensors of every exported file."""
+
 FORMAT_VERSION = 2
 """Version 1 knew no adopted models."""
 
@@ -275,10 +278,10 @@ def tensor_contract(info: ArtifactInfo) -> dict[str, str]:
         "normalized": "float32: pixels / 255, less the mean 0.485, 0.456, 0.406, divided by 0.229, 0.224, 0.225",
     }
     return {
-        "images": (
+        INPUT_NAME: (
             f"(batch, 3, {height}, {width}), NCHW, RGB, {values[info.input_type]}; "
             f"crops of one person, resized ({info.preprocessing.resize}) to {height} x {width} (height x width), "
             "aspect ratio not kept"
         ),
-        "embeddings": f"(batch, {info.embed_dim}) float32, rows of unit length: compare them by their dot product",
+        OUTPUT_NAME: f"(batch, {info.embed_dim}) float32, rows of unit length: compare them by their dot product",
     }

@@ -14,7 +14,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from hat.errors import CheckpointError, MissingExtraError, first_line
-from hat.io.artifact import ArtifactPrecision, placeholder_reason, read_model_file
+from hat.io.artifact import (
+    METADATA_KEY,
+    ArtifactInfo,
+    ArtifactPrecision,
+    info_from_json,
+    placeholder_reason,
+    read_model_file,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -63,6 +70,21 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
         raise CheckpointError(f"{path}: damaged or no ONNX file: it holds no graph")
     _check_external_weights(proto, path)
     return proto
+
+
+def read_own_onnx(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, ArtifactInfo]:
+    """Read an ONNX file of this package without its external weights, and the facts that it holds about itself.
+
+    What `read_onnx` refuses is refused here too, and so is what was not made by this package.
+    """
+    proto = read_onnx(path)
+    facts = next((entry.value for entry in proto.metadata_props if entry.key == METADATA_KEY), None)
+    if facts is None:
+        raise CheckpointError(
+            f"{path} was not made by hat export: its metadata has no {METADATA_KEY!r}; "
+            "a model of another project becomes one of ours by hat adopt"
+        )
+    return proto, info_from_json(facts, str(path))
 
 
 def onnx_opset(proto: onnx.ModelProto) -> int:

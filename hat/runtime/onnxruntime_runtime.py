@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from hat.errors import CheckpointError, MissingExtraError, UsageError, first_line
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
-from hat.io.onnx_file import read_onnx
+from hat.io.artifact import INPUT_NAME, OUTPUT_NAME, ArtifactInfo
+from hat.io.onnx_file import read_own_onnx
 from hat.processor import has_vnni
 from hat.runtime.protocol import embed_images
 from hat.runtime.torch_runtime import choose_device
@@ -63,7 +63,7 @@ class OnnxRuntime:
         except ImportError:
             raise MissingExtraError("onnxruntime", "onnxruntime", "running ONNX files") from None
         path = Path(path)
-        self.info: ArtifactInfo = read_onnx_info(path)
+        _, self.info = read_own_onnx(path)
         if device in (None, "auto") and _is_for_cpus(self.info):
             device = "cpu"
         chosen = _choose(device, onnxruntime.get_available_providers())
@@ -99,7 +99,7 @@ class OnnxRuntime:
         return embed_images(self._embed_bound if self.device.type == "cuda" else self._embed, images, self.info)
 
     def _embed(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        (embeddings,) = self.session.run(["embeddings"], {"images": batch})
+        (embeddings,) = self.session.run([OUTPUT_NAME], {INPUT_NAME: batch})
         return np.asarray(embeddings, dtype=np.float32)
 
     def _embed_bound(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -112,20 +112,20 @@ class OnnxRuntime:
             torch.cuda.current_stream(self.device).synchronize()  # ONNX Runtime works on a stream of its own
         place = self.device.type, self.device.index or 0
         binding = self.session.io_binding()
-        binding.bind_input("images", *place, batch.dtype.type, batch.shape, images.data_ptr())
-        binding.bind_output("embeddings", *place, np.float32, rows.shape, rows.data_ptr())
+        binding.bind_input(INPUT_NAME, *place, batch.dtype.type, batch.shape, images.data_ptr())
+        binding.bind_output(OUTPUT_NAME, *place, np.float32, rows.shape, rows.data_ptr())
         self.session.run_with_iobinding(binding)
         binding.synchronize_outputs()
         return rows.cpu().numpy()
 
     def _check_tensors(self, path: Path) -> None:
         element = "tensor(uint8)" if self.info.input_type == "uint8" else "tensor(float)"
-        expected = ("images", element, [3, *self.info.preprocessing.size])
+        expected = (INPUT_NAME, element, [3, *self.info.preprocessing.size])
         got = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in self.session.get_inputs()]
         if got != [expected]:
             raise CheckpointError(f"{path} is not what it says of itself: expected the input {expected}, got {got}")
         outputs = [(tensor.name, tensor.shape[1:]) for tensor in self.session.get_outputs()]
-        if outputs != [("embeddings", [self.info.embed_dim])]:
+        if outputs != [(OUTPUT_NAME, [self.info.embed_dim])]:
             raise CheckpointError(
                 f"{path} is not what it says of itself: expected the output embeddings of {self.info.embed_dim} values, "
                 f"got {outputs}"
@@ -144,17 +144,6 @@ def _nodes_on_cpu(session: Any) -> dict[str, int]:
     on_cpu = [part for part in parts if part.ep_name == "CPUExecutionProvider"]
     counts = Counter(node.op_type for part in on_cpu for node in part.get_nodes())
     return {operator: count for operator, count in counts.items() if operator not in _SHAPE_OPERATORS}
-
-
-def read_onnx_info(path: str | os.PathLike[str]) -> ArtifactInfo:
-    """Read the facts that an ONNX file holds about itself; what `read_onnx` refuses, or is not of this package, is refused."""
-    facts = next((entry.value for entry in read_onnx(path).metadata_props if entry.key == METADATA_KEY), None)
-    if facts is None:
-        raise CheckpointError(
-            f"{path} was not made by hat export: its metadata has no {METADATA_KEY!r}; "
-            "a model of another project becomes one of ours by hat adopt"
-        )
-    return info_from_json(facts, str(path))
 
 
 def _choose(device: str | None, available: list[str]) -> torch.device:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hat.errors import CheckpointError, MissingExtraError, UsageError, WorkError, first_line
-from hat.io.artifact import METADATA_KEY, ArtifactInfo, info_from_json
+from hat.io.artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ArtifactInfo, info_from_json
 from hat.runtime.protocol import embed_images
 
 _ADDRESS = re.compile(
@@ -75,11 +75,11 @@ class TritonRuntime:
         return np.concatenate([self._infer(batch[start : start + self._most]) for start in range(0, len(batch), self._most)])
 
     def _infer(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        tensor = self._protocol.InferInput("images", list(batch.shape), self._input_type)
+        tensor = self._protocol.InferInput(INPUT_NAME, list(batch.shape), self._input_type)
         tensor.set_data_from_numpy(batch, binary_data=True)
-        wanted = self._protocol.InferRequestedOutput("embeddings", binary_data=True)
+        wanted = self._protocol.InferRequestedOutput(OUTPUT_NAME, binary_data=True)
         answer = self._ask("infer", inputs=[tensor], outputs=[wanted])
-        rows = answer.as_numpy("embeddings")
+        rows = answer.as_numpy(OUTPUT_NAME)
         if rows is None or rows.shape != (len(batch), self.embed_dim):
             raise WorkError(
                 f"{self._address}: expected embeddings of shape ({len(batch)}, {self.embed_dim}), "
@@ -129,8 +129,8 @@ class TritonRuntime:
     def _check(self, config: Any) -> None:
         """Hold the server's tensors against the facts."""
         expected = {
-            "input": [("images", f"TYPE_{self._input_type}", [3, *self.info.preprocessing.size])],
-            "output": [("embeddings", "TYPE_FP32", [self.info.embed_dim])],
+            "input": [(INPUT_NAME, f"TYPE_{self._input_type}", [3, *self.info.preprocessing.size])],
+            "output": [(OUTPUT_NAME, "TYPE_FP32", [self.info.embed_dim])],
         }
         for role, tensors in expected.items():
             got = [(part["name"], part["data_type"], [int(size) for size in part["dims"]]) for part in config.get(role, [])]

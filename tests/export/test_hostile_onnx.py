@@ -9,9 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hat.errors import CheckpointError
 from hat.io import onnx_file
-from hat.io.onnx_file import read_onnx
+from hat.io.onnx_file import read_onnx, read_own_onnx
 from hat.runtime import open_runtime
-from hat.runtime.onnxruntime_runtime import read_onnx_info
 
 
 def model_with(tensor=None, attribute_tensor=None):
@@ -98,7 +97,7 @@ def test_weights_outside_of_their_file_are_refused(offset, length, sentence, tmp
 def test_damaged_files_are_one_sentence(content, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    for read in (read_onnx, read_onnx_info, open_runtime):
+    for read in (read_onnx, read_own_onnx, open_runtime):
         with pytest.raises(CheckpointError, match="damaged or no ONNX file"):
             read(path)
 
@@ -109,7 +108,7 @@ def test_files_cut_anywhere_never_raise_anything_else(tmp_path):
     for end in range(len(whole)):
         path.write_bytes(whole[:end])
         with pytest.raises(CheckpointError):
-            read_onnx_info(path)
+            read_own_onnx(path)
 
 
 def test_sizes_are_bounded_before_anything_is_read(tmp_path, monkeypatch):

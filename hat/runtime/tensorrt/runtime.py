@@ -12,13 +12,11 @@ import numpy.typing as npt
 import torch
 
 from hat.errors import CheckpointError, UsageError, WorkError, first_line
-from hat.io.artifact import ArtifactInfo, BatchProfile
+from hat.io.artifact import INPUT_NAME, OUTPUT_NAME, ArtifactInfo, BatchProfile
 from hat.io.atomic_output import atomic_output
 from hat.runtime.protocol import check_images
 from hat.runtime.tensorrt.engine import engine_metadata, engine_mismatch, read_engine_info, runtime_cache_path
 from hat.runtime.tensorrt.library import TensorRT, load_tensorrt
-
-INPUT_NAME, OUTPUT_NAME = "images", "embeddings"
 
 _LOG = logging.getLogger(__name__)
 
