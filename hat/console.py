@@ -18,8 +18,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hat.errors import UsageError, WorkError
-from hat.io.atomic_output import check_output
+from hat.errors import UsageError
+from hat.io.atomic_output import check_output, writing
 from hat.processor import processor_name
 
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -89,11 +89,8 @@ def append_record(path: Path, title: str, rows: Sequence[Mapping[str, Any]], wal
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     day, commit = time.strftime("%Y-%m-%d"), _source_commit() or "unknown"
     facts = f"{day}, commit {commit}, {describe_machine()}, {wall_time_s:.0f} s."
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(f"\n## {title}\n\n{markdown_table(rows)}\n`{command}`\n\n{facts}\n")
-    except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(f"\n## {title}\n\n{markdown_table(rows)}\n`{command}`\n\n{facts}\n")
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -28,7 +28,6 @@ from hat.runtime.protocol import runtime_info
 
 from .config import TrainConfig
 from .distributed import DistributedContext
-from .run.log import writing
 
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -153,8 +152,7 @@ def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, context: 
 def write_rows(path: Path, rows: Tensor, fingerprint: str, data: str) -> None:
     """Write a model's unit rows (num_images, embed_dim) of the images that ``data`` names atomically."""
     metadata = {"format": _FORMAT, "data": data, "fingerprint": fingerprint}
-    with writing(path):
-        write_atomically(path, save({"embeddings": rows.float().contiguous()}, metadata=metadata))
+    write_atomically(path, save({"embeddings": rows.float().contiguous()}, metadata=metadata))
 
 
 def read_rows(path: Path, data: str, num_images: int) -> tuple[Tensor, str]:

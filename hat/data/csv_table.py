@@ -13,7 +13,8 @@ from pathlib import Path
 from hat.data.archives import location_exists
 from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, assemble
 from hat.data.labels import number_labels
-from hat.errors import DataError, WorkError
+from hat.errors import DataError
+from hat.io.atomic_output import writing
 
 _COLUMNS = ("path", "pid", "camid", "split")
 _SPLITS = ("train", "query", "gallery")
@@ -131,11 +132,8 @@ def is_csv_table(path: Path) -> bool:
 
 def write_csv_table(dataset: ReIDDataset, path: Path) -> None:
     """Write a data set, with absolute paths, as a table that `read_csv_table` reads, in place of a file that is there."""
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            for split in (dataset.train, dataset.query, dataset.gallery):
-                writer.writerows([Path(s.path).absolute(), s.pid, s.camid, split.name] for s in split)
-    except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+    with writing(path), path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        for split in (dataset.train, dataset.query, dataset.gallery):
+            writer.writerows([Path(s.path).absolute(), s.pid, s.camid, split.name] for s in split)

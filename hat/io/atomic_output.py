@@ -13,6 +13,15 @@ from hat.errors import UsageError, WorkError
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make an error of the system, while a path is written, a `WorkError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+@contextmanager
 def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Write a file under a temporary folder beside its place, and move it there when it is complete.
 
@@ -26,15 +35,14 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     folder = _temporary_folder(path)
     lock = _lock(folder)
     try:
-        yield folder / path.name
-        produced = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
-        if folder / path.name not in produced:
-            raise WorkError(f"{path}: nothing was written")
-        for file in produced:
-            flush_to_disk(file)
-            file.replace(path.with_name(file.name))
-    except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+        with writing(path):
+            yield folder / path.name
+            produced = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+            if folder / path.name not in produced:
+                raise WorkError(f"{path}: nothing was written")
+            for file in produced:
+                flush_to_disk(file)
+                file.replace(path.with_name(file.name))
     finally:
         if lock is not None:
             os.close(lock)
@@ -63,10 +71,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def _temporary_folder(path: Path) -> Path:
     """Make the folder beside a place in which what belongs there is written first."""
     check_parent(path)
-    try:
+    with writing(path):
         return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _lock(folder: Path) -> int | None:
@@ -111,31 +117,31 @@ FACTS_FILE = "hat_reid.json"
 
 
 @contextmanager
-def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, overwrite: bool = False, marker: str = FACTS_FILE, flush: bool = True) -> Iterator[Path]:
     """Fill an empty folder, which is yielded, beside its place, and move it there when it is complete.
 
     When the body raises nothing appears at the place, and what was there stays. When the process is killed between taking the
-    old folder away and putting the new one, the place is empty. ``overwrite`` replaces a folder that was exported by this
-    package; any other is never touched. Errors are those of `atomic_output`.
+    old folder away and putting the new one, the place is empty. ``overwrite`` replaces a folder that is empty or was made by
+    this package, which its ``marker`` shows; any other is never touched. Errors are those of `atomic_output`. Thousands of
+    small files are written sooner without ``flush``, which waits for the disk after each.
     """
     if path.exists() or path.is_symlink():
         if not overwrite:
             raise UsageError(f"{path} is there already: give another name, or --force to replace it")
-        if path.is_symlink() or not (path / FACTS_FILE).is_file():
-            raise UsageError(f"{path} was not made by hat export and is never replaced: give another name")
+        if path.is_symlink() or not path.is_dir() or not ((path / marker).is_file() or not any(path.iterdir())):
+            raise UsageError(f"{path} was not made by this package and is never replaced: give another name")
     around = _temporary_folder(path)
     try:
-        folder = around / path.name
-        folder.mkdir()
-        yield folder
-        if not (folder / FACTS_FILE).is_file():
-            raise WorkError(f"{path}: nothing was written")
-        for file in folder.rglob("*"):
-            flush_to_disk(file)
-        if path.exists():
-            path.rename(around / "replaced")
-        folder.rename(path)
-    except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from None
+        with writing(path):
+            folder = around / path.name
+            folder.mkdir()
+            yield folder
+            if not (folder / marker).is_file():
+                raise WorkError(f"{path}: nothing was written")
+            for file in folder.rglob("*") if flush else ():
+                flush_to_disk(file)
+            if path.exists():
+                path.rename(around / "replaced")
+            folder.rename(path)
     finally:
         shutil.rmtree(around, ignore_errors=True)

@@ -12,9 +12,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hat.config import apply_overrides, config_dataclass, config_to_dict
-from hat.errors import CheckpointError, WeightsError, WorkError
+from hat.errors import CheckpointError, WeightsError
 from hat.io.artifact import facts_from_json, read_model_file
-from hat.io.atomic_output import write_atomically
+from hat.io.atomic_output import write_atomically, writing
 from hat.io.weights import load_state, read_state_file, read_weights_file, state_of, submodule_attribute
 from hat.model import HAT, ModelConfig
 from hat.model.released import is_released_state, released_config, translate_released_state
@@ -111,10 +111,8 @@ def save_checkpoint(
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     if half:
         state = {name: value.half() if value.dim() > 1 else value for name, value in state.items()}
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WorkError(f"{folder}: the checkpoint cannot be written: {error.strerror or error}") from None
     write_atomically(folder / WEIGHTS_FILE, save(state, metadata={"format": "pt"}))
     write_atomically(folder / CONFIG_FILE, (json.dumps(config_to_dict(info), indent=2) + "\n").encode())
     return folder

@@ -138,7 +138,7 @@ def test_generate_dataset_failure_leaves_nothing_and_keeps_what_was_there(tmp_pa
         return draw_person(*arguments, **options)
 
     monkeypatch.setattr(generate, "draw_person", full_disk)
-    with pytest.raises(WorkError, match="could not be written: No space left on device"):
+    with pytest.raises(WorkError, match="cannot be written: No space left on device"):
         generate_dataset(out, **TINIEST, force=True)
     assert contents(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["g"]

@@ -168,7 +168,7 @@ def test_other_models_and_strangers_folders_stay(small_model, tmp_path, monkeypa
     (mine / "config.pbtxt").write_text("somebody's")
     other = tmp_path / "detector" / "1"
     other.mkdir(parents=True)
-    for overwrite, words in ((False, "is there already"), (True, "was not made by hat export and is never replaced")):
+    for overwrite, words in ((False, "is there already"), (True, "was not made by this package and is never replaced")):
         with pytest.raises(UsageError, match=words):
             export_triton(small_model, tmp_path, ExportRequest(name="hat", overwrite=overwrite))
     assert (mine / "config.pbtxt").read_text() == "somebody's"

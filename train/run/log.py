@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,10 @@ from rich.progress import Progress, TaskID
 from typing_extensions import Self
 
 from hat.console import percent, progress, stderr
-from hat.errors import MissingExtraError, WorkError
-from hat.io.atomic_output import write_atomically
+from hat.errors import MissingExtraError
+from hat.io.atomic_output import write_atomically, writing
 
 METRICS_FILE = "metrics.jsonl"
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Make an error of the system, while a path is written, a `WorkError` that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise WorkError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 class RunLog:
@@ -45,8 +36,7 @@ class RunLog:
         self._bar: Progress | None = None
         self._board = _open_tensorboard(folder / "tensorboard", done) if tensorboard and not silent else None
         if not silent:
-            with writing(self.path):
-                write_atomically(self.path, "".join(_lines_until(self.path, done) if done else []).encode())
+            write_atomically(self.path, "".join(_lines_until(self.path, done) if done else []).encode())
 
     def __enter__(self) -> Self:
         if not self.silent:

@@ -23,12 +23,12 @@ from torch import Tensor
 from hat.config import config_from_dict, config_to_dict, config_to_yaml, differences
 from hat.data.datasets import Split
 from hat.errors import CheckpointError, ConfigError, UsageError
-from hat.io.atomic_output import clear_leftovers, write_atomically
+from hat.io.atomic_output import clear_leftovers, write_atomically, writing
 from hat.io.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 
 from ..config import TrainConfig
 from ..teacher import TEACHER_FILE
-from .log import METRICS_FILE, writing
+from .log import METRICS_FILE
 
 RECIPE_FILE = "config.yaml"
 _LOCK_FILE = ".lock"

@@ -5,7 +5,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from PIL import Image
 from hat.data.loading import default_num_workers
 from hat.data.market import MANIFEST
 from hat.errors import UsageError, WorkError
+from hat.io.atomic_output import atomic_folder, writing
 
 from .camera import MAX_IDENTITIES, draw_distractor, draw_person, make_camera
 from .wardrobe import make_person
@@ -120,29 +120,22 @@ def generate_dataset(
     target = Path(out).expanduser().absolute()
     _check_target(target, force)
     started = time.perf_counter()
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Drawn in a hidden folder beside the target, whose place it takes when all has gone well.
-        with tempfile.TemporaryDirectory(".partial", f".{target.name}.", target.parent, ignore_cleanup_errors=True) as around:
-            folder = Path(around) / target.name
-            for name in _FOLDERS:
-                (folder / name).mkdir(parents=True)
-            _draw_all(plan, folder, num_workers, total, on_progress)
-            manifest = {
-                "generator": _GENERATOR,
-                "version": version("hat-reid"),
-                "drawing": 2,  # counts up whenever the same seed gives other pictures
-                "parameters": asdict(plan),
-                "counts": plan.counts(),
-                "cameras": [make_camera(seed, index).place for index in range(num_cameras)],
-                "identities": {f"{index + 1:04d}": make_person(seed, index).description for index in range(num_ids)},
-            }
-            (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-            if target.exists():
-                target.rename(Path(around) / "replaced")
-            folder.rename(target)
-    except OSError as error:
-        raise WorkError(f"{target} could not be written: {error.strerror or error}") from error
+    with atomic_folder(target, overwrite=True, marker=MANIFEST, flush=False) as folder:
+        for name in _FOLDERS:
+            (folder / name).mkdir()
+        _draw_all(plan, folder, num_workers, total, on_progress)
+        manifest = {
+            "generator": _GENERATOR,
+            "version": version("hat-reid"),
+            "drawing": 2,  # counts up whenever the same seed gives other pictures
+            "parameters": asdict(plan),
+            "counts": plan.counts(),
+            "cameras": [make_camera(seed, index).place for index in range(num_cameras)],
+            "identities": {f"{index + 1:04d}": make_person(seed, index).description for index in range(num_ids)},
+        }
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     seconds = time.perf_counter() - started
     return SynthSummary(**(vars(plan) | plan.counts()), out=str(target), num_workers=num_workers, seconds=seconds)
 
