@@ -1,7 +1,10 @@
-"""What the CPU is called, and in which precisions its instructions make it fast; as Linux tells it."""
+"""What the processor is called, in which precisions its instructions make it fast, and what tells a Jetson; by Linux."""
 
 import platform
 from pathlib import Path
+
+JETSON_RELEASE = Path("/etc/nv_tegra_release")
+"""Is there on Jetsons alone, and says which release of JetPack they run."""
 
 _CPUINFO = Path("/proc/cpuinfo")
 _VNNI = frozenset({"avx512_vnni", "avx_vnni"})

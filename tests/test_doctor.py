@@ -13,7 +13,7 @@ from hat.commands.doctor import diagnose
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """A machine with a driver, whose torch, runtimes and distributions a test chooses."""
-    monkeypatch.setattr(doctor, "_JETSON_RELEASE", tmp_path / "nv_tegra_release")
+    monkeypatch.setattr(doctor, "JETSON_RELEASE", tmp_path / "nv_tegra_release")
     monkeypatch.setattr(doctor, "_driver", lambda: "580.65")
     monkeypatch.setattr(doctor, "_providers_that_load", lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr("hat.runtime.tensorrt.library.find_variants", dict)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hat.commands.options import AsJson, Device, SkipBad
-from hat.console import emit, percent, stderr
+from hat.console import emit, make_table, percent, stderr
 from hat.errors import UsageError
 
 if TYPE_CHECKING:
@@ -140,19 +140,17 @@ def _compose(preset: str, file: Path | None, assignments: list[str], named: dict
 
 
 def _report(result: TrainingResult, as_json: bool) -> None:
-    from rich.table import Table
-
     if int(os.environ.get("RANK", "0")) != 0:
         return  # torchrun shows what all processes print
     rate = result.num_images / max(result.seconds, 1e-9)
     plain = {name: getattr(result, name) for name in ("num_steps", "num_images", "metrics", "best", "stopped")}
     plain |= {"folder": str(result.folder), "seconds": round(result.seconds, 3), "images_per_s": round(rate, 1)}
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_row("checkpoint" if result.stopped is None else "unfinished run", str(result.folder))
-    table.add_row("steps", str(result.num_steps))
-    table.add_row("time", f"{result.seconds:.0f} s, {rate:.0f} images/s")
-    for name, value in result.metrics.items():
-        table.add_row(name, f"{value:.4f}")
-    for name, value in (result.best or {}).items():
-        table.add_row(f"best {name}", f"{value:.0f}" if name == "epoch" else percent(value))
-    emit(plain, table, as_json)
+    rows = [
+        ("checkpoint" if result.stopped is None else "unfinished run", result.folder),
+        ("steps", result.num_steps),
+        ("time", f"{result.seconds:.0f} s, {rate:.0f} images/s"),
+        *((name, f"{value:.4f}") for name, value in result.metrics.items()),
+    ]
+    best = result.best or {}
+    rows += [(f"best {name}", f"{value:.0f}" if name == "epoch" else percent(value)) for name, value in best.items()]
+    emit(plain, make_table(rows), as_json)

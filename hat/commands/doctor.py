@@ -17,13 +17,12 @@ import typer
 
 from hat.commands.options import AsJson
 from hat.console import emit, make_table
-from hat.processor import fast_precisions, processor_name
+from hat.processor import JETSON_RELEASE, fast_precisions, processor_name
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-_JETSON_RELEASE = Path("/etc/nv_tegra_release")
 _TORCH_INDEX = "https://download.pytorch.org/whl"
 _NEWEST_TORCH_CUDA = "cu130"
 
@@ -63,8 +62,8 @@ def diagnose() -> Diagnosis:
     found.facts["Python"] = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
     fast = fast_precisions()
     found.facts["CPU"] = f"{processor_name()}, fast in {', '.join(fast) if fast else 'fp32; what else cannot be told here'}"
-    if _JETSON_RELEASE.exists():
-        found.facts["Jetson"] = _JETSON_RELEASE.read_text(encoding="utf-8", errors="replace").splitlines()[0].strip("# ")
+    if JETSON_RELEASE.exists():
+        found.facts["Jetson"] = JETSON_RELEASE.read_text(encoding="utf-8", errors="replace").splitlines()[0].strip("# ")
     found.facts["hat-reid"] = _version("hat-reid") or "not installed"
     driver = _driver()
     found.facts["NVIDIA driver"] = driver or "none"
@@ -97,7 +96,7 @@ def _look_at_torch(found: Diagnosis, driver: str | None) -> str | None:
 
 
 def _blind_torch(built_for: str | None) -> tuple[str, str]:
-    if _JETSON_RELEASE.exists():
+    if JETSON_RELEASE.exists():
         what = "a Jetson's torch comes from NVIDIA, and this one sees no GPU: a wheel for servers has replaced it"
         return what, "pip install --force-reinstall --no-deps torch --index-url https://pypi.jetson-ai-lab.io/jp6/cu126"
     reinstall = f"pip install --force-reinstall torch torchvision --index-url {_TORCH_INDEX}"

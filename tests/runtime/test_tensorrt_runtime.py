@@ -239,7 +239,7 @@ def test_a_cpu_and_old_libraries_are_refused():
     ],
 )
 def test_a_missing_library_is_named_with_what_installs_it(variant, jetson, advice, tmp_path, monkeypatch):
-    monkeypatch.setattr(library_module, "_JETSON_RELEASE", tmp_path if jetson else tmp_path / "none")
+    monkeypatch.setattr(library_module, "JETSON_RELEASE", tmp_path if jetson else tmp_path / "none")
     monkeypatch.setitem(sys.modules, variant.replace("-", "_"), None)
     with pytest.raises(MissingExtraError, match=advice):
         load_tensorrt.__wrapped__(variant)

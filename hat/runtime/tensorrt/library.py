@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast, get_args
 
 import torch
 
 from hat.errors import CheckpointError, HatError, MissingExtraError, UsageError, WorkError
+from hat.processor import JETSON_RELEASE
 from hat.runtime.torch_runtime import choose_device
 
 Variant = Literal["tensorrt", "tensorrt-rtx"]
@@ -25,7 +25,6 @@ Variant = Literal["tensorrt", "tensorrt-rtx"]
 _TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}
 _MIN_VERSIONS = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 3)}
 _VENDOR_INDEX = "https://pypi.nvidia.com"
-_JETSON_RELEASE = Path("/etc/nv_tegra_release")
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ def load_tensorrt(variant: Variant) -> TensorRT:
         if error.name != module:
             raise UsageError(f"{variant} is installed and cannot be loaded: {error}") from None
         missing = MissingExtraError(variant, variant, f"{_TITLES[variant]} engines")
-        if variant == "tensorrt" and _JETSON_RELEASE.exists():
+        if variant == "tensorrt" and JETSON_RELEASE.exists():
             missing.args = (
                 "TensorRT of JetPack is not seen by this environment: install python3-libnvinfer and make the "
                 "environment with python3 -m venv --system-site-packages; no wheel of TensorRT runs on a Jetson",
