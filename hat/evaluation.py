@@ -1,7 +1,7 @@
 """Evaluating a model on a data set: embed both splits, rank the gallery for each query, count."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +40,7 @@ def evaluate(
     """
     check_rankable(dataset)
     query, gallery = embed_dataset(embedder, dataset, flip=flip, advance=advance)
-    if center_cameras:
-        query, gallery = center_dataset(query, gallery, dataset)
-    distances = rerank_distances(query, gallery) if rerank else None
-    return rank_embeddings(query, gallery, dataset, distances=distances)
+    return rank_dataset(query, gallery, dataset, rerank=rerank, center_cameras=center_cameras).result
 
 
 def embed_dataset(
@@ -80,14 +77,23 @@ def check_rankable(dataset: ReIDDataset) -> None:
         )
 
 
-def rank_embeddings(
-    query: Embeddings, gallery: Embeddings, dataset: ReIDDataset, *, distances: npt.NDArray[np.float32] | None = None
-) -> RankingResult:
-    """Compute the metrics of embeddings whose rows stand in the order of the data set's splits.
+class Ranking(NamedTuple):
+    """Metrics of a ranking, and what was ranked: embeddings, centered where that was asked for, and re-ranked distances."""
 
-    ``distances``, (num_query, num_gallery), are what is ranked by, re-ranked ones for example; None is the cosine distance.
-    """
+    result: RankingResult
+    query: Embeddings
+    gallery: Embeddings
+    distances: Embeddings | None
+
+
+def rank_dataset(
+    query: Embeddings, gallery: Embeddings, dataset: ReIDDataset, *, rerank: bool = False, center_cameras: bool = False
+) -> Ranking:
+    """Rank embeddings whose rows stand in the order of the data set's splits, with the options of `evaluate`."""
+    if center_cameras:
+        query, gallery = center_dataset(query, gallery, dataset)
     labels = (dataset.query.pids, dataset.query.camids, dataset.gallery.pids, dataset.gallery.camids)
-    if distances is not None:
-        return evaluate_ranking(distances, *labels)
-    return evaluate_embeddings(query, gallery, *labels)
+    if not rerank:
+        return Ranking(evaluate_embeddings(query, gallery, *labels), query, gallery, None)
+    distances = rerank_distances(query, gallery)
+    return Ranking(evaluate_ranking(distances, *labels), query, gallery, distances)

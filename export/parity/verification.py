@@ -15,7 +15,7 @@ from hat.console import describe_machine
 from hat.data import ReIDDataset, load_images
 from hat.embedder import Embedder
 from hat.errors import HatError, ImageError, UsageError, WorkError
-from hat.evaluation import check_rankable, embed_dataset, rank_embeddings
+from hat.evaluation import check_rankable, embed_dataset, rank_dataset
 from hat.io.artifact import ArtifactPrecision
 from hat.metrics import RankingResult
 from hat.model import HAT
@@ -156,7 +156,7 @@ class _Proof:
         """Return the metrics on the data set."""
         advance = _counter(self.tell, f"{name} on {dataset.name}", len(dataset.query) + len(dataset.gallery))
         query, gallery = embed_dataset(Embedder(runtime, batch_size=self.batch_size), dataset, advance=advance)
-        return rank_embeddings(query, gallery, dataset)
+        return rank_dataset(query, gallery, dataset).result
 
     def compare(self, name: str, runtime: Runtime) -> CandidateResult:
         """Hold a candidate against the reference."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from hat.data.datasets import ReIDDataset
     from hat.embedder import Embedder
+    from hat.evaluation import Ranking
 
     Embeddings = npt.NDArray[np.float32]
 
@@ -83,24 +84,16 @@ def evaluate(
 
       hat eval runs/market --data ~/data --rank-list ranks.png --cam cam.png --tfc-maps maps.png
     """
-    from hat import visual
-    from hat.data import open_dataset
     from hat.data.csv_table import write_csv_table
     from hat.data.images import set_gray_bits
-    from hat.data.loading import without_bad_images
     from hat.embedder import Embedder
-    from hat.evaluation import center_dataset, check_rankable, rank_embeddings
-    from hat.metrics import rerank as rerank_distances
+    from hat.evaluation import rank_dataset
     from hat.runtime.torch_runtime import checked_precision
 
     start = time.monotonic()
     check_record(record)
     set_gray_bits(gray_bits)
-    datasets = [open_dataset(spec, split_seed=split_seed, skip_missing=skip_bad) for spec in data]
-    if no_cameras:
-        datasets = [dataset.without_cameras() for dataset in datasets]
-    for dataset in datasets:
-        check_rankable(dataset)
+    datasets = _open_datasets(data, split_seed, skip_bad=skip_bad, no_cameras=no_cameras)
     if save_split is not None:
         write_csv_table(datasets[0], save_split)
     embedder = Embedder.open(
@@ -108,29 +101,19 @@ def evaluate(
     )
     _check_pictures(embedder, rank_list, cam, tfc_maps)
     results: list[dict[str, Any]] = []
-    for index, dataset in enumerate(datasets):
+    for dataset in datasets:
         num_bad = 0
         if skip_bad:
-            dataset, bad = without_bad_images(dataset, ("query", "gallery"))  # noqa: PLW2901
-            for path, reason in bad:
-                stderr.print(f"left out: {path}: {reason}")
-            num_bad = len(bad)
-            check_rankable(dataset)  # what is left of it
+            dataset, num_bad = _without_bad_images(dataset)  # noqa: PLW2901
         query, gallery, seconds = _embed(embedder, dataset, flip)
-        if center_cameras:
-            query, gallery = center_dataset(query, gallery, dataset)
-        distances = rerank_distances(query, gallery) if rerank else None
-        figures = rank_embeddings(query, gallery, dataset, distances=distances)
-        speed = (len(query) + len(gallery)) / seconds
-        results.append(
-            {"dataset": dataset.name, **figures.to_dict(), "has_cameras": dataset.has_cameras}
-            | {"num_bad_images": num_bad, "images_per_s": round(speed, 1)}
-        )
-        if index == 0 and rank_list is not None:
-            ranked = visual.rank_rows(query, gallery, dataset, distances=distances)
-            _save(visual.ranked_list(ranked, dataset, title=Path(model).name, result=figures), rank_list)
-        if index == 0 and (cam is not None or tfc_maps is not None):
+        ranking = rank_dataset(query, gallery, dataset, rerank=rerank, center_cameras=center_cameras)
+        if not results:
+            _draw_ranks(ranking, dataset, Path(model).name, rank_list)
             _draw_maps(embedder, dataset, baseline, cam, tfc_maps)
+        results.append(
+            {"dataset": dataset.name, **ranking.result.to_dict(), "has_cameras": dataset.has_cameras}
+            | {"num_bad_images": num_bad, "images_per_s": round((len(query) + len(gallery)) / seconds, 1)}
+        )
 
     rows = [_row(result) for result in results]
     if record is not None:
@@ -140,6 +123,31 @@ def evaluate(
     result = {"model": model, "runtime": embedder.runtime.name, "rerank": rerank, "flip": flip}
     result |= {"center_cameras": center_cameras, "results": results}
     emit(result, make_table([list(row.values()) for row in rows], list(rows[0]), left=("data set",)), as_json)
+
+
+def _open_datasets(specs: list[str], split_seed: int, *, skip_bad: bool, no_cameras: bool) -> list[ReIDDataset]:
+    """Open data sets that can be ranked."""
+    from hat.data import open_dataset
+    from hat.evaluation import check_rankable
+
+    datasets = [open_dataset(spec, split_seed=split_seed, skip_missing=skip_bad) for spec in specs]
+    if no_cameras:
+        datasets = [dataset.without_cameras() for dataset in datasets]
+    for dataset in datasets:
+        check_rankable(dataset)
+    return datasets
+
+
+def _without_bad_images(dataset: ReIDDataset) -> tuple[ReIDDataset, int]:
+    """Return a data set without images that cannot be used, which are named, and their number."""
+    from hat.data.loading import without_bad_images
+    from hat.evaluation import check_rankable
+
+    dataset, bad = without_bad_images(dataset, ("query", "gallery"))
+    for path, reason in bad:
+        stderr.print(f"left out: {path}: {reason}")
+    check_rankable(dataset)  # what is left of it
+    return dataset, len(bad)
 
 
 def _embed(embedder: Embedder, dataset: ReIDDataset, flip: bool) -> tuple[Embeddings, Embeddings, float]:
@@ -156,7 +164,17 @@ def _embed(embedder: Embedder, dataset: ReIDDataset, flip: bool) -> tuple[Embedd
     return query, gallery, time.monotonic() - start
 
 
+def _draw_ranks(ranking: Ranking, dataset: ReIDDataset, title: str, path: Path | None) -> None:
+    from hat import visual
+
+    if path is not None:
+        ranked = visual.rank_rows(ranking.query, ranking.gallery, dataset, distances=ranking.distances)
+        _save(visual.ranked_list(ranked, dataset, title=title, result=ranking.result), path)
+
+
 def _draw_maps(embedder: Embedder, dataset: ReIDDataset, baseline: str | None, cam: Path | None, tfc_maps: Path | None) -> None:
+    if cam is None and tfc_maps is None:
+        return
     from hat import visual
     from hat.data import read_image
     from hat.io.checkpoint import load_checkpoint

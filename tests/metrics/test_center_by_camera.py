@@ -6,7 +6,7 @@ import torch
 
 from hat.data.datasets import ReIDDataset, Sample, Split
 from hat.errors import UsageError
-from hat.evaluation import center_dataset, rank_embeddings
+from hat.evaluation import center_dataset, rank_dataset
 from hat.metrics import CameraMeans, center_by_camera
 
 HALF = np.sqrt(0.5)
@@ -47,14 +47,14 @@ def test_center_dataset_undoes_what_a_camera_adds():
     gallery = Split("gallery", [Sample("b", 2, 1), Sample("c", 1, 2), Sample("d", 2, 2)])
     dataset = ReIDDataset("hand", Split("train", []), query, gallery)
     rows = np.array([[1, 0.2], [0.9, -0.4], [1, 3], [-1, 3.2]], dtype=np.float32)
-    assert rank_embeddings(rows[:1], rows[1:], dataset).mAP == pytest.approx(1 / 2)
+    assert rank_dataset(rows[:1], rows[1:], dataset).result.mAP == pytest.approx(1 / 2)
     # Means: camera 1 (0.95, -0.1), camera 2 (0, 3.1): the query is left with (0.05, 0.3), its match with (1, -0.1),
     # person 2 with (-0.05, -0.3) in camera 1 and (-1, 0.1) in camera 2.
     centered_query, centered_gallery = center_dataset(rows[:1], rows[1:], dataset)
     expected = np.array([[0.05, 0.3], [-0.05, -0.3], [1, -0.1], [-1, 0.1]])
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(np.vstack([centered_query, centered_gallery]), expected, atol=1e-5)
-    assert rank_embeddings(centered_query, centered_gallery, dataset).mAP == pytest.approx(1.0)
+    assert rank_dataset(centered_query, centered_gallery, dataset).result.mAP == pytest.approx(1.0)
 
 
 def test_center_by_camera_refuses():
