@@ -1,15 +1,10 @@
 """Configurations: overrides by path, errors that name the path, plain data there and back."""
 
-import ast
-import itertools
-from pathlib import Path
-
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-import hat.model.config
 from hat.config import apply_overrides, config_from_dict, config_to_dict, config_to_yaml, merge, parse_overrides
 from hat.errors import ConfigError
 from hat.model import ModelConfig, list_models, model_config
@@ -64,12 +59,3 @@ def test_merging_changes_neither_argument_and_keeps_what_is_not_named(base, chan
     assert merged.keys() == base.keys() | changes.keys()
     assert all(merged[key] == base[key] for key in base.keys() - changes.keys())
     assert merge(merged, changes) == merged
-
-
-def test_every_field_of_the_model_has_a_description():
-    tree = ast.parse(Path(hat.model.config.__file__).read_text())
-    for node in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
-        for item, following in itertools.zip_longest(node.body, node.body[1:]):
-            if isinstance(item, ast.AnnAssign):
-                described = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-                assert described, f"{node.name}.{item.target.id} has no docstring"

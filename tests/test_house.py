@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import pkgutil
 import shutil
 import subprocess
@@ -107,6 +108,20 @@ def test_no_import_circles():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
     assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
     assert circles(import_graph()) == []
+
+
+def test_every_field_of_a_configuration_has_a_docstring():
+    # The service's own are set by options of hat serve and described there.
+    nodes = (node for path in SOURCES if ROOT / "serve" not in path.parents for node in ast.walk(ast.parse(path.read_text())))
+    configurations = [node for node in nodes if "config_dataclass" in map(ast.unparse, getattr(node, "decorator_list", []))]
+    is_described = {
+        f"{cls.name}.{field.target.id}": isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+        for cls in configurations
+        for field, following in itertools.zip_longest(cls.body, cls.body[1:])
+        if isinstance(field, ast.AnnAssign)
+    }
+    assert len(is_described) > 100
+    assert [name for name, described in is_described.items() if not described] == []
 
 
 def test_files_and_rooms_are_of_a_readable_size_and_named_for_what_they_hold():

@@ -1,8 +1,5 @@
 """The tree of configurations: the paper's recipe, presets, overrides and refusals."""
 
-import ast
-import inspect
-
 import pytest
 import yaml
 
@@ -58,15 +55,6 @@ def test_every_preset_is_valid_and_holds_only_differences(name):
     base = compose_config([("", {"model_name": changes.get("model_name", "hat_resnet50")})])
     defaults = leaves(config_to_dict(base)) | {("model_name",): "hat_resnet50"}
     assert all(defaults[path] != value for path, value in leaves(changes).items())
-
-
-def test_docstrings_of_all_fields():
-    tree = ast.parse(inspect.getsource(inspect.getmodule(TrainConfig)))
-    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
-        for field, following in zip(cls.body, [*cls.body[1:], None], strict=True):
-            if isinstance(field, ast.AnnAssign):
-                described = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-                assert described, f"{cls.name}.{ast.unparse(field.target)}"
 
 
 def compose(*assignments, **top):
