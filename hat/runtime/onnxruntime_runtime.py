@@ -96,27 +96,29 @@ class OnnxRuntime:
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Embed one batch; see `hat.runtime.Runtime.run`. No rows in give no rows out."""
-        return embed_images(self._embed_bound if self.device.type == "cuda" else self._embed, images, self.info)
+        return embed_images(self._embed_on_gpu if self.device.type == "cuda" else self._embed, images, self.info)
 
     def _embed(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         (embeddings,) = self.session.run([OUTPUT_NAME], {INPUT_NAME: batch})
         return np.asarray(embeddings, dtype=np.float32)
 
-    def _embed_bound(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def _embed_on_gpu(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Run on torch's memory, which keeps page-locked and device blocks from call to call and shares them among threads."""
-        images, on_gpu = torch.from_numpy(batch), self.device.type == "cuda"
-        if on_gpu:
-            images = images.pin_memory().to(self.device, non_blocking=True)
+        images = torch.from_numpy(batch).pin_memory().to(self.device, non_blocking=True)
         rows = torch.empty((len(batch), self.embed_dim), dtype=torch.float32, device=self.device)
-        if on_gpu:
-            torch.cuda.current_stream(self.device).synchronize()  # ONNX Runtime works on a stream of its own
+        torch.cuda.current_stream(self.device).synchronize()  # ONNX Runtime works on a stream of its own
+        self._run_bound(images, rows)
+        return rows.cpu().numpy()
+
+    def _run_bound(self, images: torch.Tensor, rows: torch.Tensor) -> None:
+        """Read images from a tensor on the device of the session, and write their embeddings into another."""
         place = self.device.type, self.device.index or 0
+        element = np.uint8 if images.dtype == torch.uint8 else np.float32
         binding = self.session.io_binding()
-        binding.bind_input(INPUT_NAME, *place, batch.dtype.type, batch.shape, images.data_ptr())
+        binding.bind_input(INPUT_NAME, *place, element, images.shape, images.data_ptr())
         binding.bind_output(OUTPUT_NAME, *place, np.float32, rows.shape, rows.data_ptr())
         self.session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        return rows.cpu().numpy()
 
     def _check_tensors(self, path: Path) -> None:
         element = "tensor(uint8)" if self.info.input_type == "uint8" else "tensor(float)"
