@@ -32,7 +32,7 @@ from hat.runtime import TorchRuntime
 from .config import TrainConfig
 from .distillation import Distillation
 from .distributed import DistributedContext, process_group
-from .images import ImageSource, open_images
+from .images import open_images
 from .initial_model import initial_model
 from .optimizer import lr_scale
 from .run.log import RunLog, RunningMeans
@@ -177,7 +177,6 @@ class Trainer:
         *,
         resume: bool = False,
         evaluation: ReIDDataset | None = None,
-        images: ImageSource | None = None,
     ) -> None:
         self.config = config
         self.context = context
@@ -209,7 +208,7 @@ class Trainer:
         self.interval, self.whole_epoch = RunningMeans(), RunningMeans()
         if resume and folder.has_state:
             self._restore(read_state(folder.last))
-        self.images = images if images is not None else open_images(train.paths, self.model.preprocessing, config.data, context)
+        self.images = open_images(train.paths, self.model.preprocessing, config.data, context)
 
     def run(self, stop_at: float | None = None) -> TrainingResult:
         """Train to the end, or until ``stop_at`` (as `time.monotonic` counts) or SIGTERM or SIGINT, but for at least one step.

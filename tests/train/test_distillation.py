@@ -235,10 +235,9 @@ def test_a_resumed_student_ends_in_the_same_weights(cache, dataset, teacher, tmp
     config = taught_by(teacher, distill, checkpoint={"every_steps": 2}, optim={"clip_grad_norm": 1.0})
     whole = tmp_path / "whole"
     run(config, dataset, whole)
-    images = Trainer(config, merge_training([dataset]), RunFolder(tmp_path / "unused"), CPU).images
     out = tmp_path / "stopped"
-    interrupt(config, dataset, out, 5, images)  # a step after the last state
-    run(config, dataset, out, resume=True, images=images)
+    interrupt(config, dataset, out, 5)  # a step after the last state
+    run(config, dataset, out, resume=True)
     assert_same_weights(whole, out)
     assert run_lines(out) == run_lines(whole)
     states = [read_state(folder) for folder in (whole, out)]

@@ -51,13 +51,11 @@ def test_resuming_after_any_step_ends_in_the_same_weights(dataset, tmp_path):
     state, kept, name = read_state(whole), hat.load_checkpoint(whole / "last").state_dict(), "classifiers.mfe.weight"
     assert torch.equal(kept[name], state["average"][name]), "the moving average is kept"
     assert not torch.equal(kept[name], state["model"][name])
-    train = merge_training([dataset])
-    images = Trainer(config, train, RunFolder(tmp_path / "unused"), CPU, evaluation=dataset).images
     # Before any state is there, right after one, at the end of an epoch, and a step after a state.
     for num_batches in (0, 2, 3, 5):
         out = tmp_path / f"stopped{num_batches}"
-        interrupt(config, dataset, out, num_batches, images)
-        result = run(config, dataset, out, resume=True, images=images)
+        interrupt(config, dataset, out, num_batches)
+        result = run(config, dataset, out, resume=True)
         assert result.num_steps == 6
         for folder in ("", "last"):
             assert_same_weights(whole / folder, out / folder)

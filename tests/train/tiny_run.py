@@ -86,8 +86,9 @@ class FixedTeacher:
         return nn.functional.normalize(rows, dim=1).to(indices.device)[indices]
 
 
-def run(config, dataset, out, *, resume=False, **options):
-    trainer = Trainer(config, merge_training([dataset]), RunFolder(out), CPU, resume=resume, evaluation=dataset, **options)
+def run(config, dataset, out, *, resume=False, wrap=lambda images: images):
+    trainer = Trainer(config, merge_training([dataset]), RunFolder(out), CPU, resume=resume, evaluation=dataset)
+    trainer.images = wrap(trainer.images)
     trainer.folder.begin(config, resume=resume)
     return trainer.run()
 
@@ -113,17 +114,20 @@ class InterruptionError(Exception):
     pass
 
 
-def interrupt(config, dataset, out, num_batches, images):
+def interrupt(config, dataset, out, num_batches):
     """Begin a run and end the process's work, as far as a process can tell, when one batch more is asked for."""
     left = num_batches
 
-    def batches(plan):
-        nonlocal left
-        for batch in images(plan):
-            if not left:
-                raise InterruptionError
-            left -= 1
-            yield batch
+    def wrap(images):
+        def batches(plan):
+            nonlocal left
+            for batch in images(plan):
+                if not left:
+                    raise InterruptionError
+                left -= 1
+                yield batch
+
+        return batches
 
     with pytest.raises(InterruptionError):
-        run(config, dataset, out, images=batches)
+        run(config, dataset, out, wrap=wrap)
