@@ -6,7 +6,6 @@ from .losses import batch_hard_triplet as batch_hard_triplet
 from .losses import hat_loss as hat_loss
 from .losses import smoothed_cross_entropy as smoothed_cross_entropy
 from .presets import compose_config as compose_config
-from .presets import describe_preset as describe_preset
 from .presets import list_presets as list_presets
 from .presets import load_preset as load_preset
 from .sampler import RandomIdentitySampler as RandomIdentitySampler

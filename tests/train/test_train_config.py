@@ -8,7 +8,8 @@ from hat.errors import ConfigError
 from hat.model import model_config
 from hat.model.complexity import count_complexity
 from hat.train import TrainConfig, compose_config, list_presets, load_preset
-from hat.train.presets import describe_preset, preset_differences, read_config_file
+from hat.train.command import PRESETS
+from hat.train.presets import preset_differences, read_config_file
 
 
 def test_the_papers_recipe_is_the_default():
@@ -35,8 +36,12 @@ def test_the_edge_family_needs_fewer_operations_than_its_peers(name, limit):
         pytest.importorskip("timm", reason="the extra timm is not installed")
     complexity = count_complexity(load_preset(name).model, cls_only=True)
     assert 0.7 * limit < complexity.total_operations < limit
-    told = describe_preset(name)
+    told = PRESETS[name]
     assert f"{complexity.total_operations / 1e9:.2f} GFLOP" in told and "--teacher" in told
+
+
+def test_the_help_of_the_command_names_every_preset():
+    assert list(PRESETS) == list_presets()
 
 
 def leaves(tree, path=()):
@@ -49,7 +54,6 @@ def leaves(tree, path=()):
 def test_every_preset_is_valid_and_holds_only_differences(name):
     config = load_preset(name)
     assert config_from_dict(TrainConfig, yaml.safe_load(config_to_yaml(config))) == config
-    assert describe_preset(name).endswith(".")
     changes = preset_differences(name)
     # What a preset says of the architecture is compared with its own model's.
     base = compose_config([("", {"model_name": changes.get("model_name", "hat_resnet50")})])
