@@ -6,7 +6,6 @@ from .request import Calibration as Calibration
 from .request import ExportRequest as ExportRequest
 from .request import calibration_from as calibration_from
 from .request import export_function as export_function
-from .request import list_targets as list_targets
 from .tensorrt.builder import build_engine as build_engine
 from .tensorrt.options import EngineOptions as EngineOptions
 from .to_onnx import export_onnx as export_onnx

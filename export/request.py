@@ -151,12 +151,7 @@ TARGETS = {
     "triton": Target("hat.export.deploy.triton:export_triton"),
     "deepstream": Target("hat.export.deploy.deepstream:export_deepstream"),
 }
-"""In the order of the help page."""
-
-
-def list_targets() -> list[str]:
-    """Return the names that `export_function` takes."""
-    return list(TARGETS)
+"""Names that `export_function` takes, in the order of the help page."""
 
 
 def export_function(target: str) -> ExportFunction:

@@ -18,7 +18,7 @@ import pickle
 import struct
 import urllib.error
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -195,11 +195,10 @@ def _timm_state(name: str) -> dict[str, Tensor]:
     return state
 
 
-def _some(label: str, names: Iterable[str], limit: int = 4) -> str:
-    """Write "label: a, b, c and 7 more", or nothing where there are no names."""
-    names = list(names)
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{label}: {', '.join(names[:limit])}{rest}" if names else ""
+def _some(label: str, names: list[str]) -> str:
+    """Write "label: a, b, c, d and 7 more", or nothing where there are no names."""
+    rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"{label}: {', '.join(names[:4])}{rest}" if names else ""
 
 
 class UnknownObject:

@@ -117,9 +117,7 @@ def cls_attention(model: HAT, images: Sequence[Image.Image]) -> Maps:
     return _watch(model, images, watch)
 
 
-def activation_maps(
-    model: HAT, images: Sequence[Image.Image], *, baseline: HAT | None = None, target: Target = "embedding"
-) -> Image.Image:
+def activation_maps(model: HAT, images: Sequence[Image.Image], *, baseline: HAT | None = None) -> Image.Image:
     """Draw activation maps as an RGB picture: under each image those of the baseline's MFE, the model's MFE and its DSA.
 
     The baseline is a model to compare with, whose MFE is supervised: one trained without aggregation, for example, or one whose
@@ -130,11 +128,10 @@ def activation_maps(
         raise UsageError(
             "the baseline has no supervised MFE, and so no map to show: give a model with mfe_supervision, or None"
         )
-    maps = {} if baseline is None else {"Baseline": branch_activations(baseline, images, target=target)["mfe"]}
-    for name, values in branch_activations(model, images, target=target).items():
+    maps = {} if baseline is None else {"Baseline": branch_activations(baseline, images)["mfe"]}
+    for name, values in branch_activations(model, images).items():
         maps["MFE" if name == "mfe" else "DSA"] = values
-    explained = "part of the embedding" if target == "embedding" else "highest logit"
-    subtitle = [f"Gradient-weighted, of each branch's {explained}", _LEGEND]
+    subtitle = ["Gradient-weighted, of each branch's part of the embedding", _LEGEND]
     return _draw(model, images, "Class activation maps", subtitle, maps)
 
 
