@@ -128,7 +128,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False, marker: str = FACTS_FI
     if path.exists() or path.is_symlink():
         if not overwrite:
             raise UsageError(f"{path} is there already: give another name, or --force to replace it")
-        if path.is_symlink() or not path.is_dir() or not ((path / marker).is_file() or not any(path.iterdir())):
+        if path.is_symlink() or not path.is_dir() or (any(path.iterdir()) and not (path / marker).is_file()):
             raise UsageError(f"{path} was not made by this package and is never replaced: give another name")
     around = _temporary_folder(path)
     try:
