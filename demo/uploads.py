@@ -13,10 +13,10 @@ from PIL import Image
 
 from hat.data import decode_image
 from hat.data.archives import list_members, read_member
+from hat.data.datasets import JUNK_PID
 from hat.data.images import IMAGE_SUFFIXES, MAX_FILE_BYTES, image_size
-from hat.data.market import parse_market_name
 from hat.errors import ImageError, UsageError
-from hat.serve.enroll.items import Item
+from hat.serve.enroll.items import Item, Labels, read_name, refuse
 from hat.serve.gallery.identities import Identity
 
 
@@ -96,9 +96,14 @@ def upload_items(
     read_within = _budget(limits)
     items = []
     for name, read in sources:
-        labels = parse_market_name(Path(name.rpartition("!")[2]).name) if parse_labels_from_names else None
-        own_pid, own_camid = labels if labels is not None and labels[0] >= 0 else (pid, camid)
-        items.append(Item(source=name, read=partial(read_within, read, name), pid=own_pid, camid=own_camid))
+        labels = read_name(Path(name.rpartition("!")[2]).name) if parse_labels_from_names else None
+        given = Labels(pid=pid, camid=camid)
+        if labels is None or (labels.pid == JUNK_PID and pid is not None):
+            labels = given
+        if labels.pid == JUNK_PID:
+            items.append(Item(source=name, read=refuse("left out: its name says that it is junk (-1)")))
+        else:
+            items.append(labels.of(Item(source=name, read=partial(read_within, read, name))))
     return items
 
 

@@ -1,6 +1,7 @@
 """From the labels that people write to identities: one rule for file names, folders, tables, the command line and HTTP."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from hat.errors import DataError
@@ -49,7 +50,7 @@ def parse_label(text: str) -> int | str:
     ``7``, ``007``, ``+7`` and ``7.0`` are the number 7, ``0000`` is 0 (distractors), ``-1`` and ``-1.0`` are -1 (junk). A
     `DataError` for what is empty, too long, cannot be printed, or is a negative number other than -1.
     """
-    label = text.strip()
+    label = unicodedata.normalize("NFC", text.strip())  # macOS writes the same name in other characters
     match = _INTEGER.fullmatch(label)
     if match is None:
         if not label or len(label) > MAX_LABEL_LENGTH or not label.isprintable():

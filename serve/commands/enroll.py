@@ -11,7 +11,7 @@ from hat.console import emit, make_table
 from hat.data.images import set_gray_bits
 from hat.errors import UsageError, WorkError
 
-from ..enroll.image_sources import ImageSources, NameStyle
+from ..enroll.image_sources import ImageSources, NameStyle, gallery_cameras
 from ..enroll.items import Labels
 from ..gallery.gallery import Gallery
 from . import options
@@ -63,7 +63,9 @@ def enroll(
     start = time.monotonic()
     labels = Labels(pid=pid, camid=camid, time_s=time_, attributes=options.parse_attribute_options(attribute))
     set_gray_bits(gray_bits)
-    sources = ImageSources(images, labels=labels, names=cast(NameStyle, names), boxes=boxes)
+    sources = ImageSources(
+        images, labels=labels, names=cast(NameStyle, names), boxes=boxes, cameras=lambda: gallery_cameras(gallery)
+    )
     total = sources.count()
     if not total:
         left_out = "".join(f"; left out: {count:,} ({reason})" for reason, count in sources.left_out.items())

@@ -153,7 +153,7 @@ def calibrate(
     location: options.Location,
     pairs: Annotated[int, typer.Option(min=1, help="Most pairs of images that are compared, of either kind.")] = 300_000,
     rate: Annotated[list[float] | None, typer.Option(help="A false match rate: 0.001; repeat for several.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of pairs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of pairs.")] = 0,
     picture: Annotated[Path | None, typer.Option(help="Draw the similarities and the ROC: .png, .svg or .pdf.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -341,7 +341,7 @@ def re_embed(
 
     Everything that is known of a record comes along, its date of enrollment too; ids are new. Images that are not there
     any more, or have changed, are named and left out: the old gallery stays as it is. The new one appears when it is complete;
-    a run that was stopped goes on when it is called again.
+    a run that was stopped goes on when it is called again, and takes over what was removed or corrected in between.
 
     Examples:
 
@@ -359,6 +359,10 @@ def re_embed(
             raise UsageError(f"{location} is empty: there is nothing to rebuild")
         embedder, binding = options.open_embedder(model, device, batch_size)
         with Gallery.open(partial, binding=binding, create=True, stored_type="float16" if float16 else "float32") as rebuilt:
+            if float16 != (rebuilt.stored_type == "float16"):
+                raise UsageError(
+                    f"{partial} was begun in {rebuilt.stored_type}: go on with that, or delete it and what lies beside it"
+                )
             try:
                 with options.progress_bar("embedding", len(old)) as advance:
                     found = reembed(old, rebuilt, embedder, batch_size=batch_size, progress=advance)

@@ -174,8 +174,10 @@ def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], done
             new.setdefault(one.content_hash, one)
     if new:
         embeddings = embedder.embed([one.image for one in new.values() if one.image is not None])
-        added = gallery.add(embeddings, [one.record for one in new.values() if one.record is not None])
-        ids |= zip(new, added, strict=True)
+        added = gallery.add_new(embeddings, [one.record for one in new.values() if one.record is not None])
+        ids |= zip(new, added.ids, strict=True)
+        # Another process may have been first with some of them: their labels are compared like those of other known images.
+        new = {key: one for (key, one), is_new in zip(new.items(), added.is_new, strict=True) if is_new}
     done.num_added += len(new)
     for one in batch:
         if one.error is not None:
@@ -221,8 +223,10 @@ def reembed(
 
     An image is taken from its source, if that is still the same by its content hash; those that are gone or changed are among
     the bad ones. It keeps the time of its enrollment, so that it is removed no later than it would have been. Thumbnails are
-    made again, of the height that the first ones in the old gallery have. What is in the new gallery already is kept.
+    made again, of the height that the first ones in the old gallery have. What is in the new gallery already is kept, as far as
+    the old one still says the same of it, now and when all is done.
     """
+    _remove_outdated(old, new)
     heights = []
     for record in old.get(old.ids()[:_NUM_PROBED].tolist(), thumbnails=True):
         if record.thumbnail is not None:
@@ -230,7 +234,22 @@ def reembed(
                 heights.append(small.height)
     height = min(1024, max(16, *heights)) if heights else None
     items = _items_again(old.records())
-    return enroll_images(new, embedder, items, batch_size=batch_size, thumbnail_height=height, progress=progress)
+    done = enroll_images(new, embedder, items, batch_size=batch_size, thumbnail_height=height, progress=progress)
+    _remove_outdated(old, new)
+    return done
+
+
+def _remove_outdated(old: Gallery, new: Gallery) -> None:
+    """Remove from a new gallery, for good, what an old one has not any more, or has with other labels."""
+    outdated = []
+    for record in new.records():
+        known = old.ids_by_hash({record.content_hash})
+        now = old.get_present([*known.values()])
+        if not now or any(getattr(now[0], name) != getattr(record, name) for name in _LABELS):
+            outdated.append(record.id)
+    if outdated:
+        new.remove(ids=outdated)
+        new.vacuum()
 
 
 def _items_again(records: Iterable[Record]) -> Iterator[Item]:

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,12 +13,13 @@ from hat.data.datasets import DISTRACTOR_PID, JUNK_PID
 from hat.data.folders import find_people
 from hat.data.image_trees import ImageTree, open_tree
 from hat.data.images import describe_frames, read_encoded
-from hat.data.labels import number_labels, parse_label
+from hat.data.labels import parse_label
 from hat.data.registry import detect_dataset, load_dataset
 from hat.errors import DataError, UsageError
 
+from ..gallery.gallery import Gallery
 from ..gallery.identities import Identity
-from .items import BOX_COLUMNS, Item, Labels, read_name, read_rows
+from .items import BOX_COLUMNS, CAMERA_ATTRIBUTE, Item, Labels, read_name, read_rows
 from .video import BoxRow, is_video_name, read_boxes, video_items
 
 NameStyle = Literal["auto", "market", "none"]  # file names are read where they look like Market's, always, or never
@@ -35,7 +36,9 @@ _TABLE_COLUMNS = ("path", "pid", "camid", "time", *BOX_COLUMNS)
 class ImageSources:
     """Everything that one call enrolls: images, folders (with all that is in them), zip files, tables (``.csv``) or one video.
 
-    ``labels`` are known of all of them, a time is a video's beginning; ``boxes`` is the table of the people in it.
+    ``labels`` are known of all of them, a time is a video's beginning; ``boxes`` is the table of the people in it. ``cameras``
+    gives the numbers of cameras that a gallery knows by name, and the largest number of any camera there: it is asked where
+    tables call cameras by names.
 
     Attributes:
         left_out: Why -> how many files were left out, of those that were listed last.
@@ -44,7 +47,13 @@ class ImageSources:
     """
 
     def __init__(
-        self, inputs: Sequence[str], *, labels: Labels | None = None, names: NameStyle = "auto", boxes: Path | None = None
+        self,
+        inputs: Sequence[str],
+        *,
+        labels: Labels | None = None,
+        names: NameStyle = "auto",
+        boxes: Path | None = None,
+        cameras: Callable[[], tuple[Mapping[str, int], int]] = lambda: ({}, 0),
     ) -> None:
         if names not in get_args(NameStyle):
             raise UsageError(f"names are read as {', '.join(get_args(NameStyle))}, got {names!r}")
@@ -52,6 +61,7 @@ class ImageSources:
         self._labels = labels or Labels()
         self._names: NameStyle = names
         self._boxes = boxes
+        self._known_cameras = cameras
         self.left_out: Counter[str] = Counter()
         self.unread: list[str] = []
         self.notes: list[str] = []
@@ -83,6 +93,26 @@ class ImageSources:
             yield from map(replace(self._labels, time_s=None).of, found)
         else:
             yield from map(self._labels.of, self._listed())
+
+    @functools.cached_property
+    def _named_cameras(self) -> dict[str, int]:
+        """The number of every camera that a table calls by a name: one name is one number, in all tables and in the gallery."""
+        named: set[str] = set()
+        largest = 0
+        for text in self._inputs:
+            if not text.lower().endswith(".csv"):
+                continue
+            for row in read_rows(Path(text), required=("path",)):
+                camera = row.label("camid")
+                if isinstance(camera, str):
+                    named.add(camera)
+                else:
+                    largest = max(largest, camera or 0)
+        if not named:
+            return {}
+        known, largest_known = self._known_cameras()
+        new = sorted(named - known.keys())
+        return {**known, **{name: number for number, name in enumerate(new, start=max(largest, largest_known) + 1)}}
 
     def _clear(self) -> None:
         self.left_out.clear()
@@ -151,15 +181,29 @@ class ImageSources:
             yield labels.of(item)
 
     def _table(self, path: Path) -> Iterator[Item]:
-        cameras = _camera_numbers(path)
         for row in read_rows(path, required=("path",)):
             text = row.text("path")
             if "\0" in text:
                 raise DataError(f"{row.where}: path is {text!r}, expected a file's path")
-            labels = row.labels(_TABLE_COLUMNS, cameras)
+            labels = row.labels(_TABLE_COLUMNS, self._named_cameras)
             if not self._is_junk(labels.pid):
                 item = _image(_absolute(str(path.parent / text)))  # joining keeps an absolute path as it is
                 yield labels.of(replace(item, box=row.box(), time_s=row.timestamp("time")))
+
+
+def gallery_cameras(location: str) -> tuple[dict[str, int], int]:
+    """Return the cameras that a gallery knows by name, with their numbers, and the largest number of any camera there."""
+    try:
+        gallery = Gallery.open(location, read_only=True)
+    except UsageError:  # there is none yet; whatever else is wrong is said when it is opened to be written
+        return {}, 0
+    with gallery:
+        named = {}
+        for record in gallery.records():
+            name = record.attributes.get(CAMERA_ATTRIBUTE)
+            if isinstance(name, str) and record.camid is not None:
+                named.setdefault(name, record.camid)
+        return named, max((camid or 0 for camid in gallery.counts().by_camid), default=0)
 
 
 def _check_presence(text: str) -> None:
@@ -185,14 +229,6 @@ def _read_people(root: Path) -> dict[str, _Person]:
     dataset = load_dataset(kind, root)
     samples = [*dataset.train, *dataset.query, *dataset.gallery]
     return {sample.path: (sample.pid, sample.camid if dataset.has_cameras else None) for sample in samples}
-
-
-def _camera_numbers(table: Path) -> dict[str, int]:
-    """Return numbers of the cameras of a table as ``hat eval`` gives them, where some are called by a name, or nothing."""
-    labels = {row.fields.get("camid", "") for row in read_rows(table, required=("path",))} - {""}
-    if all(isinstance(parse_label(label), int) for label in labels if not label.startswith("-")):
-        return {}
-    return {label: number for label, number in number_labels(labels, f"{table}, column camid").items() if number >= 0}
 
 
 def _image(source: str) -> Item:

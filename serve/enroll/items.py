@@ -24,6 +24,8 @@ from ..gallery.timestamps import parse_timestamp
 BOX_COLUMNS = ("left", "top", "right", "bottom")
 """Columns of a box, in pixels; right and bottom are the first column and row outside it."""
 
+CAMERA_ATTRIBUTE = "camera"  # what a table calls a record's camera, where that is not a number
+
 _MAX_COORDINATE = 10**9
 _MARKET_FRAME = re.compile(r"(?:-1|\d+)_c\d+s(\d{1,9})_(\d{1,9})", re.IGNORECASE)
 
@@ -51,7 +53,7 @@ class Item(Labels):
 
     Attributes:
         source: How it is called for people; a path that can still be read later lets a gallery be rebuilt.
-        read: Gives its encoded bytes (JPEG, PNG, WebP or BMP); an `ImageError` says why it cannot.
+        read: Gives its encoded bytes, in one of `hat.data.images.FORMATS`; an `ImageError` says why it cannot.
         box: The person within a larger picture; None where the picture is of the person.
         enrolled_s: When it was enrolled before, in seconds since 1970 (UTC); None is now.
     """
@@ -115,7 +117,7 @@ class TableRow:
 
     def whole_number(self, column: str) -> int | None:
         """Return a whole number of at least 0; None where the column is absent or empty."""
-        label = self._label(column)
+        label = self.label(column)
         if isinstance(label, str) or label == JUNK_PID:
             raise DataError(f"{self.where}: {column} is {self.fields[column]!r}, expected a whole number of at least 0")
         return label
@@ -123,14 +125,14 @@ class TableRow:
     def labels(self, known: Collection[str], cameras: Mapping[str, int] | None = None) -> Labels:
         """Return pid (-1 is junk, None distractors), camid and, of the columns that are not ``known``, attributes; no time.
 
-        ``cameras`` are numbers of those that are called by a name, which becomes the attribute ``camera``.
+        ``cameras`` are numbers of those that are called by a name, which becomes `CAMERA_ATTRIBUTE`.
         """
-        pid, camera, numbers = self._label("pid"), self.fields.get("camid", ""), cameras or {}
+        pid, camera, numbers = self.label("pid"), self.label("camid"), cameras or {}
         attributes = parse_attributes(((name, text) for name, text in self.fields.items() if name not in known), self.where)
         return Labels(
             pid=None if pid == DISTRACTOR_PID else pid,
-            camid=numbers[camera] if camera in numbers else self.whole_number("camid"),
-            attributes=attributes | ({"camera": camera} if camera in numbers else {}),
+            camid=numbers[camera] if isinstance(camera, str) and camera in numbers else self.whole_number("camid"),
+            attributes=attributes | ({CAMERA_ATTRIBUTE: camera} if isinstance(camera, str) and camera in numbers else {}),
         )
 
     def timestamp(self, column: str) -> float | None:
@@ -145,7 +147,8 @@ class TableRow:
         left, top, right, bottom = (self.number(column, _pixels) for column in BOX_COLUMNS)
         return left, top, right, bottom
 
-    def _label(self, column: str) -> int | str | None:
+    def label(self, column: str) -> int | str | None:
+        """Return what a label means, a number or a name; None where the column is absent or empty."""
         text = self.fields.get(column, "")
         try:
             return parse_label(text) if text else None

@@ -145,7 +145,7 @@ def _mot_rows(path: Path) -> Iterator[BoxRow]:
                 box = (round(left), round(top), round(left + width), round(top + height))
             except (ValueError, OverflowError):
                 raise DataError(f"{where}: expected frame, track, left, top, width, height and confidence as numbers") from None
-            if frame < 1 or frame != int(frame) or track != int(track):
+            if frame < 1 or not frame.is_integer() or not track.is_integer():
                 raise DataError(f"{where}: frame and track are whole numbers, frames from 1; got {frame:g} and {track:g}")
             if not rest or rest[0] != 0:
                 labels = Labels(pid=int(track) if track >= 0 else None)

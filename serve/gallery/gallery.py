@@ -27,7 +27,7 @@ from .record_checks import (
     checked_top,
     time_bound,
 )
-from .records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage, missing_records
+from .records import Added, Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, RecordPage, missing_records
 
 StoredType = Literal["float32", "float16"]  # in which a gallery keeps embeddings
 
@@ -112,6 +112,10 @@ class Gallery(ABC):
         Raises:
             UsageError: Shapes do not agree, or rows are not finite or not of unit length.
         """
+        return self.add_new(embeddings, records).ids
+
+    def add_new(self, embeddings: npt.NDArray[np.floating], records: Sequence[NewRecord]) -> Added:
+        """Enroll images as `add` does, and say which of them are new: another process may have been first with some."""
         self._check_writable()
         vectors = checked_embeddings(embeddings, self.binding.embed_dim)
         return self._insert(vectors, checked_records(records, len(vectors)))
@@ -286,7 +290,7 @@ class Gallery(ABC):
     def _nearest(self, queries: npt.NDArray[np.float32], top: int, where: Filter | None) -> Neighbors: ...
 
     @abstractmethod
-    def _insert(self, vectors: npt.NDArray[np.float32], records: list[NewRecord]) -> list[int]: ...
+    def _insert(self, vectors: npt.NDArray[np.float32], records: list[NewRecord]) -> Added: ...
 
     @abstractmethod
     def _remove(self, ids: list[int] | None, pid: Identity | None, enrolled_before_s: float | None) -> int: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,13 @@ class Record(NewRecord):
 
     id: int
     enrolled_s: float = field()
+
+
+class Added(NamedTuple):
+    """What came of adding records: the id of each, and whether it is new or was there already."""
+
+    ids: list[int]
+    is_new: list[bool]
 
 
 class RecordLabels(TypedDict, total=False):

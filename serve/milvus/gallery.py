@@ -26,7 +26,7 @@ from ..gallery.binding import Binding, CompatibleModel, binding_from_json, bindi
 from ..gallery.gallery import Gallery, StoredType
 from ..gallery.identities import FIRST_NAMED, Identity, name_number
 from ..gallery.record_checks import UNKNOWN
-from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, missing_records
+from ..gallery.records import Added, Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, missing_records
 from .address import MilvusAddress, connect, parse_address, reason
 from .rows import RECORD_FIELDS, among, batches, filter_expression, identity_of, known, record_of, row_of, schema
 
@@ -210,19 +210,21 @@ class MilvusGallery(Gallery):
                 return [some[:top] for some in hits]
             limit *= 2
 
-    def _insert(self, vectors: npt.NDArray[np.float32], records: list[NewRecord]) -> list[int]:
+    def _insert(self, vectors: npt.NDArray[np.float32], records: list[NewRecord]) -> Added:
         with self._changing():
             ids = self._ids_by_hash([record.content_hash for record in records])
+            is_new: list[bool] = []
             new: dict[str, tuple[NewRecord, npt.NDArray[np.float32]]] = {}
             for vector, record in zip(vectors, records, strict=True):
-                if record.content_hash not in ids:
-                    new.setdefault(record.content_hash, (record, vector))
+                is_new.append(record.content_hash not in ids and record.content_hash not in new)
+                if is_new[-1]:
+                    new[record.content_hash] = (record, vector)
             if new:
                 first = self._reserve(len(new))
                 rows = [row_of(record, id_, vector) for id_, (record, vector) in enumerate(new.values(), first)]
                 self._write_or_undo(rows)
                 ids |= {row["content_hash"]: row["id"] for row in rows}
-        return [ids[record.content_hash] for record in records]
+        return Added([ids[record.content_hash] for record in records], is_new)
 
     def _write_or_undo(self, rows: Sequence[dict[str, Any]]) -> None:
         try:

@@ -21,6 +21,8 @@ logger = logging.getLogger("hat.serve")
 
 _ANY_PATH = re.compile(r"(?:(?<![\w.:/])(?:/|~/|\.{1,2}/)|[A-Za-z]:\\|file:)[^\s'\",;()]+|\b[\w.+-]+://[^\s'\",;()]+")
 _MAX_FIELDS_NAMED = 5
+_NO_FIELDS = ("body", "query", "path", "header")
+_KIND = re.compile(r"\[|^(int|str|constrained-(int|str))$")
 
 
 class ApiError(HTTPException):
@@ -54,7 +56,8 @@ async def _answer_invalid_request(request: Request, error: RequestValidationErro
     errors = error.errors()
     sentences = []
     for item in errors[:_MAX_FIELDS_NAMED]:
-        name = ".".join(str(part) for part in item["loc"] if part not in ("body", "query", "path", "header"))
+        # A location names the kinds of a union too, as "int" or "function-after[...]", behind the field's own name.
+        name = ".".join(str(part) for part in item["loc"] if part not in _NO_FIELDS and not _KIND.search(str(part)))
         message = str(item["msg"]).removeprefix("Value error, ")
         sentences.append(f"{name[:100]}: {message}" if name else message)
     more = f"; and {len(errors) - _MAX_FIELDS_NAMED} more" if len(errors) > _MAX_FIELDS_NAMED else ""

@@ -76,7 +76,7 @@ class AuthorizedRequest:
     async def _run_until_disconnect(self, work: Coroutine[Any, Any, T], *, finish: bool) -> T:
         """Await work for this request, whose body has been read; cancel it when the client goes away or it takes too long.
 
-        With ``finish`` the end of what cannot be cancelled is waited for: it writes, and belongs on record.
+        With ``finish`` the end of what cannot be cancelled is waited for, and answered: it writes, and belongs on record.
         """
         timeout_s = self.service.settings.timeout_s
         task = asyncio.ensure_future(work)
@@ -84,7 +84,10 @@ class AuthorizedRequest:
         gone = asyncio.ensure_future(self._request.receive())
         try:
             done, _ = await asyncio.wait((task, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if task in done:
+            if not done and finish:
+                task.cancel()
+                done, _ = await asyncio.wait((task,))
+            if task in done and not task.cancelled():
                 return task.result()
             if gone in done:
                 raise ClientDisconnect
@@ -122,7 +125,20 @@ class _RequireKey(HTTPBearer):
         if self._writes and caller.role != "write":
             raise ApiError(403, "this key may only read: a key with the role write is needed")
         service.rate_limiter.charge(caller.id, 1)
+        _check_query(request)
         return authorized
+
+
+def _check_query(request: Request) -> None:
+    """Refuse a query that would be passed over: what looks like a condition must not be dropped in silence.
+
+    Routes that take one take it as a model, which refuses names that it does not know.
+    """
+    names = [name for name, _ in request.query_params.multi_items()]
+    if len(names) > len(set(names)):
+        raise ApiError(422, "the query has a parameter twice")
+    if names and not request.scope["route"].dependant.query_params:
+        raise ApiError(422, "this takes no query parameters: what it needs goes into the body")
 
 
 require_read = _RequireKey(writes=False)

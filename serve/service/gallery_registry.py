@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from hat.errors import UsageError
 from ..gallery.binding import Binding
 from ..gallery.gallery import Gallery
 from .api_error import ApiError
+
+logger = logging.getLogger("hat.serve")
 
 GALLERY_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 _ENDING = ".gallery"
@@ -79,6 +82,10 @@ class GalleryRegistry:
                     raise UsageError(f"two galleries are called {path.stem!r}: {path} and another; name them, NAME=PLACE")
                 if is_gallery_name(path.stem):
                     places[path.stem] = str(path)
+                elif path not in map(Path, places.values()):
+                    logger.warning(
+                        "%s is left out: its name cannot be a gallery's over HTTP; rename it, or give NAME=%s", path, path
+                    )
         if len(places) > max_galleries:
             raise UsageError(f"{len(places)} galleries are more than the {max_galleries} that a service may have")
         with ExitStack() as opened:

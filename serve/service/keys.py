@@ -58,7 +58,7 @@ class KeyFile:
     """The file in which keys are kept; `add` makes it, readable by its owner alone."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(path).expanduser().resolve()  # of a link, the file: that is what a service reads
 
     def read(self) -> tuple[ApiKey, ...]:
         """Return the keys; a file that is missing, that others can change, or that holds something else is a `UsageError`."""

@@ -17,10 +17,17 @@ _LARGEST = 2**63 - 1
 _YEAR_9999 = 253_402_300_800.0  # seconds from 1970 to the year 10000: what lies beyond is not a time
 
 
+def _refuse_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # which pydantic takes for 1 or 0
+        raise ValueError("expected a number, not true or false")
+    return value
+
+
 def _parse_identity(value: Any) -> Any:
     """Read a text as file names, tables and the command line are read: ``"007"`` is the number 7, anything else a name."""
     if isinstance(value, list):
         raise ValueError("expected one value")
+    _refuse_bool(value)
     try:
         return parse_label(value) if isinstance(value, str) else value
     except DataError as error:
@@ -51,7 +58,7 @@ def _wrap(value: Any) -> Any:
 
 
 GalleryName = Annotated[str, StringConstraints(pattern=f"^{GALLERY_NAME}$")]
-Camera = Annotated[int, Field(ge=-1, le=_LARGEST)]
+Camera = Annotated[int, Field(ge=0, le=_LARGEST), BeforeValidator(_refuse_bool)]
 RecordId = Annotated[int, Field(ge=1, le=_LARGEST)]
 Side = Annotated[int, Field(ge=-(2**20), le=2**20)]
 Box = tuple[Side, Side, Side, Side]
@@ -59,7 +66,7 @@ TimeS = Annotated[float, Field(ge=-_YEAR_9999, le=_YEAR_9999, allow_inf_nan=Fals
 Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 PrintableText = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(_check_printable)]
 PersonName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LABEL_LENGTH)]
-Identity = Annotated[Annotated[int, Field(ge=-1, le=_LARGEST)] | PersonName, BeforeValidator(_parse_identity)]
+Identity = Annotated[Annotated[int, Field(ge=0, le=_LARGEST)] | PersonName, BeforeValidator(_parse_identity)]
 Attributes = Annotated[dict[str, AttributeValue], AfterValidator(_check_attributes)]
 # In a form everything is text: there, an object of attributes is written as JSON.
 FormAttributes = Annotated[Attributes | Json[Attributes], Field(union_mode="left_to_right")]
@@ -118,6 +125,12 @@ class RecordFilter(_Form):
         pids = None if self.pid is None else [self.pid]
         camids = None if self.camid is None else [self.camid]
         return Filter.of(pids=pids, camids=camids, since_s=self.since_s, until_s=self.until_s)
+
+
+class OldRecords(_Form):
+    """Which records are removed."""
+
+    enrolled_before_s: TimeS = Field(description="Enrolled before this time, seconds since 1970 (UTC).")
 
 
 class _Labels(_Form):

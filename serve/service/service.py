@@ -88,7 +88,7 @@ class Service:
     async def run_in_threadpool(self, work: Callable[[], T]) -> T:
         """Run a call to a gallery, which blocks, in one of a few threads; with too many requests waiting for one it is refused.
 
-        When this is cancelled, work that has not begun is dropped, and the end of what has begun is waited for.
+        When this is cancelled, work that has not begun is dropped; what has begun comes to its end, and its result is returned.
         """
         if self.num_store_requests >= self.settings.max_store_requests:
             raise ApiError(503, "too many requests to galleries: try again later", retry_after_s=1)
@@ -99,9 +99,9 @@ class Service:
         try:
             return await asyncio.shield(result)
         except asyncio.CancelledError:
-            if not future.cancel():
-                await asyncio.wait((result,))
-            raise
+            if future.cancel():
+                raise
+            return await result
 
     def _count_down(self, result: asyncio.Future[T]) -> None:
         self.num_store_requests -= 1

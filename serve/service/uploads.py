@@ -16,6 +16,8 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from hat.data.images import FORMATS
+
 from .admission import Reservation, ServiceSettings
 from .api_error import ApiError
 
@@ -127,7 +129,7 @@ def describe_body(
     if json:
         content["application/json"] = {"schema": {**schema, "type": "object"}}
     if images:
-        binary = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "JPEG, PNG, WebP or BMP."}
+        binary = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": f"{', '.join(FORMATS)}."}
         multipart = {"type": "object", "additionalProperties": False}
         multipart["properties"] = {IMAGE_FIELD: binary, **schema.get("properties", {})}
         multipart["required"] = [*([] if json else [IMAGE_FIELD]), *schema.get("required", [])]

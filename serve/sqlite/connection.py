@@ -44,11 +44,13 @@ class SqliteConnection:
     def __init__(self, path: Path, *, read_only: bool, busy_timeout_s: float) -> None:
         self.path, self.read_only, self.busy_timeout_s = path, read_only, busy_timeout_s
         self._lock = threading.RLock()
+        self._frozen: tuple[int, ...] | None = None
         mode = "mode=rw"
         if read_only:
             can_lock = os.access(path.parent, os.W_OK) or path.with_name(f"{path.name}-wal").exists()
             # SQLite cannot put its log and locks into a folder that may not be written, so it is told that nobody writes.
             mode = "mode=ro" if can_lock else "mode=ro&immutable=1"
+            self._frozen = None if can_lock else _version(path)
         with sqlite_errors(path, busy_timeout_s):
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?{mode}",
@@ -74,7 +76,11 @@ class SqliteConnection:
     def exclusive(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection without a transaction, for what SQLite does not do within one; other threads wait."""
         with self._lock, sqlite_errors(self.path, self.busy_timeout_s):
-            yield self._connection
+            try:
+                yield self._connection
+            finally:  # also where SQLite takes what another process has written meanwhile for damage
+                if self._frozen is not None and _version(self.path) != self._frozen:
+                    raise WorkError(f"{self.path} was changed by another process since it was opened: open it again")
 
     def close(self) -> None:
         """Close the file; twice is fine."""
@@ -92,6 +98,15 @@ class SqliteConnection:
                 if connection.in_transaction:  # SQLite itself rolls back after some errors
                     connection.execute("ROLLBACK")
                 raise
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file does, or when another takes its name."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextmanager

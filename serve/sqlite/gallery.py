@@ -18,7 +18,7 @@ from hat.io.atomic_output import atomic_output
 from ..gallery.binding import Binding, CompatibleModel, binding_to_json
 from ..gallery.gallery import Gallery, StoredType
 from ..gallery.identities import Identity
-from ..gallery.records import Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels
+from ..gallery.records import Added, Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels
 from ..search.exact_search import nearest_rows
 from .connection import SqliteConnection, sqlite_errors
 from .memory_index import Columns, MemoryIndex
@@ -31,7 +31,7 @@ from .records import (
     stream_vectors,
     update_records,
 )
-from .schema import create_file, prepare_connection, read_metadata, read_state
+from .schema import check_no_log, create_file, prepare_connection, read_metadata, read_state
 from .vector_map import remove_map
 
 
@@ -110,6 +110,9 @@ class SqliteGallery(Gallery):
 
     def copy_to(self, path: Path) -> int:
         """Write everything to a new file; see `Gallery.copy_to`."""
+        if path.exists():
+            raise UsageError(f"{path} is there already: give another name")
+        check_no_log(path)
         with atomic_output(path) as unfinished:
             with sqlite_errors(path, 0), contextlib.closing(sqlite3.connect(unfinished)) as copy:
                 with self._reader.exclusive() as sqlite:
@@ -171,7 +174,7 @@ class SqliteGallery(Gallery):
         ids[found] = columns["id"][rows[found]]
         return Neighbors(ids=ids, similarities=similarities)
 
-    def _insert(self, vectors: npt.NDArray[np.float32], records: list[NewRecord]) -> list[int]:
+    def _insert(self, vectors: npt.NDArray[np.float32], records: list[NewRecord]) -> Added:
         with self._writer.writing() as sqlite:
             return insert_records(sqlite, vectors.astype(self.stored_type, copy=False), records)
 
@@ -231,6 +234,8 @@ def _checked_path(location: str | os.PathLike[str], *, create: bool, read_only: 
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"expected the path of a gallery's file, got {location!r}")
     path = Path(text)
+    if path.is_symlink():  # SQLite keeps its log beside the file itself
+        path = path.resolve()
     try:
         if path.is_dir():
             raise UsageError(f"{path} is a folder; a gallery is a file: name one within it")

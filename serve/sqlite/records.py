@@ -12,7 +12,7 @@ import numpy.typing as npt
 from hat.errors import WorkError
 
 from ..gallery.identities import Identity, name_number
-from ..gallery.records import AttributeValue, NewRecord, Record, RecordLabels, missing_records
+from ..gallery.records import Added, AttributeValue, NewRecord, Record, RecordLabels, missing_records
 from .schema import FORMAT_VERSION, GalleryMetadata
 
 CHUNK_BYTES = 2**25  # of vectors that are read at a time
@@ -28,17 +28,19 @@ def known_ids(sqlite: sqlite3.Connection, content_hashes: Collection[str]) -> di
     return dict(sqlite.execute(query, (json.dumps(list(content_hashes)),)))
 
 
-def insert_records(sqlite: sqlite3.Connection, vectors: npt.NDArray[Any], records: Sequence[NewRecord]) -> list[int]:
-    """Add the records whose content is new, within a write transaction; return their ids and those that known images have.
+def insert_records(sqlite: sqlite3.Connection, vectors: npt.NDArray[Any], records: Sequence[NewRecord]) -> Added:
+    """Add the records whose content is new, within a write transaction.
 
     ``vectors`` are (n, embed_dim) in the type in which the gallery keeps them, ``records`` n checked ones.
     """
     ids = known_ids(sqlite, [record.content_hash for record in records])
+    is_new: list[bool] = []
     row = sqlite.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
     last_id = row[0] if row else 0
     new: list[tuple[int, NewRecord, npt.NDArray[Any]]] = []
     for record, vector in zip(records, vectors, strict=True):
-        if record.content_hash not in ids:
+        is_new.append(record.content_hash not in ids)
+        if is_new[-1]:
             last_id += 1
             ids[record.content_hash] = last_id
             new.append((last_id, record, vector))
@@ -58,7 +60,7 @@ def insert_records(sqlite: sqlite3.Connection, vectors: npt.NDArray[Any], record
         )
         sqlite.execute("INSERT INTO additions VALUES (?, ?)", (last_id, secrets.randbits(62)))
         sqlite.execute("UPDATE state SET generation = generation + 1, num_records = num_records + ?", (len(new),))
-    return [ids[record.content_hash] for record in records]
+    return Added([ids[record.content_hash] for record in records], is_new)
 
 
 def read_records(sqlite: sqlite3.Connection, ids: Sequence[int], *, thumbnails: bool) -> dict[int, Record]:
@@ -132,7 +134,7 @@ def update_records(sqlite: sqlite3.Connection, ids: Sequence[int], labels: Recor
         query = "INSERT OR REPLACE INTO attributes SELECT value, ?, ?, ? FROM json_each(?)"
         sqlite.execute(query, (name, isinstance(value, bool), value, listed))
     after = read_records(sqlite, ids, thumbnails=False)
-    count = sum(before[id_] != after[id_] for id_ in before)
+    count = sum(repr(before[id_]) != repr(after[id_]) for id_ in before)  # 1 equals true
     if count:
         _note_edit(sqlite)
     return count

@@ -82,8 +82,19 @@ class State:
     rewrites: int
 
 
+def check_no_log(path: Path) -> None:
+    """Refuse a gallery's path without a file where the log of an earlier one lies: SQLite would read that into the new file."""
+    left = [log.name for ending in ("-wal", "-shm") if (log := path.with_name(f"{path.name}{ending}")).exists()]
+    if left and not path.exists():  # asked last: another process may just have made the gallery, and opened it
+        raise UsageError(
+            f"{path} is gone, but {' and '.join(left)} of an earlier gallery are beside it, and would be read into a new one: "
+            "move them away, or delete them if they are not needed"
+        )
+
+
 def create_file(path: Path, binding: Binding, stored_type: StoredType) -> None:
     """Make an empty gallery; it appears at its path whole or not at all. One that is there already is left as it is."""
+    check_no_log(path)
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
     facts = {"gallery_id": secrets.token_hex(16), "binding": binding_to_json(binding), "stored_type": stored_type}
     try:

@@ -94,6 +94,13 @@ def test_a_zip_file_gives_its_images_with_the_labels_of_their_names(tmp_path):
         "people.zip!-1_c2s1.jpg": (9, 8),
     }
     assert {item.source: item.read() for item in items}["people.zip!in/0002_c3s1_000451_03.jpg"] == jpeg(1)
+    members["0000_c2s1.jpg"] = jpeg(5)
+    by_name = {item.source: item for item in upload_items([zipped(tmp_path / "people.zip", members)], camid=8)}
+    with pytest.raises(ImageError, match="junk"):
+        by_name["people.zip!-1_c2s1.jpg"].read()
+    nobody = by_name["people.zip!0000_c2s1.jpg"]
+    assert (nobody.pid, nobody.camid) == (None, 2)
+    del members["0000_c2s1.jpg"]
     told_nothing = upload_items([zipped(tmp_path / "people.zip", members)], pid=9, camid=8, parse_labels_from_names=False)
     assert {(item.pid, item.camid) for item in told_nothing} == {(9, 8)}
 

@@ -143,6 +143,19 @@ def test_labels_of_tables_are_read_as_hat_eval_reads_them(tmp_path, picture):
     assert [item.attributes["camera"] for item in items[:3]] == ["door", "yard", "door"]
 
 
+def test_a_camera_that_has_a_name_has_one_number_in_all_tables(tmp_path, picture):
+    (tmp_path / "a.png").write_bytes(picture)
+    tables = []
+    for day, cameras in enumerate((("door", "yard"), ("door", "gate", "yard", "5"))):
+        tables.append(tmp_path / f"day{day}.csv")
+        tables[-1].write_text("path,camid\n" + "".join(f"a.png,{camera}\n" for camera in cameras))
+    items, _ = listed(*tables)
+    assert [item.camid for item in items] == [6, 8, 6, 7, 8, 5]
+    items, _ = listed(tables[1], cameras=lambda: ({"yard": 2}, 9))
+    assert [item.camid for item in items] == [10, 11, 2, 5]
+    assert [item.attributes.get("camera") for item in items] == ["door", "gate", "yard", None]
+
+
 def test_labels_of_a_call_stand_above_names(tmp_path, picture):
     path = tmp_path / "0002_c1s1_000451_03.png"
     path.write_bytes(picture)

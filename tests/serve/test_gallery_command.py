@@ -116,6 +116,48 @@ def test_a_gallery_is_rebuilt_by_another_model(run, world, gallery, tmp_path):
     assert again.code == 2 and "is there already" in again.err
 
 
+def test_a_rebuild_that_was_stopped_takes_over_what_was_changed_in_between(run, world, gallery, tmp_path, monkeypatch):
+    from hat.serve.enroll import enrolling
+
+    add = Gallery.add_new
+    calls = []
+
+    def stop_at_the_second(self, *arguments):
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return add(self, *arguments)
+
+    new = tmp_path / "new.gallery"
+    rebuild = ("re-embed", gallery, new, "--model", world / "model", "--batch-size", 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(Gallery, "add_new", stop_at_the_second)
+        stopped = run(*rebuild)
+    assert stopped.code == 1 and "goes on from 6 images" in stopped.err
+    other_type = run(*rebuild, "--float16")
+    assert other_type.code == 2 and "was begun in float32" in other_type.err
+    assert run("remove", gallery, "--pid", 2).code == 0 and run("label", gallery, "--pid", 3, "--to", "bob").code == 0
+
+    reembedded = enrolling.enroll_images
+
+    def remove_one_meanwhile(*arguments, **options):
+        done = reembedded(*arguments, **options)
+        assert run("remove", gallery, "--id", 12).code == 0
+        return done
+
+    monkeypatch.setattr(enrolling, "enroll_images", remove_one_meanwhile)
+    assert run(*rebuild).code == 0
+    with Gallery.open(new, read_only=True) as rebuilt, Gallery.open(gallery, read_only=True) as old:
+        assert {replace(one, id=0) for one in map(_hashable, rebuilt.records())} == {
+            replace(one, id=0) for one in map(_hashable, old.records())
+        }
+        assert len(rebuilt) == 9 and "bob" in {record.pid for record in rebuilt.records()}
+
+
+def _hashable(record):
+    return replace(record, attributes=tuple(sorted(record.attributes.items())))
+
+
 def test_people_of_a_video_are_rebuilt_from_it(run, world, tmp_path):
     write_video(tmp_path / "yard.mp4", 8, coarse_noise)
     (tmp_path / "boxes.csv").write_text("frame,left,top,right,bottom,pid\n0,0,0,40,90,1\n4,10,0,50,90,1\n4,60,0,110,90,2\n")

@@ -308,3 +308,69 @@ def test_parse_gallery_takes_a_name_or_calls_it_after_its_place_and_repeats_no_p
         with pytest.raises(UsageError, match=r"People' cannot be a gallery's name.*NAME=PLACE") as caught:
             parse_gallery(place)
         assert "hidden" not in str(caught.value)
+
+
+def test_conditions_that_a_route_does_not_know_are_refused_and_nothing_is_done(client, people):
+    enrolled(client, people, 1, 2, pid="7", camid="1")
+    later = time.time() + 3600
+    for method, path in (
+        ("DELETE", f"{people}/records?enrolled_before_s={later}&pid=8"),
+        ("DELETE", f"{people}/records?enrolled_before_s=5&enrolled_before_s={later}"),
+        ("DELETE", f"{people}/people/7?camid=2"),
+        ("DELETE", f"{people}/records/1?pid=8"),
+        ("POST", f"{people}/vacuum?pid=8"),
+        ("GET", f"{people}/records?pid=7&pid=8"),
+        ("GET", f"{people}?pid=7"),
+        ("POST", "/v1/search?top=1"),
+        ("POST", "/v1/embed?top=1"),
+    ):
+        assert client.request(method, path).status_code == 422, path
+    answer = client.post(f"{people}/records?pid=8", files=files(picture(3)))
+    assert answer.status_code == 422 and "no query parameters" in answer.json()["detail"]
+    assert client.get(f"{people}/records?pid=7&camid=1").json()["num_matching"] == 2
+
+
+def test_junk_and_truth_values_are_no_identities_and_no_cameras(client, people):
+    for fields, name in (({"pid": "-1"}, "pid: "), ({"camid": "-1"}, "camid: ")):
+        answer = client.post(f"{people}/records", files=files(picture(1)), data=fields)
+        assert answer.status_code == 422 and name in answer.json()["detail"], answer.text
+        assert client.get(f"{people}/records", params=fields).status_code == 422
+    enrolled(client, people, 1, pid="0", camid="0")
+    for labels in ({"pid": True}, {"camid": True}, {"camid": False}):
+        answer = client.patch(f"{people}/records/1", json=labels)
+        assert answer.status_code == 422 and "true or false" in answer.json()["detail"], answer.text
+    record = client.get(f"{people}/records/1").json()
+    assert (record["pid"], record["camid"]) == (0, 0)
+
+
+def test_names_of_wrong_fields_are_those_of_the_interface(client, people):
+    for fields in ({"pid": "-7"}, {"attributes": "red"}, {"camid": "one"}):
+        detail = client.post(f"{people}/records", files=files(picture(1)), data=fields).json()["detail"]
+        assert all(sentence.startswith(f"{next(iter(fields))}: ") for sentence in detail.split("; ")), detail
+
+
+def test_what_was_written_is_answered_also_where_it_took_too_long():
+    runtime = ColorRuntime()
+    with running(runtime, galleries=("people",), timeout_s=0.3) as (client, service):
+        runtime.held.clear()
+        with ThreadPoolExecutor(1) as pool:
+            enrolling = pool.submit(client.post, "/v1/galleries/people/records", files=files(picture(1)))
+            assert runtime.in_run.wait(20)
+            time.sleep(0.6)
+            runtime.held.set()
+            answer = enrolling.result()
+        assert (answer.status_code, answer.json()["num_added"], len(service.galleries.get("people"))) == (200, 1, 1)
+
+
+def test_the_same_new_image_in_two_requests_is_a_conflict_and_counted_once():
+    runtime = ColorRuntime()
+    path = "/v1/galleries/people/records"
+    with running(runtime, galleries=("people",), num_store_threads=2) as (client, _):
+        runtime.held.clear()
+        with ThreadPoolExecutor(2) as pool:
+            both = [pool.submit(client.post, path, files=files(picture(1)), data={"pid": pid}) for pid in ("1", "2")]
+            assert runtime.in_run.wait(20)
+            time.sleep(0.5)  # the other one has looked the image up too
+            runtime.held.set()
+            answers = [one.result().json() for one in both]
+        assert sorted((one["num_added"], one["num_known"], len(one["conflicts"])) for one in answers) == [(0, 1, 1), (1, 0, 0)]

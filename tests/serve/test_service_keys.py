@@ -41,6 +41,14 @@ def test_keys_differ_and_each_opens_for_its_own_holder(file):
         file.remove(keys[1].id)
 
 
+def test_a_file_of_keys_behind_a_link_is_the_file(file, tmp_path):
+    key, token = file.add("first", "read")
+    link = tmp_path / "link.json"
+    link.symlink_to(file.path)
+    assert KeyFile(link).remove(key.id) == key
+    assert link.is_symlink() and file.read() == () and KeyRing(file).find(token) is None
+
+
 def test_a_running_service_takes_changes_of_the_file_up(file, monkeypatch):
     _, token = file.add("first", "read")
     ring = KeyRing(file)

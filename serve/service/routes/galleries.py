@@ -66,12 +66,10 @@ async def remove_person(writer: Writer, gallery: GalleryDep, pid: Person) -> sch
 
 @router.delete("/{name}/records")
 async def remove_old_records(
-    writer: Writer,
-    gallery: GalleryDep,
-    enrolled_before_s: Annotated[schemas.TimeS, Query(description="Enrolled before this time, seconds since 1970 (UTC).")],
+    writer: Writer, gallery: GalleryDep, query: Annotated[schemas.OldRecords, Query()]
 ) -> schemas.NumRemoved:
     """Remove all records that were enrolled before a time, for good."""
-    return await writer.remove(lambda: gallery.remove(enrolled_before_s=enrolled_before_s))
+    return await writer.remove(lambda: gallery.remove(enrolled_before_s=query.enrolled_before_s))
 
 
 @router.post("/{name}/vacuum", status_code=204)
