@@ -6,7 +6,9 @@ function with typer's annotations; its docstring is its help.
 
 import os
 import pkgutil
+import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -104,6 +106,9 @@ def main() -> None:
 
     With ``HAT_DEBUG=1`` in the environment an error that is not ours is raised with its traceback.
     """
+    with suppress(ValueError):  # in a thread, where a program of its own calls this
+        # Ends as Ctrl+C does, through every `finally`: no temporary folder and no process of ours is left.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         try:
             app()

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from hat.data.datasets import ReIDDataset
 from hat.embedder import Embedder
-from hat.errors import DataError
+from hat.errors import DataError, UsageError
 from hat.metrics import RankingResult, center_by_camera, evaluate_embeddings, evaluate_ranking
 from hat.metrics import rerank as rerank_distances
 
@@ -52,10 +52,20 @@ def embed_dataset(
 
 
 def center_dataset(query: Embeddings, gallery: Embeddings, dataset: ReIDDataset) -> tuple[Embeddings, Embeddings]:
-    """Return both sides less the mean of each camera over query and gallery together, scaled to unit length again."""
+    """Return both sides less the mean of each camera over query and gallery together, scaled to unit length again.
+
+    A data set whose cameras are not known is a `UsageError`: the means of its two sides would be taken for theirs.
+    """
+    check_centerable(dataset)
     camids = np.concatenate([dataset.query.camids, dataset.gallery.camids])
     centered = center_by_camera(np.concatenate([query, gallery]), camids)
     return centered[: len(query)], centered[len(query) :]
+
+
+def check_centerable(dataset: ReIDDataset) -> None:
+    """Refuse a data set whose cameras are not known by a `UsageError`, where each camera's mean is to be subtracted."""
+    if not dataset.has_cameras:
+        raise UsageError(f"{dataset.name}: nothing says a camera, so there is none to center: leave out --center-cameras")
 
 
 def check_rankable(dataset: ReIDDataset) -> None:

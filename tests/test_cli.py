@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -44,6 +45,21 @@ def test_every_command_has_examples_and_json_and_shows_its_help_without_argument
     if name not in NEEDS_NO_ARGUMENTS:
         bare = CliRunner().invoke(app, [name])
         assert bare.exit_code == 2 and "Usage: " in bare.output
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does_and_leaves_nothing(tmp_path):
+    arguments = ["synth", tmp_path / "drawn", "--ids", 400, "--workers", 2]
+    with subprocess.Popen([sys.executable, "-m", "hat", *map(str, arguments)], stderr=subprocess.DEVNULL) as process:
+        try:
+            until = time.monotonic() + 60
+            while not list(tmp_path.glob(".drawn.*/*/*/*.jpg")) and time.monotonic() < until:
+                time.sleep(0.05)
+            assert list(tmp_path.iterdir()), "it had begun"
+            process.terminate()
+            assert process.wait(60) == 143
+        finally:
+            process.kill()
+    assert not list(tmp_path.iterdir())
 
 
 def test_version_and_unknown_command(run_hat):

@@ -9,6 +9,8 @@ from PIL import Image
 from tiny_hat import lively_hat
 
 import hat
+from hat.errors import UsageError
+from hat.evaluation import center_dataset, rank_dataset
 from hat.runtime import TorchRuntime
 
 
@@ -111,6 +113,17 @@ def test_evaluate_center_cameras_is_the_same_in_python_and_on_the_command_line(m
     assert expected.mAP == pytest.approx(brute_force_map(rows[:6], rows[6:], dataset), abs=1e-9)
 
 
+def test_cameras_are_centered_also_where_they_do_not_decide_which_pairs_count(market_folder, embedder, eval_json):
+    content, _ = eval_json("--center-cameras", "--no-cameras")
+    dataset = hat.load_dataset("market1501", market_folder)
+    sides = center_dataset(embedder.embed(dataset.query.paths), embedder.embed(dataset.gallery.paths), dataset)
+    expected = rank_dataset(*sides, dataset.without_cameras()).result
+    assert content["results"][0]["mAP"] == pytest.approx(expected.mAP, abs=1e-6)
+    assert content["results"][0]["has_cameras"] is False
+    with pytest.raises(UsageError, match="nothing says a camera"):
+        hat.evaluate(embedder, dataset.without_cameras(), center_cameras=True)
+
+
 def test_a_bad_image_is_named_and_can_be_left_out(market_folder, checkpoint, run_hat, eval_json, tmp_path):
     folder = shutil.copytree(market_folder, tmp_path / market_folder.name)
     bad = sorted((folder / "bounding_box_test").glob("0003*"))[0]
@@ -121,12 +134,22 @@ def test_a_bad_image_is_named_and_can_be_left_out(market_folder, checkpoint, run
     assert bad.name in said.replace("\n", "") and content["results"][0]["num_bad_images"] == 1
 
 
-def test_wrong_options_are_one_sentence(market_folder, checkpoint, run_hat):
+def test_wrong_options_are_one_sentence(market_folder, checkpoint, run_hat, tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    image = next((market_folder / "query").iterdir())
+    before = image.read_bytes()
     for options, sentence in {
         ("--precision", "int4"): "unknown precision 'int4'",
         ("--device", "gpu"): "unknown device 'gpu'",
         ("--rank-list", "ranks.xyz"): "must name a picture format",
         ("--record", market_folder): "takes a Markdown file",
+        ("--rank-list", "ranks.psd"): "must name a picture format",
+        ("--rank-list", tmp_path / "folder.png"): "is a folder",
+        ("--rank-list", image): "is an image of market1501",
+        ("--save-split", image): "is there already",
+        ("--baseline", checkpoint): "--baseline is shown by --cam",
+        ("--cam", tmp_path / "cam.png", "--baseline", "nowhere"): "nowhere",
     }.items():
         result = run_hat("eval", checkpoint, "--data", market_folder, *options)
-        assert result.returncode == 2 and sentence in result.stderr and "Traceback" not in result.stderr
+        assert result.returncode == 2 and sentence in result.stderr and "Traceback" not in result.stderr, options
+    assert image.read_bytes() == before

@@ -101,6 +101,7 @@ def train_model(
     with process_group(device) as context, contextlib.ExitStack() as stack:
         if context.is_main:
             folder.check(resume=resume, force=force)
+            folder.check_inputs(config, resume=resume)
             stack.enter_context(folder.lock())
         stack.enter_context(_one_sentence(folder))
         place = next((i for i, dataset in enumerate(datasets) if len(dataset.query) and len(dataset.gallery)), None)
@@ -195,7 +196,11 @@ class Trainer:
                 f"an epoch has {self.sampler.num_batches} batches and a step accumulates {config.optim.accumulate}; "
                 "lower optim.accumulate or the batch"
             )
-        self.model, self.weights_note = initial_model(config, train.num_pids)
+        goes_on = resume and folder.has_state
+        if goes_on:  # the state has every weight: what the run began with need not be there any more
+            self.model, self.weights_note = HAT(config.model, train.num_pids), ""
+        else:
+            self.model, self.weights_note = initial_model(config, train.num_pids)
         self._plain_config = config_to_dict(config)
         self._data = describe_data(train)
         self.teacher = open_teacher(config, train.paths, self._data, context)
@@ -206,7 +211,7 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self._state_written = time.monotonic()
         self.interval, self.whole_epoch = RunningMeans(), RunningMeans()
-        if resume and folder.has_state:
+        if goes_on:
             self._restore(read_state(folder.last))
         self.images = open_images(train.paths, self.model.preprocessing, config.data, context)
 

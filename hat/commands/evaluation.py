@@ -87,26 +87,33 @@ def evaluate(
     from hat.data.csv_table import write_csv_table
     from hat.data.images import set_gray_bits
     from hat.embedder import Embedder
-    from hat.evaluation import rank_dataset
+    from hat.evaluation import center_dataset, rank_dataset
+    from hat.io.atomic_output import check_output
     from hat.runtime.torch_runtime import checked_precision
 
     start = time.monotonic()
     check_record(record)
     set_gray_bits(gray_bits)
-    datasets = _open_datasets(data, split_seed, skip_bad=skip_bad, no_cameras=no_cameras)
+    if save_split is not None:
+        check_output(save_split, overwrite=False)
+    datasets = _open_datasets(data, split_seed, skip_bad=skip_bad, no_cameras=no_cameras, center_cameras=center_cameras)
     if save_split is not None:
         write_csv_table(datasets[0], save_split)
     embedder = Embedder.open(
         model, device=device, precision=checked_precision(precision), batch_size=batch_size, num_workers=num_workers
     )
-    _check_pictures(embedder, rank_list, cam, tfc_maps)
+    _check_pictures(embedder, datasets[0], rank_list, cam, tfc_maps, baseline)
     results: list[dict[str, Any]] = []
     for dataset in datasets:
         num_bad = 0
         if skip_bad:
-            dataset, num_bad = _without_bad_images(dataset)  # noqa: PLW2901
+            dataset, num_bad = _without_bad_images(dataset, no_cameras)  # noqa: PLW2901
         query, gallery, seconds = _embed(embedder, dataset, flip)
-        ranking = rank_dataset(query, gallery, dataset, rerank=rerank, center_cameras=center_cameras)
+        if center_cameras:  # by the cameras that there are, also where they do not decide which pairs count
+            query, gallery = center_dataset(query, gallery, dataset)
+        if no_cameras:
+            dataset = dataset.without_cameras()  # noqa: PLW2901
+        ranking = rank_dataset(query, gallery, dataset, rerank=rerank)
         if not results:
             _draw_ranks(ranking, dataset, Path(model).name, rank_list)
             _draw_maps(embedder, dataset, baseline, cam, tfc_maps)
@@ -125,20 +132,22 @@ def evaluate(
     emit(result, make_table([list(row.values()) for row in rows], list(rows[0]), left=("data set",)), as_json)
 
 
-def _open_datasets(specs: list[str], split_seed: int, *, skip_bad: bool, no_cameras: bool) -> list[ReIDDataset]:
-    """Open data sets that can be ranked."""
+def _open_datasets(
+    specs: list[str], split_seed: int, *, skip_bad: bool, no_cameras: bool, center_cameras: bool
+) -> list[ReIDDataset]:
+    """Open data sets that can be ranked as it was asked for."""
     from hat.data import open_dataset
-    from hat.evaluation import check_rankable
+    from hat.evaluation import check_centerable, check_rankable
 
     datasets = [open_dataset(spec, split_seed=split_seed, skip_missing=skip_bad) for spec in specs]
-    if no_cameras:
-        datasets = [dataset.without_cameras() for dataset in datasets]
     for dataset in datasets:
-        check_rankable(dataset)
+        if center_cameras:
+            check_centerable(dataset)
+        check_rankable(dataset.without_cameras() if no_cameras else dataset)
     return datasets
 
 
-def _without_bad_images(dataset: ReIDDataset) -> tuple[ReIDDataset, int]:
+def _without_bad_images(dataset: ReIDDataset, no_cameras: bool) -> tuple[ReIDDataset, int]:
     """Return a data set without images that cannot be used, which are named, and their number."""
     from hat.data.loading import without_bad_images
     from hat.evaluation import check_rankable
@@ -146,7 +155,7 @@ def _without_bad_images(dataset: ReIDDataset) -> tuple[ReIDDataset, int]:
     dataset, bad = without_bad_images(dataset, ("query", "gallery"))
     for path, reason in bad:
         stderr.print(f"left out: {path}: {reason}")
-    check_rankable(dataset)  # what is left of it
+    check_rankable(dataset.without_cameras() if no_cameras else dataset)  # what is left of it
     return dataset, len(bad)
 
 
@@ -190,14 +199,30 @@ def _draw_maps(embedder: Embedder, dataset: ReIDDataset, baseline: str | None, c
         _save(visual.tfc_maps(embedder.runtime.model, images), tfc_maps)
 
 
-def _check_pictures(embedder: Embedder, rank_list: Path | None, cam: Path | None, tfc_maps: Path | None) -> None:
+def _check_pictures(
+    embedder: Embedder,
+    dataset: ReIDDataset,
+    rank_list: Path | None,
+    cam: Path | None,
+    tfc_maps: Path | None,
+    baseline: str | None,
+) -> None:
     """Refuse what could not be drawn before the images are embedded, not after."""
     from hat.errors import UsageError
+    from hat.io.checkpoint import read_checkpoint_info
     from hat.io.plot_file import check_picture_path
     from hat.runtime import TorchRuntime
 
     for path in (rank_list, cam, tfc_maps):
         check_picture_path(path, "--rank-list, --cam and --tfc-maps")
+        if path is not None and path.resolve() in {
+            Path(image).resolve() for image in (*dataset.query.paths, *dataset.gallery.paths)
+        }:
+            raise UsageError(f"{path} is an image of {dataset.name}: give the picture another name")
+    if baseline is not None:
+        if cam is None:
+            raise UsageError("--baseline is shown by --cam: give both")
+        read_checkpoint_info(baseline)
     if (cam or tfc_maps) and not isinstance(embedder.runtime, TorchRuntime):
         raise UsageError(f"--cam and --tfc-maps look inside the model and need a checkpoint, not {embedder.runtime.name}")
 

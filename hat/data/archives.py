@@ -11,6 +11,7 @@ import re
 import threading
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from hat.errors import DataError, ImageError
@@ -31,7 +32,9 @@ def location_exists(location: str) -> bool:
     """Return whether a file, or an archive and a file in it, is there; a `DataError` where the archive cannot be read."""
     member = split_location(location)
     if member is None:
-        return "\0" not in location and Path(location).is_file()
+        with suppress(OSError, ValueError):  # a name that is too long for any file, or that none can have
+            return Path(location).is_file()
+        return False
     archive, name = member
     return Path(archive).is_file() and name in _directory(archive) and not name.endswith("/")
 

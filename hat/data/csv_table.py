@@ -14,7 +14,7 @@ from hat.data.archives import location_exists
 from hat.data.datasets import JUNK_PID, ReIDDataset, Sample, assemble
 from hat.data.labels import number_labels
 from hat.errors import DataError
-from hat.io.atomic_output import writing
+from hat.io.atomic_output import atomic_output, encodable
 
 _COLUMNS = ("path", "pid", "camid", "split")
 _SPLITS = ("train", "query", "gallery")
@@ -131,8 +131,11 @@ def is_csv_table(path: Path) -> bool:
 
 
 def write_csv_table(dataset: ReIDDataset, path: Path) -> None:
-    """Write a data set, with absolute paths, as a table that `read_csv_table` reads, in place of a file that is there."""
-    with writing(path), path.open("w", newline="", encoding="utf-8") as file:
+    """Write a data set, with absolute paths, as a table that `read_csv_table` reads, whole or not at all.
+
+    A file that is there is never replaced, since it may be the table that the data set came from: a `UsageError`.
+    """
+    with atomic_output(path) as unfinished, encodable(path), unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         for split in (dataset.train, dataset.query, dataset.gallery):

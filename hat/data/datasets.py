@@ -163,7 +163,7 @@ def find_overlaps(dataset: ReIDDataset) -> tuple[str, ...]:
     """Return notes on images with the same content in two splits; what cannot be read is left to whoever decodes it."""
     splits = {split.name: split.paths for split in (dataset.train, dataset.query, dataset.gallery)}
     digests = _digests(path for paths in splits.values() for path in paths)
-    contents = {name: {digests[path]: path for path in paths if path in digests} for name, paths in splits.items()}
+    contents = {name: {digests.get(path, path): path for path in paths} for name, paths in splits.items()}
     notes = []
     for first, second, meaning in (
         ("query", "gallery", "each is found as its own copy and figures flatter"),

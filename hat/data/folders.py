@@ -78,6 +78,10 @@ def read_identity_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
     drawn_from = next((name for name in ("", "test") if name in parts), None)
     if drawn_from is not None:
         persons = parts.pop(drawn_from)
+        names: dict[int, str] = {}  # 7 and 007 are one person, who must not be drawn into two parts
+        for label in sorted(pids):
+            names.setdefault(pids[label], label)
+        persons = [image._replace(label=names[pids[image.label]]) for image in persons]
         drawn = _draw(persons, split_seed, root, with_train=drawn_from == "")
         if drawn["query"]:
             notes.append(f"split drawn by identity and camera with seed {split_seed}")
@@ -123,7 +127,7 @@ def _collect(tree: ImageTree, notes: list[str]) -> list[_Found]:
     found: list[_Found] = []
     nested: list[str] = []
     labels = tree.folders()
-    if wrong := [label for label in labels if plain_name(label) in _NOT_A_PERSON]:
+    if wrong := [label for label in labels if label.isascii() and plain_name(label) in _NOT_A_PERSON]:
         raise DataError(
             f"{tree.where}: the folder {wrong[0]} is no person's; expected a folder for each identity (the nearest layout), "
             "train/, query/ and gallery/ with such folders, or Market-style names like 0002_c1s1_000451_03.jpg in those three"

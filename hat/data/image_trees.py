@@ -88,10 +88,14 @@ class FolderTree(ImageTree):
         try:
             with os.scandir(self.path) as entries:
                 for entry in entries:
-                    if entry.is_dir():
+                    try:
+                        is_folder, is_file = entry.is_dir(), entry.is_file()
+                    except OSError:  # a link that leads to itself
+                        is_folder = is_file = False
+                    if is_folder:
                         content.folders[entry.name] = Content()
                     else:
-                        (content.files if entry.is_file() else content.broken).append(entry.name)
+                        (content.files if is_file else content.broken).append(entry.name)
         except OSError as error:
             raise DataError(f"{self.path}: the folder cannot be listed ({error.strerror})") from None
         return content

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hat.data.archives import read_member, split_location
 from hat.errors import ImageError, UsageError
@@ -89,8 +89,7 @@ def describe_frames(paths: Sequence[str]) -> tuple[str, ...]:
     num_wide = 0
     for path in looked_at:
         with contextlib.suppress(ImageError):  # left to whoever decodes it
-            width, height = image_size(read_encoded(path), path)
-            num_wide += width > height
+            num_wide += _is_wide(read_encoded(path), path)
     if 2 * num_wide <= len(looked_at):
         return ()
     return (
@@ -99,13 +98,25 @@ def describe_frames(paths: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def _is_wide(data: bytes, name: str) -> bool:
+    """Return whether an encoded image is wider than high, once it is upright."""
+    with _open_lazily(data, name, MAX_PIXELS) as image:
+        width, height = image.size
+        try:
+            lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        except (TypeError, *_DECODER_ERRORS):
+            lies = False
+    return height > width if lies else width > height
+
+
 def to_rgb(image: Image.Image, *, name: str = "image", gray_bits: int | None = None) -> Image.Image:
     """Return an opened image of any mode as it is embedded, whether it came from a file or from a caller's hands.
 
     It is RGB and upright by its EXIF orientation; itself where nothing has to change. Transparent pixels are composited on
     white, as a browser shows them. Of sixteen-bit gray the upper eight of ``gray_bits`` bits are kept, since cameras store 10,
     12 or 14 in such files; None is what `set_gray_bits` says, or else 16, with a warning, which calls the image ``name``, where
-    that leaves it nearly black.
+    that leaves it nearly black. Numbers whose range says nothing of black and white (beyond 16 bits, or floating point other
+    than 0 to 255) are an `ImageError`.
     """
     try:
         with _HEADER_LOCK, warnings.catch_warnings():
@@ -116,7 +127,11 @@ def to_rgb(image: Image.Image, *, name: str = "image", gray_bits: int | None = N
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64).clip(0, 2**16 - 1)  # Pillow would clip every value above 255 to white
+        values = np.asarray(image).astype(np.int64)
+        if values.min(initial=0) < 0 or values.max(initial=0) >= 2**16:
+            raise ImageError(
+                f"{name}: pixels from {values.min()} to {values.max()}, expected at most 16 bits: save it with 8 or 16"
+            )
         gray_bits = gray_bits or _default_gray_bits
         if gray_bits is None and 255 < values.max(initial=0) < _SOON_BLACK:
             bits = int(values.max()).bit_length()
@@ -124,7 +139,13 @@ def to_rgb(image: Image.Image, *, name: str = "image", gray_bits: int | None = N
             warnings.warn(f"{name}: sixteen-bit gray that uses {bits} bits is nearly black; {remedy}", stacklevel=2)
         return Image.fromarray((values >> ((gray_bits or 16) - 8)).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        return Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8)).convert("RGB")
+        levels = np.asarray(image)
+        lowest, highest = levels.min(initial=255), levels.max(initial=0)
+        if not 0 <= lowest <= highest <= 255 or 0 < highest <= 1:  # written so that NaN is wrong too
+            raise ImageError(
+                f"{name}: floating point from {lowest:g} to {highest:g}, expected 0 to 255: save it with 8 or 16 bits"
+            )
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         opaque = image.convert("RGBA")
         canvas = Image.new("RGBA", opaque.size, (255, 255, 255, 255))

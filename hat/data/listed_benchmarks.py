@@ -249,16 +249,20 @@ def _read_tracklets(tree: ImageTree) -> list[Sample]:
 def _middle_frames(info: Path, by_name: dict[str, Sample]) -> tuple[list[Sample], list[Sample]]:
     """Return query and gallery from ``test_name.txt``, ``tracks_test_info.mat`` and ``query_IDX.mat``."""
     names = " ".join(_read_lines(info / "test_name.txt")).split()
-    tracks = _load_mat(info / "tracks_test_info.mat", ["track_test_info"])["track_test_info"]
-    queries = set(_load_mat(info / "query_IDX.mat", ["query_IDX"])["query_IDX"].reshape(-1).tolist())
-    if tracks.ndim != 2 or tracks.shape[1] != 4:
-        raise DataError(f"{info}: tracks_test_info.mat has the shape {tracks.shape}, expected four columns")
+    tracks_file, query_file = info / "tracks_test_info.mat", info / "query_IDX.mat"
+    table = _load_mat(tracks_file, ["track_test_info"])["track_test_info"]
+    tracks = _integers(table, "track_test_info", tracks_file)
+    if np.ndim(table) != 2 or np.shape(table)[1] != 4:
+        raise DataError(f"{tracks_file}: track_test_info has the shape {np.shape(table)}, expected four columns")
+    queries = set(_integers(_load_mat(query_file, ["query_IDX"])["query_IDX"], "query_IDX", query_file).tolist())
     query: list[Sample] = []
     gallery: list[Sample] = []
-    for number, (first, last, pid, _) in enumerate(tracks.tolist(), start=1):  # first and last image from 1, pid, camera
+    for number, (first, last, pid, _) in enumerate(
+        tracks.reshape(-1, 4).tolist(), start=1
+    ):  # first and last image from 1, pid, camera
         if pid < 0:
             continue
-        middle = (int(first) + int(last)) // 2 - 1
+        middle = (first + last) // 2 - 1
         sample = by_name.get(names[middle]) if 0 <= middle < len(names) else None
         if sample is None:
             raise DataError(f"{info}: the middle frame of test tracklet {number} is not in bbox_test/")

@@ -22,6 +22,15 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def encodable(path: Path) -> Iterator[None]:
+    """Make a name that no text can hold, since names on disk may be any bytes, a `WorkError` while a text is written."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise WorkError(f"{path}: cannot be written: {error.object!r:.200} is no valid Unicode: rename it") from None
+
+
+@contextmanager
 def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Write a file under a temporary folder beside its place, and move it there when it is complete.
 
@@ -51,6 +60,8 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 def check_output(path: Path, *, overwrite: bool) -> None:
     """Refuse, before the work, a file that could not be written after it: there already, or in no folder (`UsageError`)."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name a file")
     if path.exists() and not overwrite:
         raise UsageError(f"{path} is there already: give another name, or --force to replace it")
     check_parent(path)

@@ -44,7 +44,7 @@ def check_picture_path(path: Path | None, purpose: str | None = None) -> None:
         return
     if purpose is not None:
         require_matplotlib(purpose)
-    if path.suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise UsageError(f"{path}: the ending must name a picture format, such as .png")
     check_output(path, overwrite=True)
 

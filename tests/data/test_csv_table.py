@@ -1,12 +1,13 @@
 """A data set in a CSV table."""
 
+import os
 import zipfile
 
 import pytest
 
 from hat.data import load_dataset, open_dataset, read_image
 from hat.data.csv_table import write_csv_table
-from hat.errors import DataError
+from hat.errors import DataError, UsageError, WorkError
 
 HEADER = "path,pid,camid,split\n"
 GOOD = """path,pid,camid,split
@@ -139,3 +140,18 @@ def test_write_csv_table_gives_the_same_split_to_others(touch, tmp_path):
     again = open_dataset(tmp_path / "split.csv")
     for split in ("train", "query", "gallery"):
         assert getattr(again, split).samples == getattr(data, split).samples
+    before = (tmp_path / "split.csv").read_bytes()
+    with pytest.raises(UsageError, match="is there already"):
+        write_csv_table(data, tmp_path / "split.csv")
+    assert (tmp_path / "split.csv").read_bytes() == before
+    (tmp_path / "own/a/a_c1_0.jpg").rename(tmp_path / os.fsdecode(b"own/a/a_c1_\xe9.jpg"))
+    with pytest.raises(WorkError, match="is no valid Unicode: rename it"):
+        write_csv_table(load_dataset("folder", tmp_path / "own"), tmp_path / "other.csv")
+    assert not (tmp_path / "other.csv").exists()
+
+
+def test_a_name_that_no_file_can_have_is_a_file_that_is_not_there(write):
+    table = write(GOOD + f"{'n' * 300}.jpg,9,1,train\n")
+    with pytest.raises(DataError, match="line 7"):
+        open_dataset(table)
+    assert len(open_dataset(table, skip_missing=True).train) == 2

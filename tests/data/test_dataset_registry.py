@@ -152,6 +152,16 @@ def test_find_overlaps_by_content_and_identity(tmp_path):
     (tmp_path / "gallery" / "0002_c3_9.png").write_bytes((tmp_path / "query" / "0002_c1_2.png").read_bytes())
     (note,) = find_overlaps(open_dataset(tmp_path))
     assert note.startswith("1 pictures are in query and gallery both, such as ")
+    table = tmp_path / "twice.csv"  # no two of these files are of one size
+    (tmp_path / "train" / "0002_c1_1.png").write_bytes(b"0" * 1000)
+    names = ("train/0001_c1_1.png", "train/0002_c1_1.png")
+    rows = [f"{name},{pid},{split},{split}" for pid, name in enumerate(names) for split in ("train", "query", "gallery")]
+    table.write_text("\n".join(["path,pid,camid,split", *rows]))
+    notes = find_overlaps(open_dataset(table))
+    assert [note[:44] for note in notes] == [
+        f"2 pictures are in {first} and {second} both, such as"[:44]
+        for first, second in (("query", "gallery"), ("train", "query"), ("train", "gallery"))
+    ]
 
 
 def test_check_rankable_says_what_is_void(touch, tmp_path):

@@ -157,3 +157,19 @@ def test_read_camera_folders_with_identity_folders_inside(touch, tmp_path):
     assert (len(data.train), len(data.query), len(data.gallery)) == (8, 4, 4)
     with pytest.raises(DataError, match="does not begin with an identity"):
         open_dataset(touch(tmp_path / "bad", ["cam1/x.jpg", "cam2/y.jpg"]))
+
+
+def test_7_and_007_are_one_person_who_is_drawn_into_one_part(touch, tmp_path):
+    names = [f"{who}/{file}_{who}.jpg" for who in ("7", "007", "8", "9") for file in "ab"]
+    for seed in range(8):
+        dataset = load_dataset("folder", touch(tmp_path / "own", names), split_seed=seed)
+        assert not {sample.pid for sample in dataset.train} & {sample.pid for sample in dataset.query}
+        assert Counter(sample.pid for part in (dataset.train, dataset.query, dataset.gallery) for sample in part)[7] == 4
+
+
+def test_a_link_to_itself_and_names_with_accents_are_no_obstacle(touch, tmp_path):
+    touch(tmp_path, [f"{who}/c{camera}_{number}.jpg" for who in ("Allé", "Zoë") for camera in (1, 2) for number in (1, 2)])
+    (tmp_path / "Zoë" / "self.jpg").symlink_to("self.jpg")
+    dataset = load_dataset("folder", tmp_path)
+    assert len(dataset.train) + len(dataset.query) + len(dataset.gallery) == 8
+    assert any("self.jpg" in note for note in dataset.notes)

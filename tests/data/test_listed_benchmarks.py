@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.io import savemat
+from scipy.sparse import csc_matrix
 
 from hat.data import detect_dataset, load_dataset, open_dataset
 from hat.errors import DataError
@@ -190,6 +191,20 @@ def test_read_mars_middle_frames_of_tracklets(touch, tmp_path):
     assert data.name == "mars" and labels(data.train) == [(1, 1), (1, 2)]
     assert [(s.pid, s.camid, s.path[-8:]) for s in data.query] == [(2, 1, "F002.jpg"), (4, 1, "F002.jpg")]
     assert labels(data.gallery) == [(2, 2), (4, 2)]
+    cells = np.empty((1, 2), dtype=object)
+    cells[0, 0], cells[0, 1] = np.array([2.0]), np.array([4.0])
+    for lists, words in (
+        ({"track_test_info": np.where(tracks == 7, np.nan, tracks)}, "track_test_info is expected to hold whole numbers"),
+        ({"track_test_info": csc_matrix(tracks)}, "track_test_info is expected to hold whole numbers"),
+        ({"track_test_info": tracks[:, :3]}, "expected four columns"),
+        ({"query_IDX": cells}, "query_IDX is expected to hold whole numbers"),
+        ({"query_IDX": csc_matrix(np.array([[2.0, 4.0]]))}, "query_IDX is expected to hold whole numbers"),
+    ):
+        content = {"track_test_info": tracks, "query_IDX": np.array([[2, 4]]), **lists}
+        savemat(info / "tracks_test_info.mat", {"track_test_info": content["track_test_info"]})
+        savemat(info / "query_IDX.mat", {"query_IDX": content["query_IDX"]})
+        with pytest.raises(DataError, match=words):
+            open_dataset(tmp_path)
     touch(tmp_path, ["bbox_train/0001/holiday.jpg"])
     with pytest.raises(DataError, match=r"holiday\.jpg: expected a name of MARS"):
         open_dataset(tmp_path)

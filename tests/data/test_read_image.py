@@ -165,6 +165,21 @@ def test_read_image_gray_of_fewer_bits_warns_and_is_scaled_on_request(bits, enco
     assert np.array_equal(np.asarray(decode_image(encode(Image.fromarray(whole), "PNG"), "x"))[..., 0], whole >> 8)
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [(np.float32, one) for one in ([0, 0.5, 1], [0, np.nan, 9], [0, np.inf], [-1, 200])]
+    + [(np.int32, one) for one in ([0, 2**16], [-1, 5])],
+)
+def test_numbers_whose_range_says_nothing_of_black_and_white_are_refused(kind, values, encode):
+    with pytest.raises(ImageError, match=r"^odd: .* save it with 8 or 16"):
+        decode_image(encode(Image.fromarray(np.array([values], dtype=kind)), "TIFF"), "odd")
+
+
+def test_floating_point_from_0_to_255_is_gray(encode):
+    pixels = np.asarray(decode_image(encode(Image.fromarray(np.float32([[0, 100.4, 255]])), "TIFF"), "x"))
+    assert pixels[0, :, 0].tolist() == [0, 100, 255]
+
+
 def test_to_rgb_is_the_same_from_a_path_and_from_a_callers_image(picture, encode):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -218,3 +233,9 @@ def test_describe_frames_whole_frames_are_told(tmp_path):
     frame, person = str(tmp_path / "frame.png"), str(tmp_path / "person.png")
     assert images.describe_frames([frame, frame, person])[0].startswith("2 of 3 images looked at are wider than high")
     assert images.describe_frames([frame, person]) == images.describe_frames([]) == ()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name, size in (("lying.jpg", (64, 32)), ("standing.jpg", (32, 64))):  # each the other way round, as it is shown
+        Image.new("RGB", size).save(tmp_path / name, exif=turned)
+    assert images.describe_frames([str(tmp_path / "lying.jpg")]) == ()
+    assert images.describe_frames([str(tmp_path / "standing.jpg")])

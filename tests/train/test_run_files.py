@@ -13,6 +13,7 @@ from hat.config import config_to_dict
 from hat.data.datasets import Sample, Split
 from hat.errors import CheckpointError, ConfigError, MissingExtraError, UsageError, WorkError
 from hat.train import TrainConfig, compose_config
+from hat.train.config import DistillConfig
 from hat.train.run.log import RunLog, RunningMeans
 from hat.train.run.run_folder import RunFolder, check_same_run, describe_data, read_state, write_state
 
@@ -186,6 +187,27 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path):
         folder.check(resume=True, force=True)
     with pytest.raises(UsageError, match="is a file"):
         RunFolder(folder.path / "notes.txt").check(resume=False, force=True)
+
+
+def test_a_run_is_not_replaced_by_one_that_begins_with_its_weights(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(TrainConfig(), resume=False)
+    weights = folder.path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    (tmp_path / "link").symlink_to(folder.path)
+    for name, value in (
+        ("initial_checkpoint", folder.path),
+        ("initial_checkpoint", tmp_path / "link"),
+        ("backbone_weights", weights),
+    ):
+        config = TrainConfig(**{name: str(value)})
+        with pytest.raises(UsageError, match="which --force removes"):
+            folder.check_inputs(config, resume=False)
+        folder.check_inputs(config, resume=True)
+    taught = TrainConfig(distill=DistillConfig(teacher=str(weights)))
+    with pytest.raises(UsageError, match="which --force removes"):
+        folder.check_inputs(taught, resume=False)
+    folder.check_inputs(TrainConfig(initial_checkpoint=str(tmp_path), backbone_weights="none"), resume=False)
 
 
 def test_force_removes_the_run_and_nothing_else(tmp_path):

@@ -85,6 +85,16 @@ class RunFolder:
                 f"{self.path} holds no run ({RECIPE_FILE} is not there), so --force does not empty it; choose another --out"
             )
 
+    def check_inputs(self, config: TrainConfig, *, resume: bool) -> None:
+        """Refuse to begin a run with weights that its beginning would delete: those of a run that is replaced."""
+        folder = self.path.resolve()
+        for name in (config.initial_checkpoint, config.backbone_weights, config.distill.teacher):
+            path = None if name is None else Path(name).expanduser().resolve()
+            if path is not None and not resume and path.exists() and folder in (path, *path.parents):
+                raise UsageError(
+                    f"the run would begin with {name}, which --force removes: choose another --out, or copy it first"
+                )
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other trainings out of the folder for as long as the context lasts.
