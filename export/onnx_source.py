@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from hat.errors import CheckpointError, UsageError
+from hat.errors import CheckpointError, UsageError, WorkError, first_line
 from hat.io.artifact import ArtifactInfo, ArtifactPrecision
 from hat.io.onnx_file import graph_precision, onnx_opset, read_own_onnx
 from hat.model import HAT
@@ -45,6 +45,25 @@ class OnnxSource:
         info = self.info
         kept = ExportRequest(info.name, info.precision, info.input_type, opset=self.opset, metrics=info.metrics)
         return dataclasses.replace(kept, **changes)
+
+    def check_any_batch(self, reader: str) -> None:
+        """Refuse an adopted file of one fixed batch (`UsageError`) where ``reader`` would send it any."""
+        if self.info.adopted is not None and self.info.batch is not None:
+            raise UsageError(
+                f"{self.path} takes batches of {self.info.batch.max} alone, and {reader} sends batches of any size"
+            )
+
+    def with_opset(self, opset: int) -> OnnxSource:
+        """Return the same graph in a later operator set; a `WorkError` where onnx cannot convert it."""
+        import onnx
+
+        try:
+            proto = onnx.version_converter.convert_version(self.proto, opset)
+        except (onnx.version_converter.ConvertError, RuntimeError) as error:
+            raise WorkError(
+                f"{self.path} is of opset {self.opset} and cannot be brought to {opset}: {first_line(error)}"
+            ) from None
+        return dataclasses.replace(self, proto=proto)
 
     @property
     def is_quantized(self) -> bool:
@@ -96,7 +115,7 @@ def float_graph(source: ExportSource, request: ExportRequest, precision: Artifac
     if source.info.precision != precision:
         raise UsageError(
             f"{source.path} is in {source.info.precision} and a graph in {precision} is needed: "
-            f"export the checkpoint in {precision}"
+            f"export the {'checkpoint' if source.info.adopted is None else 'foreign model'} in {precision}"
         )
     return with_input_type(source.proto, request.input_type)
 

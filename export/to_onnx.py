@@ -92,8 +92,11 @@ def build_onnx(model: ExportSource, request: ExportRequest) -> BuiltGraph:
     if isinstance(model, OnnxSource) and model.is_quantized:
         proto = _as_quantized(model, request)
     elif request.precision in ("int8", "fp8"):
-        from .int8.onnx_int8 import quantized_graph
+        from .int8.onnx_int8 import QUANTIZATION_OPSET, quantized_graph
 
+        if isinstance(model, OnnxSource) and model.opset < QUANTIZATION_OPSET:
+            model = model.with_opset(QUANTIZATION_OPSET)
+            request = dataclasses.replace(request, opset=QUANTIZATION_OPSET)
         proto, details = quantized_graph(model, request)
     else:
         if request.options:
@@ -117,7 +120,7 @@ def _as_quantized(source: OnnxSource, request: ExportRequest) -> onnx.ModelProto
     options = dict(request.options)
     runs_on = {"cpu": "a CPU", "tensorrt": "TensorRT"}
     made_for, wanted = runs_on.get(str(source.scheme)), runs_on.get(str(options.pop("scheme", "tensorrt")))
-    if made_for != wanted:
+    if source.scheme is not None and made_for != wanted:  # another project's file does not say
         raise UsageError(
             f"{source.path} was quantized for {made_for}, and {wanted} computes another pattern: "
             "quantize the float32 file for it (--precision int8 --calibration-data)"

@@ -93,6 +93,8 @@ def export_deepstream(model: ExportSource, path: str | os.PathLike[str], request
         request = model.request(input_type="float32")
     request = request or ExportRequest(name=path.name, precision="fp16", input_type="float32")
     options = config_from_dict(DeepStreamOptions, request.options, where="deepstream")
+    if isinstance(model, OnnxSource):
+        model.check_any_batch("DeepStream")
     if request.input_type != "float32":
         raise UsageError("DeepStream feeds floats: ask for the input type float32, got uint8")
     if request.precision not in _MODES:

@@ -18,7 +18,7 @@ from hat.io.onnx_file import read_onnx
 from hat.runtime.openvino_runtime import openvino_core
 from hat.runtime.tensorrt.library import load_tensorrt
 
-from ..onnx_source import ExportSource
+from ..onnx_source import ExportSource, OnnxSource
 from ..request import ExportRequest, export_function
 from ..to_onnx import default_request
 from . import triton_model
@@ -91,6 +91,8 @@ def export_triton(model: ExportSource, path: str | os.PathLike[str], request: Ex
     path = Path(path).expanduser()
     request = request or default_request(model, path.stem)
     options, of_file = request.take_options(TritonOptions, "triton")  # the file's own target checks the others
+    if isinstance(model, OnnxSource):
+        model.check_any_batch("Triton")
     _check_request(request, options)
     name = _triton_name(options, request.name)
     made_here = not path.exists()

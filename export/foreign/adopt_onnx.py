@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hat.errors import CheckpointError, MissingExtraError, UsageError
-from hat.io.artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ArtifactInfo
+from hat.io.artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ArtifactInfo, file_sha256
 from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
 
 from ..graph.onnx_activations import GraphRunner
@@ -21,6 +22,9 @@ from .model import ForeignModel, Place, WrappedGraph, affine, refuse_own
 if TYPE_CHECKING:
     import onnx
 
+
+_IR_OF_WEIGHTS_ALONE = 4
+"""ONNX's format since which weights need not be listed among the inputs."""
 
 _OLDEST_OPSET = 9
 """Since about 2018; what is older broadcasts in another way."""
@@ -35,11 +39,18 @@ class OnnxFile:
             import onnxruntime
         except ImportError as error:
             raise MissingExtraError(error.name or "onnx", "onnxruntime", "adopting ONNX files") from None
-        self.path, self.proto = path, _read(path)
-        sides = _input_of(self.proto, path).type.tensor_type.shape.dim
+        self.path = path
+        self.proto, weights = _read(path)
+        kind = _input_of(self.proto, path).type.tensor_type
+        if not kind.HasField("shape"):
+            raise UsageError(
+                f"{path} does not say how many dimensions its input has, expected images: (batch, 3, height, width)"
+            )
+        sides = kind.shape.dim
         self.shape = [side.dim_value if side.HasField("dim_value") and side.dim_value > 0 else None for side in sides]
         self.outputs = [value.name for value in self.proto.graph.output]
-        self.sha256 = hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
+        self.aliases = [{name} for name in self.outputs]
+        self.sha256 = _sha256(self.proto, [path, *weights])
         self.versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
     def wrap(self, declared: ForeignModel, place: Place, batch: int | None) -> WrappedGraph:
@@ -62,15 +73,27 @@ class OnnxFile:
         return info
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def _read(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
+    """Return a graph with its weights, and the files beside it that these come from."""
     import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
     proto = read_onnx(path)
     refuse_own(any(entry.key == METADATA_KEY for entry in proto.metadata_props), path)
     if onnx_opset(proto) < _OLDEST_OPSET:
         raise UsageError(f"{path} is of opset {onnx_opset(proto)}, expected {_OLDEST_OPSET} or later: export it again")
+    places = sorted({ExternalDataInfo(tensor).location for tensor in proto.graph.initializer if uses_external_data(tensor)})
     onnx.load_external_data_for_model(proto, str(path.parent))
-    return proto
+    return proto, [path.parent / place for place in places]
+
+
+def _sha256(proto: onnx.ModelProto, files: Sequence[Path]) -> str:
+    """Return the hash of a graph with all its weights, or of its files where these are too large for one message."""
+    import onnx
+
+    if sum(file.stat().st_size for file in files) < onnx.checker.MAXIMUM_PROTOBUF:
+        return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+    return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
 
 
 def _inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -165,10 +188,10 @@ def _wrapped(
         helper.make_node("LpNormalization", ["hat/rows"], [OUTPUT_NAME], name="hat/unit", axis=1, p=2),
     ]
     nodes = [*front, *graph.node, *back]
-    kept = [value for value in graph.input if value.name != entry.name]
     first = "batch" if batch is None else batch
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
-    graph.input.extend([helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, [first, 3, *place.size]), *kept])
+    graph.input.append(helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, [first, 3, *place.size]))
+    proto.ir_version = max(proto.ir_version, _IR_OF_WEIGHTS_ALONE)
     graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [first, "embed_dim"]))
     return proto

@@ -41,8 +41,12 @@ class OpenVINOFile:
             raise UsageError(
                 f"{path} does not say how many dimensions its input has, expected images: (batch, 3, height, width)"
             )
+        element = foreign.inputs[0].get_element_type().get_type_name()
+        if element not in ("f16", "f32"):
+            raise UsageError(f"{path} takes images of type {element}, expected f32 or f16")
         self.shape = [None if side.is_dynamic else side.get_length() for side in shape]
         self.outputs = [_name(port) for port in foreign.outputs]
+        self.aliases = [{name, *port.get_names()} for name, port in zip(self.outputs, foreign.outputs, strict=True)]
         self.sha256 = hashlib.sha256((file_sha256(path) + file_sha256(self.weights)).encode()).hexdigest()
         self.versions = {"openvino": version("openvino")}
 

@@ -33,6 +33,8 @@ _SAME, _SAME_ROUNDED = 1e-4, 0.05
 """Largest difference between two embeddings of one image, alone and in a batch, in float32 and in lower precisions. int8 rounds
 sums that another order of additions puts beside a half the other way: 0.01 was seen."""
 
+_NO_UNIT_VECTORS = "the model gives no unit vectors: values overflow, are not finite, or are all zero"
+
 _CONSTANT = 1e-3
 """Where 1 - cosine between any two of the probe images is below it, a model does not see what they show."""
 
@@ -84,7 +86,7 @@ def adopt(
     ending = foreign.suffix.lower()
     if ending not in (".onnx", ".xml"):
         raise UsageError(f"{foreign} cannot be adopted: expected an ONNX file (.onnx) or an OpenVINO file (.xml)")
-    if path.suffix.lower() != ending:
+    if path.suffix != ending:
         raise UsageError(f"{path}: {foreign.name} stays what it is: expected a name that ends in {ending}")
     if path.resolve() == foreign.resolve():
         raise UsageError(f"{path} is the foreign file itself: give another name")
@@ -122,6 +124,8 @@ def _surround(file: ForeignFile, declared: ForeignModel, where: str) -> _Surroun
         try:
             graph = file.wrap(declared, place, batch)
             rows = graph.run(images)
+            if not np.isfinite(rows).all():
+                raise WorkError(_NO_UNIT_VECTORS)
             alone = rows if batch is not None else np.concatenate([graph.run(image[None]) for image in images])
             if len(rows) != len(images) or not _is_same(rows, alone, graph):
                 reasons.append("images of one batch change each other's embeddings, or do not have one each")
@@ -167,7 +171,7 @@ def _doubts(surrounded: _Surrounded, declared: ForeignModel, is_documented: bool
 
     rows = embed(images)
     if not np.isfinite(rows).all() or np.abs(np.linalg.norm(rows, axis=1) - 1).max() > 1e-2:
-        raise WorkError("the model gives no unit vectors: values overflow, are not finite, or are all zero")
+        raise WorkError(_NO_UNIT_VECTORS)
     if 1 - (rows @ rows.T).min() < _CONSTANT:
         said = f"range 0-{declared.value_range}, mean {declared.mean}, std {declared.std}"
         return [f"quite different images get almost the same embedding, so {said} cannot be what it was trained with"]

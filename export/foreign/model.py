@@ -12,13 +12,17 @@ from pydantic import Field
 from hat.config import config_dataclass, config_from_dict
 from hat.errors import CheckpointError, UsageError, unknown_name
 from hat.io.artifact import ArtifactInfo, ArtifactPrecision
-from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
-PositiveFloat = Annotated[float, Field(gt=0)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Layout = Literal["nchw", "nhwc"]
 
 _CHANNELS: dict[Layout, int] = {"nchw": 1, "nhwc": 3}
 """Which dimension of a layout the channels are."""
+
+_MAX_SIDE = 2048
+"""Pixels of a side: what is larger is a mistake in typing, and takes more memory than there is."""
 
 Run = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
@@ -33,7 +37,7 @@ class ForeignModel:
     value_range: Literal[1, 255]
     """Pixels are scaled to 0-1, or left at 0-255, before the mean is subtracted."""
 
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (0.0, 0.0, 0.0)
     """Subtracted from each channel, in units of `value_range`, in the order R, G, B whatever `color` is."""
 
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 1.0, 1.0)
@@ -99,6 +103,7 @@ class ForeignFile(Protocol):
 
     shape: list[int | None]  # of its one input; None is an open dimension
     outputs: list[str]  # their names
+    aliases: list[set[str]]  # all names of each
     sha256: str
     versions: dict[str, str]  # of the libraries that read it
 
@@ -125,7 +130,12 @@ def declared_model(like: str | None, declared: Mapping[str, Any]) -> ForeignMode
     """
     if like is not None and like not in FAMILIES:
         raise UsageError(unknown_name(f"family {like!r}", like, FAMILIES))
-    fields = {**FAMILIES.get(like or "", {}), **{key: value for key, value in declared.items() if value is not None}}
+    said = {key: value for key, value in declared.items() if value is not None}
+    family = dict(FAMILIES.get(like or "", {}))
+    if {"value_range", "mean"} <= family.keys() and said.get("value_range") in (1, 255):
+        unit = said["value_range"] / family["value_range"]  # the family's numbers, in the units of the range that was said
+        family |= {key: tuple(unit * value for value in family[key]) for key in ("mean", "std")}
+    fields = {**family, **said}
     if missing := [key for key in ("color", "value_range") if key not in fields]:
         raise UsageError(
             f"a file does not say how its model wants its images, and {' and '.join(missing)} were not given: name a family "
@@ -167,10 +177,13 @@ def place_of(file: ForeignFile, declared: ForeignModel, where: str) -> Place:
     outputs = " or ".join(file.outputs)
     if declared.output is None and len(file.outputs) > 1:
         raise UsageError(f"{where} has {len(file.outputs)} outputs: say which is the embedding, --output {outputs}")
-    if declared.output is not None and declared.output not in file.outputs:
+    named = [index for index, names in enumerate(file.aliases) if declared.output in (None, *names)]
+    if not named:
         raise UsageError(f"{where} has no output {declared.output!r}: expected {outputs}")
-    output = file.outputs.index(declared.output) if declared.output else 0
-    return Place(possible[0], (size[0], size[1]), shape[0], output)
+    config_from_dict(Preprocessing, {"height": size[0], "width": size[1]}, where=where)  # refuses what is too small
+    if max(size) > _MAX_SIDE:
+        raise UsageError(f"{where}: images of {size[0]} x {size[1]} are more than the limit of {_MAX_SIDE} pixels a side")
+    return Place(possible[0], (size[0], size[1]), shape[0], named[0])
 
 
 def affine(declared: ForeignModel) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

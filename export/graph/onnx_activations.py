@@ -80,7 +80,9 @@ class GraphRunner:
     def __init__(self, proto: onnx.ModelProto, *, optimize: bool = True) -> None:
         import onnx
 
-        self.is_uint8 = proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+        kind = proto.graph.input[0].type.tensor_type
+        self.is_uint8 = kind.elem_type == onnx.TensorProto.UINT8
+        self.fixed_batch: int | None = kind.shape.dim[0].dim_value or None
         self.session = open_session(proto, "ORT_ENABLE_ALL" if optimize else "ORT_DISABLE_ALL")
 
     def run(self, images: npt.NDArray[np.uint8], names: Sequence[str] | None = None) -> list[npt.NDArray[Any]]:
@@ -93,13 +95,16 @@ class GraphRunner:
         return values
 
     def batches(self, images: npt.NDArray[np.uint8], names: Sequence[str] | None = None) -> Iterator[list[npt.NDArray[Any]]]:
-        """Yield what `run` returns for a few images at a time."""
-        for start in range(0, len(images), _BATCH_SIZE):
-            yield self.run(images[start : start + _BATCH_SIZE], names)
+        """Yield what `run` returns for a few images at a time; the last image is repeated to fill a fixed batch."""
+        size = self.fixed_batch or _BATCH_SIZE
+        for start in range(0, len(images), size):
+            piece = images[start : start + size]
+            missing = size - len(piece) if self.fixed_batch else 0
+            yield self.run(np.concatenate([piece, np.repeat(piece[-1:], missing, axis=0)]) if missing else piece, names)
 
     def embed(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the first output of all images, (n, embed_dim) float32."""
-        return np.concatenate([values[0] for values in self.batches(images)]).astype(np.float32, copy=False)
+        return np.concatenate([values[0] for values in self.batches(images)])[: len(images)].astype(np.float32, copy=False)
 
 
 def _failure(error: Exception) -> WorkError:

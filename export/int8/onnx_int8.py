@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     import onnx
 
 
+QUANTIZATION_OPSET = 13
+"""The first operator set that quantizes each channel by a scale of its own; files of other projects may be older."""
+
 _NUM_PREPARING = 256
 """Calibration images that equalization and GPTQ look at: with twice as many the Hessians are the same."""
 

@@ -103,7 +103,8 @@ def quantize_openvino(model: openvino.Model, request: ExportRequest) -> tuple[op
         calibration, images=calibration.images[: options.subset_size], paths=calibration.paths[: options.subset_size]
     )
     element = np.uint8 if request.input_type == "uint8" else np.float32
-    images = [image[None].astype(element) for image in used.images]
+    batch = model.inputs[0].get_partial_shape()[0]  # of an adopted graph it may be fixed: it gets one image as often
+    images = [np.repeat(image[None].astype(element), 1 if batch.is_dynamic else batch.get_length(), 0) for image in used.images]
     quantized, details = _quantize_within_drop(model, images, options)
     layers = products(quantized)
     return quantized, {

@@ -88,6 +88,6 @@ def cosines(
 
 
 def embed(model: openvino.Model, images: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-    """Return a graph's embeddings (n, embed_dim) float32 of images; what is not quantized is computed in float32."""
+    """Return a graph's embeddings (n, embed_dim) float32 of the first image of each batch; the rest is computed in float32."""
     compiled = openvino_core("quantizing for OpenVINO").compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return np.concatenate([np.array(compiled(image)[0], np.float32) for image in images])
+    return np.concatenate([np.array(compiled(batch)[0], np.float32)[:1] for batch in images])

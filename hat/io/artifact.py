@@ -272,6 +272,7 @@ def checked_artifact_precision(precision: str) -> ArtifactPrecision:
 def tensor_contract(info: ArtifactInfo) -> dict[str, str]:
     """Describe a file's input and output by name, for people who have the file and not this package."""
     height, width = info.preprocessing.size
+    batch = info.batch.max if info.batch is not None and info.batch.min == info.batch.max else "batch"
     values = {
         "uint8": "uint8 in 0-255; the normalization is inside",
         "float32": "float32 in 0-255; the normalization is inside",
@@ -279,9 +280,9 @@ def tensor_contract(info: ArtifactInfo) -> dict[str, str]:
     }
     return {
         INPUT_NAME: (
-            f"(batch, 3, {height}, {width}), NCHW, RGB, {values[info.input_type]}; "
+            f"({batch}, 3, {height}, {width}), NCHW, RGB, {values[info.input_type]}; "
             f"crops of one person, resized ({info.preprocessing.resize}) to {height} x {width} (height x width), "
             "aspect ratio not kept"
         ),
-        OUTPUT_NAME: f"(batch, {info.embed_dim}) float32, rows of unit length: compare them by their dot product",
+        OUTPUT_NAME: f"({batch}, {info.embed_dim}) float32, rows of unit length: compare them by their dot product",
     }

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -18,7 +19,9 @@ from torch.nn import functional
 
 import hat
 from hat.errors import CheckpointError, ConfigError, UsageError, WorkError
-from hat.export import Calibration, ExportRequest, adopt, verify
+from hat.export import Calibration, ExportRequest, adopt, export_onnx, verify
+from hat.export.deploy.deepstream import export_deepstream
+from hat.export.deploy.triton import export_triton
 from hat.export.foreign.adoption import AdoptWarning, probe_images
 from hat.export.onnx_source import open_onnx_source
 from hat.export.openvino.to_openvino import export_openvino, open_adopted
@@ -104,11 +107,12 @@ def linear_onnx(path, shape=(1, 3, HEIGHT, WIDTH), matrix=MATRIX, bias=BIAS, out
     nodes.append(helper.make_node("ReduceMean", ["product"], ["mean"], axes=[0], keepdims=1))
     nodes.append(helper.make_node("Sub", ["product", "mean"], ["centered"]))
     nodes += [helper.make_node("Add", ["centered" if center else "product", "bias"], [name]) for name in outputs]
+    sides = shape or ("b",)
     graph = helper.make_graph(
         nodes,
         "linear",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [shape[0], matrix.shape[1]]) for name in outputs],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [sides[0], matrix.shape[1]]) for name in outputs],
         [numpy_helper.from_array(matrix, "matrix"), numpy_helper.from_array(bias, "bias")],
     )
     path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString())
@@ -290,6 +294,7 @@ def test_adopt_of_a_file_for_any_size_wants_to_be_told(write, ending, unknown, t
         (("b", 3, HEIGHT, WIDTH), {"layout": "nhwc"}, "no batch of RGB images in nhwc"),
         (("b", 1, HEIGHT, WIDTH), {}, "no batch of RGB images"),
         (("b", NUM_PIXELS), {}, "2 dimensions"),
+        (None, {}, "does not say how many dimensions its input has"),
     ],
 )
 def test_adopt_refuses_an_input_that_takes_other_images(shape, declared, sentence, tmp_path):
@@ -299,10 +304,54 @@ def test_adopt_refuses_an_input_that_takes_other_images(shape, declared, sentenc
     assert [path.name for path in tmp_path.iterdir()] == ["foreign.onnx"]
 
 
+@pytest.mark.parametrize(
+    ("size", "sentence"), [((0, 32), "at least 16"), ((8, 8), "at least 16"), ((10**5, 10**5), "limit of 2048")]
+)
+def test_adopt_refuses_sizes_that_no_image_has_before_it_runs_the_graph(size, sentence, tmp_path):
+    foreign = linear_onnx(tmp_path / "foreign.onnx", ("b", 3, "height", "width"))
+    with pytest.raises((UsageError, ConfigError), match=sentence):
+        adopt(foreign, tmp_path / "ours.onnx", image_size=size, **PLAIN)
+
+
+def test_adopt_keeps_a_familys_mean_and_std_for_another_range(tmp_path):
+    foreign = linear_onnx(tmp_path / "foreign.onnx")
+    info = adopt(foreign, tmp_path / "ours.onnx", like="torchreid", value_range=255)
+    np.testing.assert_allclose((info.preprocessing.mean, info.preprocessing.std), (IMAGENET_MEAN, IMAGENET_STD), atol=1e-6)
+    mean, std = np.array(IMAGENET_MEAN) * 255, np.array(IMAGENET_STD) * 255
+    assert_embeds(tmp_path / "ours.onnx", linear_reference(some_images(3), mean=mean, std=std), some_images(3))
+
+
+@pytest.mark.parametrize("kind", ["u8", "i64", "boolean"])
+def test_adopt_refuses_an_openvino_file_that_takes_no_floats(kind, tmp_path):
+    from openvino import opset13
+
+    images = opset13.parameter([1, 3, HEIGHT, WIDTH], openvino.Type(kind), name="data")
+    rows = opset13.reshape(opset13.convert(images, "f32"), np.array([0, -1]), special_zero=True)
+    product = opset13.matmul(rows, opset13.constant(MATRIX), False, False)
+    openvino.save_model(openvino.Model([opset13.result(product)], [images], "whole"), tmp_path / "foreign.xml")
+    with pytest.raises(UsageError, match=f"images of type {kind}, expected f32 or f16"):
+        adopt(tmp_path / "foreign.xml", tmp_path / "ours.xml", **PLAIN)
+
+
+def test_adopt_finds_an_output_by_any_of_its_names(tmp_path):
+    foreign = linear_openvino(tmp_path / "foreign.xml", outputs=("first", "second"))
+    model = openvino.Core().read_model(foreign)
+    model.outputs[1].set_names({"alias", "second"})
+    openvino.save_model(model, tmp_path / "named.xml")
+    for name in ("alias", "second"):
+        adopt(tmp_path / "named.xml", tmp_path / f"{name}.xml", output=name, **PLAIN)
+        assert_embeds(tmp_path / f"{name}.xml", linear_reference(some_images(3)), some_images(3), atol=2e-3)
+
+
 def test_adopt_refuses_a_graph_that_mixes_the_images_of_a_batch_or_gives_no_embeddings(tmp_path):
     mixing = linear_onnx(tmp_path / "mixing.onnx", ("b", 3, HEIGHT, WIDTH), center=True)
     overflowing = linear_onnx(tmp_path / "overflowing.onnx", matrix=MATRIX * np.float32(1e30))
-    for foreign, sentence in ((mixing, "change each other's embeddings"), (overflowing, "no unit vectors")):
+    nothing = linear_onnx(tmp_path / "nothing.onnx", matrix=MATRIX * np.float32(np.nan))
+    for foreign, sentence in (
+        (mixing, "change each other's embeddings"),
+        (overflowing, "no unit vectors"),
+        (nothing, "no unit vectors: values overflow, are not finite"),
+    ):
         with pytest.raises(WorkError, match=sentence):
             adopt(foreign, tmp_path / "ours.onnx", **PLAIN)
 
@@ -402,6 +451,105 @@ def test_export_openvino_of_an_adopted_file_makes_openvino_files_in_other_precis
         open_adopted(tmp_path / "fp32.xml", "onnx")
 
 
+class Old(nn.Module):
+    """Layers that every operator set has."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 24, 3, 2, 1), nn.ReLU())
+
+    def forward(self, x):
+        return self.layers(x).mean((2, 3))
+
+
+def calibration_of(images):
+    return Calibration(images=images, paths=tuple(map(str, range(len(images)))), dataset="drawn", seed=0)
+
+
+@pytest.mark.parametrize("opset", [9, 11, 12])
+def test_an_adopted_file_of_an_old_operator_set_becomes_int8(opset, tmp_path):
+    net = Old().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, torch.rand(1, 3, HEIGHT, WIDTH), tmp_path / "old.onnx", dynamo=False, opset_version=opset)
+    adopt(tmp_path / "old.onnx", tmp_path / "ours.onnx", like="torchreid")
+    source = open_onnx_source(tmp_path / "ours.onnx")
+    images = some_images(24)
+    request = source.request(precision="int8", calibration=calibration_of(images[:12]), options={"max_drop": 1})
+    export_onnx(source, tmp_path / "int8.onnx", request)
+    assert (open_runtime(tmp_path / "int8.onnx").run(images) * own_forward(net, images)).sum(axis=1).min() > 0.98
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_adopted_file_of_a_fixed_batch_becomes_int8_and_is_refused_where_batches_vary(batch, tmp_path):
+    pytest.importorskip("nncf", reason="the extra openvino is not installed")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = WithClassToken(batch).eval()
+    adopt(trace(net, tmp_path / "token.onnx", batch), tmp_path / "ours.onnx", like="torchreid")
+    source, images = open_onnx_source(tmp_path / "ours.onnx"), some_images(16)
+    request = source.request(precision="int8", calibration=calibration_of(images[:11]), options={"max_drop": 1})
+    export_onnx(source, tmp_path / "int8.onnx", request)
+    export_openvino(source, tmp_path / "int8.xml", request)
+    expected = own_forward(net, images, batch)
+    for file in ("int8.onnx", "int8.xml"):
+        assert (open_runtime(tmp_path / file).run(images) * expected).sum(axis=1).min() > 0.98, file
+    for export, reader in ((export_triton, "Triton"), (export_deepstream, "DeepStream")):
+        with pytest.raises(UsageError, match=f"takes batches of {batch} alone, and {reader} sends"):
+            export(source, tmp_path / reader)
+
+
+def test_a_file_that_another_project_has_quantized_is_exported_as_it_is(tmp_path):
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.rows = iter([{"input": normalized(some_images(8)[place : place + 1]).numpy()} for place in range(8)])
+
+        def get_next(self):
+            return next(self.rows, None)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Old().eval(), torch.rand(1, 3, HEIGHT, WIDTH), tmp_path / "net.onnx", dynamo=False, input_names=["input"]
+        )
+    quantize_static(tmp_path / "net.onnx", tmp_path / "qdq.onnx", Reader(), quant_format=QuantFormat.QDQ)
+    info = adopt(tmp_path / "qdq.onnx", tmp_path / "ours.onnx", like="torchreid")
+    assert info.precision == "int8"
+    export_onnx(open_onnx_source(tmp_path / "ours.onnx"), tmp_path / "again.onnx")
+    images = some_images(6)
+    assert_embeds(tmp_path / "again.onnx", open_runtime(tmp_path / "ours.onnx", num_threads=1).run(images), images)
+
+
+def test_weights_that_an_old_file_lists_among_its_inputs_are_no_inputs(tmp_path):
+    foreign = linear_onnx(tmp_path / "foreign.onnx")
+    proto = onnx.load(foreign)
+    proto.ir_version = 3
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    onnx.save(proto, foreign)
+    adopt(foreign, tmp_path / "ours.onnx", like="torchreid")
+    source = open_onnx_source(tmp_path / "ours.onnx")
+    assert [value.name for value in source.proto.graph.input] == ["images"]
+    export_openvino(source, tmp_path / "ours.xml", source.request())
+    images = some_images(4)
+    assert_embeds(tmp_path / "ours.xml", open_runtime(tmp_path / "ours.onnx", num_threads=1).run(images), images)
+
+
+def test_a_model_that_is_too_large_for_one_message_is_told_by_its_files(tmp_path, monkeypatch):
+    foreign = linear_onnx(tmp_path / "foreign.onnx")
+    onnx.save_model(onnx.load(foreign), foreign, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    small = adopt(foreign, tmp_path / "small.onnx", like="torchreid")
+    monkeypatch.setattr(onnx.checker, "MAXIMUM_PROTOBUF", 1000)
+    large = adopt(foreign, tmp_path / "large.onnx", like="torchreid")
+    assert small.source_sha256 != large.source_sha256
+    with (tmp_path / "weights.bin").open("r+b") as file:
+        file.write(np.float32(3).tobytes())
+    other = adopt(foreign, tmp_path / "other.onnx", like="torchreid")
+    assert other.source_sha256 not in (small.source_sha256, large.source_sha256)
+
+
 @pytest.mark.parametrize(("to", "sentence"), [("onnx", "ends in .onnx"), ("openvino", "")])
 def test_hat_export_takes_an_adopted_file(to, sentence, adopted, tmp_path, call):
     out = tmp_path / "out.xml"
@@ -417,9 +565,12 @@ def test_hat_export_takes_an_adopted_file(to, sentence, adopted, tmp_path, call)
         (["--like", "torchried"], "did you mean torchreid?"),
         (["--like", "omz", "--color", "blue"], "color: input should be 'rgb' or 'bgr', got 'blue'"),
         (["--like", "omz", "--image-size", "big"], "--image-size is height x width"),
+        (["--like", "omz", "--mean", "nan,0,0"], "mean"),
+        (["--like", "omz", "--std", "inf,1,1"], "std"),
         (["--like", "omz", "--mean", "1,2"], "--mean is three numbers"),
         (["--like", "omz", "--output", "nothing"], "has no output 'nothing': expected features"),
         (["--like", "omz", "--out", "ours.xml"], "expected a name that ends in .onnx"),
+        (["--like", "omz", "--out", "ours.ONNX"], "expected a name that ends in .onnx"),
         (["--like", "omz", "--out", "foreign.onnx"], "is the foreign file itself"),
     ],
 )
