@@ -18,6 +18,7 @@ import numpy.typing as npt
 from hat.errors import UsageError
 
 from .identities import check_identity, name_number
+from .person_crops import BOX_ATTRIBUTE
 from .records import AttributeValue, Filter, NewRecord, RecordLabels
 
 MAX_TEXT_CHARACTERS = 4096  # of a name, a source, or the text of an attribute
@@ -93,6 +94,7 @@ def checked_labels(labels: RecordLabels) -> RecordLabels:
         raise UsageError(f"expected new labels by name (pid, camid, time_s, attributes), got {', '.join(labels) or 'none'}")
     checked = {name: _checked_label(name, value, "") for name, value in labels.items() if name != "attributes"}
     if "attributes" in labels:
+        _check_is_free(labels["attributes"], "labels")
         checked["attributes"] = checked_attributes(labels["attributes"], "labels")
     return cast(RecordLabels, checked)
 
@@ -135,15 +137,26 @@ def checked_filter(where: Filter | None) -> Filter | None:
 
 def checked_attributes(attributes: Mapping[str, AttributeValue], source: str) -> dict[str, AttributeValue]:
     """Return the free attributes of a record; ``source`` names it in an error."""
-    if len(attributes) > MAX_ATTRIBUTES:
-        raise UsageError(f"{source}: {len(attributes)} attributes, the limit is {MAX_ATTRIBUTES}")
+    check_num_attributes(attributes, source)
     return {name: _checked_attribute(name, value, source) for name, value in attributes.items()}
+
+
+def check_num_attributes(attributes: Mapping[str, AttributeValue], where: str) -> None:
+    """Refuse more attributes than a record may have."""
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise UsageError(f"{where}: {len(attributes)} attributes, the limit is {MAX_ATTRIBUTES}")
 
 
 def check_attribute_name(name: str, where: str) -> None:
     """Refuse a name, as people type it or send it, that could not be shown to others; ``where`` is what it stands in."""
     if not 1 <= len(name) <= 64 or not name.isprintable():
         raise UsageError(f"{where}: {name[:80]!r} is not a name for an attribute: 1 to 64 printable characters")
+    _check_is_free((name,), where)
+
+
+def _check_is_free(names: Iterable[str], where: str) -> None:
+    if BOX_ATTRIBUTE in names:
+        raise UsageError(f"{where}: {BOX_ATTRIBUTE!r} is kept for where a person is in a larger picture: name the attribute otherwise")
 
 
 def time_bound(value: object, what: str) -> float:

@@ -25,7 +25,7 @@ from hat.errors import UsageError, WorkError
 from ..gallery.binding import Binding, CompatibleModel, binding_from_json, binding_to_json
 from ..gallery.gallery import Gallery, StoredType
 from ..gallery.identities import FIRST_NAMED, Identity, name_number
-from ..gallery.record_checks import UNKNOWN
+from ..gallery.record_checks import UNKNOWN, check_num_attributes
 from ..gallery.records import Added, Filter, GalleryCounts, Neighbors, NewRecord, Record, RecordLabels, missing_records
 from .address import MilvusAddress, connect, parse_address, reason
 from .rows import RECORD_FIELDS, among, batches, filter_expression, identity_of, known, record_of, row_of, schema
@@ -260,6 +260,7 @@ class MilvusGallery(Gallery):
                     before = record_of(row)
                     changes: dict[str, Any] = {**labels, "attributes": {**before.attributes, **labels.get("attributes", {})}}
                     after = replace(before, **changes)
+                    check_num_attributes(after.attributes, f"record {before.id}")
                     if after != before:
                         changed.append(row_of(after, before.id, np.asarray(row["embedding"], dtype=np.float32)))
                 self._write(changed)

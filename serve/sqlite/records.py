@@ -12,6 +12,7 @@ import numpy.typing as npt
 from hat.errors import WorkError
 
 from ..gallery.identities import Identity, name_number
+from ..gallery.record_checks import check_num_attributes
 from ..gallery.records import Added, AttributeValue, NewRecord, Record, RecordLabels, missing_records
 from .schema import FORMAT_VERSION, GalleryMetadata
 
@@ -134,6 +135,8 @@ def update_records(sqlite: sqlite3.Connection, ids: Sequence[int], labels: Recor
         query = "INSERT OR REPLACE INTO attributes SELECT value, ?, ?, ? FROM json_each(?)"
         sqlite.execute(query, (name, isinstance(value, bool), value, listed))
     after = read_records(sqlite, ids, thumbnails=False)
+    for record in after.values():
+        check_num_attributes(record.attributes, f"record {record.id}")
     count = sum(repr(before[id_]) != repr(after[id_]) for id_ in before)  # 1 equals true
     if count:
         _note_edit(sqlite)

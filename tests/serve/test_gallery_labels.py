@@ -13,6 +13,7 @@ from gallery_cases import BINDING, assert_neighbors, brute_force, new_record, op
 from hat.errors import UsageError
 from hat.serve import Filter, Gallery
 from hat.serve.gallery.identities import check_identity, name_number, parse_identity
+from hat.serve.gallery.record_checks import MAX_ATTRIBUTES
 from hat.serve.gallery.records import RecordsMissingError
 
 ROWS = unit_rows(12)
@@ -127,3 +128,17 @@ def test_the_log_is_taken_into_the_file_as_it_grows(tmp_path, gallery):
     shutil.copy(tmp_path / "g", tmp_path / "torn")
     with Gallery.open(tmp_path / "torn", read_only=True) as torn:
         assert len(torn) > 200  # a plain copy lacks what is in the log, and by now most of it is not
+
+
+def test_attributes_are_bounded_over_all_changes_and_the_box_is_not_theirs(tmp_path):
+    with open_small(tmp_path / "a.gallery") as gallery:
+        gallery.add(unit_rows(1), [new_record("a")])
+        gallery.update([1], {"attributes": {f"first{number}": number for number in range(MAX_ATTRIBUTES)}})
+        with pytest.raises(UsageError, match="65 attributes, the limit is 64"):
+            gallery.update([1], {"pid": 3, "attributes": {"second": 1}})
+        with pytest.raises(UsageError, match="'box' is kept for"):
+            gallery.update([1], {"attributes": {"box": "1,2,30,40"}})
+        (record,) = gallery.get([1])
+        assert record.pid is None and len(record.attributes) == MAX_ATTRIBUTES
+        assert gallery.update([1], {"attributes": {"first1": True}}) == 1  # which equals 1, and is another value
+        assert gallery.get([1])[0].attributes["first1"] is True
