@@ -65,6 +65,7 @@ def open_session(
         else:
             given = Path(folder) / "model.onnx"
             onnx.save_model(proto, given, save_as_external_data=True, location="model.onnx.data")
+            onnx.load_external_data_for_model(proto, folder)  # writing has taken the weights out of the graph
         try:
             return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base below Exception

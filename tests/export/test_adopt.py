@@ -321,15 +321,15 @@ def test_adopt_keeps_a_familys_mean_and_std_for_another_range(tmp_path):
     assert_embeds(tmp_path / "ours.onnx", linear_reference(some_images(3), mean=mean, std=std), some_images(3))
 
 
-@pytest.mark.parametrize("kind", ["u8", "i64", "boolean"])
-def test_adopt_refuses_an_openvino_file_that_takes_no_floats(kind, tmp_path):
+@pytest.mark.parametrize(("kind", "name"), [(np.uint8, "u8"), (np.int64, "i64"), (bool, "boolean")])
+def test_adopt_refuses_an_openvino_file_that_takes_no_floats(kind, name, tmp_path):
     from openvino import opset13
 
-    images = opset13.parameter([1, 3, HEIGHT, WIDTH], openvino.Type(kind), name="data")
+    images = opset13.parameter([1, 3, HEIGHT, WIDTH], kind, name="data")
     rows = opset13.reshape(opset13.convert(images, "f32"), np.array([0, -1]), special_zero=True)
     product = opset13.matmul(rows, opset13.constant(MATRIX), False, False)
     openvino.save_model(openvino.Model([opset13.result(product)], [images], "whole"), tmp_path / "foreign.xml")
-    with pytest.raises(UsageError, match=f"images of type {kind}, expected f32 or f16"):
+    with pytest.raises(UsageError, match=f"images of type {name}, expected f32 or f16"):
         adopt(tmp_path / "foreign.xml", tmp_path / "ours.xml", **PLAIN)
 
 
