@@ -334,16 +334,20 @@ class Trainer:
             # An overflow of fp16 gradients is dealt with by the loss scale: the step is left out, and its norm says nothing.
             finite = {name: value for name, value in values.items() if math.isfinite(value)}
             if wrong := [f"{name} is {value}" for name, value in values.items() if name not in {*finite, "grad_norm"}]:
-                raise WorkError(
-                    f"epoch {self.epoch + 1}, step {step + 1} of {self.num_steps}: {', '.join(wrong)}; "
-                    f"{self.folder.describe_state()}. Lower optim.lr, set optim.clip_grad_norm, or use bf16 or fp32, not fp16"
-                )
+                raise self._diverged(f"epoch {self.epoch + 1}, step {step + 1} of {self.num_steps}: {', '.join(wrong)}")
             self.interval.add(finite)
             self.whole_epoch.add(finite)
+
+    def _diverged(self, what: str) -> WorkError:
+        remedy = "Lower optim.lr, set optim.clip_grad_norm, or use bf16 or fp32, not fp16"
+        return WorkError(f"{what}; {self.folder.describe_state()}. {remedy}")
 
     def _finish_epoch(self, log: RunLog) -> None:
         """Evaluate and write what is asked for; the state comes last, so that it never claims what is not there."""
         config, number = self.config, self.epoch + 1
+        # The last step of an epoch may spoil weights whose loss nobody computes any more.
+        if not all(bool(weights.isfinite().all()) for weights in self.model.parameters()):
+            raise self._diverged(f"epoch {number}: weights are not finite after its last step")
         last = number == config.num_epochs
         evaluated = None
         if config.eval.every_epochs and (last or number % config.eval.every_epochs == 0) and self.context.is_main:
@@ -372,7 +376,10 @@ class Trainer:
         runtime = TorchRuntime(self.eval_model(), device, compute.precision, channels_last=compute.channels_last)
         num_workers = self.config.data.num_workers or default_num_workers()
         embedder = Embedder(runtime, batch_size=self.config.eval.batch_size, num_workers=num_workers)
-        result = evaluate(embedder, self.evaluation)
+        try:
+            result = evaluate(embedder, self.evaluation)
+        except UsageError as error:  # embeddings that are not finite
+            raise self._diverged(f"epoch {self.epoch + 1}: the model cannot be evaluated: {error}") from None
         self.step.train_mode()
         return {name: getattr(result, name) for name in ("mAP", "rank1", "rank5", "rank10", "mINP")}
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -121,6 +122,32 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_state(dataset, tmp
     state = read_state(tmp_path / "run")
     assert state["global_step"] == 4
     assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+@pytest.mark.parametrize(
+    ("lr", "every_epochs", "match"),
+    [(1e38, 0, "epoch 1.* (is nan|is inf|weights are not finite)"), (1e15, 1, "epoch 1.*(is nan|cannot be evaluated)")],
+)
+def test_a_model_that_diverges_in_the_last_step_of_an_epoch_is_not_kept(lr, every_epochs, match, dataset, tmp_path):
+    config = configure(num_epochs=1, optim={"lr": lr}, eval={"every_epochs": every_epochs})
+    trainer = Trainer(config, merge_training([dataset]), RunFolder(tmp_path / "run"), CPU, evaluation=dataset)
+    trainer.num_steps = 1  # the loss of its only step is that of the weights before it
+    trainer.folder.begin(config, resume=False)
+    with pytest.raises(WorkError, match=f"{match}.*Lower optim.lr"):
+        trainer.run()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_run_goes_on_without_the_checkpoint_that_it_began_with(dataset, tmp_path):
+    train, begin = merge_training([dataset]), tmp_path / "begin"
+    hat.save_checkpoint(hat.HAT(configure().model, NUM_PIDS), begin)
+    config = configure(backbone_weights=None, initial_checkpoint=str(begin))
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(config, resume=False)
+    assert Trainer(config, train, folder, CPU).run(stop_at=0).stopped
+    shutil.rmtree(begin)
+    result = Trainer(config, train, folder, CPU, resume=True).run()
+    assert result.stopped is None and result.num_steps == 6
 
 
 def test_contradictions_are_refused(dataset, tmp_path):
