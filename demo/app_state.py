@@ -74,7 +74,7 @@ class SharedEmbedder:
 
     @property
     def info(self) -> ArtifactInfo:
-        """What it is: precision, hash of its weights, fingerprint."""
+        """Metadata: precision, hash of the weights, fingerprint."""
         return runtime_info(self.runtime)
 
     @property
@@ -105,17 +105,17 @@ class SharedEmbedder:
         advance: Callable[[int, int], None] = lambda *_: None,
     ) -> npt.NDArray[np.float32]:
         """Return (n, embed_dim) unit rows of records' pictures; ``advance`` hears how many of those not embedded before are."""
-        keys = [(gallery, one) for one in ids]
+        keys = [(gallery, record_id) for record_id in ids]
         with self._rows_lock:  # and not the model's, so that searches come between two batches
             missing = [key for key in keys if key not in self.rows]
             for start in range(0, len(missing), 16):
-                some = missing[start : start + 16]
-                pictures = [picture(one) for _, one in some]
+                batch = missing[start : start + 16]
+                pictures = [picture(record_id) for _, record_id in batch]
                 began = time.perf_counter()
-                self.rows.update(zip(some, self.embed(pictures), strict=True))
+                self.rows.update(zip(batch, self.embed(pictures), strict=True))
                 self._seconds += time.perf_counter() - began
-                self._num_embedded += len(some)
-                advance(start + len(some), len(missing))
+                self._num_embedded += len(batch)
+                advance(start + len(batch), len(missing))
             return np.stack([self.rows[key] for key in keys])
 
     def forget(self, gallery: str) -> None:
@@ -173,10 +173,10 @@ class AppState:
 
     def gallery(self, name: str) -> Gallery:
         """Return a gallery by its name, the first one where that is empty; a UsageError where there is none."""
-        found = self.galleries.get(name or self.first_gallery)
-        if found is None:
+        opened = self.galleries.get(name or self.first_gallery)
+        if opened is None:
             raise UsageError("this gallery is not here any more: choose another one")
-        return found
+        return opened
 
     def inspectable(self) -> TorchRuntime | None:
         """Return the model as a network that can be looked into; None where an exported file runs."""
@@ -185,11 +185,11 @@ class AppState:
 
     def query(self, upload: Upload) -> QueryImage:
         """Embed an image of the person who is looked for; one of many pixels is reduced first."""
-        kept = reduce_image(upload.image, self.limits.query_pixels)
+        reduced = reduce_image(upload.image, self.limits.query_pixels)
         started = time.perf_counter()
-        (embedding,) = self.embedder.embed([kept])
+        (embedding,) = self.embedder.embed([reduced])
         spent = time.perf_counter() - started
-        return QueryImage(upload.name, kept, jpeg_bytes(kept), embedding, upload.decode_s, spent)
+        return QueryImage(upload.name, reduced, jpeg_bytes(reduced), embedding, upload.decode_s, spent)
 
     def rank(self, name: str, queries: Sequence[QueryImage], options: SearchOptions) -> Outcome:
         """Rank a gallery for one person; several images are one query by their mean embedding.
@@ -252,15 +252,15 @@ class AppState:
         with self._lock:
             name = path.stem if path.stem not in self.galleries else f"{path.stem} ({len(self.galleries)})"
             self._check_new_name(name)
-            kept = self.folder / f"imported-{len(self.galleries)}.gallery"
-            shutil.copyfile(path, kept)
+            imported = self.folder / f"imported-{len(self.galleries)}.gallery"
+            shutil.copyfile(path, imported)
             try:
-                self.galleries[name] = Gallery.open(kept, binding=self.binding)
+                self.galleries[name] = Gallery.open(imported, binding=self.binding)
             except HatError as error:
-                for file in self.folder.glob(f"{kept.name}*"):
+                for file in self.folder.glob(f"{imported.name}*"):
                     file.unlink()
                 # People know the file by the name that it came with.
-                raise type(error)(str(error).replace(str(kept), path.name)) from None
+                raise type(error)(str(error).replace(str(imported), path.name)) from None
         return name
 
     def calibration(self, name: str) -> ThresholdCalibration | None:
@@ -271,10 +271,10 @@ class AppState:
         with self._lock:
             if self._calibrations.get(name, (-1, None))[0] != num_records:
                 try:
-                    found = calibrate_thresholds(gallery, num_pairs=50_000)
+                    calibrated = calibrate_thresholds(gallery, num_pairs=50_000)
                 except UsageError:
-                    found = None
-                self._calibrations[name] = (num_records, found)
+                    calibrated = None
+                self._calibrations[name] = (num_records, calibrated)
             return self._calibrations[name][1]
 
     def close(self) -> None:

@@ -24,23 +24,23 @@ def demo(
         str | None, typer.Argument(help="A checkpoint folder or an exported file; the model that ships, if none is given.")
     ] = None,
     gallery: Annotated[
-        str | None, typer.Option(help="A gallery's file, made where there is none, or milvus://host:port/name.")
+        str | None, typer.Option(help="A gallery's file, created where it is missing, or milvus://host:port/name.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="A data set for queries to try, and for a gallery where none is given: DIR, or NAME=DIR.")
+        str | None, typer.Option(help="A data set for sample queries, and for a gallery where none is given: DIR, or NAME=DIR.")
     ] = None,
     compare: Annotated[list[str] | None, typer.Option(help="Another file of the model to compare with; repeatable.")] = None,
     report: Annotated[
         list[Path] | None, typer.Option(help="A report of `hat verify` or `hat bench`, or a folder of them; repeatable.")
     ] = None,
-    max_images: Annotated[int, typer.Option(min=1, help="Most gallery images of --data that are embedded.")] = 1000,
+    max_images: Annotated[int, typer.Option(min=1, help="Maximum gallery images of --data.")] = 1000,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse adding to galleries and removing from them.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     gray_bits: GrayBits = None,
     host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs --user.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; a free one from 7860 on if none is given.")] = None,
     user: Annotated[
-        str | None, typer.Option(help="Ask for this name and the password in the variable HAT_DEMO_PASSWORD.")
+        str | None, typer.Option(help="Require a log-in with this name and the password in the variable HAT_DEMO_PASSWORD.")
     ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A further name under which the page is called, behind a proxy; repeatable.")
@@ -51,7 +51,7 @@ def demo(
 
     Rank a gallery for a person, with filters and re-ranking; add images and remove them for good; rank with several files of
     one model side by side; see where the model looks; read the last reports. Without --gallery and --data a small gallery of
-    generated people is drawn. The page is served to this machine alone, and asks no other one for anything.
+    generated people is drawn. The page is served to this machine alone, and sends no request to any other.
 
     Examples:
 

@@ -122,7 +122,7 @@ def _in_sentences(handler: Callable[..., Values], *values: Any) -> Values:
     except gr.Error:
         raise
     except Exception as error:  # noqa: BLE001 - the last line of defense: whatever it was, a visitor reads a sentence
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        _log.error("%s at %s:%s: %s", type(error).__name__, place.filename, place.lineno, error)
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        _log.error("%s at %s:%s: %s", type(error).__name__, frame.filename, frame.lineno, error)
         text = describe_failure(error) if is_out_of_memory(error) else GENERAL
         raise gr.Error(text, title="That did not work", print_exception=False) from None

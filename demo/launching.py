@@ -1,4 +1,4 @@
-"""Serving the page: on this machine alone unless told otherwise, without asking any other server for anything."""
+"""Serving the page: on this machine alone by default, without requests to any other server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _QUIET_LIBRARIES = ("httpx", "httpcore", "matplotlib")
 
 @dataclass(frozen=True)
 class Address:
-    """Where the page is served.
+    """Address of the page, and who may open it.
 
     Attributes:
         host: Address to listen on; any but this machine's own needs ``user`` and ``password`` to log in with.

@@ -22,7 +22,7 @@ _SEED = 7
 """Not the seed that `hat synth` begins with: a model that was trained on its people has not seen these."""
 
 _START_S = 1_767_603_600.0
-"""When the generated people walk by: 5 January 2026, 9:00 UTC."""
+"""Time at which the generated people walk by: 5 January 2026, 9:00 UTC."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ def draw_people(folder: Path, advance: Callable[[int, int], None]) -> ReIDDatase
     """Draw thirty people whom four cameras see; ``advance`` is called with the numbers of images done and to do."""
     from hat.data.synth import generate_dataset
 
-    # One identity has to be for training; nobody asks for it here.
+    # One identity has to be for training; it is not used here.
     generate_dataset(
         folder, num_ids=31, num_train_ids=1, num_cameras=4, images_per_camera=3, seed=_SEED, num_workers=1, on_progress=advance
     )

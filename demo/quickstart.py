@@ -126,14 +126,14 @@ def demo_command(folder: Path) -> list[str]:
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", help="The folder that everything is written to.")] = Path("hat-quickstart"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for all output.")] = Path("hat-quickstart"),
     once: Annotated[bool, typer.Option("--once", help="Stop before the demo is opened.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Delete what an earlier quickstart left there, and start over.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
-    """From nothing to a searched gallery, in a few minutes on two cores; no download, no GPU.
+    """Go from nothing to a searched gallery, in a few minutes on two cores; no download, no GPU.
 
     Draws a small multi-camera data set, trains a small HAT on it, exports it, proves that the file ranks as the model does,
     enrolls a gallery and opens the demo. Everything is in one folder, to be looked at and deleted. A step that was done before
@@ -196,7 +196,7 @@ def _done_before(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder / _DONE} cannot be read: {error}; start over with --force") from None
-    return {fact["command"]: fact for fact in content}
+    return {entry["command"]: entry for entry in content}
 
 
 def _do(step: Step, folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a visitor asks for and gets: images of a person, choices, and a ranked list."""
+"""Query, options and outcome of a visitor's search."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class QueryImage:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """What a visitor chose beside the query, and knows of it."""
+    """Options of a search, and the labels of its query that a visitor knows."""
 
     top: int = 10
     rerank: bool = False
@@ -59,7 +59,7 @@ class SearchOptions:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a search of a gallery found, best first, and how long each step took: decode, embed, search, re-rank."""
+    """Matches of a search, best first, and the seconds of each step: decode, embed, search, re-rank."""
 
     gallery: str
     matches: tuple[Match, ...]

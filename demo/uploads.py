@@ -1,4 +1,4 @@
-"""What a visitor may hand in: images and zip files, bounded in number, bytes and pixels, read into memory and then deleted."""
+"""Uploads of visitors: images and zip files, bounded in number, bytes and pixels, read into memory and then deleted."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ class Upload(NamedTuple):
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """How much may be handed in: in one file, as a query, in one enrollment with what its zip files unpack to."""
+    """Limits of uploads: of one file, of a query, and of one enrollment with the unpacked content of its zip files."""
 
     file_bytes: int = MAX_FILE_BYTES
     pixels: int = 32_000_000

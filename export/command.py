@@ -1,4 +1,4 @@
-"""``hat export``: a trained model as a file that another runtime runs."""
+"""``hat export``: export a trained model for another runtime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .request import Calibration
 
 _SIDECARS = ("{name}.data", "{name}.json", "{stem}.bin")
-"""What may be written beside a file: ONNX's large weights, an engine's metadata, OpenVINO's weights."""
+"""Endings of sidecars: ONNX's large weights, an engine's metadata, OpenVINO's weights."""
 
 _MAX_LOSSES = 12
 """Layers that are shown with what int8 costs them."""
@@ -30,43 +30,43 @@ _MAX_LOSSES = 12
 
 def export(
     source: Annotated[
-        str, typer.Argument(help="A checkpoint folder, a .pth file of HAT's released code, or an .onnx file of this package.")
+        str, typer.Argument(help="Checkpoint folder, .pth file of HAT's released code, or .onnx file of this package.")
     ],
     to: Annotated[str, typer.Option("--to", help="onnx, tensorrt, tensorrt-rtx, openvino, triton or deepstream.")],
-    out: Annotated[Path, typer.Option("--out", help="The file to write; a folder for triton and deepstream.")],
+    out: Annotated[Path, typer.Option("--out", help="Output file; a folder for triton and deepstream.")],
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16, bf16, int8 or fp8; by default fp32, or that of the .onnx file.")
+        str | None, typer.Option(help="fp32, fp16, bf16, int8 or fp8; default: fp32, or that of the .onnx file.")
     ] = None,
     opset: Annotated[
-        int | None, typer.Option(help="ONNX operator set; by default the lowest that there is, or the .onnx file's.")
+        int | None, typer.Option(help="ONNX opset; default: the lowest supported, or that of the .onnx file.")
     ] = None,
     input_: Annotated[
         str | None,
-        typer.Option("--input", help="Images: uint8, float32 from 0 to 255 (DeepStream), normalized (trackers)."),
+        typer.Option("--input", help="Input images: uint8, float32 from 0 to 255 (DeepStream) or normalized (trackers)."),
     ] = None,
-    batch: Annotated[str, typer.Option(help="MIN,OPT,MAX batch sizes that an engine is built for.")] = "1,8,32",
+    batch: Annotated[str, typer.Option(help="MIN,OPT,MAX batch sizes of an engine.")] = "1,8,32",
     calibration_data: Annotated[
-        str | None, typer.Option(help="Data set whose training images calibrate int8 and fp8: DIR, or NAME=DIR.")
+        str | None, typer.Option(help="Data set whose training images calibrate int8 and fp8: DIR or NAME=DIR.")
     ] = None,
-    num_calibration: Annotated[int, typer.Option(min=1, help="Calibration images.")] = 512,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of their choice.")] = 0,
+    num_calibration: Annotated[int, typer.Option(min=1, help="Number of calibration images.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of their selection.")] = 0,
     gray_bits: GrayBits = None,
     max_drop: Annotated[
         float | None,
-        typer.Option(help="Leave layers out of int8 until the embedding's mean cosine falls by no more; 1: none."),
+        typer.Option(help="Largest drop of the mean cosine in int8: costly layers stay in float; 1 quantizes all."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="GPU that a TensorRT engine is built on and for: cuda, cuda:1.")] = None,
+    device: Annotated[str | None, typer.Option(help="GPU to build a TensorRT engine on and for: cuda, cuda:1.")] = None,
     option: Annotated[
-        list[str] | None, typer.Option("--option", help="Particular to a target, KEY=VALUE: calibration=percentile.")
+        list[str] | None, typer.Option("--option", help="Target-specific option, KEY=VALUE: calibration=percentile.")
     ] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Export a trained model as a file that another runtime runs, with everything inside from pixels to unit embeddings.
+    """Export a model to ONNX, TensorRT, OpenVINO, Triton or DeepStream, with preprocessing and L2 norm in the graph.
 
-    The file appears when it is complete, its precision read back and compared with the request, or not at all. Prove it with
-    hat verify. From an ONNX file of this package nothing is traced: its precision and calibration are carried on, or a float32
-    file is quantized. So a workstation makes the ONNX file, and the device builds its engine.
+    The file is written only when it is complete and its precision, read back, matches the request. Check it with hat verify.
+    An ONNX file of this package is not traced again: its precision and calibration are kept, or a float32 file is quantized.
+    So a workstation can export the ONNX file and the device build its engine.
 
     Examples:
 

@@ -43,8 +43,8 @@ class OnnxSource:
     def request(self, **changes: Any) -> ExportRequest:
         """Return the request that keeps the file's name, precision, input and opset, but for some changes."""
         info = self.info
-        kept = ExportRequest(info.name, info.precision, info.input_type, opset=self.opset, metrics=info.metrics)
-        return dataclasses.replace(kept, **changes)
+        unchanged = ExportRequest(info.name, info.precision, info.input_type, opset=self.opset, metrics=info.metrics)
+        return dataclasses.replace(unchanged, **changes)
 
     def check_any_batch(self, reader: str) -> None:
         """Refuse an adopted file of one fixed batch (`UsageError`) where ``reader`` would send it any."""
@@ -67,7 +67,7 @@ class OnnxSource:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether calibration and quantization lie behind it already."""
+        """Return whether it is calibrated and quantized already."""
         return self.info.precision in ("int8", "fp8")
 
     @property
@@ -78,7 +78,7 @@ class OnnxSource:
 
 
 ExportSource: TypeAlias = HAT | OnnxSource
-"""What can be exported: a trained model, or an ONNX file of this package, where nothing is traced any more."""
+"""Source of an export: a trained model, or an ONNX file of this package, which needs no tracing."""
 
 
 def open_onnx_source(path: str | os.PathLike[str]) -> OnnxSource:

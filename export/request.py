@@ -1,4 +1,4 @@
-"""What is asked of an export, calibration images among it, so that every target is called alike; and the targets by name."""
+"""Request of an export, calibration images included, the same for every target; and the targets by name."""
 
 import hashlib
 import importlib
@@ -39,7 +39,7 @@ class Calibration:
 
     @property
     def details(self) -> dict[str, Any]:
-        """What an artifact records of them: how many, which, and a hash of their pixels."""
+        """Details that an artifact records of them: their number, their source, and a hash of their pixels."""
         return {
             "dataset": self.dataset,
             "split": "train",

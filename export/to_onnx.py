@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_OPSET = 18
-"""What every runtime of the last years reads. The exporter of torch starts here; 17 would silently become 18."""
+"""Opset that every runtime of the last years reads. The exporter of torch starts here; 17 would silently become 18."""
 
 BFLOAT16_OPSET = 22
 """Before it, ONNX's convolutions take no bfloat16."""
@@ -119,10 +119,10 @@ def _as_quantized(source: OnnxSource, request: ExportRequest) -> onnx.ModelProto
     """Return the graph of a file that was quantized before."""
     options = dict(request.options)
     runs_on = {"cpu": "a CPU", "tensorrt": "TensorRT"}
-    made_for, wanted = runs_on.get(str(source.scheme)), runs_on.get(str(options.pop("scheme", "tensorrt")))
-    if source.scheme is not None and made_for != wanted:  # another project's file does not say
+    made_for, requested = runs_on.get(str(source.scheme)), runs_on.get(str(options.pop("scheme", "tensorrt")))
+    if source.scheme is not None and made_for != requested:  # another project's file does not say
         raise UsageError(
-            f"{source.path} was quantized for {made_for}, and {wanted} computes another pattern: "
+            f"{source.path} was quantized for {made_for}, and {requested} computes another pattern: "
             "quantize the float32 file for it (--precision int8 --calibration-data)"
         )
     if request.precision != source.info.precision or request.calibration is not None or options:

@@ -18,24 +18,24 @@ from hat.errors import HatError, UsageError, describe_failure
 from hat.process_settings import keep_freed_memory, wait_passively
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "info": ("hat.commands.info:info", "What a model, a checkpoint or an exported file is."),
-    "doctor": ("hat.commands.doctor:doctor", "What is installed and what runs here, and what does not fit together."),
-    "synth": ("hat.commands.synth:synth", "Draw a multi-camera data set of generated pedestrians."),
-    "train": ("hat.train.command:train", "Train a HAT on one or several data sets."),
-    "eval": ("hat.commands.evaluation:evaluate", "mAP, Rank-1 and mINP of a model on one or several data sets."),
-    "convert": ("hat.commands.convert:convert", "Make a checkpoint of a .pth file that HAT's released code wrote."),
-    "export": ("hat.export.command:export", "Write a model as ONNX, TensorRT, OpenVINO, Triton or DeepStream files."),
-    "adopt": ("hat.export.foreign.command:adopt", "Another project's ONNX or OpenVINO model as one of our files."),
-    "verify": ("hat.export.parity.command:verify", "Does an exported file rank people as the model does?"),
-    "bench": ("hat.export.bench.command:bench", "Speed, latency and memory of models and files, side by side."),
-    "embed": ("hat.serve.commands.embed:embed", "Write the embeddings of images to a file."),
+    "info": ("hat.commands.info:info", "Describe a model, checkpoint or exported file."),
+    "doctor": ("hat.commands.doctor:doctor", "Check the installation and report problems."),
+    "synth": ("hat.commands.synth:synth", "Generate a multi-camera data set of synthetic pedestrians."),
+    "train": ("hat.train.command:train", "Train a model on one or more data sets."),
+    "eval": ("hat.commands.evaluation:evaluate", "Evaluate a model on one or more data sets (mAP, CMC, mINP)."),
+    "convert": ("hat.commands.convert:convert", "Convert a .pth file of HAT's released code to a checkpoint."),
+    "export": ("hat.export.command:export", "Export a model to ONNX, TensorRT, OpenVINO, Triton or DeepStream."),
+    "adopt": ("hat.export.foreign.command:adopt", "Wrap a third-party ONNX or OpenVINO model."),
+    "verify": ("hat.export.parity.command:verify", "Check that exported files match the reference model."),
+    "bench": ("hat.export.bench.command:bench", "Benchmark models and exported files."),
+    "embed": ("hat.serve.commands.embed:embed", "Write image embeddings to a file."),
     "enroll": ("hat.serve.commands.enroll:enroll", "Add images, folders or video frames to a gallery."),
-    "search": ("hat.serve.commands.search:search", "Rank a gallery by similarity to one or several images."),
-    "gallery": ("hat.serve.commands.gallery:gallery", "Look into a gallery, remove people from it, rebuild it."),
-    "serve": ("hat.serve.commands.serve:serve", "Embed and search over HTTP."),
-    "keys": ("hat.serve.commands.serve:keys_app", "API keys of the service: made, listed, removed."),
-    "demo": ("hat.demo.command:demo", "Search, compare and look inside, in the browser."),
-    "quickstart": ("hat.demo.quickstart:quickstart", "From nothing to a searched gallery, in a few minutes."),
+    "search": ("hat.serve.commands.search:search", "Rank a gallery by similarity to one or more images."),
+    "gallery": ("hat.serve.commands.gallery:gallery", "Inspect and manage a gallery."),
+    "serve": ("hat.serve.commands.serve:serve", "Serve embedding and search over HTTP."),
+    "keys": ("hat.serve.commands.serve:keys_app", "Create, list and remove API keys."),
+    "demo": ("hat.demo.command:demo", "Search, compare and look inside a model in the browser."),
+    "quickstart": ("hat.demo.quickstart:quickstart", "Run the whole workflow on synthetic data."),
 }
 """Name -> ("module:function", one line of help), in the order of the help page; a group's function is its `typer.Typer`."""
 
@@ -113,7 +113,7 @@ def main() -> None:
         try:
             app()
         finally:
-            sys.stdout.flush()  # here, where a full disk behind a redirection can still be told
+            sys.stdout.flush()  # here, where a full disk behind a redirection can still be reported
     except HatError as error:
         label = "usage" if isinstance(error, UsageError) else "failed"
         sys.stderr.write(f"hat: {label}: {error}\n")

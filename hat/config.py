@@ -41,7 +41,7 @@ def config_from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") 
         raise ConfigError(prefix + "; ".join(_describe(item, cls) for item in error.errors())) from None
 
 
-def facts_from_dict(cls: type[T], content: Mapping[str, Any], *, newest: int, source: str) -> T:
+def metadata_from_dict(cls: type[T], content: Mapping[str, Any], *, newest: int, source: str) -> T:
     """Build an object with a field ``format_version`` from plain data, read from ``source``.
 
     Raises a `CheckpointError` where the version is above ``newest``, or a field is unknown, missing or wrong.

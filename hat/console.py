@@ -1,4 +1,4 @@
-"""What a command says: results on stdout, as a table or as JSON; everything else, progress bars included, on stderr.
+"""Output of a command: results on stdout, as a table or as JSON; everything else, progress bars included, on stderr.
 
 Results worth keeping go into a Markdown file too, with all that is needed to measure them again.
 """
@@ -23,7 +23,7 @@ from hat.io.atomic_output import check_output, writing
 from hat.processor import processor_name
 
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
-"""Where messages go, so that what a command prints on stdout can be piped. No markup: paths have square brackets."""
+"""Console of messages, so that what a command prints on stdout can be piped. No markup: paths have square brackets."""
 
 RATES = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
 """Metrics of a ranking -> their names for a reader."""
@@ -88,9 +88,9 @@ def append_record(path: Path, title: str, rows: Sequence[Mapping[str, Any]], wal
     """Append a section with a table, the command, the commit, the machine and the wall time to a Markdown file."""
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     day, commit = time.strftime("%Y-%m-%d"), _source_commit() or "unknown"
-    facts = f"{day}, commit {commit}, {describe_machine()}, {wall_time_s:.0f} s."
+    details = f"{day}, commit {commit}, {describe_machine()}, {wall_time_s:.0f} s."
     with writing(path), path.open("a", encoding="utf-8") as file:
-        file.write(f"\n## {title}\n\n{markdown_table(rows)}\n`{command}`\n\n{facts}\n")
+        file.write(f"\n## {title}\n\n{markdown_table(rows)}\n`{command}`\n\n{details}\n")
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

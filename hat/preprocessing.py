@@ -1,4 +1,4 @@
-"""How an image becomes the input of a model: one class, stored with the weights, used by everything that feeds a model.
+"""Preprocessing of images: one class, stored with the weights, used by everything that feeds a model.
 
 The host's part is small on purpose: decode, convert to RGB, resize to (height, width), and keep uint8. Conversion to float,
 normalization and everything after it belong to the model's graph, so that two runtimes cannot disagree about them.
@@ -32,7 +32,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 
 @config_dataclass
 class Preprocessing:
-    """How an image becomes the input of a model."""
+    """Image preprocessing stored with a model."""
 
     height: int = 256
     """Height of the model's input in pixels."""

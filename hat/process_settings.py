@@ -39,7 +39,7 @@ def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory for the next allocation instead of returning it to the system.
 
     Otherwise every tensor above 32 MiB is mapped, faulted in page by page and unmapped again, a sixth of the time of a training
-    step. The process never becomes larger than it has been at its largest. Returns whether the allocator was told: not on other
+    step. The process never becomes larger than it has been at its largest. Returns whether the allocator was set: not on other
     systems, and not where the user has chosen an allocator or its settings by the environment.
     """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":

@@ -1,10 +1,10 @@
-"""What the processor is called, in which precisions its instructions make it fast, and what tells a Jetson; by Linux."""
+"""Name and fast precisions of the processor, and the mark of a Jetson, as Linux reports them."""
 
 import platform
 from pathlib import Path
 
 JETSON_RELEASE = Path("/etc/nv_tegra_release")
-"""Is there on Jetsons alone, and says which release of JetPack they run."""
+"""File that exists on Jetsons alone, with the release of JetPack."""
 
 _CPUINFO = Path("/proc/cpuinfo")
 _VNNI = frozenset({"avx512_vnni", "avx_vnni"})
@@ -16,12 +16,12 @@ _FASTER = {
 
 
 def processor_name() -> str:
-    """Return the processor's name, or its architecture where the system does not tell."""
-    return _told("model name") or platform.processor() or platform.machine()
+    """Return the processor's name, or its architecture where the system does not report it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def fast_precisions() -> tuple[str, ...] | None:
-    """Return the precisions for which the processor has instructions, fp32 first; None where the system does not tell."""
+    """Return the precisions with instructions of their own, fp32 first; None where the system does not report them."""
     flags = _flags()
     return ("fp32", *(precision for precision, names in _FASTER.items() if names & flags)) if flags else None
 
@@ -40,11 +40,11 @@ def has_vnni() -> bool:
 
 
 def _flags() -> frozenset[str]:
-    return frozenset(_told("flags", "Features").split())
+    return frozenset(_cpuinfo("flags", "Features").split())
 
 
-def _told(*keys: str) -> str:
-    """Return what Linux says of the first processor by one of these keys; nothing elsewhere, or where it does not say."""
+def _cpuinfo(*keys: str) -> str:
+    """Return the first processor's value of one of these keys; an empty text where Linux does not report it, or elsewhere."""
     try:
         lines = [line.partition(":") for line in _CPUINFO.read_text(encoding="utf-8").splitlines()]
     except OSError:

@@ -1,4 +1,4 @@
-"""What a similarity means in a gallery: how often two different people reach it, and how often one person does.
+"""Calibration of similarity thresholds: false and true match rates of a gallery.
 
 The unit is one comparison of two images. A search compares its query with every record: at least one false match among N has
 the chance 1 - (1 - f)^N where f is the rate of one (`chance_of_any`), so that a threshold for 10,000 has to be far stricter.
@@ -40,7 +40,7 @@ _DIFFERENT, _SAME, _ROC = "#c8552b", "#0c7f5c", "#2f5fd0"
 
 @dataclass(frozen=True)
 class RocPoint:
-    """What a threshold does: two images whose similarity is at least ``similarity`` count as one person."""
+    """Point of the ROC: two images whose similarity is at least ``similarity`` count as one person."""
 
     similarity: float
     false_match_rate: float  # share of pairs of different people that reach it, as estimated
@@ -194,7 +194,7 @@ class PairSet:
 
     @property
     def num_unordered(self) -> int:
-        """How many pairs there are."""
+        """Number of pairs."""
         return self._num_ordered // 2
 
     def draw(self, num_pairs: int, rng: np.random.Generator) -> Pairs:
@@ -229,14 +229,14 @@ def _similarities(gallery: Gallery, ids: npt.NDArray[np.int64], draws: Sequence[
         unique, inverse = np.unique(places, return_inverse=True)
         return gallery.embeddings(ids[unique].tolist())[inverse]
 
-    found = [np.empty(len(left), dtype=np.float32) for left, _ in draws]
+    draws_similarities = [np.empty(len(left), dtype=np.float32) for left, _ in draws]
     step = max(1, _BLOCK_BYTES // (2 * row_bytes))
-    for similarities, (left, right) in zip(found, draws, strict=True):
+    for similarities, (left, right) in zip(draws_similarities, draws, strict=True):
         for start in range(0, len(left), step):
             block = slice(start, start + step)
             similarities[block] = np.einsum("nd,nd->n", read(left[block]), read(right[block]))
         similarities.sort()
-    return found
+    return draws_similarities
 
 
 def draw_calibration(calibration: ThresholdCalibration, path: Path, *, title: str) -> None:

@@ -57,9 +57,9 @@ def fake_tensorrt(version, gpu=L4):
 
 
 def small_info(precision="fp32", **changes):
-    facts = {"name": "small", "model": ModelConfig(image_size=SIZE), "embed_dim": EMBED_DIM, "precision": precision}
-    facts |= {"preprocessing": Preprocessing(height=SIZE[0], width=SIZE[1]), "versions": {"hat-reid": "0"}}
-    return ArtifactInfo(**(facts | {"source_sha256": "0" * 64, "fingerprint": "1" * 64} | changes))
+    metadata = {"name": "small", "model": ModelConfig(image_size=SIZE), "embed_dim": EMBED_DIM, "precision": precision}
+    metadata |= {"preprocessing": Preprocessing(height=SIZE[0], width=SIZE[1]), "versions": {"hat-reid": "0"}}
+    return ArtifactInfo(**(metadata | {"source_sha256": "0" * 64, "fingerprint": "1" * 64} | changes))
 
 
 def small_onnx(precision="fp32", *, computes=None, info=None, operator="Conv"):

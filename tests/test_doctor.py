@@ -78,7 +78,7 @@ def test_two_onnxruntimes_and_another_cuda_of_tensorrt_are_told(machine):
         ("model name\t: Intel N100\nflags\t\t: avx2 avx_vnni\n", "Intel N100, fast in fp32, int8"),
         ("model name\t: Xeon\nflags\t\t: avx512_vnni amx_bf16\n", "Xeon, fast in fp32, int8, bf16"),
         ("processor\t: 0\nFeatures\t: fp asimd asimddp bf16\n", ", fast in fp32, int8, bf16"),
-        (None, ", fast in fp32; what else cannot be told here"),
+        (None, ", fast in fp32; other precisions are unknown here"),
     ],
 )
 def test_doctor_tells_in_which_precisions_the_processor_is_fast(text, expected, machine, tmp_path):

@@ -22,7 +22,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 class AugmentationParams(NamedTuple):
-    """What is to be done to each image of a batch."""
+    """Augmentation parameters of each image of a batch."""
 
     top: Tensor  # (B,) int64, first row of the crop in the padded image
     left: Tensor  # (B,) int64, its first column

@@ -1,4 +1,4 @@
-"""``hat train``: from a preset and data sets to a checkpoint."""
+"""``hat train``: train a model from a preset and data sets."""
 
 from __future__ import annotations
 
@@ -35,47 +35,48 @@ PRESETS = {
 def train(
     preset: Annotated[
         str,
-        typer.Argument(help="\n\n".join(["A recipe.", *(f"{name}: {told}" for name, told in PRESETS.items())])),
+        typer.Argument(help="\n\n".join(["Recipe.", *(f"{name}: {told}" for name, told in PRESETS.items())])),
     ],
     *,
     data: Annotated[
-        list[str] | None, typer.Option("--data", help="A data set, DIR or NAME=DIR; several are trained on together.")
+        list[str] | None, typer.Option("--data", help="Data set, DIR or NAME=DIR; repeat to train on several together.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The run's folder, afterwards a checkpoint.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="A model's name, such as hat_resnet50.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder; a checkpoint when training ends.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Model name, such as hat_resnet50.")] = None,
     backbone_weights: Annotated[
-        str | None, typer.Option("--backbone-weights", help="torchvision, timm, a .safetensors or .pth file, or none.")
+        str | None, typer.Option("--backbone-weights", help="torchvision, timm, none, or a .safetensors or .pth file.")
     ] = None,
     initial_checkpoint: Annotated[
-        str | None, typer.Option("--initial-checkpoint", help="Begin with this trained model: fine-tune it.")
+        str | None, typer.Option("--initial-checkpoint", help="Fine-tune this trained model.")
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option("--teacher", help="Learn from this model beside: a checkpoint or an exported file.")
+        str | None, typer.Option("--teacher", help="Distill from this model: a checkpoint or an exported file.")
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field of the configuration: optim.lr=3e-4.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A YAML file of changes to the preset.")] = None,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print the whole configuration and stop.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, as if it had never stopped.")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a configuration field: optim.lr=3e-4.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of overrides to the preset.")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the full configuration and exit.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the interrupted run in --out.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
     device: Device = "auto",
     gray_bits: Annotated[
-        int | None, typer.Option("--gray-bits", help="Bits that 16-bit gray images really use; short for --set gray_bits=N.")
+        int | None, typer.Option("--gray-bits", help="Significant bits of 16-bit gray images; short for --set gray_bits=N.")
     ] = None,
     skip_bad: SkipBad = False,
     stop_after_s: Annotated[
-        float | None, typer.Option("--stop-after-s", help="Stop after so many seconds, with the state written; then --resume.")
+        float | None,
+        typer.Option("--stop-after-s", help="Save the state and stop after this many seconds; continue with --resume."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Length of the run; short for --set num_epochs=N.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Number of epochs; short for --set num_epochs=N.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a HAT on one or several data sets.
+    """Train a model on one or more data sets.
 
-    Own data is a folder as a public set has it, one folder a person (DIR/NAME/*.jpg), files named as Market-1501's
-    (0001_c1s1_000001_00.jpg), or a table (CSV) with the columns path, pid, camid and split; hat eval --help says more.
+    Your own data: the layout of a public data set, one folder a person (DIR/NAME/*.jpg), Market-1501 file names
+    (0001_c1s1_000001_00.jpg), or a table (CSV) with the columns path, pid, camid and split. See also hat eval --help.
 
-    The run's folder is a checkpoint when it ends: the best weights by mAP where eval.every_epochs asks for evaluation, the last
-    ones otherwise. A run that is stopped by Ctrl-C, SIGTERM or --stop-after-s goes on with --resume, and so does one that was
-    killed, from the last state that it had written. Several GPUs or machines: start it with torchrun -m hat train.
+    At the end the run folder is a checkpoint: the weights with the best mAP if eval.every_epochs is set, the last ones
+    otherwise. --resume continues a run stopped by Ctrl-C, SIGTERM or --stop-after-s, and a killed one from its last saved
+    state. For several GPUs or machines, start with torchrun -m hat train.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Everything that decides a training run: one tree of frozen dataclasses, checked when it is made.
+"""Configuration of a training run: one tree of frozen dataclasses, checked when it is made.
 
 The defaults are the paper's recipe (Sec. 4.2) on Market-1501; `hat.train.presets` holds the differences of everything else.
 """
@@ -21,7 +21,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @config_dataclass
 class SamplerConfig:
-    """What a batch is: P identities with L images each (paper Sec. 4.2: 16 x 4)."""
+    """Composition of a batch: P identities with L images each (paper Sec. 4.2: 16 x 4)."""
 
     num_identities: AtLeastTwo = 16
     """P, identities in the global batch, over all processes; a multiple of the number of processes."""
@@ -69,7 +69,7 @@ class AugmentationConfig:
 
 @config_dataclass
 class LossConfig:
-    """The losses of every supervised branch and how they are summed (paper Sec. 3.4, Eq. 7-9)."""
+    """The losses of every supervised branch and how they are summed (paper, Eq. 7-9)."""
 
     label_smoothing: BelowOne = 0.1
     """Part of the target's probability that is spread over all identities."""
@@ -82,7 +82,7 @@ class LossConfig:
     circle_margin: BelowOne = 0.25
     """The circle loss wants cosines above 1 - margin within an identity and below margin between two."""
     circle_scale: PositiveFloat = 128.0
-    """What the circle loss multiplies cosines by: how much the hardest pairs outweigh the rest."""
+    """Scale of the circle loss, which multiplies cosines: how much the hardest pairs outweigh the rest."""
     auxiliary_weight: NonNegativeFloat = 0.5
     """Weight of the TFC stages before the last one: the paper's lambda (Eq. 9, Table 5)."""
 
@@ -107,7 +107,7 @@ class DistillConfig:
     """Weight of the difference between the teacher's and the student's similarities within a batch; no projection is needed,
     and it is the similarities that rank a gallery."""
     similarity: Literal["kl", "mse"] = "kl"
-    """How similarities are compared: divergence of the distributions over an image's neighbors (Passalis and Tefas, ECCV
+    """Comparison of similarities: divergence of the distributions over an image's neighbors (Passalis and Tefas, ECCV
     2018), or squared differences of cosines (near Tung and Mori, ICCV 2019)."""
     temperature: PositiveFloat = 0.2
     """Cosines are divided by it before the softmax of "kl". At 0.2 an identity's three others at 0.8 and sixty strangers at 0.1
@@ -128,7 +128,7 @@ class DistillConfig:
 
 @config_dataclass
 class OptimConfig:
-    """How gradients become steps."""
+    """Optimizer."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """Adam with weight decay in the gradient (paper), AdamW with decoupled decay, or SGD with momentum."""
@@ -168,7 +168,7 @@ class ScheduleConfig:
     milestones: tuple[PositiveFloat, ...] = (50, 70, 90, 110, 130)
     """Epochs, counted from 0, at whose beginning the rate is multiplied by `gamma`."""
     gamma: PositiveFloat = 0.4
-    """What the rate is multiplied by at a milestone."""
+    """Factor of the learning rate at a milestone."""
     final_factor: Probability = 0.01
     """A cosine ends at this part of `optim.lr`."""
 
@@ -191,7 +191,7 @@ class EMAConfig:
 
 @config_dataclass
 class ComputeConfig:
-    """How the arithmetic is done."""
+    """Precision, memory layout and compilation."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the model's forward and backward pass (autocast); weights and losses stay float32. fp16 scales the loss."""
@@ -206,7 +206,7 @@ class ComputeConfig:
 
 @config_dataclass
 class DataConfig:
-    """Where the training images are held."""
+    """Storage and decoding of the training images."""
 
     cache: Literal["auto", "device", "host", "none"] = "auto"
     """Keep all training images as uint8 on the training device, in the host's memory, or decode them for every batch; auto
@@ -229,7 +229,7 @@ class EvalConfig:
 
 @config_dataclass
 class CheckpointConfig:
-    """When a run is written down. It always is after the last epoch."""
+    """Intervals at which a run is saved. It always is after the last epoch."""
 
     every_minutes: PositiveFloat | None = 10
     """The state to resume from, once so many minutes have passed since it was last written; null not by time."""
@@ -241,7 +241,7 @@ class CheckpointConfig:
 
 @config_dataclass
 class LogConfig:
-    """What is written down while training."""
+    """Logging of metrics."""
 
     every_steps: PositiveInt = 20
     """A line of `metrics.jsonl` for every so many steps, with the means over them, and one at the end of an epoch."""
@@ -270,7 +270,7 @@ class TrainConfig:
     model: ModelConfig = ModelConfig()
     """The architecture."""
     backbone_weights: str | None = None
-    """Where the CNN's weights come from: "torchvision", "timm", a file, or "none" for random ones. It has to be said."""
+    """Source of the CNN's weights: "torchvision", "timm", a file, or "none" for random ones. It has to be said."""
     initial_checkpoint: str | None = None
     """Begin with this trained model instead: a checkpoint folder of the same architecture, at any image size, of any people; or
     a .pth file of HAT's released code, read with the stride of `model.backbone`."""
@@ -297,13 +297,13 @@ class TrainConfig:
     compute: ComputeConfig = ComputeConfig()
     """Precision and memory layout."""
     data: DataConfig = DataConfig()
-    """Where images are held."""
+    """Storage of images."""
     eval: EvalConfig = EvalConfig()
     """Evaluation while training."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """When the state is written."""
+    """Intervals at which the state is saved."""
     log: LogConfig = LogConfig()
-    """Metrics written down."""
+    """Logging of metrics."""
     distributed: DistributedConfig = DistributedConfig()
     """Several processes."""
 

@@ -1,4 +1,4 @@
-"""What a student learns of a teacher: its embeddings, and how near it holds the images of a batch to each other."""
+"""Distillation: a student learns a teacher's embeddings, and its similarities between the images of a batch."""
 
 from collections.abc import Iterable
 from typing import Literal

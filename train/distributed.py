@@ -30,7 +30,7 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and messages."""
+        """Return whether this process writes files and messages."""
         return self.rank == 0
 
 

@@ -1,4 +1,4 @@
-"""Where training images come from: the device's memory, the host's, or the disk, as configured or as it fits."""
+"""Sources of training images: the device's memory, the host's, or the disk, as configured or as it fits."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

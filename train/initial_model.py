@@ -1,4 +1,4 @@
-"""What a run begins with: a backbone's ImageNet weights, or the whole of a model that was trained before."""
+"""Initial model of a run: a backbone with ImageNet weights, or the whole of a model that was trained before."""
 
 import json
 from pathlib import Path
@@ -53,11 +53,13 @@ def _continue_from(model: HAT, folder: str) -> str:
         own_stage = own_stages.get(level)
         if isinstance(stage, TFC) and isinstance(own_stage, TFC):
             state[f"dsa.{level}.position_embedding"] = stage.interpolate_pos_embed(*own_stage.grid).detach()
-    other_people = source.num_classes != model.num_classes
-    one_projects = (model.projection is None) != (source.projection is None)
-    anew = tuple(prefix for prefix, begins in (("classifiers.", other_people), ("projection.", one_projects)) if begins)
-    state = {name: value for name, value in state.items() if not name.startswith(anew)}
-    state |= {name: value for name, value in own.items() if name.startswith(anew)}
+    identities_differ = source.num_classes != model.num_classes
+    projection_differs = (model.projection is None) != (source.projection is None)
+    reinitialized = tuple(
+        prefix for prefix, differs in (("classifiers.", identities_differ), ("projection.", projection_differs)) if differs
+    )
+    state = {name: value for name, value in state.items() if not name.startswith(reinitialized)}
+    state |= {name: value for name, value in own.items() if name.startswith(reinitialized)}
     fields = [
         field for field in differences(config_to_dict(model.config), config_to_dict(source.config)) if field[0] != "image_size"
     ]
@@ -77,4 +79,4 @@ def _continue_from(model: HAT, folder: str) -> str:
     resized = f", resampled from {size_before} to {size}" if size != size_before else ""
     differing = [f"{name} {value} instead of {before}" for name, value, before in fields]
     changed = f" and {', '.join(differing)}" if differing else ""
-    return f"the model starts from {folder}{resized}, with {'new' if other_people else 'its own'} classifiers{changed}"
+    return f"the model starts from {folder}{resized}, with {'new' if identities_differ else 'its own'} classifiers{changed}"

@@ -1,4 +1,4 @@
-"""The losses of a HAT (paper Sec. 3.4): cross entropy and batch-hard triplets, or circles, on every supervised branch."""
+"""The losses of a HAT (paper, Eq. 7-9): cross entropy and batch-hard triplets, or circles, on every supervised branch."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

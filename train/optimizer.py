@@ -1,4 +1,4 @@
-"""Which weights learn and how fast: groups of parameters, frozen levels, the learning rate over time; and their average."""
+"""Optimizer: groups of parameters, frozen levels, the learning rate schedule, and the moving average of the weights."""
 
 import copy
 import math

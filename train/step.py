@@ -102,7 +102,7 @@ class TrainingStep:
         means over batches and processes: ``"loss"``, its parts (`hat_loss`, `Distillation`), and ``"grad_norm"`` where
         gradients are clipped.
         """
-        # Seeded anew for every step, so that a resumed run needs no state of any generator.
+        # Reseeded for every step, so that a resumed run needs no state of any generator.
         torch.manual_seed(derive_seed(self.config.seed, epoch, step, self.context.rank, _DROPOUT))
         if self._captures:
             torch.compiler.cudagraph_mark_step_begin()

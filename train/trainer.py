@@ -45,7 +45,7 @@ from .teacher import open_teacher
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run came to."""
+    """Result of a training run."""
 
     folder: Path  # a checkpoint that `hat.load_checkpoint` reads
     num_steps: int  # taken in all
@@ -104,12 +104,12 @@ def train_model(
             folder.check_inputs(config, resume=resume)
             stack.enter_context(folder.lock())
         stack.enter_context(_one_sentence(folder))
-        place = next((i for i, dataset in enumerate(datasets) if len(dataset.query) and len(dataset.gallery)), None)
+        evaluated_index = next((i for i, dataset in enumerate(datasets) if len(dataset.query) and len(dataset.gallery)), None)
         if skip_bad:
-            evaluated = place if config.eval.every_epochs else None
+            evaluated = evaluated_index if config.eval.every_epochs else None
             datasets = [_without_bad_images(dataset, i == evaluated, context) for i, dataset in enumerate(datasets)]
         train = _training_images(datasets)
-        evaluation = None if place is None else datasets[place]
+        evaluation = None if evaluated_index is None else datasets[evaluated_index]
         trainer = Trainer(config, train, folder, context, resume=resume, evaluation=evaluation)
         if context.world_size > 1:
             dist.barrier()  # all have read the state before the first process writes
@@ -131,23 +131,23 @@ def _one_sentence(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        kept = folder.describe_state()
+        state = folder.describe_state()
         if is_out_of_memory(error):
             raise WorkError(
                 "memory ran out: lower sampler.num_identities or model.image_size, set compute.precision=bf16, hold the images "
-                f"elsewhere (data.cache=host or none), or lower eval.batch_size if it was an evaluation; {kept}"
+                f"elsewhere (data.cache=host or none), or lower eval.batch_size if it was an evaluation; {state}"
             ) from error
         if isinstance(error, OSError):
-            raise WorkError(f"{describe_failure(error)}; {kept}") from error
+            raise WorkError(f"{describe_failure(error)}; {state}") from error
         raise
 
 
 def _without_bad_images(dataset: ReIDDataset, is_evaluated: bool, context: DistributedContext) -> ReIDDataset:
-    kept, bad = without_bad_images(dataset, ("train", "query", "gallery") if is_evaluated else ("train",))
+    usable, bad = without_bad_images(dataset, ("train", "query", "gallery") if is_evaluated else ("train",))
     if bad and context.is_main:
         path, reason = bad[0]
         stderr.print(f"{dataset.name}: {len(bad)} images cannot be used and are left out, such as {path}: {reason}")
-    return kept
+    return usable
 
 
 def _training_images(datasets: Sequence[ReIDDataset]) -> Split:

@@ -62,7 +62,7 @@ class ComparedMatch:
 
 @dataclass(frozen=True)
 class ComparedList:
-    """What one file made of the query."""
+    """Ranking of the query by one file."""
 
     name: str
     precision: str
@@ -134,9 +134,9 @@ def compare_artifacts(
 
 def compared_html(pictures: Pictures, lists: Sequence[ComparedList], query_pid: Identity | None) -> str:
     """Return figures of each file, and the ranked lists one under the other."""
-    ids = sorted({match.id for one in lists for match in one.matches})
+    ids = sorted({match.id for ranking in lists for match in ranking.matches})
     records = {record.id: record for record in pictures.gallery.get(ids, thumbnails=True)}
-    figures = [_figures(one, lists[0]) for one in lists]
+    figures = [_figures(ranking, lists[0]) for ranking in lists]
     view = fragments("compare")
     return str(view.compared(len(pictures.ids), pictures.num_left_out, figures, lists, records, query_pid))
 

@@ -137,13 +137,13 @@ class GalleryActions:
         with received_files(paths) as at_hand:
             done = self._enroll(session, progress, at_hand, pid, camid, labels_in_names)
         known = f", {done.num_known:,} known already" if done.num_known else ""
-        said = self._view.enrollment(
+        message = self._view.enrollment(
             f"{plural(done.num_added, 'image')} added{known}.",
             "good" if done.num_added or not done.bad else "bad",
             [(Path(source).name, reason) for source, reason in done.bad[:_SHOWN_BAD]],
             len(done.bad) - _SHOWN_BAD,
         )
-        return (said, *self.shown(session))
+        return (message, *self.shown(session))
 
     def ask_marked(self, session: Session) -> Values:
         """Ask whether the marked records are to be removed."""
@@ -185,8 +185,8 @@ class GalleryActions:
         gallery.vacuum()
         self._state.forget_embeddings(session.gallery)
         session.forget_query()
-        said = f"{plural(count, 'image')} removed; nothing of them is left in the gallery's file."
-        return (fragments("components").notice(said, "good"), *self.shown(session))
+        message = f"{plural(count, 'image')} removed; nothing of them is left in the gallery's file."
+        return (fragments("components").notice(message, "good"), *self.shown(session))
 
     def _ask(self, session: Session, condition: dict[str, Any], count: int, what: str, reason: str) -> Values:
         self._check_writable()
@@ -236,8 +236,8 @@ class GalleryActions:
         notes = []
         if counts.first_seen_s is not None and counts.last_seen_s is not None:
             notes.append(f"seen {format_timestamp(counts.first_seen_s)} to {format_timestamp(counts.last_seen_s)} UTC")
-        kept = self._state.is_kept(session.gallery)
-        notes.append("kept until they are removed" if kept else "in a temporary file that goes with the demo")
+        is_kept = self._state.is_kept(session.gallery)
+        notes.append("kept until they are removed" if is_kept else "in a temporary file that goes with the demo")
         if unknown := counts.by_pid.get(None, 0):
             notes.append(f"{plural(unknown, 'image')} of unknown people")
         by_camera = {camera_name(camid): cameras[camid] for camid in sorted(cameras)}

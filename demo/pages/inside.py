@@ -65,12 +65,12 @@ def inside_page(state: AppState, session_state: gr.State, tab: Any) -> None:
         outcome = session.outcome
         if outcome is None or not session.queries or not outcome.matches:
             raise UsageError("there is no query and match yet: search on the Search page first")
-        place = chosen if isinstance(chosen, int) and 0 <= chosen < len(outcome.matches) else 0
-        record = outcome.matches[place].record
+        index = chosen if isinstance(chosen, int) and 0 <= chosen < len(outcome.matches) else 0
+        record = outcome.matches[index].record
         images, labels = [session.queries[0].image], ["Query"]
         if record.thumbnail is not None:
             images.append(decode_image(record.thumbnail, "the match's picture"))
-            labels.append(f"Rank {place + 1}, {person_name(record.pid)}")
+            labels.append(f"Rank {index + 1}, {person_name(record.pid)}")
         with state.embedder.lock:
             columns = look_inside(runtime.model, images)
         return (maps_html(columns, labels, is_missing=record.thumbnail is None),)
@@ -83,8 +83,8 @@ def inside_page(state: AppState, session_state: gr.State, tab: Any) -> None:
             (f"rank {rank}: {person_name(match.record.pid)}, similarity {match.similarity:.3f}", rank - 1)
             for rank, match in enumerate(outcome.matches, start=1)
         ]
-        place = min(session.chosen, len(choices) - 1)
-        return (gr.update(choices=choices, value=place), *look(session, place))
+        index = min(session.chosen, len(choices) - 1)
+        return (gr.update(choices=choices, value=index), *look(session, index))
 
     bind(tab.select, begin, session_state, [], [match, maps])
     bind(match.input, look, session_state, [match], [maps])

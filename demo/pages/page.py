@@ -31,7 +31,7 @@ LIMITS_OF_USE = (
     "decide anything about a person without human review, or for covert surveillance. In the European Union the GDPR and the "
     "AI Act apply."
 )
-"""What the model must not be used for, in the words of the project's front page."""
+"""Limits of use, in the words of the project's front page."""
 
 _MAX_CARD_BYTES = 256 * 1024
 
@@ -64,7 +64,7 @@ def build_page(state: AppState) -> gr.Blocks:
             with gr.Tab("Report", id="report") as report_tab:
                 report_page(state, session_state, report_tab)
             with gr.Tab("About and limits", id="about"), gr.Column(elem_classes="hat-text"):
-                html_block(fragments("about").about(Markup(LIMITS_OF_USE), _model_facts(state)))
+                html_block(fragments("about").about(Markup(LIMITS_OF_USE), _model_metadata(state)))
                 if (card := card_text(locate_model(state.model))) is not None:
                     with gr.Accordion("Model card", open=False):
                         gr.Markdown(card, elem_classes="hat-model-card")
@@ -113,7 +113,7 @@ def card_text(model_path: Path) -> str | None:
     return re.sub(r"!\s*\[", "[", text)
 
 
-def _model_facts(state: AppState) -> list[tuple[str, str]]:
+def _model_metadata(state: AppState) -> list[tuple[str, str]]:
     info = state.embedder.info
     if info.model is None:
         architecture = [("adopted from", info.adopted.file if info.adopted else "")]

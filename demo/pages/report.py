@@ -49,11 +49,11 @@ def report_page(state: AppState, session_state: gr.State, tab: Any) -> None:
 
 def find_reports(paths: Sequence[Path]) -> list[Report]:
     """Return reports, the newest first: files, which must be reports, and those among the ``.json`` files of folders."""
-    found = []
+    reports = []
     for path in paths:
         files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        found += [report for file in files if (report := _read(file, strict=not path.is_dir())) is not None]
-    return sorted(found, key=lambda report: -report.modified_s)
+        reports += [report for file in files if (report := _read(file, strict=not path.is_dir())) is not None]
+    return sorted(reports, key=lambda report: -report.modified_s)
 
 
 def check_report_paths(paths: Sequence[Path]) -> None:
@@ -82,8 +82,8 @@ def reports_html(paths: Sequence[Path]) -> str:
         try:
             body = render(newest.content)
         except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
-            said = f"{newest.path.name} cannot be shown: {type(error).__name__} {error}"
-            body = fragments("components").notice(said, "bad")
+            message = f"{newest.path.name} cannot be shown: {type(error).__name__} {error}"
+            body = fragments("components").notice(message, "bad")
         older = f"; {plural(num_older, 'older report')} not shown" if num_older else ""
         source = f"{newest.path.name}, {format_timestamp(newest.modified_s)} UTC{older}"
         shown += str(fragments("report").part(title, body, source))
@@ -93,37 +93,41 @@ def reports_html(paths: Sequence[Path]) -> str:
 def verification_html(content: Mapping[str, Any]) -> str:
     """Return a verification: a verdict and the figures of each candidate, and how much of every tolerance it used."""
     candidates = content["candidates"]
-    checks = [[Check.from_dict(check) for check in one["checks"]] for one in candidates]
-    names = list(dict.fromkeys(check.name for some in checks for check in some if check.level != "rows"))
+    checks = [[Check.from_dict(check) for check in candidate["checks"]] for candidate in candidates]
+    names = list(dict.fromkeys(check.name for own in checks for check in own if check.level != "rows"))
     rows, groups = [], []
-    for one, some in zip(candidates, checks, strict=True):
-        by_name = {check.name: check for check in some}
-        verdict = Cell("pass", kind="good") if one["passed"] else Cell("fail", kind="bad")
-        rows.append([Cell(one["name"], one["runtime"]), verdict, *(_check_cell(by_name.get(name)) for name in names)])
-        groups.append((one["name"], [_tolerance_bar(by_name[name]) for name in names if name in by_name]))
+    for candidate, own in zip(candidates, checks, strict=True):
+        by_name = {check.name: check for check in own}
+        verdict = Cell("pass", kind="good") if candidate["passed"] else Cell("fail", kind="bad")
+        rows.append(
+            [Cell(candidate["name"], candidate["runtime"]), verdict, *(_check_cell(by_name.get(name)) for name in names)]
+        )
+        groups.append((candidate["name"], [_tolerance_bar(by_name[name]) for name in names if name in by_name]))
     columns = ["candidate", "verdict", *(SHORT_NAMES.get(name, name) for name in names)]
     return fragments("report").verification(content, columns, rows, groups)  # type: ignore[no-any-return]
 
 
 def benchmark_html(content: Mapping[str, Any]) -> str:
     """Return a benchmark: speed and latency by batch size, memory, and accuracy where it is known."""
-    speeds = [(one, speed) for one in content["candidates"] for speed in one["speeds"]]
+    speeds = [(candidate, speed) for candidate in content["candidates"] for speed in candidate["speeds"]]
     fastest = max((float(speed["images_per_s"]) for _, speed in speeds), default=1.0) or 1.0
     groups: dict[str, list[Bar]] = {}
     rows = []
-    for one, speed in speeds:
-        rate, batch, accuracy = float(speed["images_per_s"]), int(speed["batch"]), one.get("accuracy", {})
-        groups.setdefault(f"batch {batch}, {speed['mode']}", []).append((one["name"], rate / fastest, f"{rate:,.1f}", False))
+    for candidate, speed in speeds:
+        rate, batch, accuracy = float(speed["images_per_s"]), int(speed["batch"]), candidate.get("accuracy", {})
+        groups.setdefault(f"batch {batch}, {speed['mode']}", []).append(
+            (candidate["name"], rate / fastest, f"{rate:,.1f}", False)
+        )
         cells = [
             f"{speed['mode']}, {batch}",
             f"{rate:,.1f}",
             f"{float(speed['ratio']):.2f}×",
             *(f"{1000 * float(speed[key]):.1f}" for key in ("p50_s", "p95_s", "p99_s")),
             _percent(speed.get("utilization")),
-            f"{float(one['peak_bytes']) / 2**20:,.0f}",
+            f"{float(candidate['peak_bytes']) / 2**20:,.0f}",
             ", ".join(f"{label} {_percent(accuracy[key])}" for key, label in RATES.items() if key in accuracy) or "–",
         ]
-        rows.append([Cell(one["name"], one["runtime"]), *map(Cell, cells)])
+        rows.append([Cell(candidate["name"], candidate["runtime"]), *map(Cell, cells)])
     columns = ["candidate", "mode, batch", "images/s", "to first", "p50 ms", "p95 ms", "p99 ms"]
     columns += ["utilization", "memory MB", "accuracy"]
     return fragments("report").benchmark(content, columns, rows, list(groups.items()))  # type: ignore[no-any-return]
@@ -137,7 +141,7 @@ def _check_cell(check: Check | None) -> Cell:
 
 
 def _tolerance_bar(check: Check) -> Bar:
-    """How much of what is allowed a figure used; the whole width is the limit."""
+    """Return a bar of the share of a tolerance that a figure uses; the whole width is the limit."""
     text = f"{100 * check.used:.0f} %" if check.passed else "over" if math.isfinite(check.value) else check.value_text
     return SHORT_NAMES.get(check.name, check.name), check.used, text, not check.passed
 
@@ -167,10 +171,10 @@ def _read(path: Path, *, strict: bool) -> Report | None:
 
 def _kind(content: Any) -> Kind | None:
     candidates = content.get("candidates") if isinstance(content, dict) else None
-    if not isinstance(candidates, list) or not candidates or not all(isinstance(one, dict) for one in candidates):
+    if not isinstance(candidates, list) or not candidates or not all(isinstance(candidate, dict) for candidate in candidates):
         return None
-    if "reference" in content and all(isinstance(one.get("checks"), list) for one in candidates):
+    if "reference" in content and all(isinstance(candidate.get("checks"), list) for candidate in candidates):
         return "verification"
-    if "peaks" in content and all(isinstance(one.get("speeds"), list) for one in candidates):
+    if "peaks" in content and all(isinstance(candidate.get("speeds"), list) for candidate in candidates):
         return "benchmark"
     return None

@@ -190,7 +190,7 @@ class SearchActions:
         return self.shown(session)
 
     def _details(self, session: Session) -> str:
-        """All that is known of the chosen match, with what its similarity means where that was calibrated."""
+        """Return the metadata of the chosen match, with the meaning of its similarity where that was calibrated."""
         outcome = session.outcome
         if outcome is None or not 0 <= session.chosen < len(outcome.matches):
             return ""
@@ -200,7 +200,7 @@ class SearchActions:
             rate = calibration.point_at(outcome.matches[session.chosen].similarity).false_match_rate
             share = f"{100 * rate:.2g} %" if rate else f"fewer than {100 * calibration.lowest_rate:.1g} %"
             chance = f" · {share} of pairs of different people in this gallery look as similar"
-        return str(self._view.details(_facts(outcome, session.chosen, chance)))
+        return str(self._view.details(_match_metadata(outcome, session.chosen, chance)))
 
 
 def cropped(photo: Image.Image, box: Any) -> Image.Image:
@@ -252,20 +252,20 @@ def _summary(outcome: Outcome) -> str:
     return str(fragments("search").summary(parts, shown, outcome.num_searched, spent))
 
 
-def _facts(outcome: Outcome, chosen: int, chance: str) -> list[tuple[str, Any]]:
+def _match_metadata(outcome: Outcome, chosen: int, chance: str) -> list[tuple[str, Any]]:
     match = outcome.matches[chosen]
     record, before = match.record, match.rank_before
     kind = "similarity, cameras' means subtracted" if outcome.options.center_cameras else "similarity"
-    facts: list[tuple[str, Any]] = [
+    rows: list[tuple[str, Any]] = [
         ("rank", f"{chosen + 1}" + (f", by similarity alone {before}" if before not in (None, chosen + 1) else "")),
         (kind, f"{match.similarity:.4f}{chance}"),
     ]
     if match.distance is not None:
-        facts.append(("re-ranked distance", f"{match.distance:.4f}"))
-    facts += [("identity", person_name(record.pid)), ("camera", "unknown" if record.camid is None else record.camid)]
+        rows.append(("re-ranked distance", f"{match.distance:.4f}"))
+    rows += [("identity", person_name(record.pid)), ("camera", "unknown" if record.camid is None else record.camid)]
     if record.time_s is not None:
-        facts.append(("seen", f"{format_timestamp(record.time_s)} UTC"))
+        rows.append(("seen", f"{format_timestamp(record.time_s)} UTC"))
     for name, value in list(record.attributes.items())[:_MAX_ATTRIBUTES]:
-        facts.append((name, ("yes" if value else "no") if isinstance(value, bool) else value))
-    facts += [("source", record.source), ("enrolled", f"{format_timestamp(record.enrolled_s)} UTC")]
-    return [*facts, ("record", f"#{record.id}")]
+        rows.append((name, ("yes" if value else "no") if isinstance(value, bool) else value))
+    rows += [("source", record.source), ("enrolled", f"{format_timestamp(record.enrolled_s)} UTC")]
+    return [*rows, ("record", f"#{record.id}")]

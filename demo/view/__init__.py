@@ -1,1 +1,1 @@
-"""What the pages show: cards, tables and styles."""
+"""Content of the pages: cards, tables and styles."""

@@ -1,4 +1,4 @@
-"""How the pages look: a theme of two grays and one blue, the style sheet beside this file, and the blocks they are built of."""
+"""Look of the pages: a theme of two grays and one blue, the style sheet beside this file, and the blocks they are built of."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -50,7 +50,7 @@ _COLORS = {
     "button_cancel_border_color": ("#b3261e", "#b3261e"),
     "button_cancel_text_color": ("#ffffff", "#ffffff"),
 }
-"""What the library's base theme has otherwise, in light and in dark."""
+"""Differences from the library's base theme, in light and in dark."""
 
 
 def page_theme() -> Any:

@@ -39,7 +39,7 @@ class Speed:
     p95_s: float
     p99_s: float
     ratio: float
-    utilization: float | None  # of the measured peak in its precision, in [0, 1]; None where it cannot be told
+    utilization: float | None  # of the measured peak in its precision, in [0, 1]; None where it is unknown
     rounds: tuple[float, ...]  # images in a second, round by round
     num_runs: int  # behind the percentiles
 
@@ -77,7 +77,7 @@ class BenchmarkReport:
 
     @property
     def is_busy(self) -> bool:
-        """Whether others were at work on the machine meanwhile."""
+        """Return whether other programs used the machine meanwhile."""
         return self.other_cores is not None and self.other_cores > 0.1 * self.num_cores
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,8 +156,8 @@ def benchmark(
         workers = [stack.enter_context(WorkerProcess(spec, num_threads)) for spec in candidates]
         matrix = stack.enter_context(WorkerProcess("matrix product", num_threads))
         opened = {"device": device, "num_threads": num_threads, "paths": paths, "gray_bits": gray_bits}
-        facts = [worker.ask("open", spec=worker.name, **opened) for worker in workers]
-        if need_accuracy and data is None and not any("mAP" in fact["metrics"] for fact in facts):
+        candidate_metadata = [worker.ask("open", spec=worker.name, **opened) for worker in workers]
+        if need_accuracy and data is None and not any("mAP" in metadata["metrics"] for metadata in candidate_metadata):
             raise UsageError("no candidate's accuracy is known, so there is none to draw: name a data set with --data")
         for worker in workers:
             for done, (mode, batch) in enumerate(jobs):
@@ -167,9 +167,9 @@ def benchmark(
         turns: dict[tuple[int, str, int], list[list[float]]] = {}
         done, total = 0, rounds * len(jobs) * len(workers)
         for number in range(rounds):
-            for kind, precision in _peaks_to_time(facts):
-                place = device if device is not None and device.startswith(f"{kind}:") else kind
-                rate = matrix.ask("peak", precision=precision, device=place, seconds=min(_PEAK_S, seconds))["rate"]
+            for kind, precision in _peaks_to_time(candidate_metadata):
+                target = device if device is not None and device.startswith(f"{kind}:") else kind
+                rate = matrix.ask("peak", precision=precision, device=target, seconds=min(_PEAK_S, seconds))["rate"]
                 rates.setdefault(kind, {}).setdefault(precision, []).append(rate)
             order = [(number + step) % len(workers) for step in range(len(workers))]
             for (mode, batch), index in itertools.product(jobs, order):
@@ -179,17 +179,17 @@ def benchmark(
                 tell("measuring", done, total)
         peaks = {kind: {name: statistics.median(found) for name, found in each.items()} for kind, each in rates.items()}
         entries = []
-        for index, (worker, fact) in enumerate(zip(workers, facts, strict=True)):
+        for index, (worker, metadata) in enumerate(zip(workers, candidate_metadata, strict=True)):
             memory = worker.ask("memory")
-            accuracy, source = fact.pop("metrics"), "its own record"
+            accuracy, source = metadata.pop("metrics"), "its own record"
             if data is not None:
-                tell(f"accuracy of {worker.name}", index, len(facts))
+                tell(f"accuracy of {worker.name}", index, len(workers))
                 accuracy, source = worker.ask("accuracy", data=data, num_ids=num_ids, batch=max(batches)), data
-            limits: dict[str, Any] = {"peak": peak_of(fact["precision"], peaks.get(fact.pop("device"), {}))}
-            limits["num_operations"] = fact["num_operations"]
+            limits: dict[str, Any] = {"peak": peak_of(metadata["precision"], peaks.get(metadata.pop("device"), {}))}
+            limits["num_operations"] = metadata["num_operations"]
             speeds = tuple(summarize(turns[(index, *job)], turns[(0, *job)], *job, **limits) for job in jobs)
             known = {"accuracy": accuracy, "accuracy_source": source if accuracy else "", "speeds": speeds}
-            entries.append(CandidateSpeed(name=worker.name, **fact, **memory, **known))
+            entries.append(CandidateSpeed(name=worker.name, **metadata, **memory, **known))
     settings = {"batches": list(batches), "seconds": seconds, "rounds": rounds, "num_threads": num_threads, "device": device}
     settings |= {"images": None if images is None else os.fspath(images), "num_images": len(paths)}
     return BenchmarkReport(tuple(entries), peaks, settings, describe_machine(), others.mean_cores(), os.cpu_count() or 1)
@@ -213,7 +213,12 @@ def _checked_paths(
     return paths
 
 
-def _peaks_to_time(facts: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+def _peaks_to_time(candidate_metadata: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """Return (device, precision) of the matrix products that the candidates are held against."""
-    wanted = {(fact["device"], precision) for fact in facts if fact["device"] for precision in ("fp32", fact["precision"])}
-    return sorted((kind, precision) for kind, precision in wanted if precision in timed_precisions(kind))
+    pairs = {
+        (entry["device"], precision)
+        for entry in candidate_metadata
+        if entry["device"]
+        for precision in ("fp32", entry["precision"])
+    }
+    return sorted((kind, precision) for kind, precision in pairs if precision in timed_precisions(kind))

@@ -1,4 +1,4 @@
-"""``hat bench``: how fast models and exported files are, side by side."""
+"""``hat bench``: benchmark models and exported files."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ _MARKERS = {"torch": "o", "onnxruntime": "s", "openvino": "^", "tensorrt": "D"}
 
 
 def bench(
-    candidates: Annotated[list[str], typer.Argument(help="Checkpoints and files; the first is what others are compared with.")],
-    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8,32",
-    end_to_end: Annotated[bool, typer.Option("--end-to-end", help="Count reading, decoding and resizing files too.")] = False,
-    images: Annotated[Path | None, typer.Option("--images", help="A folder or zip file of images.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Measure accuracy on a data set: DIR, or NAME=DIR.")] = None,
+    candidates: Annotated[list[str], typer.Argument(help="Checkpoints and files; the first is the baseline.")],
+    batch: Annotated[str, typer.Option(help="Comma-separated batch sizes.")] = "1,8,32",
+    end_to_end: Annotated[bool, typer.Option("--end-to-end", help="Include reading, decoding and resizing of files.")] = False,
+    images: Annotated[Path | None, typer.Option("--images", help="Folder or zip file of images.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Data set to measure accuracy on: DIR or NAME=DIR.")] = None,
     num_ids: NumIds = None,
-    seconds: Annotated[float, typer.Option(help="Length of a turn.")] = 2.0,
+    seconds: Annotated[float, typer.Option(help="Seconds per candidate, batch size and round.")] = 2.0,
     rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 5,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU; each runtime chooses where unset.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; each runtime's default if unset.")] = None,
     device: Device = "auto",
     gray_bits: GrayBits = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw accuracy against speed: .png, .svg or .pdf.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Plot accuracy against throughput: .png, .svg or .pdf.")] = None,
     force: Force = False,
     record: Record = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how fast models and exported files are: images a second, latency, memory, and utilization of the machine.
+    """Benchmark models and exported files: images/s, latency, memory and utilization.
 
-    Each candidate lives in a process of its own and has its turn in every round, so that what slows the machine slows all of
-    them alike. Ratios are taken within rounds and are the figures to trust. The peak is that of a large matrix product in the
-    candidate's precision, timed in the same rounds. Memory is the peak of the process, the libraries included.
+    Each candidate runs in its own process and takes a turn in every round, so that other load affects all alike. Ratios are
+    computed within rounds and are the most reliable numbers. Utilization is relative to a large matrix product in the
+    candidate's precision, timed in the same rounds. Memory is the peak of the process, including libraries.
 
-    A checkpoint may be followed by variants: runs/market@graph (the exact inference graph), @compile, @bf16, @fp16.
+    A checkpoint can have variant suffixes: runs/market@graph (the exact inference graph), @compile, @bf16, @fp16.
 
     Examples:
 
@@ -170,12 +170,12 @@ def _draw_point(axes: Axes, entry: CandidateSpeed, speed: Speed, number: int) ->
 
     Files of one model often have one accuracy: names beside the points would lie on one another, so the legend holds them.
     """
-    place = (speed.images_per_s, 100 * entry.accuracy["mAP"])
+    point = (speed.images_per_s, 100 * entry.accuracy["mAP"])
     color = _COLORS.get(entry.precision, "#444444")
     shape = next((shape for name, shape in _MARKERS.items() if entry.runtime.startswith(name)), "o")
     below, above = speed.images_per_s - min(speed.rounds), max(speed.rounds) - speed.images_per_s
-    figures = f"{speed.images_per_s:.1f} images/s ({speed.ratio:.2f} x), mAP {place[1]:.2f} %"
+    figures = f"{speed.images_per_s:.1f} images/s ({speed.ratio:.2f} x), mAP {point[1]:.2f} %"
     name = f"{number}  {Path(entry.name).name}: {entry.runtime}\n    {figures}"
-    axes.errorbar(*place, xerr=[[below], [above]], color=color, capsize=3, linewidth=1)
-    axes.plot(*place, marker=shape, markersize=9, color=color, linestyle="none", label=name)
-    axes.annotate(str(number), place, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9, color=color)
+    axes.errorbar(*point, xerr=[[below], [above]], color=color, capsize=3, linewidth=1)
+    axes.plot(*point, marker=shape, markersize=9, color=color, linestyle="none", label=name)
+    axes.annotate(str(number), point, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9, color=color)

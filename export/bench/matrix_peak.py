@@ -1,7 +1,7 @@
-"""What a machine can do at best, of which a model uses a share: the rate of a large matrix product, in each precision.
+"""Peak rate of a machine, of which a model uses a share: that of a large matrix product, in each precision.
 
-It is the best of several libraries and sizes: one library alone would tell what its authors wrote for this processor, and a
-runtime with better kernels would reach more than all of it. A multiplication and an addition are two operations.
+It is the best of several libraries and sizes: one library alone would show only its authors' kernels for this processor, and a
+runtime with better ones would reach more than all of it. A multiplication and an addition are two operations.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""How much of the machine other programs took while something was measured.
+"""CPU time that other programs took during a measurement.
 
 Not the load average: it remembers a minute, and so what the same user did just before, such as the export of the very file.
 """

@@ -65,8 +65,8 @@ class WorkerProcess:
         if not line:
             code = self._process.wait()
             self._messages.seek(0)
-            said = self._messages.read().strip() or "it said nothing; a process that is out of memory is killed with code -9"
-            raise WorkError(f"{self.name}: its process ended with code {code}: {said.splitlines()[-1].strip()}")
+            output = self._messages.read().strip() or "it said nothing; a process that is out of memory is killed with code -9"
+            raise WorkError(f"{self.name}: its process ended with code {code}: {output.splitlines()[-1].strip()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise (UsageError if answer["exit_code"] == UsageError.exit_code else WorkError)(answer["error"])
@@ -80,13 +80,13 @@ class WorkerProcess:
         self._process.kill()
         self._process.wait()
         self._process.stdout.close()
-        with suppress(BrokenPipeError):  # it died with a request unread, which was told already
+        with suppress(BrokenPipeError):  # it died with a request unread, which was reported already
             self._process.stdin.close()
         self._messages.close()
 
 
 class Worker:
-    """What answers the requests of one benchmark, one method each; all but `peak` are about the candidate that is open."""
+    """Handler of the requests of one benchmark, one method each; all but `peak` are about the candidate that is open."""
 
     runtime: Runtime
     device: str | None

@@ -10,7 +10,7 @@ from pydantic import Field
 from hat.config import config_dataclass, config_from_dict
 from hat.errors import UsageError
 from hat.io.artifact import ArtifactInfo, info_to_json
-from hat.io.atomic_output import FACTS_FILE, atomic_folder
+from hat.io.atomic_output import METADATA_FILE, atomic_folder
 
 from ..onnx_source import ExportSource, OnnxSource
 from ..request import ExportRequest
@@ -27,7 +27,7 @@ _MODES = {"fp32": (0, 0), "fp16": (2, 1)}
 """``network-mode`` of nvinfer, where 1 is int8, and ``networkMode`` of the tracker, where 2 is."""
 
 _HISTORY_BYTES = 32_000_000
-"""What the tracker may hold of past embeddings of a stream: 100 of 4,096 numbers for each of 150 people would be 245 MB."""
+"""Limit of a stream's past embeddings in the tracker: 100 of 4,096 numbers for each of 150 people would be 245 MB."""
 
 
 @config_dataclass
@@ -35,14 +35,14 @@ class DeepStreamOptions:
     """Options of an export to DeepStream."""
 
     element: Literal["nvinfer", "tracker", "both"] = "nvinfer"
-    """What embeds people: an nvinfer element, every detected person in every frame; or the NvDCF tracker, whom it follows,
+    """Element that embeds people: nvinfer, every detected person in every frame; or the NvDCF tracker, the people it follows,
     every few frames. With both, everybody is embedded twice."""
 
     engine: bool = False
     """Build the engine too: this machine has the GPU and the TensorRT that DeepStream is going to run with."""
 
     folder: str | None = None
-    """Where the exported folder is going to lie on the machine with DeepStream, absolute; None: where it is exported to. The
+    """Absolute path of the exported folder on the machine with DeepStream; None: where it is exported to. The
     tracker wants absolute paths."""
 
     gpu_id: int = Field(default=0, ge=0)
@@ -130,7 +130,7 @@ def _texts(info: ArtifactInfo, options: DeepStreamOptions, on_target: PurePosixP
     values = {"info": info, "options": options, "batch": info.batch, "height": height, "width": width, "title": title}
     values |= {"history_size": kept, "history_mb": round(4 * info.embed_dim * kept * options.max_targets / 1e6)}
     nvinfer_mode, tracker_mode = _MODES[info.precision]
-    texts = {FACTS_FILE: info_to_json(info) + "\n"}
+    texts = {METADATA_FILE: info_to_json(info) + "\n"}
     if options.element in ("nvinfer", "both"):
         own = {"mode": nvinfer_mode, "onnx": ONNX_FILE, "engine": ENGINE_FILE}
         texts[NVINFER_FILE] = render("nvinfer_reid.txt.jinja", **values, **own)

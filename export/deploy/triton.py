@@ -13,7 +13,7 @@ from pydantic import Field
 from hat.config import config_dataclass
 from hat.errors import UsageError, WorkError
 from hat.io.artifact import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ArtifactInfo, BatchProfile, info_to_json
-from hat.io.atomic_output import FACTS_FILE, atomic_folder
+from hat.io.atomic_output import METADATA_FILE, atomic_folder
 from hat.io.onnx_file import read_onnx
 from hat.runtime.openvino_runtime import openvino_core
 from hat.runtime.tensorrt.library import load_tensorrt
@@ -25,7 +25,7 @@ from . import triton_model
 
 
 class _Backend(NamedTuple):
-    """What runs a file in Triton."""
+    """Triton backend of an exported file."""
 
     name: str
     kind: Literal["auto", "cpu", "gpu"]  # where, when nothing was said
@@ -47,23 +47,23 @@ class TritonOptions:
     """Options of an export to Triton."""
 
     backend: Literal["onnx", "tensorrt", "openvino", "python-onnx", "python-openvino"] = "onnx"
-    """Which file is made and what of Triton's runs it. The two of ``python-`` run in Triton's Python backend, which every
+    """Kind of the file, and the Triton backend that runs it. The two of ``python-`` run in Triton's Python backend, which every
     Triton has, with the onnxruntime or openvino of its Python; OpenVINO then computes as the file says, or refuses it."""
 
     model_name: str | None = None
-    """What Triton calls the model; None makes it from the name of the export."""
+    """Name of the model in Triton; None makes it from the name of the export."""
 
     version: int = Field(default=1, ge=1)
     """The model's version: the folder that the file is in."""
 
     num_versions: int = Field(default=1, ge=1)
-    """How many of the newest versions Triton serves."""
+    """Number of the newest versions that Triton serves."""
 
     preferred_batch_sizes: list[int] | None = None
     """Batch sizes that Triton waits for; None takes the optimum and the maximum of the batch profile."""
 
     max_queue_delay_us: int = Field(default=1000, ge=0)
-    """How long a request may wait for others to share a batch with, in microseconds."""
+    """Longest time that a request waits for others to share a batch with, in microseconds."""
 
     max_queue_size: int = Field(default=256, ge=0)
     """Requests that may wait; Triton refuses further ones at once, instead of answering all of them late. 0 is no limit."""
@@ -79,7 +79,7 @@ class TritonOptions:
     """Copies of the model that run side by side on each device."""
 
     instance_kind: Literal["auto", "cpu", "gpu"] | None = None
-    """Where they run; None is the GPU for TensorRT, Triton's choice for ONNX, the processor otherwise."""
+    """Device of the instances; None is the GPU for TensorRT, Triton's choice for ONNX, the processor otherwise."""
 
 
 def export_triton(model: ExportSource, path: str | os.PathLike[str], request: ExportRequest | None = None) -> ArtifactInfo:
@@ -115,7 +115,7 @@ def export_triton(model: ExportSource, path: str | os.PathLike[str], request: Ex
             if backend.name == "python":
                 shutil.copyfile(str(triton_model.__file__), version / "model.py")
             (folder / "config.pbtxt").write_text(config_pbtxt(info, options, request.batch, name=name), encoding="ascii")
-            (folder / FACTS_FILE).write_text(info_to_json(info) + "\n", encoding="utf-8")
+            (folder / METADATA_FILE).write_text(info_to_json(info) + "\n", encoding="utf-8")
     except BaseException:
         if made_here:
             with suppress(OSError):  # somebody else has put a model there meanwhile
@@ -130,7 +130,7 @@ def _check_request(request: ExportRequest, options: TritonOptions) -> None:
         raise UsageError("normalized images are for trackers that open ONNX files: Triton takes uint8 or float32")
     _preferred_batch_sizes(options, request.batch)
     if options.backend == "openvino":
-        # The backend can be told to compute in bfloat16 and cannot be told not to.
+        # The backend has a setting to compute in bfloat16 and none not to.
         precision = request.options.get("float_precision", "fp32") if request.precision == "int8" else request.precision
         if precision != "bf16":
             raise UsageError(
@@ -189,10 +189,10 @@ def _expected_tensors(info: ArtifactInfo) -> list[_Tensor]:
 
 
 def check_tensors(path: Path, info: ArtifactInfo) -> None:
-    """Raise `WorkError` where name, type or size of a ``.onnx`` or ``.xml`` file's tensors are not what its server is told."""
-    found = _onnx_tensors(path) if path.suffix == ".onnx" else _openvino_tensors(path)
-    if found != (expected := _expected_tensors(info)):
-        raise WorkError(f"{path.name} has {found} and Triton would be told {expected}")
+    """Raise `WorkError` where name, type or size of a ``.onnx`` or ``.xml`` file's tensors differ from the configuration."""
+    tensors = _onnx_tensors(path) if path.suffix == ".onnx" else _openvino_tensors(path)
+    if tensors != (expected := _expected_tensors(info)):
+        raise WorkError(f"{path.name} has {tensors} and Triton's configuration would say {expected}")
 
 
 def _onnx_tensors(path: Path) -> list[_Tensor]:
@@ -223,7 +223,7 @@ def config_pbtxt(info: ArtifactInfo, options: TritonOptions, batch: BatchProfile
     kind = instance_kind(options, info)
     parameters = {METADATA_KEY: info_to_json(info)}
     if options.backend == "openvino":
-        # The backend gives the graph a fixed batch, the largest, and fills smaller ones up only when told to.
+        # The backend gives the graph a fixed batch, the largest, and fills smaller ones up only with this setting.
         parameters |= {"ENABLE_BATCH_PADDING": "YES", "HINT_BF16": "YES"}
     if options.backend == "onnx" and kind != "cpu":
         # By default cuDNN tries every algorithm at each new batch size, and dynamic batching has new ones all the time (1 is

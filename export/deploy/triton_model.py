@@ -18,7 +18,7 @@ _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "arena_
 
 
 class TritonPythonModel:
-    """What Triton's Python backend looks for."""
+    """Model of Triton's Python backend, which requires this class name."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the file that lies beside this one; what is raised because it cannot run here, Triton logs."""

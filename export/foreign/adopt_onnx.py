@@ -1,4 +1,4 @@
-"""What is put around a foreign ONNX graph: conversion from uint8 RGB in front, the L2 norm behind."""
+"""Wrapping of a foreign ONNX graph: conversion from uint8 RGB in front, the L2 norm behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hat.io.onnx_file import graph_precision, onnx_opset, read_onnx
 
 from ..graph.onnx_activations import GraphRunner
 from ..to_onnx import save_onnx
-from .model import ForeignModel, Place, WrappedGraph, affine, refuse_own
+from .model import ForeignModel, GraphIO, WrappedGraph, affine, refuse_own
 
 if TYPE_CHECKING:
     import onnx
@@ -53,12 +53,12 @@ class OnnxFile:
         self.sha256 = _sha256(self.proto, [path, *weights])
         self.versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
-    def wrap(self, declared: ForeignModel, place: Place, batch: int | None) -> WrappedGraph:
+    def wrap(self, declared: ForeignModel, io: GraphIO, batch: int | None) -> WrappedGraph:
         """Put conversion in front of a copy of the graph and the L2 norm behind it; see `ForeignFile`."""
         proto = copy.deepcopy(self.proto)
-        if batch is None and place.fixed is not None:
-            _free_batch(proto, place.fixed)
-        graph = _wrapped(proto, self.outputs[place.output], batch, place, declared)
+        if batch is None and io.fixed is not None:
+            _free_batch(proto, io.fixed)
+        graph = _wrapped(proto, self.outputs[io.output], batch, io, declared)
         try:
             precision = graph_precision(graph)
         except CheckpointError as error:
@@ -67,7 +67,7 @@ class OnnxFile:
         return WrappedGraph(graph, precision, lambda images: np.asarray(runner.run(images)[0], dtype=np.float32))
 
     def save(self, graph: WrappedGraph, info: ArtifactInfo, path: Path) -> ArtifactInfo:
-        """Write a graph with the facts about itself; see `hat.export.to_onnx.save_onnx`."""
+        """Write a graph with its metadata; see `hat.export.to_onnx.save_onnx`."""
         graph.graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = info.embed_dim
         save_onnx(graph.graph, info, path)
         return info
@@ -82,9 +82,9 @@ def _read(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
     refuse_own(any(entry.key == METADATA_KEY for entry in proto.metadata_props), path)
     if onnx_opset(proto) < _OLDEST_OPSET:
         raise UsageError(f"{path} is of opset {onnx_opset(proto)}, expected {_OLDEST_OPSET} or later: export it again")
-    places = sorted({ExternalDataInfo(tensor).location for tensor in proto.graph.initializer if uses_external_data(tensor)})
+    locations = sorted({ExternalDataInfo(tensor).location for tensor in proto.graph.initializer if uses_external_data(tensor)})
     onnx.load_external_data_for_model(proto, str(path.parent))
-    return proto, [path.parent / place for place in places]
+    return proto, [path.parent / location for location in locations]
 
 
 def _sha256(proto: onnx.ModelProto, files: Sequence[Path]) -> str:
@@ -145,7 +145,7 @@ def _wrapped(
     proto: onnx.ModelProto,
     output: str,
     batch: int | None,
-    place: Place,
+    io: GraphIO,
     declared: ForeignModel,
 ) -> onnx.ModelProto:
     import onnx
@@ -178,7 +178,7 @@ def _wrapped(
         then("Div", ("std", std.astype(np.float32).reshape(1, 3, 1, 1)))
     if declared.color == "bgr":
         then("Gather", ("bgr", np.array([2, 1, 0])), axis=1)
-    if place.layout == "nhwc":
+    if io.layout == "nhwc":
         then("Transpose", perm=[0, 2, 3, 1])
     then("Cast", to=entry.type.tensor_type.elem_type)
     front[-1].output[0] = entry.name  # the tensor that the foreign graph reads
@@ -191,7 +191,7 @@ def _wrapped(
     first = "batch" if batch is None else batch
     del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
     graph.node.extend(nodes)
-    graph.input.append(helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, [first, 3, *place.size]))
+    graph.input.append(helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, [first, 3, *io.size]))
     proto.ir_version = max(proto.ir_version, _IR_OF_WEIGHTS_ALONE)
     graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [first, "embed_dim"]))
     return proto

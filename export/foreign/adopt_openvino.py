@@ -1,4 +1,4 @@
-"""What is put around a foreign OpenVINO graph: conversion by OpenVINO's own preprocessing in front, the L2 norm behind."""
+"""Wrapping of a foreign OpenVINO graph: conversion by OpenVINO's own preprocessing in front, the L2 norm behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hat.io.openvino_file import check_weights, read_openvino_xml, stored_as
 from hat.runtime.openvino_runtime import openvino_core
 
 from ..openvino.to_openvino import save_openvino
-from .model import ForeignModel, Place, WrappedGraph, affine, refuse_own
+from .model import ForeignModel, GraphIO, WrappedGraph, affine, refuse_own
 
 if TYPE_CHECKING:
     import openvino
@@ -50,12 +50,12 @@ class OpenVINOFile:
         self.sha256 = hashlib.sha256((file_sha256(path) + file_sha256(self.weights)).encode()).hexdigest()
         self.versions = {"openvino": version("openvino")}
 
-    def wrap(self, declared: ForeignModel, place: Place, batch: int | None) -> WrappedGraph:
+    def wrap(self, declared: ForeignModel, io: GraphIO, batch: int | None) -> WrappedGraph:
         """Put conversion in front of a copy of the graph and the L2 norm behind it; see `ForeignFile`."""
         import openvino
 
         try:
-            graph = _wrapped(self._read(), batch, place, declared)
+            graph = _wrapped(self._read(), batch, io, declared)
             compiled = self.core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         except RuntimeError as error:
             raise WorkError(last_line(error)) from error
@@ -71,7 +71,7 @@ class OpenVINOFile:
         return WrappedGraph(graph, stored_as(graph), run)
 
     def save(self, graph: WrappedGraph, info: ArtifactInfo, path: Path) -> ArtifactInfo:
-        """Write a graph with the facts about itself; see `hat.export.openvino.to_openvino.save_openvino`."""
+        """Write a graph with its metadata; see `hat.export.openvino.to_openvino.save_openvino`."""
         return save_openvino(graph.graph, info, path)
 
     def _read(self) -> openvino.Model:
@@ -86,20 +86,20 @@ def _name(port: Any) -> str:
     return names[0] if names else str(port.get_node().input_value(0).get_node().get_friendly_name())
 
 
-def _wrapped(model: openvino.Model, batch: int | None, place: Place, declared: ForeignModel) -> openvino.Model:
+def _wrapped(model: openvino.Model, batch: int | None, io: GraphIO, declared: ForeignModel) -> openvino.Model:
     import openvino
     from openvino import Layout as OpenVINOLayout
     from openvino import PartialShape, Type, opset13
     from openvino.preprocess import ColorFormat, PrePostProcessor
 
-    model = openvino.Model([model.outputs[place.output].get_node()], model.get_parameters(), model.get_friendly_name())
-    sides = (3, *place.size) if place.layout == "nchw" else (*place.size, 3)
+    model = openvino.Model([model.outputs[io.output].get_node()], model.get_parameters(), model.get_friendly_name())
+    sides = (3, *io.size) if io.layout == "nchw" else (*io.size, 3)
     model.reshape(PartialShape([-1 if batch is None else batch, *sides]))
     _widen(model)
     steps = PrePostProcessor(model)
     images = steps.input()
     images.tensor().set_element_type(Type.u8).set_layout(OpenVINOLayout("NCHW")).set_color_format(ColorFormat.RGB)
-    images.model().set_layout(OpenVINOLayout(place.layout.upper()))
+    images.model().set_layout(OpenVINOLayout(io.layout.upper()))
     images.preprocess().convert_element_type(Type.f32)
     mean, std = affine(declared)
     if mean.any():

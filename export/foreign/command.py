@@ -1,4 +1,4 @@
-"""``hat adopt``: another project's model as one of our files."""
+"""``hat adopt``: wrap a third-party model."""
 
 import warnings
 from pathlib import Path
@@ -12,25 +12,27 @@ from hat.errors import UsageError
 
 
 def adopt(
-    foreign: Annotated[Path, typer.Argument(help="An .onnx file, or an OpenVINO .xml with its .bin beside it.")],
-    out: Annotated[Path, typer.Option("--out", help="The file to write, with the same ending.")],
-    like: Annotated[str | None, typer.Option(help="How it wants its images: omz, torchreid, fastreid or boxmot.")] = None,
-    color: Annotated[str | None, typer.Option(help="Order of its channels: rgb or bgr.")] = None,
-    value_range: Annotated[int | None, typer.Option("--range", help="Pixels from 0 to 1, or from 0 to 255.")] = None,
-    mean: Annotated[str | None, typer.Option(help="R,G,B, subtracted, in units of --range; or imagenet.")] = None,
-    std: Annotated[str | None, typer.Option(help="R,G,B, divided by, in units of --range; or imagenet.")] = None,
-    resize: Annotated[str | None, typer.Option(help="Filter of the resize: bilinear or bicubic.")] = None,
-    image_size: Annotated[str | None, typer.Option(help="HxW, where the file leaves it open: 256x128.")] = None,
-    layout: Annotated[str | None, typer.Option(help="nchw or nhwc, where the file does not say.")] = None,
-    output: Annotated[str | None, typer.Option(help="Name of the output that is the embedding.")] = None,
-    name: Annotated[str | None, typer.Option(help="What to call the model.")] = None,
+    foreign: Annotated[Path, typer.Argument(help=".onnx file, or OpenVINO .xml next to its .bin.")],
+    out: Annotated[Path, typer.Option("--out", help="Output file, with the same suffix.")],
+    like: Annotated[
+        str | None, typer.Option(help="Preprocessing of a model family: omz, torchreid, fastreid or boxmot.")
+    ] = None,
+    color: Annotated[str | None, typer.Option(help="Channel order: rgb or bgr.")] = None,
+    value_range: Annotated[int | None, typer.Option("--range", help="Pixel range: 1 (0 to 1) or 255 (0 to 255).")] = None,
+    mean: Annotated[str | None, typer.Option(help="R,G,B mean in units of --range, or imagenet.")] = None,
+    std: Annotated[str | None, typer.Option(help="R,G,B standard deviation in units of --range, or imagenet.")] = None,
+    resize: Annotated[str | None, typer.Option(help="Resize filter: bilinear or bicubic.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="HxW, if not fixed in the file: 256x128.")] = None,
+    layout: Annotated[str | None, typer.Option(help="nchw or nhwc, if not recorded in the file.")] = None,
+    output: Annotated[str | None, typer.Option(help="Name of the embedding output.")] = None,
+    name: Annotated[str | None, typer.Option(help="Model name.")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Another project's ONNX or OpenVINO model as one of our files: uint8 RGB images in, unit vectors out.
+    """Wrap a third-party ONNX or OpenVINO model: uint8 RGB images in, unit vectors out.
 
-    Every other command takes the file then: eval, verify, bench, enroll, serve, train --teacher. What the output shows to be
-    wrong is told on stderr; hat eval on a data set with labels proves the rest.
+    The other commands accept the file: eval, verify, bench, enroll, serve, train --teacher. Suspicious outputs are reported
+    on stderr; confirm the rest with hat eval on a labeled data set.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""What another project's file does not say of itself, how its model wants its images, and what a reader of such files gives."""
+"""Declared properties of another project's model, which its file does not hold, and the interface of readers of such files."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Layout = Literal["nchw", "nhwc"]
 
 _CHANNELS: dict[Layout, int] = {"nchw": 1, "nhwc": 3}
-"""Which dimension of a layout the channels are."""
+"""Index of the channels in a layout."""
 
 _MAX_SIDE = 2048
 """Pixels of a side: what is larger is a mistake in typing, and takes more memory than there is."""
@@ -29,7 +29,7 @@ Run = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 @config_dataclass
 class ForeignModel:
-    """What cannot be read from another project's file: how it wants its images, and which output is the embedding."""
+    """Properties that cannot be read from another project's file: its preprocessing, and which output is the embedding."""
 
     color: Literal["rgb", "bgr"]
     """Order of the channels."""
@@ -50,7 +50,7 @@ class ForeignModel:
     """(height, width), where the file leaves them open."""
 
     layout: Layout | None = None
-    """Order of the dimensions, where it cannot be told by which of them is 3."""
+    """Order of the dimensions, where the position of the 3 does not determine it."""
 
     output: str | None = None
     """Name of the output that is the embedding, where there are several."""
@@ -80,8 +80,8 @@ embeddings than in a project that resizes by OpenCV.
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where images go into a foreign graph and where the embedding comes out."""
+class GraphIO:
+    """Input and output of a foreign graph."""
 
     layout: Layout
     size: tuple[int, int]  # (height, width)
@@ -107,11 +107,11 @@ class ForeignFile(Protocol):
     sha256: str
     versions: dict[str, str]  # of the libraries that read it
 
-    def wrap(self, declared: ForeignModel, place: Place, batch: int | None) -> WrappedGraph:
+    def wrap(self, declared: ForeignModel, io: GraphIO, batch: int | None) -> WrappedGraph:
         """Put conversion in front of a copy of the graph and the L2 norm behind it, for one batch size or, None, for any.
 
         Raises:
-            CheckpointError: The precision in which it computes cannot be told.
+            CheckpointError: The precision in which it computes cannot be determined.
             WorkError: The library cannot run it.
         """
         ...
@@ -130,12 +130,12 @@ def declared_model(like: str | None, declared: Mapping[str, Any]) -> ForeignMode
     """
     if like is not None and like not in FAMILIES:
         raise UsageError(unknown_name(f"family {like!r}", like, FAMILIES))
-    said = {key: value for key, value in declared.items() if value is not None}
+    given = {key: value for key, value in declared.items() if value is not None}
     family = dict(FAMILIES.get(like or "", {}))
-    if {"value_range", "mean"} <= family.keys() and said.get("value_range") in (1, 255):
-        unit = said["value_range"] / family["value_range"]  # the family's numbers, in the units of the range that was said
+    if {"value_range", "mean"} <= family.keys() and given.get("value_range") in (1, 255):
+        unit = given["value_range"] / family["value_range"]  # the family's numbers, in the units of the range that was said
         family |= {key: tuple(unit * value for value in family[key]) for key in ("mean", "std")}
-    fields = {**family, **said}
+    fields = {**family, **given}
     if missing := [key for key in ("color", "value_range") if key not in fields]:
         raise UsageError(
             f"a file does not say how its model wants its images, and {' and '.join(missing)} were not given: name a family "
@@ -144,8 +144,8 @@ def declared_model(like: str | None, declared: Mapping[str, Any]) -> ForeignMode
     return config_from_dict(ForeignModel, fields, where="adopt")
 
 
-def place_of(file: ForeignFile, declared: ForeignModel, where: str) -> Place:
-    """Find where images go in, by the shape of the input and what was said of it, and which output is the embedding.
+def resolve_io(file: ForeignFile, declared: ForeignModel, where: str) -> GraphIO:
+    """Resolve the layout and size of the input, by its shape and what was declared of it, and the output that is the embedding.
 
     Raises:
         UsageError: It takes no RGB images, is of another size than was said, leaves open what was not said, or has several
@@ -166,14 +166,14 @@ def place_of(file: ForeignFile, declared: ForeignModel, where: str) -> Place:
         )
     if len(possible) > 1:
         raise UsageError(f"{where} takes {shown}, which does not say where the channels are: say --layout nchw or nhwc")
-    said = declared.image_size or (None, None)
+    declared_size = declared.image_size or (None, None)
     size = []
-    for side, wanted in zip(shape[2:] if possible[0] == "nchw" else shape[1:3], said, strict=True):
-        if side is None and wanted is None:
+    for side, expected in zip(shape[2:] if possible[0] == "nchw" else shape[1:3], declared_size, strict=True):
+        if side is None and expected is None:
             raise UsageError(f"{where} takes images of any size ({shown}): say which with --image-size, such as 256x128")
-        if side is not None and wanted not in (None, side):
-            raise UsageError(f"{where} takes {shown}, so the image size {said[0]}x{said[1]} does not fit")
-        size.append(side or wanted or 0)
+        if side is not None and expected not in (None, side):
+            raise UsageError(f"{where} takes {shown}, so the image size {declared_size[0]}x{declared_size[1]} does not fit")
+        size.append(side or expected or 0)
     outputs = " or ".join(file.outputs)
     if declared.output is None and len(file.outputs) > 1:
         raise UsageError(f"{where} has {len(file.outputs)} outputs: say which is the embedding, --output {outputs}")
@@ -183,7 +183,7 @@ def place_of(file: ForeignFile, declared: ForeignModel, where: str) -> Place:
     config_from_dict(Preprocessing, {"height": size[0], "width": size[1]}, where=where)  # refuses what is too small
     if max(size) > _MAX_SIDE:
         raise UsageError(f"{where}: images of {size[0]} x {size[1]} are more than the limit of {_MAX_SIDE} pixels a side")
-    return Place(possible[0], (size[0], size[1]), shape[0], named[0])
+    return GraphIO(possible[0], (size[0], size[1]), shape[0], named[0])
 
 
 def affine(declared: ForeignModel) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""What flows through an ONNX graph: the values of any of its tensors for a few images at a time, and their ranges."""
+"""Activations of an ONNX graph: the values of any of its tensors for a few images at a time, and their ranges."""
 
 from __future__ import annotations
 

@@ -92,11 +92,11 @@ def _keep_in_float32(module: nn.Module) -> None:
 
 def _converted(part: nn.Module, prefix: str, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     """Return every weight that is not inside a layer kept in float32, with its value in another type."""
-    kept = {id(inner) for module in part.modules() if isinstance(module, _InFloat32) for inner in module.modules()}
+    float32_modules = {id(inner) for module in part.modules() if isinstance(module, _InFloat32) for inner in module.modules()}
     pairs = []
     kind = str(dtype).removeprefix("torch.")
     for path, module in part.named_modules(prefix=prefix):
-        if id(module) in kept:
+        if id(module) in float32_modules:
             continue
         for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             if not value.is_floating_point():

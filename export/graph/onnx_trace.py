@@ -71,10 +71,10 @@ def _feed_cast_alone(proto: onnx.ModelProto) -> None:
     The tracer reads the batch size off the input; off the float pixels it is the same.
     """
     nodes = proto.graph.node
-    place = next((n for n, node in enumerate(nodes) if node.op_type == "Cast" and node.input[0] == INPUT_NAME), None)
-    if place is None:
+    position = next((n for n, node in enumerate(nodes) if node.op_type == "Cast" and node.input[0] == INPUT_NAME), None)
+    if position is None:
         return  # floats come in
-    cast = nodes.pop(place)
+    cast = nodes.pop(position)
     redirect(proto, INPUT_NAME, cast.output[0])
     nodes.insert(0, cast)
 

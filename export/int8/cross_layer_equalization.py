@@ -37,7 +37,7 @@ _ALPHA = 0.8
 which rounds the weights here, makes more of it good."""
 
 _HEADROOM = 1.25
-"""How far beyond what it reached on the images a channel may go before a Clip ends it."""
+"""Headroom of a channel beyond its range on the images, before a Clip ends it."""
 
 _MIN_SHARE = 1 / 32
 """Channels of less than this part of the widest one are not widened further: they are all but silent."""
@@ -57,7 +57,7 @@ class EqualizationGroup:
 
     @property
     def can_be_scaled(self) -> bool:
-        """Whether convolutions alone write and read it, and all clips cut alike."""
+        """Return whether convolutions alone write and read it, and all clips cut alike."""
         return self.is_closed and bool(self.producers) and bool(self.consumers) and len(self.bounds) <= 1
 
 

@@ -173,7 +173,7 @@ def _factor(hessian: Tensor) -> Tensor:
     """
     identity = torch.eye(hessian.shape[1], dtype=hessian.dtype)
     mean = hessian.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
-    is_zero = mean < 1e-24  # below it the squares of float32 are no longer told apart
+    is_zero = mean < 1e-24  # below it the squares of float32 are no longer distinguished
     damped = torch.where(is_zero, identity, hessian / mean.clamp(min=1e-24) + _DAMPING * identity)
     # M = R R' with an upper R, which is the lower factor of M turned about; then the inverse of M is R^-1' R^-1.
     turned = torch.linalg.cholesky(damped.flip(1, 2)).flip(1, 2)

@@ -17,7 +17,7 @@ PROJECTION = "projection"
 
 @dataclass(frozen=True)
 class LayerLoss:
-    """What quantizing one layer takes from the embedding, all others being in floating point."""
+    """Loss of the embedding by quantizing one layer, all others being in floating point."""
 
     layer: str  # its name in the model
     worst: float  # 1 - the worst cosine between embeddings with and without it quantized
@@ -25,7 +25,7 @@ class LayerLoss:
 
     @property
     def reason(self) -> str:
-        """Why the layer was left out."""
+        """Reason why the layer was left out."""
         return f"alone it costs {self.mean:.2e}"
 
 
@@ -38,16 +38,16 @@ def leave_out_fewest(
     what it made and the fall, measured on that very graph; given all layers, it raises what `nothing_left` says.
     """
     order = sorted(losses, key=lambda loss: -loss.mean)
-    found: tuple[T, float] | None = None
+    best: tuple[T, float] | None = None
     too_few, enough = 0, len(order)
-    while enough - too_few > 1 or found is None:
+    while enough - too_few > 1 or best is None:
         count = (too_few + enough + 1) // 2
         made, drop = quantize(order[:count])
         if drop > allowed:
             too_few = count
         else:
-            enough, found = count, (made, drop)
-    return found
+            enough, best = count, (made, drop)
+    return best
 
 
 def nothing_left(kind: str, num_layers: int) -> WorkError:

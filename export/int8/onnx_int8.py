@@ -59,13 +59,13 @@ _NUM_PREPARING = 256
 
 @config_dataclass
 class QuantizationOptions:
-    """How to quantize; each field is an option of an int8 or fp8 export."""
+    """Options of quantization; each field is an option of an int8 or fp8 export."""
 
     scheme: Literal["cpu", "tensorrt"] = "tensorrt"
-    """What will run the file. A file of its own, ``--to onnx``, is made for a CPU unless this says otherwise."""
+    """Runtime of the file. A file of its own, ``--to onnx``, is made for a CPU unless this says otherwise."""
 
     calibration: CalibrationName = "percentile"
-    """How ranges of activations are chosen: ``minmax`` or ``percentile``."""
+    """Calibration of the ranges of activations: ``minmax`` or ``percentile``."""
 
     percentile: float = Field(default=99.99, gt=50, le=100)
     """Part of the values that ``calibration=percentile`` keeps, in percent."""
@@ -74,7 +74,7 @@ class QuantizationOptions:
     """Scale the channels between two convolutions to more equal ranges first, which computes the same."""
 
     rounding: Literal["gptq", "nearest"] = "gptq"
-    """How int8 weights are rounded: ``gptq``, so that what each layer gives changes least, or each to the ``nearest`` step."""
+    """Rounding of int8 weights: ``gptq``, so that what each layer gives changes least, or each to the ``nearest`` step."""
 
     float_dtype: Literal["fp32", "fp16"] | None = None
     """Type of what is not quantized; None is fp32, but fp16 for ``scheme=tensorrt`` where the opset has it."""
@@ -83,7 +83,7 @@ class QuantizationOptions:
     """Quantize attention's two products of activations too: little work, and among the first to lose precision."""
 
     layers: Literal["all", "linear"] = "all"
-    """Which are quantized: ``linear`` leaves convolutions in floating point, the default of TensorRT for RTX."""
+    """Layers that are quantized: ``linear`` leaves convolutions in floating point, the default of TensorRT for RTX."""
 
     weight_scales: Literal["channel", "tensor"] = "channel"
     """One scale for each output channel of an int8 weight, or one for the tensor: the default of TensorRT for RTX, whose

@@ -28,7 +28,7 @@ FLOAT16_SCALE_OPSET = 19
 LAYERS = ("Conv", "Gemm", "MatMul")
 
 BETWEEN = ("Add", "Clip", "MaxPool", "Relu")
-"""What stands between two convolutions and has an integer kernel in ONNX Runtime, or disappears into one."""
+"""Operators between two convolutions that have an integer kernel in ONNX Runtime, or disappear into one."""
 
 _LARGEST = {"int8": 127.0, "fp8": 448.0}
 
@@ -96,9 +96,9 @@ def insert_qdq(
         graph.node.append(node)
         graph.node[-1].input[:] = inputs
     read = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    used = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(used)
     return quantized
 
 
@@ -216,7 +216,7 @@ def quantize_for_cpu(
 def between_convolutions(proto: onnx.ModelProto, quantized: set[str]) -> list[str]:
     """Return the activations, poolings and residual sums all of whose inputs come from quantized convolutions or from these."""
     eight_bits: set[str] = set()
-    found = []
+    between = []
     for node in proto.graph.node:
         if node.name in quantized and node.op_type == "Conv":
             eight_bits.update(node.output)
@@ -224,8 +224,8 @@ def between_convolutions(proto: onnx.ModelProto, quantized: set[str]) -> list[st
             activations = node.input if node.op_type == "Add" else node.input[:1]
             if all(name in eight_bits for name in activations):
                 eight_bits.update(node.output)
-                found.append(node.name)
-    return found
+                between.append(node.name)
+    return between
 
 
 def feeding_convolutions(proto: onnx.ModelProto, left_out: Mapping[str, str]) -> dict[str, str]:

@@ -30,7 +30,7 @@ _STAYS_IN_FLOAT32 = "precise_0"
 """OpenVINO's mark on an operation that is computed in float32 where the rest is computed in float16."""
 
 _SMOOTHING = {"MatMul": 0.95, "Convolution": 0.5}
-"""SmoothQuant's exponents. NNCF leaves convolutions alone unless told; a mobile network gains from a half."""
+"""SmoothQuant's exponents. NNCF leaves convolutions alone by default; a mobile network gains from a half."""
 
 _OVERFLOW_FIXES = {"none": "disable", "first": "first_layer_only", "all": "enable"}
 """NNCF's words for `OpenVINOQuantization.reduce_range`."""
@@ -64,17 +64,17 @@ class OpenVINOQuantization:
     """Move the spread of activations into the weights of linear layers and convolutions (Xiao et al., ICML 2023)."""
 
     reduce_range: Literal["none", "first", "all"] = "none"
-    """Which layers have weights of seven bits: sums of eight can overflow on processors without VNNI instructions, which most
+    """Layers with weights of seven bits: sums of eight can overflow on processors without VNNI instructions, which most
     have since about 2019 (Intel) and 2022 (AMD)."""
 
     subset_size: int | None = Field(default=None, ge=1)
     """Calibration images to take ranges from; None takes all."""
 
     attention: Literal["float", "int8"] = "float"
-    """In what softmax(QK)V is computed; linear layers around it are int8 in both."""
+    """Precision of softmax(QK)V; linear layers around it are int8 in both."""
 
     float_precision: Literal["fp32", "bf16"] = "fp32"
-    """In what the layers compute that are not quantized. bf16 is faster, and the file is refused where there is none."""
+    """Precision of the layers that are not quantized. bf16 is faster, and the file is refused where there is none."""
 
     ignored_names: list[str] = Field(default_factory=list)
     """Layers that stay in floats, by their names in the graph."""

@@ -1,4 +1,4 @@
-"""What int8 costs layer by layer in OpenVINO's graph: each quantized by itself, the quantizers of all others passed by."""
+"""Loss by int8 of each layer of OpenVINO's graph: each quantized by itself, the quantizers of all others bypassed."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def layer_losses(
 
 def _alone(quantized: openvino.Model, layer: openvino.Node) -> openvino.Model:
     """Return a copy in which nothing but the inputs of a layer, and of what reads the very same, is quantized."""
-    kept = {(reader.get_friendly_name(), port) for reader, port in _inputs(layer, range(layer.get_input_size()))}
+    own_ports = {(reader.get_friendly_name(), port) for reader, port in _inputs(layer, range(layer.get_input_size()))}
     model = quantized.clone()
     for quantizer in model.get_ops():
         if quantizer.get_type_name() == _QUANTIZER:
             for reader in quantizer.output(0).get_target_inputs():
-                if (reader.get_node().get_friendly_name(), reader.get_index()) not in kept:
+                if (reader.get_node().get_friendly_name(), reader.get_index()) not in own_ports:
                     reader.replace_source_output(quantizer.input_value(0))
     return model
 

@@ -136,7 +136,7 @@ def _convert(proto: onnx.ModelProto, info: ArtifactInfo) -> openvino.Model:
 
 
 def save_openvino(graph: openvino.Model, info: ArtifactInfo, path: Path) -> ArtifactInfo:
-    """Write a graph with the facts about itself, among them the hash of its weights, which exist once they are written.
+    """Write a graph with its metadata, among it the hash of its weights, which exist once they are written.
 
     A word of the hash's length stands in the ``.xml`` for it until then, so that the weights are written once.
     """
@@ -156,12 +156,12 @@ def save_openvino(graph: openvino.Model, info: ArtifactInfo, path: Path) -> Arti
         openvino.save_model(graph, path, compress_to_fp16=info.precision in ("fp16", "bf16"))
     except RuntimeError as error:
         raise WorkError(f"OpenVINO cannot write {path.name}: {last_line(error)}") from error
-    found = file_sha256(weights_path(path))
+    digest = file_sha256(weights_path(path))
     content = path.read_bytes()
     if content.count(awaited.encode()) != 1:
         raise WorkError(f"OpenVINO did not write the metadata into {path.name}")
-    path.write_bytes(content.replace(awaited.encode(), found.encode()))
-    return replace(info, details=info.details | {"weights_file_sha256": found})
+    path.write_bytes(content.replace(awaited.encode(), digest.encode()))
+    return replace(info, details=info.details | {"weights_file_sha256": digest})
 
 
 def check_saved(core: openvino.Core, path: Path, request: ExportRequest, *, fixed_batch: bool) -> None:

@@ -1,4 +1,4 @@
-"""What is compared and measured: models as they are named on the command line, and images of a folder.
+"""Candidates of a comparison or benchmark: models as they are named on the command line, and images of a folder.
 
 ``runs/market`` is a checkpoint as trained. ``runs/market@graph`` is its exact inference graph, ``@compile`` goes through
 torch.compile, ``@bf16`` or ``@fp16`` computes under autocast; they combine: ``runs/market@graph+compile+bf16``. A file that was
@@ -25,7 +25,7 @@ _PRECISIONS: tuple[Literal["fp32", "bf16", "fp16"], ...] = ("fp32", "bf16", "fp1
 
 @dataclass(frozen=True)
 class Candidate:
-    """What to open and how to run it; the last three are of a checkpoint alone."""
+    """Model to open and the way to run it; the last three fields are of a checkpoint alone."""
 
     spec: str  # as it was typed
     path: Path
@@ -35,7 +35,7 @@ class Candidate:
 
     @property
     def is_checkpoint(self) -> bool:
-        """Whether PyTorch runs it: a checkpoint folder, or a ``.pth`` file of the released code."""
+        """Return whether PyTorch runs it: a checkpoint folder, or a ``.pth`` file of the released code."""
         return self.path.is_dir() or self.path.suffix in (".pth", ".pt")
 
 
@@ -92,10 +92,10 @@ def list_images(root: str | os.PathLike[str]) -> list[str]:
 
 def _walk(tree: ImageTree, above: frozenset[Path]) -> Iterator[str]:
     if isinstance(tree, FolderTree):
-        place = tree.path.resolve()
-        if place in above:  # a link to a folder above itself
+        resolved = tree.path.resolve()
+        if resolved in above:  # a link to a folder above itself
             return
-        above |= {place}
+        above |= {resolved}
     yield from (location for _, location in tree.images())
     for name in tree.folders():
         yield from _walk(tree.child(name), above)

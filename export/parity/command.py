@@ -1,4 +1,4 @@
-"""``hat verify``: does an exported file rank people as the model does?"""
+"""``hat verify``: check that exported files match the reference model."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 
 
 def verify(
-    reference: Annotated[str, typer.Argument(help="What is right: a checkpoint, usually.")],
-    candidates: Annotated[list[str], typer.Argument(help="Files that have to agree with it.")],
-    images: Annotated[Path, typer.Option("--images", help="A folder or zip file of images to compare on.")],
-    data: Annotated[str | None, typer.Option("--data", help="A data set for mAP, Rank-1 and mINP: DIR, or NAME=DIR.")] = None,
-    num_images: Annotated[int, typer.Option(min=4, help="Images to compare, chosen by the seed.")] = 256,
+    reference: Annotated[str, typer.Argument(help="Reference, usually a checkpoint.")],
+    candidates: Annotated[list[str], typer.Argument(help="Files to compare with it.")],
+    images: Annotated[Path, typer.Option("--images", help="Folder or zip file of images to compare on.")],
+    data: Annotated[str | None, typer.Option("--data", help="Data set for mAP, Rank-1 and mINP: DIR or NAME=DIR.")] = None,
+    num_images: Annotated[int, typer.Option(min=4, help="Number of images to compare, selected by the seed.")] = 256,
     num_ids: NumIds = None,
-    seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the selection.")] = 0,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per run on the data set.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size on the data set.")] = 32,
     gray_bits: GrayBits = None,
-    report: Annotated[Path | None, typer.Option(help="Write a page with pictures; it shows the images.")] = None,
-    report_json: Annotated[Path | None, typer.Option(help="Write the figures as JSON; it holds no image.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report; it shows the images.")] = None,
+    report_json: Annotated[Path | None, typer.Option(help="Write the results as JSON, without images.")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check whether exported files rank people as the model does.
+    """Check that exported files match the reference model.
 
     Three levels: embeddings (worst cosine, largest difference of a value, largest shift in units of the distance between two
-    images, and the same image in batches of 1, opt, max and max + 1), ranking (nearest, ten nearest, correlation of the whole
-    order) and, with --data, retrieval (change of mAP, Rank-1 and mINP). Limits follow from the precision. Exit code 1
-    when a limit is missed, when files cannot be compared, or when nothing was.
+    images, and the same image in batches of 1, opt, max and max + 1), ranking (nearest, ten nearest, rank correlation) and,
+    with --data, retrieval (change of mAP, Rank-1 and mINP). Limits depend on the precision. The exit code is 1 if a limit is
+    exceeded, if files cannot be compared, or if nothing was compared.
 
-    A checkpoint may be followed by a variant: runs/market@graph (the exact inference graph), @compile, @bf16, @fp16.
+    A checkpoint can have a variant suffix: runs/market@graph (the exact inference graph), @compile, @bf16, @fp16.
 
     Examples:
 
@@ -71,7 +71,7 @@ def verify(
                 tasks[what] = display.add_task(what, total=total, info="")
             display.update(tasks[what], completed=done)
 
-        found = run(
+        verification = run(
             reference,
             candidates,
             images,
@@ -83,17 +83,17 @@ def verify(
             batch_size=batch_size,
             progress=tell,
         )
-    content = found.to_dict()
+    content = verification.to_dict()
     if report_json is not None:
         with atomic_output(report_json, overwrite=force) as temporary:
             temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if report is not None:
         with atomic_output(report, overwrite=force) as temporary:
-            temporary.write_text(found.to_html(), encoding="utf-8")
-    emit(content, _table(found), as_json)
-    if not found.passed:
-        bad = [f"{result.name} ({'; '.join(result.failures)})" for result in found.candidates if not result.passed]
-        raise WorkError(f"{len(bad)} of {len(found.candidates)} candidates disagree with {reference}: {', '.join(bad)}")
+            temporary.write_text(verification.to_html(), encoding="utf-8")
+    emit(content, _table(verification), as_json)
+    if not verification.passed:
+        bad = [f"{result.name} ({'; '.join(result.failures)})" for result in verification.candidates if not result.passed]
+        raise WorkError(f"{len(bad)} of {len(verification.candidates)} candidates disagree with {reference}: {', '.join(bad)}")
 
 
 def _table(report: VerificationReport) -> RenderableType:

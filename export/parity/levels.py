@@ -28,7 +28,7 @@ _SPREAD = Limit(0.5, "embeddings that lie closer together than this are on their
 _ROWS = Limit(0, "one embedding for each image, as wide as the file says")
 
 _ROUNDING = 1e-6
-"""How far float32 arithmetic moves a unit vector that is computed right: a few dozen of its steps of 6e-8. Where embeddings lie
+"""Largest error of a unit vector by float32 arithmetic alone: a few dozen of its steps of 6e-8. Where embeddings lie
 within a thousandth of each other this is not small beside the distance of two images, and says nothing of the file."""
 
 
@@ -249,10 +249,10 @@ def some_identities(dataset: ReIDDataset, num_ids: int | None, seed: int) -> ReI
     known = np.setdiff1d(dataset.query.pids, (JUNK_PID, DISTRACTOR_PID))
     if num_ids >= len(known):
         return dataset
-    kept = set(np.random.default_rng(seed).choice(known, num_ids, replace=False).tolist())
+    chosen = set(np.random.default_rng(seed).choice(known, num_ids, replace=False).tolist())
 
     def part(split: Split) -> Split:
-        return Split(split.name, [sample for sample in split if sample.pid in kept])
+        return Split(split.name, [sample for sample in split if sample.pid in chosen])
 
     note = f"{num_ids} of {len(known)} query identities, no distractors, seed {seed}"
     return replace(dataset, query=part(dataset.query), gallery=part(dataset.gallery), notes=(*dataset.notes, note))

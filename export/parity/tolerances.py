@@ -1,4 +1,4 @@
-"""How far an exported file may stray from the model, by the precision it computes in; each number has its reason beside it.
+"""Tolerances of an exported file against the model, by the precision it computes in; each with its reason.
 
 The embedding limits say that arithmetic was done right; the ranking limits that people come out in the same order; the
 retrieval limits that the figures a user was promised still hold. Any one of them can fail a file by itself.

@@ -28,7 +28,7 @@ from .tolerances import UNIT_LENGTH, Tolerance, tolerance_for
 from .verification_report import CandidateResult, Check, VerificationReport
 
 Subject: TypeAlias = str | os.PathLike[str] | HAT | Runtime
-"""What can be compared: a path (`hat.export.parity.candidate`), a model, or a runtime that is open."""
+"""Anything that can be compared: a path (`hat.export.parity.candidate`), a model, or a runtime that is open."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, how many images are done and how many there are."""

@@ -1,4 +1,4 @@
-"""What a verification found: one frozen object for a program, for JSON, for a table and for a page."""
+"""Report of a verification: one frozen object for a program, for JSON, for a table and for a page."""
 
 import base64
 import io
@@ -53,12 +53,12 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the figure is within its limit."""
+        """Return whether the figure is within its limit."""
         return self.value >= self.limit if self.sense == ">=" else self.value <= self.limit
 
     @property
     def used(self) -> float:
-        """How much of what is allowed was used, in [0, 1]."""
+        """Share of the tolerance that was used, in [0, 1]."""
         allowed, used = (1 - self.limit, 1 - self.value) if self.sense == ">=" else (self.limit, self.value)
         return min(1.0, max(0.0, used / allowed)) if allowed > 0 and np.isfinite(used) else float(not self.passed)
 
@@ -86,7 +86,7 @@ class Check:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
         """Return the check that `to_dict` gave as plain data."""
-        values = {one.name: content[one.name] for one in fields(cls)}
+        values = {field.name: content[field.name] for field in fields(cls)}
         return cls(**{**values, "value": float("nan") if values["value"] is None else values["value"]})
 
 
@@ -138,12 +138,12 @@ class CandidateResult:
 
     @property
     def passed(self) -> bool:
-        """Whether something was compared and all of it is within its limits."""
+        """Return whether something was compared and all of it is within its limits."""
         return bool(self.checks) and not self.problems and all(check.passed for check in self.checks)
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What is wrong, in words."""
+        """Failures, in words."""
         bad = (check for check in self.checks if not check.passed)
         return (*self.problems, *(f"{one.name} {one.value_text}, limit {one.sense} {one.limit_text}" for one in bad))
 
@@ -182,12 +182,12 @@ class VerificationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether there is a candidate and every one passed."""
+        """Return whether there is a candidate and every one passed."""
         return bool(self.candidates) and all(candidate.passed for candidate in self.candidates)
 
     @property
     def num_gallery(self) -> int:
-        """How many of the compared images are gallery images."""
+        """Number of gallery images among the compared ones."""
         return len(self.paths) - self.num_queries
 
     @property
@@ -199,7 +199,7 @@ class VerificationReport:
 
     @property
     def circumstances(self) -> dict[str, str]:
-        """What was compared on, and where, for a reader."""
+        """Images and machine of the comparison, for a reader."""
         images = f"{len(self.paths)} of {self.source}, seed {self.seed}"
         found = {"images": f"{images}: {self.num_queries} queries, {self.num_gallery} gallery images"}
         if self.left_out:

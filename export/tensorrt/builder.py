@@ -239,7 +239,7 @@ def _build(
 
 
 def _parse(trt: TensorRT, network: Any, path: Path, precision: ArtifactPrecision) -> None:
-    """Parse an ONNX file into a network; what the parser refuses is told with the node that each message is about."""
+    """Parse an ONNX file into a network; an error of the parser names the node that each message is about."""
     parser = trt.make("OnnxParser", network)
     if not parser.parse_from_file(str(path)) or parser.num_errors:
         messages = [_parser_message(parser.get_error(index)) for index in range(parser.num_errors)]
@@ -312,7 +312,7 @@ def _inspect(trt: TensorRT, engine: bytes, options: EngineOptions, shape: tuple[
         if context is None:
             return {}
         inspector = loaded.create_engine_inspector()
-        # Formats of a network with a dynamic batch are told for a context whose batch is known.
+        # Formats of a network with a dynamic batch are reported for a context whose batch is known.
         context.set_input_shape(INPUT_NAME, shape)
         inspector.execution_context = context
         return inspector_types(inspector.get_engine_information(trt.library.LayerInformationFormat.JSON))

@@ -1,4 +1,4 @@
-"""What an engine computes and what it costs, told without running it: its network, its inspector, its fused plan.
+"""Inspection of an engine and its cost without running it: its network, its inspector, its fused plan.
 
 TensorRT for RTX prints the plan into its most verbose build log, on any machine and for any of its compute capabilities. There
 it is seen where work is lost: kernels that are launched one by one, attention that was not fused, convolutions that write
@@ -131,12 +131,12 @@ class PlanLayer:
 
     @property
     def is_kernel(self) -> bool:
-        """Whether the GPU launches something: views, constants and the arithmetic of shapes (64-bit scalars) are free."""
+        """Return whether the GPU launches a kernel: views, constants and the arithmetic of shapes (64-bit scalars) are free."""
         return self.kind not in _NO_KERNELS and any(tensor.dtype != "Int64" for tensor in self.outputs)
 
     @property
     def is_attention(self) -> bool:
-        """Whether it is a whole attention in one kernel: both products and the softmax between them."""
+        """Return whether it is a whole attention in one kernel: both products and the softmax between them."""
         return "_mha_" in self.name
 
     def is_wider_than(self, dtype: str) -> bool:

@@ -1,4 +1,4 @@
-"""What can be asked of an engine beyond its precision and batch sizes, and which product and GPU can do it."""
+"""Options of an engine beyond its precision and batch sizes, and the products and GPUs that support them."""
 
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from hat.runtime.tensorrt.engine import HardwareCompatibility
 from hat.runtime.tensorrt.library import Gpu, TensorRT
 
 COMPUTE_CAPABILITIES = {"sm75": (7, 5), "sm80": (8, 0), "sm86": (8, 6), "sm89": (8, 9), "sm120": (12, 0), "sm121": (12, 1)}
-"""What TensorRT for RTX can build for ahead of time, and nothing between: Turing, Ampere (two), Ada, Blackwell (two)."""
+"""GPUs that TensorRT for RTX can build for ahead of time, and nothing between: Turing, Ampere (two), Ada, Blackwell (two)."""
 
 _MIN_COMPUTE_CAPABILITY: dict[ArtifactPrecision, tuple[int, int]] = {"bf16": (8, 0), "fp8": (8, 9)}
 """GPUs before these have no arithmetic in the precision."""
@@ -20,12 +20,12 @@ _MIN_COMPUTE_CAPABILITY: dict[ArtifactPrecision, tuple[int, int]] = {"bf16": (8,
 def _capability_names(given: Any) -> list[str]:
     """Take one or several, and a number for its name: 8.9, "8.9" and "sm89" are the same."""
     several = given if isinstance(given, list | tuple) else [given]
-    return [f"sm{str(one).removeprefix('sm').replace('.', '')}" for one in several]
+    return [f"sm{str(name).removeprefix('sm').replace('.', '')}" for name in several]
 
 
 @config_dataclass
 class EngineOptions:
-    """How to build an engine."""
+    """Options of an engine's build."""
 
     timing_cache: str | None = None
     """File in which measured kernels are kept, so that the next build of a like network is quick; made where it is missing."""
@@ -37,13 +37,13 @@ class EngineOptions:
     """Run with newer libraries of the same major version, at some cost in speed and size."""
 
     compute_capability: Annotated[tuple[str, ...], BeforeValidator(_capability_names)] = ()
-    """What to build for (``"sm86"`` or 8.6, or several), TensorRT for RTX alone; none named means every one from Ampere on."""
+    """Target GPUs (``"sm86"`` or 8.6, or several), TensorRT for RTX alone; none named means every one from Ampere on."""
 
     workspace_bytes: Annotated[int, Field(gt=0)] | None = None
     """Scratch memory that a layer may take on the device; None allows all."""
 
     opt_level: Annotated[int, Field(ge=0, le=5)] | None = None
-    """How long to look for fast kernels, 0 to 5; None is the library's 3."""
+    """Effort of the search for fast kernels, 0 to 5; None is the library's 3."""
 
     tf32: bool = False
     """Let float32 products round their inputs to 10 bits of mantissa; off, because fp32 would no longer mean fp32."""

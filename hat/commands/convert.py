@@ -1,4 +1,4 @@
-"""``hat convert``: a ``.pth`` file of HAT's released code as a checkpoint folder."""
+"""``hat convert``: a ``.pth`` file of HAT's released code to a checkpoint folder."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,20 +11,18 @@ from hat.errors import UsageError
 
 
 def convert(
-    file: Annotated[Path, typer.Argument(help="A .pth file that HAT's released code wrote.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help=".pth file written by HAT's released code.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.", show_default=False)],
     last_stride: Annotated[
         int | None,
-        typer.Option(min=1, max=2, help="Stride of the CNN's last level in its training; a state dict does not tell it."),
+        typer.Option(min=1, max=2, help="Stride of the CNN's last level in training; not recorded in a state dict."),
     ] = None,
-    image_size: Annotated[
-        str | None, typer.Option(help="Height x width of its images, where they are not twice as high as wide: 384x128.")
-    ] = None,
+    image_size: Annotated[str | None, typer.Option(help="Height x width of its images if not 2:1, such as 384x128.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a checkpoint folder of a .pth file that HAT's released code wrote: a state dict or a whole pickled model.
+    """Convert a .pth file of HAT's released code, a state dict or a whole pickled model, to a checkpoint folder.
 
-    Depths, widths and ResNet are read from the tensors. None of the file's code runs. Every command takes the folder.
+    Depths, widths and ResNet variant are read from the tensors. None of the file's code runs. Every command accepts the folder.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""``hat doctor``: what is installed and what runs here, what does not fit together, and the one command that mends it."""
+"""``hat doctor``: the installation, what runs on this machine, and problems with the command that fixes each."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _NEWEST_TORCH_CUDA = "cu130"
 
 @dataclass
 class Diagnosis:
-    """What a machine has, and what of it does not fit together."""
+    """Installed components of a machine, and their problems."""
 
     facts: dict[str, str] = field(default_factory=dict)
-    """Name -> what is there, in words; in the order of the table."""
+    """Name -> description, in the order of the table."""
 
     problems: dict[str, str] = field(default_factory=dict)
-    """What is wrong, in one sentence -> the command that mends it."""
+    """Problem, in one sentence -> the command that fixes it."""
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Tell what is installed and what runs here, and what does not fit together with the command that mends it.
+    """Check the installation and report problems, each with the command that fixes it.
 
-    Ends with 1 where something does not fit together. Nothing is changed, and nothing is sent anywhere.
+    Exits with 1 if there is a problem. Nothing is changed and nothing is sent anywhere.
 
     Examples:
 
@@ -49,49 +49,53 @@ def doctor(as_json: AsJson = False) -> None:
 
       hat doctor --json > machine.json
     """
-    found = diagnose()
-    problems = [{"what": what, "command": command} for what, command in found.problems.items()]
-    emit({"facts": found.facts, "problems": problems}, _table(found), as_json)
-    if found.problems:
+    diagnosis = diagnose()
+    problems = [{"what": what, "command": command} for what, command in diagnosis.problems.items()]
+    emit({"facts": diagnosis.facts, "problems": problems}, _table(diagnosis), as_json)
+    if diagnosis.problems:
         raise typer.Exit(1)
 
 
 def diagnose() -> Diagnosis:
-    """Look at Python, torch, the driver, GPUs, and every runtime that is installed: each is really loaded."""
-    found = Diagnosis()
-    found.facts["Python"] = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+    """Check Python, torch, the driver, GPUs, and every runtime that is installed: each is really loaded."""
+    diagnosis = Diagnosis()
+    diagnosis.facts["Python"] = (
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+    )
     fast = fast_precisions()
-    found.facts["CPU"] = f"{processor_name()}, fast in {', '.join(fast) if fast else 'fp32; what else cannot be told here'}"
+    diagnosis.facts["CPU"] = (
+        f"{processor_name()}, fast in {', '.join(fast) if fast else 'fp32; other precisions are unknown here'}"
+    )
     if JETSON_RELEASE.exists():
-        found.facts["Jetson"] = JETSON_RELEASE.read_text(encoding="utf-8", errors="replace").splitlines()[0].strip("# ")
-    found.facts["hat-reid"] = _version("hat-reid") or "not installed"
+        diagnosis.facts["Jetson"] = JETSON_RELEASE.read_text(encoding="utf-8", errors="replace").splitlines()[0].strip("# ")
+    diagnosis.facts["hat-reid"] = _version("hat-reid") or "not installed"
     driver = _driver()
-    found.facts["NVIDIA driver"] = driver or "none"
-    cuda = _look_at_torch(found, driver)
-    _look_at_onnxruntime(found, cuda)
-    _look_at_tensorrt(found, cuda)
-    _look_at_openvino(found)
-    return found
+    diagnosis.facts["NVIDIA driver"] = driver or "none"
+    cuda = _check_torch(diagnosis, driver)
+    _check_onnxruntime(diagnosis, cuda)
+    _check_tensorrt(diagnosis, cuda)
+    _check_openvino(diagnosis)
+    return diagnosis
 
 
-def _look_at_torch(found: Diagnosis, driver: str | None) -> str | None:
+def _check_torch(diagnosis: Diagnosis, driver: str | None) -> str | None:
     """Return the CUDA version of torch where it sees a GPU."""
     import torch
 
     built_for = torch.version.cuda
-    found.facts["torch"] = f"{torch.__version__}, built for {f'CUDA {built_for}' if built_for else 'the CPU alone'}"
+    diagnosis.facts["torch"] = f"{torch.__version__}, built for {f'CUDA {built_for}' if built_for else 'the CPU alone'}"
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(index)
-            found.facts[f"GPU {index}"] = (
+            diagnosis.facts[f"GPU {index}"] = (
                 f"{gpu.name}, compute capability {gpu.major}.{gpu.minor}, {gpu.multi_processor_count} SMs, "
                 f"{gpu.total_memory / 2**30:.0f} GiB"
             )
         return built_for
-    found.facts["GPU"] = "torch sees none"
+    diagnosis.facts["GPU"] = "torch sees none"
     if driver is not None:
         what, command = _blind_torch(built_for)
-        found.problems[what] = command
+        diagnosis.problems[what] = command
     return None
 
 
@@ -107,21 +111,21 @@ def _blind_torch(built_for: str | None) -> tuple[str, str]:
     return what, f"unset CUDA_VISIBLE_DEVICES; or {reinstall}/cu126"
 
 
-def _look_at_onnxruntime(found: Diagnosis, cuda: str | None) -> None:
+def _check_onnxruntime(diagnosis: Diagnosis, cuda: str | None) -> None:
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
     if not installed:
-        found.facts["ONNX Runtime"] = "not installed"
+        diagnosis.facts["ONNX Runtime"] = "not installed"
         return
     if len(installed) > 1:
         what = "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files"
-        found.problems[what] = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+        diagnosis.problems[what] = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
     providers = _providers_that_load()
-    found.facts["ONNX Runtime"] = f"{_version(installed[0])}, loads {', '.join(providers) or 'no provider'}"
+    diagnosis.facts["ONNX Runtime"] = f"{_version(installed[0])}, loads {', '.join(providers) or 'no provider'}"
     if cuda is not None and "CUDAExecutionProvider" not in providers:
         gpu_build = "onnxruntime-gpu" in installed
         what = "loads no CUDA: its build is for another CUDA than torch's" if gpu_build else "is the build for CPUs"
-        mends = f"pip uninstall -y {' '.join(installed)} && pip install 'hat-reid[gpu-cu{cuda.partition('.')[0]}]'"
-        found.problems[f"torch sees a GPU and ONNX Runtime {what}"] = mends
+        fix = f"pip uninstall -y {' '.join(installed)} && pip install 'hat-reid[gpu-cu{cuda.partition('.')[0]}]'"
+        diagnosis.problems[f"torch sees a GPU and ONNX Runtime {what}"] = fix
 
 
 def _providers_that_load() -> list[str]:
@@ -143,19 +147,19 @@ def _providers_that_load() -> list[str]:
     return done.stdout.split()
 
 
-def _look_at_tensorrt(found: Diagnosis, cuda: str | None) -> None:
+def _check_tensorrt(diagnosis: Diagnosis, cuda: str | None) -> None:
     from hat.runtime.tensorrt.library import find_variants
 
     variants = find_variants()
-    found.facts["TensorRT"] = variants.get("tensorrt", "not installed")
-    found.facts["TensorRT for RTX"] = variants.get("tensorrt-rtx", "not installed")
-    for variant, said in variants.items():
-        if "cannot be loaded" in said or "is needed" in said:
-            found.problems[said] = f"pip install --force-reinstall 'hat-reid[{variant}]'"
+    diagnosis.facts["TensorRT"] = variants.get("tensorrt", "not installed")
+    diagnosis.facts["TensorRT for RTX"] = variants.get("tensorrt-rtx", "not installed")
+    for variant, status in variants.items():
+        if "cannot be loaded" in status or "is needed" in status:
+            diagnosis.problems[status] = f"pip install --force-reinstall 'hat-reid[{variant}]'"
     majors = _tensorrt_cuda_majors()
     if cuda is not None and majors and (major := cuda.partition(".")[0]) not in majors:
         what = f"TensorRT is of CUDA {', '.join(sorted(majors))} and torch of CUDA {cuda}: they cannot share a process"
-        found.problems[what] = f"pip install 'hat-reid[gpu-cu{major}]' --extra-index-url https://pypi.nvidia.com"
+        diagnosis.problems[what] = f"pip install 'hat-reid[gpu-cu{major}]' --extra-index-url https://pypi.nvidia.com"
 
 
 def _tensorrt_cuda_majors() -> set[str]:
@@ -164,10 +168,10 @@ def _tensorrt_cuda_majors() -> set[str]:
     return set(re.findall(r"tensorrt[-_]cu(\d+)", names, re.IGNORECASE))
 
 
-def _look_at_openvino(found: Diagnosis) -> None:
+def _check_openvino(diagnosis: Diagnosis) -> None:
     installed = _version("openvino")
     if installed is None:
-        found.facts["OpenVINO"] = "not installed"
+        diagnosis.facts["OpenVINO"] = "not installed"
         return
     from hat.errors import MissingExtraError
     from hat.runtime.openvino_runtime import openvino_core
@@ -176,9 +180,9 @@ def _look_at_openvino(found: Diagnosis) -> None:
         devices = list(openvino_core("running OpenVINO files").available_devices)
     except (MissingExtraError, RuntimeError) as error:
         reason = error.__context__ or error  # it is there and one of its libraries is not
-        found.problems[f"OpenVINO cannot be loaded: {reason}"] = "pip install --force-reinstall openvino"
+        diagnosis.problems[f"OpenVINO cannot be loaded: {reason}"] = "pip install --force-reinstall openvino"
         devices = []
-    found.facts["OpenVINO"] = f"{installed}, devices {', '.join(devices) or 'none'}"
+    diagnosis.facts["OpenVINO"] = f"{installed}, devices {', '.join(devices) or 'none'}"
 
 
 def _driver() -> str | None:
@@ -199,9 +203,9 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _table(found: Diagnosis) -> RenderableType:
+def _table(diagnosis: Diagnosis) -> RenderableType:
     from rich.console import Group
 
-    lines = [f"{what}:\n  {command}" for what, command in found.problems.items()]
+    lines = [f"{what}:\n  {command}" for what, command in diagnosis.problems.items()]
     verdict = "\n".join(lines) or "Everything that is installed fits together."
-    return Group(make_table(found.facts.items()), "", verdict)
+    return Group(make_table(diagnosis.facts.items()), "", verdict)

@@ -1,4 +1,4 @@
-"""``hat eval``: how well a model ranks people, on one or several data sets."""
+"""``hat eval``: retrieval accuracy of a model on one or more data sets."""
 
 from __future__ import annotations
 
@@ -27,50 +27,48 @@ _NUM_PICTURED = 8
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A checkpoint folder, or an exported file (.onnx, .xml, .engine).")],
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or exported file (.onnx, .xml, .engine).")],
     data: Annotated[
         list[str],
-        typer.Option("--data", help="A folder, zip file or table; NAME=PATH names it. Repeat for a table of several."),
+        typer.Option("--data", help="Folder, zip file or table; NAME=PATH names it. Repeatable."),
     ],
-    rerank: Annotated[bool, typer.Option("--rerank", help="Rank by k-reciprocal re-ranked distances.")] = False,
-    flip: Annotated[bool, typer.Option("--flip", help="Embed each image together with its mirror image.")] = False,
+    rerank: Annotated[bool, typer.Option("--rerank", help="Rank by k-reciprocal re-ranking distances.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Embed each image together with its mirror image (flip test).")] = False,
     center_cameras: Annotated[
         bool,
-        typer.Option("--center-cameras", help="Subtract each camera's mean embedding first: better where cameras are new."),
+        typer.Option("--center-cameras", help="Subtract each camera's mean embedding first: better on unseen cameras."),
     ] = False,
     no_cameras: Annotated[
         bool,
-        typer.Option("--no-cameras", help="Count every pair, those of one camera too: for data whose cameras mean nothing."),
+        typer.Option("--no-cameras", help="Also count pairs from the same camera: for data without meaningful cameras."),
     ] = False,
     split_seed: Annotated[
-        int, typer.Option(min=0, help="Draws the split of a folder for each identity or camera, which has none of its own.")
+        int, typer.Option(min=0, help="Seed of the split, for layouts of one folder per identity or camera.")
     ] = 0,
     save_split: Annotated[
-        Path | None, typer.Option(help="Write the split as a table (path,pid,camid,split) for others.")
+        Path | None, typer.Option(help="Write the split as a table (path,pid,camid,split) for reuse.")
     ] = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     batch_size: BatchSize = 32,
-    num_workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that decode images; by default one for each core.")
-    ] = None,
+    num_workers: Annotated[int | None, typer.Option(min=1, help="Image decoding threads; by default one per core.")] = None,
     gray_bits: GrayBits = None,
     skip_bad: SkipBad = False,
     record: Record = None,
-    rank_list: Annotated[Path | None, typer.Option(help="Picture of ranked lists, right and wrong framed.")] = None,
-    cam: Annotated[Path | None, typer.Option(help="Picture of the class activation maps of MFE and DSA.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="A checkpoint whose CNN is shown beside the model by --cam.")] = None,
-    tfc_maps: Annotated[Path | None, typer.Option(help="Picture of the averaged maps of every TFC.")] = None,
+    rank_list: Annotated[Path | None, typer.Option(help="Plot ranked lists, correct and wrong matches framed.")] = None,
+    cam: Annotated[Path | None, typer.Option(help="Plot class activation maps of MFE and DSA.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Checkpoint whose CNN --cam shows for comparison.")] = None,
+    tfc_maps: Annotated[Path | None, typer.Option(help="Plot the averaged maps of every TFC.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how well a model ranks people: mAP, Rank-1, Rank-5, Rank-10 and mINP.
+    """Evaluate a model on one or more data sets: mAP, Rank-1, Rank-5, Rank-10 and mINP.
 
-    Single query. Gallery images of the query's identity from the query's own camera are left out, and so is junk; queries
-    without a match are left out of the means and counted. Pictures are of the first data set.
+    Single query. Junk images and gallery images of the query's identity from the query's own camera are ignored; queries
+    without a match are excluded from the means and counted. Plots are of the first data set.
 
-    Data of your own: a folder for each identity (names or numbers), whose files say the camera (0002_c1s1_01.jpg,
-    front_cam2.jpg) or lie in ID/cam1/; train/, query/ and gallery/ with such folders or with Market-style names; a folder
-    for each camera; or a table with the columns path,pid,camid,split.
+    Your own data: one folder per identity (name or number), with the camera in the file names (0002_c1s1_01.jpg,
+    front_cam2.jpg) or in subfolders ID/cam1/; train/, query/ and gallery/ with such folders or with Market-style names; one
+    folder per camera; or a table with the columns path,pid,camid,split.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""``hat info``: what a model, a checkpoint or a file is."""
+"""``hat info``: description of a model, checkpoint or exported file."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _LONG = 8
 def info(
     target: Annotated[
         str,
-        typer.Argument(help="A model's name, a checkpoint folder, a .pth file, an exported file, or triton://host:port/model."),
+        typer.Argument(help="Model name, checkpoint folder, .pth file, exported file, or triton://host:port/model."),
     ],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a field of a named model: depths=[3,3,3,3].")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a model, a checkpoint or a file is: parameters, operations by part, embedding, preprocessing, figures.
+    """Describe a model, checkpoint or exported file: parameters, operations by part, embedding, preprocessing, metrics.
 
-    An operation is a multiplication or an addition; classifiers are not counted, since an embedding does not need them.
+    An operation is a multiplication or an addition; classifiers are not counted, since embeddings do not need them.
 
     Examples:
 
@@ -90,7 +90,7 @@ def _model_tables(result: dict[str, Any]) -> RenderableType:
     from rich.console import Group
 
     model, params, operations = result["model"], result["num_params"], result["num_operations"]
-    facts = [
+    rows = [
         ("model", f"{result['target']}: {model['backbone']['name']}, depths {model['depths']}"),
         ("input", f"{model['image_size'][0]} x {model['image_size'][1]} (height x width), RGB"),
         ("embedding", f"{result['embed_dim']} values, unit length"),
@@ -99,7 +99,7 @@ def _model_tables(result: dict[str, Any]) -> RenderableType:
     ]
     names = [*(name for name in params if name != "total"), "total"]
     parts = [(name, f"{params[name] / 1e6:.3f}", f"{operations.get(name, 0) / 1e9:.3f}") for name in names]
-    return Group(make_table(facts), "", make_table(parts, ("part", "M parameters", "GFLOP"), left=("part",)))
+    return Group(make_table(rows), "", make_table(parts, ("part", "M parameters", "GFLOP"), left=("part",)))
 
 
 def artifact_result(path: Path) -> dict[str, Any]:

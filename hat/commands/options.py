@@ -1,4 +1,4 @@
-"""Options that commands of several rooms have, and how such options are read."""
+"""Options shared by commands of several subpackages."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,12 @@ from hat.errors import UsageError
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per run of the model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-NumIds = Annotated[int | None, typer.Option(min=2, help="Rank so many identities of the data set only.")]
-Record = Annotated[Path | None, typer.Option(help="Append the figures to this Markdown file.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that are missing or unreadable.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
+NumIds = Annotated[int | None, typer.Option(min=2, help="Use only this many identities of the data set.")]
+Record = Annotated[Path | None, typer.Option(help="Append the results to this Markdown file.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip images that are missing or unreadable.")]
 
-GrayBits = Annotated[int | None, typer.Option(min=8, max=16, help="Bits that 16-bit gray images really use: 10, 12, 14.")]
+GrayBits = Annotated[int | None, typer.Option(min=8, max=16, help="Significant bits of 16-bit gray images: 10, 12, 14.")]
 """For `hat.data.images.set_gray_bits`: whatever reads images from files needs it where cameras of fewer bits wrote them."""
 
 

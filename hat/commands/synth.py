@@ -1,4 +1,4 @@
-"""``hat synth``: draw a multi-camera data set of generated pedestrians."""
+"""``hat synth``: generate a multi-camera data set of synthetic pedestrians."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -11,32 +11,28 @@ from hat.console import emit, make_table, progress
 
 
 def synth(
-    out: Annotated[Path, typer.Argument(help="Folder to write; absent or empty.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Output folder; must be absent or empty.", show_default=False)],
     ids: Annotated[int, typer.Option(help="Number of identities, 2 to 9999.")] = 100,
     cams: Annotated[int, typer.Option(help="Number of cameras, 2 to 99.")] = 4,
-    seed: Annotated[int, typer.Option(help="Seed of the world: another seed, other people and places.")] = 0,
-    images_per_camera: Annotated[int, typer.Option(help="Images of each identity from each camera, 2 to 100.")] = 4,
+    seed: Annotated[int, typer.Option(help="Random seed; another seed gives other people and places.")] = 0,
+    images_per_camera: Annotated[int, typer.Option(help="Images per identity and camera, 2 to 100.")] = 4,
     train_ids: Annotated[
         int | None,
-        typer.Option(
-            help="Identities for training; the rest is query and gallery. Half of them if not given.", show_default=False
-        ),
+        typer.Option(help="Training identities; the rest are query and gallery. Half by default.", show_default=False),
     ] = None,
     distractors: Annotated[int, typer.Option(help="False detections in the gallery, labeled 0000.")] = 0,
     size: Annotated[str, typer.Option(help="Height x width of the images in pixels.")] = "256x128",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that draw. As many as there are cores if not given.", show_default=False)
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes. One per core by default.", show_default=False)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier data set of hat synth.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a multi-camera data set of generated pedestrians in the layout of Market-1501.
+    """Generate a multi-camera data set of synthetic pedestrians in the Market-1501 layout.
 
     People keep their clothes, build, hair and bag. Cameras differ in viewpoint,
     light, blur, crop and background. The same arguments give the same files.
 
-    The first half of the identities is for training (see --train-ids). Of every
-    other one, one image from each camera is a query, the rest is in the gallery.
+    The first half of the identities is for training (see --train-ids). Of each
+    other identity, one image per camera is a query; the rest are in the gallery.
 
     [bold]Examples:[/bold]
 

@@ -97,15 +97,15 @@ def read_csv_table(path: Path, *, skip_missing: bool = False) -> ReIDDataset:
         raise DataError(f"{path}: no rows after the header")
     pids = number_labels((row["pid"] for row in rows), f"{path}, column pid")
     camids = number_labels((row["camid"] for row in rows), f"{path}, column camid")
-    kept = [row for row in rows if pids[row["pid"]] != JUNK_PID]
-    notes = [f"{len(rows) - len(kept):,} junk images (-1) left out"] if len(kept) < len(rows) else []
+    usable = [row for row in rows if pids[row["pid"]] != JUNK_PID]
+    notes = [f"{len(rows) - len(usable):,} junk images (-1) left out"] if len(usable) < len(rows) else []
     if missing:
         notes.append(f"{len(missing):,} listed files are not there and left out, the first is {missing[0][1]}")
-    repeated = [name for name, count in Counter((row["path"], row["split"]) for row in kept).items() if count > 1]
+    repeated = [name for name, count in Counter((row["path"], row["split"]) for row in usable).items() if count > 1]
     if repeated:
         notes.append(f"{len(repeated):,} files are listed more than once in one split, such as {repeated[0][0]}")
     splits: dict[str, list[Sample]] = {name: [] for name in _SPLITS}
-    for row in kept:
+    for row in usable:
         splits[row["split"]].append(Sample(row["path"], pids[row["pid"]], camids[row["camid"]]))
     return assemble("csv", str(path), *splits.values(), notes=notes)
 

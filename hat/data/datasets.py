@@ -1,4 +1,4 @@
-"""What a re-ID data set is once it is read: samples in three splits, notes on them, and one training set of several."""
+"""Re-ID data set in memory: samples in three splits, notes on them, and one training set of several."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Sample:
     """One image of one person seen by one camera."""
 
     path: str
-    """Where the image is: a file's path, or ``archive.zip!member/inside.jpg`` for a member of a zip file."""
+    """Location of the image: a file's path, or ``archive.zip!member/inside.jpg`` for a member of a zip file."""
     pid: int
     """Identity label, an integer of at least 0; `JUNK_PID` marks a bad detection."""
     camid: int
@@ -106,7 +106,7 @@ class ReIDDataset:
     gallery: Split
     """Images to be ranked for each query; junk images are already left out."""
     notes: tuple[str, ...] = ()
-    """What is worth telling the user: counts that differ from the published ones, images left out."""
+    """Notes for the user: counts that differ from the published ones, images left out."""
     has_cameras: bool = True
     """Where cameras are not known, the query is of camera 0 and the gallery of camera 1, so that pairs of one camera count as
     matches, which benchmarks leave out because they are easy."""

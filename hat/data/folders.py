@@ -187,10 +187,10 @@ def read_camera_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
     are for training. Of the others, images of the first camera are the query and the rest the gallery, together with everybody
     whom the first camera did not see: PRID's 549 and GRID's 775 further people.
     """
-    found = find_camera_folders(root)
-    if found is None:
+    located = find_camera_folders(root)
+    if located is None:
         raise DataError(f"{root}: expected a folder for each camera (cam_a, cam_b), or GRID's probe and gallery")
-    tree, folders, is_grid = found
+    tree, folders, is_grid = located
     samples = _read_cameras(folders, tree.where, is_grid)
     first = samples[0][0] if samples else ""
     samples = [(folder, sample) for folder, sample in samples if sample.pid != JUNK_PID]

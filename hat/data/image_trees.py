@@ -27,7 +27,7 @@ _SIDECARS = re.compile(r"\..*|.*\.(txt|md|json|csv|mat|xml|ya?ml|html|pdf|db|ini
 
 @dataclass
 class Content:
-    """What lies directly in a folder: sub-folders, names of files, and of links that lead nowhere, pipes and the like."""
+    """Direct content of a folder: sub-folders, names of files, and of broken links, pipes and the like."""
 
     folders: dict[str, Content] = field(default_factory=dict)  # empty ones where a folder is listed only when it is asked for
     files: list[str] = field(default_factory=list)
@@ -47,7 +47,7 @@ class ImageTree:
 
     @cached_property
     def content(self) -> Content:
-        """What lies directly in the folder; a `DataError` where it cannot be listed."""
+        """Return the direct content of the folder; a `DataError` where it cannot be listed."""
         raise NotImplementedError
 
     def child(self, name: str) -> ImageTree:
@@ -83,7 +83,7 @@ class FolderTree(ImageTree):
 
     @cached_property
     def content(self) -> Content:
-        """What lies directly in the folder, listed once."""
+        """Return the direct content of the folder, listed once."""
         content = Content()
         try:
             with os.scandir(self.path) as entries:
@@ -123,10 +123,10 @@ def _group(members: list[str]) -> Content:
         *folders, name = member.split("/")
         if leads_out(member) or len(folders) > _MAX_DEPTH:
             continue
-        place = top
+        node = top
         for folder in folders:
-            place = place.folders.setdefault(folder, Content())
-        place.files.append(name)
+            node = node.folders.setdefault(folder, Content())
+        node.files.append(name)
     return top
 
 

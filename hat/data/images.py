@@ -1,4 +1,4 @@
-"""From a path to a decoded RGB image, with everything that a stranger's file can get wrong named in one error.
+"""From a path to a decoded RGB image, with every defect of an untrusted file named in one error.
 
 Files are bounded in bytes and in pixels before anything is decoded: Pillow opens lazily, so that the size is known before
 memory is taken for it. What a file is, its content decides and not its name. Color profiles are ignored: pixels are taken as

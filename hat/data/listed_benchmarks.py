@@ -186,7 +186,7 @@ def read_msmt17(root: Path) -> ReIDDataset:
 
 
 def find_msmt17(root: Path) -> list[tuple[Path, str, str]]:
-    """Return where MSMT17 lies, told by its lists and folders: its folder, and the names of those of train and test images."""
+    """Locate MSMT17 by its lists and folders: its folder, and the names of those of train and test images."""
     found = []
     for tree in find_trees(root, _MSMT17_NAMES):
         if isinstance(tree, FolderTree) and {_TRAIN_LISTS[0], *_TEST_LISTS} <= set(tree.content.files):

@@ -1,4 +1,4 @@
-"""Data sets by name: what is known, how each is read, and how an unnamed folder is told."""
+"""Data sets by name: the known ones, their readers, and the detection of an unnamed folder."""
 
 import difflib
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from hat.errors import DataError, unknown_name
 
 
 class _Reader(NamedTuple):
-    """How one kind of data set is read, and told from others."""
+    """Reader and detector of one kind of data set."""
 
     read: Callable[..., ReIDDataset]
     detect: Callable[..., object]  # true where it lies in a folder
     aliases: tuple[str, ...] = ()
-    arguments: tuple[str, ...] = ()  # what both functions are told beside the folder, where they know several data sets
+    arguments: tuple[str, ...] = ()  # arguments of both functions beside the folder, where they know several data sets
     options: tuple[str, ...] = ()  # of `load_dataset`, which of them the reader takes
 
 
@@ -74,7 +74,7 @@ def load_dataset(name: str, root: str | PathLike[str], *, split_seed: int = 0, s
 def detect_dataset(root: str | PathLike[str]) -> str:
     """Return the name, of `list_datasets`, of the kind of data set that lies in a folder, zip file or CSV file.
 
-    Benchmarks are told by their official names or files; then come generated data sets, file names, and folders' names.
+    Benchmarks are recognized by their official names or files; then come generated data sets, file names, and folders' names.
 
     Raises:
         DataError: There is nothing there, nothing that is known, or more than one benchmark.

@@ -1,4 +1,4 @@
-"""What an exported file is, readable from the file itself: the same facts for ONNX, engines, OpenVINO and their side files."""
+"""Metadata of an exported file: the same for ONNX and OpenVINO files, and for the sidecars of engines."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hat.config import config_dataclass, config_to_dict, facts_from_dict
+from hat.config import config_dataclass, config_to_dict, metadata_from_dict
 from hat.errors import CheckpointError, ConfigError
 from hat.model import ModelConfig
 from hat.preprocessing import Preprocessing
@@ -71,31 +71,31 @@ class AdoptedModel:
 
 @config_dataclass
 class ArtifactInfo:
-    """What an exported file says of itself."""
+    """Metadata of an exported file."""
 
     format_version: int = FORMAT_VERSION
     """Version of these fields; a newer one than this package knows is refused."""
 
     name: str
-    """What the model was called when it was exported: its checkpoint's folder."""
+    """Name of the model when it was exported: its checkpoint's folder."""
 
     model: ModelConfig | None = None
     """The architecture of a HAT; None of an adopted model."""
 
     adopted: AdoptedModel | None = None
-    """What is known of an adopted model; None of a HAT."""
+    """Properties of an adopted model; None of a HAT."""
 
     preprocessing: Preprocessing
-    """How images become input: what the host does of it is RGB and the resize, the rest is inside the file."""
+    """Preprocessing of images: the host converts to RGB and resizes, the rest is inside the file."""
 
     embed_dim: int
     """Width of an embedding."""
 
     precision: ArtifactPrecision
-    """In which the file computes; norms, softmax and the L2 norm stay in float32 in every one."""
+    """Precision in which the file computes; norms, softmax and the L2 norm stay in float32 in every one."""
 
     input_type: InputType = "uint8"
-    """What the file takes: ``"uint8"`` or ``"float32"`` in the range 0-255, or ``"normalized"``: float32 in the range 0-1 less
+    """Type of the input: ``"uint8"`` or ``"float32"`` in the range 0-255, or ``"normalized"``: float32 in the range 0-1 less
     ImageNet's mean and divided by its standard deviation, as trackers feed it."""
 
     batch: BatchProfile | None = None
@@ -114,10 +114,10 @@ class ArtifactInfo:
     """The GPU or compute capability that an engine was built for; None where the file runs anywhere."""
 
     details: dict[str, Any] = Field(default_factory=dict)
-    """What is particular to a target: opset, calibration images, layers left in higher precision, hash of the ONNX."""
+    """Details of the target: opset, calibration images, layers left in higher precision, hash of the ONNX."""
 
     metrics: dict[str, Any] = Field(default_factory=dict)
-    """Figures that were measured with the checkpoint."""
+    """Metrics that were measured with the checkpoint."""
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.adopted is None):
@@ -170,49 +170,49 @@ def fingerprint(
     Version 1 is a HAT's: its architecture, preprocessing, weights and precision. Version 2 is an adopted model's, with its
     version inside. Both hash lists of fields that are written down here, since galleries and files are bound to what they were.
     """
-    facts: Any
+    hashed: Any
     if isinstance(model, AdoptedModel):
         described = config_to_dict(model)
-        facts = {"version": 2, "model": {name: described[name] for name in _FINGERPRINT_2}}
-        facts |= {"preprocessing": config_to_dict(preprocessing), "source_sha256": source_sha256, "precision": precision}
+        hashed = {"version": 2, "model": {name: described[name] for name in _FINGERPRINT_2}}
+        hashed |= {"preprocessing": config_to_dict(preprocessing), "source_sha256": source_sha256, "precision": precision}
     else:
         architecture = _known_or_changed(config_to_dict(model), config_to_dict(ModelConfig()))
-        facts = [architecture, config_to_dict(preprocessing), source_sha256, precision]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        hashed = [architecture, config_to_dict(preprocessing), source_sha256, precision]
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
 def _known_or_changed(fields: dict[str, Any], defaults: dict[str, Any], section: str = "") -> dict[str, Any]:
     """Return fields of version 1, and later ones that are not at their defaults."""
-    kept = {}
+    hashed = {}
     for name, value in fields.items():
         if name in _FINGERPRINT_1[section] or value != defaults[name]:
-            kept[name] = _known_or_changed(value, defaults[name], name) if name in _FINGERPRINT_1 else value
-    return kept
+            hashed[name] = _known_or_changed(value, defaults[name], name) if name in _FINGERPRINT_1 else value
+    return hashed
 
 
 def info_to_json(info: ArtifactInfo) -> str:
-    """Return an artifact's facts as one line of JSON."""
+    """Return an artifact's metadata as one line of JSON."""
     return json.dumps(config_to_dict(info), sort_keys=True)
 
 
 def info_from_json(text: str | bytes, source: str) -> ArtifactInfo:
-    """Read an artifact's facts, as `info_to_json` writes them; what is no such JSON, or newer, is a `CheckpointError`."""
-    return facts_from_json(ArtifactInfo, text, newest=FORMAT_VERSION, source=source)
+    """Read an artifact's metadata, as `info_to_json` writes it; anything else, or a newer version, is a `CheckpointError`."""
+    return metadata_from_json(ArtifactInfo, text, newest=FORMAT_VERSION, source=source)
 
 
-def facts_from_json(cls: type[T], text: str | bytes, *, newest: int, source: str) -> T:
-    """Build an object with a field ``format_version`` from JSON, see `hat.config.facts_from_dict`."""
+def metadata_from_json(cls: type[T], text: str | bytes, *, newest: int, source: str) -> T:
+    """Build an object with a field ``format_version`` from JSON, see `hat.config.metadata_from_dict`."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise CheckpointError(f"{source}: its metadata cannot be read: expected a JSON object")
-    return facts_from_dict(cls, content, newest=newest, source=source)
+    return metadata_from_dict(cls, content, newest=newest, source=source)
 
 
-def read_model_file(path: Path, kind: str, most: int = 2**28) -> bytes:
-    """Return the content of a file that a stranger may have made, which should be ``kind`` and of at most so many bytes.
+def read_model_file(path: Path, kind: str, max_bytes: int = 2**28) -> bytes:
+    """Return the content of an untrusted file, which should be ``kind`` and of at most ``max_bytes`` bytes.
 
     What is missing, larger, no ordinary file, a pointer or a web page in its place is a `CheckpointError`.
     """
@@ -220,8 +220,8 @@ def read_model_file(path: Path, kind: str, most: int = 2**28) -> bytes:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise CheckpointError(f"{path}: not an ordinary file, expected {kind}")
-        if status.st_size > most:
-            raise CheckpointError(f"{path}: {status.st_size:,} bytes, {kind} has at most {most:,}")
+        if status.st_size > max_bytes:
+            raise CheckpointError(f"{path}: {status.st_size:,} bytes, {kind} has at most {max_bytes:,}")
         if reason := placeholder_reason(path):
             raise CheckpointError(reason)
         return path.read_bytes()

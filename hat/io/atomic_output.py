@@ -34,7 +34,7 @@ def encodable(path: Path) -> Iterator[None]:
 def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Write a file under a temporary folder beside its place, and move it there when it is complete.
 
-    The body writes to the path that is yielded. Whatever else it puts beside that (external data, side files) is moved along
+    The body writes to the path that is yielded. Whatever else it puts beside that (external data, sidecars) is moved along
     under its own name, the named file last. When it raises, or the process is killed, nothing appears at the place; the next
     call for the same place clears what a killed one left. A file that is there and not to be replaced, or a folder that is not
     there, is a `UsageError`; no permission or a full disk a `WorkError`.
@@ -87,7 +87,7 @@ def _temporary_folder(path: Path) -> Path:
 
 
 def _lock(folder: Path) -> int | None:
-    """Hold a temporary folder, so that others see that its process lives; the system lets go of it however the process ends.
+    """Hold a temporary folder, so that others see that its process lives; the system releases it however the process ends.
 
     Returned is the descriptor that holds it; None where another process does, or where the system has no such locks.
     """
@@ -123,12 +123,12 @@ def flush_to_disk(path: Path) -> None:
             os.close(descriptor)
 
 
-FACTS_FILE = "hat_reid.json"
-"""Every folder that is exported has this file, with the facts about itself: what has none was made by somebody else."""
+METADATA_FILE = "hat_reid.json"
+"""Metadata file of every exported folder; a folder without it was not made by this package."""
 
 
 @contextmanager
-def atomic_folder(path: Path, *, overwrite: bool = False, marker: str = FACTS_FILE, flush: bool = True) -> Iterator[Path]:
+def atomic_folder(path: Path, *, overwrite: bool = False, marker: str = METADATA_FILE, flush: bool = True) -> Iterator[Path]:
     """Fill an empty folder, which is yielded, beside its place, and move it there when it is complete.
 
     When the body raises nothing appears at the place, and what was there stays. When the process is killed between taking the

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hat.config import apply_overrides, config_dataclass, config_to_dict
 from hat.errors import CheckpointError, WeightsError
-from hat.io.artifact import facts_from_json, read_model_file
+from hat.io.artifact import metadata_from_json, read_model_file
 from hat.io.atomic_output import write_atomically, writing
 from hat.io.weights import load_state, read_state_file, read_weights_file, state_of, submodule_attribute
 from hat.model import HAT, ModelConfig
@@ -30,7 +30,7 @@ FORMAT_VERSION = 1
 
 @config_dataclass
 class CheckpointInfo:
-    """What ``config.json`` says of a checkpoint."""
+    """Contents of ``config.json``."""
 
     format_version: int
     """Version of this layout; a newer one than this package knows is refused."""
@@ -42,13 +42,13 @@ class CheckpointInfo:
     """Number of identities that the classifiers tell apart."""
 
     preprocessing: Preprocessing
-    """How images become input."""
+    """Preprocessing of images."""
 
     training: dict[str, Any]
     """The training configuration, as plain data; empty where it is unknown."""
 
     metrics: dict[str, Any]
-    """Figures measured with these weights, as plain data."""
+    """Metrics measured with these weights, as plain data."""
 
     versions: dict[str, str]
     """Versions of the libraries that wrote the checkpoint."""
@@ -65,10 +65,10 @@ def locate_model(path: str | os.PathLike[str]) -> Path:
 
     Something of that name that is there comes first.
     """
-    found = Path(path).expanduser()
-    if os.fspath(path) == SHIPPED_MODEL and not found.exists():
-        return shipped_model() or found
-    return found
+    location = Path(path).expanduser()
+    if os.fspath(path) == SHIPPED_MODEL and not location.exists():
+        return shipped_model() or location
+    return location
 
 
 def save_checkpoint(
@@ -125,7 +125,7 @@ def read_checkpoint_info(folder: str | os.PathLike[str]) -> CheckpointInfo:
     if not path.is_file():
         raise CheckpointError(f"{folder} is no checkpoint: expected a folder with {WEIGHTS_FILE} and {CONFIG_FILE}")
     text = read_model_file(path, "a configuration")
-    return facts_from_json(CheckpointInfo, text, newest=FORMAT_VERSION, source=str(path))
+    return metadata_from_json(CheckpointInfo, text, newest=FORMAT_VERSION, source=str(path))
 
 
 def load_checkpoint(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> HAT:

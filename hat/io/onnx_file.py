@@ -73,18 +73,18 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
 
 
 def read_own_onnx(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, ArtifactInfo]:
-    """Read an ONNX file of this package without its external weights, and the facts that it holds about itself.
+    """Read an ONNX file of this package without its external weights, and its metadata.
 
     What `read_onnx` refuses is refused here too, and so is what was not made by this package.
     """
     proto = read_onnx(path)
-    facts = next((entry.value for entry in proto.metadata_props if entry.key == METADATA_KEY), None)
-    if facts is None:
+    text = next((entry.value for entry in proto.metadata_props if entry.key == METADATA_KEY), None)
+    if text is None:
         raise CheckpointError(
             f"{path} was not made by hat export: its metadata has no {METADATA_KEY!r}; "
             "a model of another project becomes one of ours by hat adopt"
         )
-    return proto, info_from_json(facts, str(path))
+    return proto, info_from_json(text, str(path))
 
 
 def onnx_opset(proto: onnx.ModelProto) -> int:
@@ -139,8 +139,8 @@ def graph_precision(proto: onnx.ModelProto) -> ArtifactPrecision:
         if operator in _PRODUCTS:
             products += counted
     quantized = [name for name in ("float8e4m3fn", "int8") if products[name]]
-    most = [name for name, _ in products.most_common(1)]
-    for name in quantized or most:
+    most_common = [name for name, _ in products.most_common(1)]
+    for name in quantized or most_common:
         if name in _PRECISIONS:
             return _PRECISIONS[name]
     raise CheckpointError(f"the graph computes in no known precision: {dict(products) or 'it has no products'}")

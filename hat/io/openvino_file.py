@@ -31,17 +31,17 @@ MAX_XML_BYTES = 256 * 2**20
 
 
 def read_openvino_info(path: str | os.PathLike[str]) -> ArtifactInfo:
-    """Read the facts that an ``.xml`` file holds about itself, for which OpenVINO is not needed.
+    """Read the metadata of an ``.xml`` file; OpenVINO is not needed for it.
 
     A file that is no OpenVINO file, or was not made by this package, is a `CheckpointError`.
     """
-    facts = read_openvino_xml(path).find(f"rt_info/{METADATA_KEY}")
-    if facts is None or "value" not in facts.attrib:
+    entry = read_openvino_xml(path).find(f"rt_info/{METADATA_KEY}")
+    if entry is None or "value" not in entry.attrib:
         raise CheckpointError(
             f"{path} was not made by hat export: its rt_info has no {METADATA_KEY!r}; "
             "a model of another project becomes one of ours by hat adopt"
         )
-    return info_from_json(facts.attrib["value"], str(path))
+    return info_from_json(entry.attrib["value"], str(path))
 
 
 def read_openvino_xml(path: str | os.PathLike[str]) -> ET.Element:

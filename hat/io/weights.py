@@ -37,7 +37,7 @@ _DAMAGE = (
     *(SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError),
     *(AttributeError, ArithmeticError, AssertionError, MemoryError, struct.error),
 )
-"""What torch's readers raise on foreign bytes: whatever these happen to provoke."""
+"""Exceptions that torch's readers raise on foreign bytes."""
 
 _WRAPPERS = ("state_dict", "model_state_dict", "net_dict", "model", "net", "network")
 _MAX_WRAPPERS = 4
@@ -133,10 +133,10 @@ def load_backbone_weights(model: HAT, source: str) -> str:
     layers = {_layer(name) for name in own}
     heads = [name for name in renamed if name not in own and _layer(name) not in layers]
     # Counters of batches say nothing about the weights, and converted files hold them in several shapes.
-    kept = {name: value for name, value in renamed.items() if name not in heads and not name.endswith("num_batches_tracked")}
-    load_state(backbone, kept, f"{described} for the backbone {model.config.backbone.name}")
+    loaded = {name: value for name, value in renamed.items() if name not in heads and not name.endswith("num_batches_tracked")}
+    load_state(backbone, loaded, f"{described} for the backbone {model.config.backbone.name}")
     left = _some("; left out", [*outside, *heads])
-    return f"backbone starts from {described}: {len(kept)} tensors{left}"
+    return f"backbone starts from {described}: {len(loaded)} tensors{left}"
 
 
 def _inside_common_prefix(
@@ -269,7 +269,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _RestrictedPickle:
-    """What `torch.load` takes for the module `pickle`."""
+    """Replacement of the module `pickle` for `torch.load`."""
 
     Unpickler = _Unpickler
 

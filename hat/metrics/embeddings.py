@@ -22,7 +22,7 @@ _MIN_IMAGES = 2
 """The mean of a single image is that image, of which nothing would be left."""
 
 _MIN_LENGTH = 1e-6
-"""What is left of a unit row by rounding alone is shorter than this."""
+"""Largest length that rounding alone leaves of a unit row."""
 
 
 def check_count(value: int, name: str) -> int:

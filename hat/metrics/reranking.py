@@ -24,7 +24,7 @@ _BLOCK_ROWS = 4096
 """Height and width of a block of distances: 64 MiB, large enough for a matrix product at full speed."""
 
 _BLOCK_ENTRIES = 2**22
-"""How many integers or floats a vectorized step works on at once."""
+"""Number of integers or floats that a vectorized step works on at once."""
 
 _SELF_DISTANCE = -1.0
 """Stands on the diagonal while neighbors are selected: an item comes before its exact duplicates."""

@@ -20,7 +20,7 @@ from hat.model.config import BackboneConfig
 
 @dataclass(frozen=True)
 class _Family:
-    """How a family of torchvision's models is cut."""
+    """Cut points of a family of torchvision's models."""
 
     members: tuple[str, ...]
     """Their names in torchvision."""
@@ -60,7 +60,7 @@ class Backbone(nn.Module):
     channels: tuple[int, ...]
     """Channels of the library's four levels, Res2 first, whether all are built or not."""
     weight_prefix: str
-    """What stands before the names of these layers in the state dict of the whole model of the library."""
+    """Prefix of these layers' names in the state dict of the library's whole model."""
     library_name: str
     """The model's name in its library."""
 

@@ -22,7 +22,7 @@ _WHOLE = {"Global", "HAT", "dsa"}
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a model holds and does for one image."""
+    """Parameters of a model, and its operations for one image."""
 
     embed_dim: int
     num_params: dict[str, int]

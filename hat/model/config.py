@@ -1,4 +1,4 @@
-"""Everything that decides the shape of a HAT: one frozen dataclass, checked when it is made, and the named models.
+"""Configuration of a HAT: one frozen dataclass, checked when it is made, and the named models.
 
 A preset holds only what differs from the defaults of `ModelConfig`, which are the paper's on ResNet-50.
 """
@@ -109,7 +109,7 @@ class ModelConfig:
     """A residual block is this many times narrower inside."""
 
     pooling: Literal["avg", "gem"] = "avg"
-    """How the CNN's last map becomes the MFE feature: by its mean (released code), or by a generalized mean with a learned
+    """Pooling of the CNN's last map into the MFE feature: by its mean (released code), or by a generalized mean with a learned
     power, which looks more at what stands out."""
 
     mfe_supervision: bool = True

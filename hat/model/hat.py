@@ -17,7 +17,7 @@ from hat.preprocessing import Preprocessing
 
 
 class Branch(NamedTuple):
-    """What a supervised branch gives to its losses."""
+    """Loss inputs of one supervised branch."""
 
     feature: Tensor
     """(B, C) before the BNNeck: for the triplet loss (Eq. 8)."""
@@ -27,10 +27,10 @@ class Branch(NamedTuple):
 
 
 class TrainingOutput(NamedTuple):
-    """What a HAT gives in training mode."""
+    """Output of a HAT in training mode."""
 
     branches: dict[str, Branch]
-    """Branch name -> what its losses need, in the order of `ModelConfig.branches`."""
+    """Branch name -> inputs of its losses, in the order of `ModelConfig.branches`."""
 
     embedding: Tensor
     """(B, embed_dim) rows of unit length: for learning a teacher's embeddings."""

@@ -150,11 +150,11 @@ class TransformerBlock(nn.Module):
 
     def forward(self, tokens: Tensor, num_queries: int | None = None) -> Tensor:
         """Map (B, N, C_p) to (B, N or num_queries, C_p)."""
-        kept = tokens if num_queries is None else tokens[:, :num_queries]
+        residual = tokens if num_queries is None else tokens[:, :num_queries]
         if self.pre_norm:
-            kept = kept + self.attention(self.norm1(tokens), num_queries)
-            out: Tensor = kept + self.ffn(self.norm2(kept))
+            residual = residual + self.attention(self.norm1(tokens), num_queries)
+            out: Tensor = residual + self.ffn(self.norm2(residual))
         else:
-            kept = self.norm1(kept + self.attention(tokens, num_queries))
-            out = self.norm2(kept + self.ffn(kept))
+            residual = self.norm1(residual + self.attention(tokens, num_queries))
+            out = self.norm2(residual + self.ffn(residual))
         return out

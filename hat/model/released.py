@@ -78,9 +78,9 @@ def released_config(
 ) -> ModelConfig:
     """Read the architecture of a released model from the shapes of its tensors, in our names.
 
-    Shapes do not tell ``last_stride``. An ``image_size`` (height, width) of None is told by the number of positions, where
-    images are twice as high as wide. A `WeightsError` says which tensor is missing, that the backbone is no ResNet that is
-    known, or that the image size is needed; ``source`` is what it says the state is.
+    Shapes do not determine ``last_stride``. An ``image_size`` of None follows from the number of positions, where images are
+    twice as high as wide. A `WeightsError` says which tensor is missing, that the backbone is no ResNet that is known, or that
+    the image size is needed; ``source`` is what it says the state is.
     """
     levels = [level for level in range(1, 5) if any(name.startswith(f"dsa.tfc{level}.") for name in state)]
     last = f"dsa.tfc{max(levels, default=1)}"

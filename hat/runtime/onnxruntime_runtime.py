@@ -55,7 +55,7 @@ class OnnxRuntime:
     max_batch: int | None = None
 
     on_cpu: dict[str, int]
-    """How many nodes of which operator a CUDA session computes on the CPU, each with two copies; a warning names them."""
+    """Operator -> number of nodes that a CUDA session computes on the CPU, each with two copies; a warning names them."""
 
     def __init__(self, path: str | os.PathLike[str], device: str | None = None, *, num_threads: int | None = None) -> None:
         try:
@@ -112,11 +112,11 @@ class OnnxRuntime:
 
     def _run_bound(self, images: torch.Tensor, rows: torch.Tensor) -> None:
         """Read images from a tensor on the device of the session, and write their embeddings into another."""
-        place = self.device.type, self.device.index or 0
+        device = self.device.type, self.device.index or 0
         element = np.uint8 if images.dtype == torch.uint8 else np.float32
         binding = self.session.io_binding()
-        binding.bind_input(INPUT_NAME, *place, element, images.shape, images.data_ptr())
-        binding.bind_output(OUTPUT_NAME, *place, np.float32, rows.shape, rows.data_ptr())
+        binding.bind_input(INPUT_NAME, *device, element, images.shape, images.data_ptr())
+        binding.bind_output(OUTPUT_NAME, *device, np.float32, rows.shape, rows.data_ptr())
         self.session.run_with_iobinding(binding)
         binding.synchronize_outputs()
 

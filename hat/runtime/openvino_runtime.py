@@ -83,8 +83,8 @@ def _load_core() -> openvino.Core:
 class OpenVINORuntime:
     """Runs an ``.xml`` file of this package. Calls may come from several threads: each has its own inference request.
 
-    In what a file computes on a device is pinned: left alone, OpenVINO takes bfloat16 for a float32 file wherever the processor
-    has it, and bfloat16 again when asked for float16. A file of
+    The precision in which a file computes on a device is pinned: left alone, OpenVINO takes bfloat16 for a float32 file
+    wherever the processor has it, and bfloat16 again when asked for float16. A file of
 
     - ``"fp32"`` computes in float32;
     - ``"bf16"`` in bfloat16, or is refused where the device has none;
@@ -100,7 +100,7 @@ class OpenVINORuntime:
     max_batch: int | None = None
 
     execution_precision: str
-    """In what the floating-point layers really compute: ``"fp32"``, ``"bf16"`` or ``"fp16"``."""
+    """Precision in which the floating-point layers compute on the device: ``"fp32"``, ``"bf16"`` or ``"fp16"``."""
 
     execution_types: Counter[str]
     """Type -> how many convolutions and matrix products of the compiled graph compute in it."""
@@ -152,8 +152,8 @@ class OpenVINORuntime:
         if devices != [self.device]:
             raise UsageError(f"{self.device} was asked for and OpenVINO took {', '.join(devices)}")
         taken = _type_name(self.compiled.get_property("INFERENCE_PRECISION_HINT"))
-        wanted = _INTEGERS if self.info.precision == "int8" else (hint,)
-        if taken != hint or not any(self.execution_types[name] for name in wanted):
+        expected = _INTEGERS if self.info.precision == "int8" else (hint,)
+        if taken != hint or not any(self.execution_types[name] for name in expected):
             found = ", ".join(f"{count} in {name}" for name, count in self.execution_types.most_common())
             raise UsageError(
                 f"{path} is {self.info.precision}, and {self.device} would compute in another precision: asked for {hint}, "
@@ -221,8 +221,8 @@ def _execution_types(compiled: openvino.CompiledModel) -> Counter[str]:
     """
     types: Counter[str] = Counter()
     for operation in compiled.get_runtime_model().get_ops():
-        facts = operation.get_rt_info()
-        if "layerType" in facts and facts["layerType"].astype(str) in _PRODUCTS:
+        metadata = operation.get_rt_info()
+        if "layerType" in metadata and metadata["layerType"].astype(str) in _PRODUCTS:
             types[_type_name(operation.input(0).get_element_type())] += 1
     return types
 

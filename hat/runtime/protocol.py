@@ -1,4 +1,4 @@
-"""What every runtime promises, pixels in and unit embeddings out, and what those of files do before and after their library."""
+"""Interface of every runtime, pixels in and unit embeddings out, and the steps that those of files share."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable

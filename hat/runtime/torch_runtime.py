@@ -88,7 +88,7 @@ class TorchRuntime:
         self.config, self.preprocessing, self.embed_dim = model.config, model.preprocessing, model.embed_dim
         self.inference_graph, self.compiled = inference_graph, compiled
         self.model_name, self.metrics = model_name, dict(metrics or {})
-        # What stays behind cannot be hashed later; otherwise only who asks for the facts waits for the hash.
+        # Removed branches cannot be hashed later; otherwise only a caller that reads the metadata waits for the hash.
         self._source_sha256 = weights_sha256(model) if inference_graph else None
         self._model = None if inference_graph else model
         network = InferenceModel(model) if inference_graph else model
@@ -111,7 +111,7 @@ class TorchRuntime:
 
     @cached_property
     def info(self) -> ArtifactInfo:
-        """The facts that an exported file holds about itself, of the model that runs here."""
+        """Metadata of the running model, as an exported file holds it."""
         source = self._source_sha256 or weights_sha256(self.model)
         return ArtifactInfo(
             name=self.model_name,
@@ -176,7 +176,7 @@ def choose_device(device: str | None, local_rank: int = 0) -> torch.device:
         return torch.device("cpu")
     if kind != "cuda" or (colon and not number.isdigit()):
         raise UsageError(f"unknown device {device!r}: expected auto, cpu, cuda or cuda:N")
-    index, found = int(number) if colon else local_rank, torch.cuda.device_count()
-    if index >= found:
-        raise UsageError(f"device cuda:{index} was asked for and torch {torch.__version__} sees {found} CUDA devices")
+    index, num_devices = int(number) if colon else local_rank, torch.cuda.device_count()
+    if index >= num_devices:
+        raise UsageError(f"device cuda:{index} was asked for and torch {torch.__version__} sees {num_devices} CUDA devices")
     return torch.device("cuda", index)

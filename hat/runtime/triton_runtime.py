@@ -1,4 +1,4 @@
-"""Triton as a runtime: the model runs on another machine, and what it is is asked of the server."""
+"""Triton as a runtime: the model runs on another machine, and its metadata comes from the server."""
 
 import re
 import threading
@@ -18,7 +18,7 @@ _ADDRESS = re.compile(
 
 
 class TritonAddress(NamedTuple):
-    """Where a model is served: ``host:port``, its name and version there, the server's choice where that is empty, by TLS."""
+    """Address of a served model: ``host:port``, its name and version there, the server's choice if empty, and TLS."""
 
     server: str
     model: str
@@ -53,81 +53,83 @@ class TritonRuntime:
             from tritonclient.utils import InferenceServerException
         except ImportError:
             raise MissingExtraError("tritonclient", "triton", "models on a Triton server") from None
-        self._protocol, self._refusal = protocol, InferenceServerException
-        self._place, self._address, self._timeout_s = parse_triton_address(address), address, timeout_s
+        self._protocol, self._server_error = protocol, InferenceServerException
+        self._address, self._source, self._timeout_s = parse_triton_address(address), address, timeout_s
         self._of_thread = threading.local()
         config = self._ask("get_model_config")
-        self.info: ArtifactInfo = self._facts(config)
+        self.info: ArtifactInfo = self._read_metadata(config)
         self._input_type = "UINT8" if self.info.input_type == "uint8" else "FP32"
         self._check(config)
         if not self._ask("is_model_ready"):
             raise WorkError(f"{address}: the server has the model, and it is not ready: its log says why")
-        self._most = int(config["max_batch_size"])
-        self.max_batch: int | None = self._most
+        self._max_batch = int(config["max_batch_size"])
+        self.max_batch: int | None = self._max_batch
         self.preprocessing, self.embed_dim = self.info.preprocessing, self.info.embed_dim
-        self.name = f"triton {self.info.precision} {self._place.server}"
+        self.name = f"triton {self.info.precision} {self._address.server}"
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Embed images; see `hat.runtime.Runtime.run`. None give no rows; more than ``max_batch`` go in several requests."""
         return embed_images(self._embed, images, self.info)
 
     def _embed(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        return np.concatenate([self._infer(batch[start : start + self._most]) for start in range(0, len(batch), self._most)])
+        return np.concatenate(
+            [self._infer(batch[start : start + self._max_batch]) for start in range(0, len(batch), self._max_batch)]
+        )
 
     def _infer(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         tensor = self._protocol.InferInput(INPUT_NAME, list(batch.shape), self._input_type)
         tensor.set_data_from_numpy(batch, binary_data=True)
-        wanted = self._protocol.InferRequestedOutput(OUTPUT_NAME, binary_data=True)
-        answer = self._ask("infer", inputs=[tensor], outputs=[wanted])
+        output = self._protocol.InferRequestedOutput(OUTPUT_NAME, binary_data=True)
+        answer = self._ask("infer", inputs=[tensor], outputs=[output])
         rows = answer.as_numpy(OUTPUT_NAME)
         if rows is None or rows.shape != (len(batch), self.embed_dim):
             raise WorkError(
-                f"{self._address}: expected embeddings of shape ({len(batch)}, {self.embed_dim}), "
+                f"{self._source}: expected embeddings of shape ({len(batch)}, {self.embed_dim}), "
                 f"got {None if rows is None else rows.shape}"
             )
         return np.asarray(rows, dtype=np.float32)
 
     def _ask(self, method: str, **arguments: Any) -> Any:
         """Call the server about the model, on this thread's connection."""
-        place = self._place
+        address = self._address
         try:
-            return getattr(self._client(), method)(place.model, model_version=place.version, **arguments)
-        except self._refusal as error:
+            return getattr(self._client(), method)(address.model, model_version=address.version, **arguments)
+        except self._server_error as error:
             if method == "get_model_config":
-                raise CheckpointError(f"{self._address}: the server has no such model: {first_line(error)}") from None
-            raise WorkError(f"{self._address}: the server refused: {first_line(error)}") from None
+                raise CheckpointError(f"{self._source}: the server has no such model: {first_line(error)}") from None
+            raise WorkError(f"{self._source}: the server refused: {first_line(error)}") from None
         except OSError as error:  # refused, unknown host, closed, timed out
             self._of_thread.client = None
             raise WorkError(
-                f"{self._address}: no answer from {place.server}: {first_line(error)}; is tritonserver running there, and is "
+                f"{self._source}: no answer from {address.server}: {first_line(error)}; is tritonserver running there, and is "
                 "this its HTTP port?"
             ) from None
         except ValueError as error:
-            raise WorkError(f"{self._address}: {place.server} does not answer as Triton does: {first_line(error)}") from None
+            raise WorkError(f"{self._source}: {address.server} does not answer as Triton does: {first_line(error)}") from None
 
     def _client(self) -> Any:
         client = getattr(self._of_thread, "client", None)
         if client is None:
             client = self._of_thread.client = self._protocol.InferenceServerClient(
-                self._place.server,
+                self._address.server,
                 connection_timeout=self._timeout_s,
                 network_timeout=self._timeout_s,
-                ssl=self._place.is_encrypted,
+                ssl=self._address.is_encrypted,
             )
         return client
 
-    def _facts(self, config: Any) -> ArtifactInfo:
+    def _read_metadata(self, config: Any) -> ArtifactInfo:
         try:
-            facts = config["parameters"][METADATA_KEY]["string_value"]
+            text = config["parameters"][METADATA_KEY]["string_value"]
         except (KeyError, TypeError):
             raise CheckpointError(
-                f"{self._address}: the model was not made by hat export --to triton: its configuration has no parameter "
+                f"{self._source}: the model was not made by hat export --to triton: its configuration has no parameter "
                 f"{METADATA_KEY!r}"
             ) from None
-        return info_from_json(facts, self._address)
+        return info_from_json(text, self._source)
 
     def _check(self, config: Any) -> None:
-        """Hold the server's tensors against the facts."""
+        """Check that the server's tensors agree with the metadata."""
         expected = {
             "input": [(INPUT_NAME, f"TYPE_{self._input_type}", [3, *self.info.preprocessing.size])],
             "output": [(OUTPUT_NAME, "TYPE_FP32", [self.info.embed_dim])],
@@ -135,8 +137,6 @@ class TritonRuntime:
         for role, tensors in expected.items():
             got = [(part["name"], part["data_type"], [int(size) for size in part["dims"]]) for part in config.get(role, [])]
             if got != tensors:
-                raise CheckpointError(
-                    f"{self._address} is not what it says of itself: expected the {role} {tensors}, got {got}"
-                )
+                raise CheckpointError(f"{self._source} is not what it says of itself: expected the {role} {tensors}, got {got}")
         if int(config.get("max_batch_size", 0)) < 1:
-            raise CheckpointError(f"{self._address}: the server takes no batches: max_batch_size is below 1")
+            raise CheckpointError(f"{self._source}: the server takes no batches: max_batch_size is below 1")

@@ -1,4 +1,4 @@
-"""Where a model looks: activation maps of its branches (paper Fig. 5), maps of its stages (Fig. 6), and what CLS attends to.
+"""Maps of a model: activation maps of its branches (paper Fig. 5), maps of its stages (Fig. 6), attention of the CLS token.
 
 For a map A of channels A_c and a number y that the network computes from it,
 

@@ -87,7 +87,7 @@ def embed(
         "num_images": len(items),
         "embed_dim": embedder.embed_dim,
         "fingerprint": binding.fingerprint,
-        "bad": [one._asdict() for one in bad],
+        "bad": [entry._asdict() for entry in bad],
         "left_out": dict(sources.left_out),
         "notes": sources.notes,
     }

@@ -18,7 +18,7 @@ from . import options
 
 
 def enroll(
-    gallery: Annotated[str, typer.Argument(help="A gallery's file, made where there is none; or milvus://HOST:PORT/NAME.")],
+    gallery: Annotated[str, typer.Argument(help="A gallery's file, created if missing, or milvus://HOST:PORT/NAME.")],
     images: options.Images,
     model: Annotated[str, typer.Option("--model", help="A checkpoint folder or an exported file.")],
     pid: options.Pid = None,
@@ -28,20 +28,20 @@ def enroll(
     names: Annotated[str, typer.Option(help="Read names like 0002_c1s1_000451_03.jpg: auto, market or none.")] = "auto",
     boxes: options.Boxes = None,
     thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep a small picture of each image.")] = False,
-    thumbnail_height: Annotated[int, typer.Option(min=16, max=1024, help="Its height in pixels.")] = 160,
+    thumbnail_height: Annotated[int, typer.Option(min=16, max=1024, help="Thumbnail height in pixels.")] = 160,
     float16: options.Float16 = False,
     device: options.Device = "auto",
     batch_size: options.BatchSize = 32,
     gray_bits: GrayBits = None,
-    update: Annotated[bool, typer.Option("--update", help="Give known images the labels that are given now.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Replace the labels of known images.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Add images of people to a gallery.
 
-    An image that is there already is told by its content and not added again, so the same command may be repeated, and goes on
-    where it was stopped. A known image keeps the labels that it has; where others are given now it is named and the exit code
-    is 1; --update changes them. Images that cannot be used are named and left out; the exit code is 1 when nothing could be
-    enrolled.
+    An image that is there already is recognized by its content and not added again, so the same command may be repeated, and
+    goes on where it was stopped. A known image keeps the labels that it has; where others are given now it is named and the
+    exit code is 1; --update changes them. Images that cannot be used are named and left out; the exit code is 1 when nothing
+    could be enrolled.
 
     Identities and cameras are read as hat eval reads them: a folder for each person, whose name is a number (0007 is 7) or a
     name; Market-style file names, which also give sequence and frame; VIPeR, MARS and others. Junk (-1) is left out, and 0000,
@@ -98,9 +98,9 @@ def enroll(
             "num_known": done.num_known,
             "num_updated": done.num_updated,
             "num_conflicts": len(done.conflicts),
-            "conflicts": [one._asdict() for one in done.conflicts],
+            "conflicts": [entry._asdict() for entry in done.conflicts],
             "num_bad": len(done.bad),
-            "bad": [one._asdict() for one in done.bad],
+            "bad": [entry._asdict() for entry in done.bad],
             "left_out": dict(sources.left_out),
             "unread": sources.unread,
             "notes": sources.notes,

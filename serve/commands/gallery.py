@@ -48,10 +48,10 @@ gallery = typer.Typer(
 @gallery.command(no_args_is_help=True)
 def info(
     location: options.Location,
-    model: Annotated[str | None, typer.Option("--model", help="Does this model belong to it? Exit code 2 if not.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Check that this model fits; exit code 2 if not.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """How much a gallery holds, of whom and from which cameras, and which model made it.
+    """Show the number of records of a gallery, by identity and camera, and the model that made it.
 
     Examples:
 
@@ -90,8 +90,8 @@ def list_(
     since: options.Since = None,
     until: options.Until = None,
     attribute: options.Attributes = None,
-    offset: Annotated[int, typer.Option(min=0, help="Leave out so many first ones.")] = 0,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most records.")] = 50,
+    offset: Annotated[int, typer.Option(min=0, help="Number of records to skip.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Maximum number of records.")] = 50,
     as_json: options.AsJson = False,
 ) -> None:
     """List the records of a gallery by their ids.
@@ -120,7 +120,7 @@ def show(
     picture: Annotated[Path | None, typer.Option(help="Write its thumbnail, or its source if it is there, here.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Everything that a gallery knows of one record, its embedding left out.
+    """Show one record of a gallery, without its embedding.
 
     Examples:
 
@@ -151,19 +151,18 @@ def show(
 @gallery.command(no_args_is_help=True)
 def calibrate(
     location: options.Location,
-    pairs: Annotated[int, typer.Option(min=1, help="Most pairs of images that are compared, of either kind.")] = 300_000,
+    pairs: Annotated[int, typer.Option(min=1, help="Maximum pairs of images of either kind.")] = 300_000,
     rate: Annotated[list[float] | None, typer.Option(help="A false match rate: 0.001; repeat for several.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of pairs.")] = 0,
     picture: Annotated[Path | None, typer.Option(help="Draw the similarities and the ROC: .png, .svg or .pdf.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Which threshold keeps to which false match rate, and how many true matches it finds.
+    """Compute similarity thresholds for false match rates, and the true match rate of each.
 
-    The false match rate is that of one comparison: the share of pairs of two different people of this gallery that are as
-    similar as the threshold or more; with its upper bound at 95 % confidence. A search compares its query with every image: the
-    last column is the chance that somebody who is not in the gallery finds a false match in it all the same. The true match
-    rate is the share of pairs of one person, seen by two cameras. The rates hold for these people and these cameras; other
-    people, other light and other seasons have others. A match is no proof of identity.
+    The false match rate is the share of pairs of two different people of this gallery that reach the threshold, with its 95 %
+    upper bound. A search compares its query with every image: the last column is the chance that somebody who is not in the
+    gallery finds a false match. The true match rate is the share of pairs of one person, seen by two cameras, that reach it.
+    Rates hold for these people and cameras; other people, light and seasons have others. A match is no proof of identity.
 
     Examples:
 
@@ -174,32 +173,32 @@ def calibrate(
     if picture is not None:
         check_plot_path(picture, "drawing a calibration")
     with Gallery.open(location, read_only=True) as opened:
-        found = calibrate_thresholds(opened, num_pairs=pairs, seed=seed)
+        calibration = calibrate_thresholds(opened, num_pairs=pairs, seed=seed)
         num_records = len(opened)
-    points = [found.point_at(found.threshold_at(one)) for one in rate] if rate else found.roc()
+    points = [calibration.point_at(calibration.threshold_at(value)) for value in rate] if rate else calibration.roc()
     roc = [asdict(point) | {"chance_in_gallery": chance_of_any(point.false_match_bound, num_records)} for point in points]
     if picture is not None:
-        draw_calibration(found, picture, title=Path(location).name)
+        draw_calibration(calibration, picture, title=Path(location).name)
         options.tell(f"drawn: {picture}")
     names = ("false_match_rate", "false_match_bound", "true_match_rate", "chance_in_gallery")
     rows = [[f"{point['similarity']:.4f}", *(_rate(point[name]) for name in names)] for point in roc]
     table = make_table(rows, ("threshold", "false matches", "at most (95 %)", "true matches", f"any among {num_records:,}"))
-    kind = "all" if found.is_exhaustive else "a sample of the"
-    genuine = f"{found.num_genuine:,}" if found.num_genuine else "none"
+    kind = "all" if calibration.is_exhaustive else "a sample of the"
+    genuine = f"{calibration.num_genuine:,}" if calibration.num_genuine else "none"
     head = (
-        f"{kind} pairs of {found.num_records:,} images of {found.num_identities:,} known people: {found.num_pairs:,} of "
-        f"different people, {genuine} of one person from two cameras"
+        f"{kind} pairs of {calibration.num_records:,} images of {calibration.num_identities:,} known people: "
+        f"{calibration.num_pairs:,} of different people, {genuine} of one person from two cameras"
     )
-    by_whom = "the people in this gallery" if found.is_exhaustive else "so many pairs (--pairs)"
-    foot = Text(f"Lower rates than {_rate(found.lowest_rate)} cannot be shown by {by_whom}.", "dim")
+    by_whom = "the people in this gallery" if calibration.is_exhaustive else "so many pairs (--pairs)"
+    foot = Text(f"Lower rates than {_rate(calibration.lowest_rate)} cannot be shown by {by_whom}.", "dim")
     result = {
         "gallery": location,
         "num_gallery": num_records,
-        **{name: getattr(found, name) for name in ("num_records", "num_identities", "num_pairs")},
-        "num_genuine_pairs": found.num_genuine,
-        "is_exhaustive": found.is_exhaustive,
+        **{name: getattr(calibration, name) for name in ("num_records", "num_identities", "num_pairs")},
+        "num_genuine_pairs": calibration.num_genuine,
+        "is_exhaustive": calibration.is_exhaustive,
         "confidence": CONFIDENCE,
-        "lowest_false_match_rate": found.lowest_rate,
+        "lowest_false_match_rate": calibration.lowest_rate,
         "roc": roc,
     }
     emit(result, Group(head, "", table, "", foot), as_json)
@@ -211,8 +210,8 @@ def label(
     id_: options.Ids = None,
     pid: options.Person = None,
     to: options.NewPid = None,
-    unknown: Annotated[bool, typer.Option("--unknown", help="Their identity is not known after all.")] = False,
-    camid: Annotated[int | None, typer.Option(min=0, help="The camera that they are to have.")] = None,
+    unknown: Annotated[bool, typer.Option("--unknown", help="Make their identity unknown.")] = False,
+    camid: Annotated[int | None, typer.Option(min=0, help="New camera.")] = None,
     time_: options.Time = None,
     attribute: options.NewAttributes = None,
     audit: Annotated[Path | None, typer.Option(help="Append a line to this audit log, as hat serve --audit does.")] = None,
@@ -264,8 +263,8 @@ def remove(
     location: options.Location,
     id_: options.Ids = None,
     pid: options.Person = None,
-    older_than: Annotated[float | None, typer.Option(min=0, help="All that were enrolled so many days ago, or longer.")] = None,
-    vacuum_: Annotated[bool, typer.Option("--vacuum", help="Take what was removed off the disk at once.")] = False,
+    older_than: Annotated[float | None, typer.Option(min=0, help="Records enrolled this many days ago or earlier.")] = None,
+    vacuum_: Annotated[bool, typer.Option("--vacuum", help="Erase removed records from the disk at once.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Remove records, all of a person, or all that are older than a retention period.
@@ -282,14 +281,14 @@ def remove(
         raise UsageError("say what to remove with exactly one of --id, --pid and --older-than")
     with Gallery.open(location) as opened:
         if id_:
-            opened.get(id_)  # a number that was mistyped is to be told, and nothing removed
+            opened.get(id_)  # a mistyped number is an error, and nothing is removed
         before_s = None if older_than is None else time.time() - 86_400 * older_than
         num_removed = opened.remove(ids=id_ or None, pid=pid, enrolled_before_s=before_s)
         if vacuum_:
             opened.vacuum()
         result = {"gallery": location, "num_removed": num_removed, "num_records": len(opened), "vacuumed": vacuum_}
-    kept = "" if vacuum_ or not num_removed else "; hat gallery vacuum takes what was removed off the disk"
-    emit(result, f"removed {num_removed:,}, {result['num_records']:,} left{kept}", as_json)
+    hint = "" if vacuum_ or not num_removed else "; hat gallery vacuum takes what was removed off the disk"
+    emit(result, f"removed {num_removed:,}, {result['num_records']:,} left{hint}", as_json)
 
 
 @gallery.command(no_args_is_help=True)
@@ -330,7 +329,7 @@ def copy(
 def re_embed(
     location: options.Location,
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The rebuilt gallery's file; it must not be there yet.")],
-    model: Annotated[str, typer.Option("--model", help="The model that is to make the embeddings.")],
+    model: Annotated[str, typer.Option("--model", help="Model that computes the new embeddings.")],
     float16: options.Float16 = False,
     device: options.Device = "auto",
     batch_size: options.BatchSize = 32,
@@ -339,9 +338,9 @@ def re_embed(
 ) -> None:
     """Rebuild a gallery with another model, from the images that it was made of.
 
-    Everything that is known of a record comes along, its date of enrollment too; ids are new. Images that are not there
-    any more, or have changed, are named and left out: the old gallery stays as it is. The new one appears when it is complete;
-    a run that was stopped goes on when it is called again, and takes over what was removed or corrected in between.
+    All labels of a record are carried over, its date of enrollment too; ids are new. Images that are not there any more, or
+    have changed, are named and left out: the old gallery stays as it is. The new one appears when it is complete; a run that
+    was stopped goes on when it is called again, and takes over what was removed or corrected in between.
 
     Examples:
 
@@ -360,26 +359,24 @@ def re_embed(
         embedder, binding = options.open_embedder(model, device, batch_size)
         with Gallery.open(partial, binding=binding, create=True, stored_type="float16" if float16 else "float32") as rebuilt:
             if float16 != (rebuilt.stored_type == "float16"):
-                raise UsageError(
-                    f"{partial} was begun in {rebuilt.stored_type}: go on with that, or delete it and what lies beside it"
-                )
+                raise UsageError(f"{partial} was begun in {rebuilt.stored_type}: continue with that, or delete it")
             try:
                 with options.progress_bar("embedding", len(old)) as advance:
-                    found = reembed(old, rebuilt, embedder, batch_size=batch_size, progress=advance)
+                    done = reembed(old, rebuilt, embedder, batch_size=batch_size, progress=advance)
             except KeyboardInterrupt:
                 raise WorkError(f"interrupted: the same command goes on from {len(rebuilt):,} images") from None
             result = {
                 "gallery": location,
                 "new": str(new),
                 "num_records": len(rebuilt),
-                "num_gone": len(found.bad),
-                "gone": [one._asdict() for one in found.bad],
+                "num_gone": len(done.bad),
+                "gone": [entry._asdict() for entry in done.bad],
             }
-    options.print_problems("gone", found.bad)
-    if not found.ids:
+    options.print_problems("gone", done.bad)
+    if not done.ids:
         partial.unlink()
         raise WorkError(
-            f"none of {len(found.bad):,} images is there any more, the first: {': '.join(found.bad[0])}; {new} was not made"
+            f"none of {len(done.bad):,} images is there any more, the first: {': '.join(done.bad[0])}; {new} was not made"
         )
     log = partial.with_name(f"{partial.name}-wal")
     if log.exists() and log.stat().st_size:  # a closed gallery with a log beside it: not all of it is in its file yet
@@ -391,15 +388,15 @@ def re_embed(
 @gallery.command(no_args_is_help=True)
 def accept(
     location: options.Location,
-    report: Annotated[Path, typer.Option("--report", help="What hat verify --report-json wrote.")],
-    model: Annotated[str, typer.Option("--model", help="The file that is to be accepted, a candidate of that report.")],
-    min_cosine: Annotated[float, typer.Option(min=0, max=1, help="Least cosine of the embeddings of any image there.")] = 0.98,
+    report: Annotated[Path, typer.Option("--report", help="Report of hat verify --report-json.")],
+    model: Annotated[str, typer.Option("--model", help="File to accept, a candidate of that report.")],
+    min_cosine: Annotated[float, typer.Option(min=0, max=1, help="Minimum cosine of any image of the report.")] = 0.98,
     as_json: options.AsJson = False,
 ) -> None:
     """Allow another file of the gallery's own weights, once hat verify has shown that it ranks alike.
 
     For an int8 or float16 file on a camera beside the checkpoint on a server. The report must be of the gallery's model as the
-    reference and of this very file as a candidate that passed, told by their fingerprints. Two embeddings whose cosine is 0.98
+    reference and of this very file as a candidate that passed; fingerprints identify both. Two embeddings whose cosine is 0.98
     lie 11 degrees apart: thresholds that were calibrated with one hold about, and not exactly, for the other.
 
     Examples:
@@ -422,8 +419,8 @@ def _rate(rate: float | None) -> str:
 def _bytes_on_disk(location: str) -> int | None:
     """Return the size of a gallery's files; None where they are somewhere else."""
     path = Path(location).expanduser()
-    found = (path, path.with_name(f"{path.name}-wal"))
-    return sum(one.stat().st_size for one in found if one.is_file()) or None
+    files = (path, path.with_name(f"{path.name}-wal"))
+    return sum(file.stat().st_size for file in files if file.is_file()) or None
 
 
 def _info_table(result: dict[str, Any]) -> Table:

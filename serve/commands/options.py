@@ -1,4 +1,4 @@
-"""What the commands about galleries share: options, how these are read, and how records and reasons are shown."""
+"""Shared parts of the gallery commands: options, their parsing, and the output of records and problems."""
 
 from __future__ import annotations
 
@@ -41,19 +41,21 @@ Images = Annotated[list[str], typer.Argument(help="Images, folders, zip files, t
 Boxes = Annotated[Path | None, typer.Option(help="People in the video: frame or time, left, top, right, bottom, ...")]
 Device = shared.Device
 BatchSize = shared.BatchSize
-Float16 = Annotated[bool, typer.Option("--float16", help="A new gallery keeps embeddings in half the space.")]
+Float16 = Annotated[bool, typer.Option("--float16", help="Store a new gallery's embeddings as float16.")]
 AsJson = shared.AsJson
 
 Ids = Annotated[list[int] | None, typer.Option("--id", help="A record of the gallery; repeat for several.")]
 Pid = Annotated[Any, _identity("--pid", "Identity of all images, a number or a name.")]
-Person = Annotated[Any, _identity("--pid", "All of a person, by number or name.")]
-NewPid = Annotated[Any, _identity("--to", "The identity that they are to have: a number or a name.")]
+Person = Annotated[Any, _identity("--pid", "All records of a person, by number or name.")]
+NewPid = Annotated[Any, _identity("--to", "New identity: a number or a name.")]
 Pids = Annotated[list[Any] | None, _identity("--pid", "Only this identity, a number or a name; repeat for several.")]
-Camids = Annotated[list[int] | None, typer.Option("--camid", help="Only what this camera saw; repeat for several.")]
-Time = Annotated[float | None, _time("--time", "When they were seen, or a video began: 2026-11-25T08:30:15 (UTC), or seconds.")]
+Camids = Annotated[list[int] | None, typer.Option("--camid", help="Only this camera; repeat for several.")]
+Time = Annotated[
+    float | None, _time("--time", "Time of the images, or of a video's start: 2026-11-25T08:30:15 (UTC), or seconds.")
+]
 Since = Annotated[float | None, _time("--since", "Seen at this time or later: 2026-11-25T08:30 (UTC), or seconds.")]
 Until = Annotated[float | None, _time("--until", "Seen before this time.")]
-NewAttributes = Annotated[list[str] | None, typer.Option(help="NAME=VALUE that they are to have; repeat for several.")]
+NewAttributes = Annotated[list[str] | None, typer.Option(help="New attribute NAME=VALUE; repeat for several.")]
 Attributes = Annotated[list[str] | None, typer.Option(help="Only images with NAME=VALUE; repeat for several.")]
 
 _MAX_NAMED = 20  # images that are named on the screen; --json has all of them

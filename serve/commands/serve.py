@@ -23,32 +23,32 @@ def serve(
     model: Annotated[str, typer.Argument(help="A checkpoint, an exported file, or triton://host:port/model.")],
     gallery: Annotated[list[str] | None, typer.Option(help="[NAME=]PATH or milvus://host:port/name; repeatable.")] = None,
     gallery_root: Annotated[Path | None, typer.Option(help="Folder of galleries that can be made over HTTP too.")] = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse every change of a gallery.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse all changes to galleries.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; other than loopback only with --keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    allow_host: Annotated[list[str] | None, typer.Option(help="Name that clients may call it by; repeatable.")] = None,
+    allow_host: Annotated[list[str] | None, typer.Option(help="Accepted Host header; repeatable.")] = None,
     keys: Annotated[Path | None, typer.Option(help="File of API keys, see hat keys.")] = None,
     audit: Annotated[Path | None, typer.Option(help="Append a JSON line for every request to this file.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Private key of the certificate, PEM.")] = None,
     device: options.Device = "auto",
     gray_bits: GrayBits = None,
-    precision: Annotated[str, typer.Option(help="Of a checkpoint: fp32, bf16 or fp16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Precision of a checkpoint: fp32, bf16 or fp16.")] = "fp32",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU that compute.")] = None,
     decoders: Annotated[int | None, typer.Option(min=1, help="Threads that decode images; one for each core.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Most images in one run of the model.")] = 32,
-    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a run waits for images that are being decoded.")] = 5.0,
-    queue: Annotated[int, typer.Option(min=1, help="Most images in the service; more are answered with 503.")] = 256,
-    max_images: Annotated[int, typer.Option(min=1, help="Most images in a request.")] = 64,
-    max_top: Annotated[int, typer.Option(min=1, help="Most matches for a query.")] = 1000,
-    max_body_mib: Annotated[float, typer.Option(min=0.001, help="Largest body of a request.")] = 32.0,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Largest image.")] = 25.0,
-    timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest time for a request once it was received.")] = 60.0,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Images a second for each key.")] = None,
-    thumbnails: Annotated[int | None, typer.Option(min=16, max=1024, help="Keep pictures so high of enrolled images.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Maximum batch size of the model.")] = 32,
+    max_wait_ms: Annotated[float, typer.Option(min=0, help="Longest wait of a batch for images being decoded.")] = 5.0,
+    queue: Annotated[int, typer.Option(min=1, help="Maximum images in the service; 503 beyond.")] = 256,
+    max_images: Annotated[int, typer.Option(min=1, help="Maximum images per request.")] = 64,
+    max_top: Annotated[int, typer.Option(min=1, help="Maximum matches per query.")] = 1000,
+    max_body_mib: Annotated[float, typer.Option(min=0.001, help="Maximum request body.")] = 32.0,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Maximum image size.")] = 25.0,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Timeout of a request once it was received.")] = 60.0,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Rate limit: images per second for each key.")] = None,
+    thumbnails: Annotated[int | None, typer.Option(min=16, max=1024, help="Keep thumbnails of this height.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what is served, and where, as JSON.")] = False,
 ) -> None:
-    """Embed images and search galleries over HTTP, until Ctrl+C or SIGTERM; what is in work then is finished.
+    """Embed images and search galleries over HTTP, until Ctrl+C or SIGTERM; running requests are finished.
 
     It listens on this machine alone. Any other address needs API keys (hat keys), and a certificate or a proxy for TLS. The
     interface is described at /openapi.json, its operation in docs/serving.md.
@@ -97,16 +97,16 @@ def serve(
     ring = KeyRing(KeyFile(keys)) if keys is not None else None
     if ring is not None and not len(ring):
         raise UsageError(f"{keys} has no key, so nobody could come in: add one with `hat keys add`")
-    places = _parse_galleries(gallery or [])
+    locations = _parse_galleries(gallery or [])
     log = AuditLog(audit) if audit is not None else None
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
     set_gray_bits(gray_bits)
 
-    # Bound before the model is opened: a port that is taken is to be told at once.
+    # Bound before the model is opened: a port that is taken is reported at once.
     with bind(host, port) as listener:
         limits: dict[str, Any] = {} if threads is None else {"num_threads": threads}
         runtime = open_runtime(model, device, checked_precision(precision), **limits)
-        service = Service.open(runtime, places, settings, root=gallery_root, read_only=read_only, keys=ring, audit=log)
+        service = Service.open(runtime, locations, settings, root=gallery_root, read_only=read_only, keys=ring, audit=log)
         try:
             result = {
                 "address": shown_address(listener, tls=tls_cert is not None),
@@ -131,13 +131,13 @@ def _parse_galleries(texts: list[str]) -> dict[str, str]:
     """Return galleries' places by name."""
     from ..service.gallery_registry import parse_gallery
 
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
     for text in texts:
-        name, place = parse_gallery(text)
-        if name in places:
+        name, location = parse_gallery(text)
+        if name in locations:
             raise UsageError(f"two galleries are called {name!r}: name them, NAME=PLACE")
-        places[name] = place
-    return places
+        locations[name] = location
+    return locations
 
 
 def _table(result: dict[str, Any]) -> Table:
@@ -171,7 +171,7 @@ keys_app = typer.Typer(
 )
 
 KeysFile = Annotated[Path, typer.Argument(help="The file of keys.")]
-KeyId = Annotated[str, typer.Argument(metavar="ID", help="Its id.")]
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="Id of the key.")]
 
 
 @keys_app.command(no_args_is_help=True)

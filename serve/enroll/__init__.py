@@ -1,1 +1,1 @@
-"""What people are enrolled from: images, folders, archives, tables and videos."""
+"""Enrollment of people from images, folders, archives, tables and videos."""

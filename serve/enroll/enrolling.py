@@ -35,7 +35,7 @@ _LABELS = ("pid", "camid", "time_s", "attributes", "enrolled_s")  # what is know
 
 
 class ImageEmbedder(Protocol):
-    """What makes embeddings of images: a `hat.Embedder`, or anything that stands for one."""
+    """Embedder of images: a `hat.Embedder`, or any object with its interface."""
 
     preprocessing: Preprocessing
     runtime: Runtime
@@ -54,7 +54,7 @@ class Problem(NamedTuple):
 
 @dataclass(kw_only=True)
 class Enrollment:
-    """What came of an enrollment.
+    """Result of an enrollment.
 
     Attributes:
         ids: Of the images that were added or known already, in the order of the items.
@@ -98,7 +98,7 @@ def enroll_images(
 
     Items are taken as they are needed, read and decoded by threads ahead of the model, and written batch by batch: what was
     written stays whatever happens later, and enrolling the same images again adds only those that are missing. Images that are
-    enrolled already are told by the hash of their bytes, before the model runs.
+    enrolled already are recognized by the hash of their bytes, before the model runs.
 
     Args:
         embedder: The gallery's own model.
@@ -155,9 +155,9 @@ def _batches(prepared: Iterable[_Prepared], batch_size: int) -> Iterator[list[_P
     """Group what was prepared so that a group has at most ``batch_size`` images for the model, and is never endless."""
     batch: list[_Prepared] = []
     num_images = 0
-    for one in prepared:
-        batch.append(one)
-        num_images += one.image is not None
+    for entry in prepared:
+        batch.append(entry)
+        num_images += entry.image is not None
         if num_images == batch_size or len(batch) >= batch_size + _MAX_IDLE:
             yield batch
             batch, num_images = [], 0
@@ -167,29 +167,31 @@ def _batches(prepared: Iterable[_Prepared], batch_size: int) -> Iterator[list[_P
 
 def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], done: Enrollment, *, update: bool) -> None:
     # Asked again: the same image may have been read twice before it was written once.
-    ids = gallery.ids_by_hash({one.content_hash for one in batch if one.error is None})
+    ids = gallery.ids_by_hash({entry.content_hash for entry in batch if entry.error is None})
     new: dict[str, _Prepared] = {}
-    for one in batch:
-        if one.image is not None and one.content_hash not in ids:
-            new.setdefault(one.content_hash, one)
+    for entry in batch:
+        if entry.image is not None and entry.content_hash not in ids:
+            new.setdefault(entry.content_hash, entry)
     if new:
-        embeddings = embedder.embed([one.image for one in new.values() if one.image is not None])
-        added = gallery.add_new(embeddings, [one.record for one in new.values() if one.record is not None])
+        embeddings = embedder.embed([entry.image for entry in new.values() if entry.image is not None])
+        added = gallery.add_new(embeddings, [entry.record for entry in new.values() if entry.record is not None])
         ids |= zip(new, added.ids, strict=True)
         # Another process may have been first with some of them: their labels are compared like those of other known images.
-        new = {key: one for (key, one), is_new in zip(new.items(), added.is_new, strict=True) if is_new}
+        new = {key: entry for (key, entry), is_new in zip(new.items(), added.is_new, strict=True) if is_new}
     done.num_added += len(new)
-    for one in batch:
-        if one.error is not None:
-            done.bad.append(problem(one.item.source, one.error))
-        elif one.content_hash in ids:  # a known image that was removed meanwhile has no id any more
-            done.ids.append(ids[one.content_hash])
-    done.num_known += sum(one.error is None for one in batch) - len(new)
-    known = [one for one in batch if one.content_hash in ids and new.get(one.content_hash) is not one]
-    records = {record.content_hash: record for record in gallery.get_present(sorted({ids[one.content_hash] for one in known}))}
-    for one in known:
-        record = records.get(one.content_hash)
-        labels = {} if record is None else _other_labels(record, one.item)
+    for entry in batch:
+        if entry.error is not None:
+            done.bad.append(problem(entry.item.source, entry.error))
+        elif entry.content_hash in ids:  # a known image that was removed meanwhile has no id any more
+            done.ids.append(ids[entry.content_hash])
+    done.num_known += sum(entry.error is None for entry in batch) - len(new)
+    known = [entry for entry in batch if entry.content_hash in ids and new.get(entry.content_hash) is not entry]
+    records = {
+        record.content_hash: record for record in gallery.get_present(sorted({ids[entry.content_hash] for entry in known}))
+    }
+    for entry in known:
+        record = records.get(entry.content_hash)
+        labels = {} if record is None else _other_labels(record, entry.item)
         if record is None or not labels:
             continue
         if update:
@@ -199,7 +201,7 @@ def _add(gallery: Gallery, embedder: ImageEmbedder, batch: list[_Prepared], done
             shown = {name: "unknown" if (value := getattr(record, name)) is None else repr(value) for name in labels}
             differences = (f"{name} is {shown[name]} and not {value!r}" for name, value in labels.items())
             reason = f"enrolled already as record {record.id}, where {', '.join(differences)}"
-            done.conflicts.append(problem(one.item.source, reason))
+            done.conflicts.append(problem(entry.item.source, reason))
 
 
 def _other_labels(record: Record, item: Item) -> RecordLabels:

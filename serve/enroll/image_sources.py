@@ -1,4 +1,4 @@
-"""Where images come from: files, folders, zip files, tables, and videos with a table of boxes; all as one stream of items."""
+"""Sources of images: files, folders, zip files, tables, and videos with a table of boxes; all as one stream of items."""
 
 import functools
 import os
@@ -34,7 +34,7 @@ _TABLE_COLUMNS = ("path", "pid", "camid", "time", *BOX_COLUMNS)
 
 
 class ImageSources:
-    """Everything that one call enrolls: images, folders (with all that is in them), zip files, tables (``.csv``) or one video.
+    """Sources of one enrollment: images, folders (with all that is in them), zip files, tables (``.csv``) or one video.
 
     ``labels`` are known of all of them, a time is a video's beginning; ``boxes`` is the table of the people in it. ``cameras``
     gives the numbers of cameras that a gallery knows by name, and the largest number of any camera there: it is asked where
@@ -43,7 +43,7 @@ class ImageSources:
     Attributes:
         left_out: Why -> how many files were left out, of those that were listed last.
         unread: The first of the files that are not read.
-        notes: What is worth telling the user.
+        notes: Notes for the user.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class ImageSources:
         """Yield the items, in an order that is always the same."""
         self._clear()
         if self._boxes is not None:
-            found = video_items(Path(self._inputs[0]), self._rows(self._boxes), self._labels.time_s)
-            yield from map(replace(self._labels, time_s=None).of, found)
+            stream = video_items(Path(self._inputs[0]), self._rows(self._boxes), self._labels.time_s)
+            yield from map(replace(self._labels, time_s=None).of, stream)
         else:
             yield from map(self._labels.of, self._listed())
 
@@ -198,7 +198,7 @@ def gallery_cameras(location: str) -> tuple[dict[str, int], int]:
     except UsageError:  # there is none yet; whatever else is wrong is said when it is opened to be written
         return {}, 0
     with gallery:
-        named = {}
+        named: dict[str, int] = {}
         for record in gallery.records():
             name = record.attributes.get(CAMERA_ATTRIBUTE)
             if isinstance(name, str) and record.camid is not None:

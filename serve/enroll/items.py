@@ -1,4 +1,4 @@
-"""What is known of one image that is enrolled: from its name, from its row in a table, or from the call."""
+"""Items to be enrolled: images with their labels, from a name, from a row of a table, or from the call."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What is known of an image, or of all images of a call; the time in seconds since 1970 (UTC)."""
+    """Labels of an image, or of all images of a call; the time in seconds since 1970 (UTC)."""
 
     pid: Identity | None = None
     camid: int | None = None

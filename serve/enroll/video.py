@@ -92,9 +92,9 @@ def read_boxes(path: Path) -> Iterator[BoxRow]:
     ``pid`` and ``camid`` may be there, any other column is an attribute; where both ``frame`` and ``time`` are, the frame
     decides. The rows stand in the order of the frames, as a detector writes them, so that a long video needs no memory.
 
-    A file of the MOT challenge is told by its first line, which is numbers and no header: frame (from 1), track, left, top,
-    width, height, confidence and up to three more. Tracks become identities, none where the track is -1; rows whose confidence
-    is 0 are left out, as that format means it; the order is any, since ground truth comes by track.
+    A file of the MOT challenge is recognized by its first line, which is numbers and no header: frame (from 1), track, left,
+    top, width, height, confidence and up to three more. Tracks become identities, none where the track is -1; rows whose
+    confidence is 0 are left out, as that format means it; the order is any, since ground truth comes by track.
     """
     if _is_mot(path):
         yield from _mot_rows(path)

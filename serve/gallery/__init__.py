@@ -1,1 +1,1 @@
-"""What a gallery is: records, their checks, and the model that it is bound to."""
+"""Parts of a gallery that all stores share: records, their checks, and the binding to a model."""

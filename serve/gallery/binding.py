@@ -1,4 +1,4 @@
-"""Whose embeddings a gallery holds: embeddings of two models mean different things and must never be compared unproven."""
+"""Binding of a gallery to a model: embeddings of two models mean different things and must never be compared unproven."""
 
 from __future__ import annotations
 
@@ -64,17 +64,17 @@ class Binding:
         if other.fingerprint in {self.fingerprint, *(model.fingerprint for model in self.compatible_models)}:
             return []
         mine, theirs = config_to_dict(self), config_to_dict(other)
-        found = []
+        lines = []
         for part in ("model", "preprocessing"):
             by_name = sorted(differences(mine[part], theirs[part], part), key=lambda difference: difference[0].split("."))
-            found += [f"{name}: {here}, {there}" for name, here, there in by_name]
+            lines += [f"{name}: {here}, {there}" for name, here, there in by_name]
         if self.embed_dim != other.embed_dim:
-            found.append(f"width of an embedding: {self.embed_dim}, {other.embed_dim}")
+            lines.append(f"width of an embedding: {self.embed_dim}, {other.embed_dim}")
         if self.source_sha256 != other.source_sha256:
-            found.append(f"trained weights: {self.name} ({self.source_sha256[:12]}), {other.name} ({other.source_sha256[:12]})")
+            lines.append(f"trained weights: {self.name} ({self.source_sha256[:12]}), {other.name} ({other.source_sha256[:12]})")
         if self.precision != other.precision:
-            found.append(f"precision: {self.precision}, {other.precision}")
-        return found or ["fingerprint"]
+            lines.append(f"precision: {self.precision}, {other.precision}")
+        return lines or ["fingerprint"]
 
     def accepting(self, compatible: CompatibleModel) -> Binding:
         """Return this binding with another compatible model, in place of what was said of the same file before."""
@@ -87,19 +87,19 @@ class Binding:
         Raises:
             UsageError: It is another model; every difference is spelled out.
         """
-        found = self.differences(other)
-        if not found:
+        changes = self.differences(other)
+        if not changes:
             return
         advice = "use the gallery's model, or rebuild the gallery with `hat gallery re-embed`"
         if self.source_sha256 == other.source_sha256 and self.preprocessing == other.preprocessing:
             advice += (
                 "; a file of the same weights may be used once `hat verify` has shown that it ranks alike: `hat gallery accept`"
             )
-        raise UsageError(f"{gallery} was made by another model; gallery's, given: {'; '.join(found)}; {advice}")
+        raise UsageError(f"{gallery} was made by another model; gallery's, given: {'; '.join(changes)}; {advice}")
 
 
 def binding_of(info: ArtifactInfo) -> Binding:
-    """Return the binding of embeddings that a model makes, from the facts about it (`hat.runtime.runtime_info`)."""
+    """Return the binding of a model's embeddings, from its metadata (`hat.runtime.runtime_info`)."""
     return Binding(
         fingerprint=info.fingerprint,
         name=info.name,
@@ -150,9 +150,9 @@ def read_compatible_model(path: Path, gallery: Binding, candidate: Binding, *, m
             f"{path}: its reference {report.reference} is not the model that made the gallery "
             f"(fingerprint {gallery.fingerprint[:16]}): verify against {gallery.name}"
         )
-    entry = next((one for one in report.candidates if one.fingerprint == candidate.fingerprint), None)
+    entry = next((entry for entry in report.candidates if entry.fingerprint == candidate.fingerprint), None)
     if entry is None:
-        names = ", ".join(one.name for one in report.candidates) or "none"
+        names = ", ".join(entry.name for entry in report.candidates) or "none"
         raise UsageError(f"{path}: none of its candidates is this file (fingerprint {candidate.fingerprint[:16]}): {names}")
     if report.num_images < _MIN_IMAGES:
         raise UsageError(
@@ -182,7 +182,7 @@ class _Candidate(BaseModel, strict=True):
 
 
 class _Report(BaseModel, strict=True):
-    """What is read of a report of ``hat verify``."""
+    """Fields that are read of a report of ``hat verify``."""
 
     reference: str
     reference_fingerprint: str | None = None

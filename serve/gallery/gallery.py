@@ -148,8 +148,8 @@ class Gallery(ABC):
     def get_present(self, ids: Sequence[int], *, thumbnails: bool = False) -> list[Record]:
         """Return those of the records that are there, in the order of the ids."""
         plain = checked_ids(ids)
-        found = self._read(plain, thumbnails)
-        return [found[id_] for id_ in plain if id_ in found]
+        records = self._read(plain, thumbnails)
+        return [records[id_] for id_ in plain if id_ in records]
 
     def embeddings(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return (n, embed_dim) float32 unit rows of records, in the order of the ids.
@@ -157,17 +157,17 @@ class Gallery(ABC):
         Raises:
             RecordsMissingError: There is no record with one of the ids.
         """
-        distinct, place = np.unique(np.array(checked_ids(ids), dtype=np.int64), return_inverse=True)
+        distinct, inverse = np.unique(np.array(checked_ids(ids), dtype=np.int64), return_inverse=True)
         rows = np.empty((len(distinct), self.binding.embed_dim), dtype=np.float32)
-        found = np.zeros(len(distinct), dtype=bool)
-        for some_ids, vectors in self._read_vectors(distinct.tolist()):
-            at = np.searchsorted(distinct, some_ids)
-            rows[at], found[at] = vectors, True
-        if not found.all():
-            raise missing_records(distinct[~found].tolist())
+        is_present = np.zeros(len(distinct), dtype=bool)
+        for batch_ids, vectors in self._read_vectors(distinct.tolist()):
+            at = np.searchsorted(distinct, batch_ids)
+            rows[at], is_present[at] = vectors, True
+        if not is_present.all():
+            raise missing_records(distinct[~is_present].tolist())
         if self.stored_type == "float16":  # rounding changed their lengths
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows[place]
+        return rows[inverse]
 
     def ids(self, where: Filter | None = None) -> npt.NDArray[np.int64]:
         """Return ids of the records that pass a filter, ascending."""
@@ -192,7 +192,7 @@ class Gallery(ABC):
 
     def ids_by_hash(self, content_hashes: Collection[str]) -> dict[str, int]:
         """Return ids of those of these images that are enrolled, by content hash."""
-        return self._ids_by_hash([checked_hash(one) for one in content_hashes])
+        return self._ids_by_hash([checked_hash(content_hash) for content_hash in content_hashes])
 
     @abstractmethod
     def counts(self) -> GalleryCounts:
@@ -249,7 +249,7 @@ class Gallery(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of files and connections; twice is fine."""
+        """Close files and connections; a second call does nothing."""
 
     def __enter__(self) -> Self:
         return self

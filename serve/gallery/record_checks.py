@@ -1,6 +1,6 @@
-"""What may enter a gallery: every array, record and filter is checked, once for all stores, and handed on as plain Python.
+"""Validation of a gallery's input: every array, record and filter is checked, for all stores, and returned as plain Python.
 
-Also free attributes as people type them: ``color=red``. What is wrong is a `UsageError` that says where it was found.
+Also free attributes of the command line: ``color=red``. What is wrong is a `UsageError` that says where it was found.
 """
 
 import contextlib
@@ -148,7 +148,7 @@ def check_num_attributes(attributes: Mapping[str, AttributeValue], where: str) -
 
 
 def check_attribute_name(name: str, where: str) -> None:
-    """Refuse a name, as people type it or send it, that could not be shown to others; ``where`` is what it stands in."""
+    """Raise an error for a name that could not be shown to others; ``where`` names its context."""
     if not 1 <= len(name) <= 64 or not name.isprintable():
         raise UsageError(f"{where}: {name[:80]!r} is not a name for an attribute: 1 to 64 printable characters")
     _check_is_free((name,), where)
@@ -156,7 +156,7 @@ def check_attribute_name(name: str, where: str) -> None:
 
 def _check_is_free(names: Iterable[str], where: str) -> None:
     if BOX_ATTRIBUTE in names:
-        raise UsageError(f"{where}: {BOX_ATTRIBUTE!r} is kept for where a person is in a larger picture: name the attribute otherwise")
+        raise UsageError(f"{where}: {BOX_ATTRIBUTE!r} is kept for where a person is in a larger picture: take another name")
 
 
 def time_bound(value: object, what: str) -> float:

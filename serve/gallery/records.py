@@ -1,4 +1,4 @@
-"""What a gallery holds and what it answers: records, filters, matches and counts."""
+"""Data types of a gallery: records, filters, matches and counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AttributeValue = str | int | float | bool  # what a free attribute may be
 
 @dataclass(frozen=True, kw_only=True)
 class NewRecord:
-    """What is known of one image that is enrolled; its embedding travels beside it.
+    """Record to be enrolled, without its embedding.
 
     Attributes:
         content_hash: SHA-256 of the image's bytes, hexadecimal: an image that is there already is not added again.
@@ -52,7 +52,7 @@ class Record(NewRecord):
 
 
 class Added(NamedTuple):
-    """What came of adding records: the id of each, and whether it is new or was there already."""
+    """Result of adding records: the id of each, and whether it is new or was there already."""
 
     ids: list[int]
     is_new: list[bool]
@@ -69,7 +69,7 @@ class RecordLabels(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Which records may be found. Every condition must hold; a record that does not know the value fails a condition on it.
+    """Filter of records. Every condition must hold; a record that does not know the value fails a condition on it.
 
     Attributes:
         camids: Only these cameras.
@@ -120,7 +120,7 @@ class Filter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether every record passes."""
+        """Return whether every record passes."""
         return self == Filter()
 
 
@@ -153,7 +153,7 @@ class RecordPage:
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryCounts:
-    """How many records a gallery holds, in all, by identity and by camera (the unknown under None), and from when.
+    """Numbers of records of a gallery, in all, by identity and by camera (the unknown under None), and their range of time.
 
     The earliest and the latest time at which somebody was seen are None where no record knows its time.
     """

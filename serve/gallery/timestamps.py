@@ -1,4 +1,4 @@
-"""Times as people type and read them, in UTC: ``2026-11-25T08:30``."""
+"""Parsing and formatting of times, in UTC: ``2026-11-25T08:30``."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Where a Milvus gallery is: ``milvus://host:port/name``, who may use it, and how a connection is made."""
+"""Address of a Milvus gallery: ``milvus://host:port/name``, its credentials, and the connection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DEFAULT_PORT = 19530
 
 @dataclass(frozen=True, kw_only=True)
 class MilvusAddress:
-    """Where a gallery, the collection ``name``, is and who asks: secrets are in no text that is made of it."""
+    """Address of a gallery, the collection ``name``, with its credentials: secrets are in no text that is made of it."""
 
     host: str
     port: int

@@ -44,8 +44,8 @@ class MilvusGallery(Gallery):
     """A gallery that a Milvus server keeps: one collection, searched exactly and always with what was written last.
 
     Any number of processes may read. One may write: who opens a gallery for writing becomes its writer, and who was it before
-    is refused at its next change. If the server goes away in the middle of `add` and cannot even be told to forget what it
-    took, or in the middle of `update`, some records may have been written; the error says so, and adding them again is safe.
+    is refused at its next change. If the server goes away in the middle of `add`, so that what it took cannot be
+    deleted, or in the middle of `update`, some records may be written; the error says so, and adding them again is safe.
 
     Every answer knows everything that was written before (strong consistency) and waits for it up to the server's
     ``proxy.timeTickInterval``, a fifth of a second unless changed. Session consistency would not do even for the only writer:
@@ -114,7 +114,7 @@ class MilvusGallery(Gallery):
         )
 
     def close(self) -> None:
-        """Let go of the connection; twice is fine."""
+        """Close the connection; a second call does nothing."""
         self._client.close()
 
     def _create(self, binding: Binding | None, *, create: bool) -> None:
@@ -137,15 +137,15 @@ class MilvusGallery(Gallery):
         self._call("load_collection")
 
     def _read_binding(self) -> Binding:
-        kept = self._properties()
-        version = kept.get(_FORMAT, "")
-        if not version.isdecimal() or _BINDING not in kept:
+        properties = self._properties()
+        version = properties.get(_FORMAT, "")
+        if not version.isdecimal() or _BINDING not in properties:
             raise UsageError(f"{self.location} is a collection of something else and no gallery: choose another name")
         if int(version) > FORMAT_VERSION:
             raise UsageError(
                 f"{self.location} is of format {version}, this version reads up to {FORMAT_VERSION}: update hat-reid"
             )
-        return binding_from_json(kept[_BINDING], self.location)
+        return binding_from_json(properties[_BINDING], self.location)
 
     def _accept(self, compatible: CompatibleModel) -> Binding:
         with self._changing():
@@ -242,12 +242,12 @@ class MilvusGallery(Gallery):
     def _remove(self, ids: list[int] | None, pid: Identity | None, enrolled_before_s: float | None) -> int:
         with self._changing():
             if ids is not None:
-                found = [int(row["id"]) for row in self._rows("id", ids, ["id"], WINDOW)]
+                matching_ids = [int(row["id"]) for row in self._rows("id", ids, ["id"], WINDOW)]
             else:
                 passing = f"enrolled_s < {enrolled_before_s!r}" if pid is None else f"pid == {name_number(pid)}"
-                found = [int(row["id"]) for rows in self._scan(passing, ["id"]) for row in rows]
-            self._delete(found)
-        return len(found)
+                matching_ids = [int(row["id"]) for rows in self._scan(passing, ["id"]) for row in rows]
+            self._delete(matching_ids)
+        return len(matching_ids)
 
     def _update(self, ids: list[int], labels: RecordLabels) -> int:
         count = 0

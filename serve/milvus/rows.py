@@ -1,4 +1,4 @@
-"""How a record lies in Milvus: its fields, what fits in them, and a filter as one of Milvus's expressions.
+"""Rows of Milvus: the fields of a record, their limits, and a filter as one of Milvus's expressions.
 
 Milvus 2.3 knows no null: what is unknown is a value that no record can have. No text of a user ever enters an expression:
 attributes are found by hashes of their names and values, images by hexadecimal digits, anything else by numbers.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pymilvus import CollectionSchema
 
 RECORD_FIELDS = ("id", "content_hash", "pid", "camid", "time_s", "enrolled_s", "facts")
-"""What a record is made from; its thumbnail is read only when asked for."""
+"""Fields of a record; its thumbnail is read only on request."""
 
 MAX_THUMBNAIL_BYTES = 65535 // 4 * 3  # as base64 it fills the longest text that Milvus keeps
 _MAX_TEXT = 65535
@@ -55,8 +55,8 @@ def schema(embed_dim: int) -> CollectionSchema:
 def row_of(record: NewRecord, number: int, embedding: npt.NDArray[np.float32]) -> dict[str, Any]:
     """Return a checked record as Milvus is given it; a `UsageError` where a text or its thumbnail is too long for Milvus."""
     name = {"name": record.pid} if isinstance(record.pid, str) else {}
-    facts = json.dumps({"source": record.source, "attributes": dict(record.attributes), **name}, ensure_ascii=False)
-    if (size := len(facts.encode())) > _MAX_TEXT:
+    metadata = json.dumps({"source": record.source, "attributes": dict(record.attributes), **name}, ensure_ascii=False)
+    if (size := len(metadata.encode())) > _MAX_TEXT:
         raise UsageError(f"{record.source[:200]}: source and attributes are {size:,} bytes as JSON, Milvus keeps {_MAX_TEXT:,}")
     thumbnail = record.thumbnail or b""
     if len(thumbnail) > MAX_THUMBNAIL_BYTES:
@@ -72,7 +72,7 @@ def row_of(record: NewRecord, number: int, embedding: npt.NDArray[np.float32]) -
         "time_s": _UNKNOWN_TIME if record.time_s is None else record.time_s,
         "enrolled_s": record.enrolled_s,
         "attributes": sorted(_attribute_key(name, value) for name, value in record.attributes.items()),
-        "facts": facts,
+        "facts": metadata,
         "thumbnail": base64.b64encode(thumbnail).decode(),
     }
 
@@ -87,16 +87,16 @@ def batches(rows: Sequence[dict[str, Any]], max_bytes: int) -> Iterator[Sequence
 
 def record_of(row: Mapping[str, Any]) -> Record:
     """Return a record as Milvus gave it back."""
-    facts = json.loads(row["facts"])
+    metadata = json.loads(row["facts"])
     return Record(
         id=int(row["id"]),
         content_hash=row["content_hash"],
-        source=facts["source"],
+        source=metadata["source"],
         pid=identity_of(row),
         camid=known(row["camid"]),
         time_s=known(row["time_s"]),
         enrolled_s=float(row["enrolled_s"]),
-        attributes=facts["attributes"],
+        attributes=metadata["attributes"],
         thumbnail=base64.b64decode(row["thumbnail"]) if row.get("thumbnail") else None,
     )
 

@@ -36,7 +36,7 @@ _PREFIX = re.compile(r"/|(/[A-Za-z0-9_-]+)+")
 
 @config_dataclass
 class ReplicaPlan:
-    """What every replica opens. Paths must mean the same on every machine that may run one.
+    """Configuration of every replica. Paths must mean the same on every machine that may run one.
 
     Attributes:
         model: A checkpoint, an exported file, or ``triton://host:port/model``.
@@ -44,7 +44,7 @@ class ReplicaPlan:
         write: Whether it may change the galleries.
         precision: Of a checkpoint.
         num_threads: Threads of the CPU that compute; None leaves the choice to the runtime.
-        keys: File of API keys; None asks for none.
+        keys: File of API keys; None requires none.
         audit: File for a line about every request; None keeps no record.
         settings: The bounds of a replica.
     """
@@ -127,8 +127,8 @@ def deploy(
     started here; a cluster that was started elsewhere has them off if ``RAY_USAGE_STATS_ENABLED=0`` was set there.
 
     Args:
-        plan: What every replica opens. Without a ``cluster`` it is opened here once, so that what is wrong is told at once.
-        replicas: How many; (least, most) lets Ray choose by the number of requests that are under way.
+        plan: Configuration of every replica. Without a ``cluster`` it is opened here once, so that errors are raised at once.
+        replicas: Number of replicas; (minimum, maximum) lets Ray choose by the number of requests that are under way.
         num_cpus: CPUs that Ray sets aside for each; unless the plan says otherwise, the model computes with as many threads.
         num_gpus: GPUs for each; half of one puts two replicas on it.
         requests_each: Requests under way in each replica that Ray aims at.
@@ -138,14 +138,14 @@ def deploy(
         port: Their port. A Ray Serve that runs already keeps the host and the port that it has.
         cluster: Address of a running cluster, ``"auto"`` for the one that this machine belongs to; None starts Ray here.
     """
-    least, most = replicas if isinstance(replicas, tuple) else (replicas, replicas)
-    if not 1 <= least <= most or requests_each < 1:
-        got = f"{least} to {most} with {requests_each}"
+    min_replicas, max_replicas = replicas if isinstance(replicas, tuple) else (replicas, replicas)
+    if not 1 <= min_replicas <= max_replicas or requests_each < 1:
+        got = f"{min_replicas} to {max_replicas} with {requests_each}"
         raise UsageError(f"expected 1 or more replicas, least before most, with 1 or more requests each, got {got}")
-    if plan.write and most > 1:
+    if plan.write and max_replicas > 1:
         raise UsageError(
-            f"a gallery has one writer, {most} replicas were to change it: deploy these to read, and another application with "
-            "one replica and write=True under a prefix of its own"
+            f"a gallery has one writer, {max_replicas} replicas were to change it: deploy these to read, and another "
+            "application with one replica and write=True under a prefix of its own"
         )
     if not _PREFIX.fullmatch(prefix):
         raise UsageError(f"expected a prefix like / or /enroll, got {prefix!r}")
@@ -157,7 +157,7 @@ def deploy(
     plan = _completed(plan, host, num_cpus)
     if cluster is None:  # Ray would try three times, and leave what is wrong to a log
         _open_service(replace(plan, write=False)).close()
-    deployment = _deployment(ray.serve, least, most, requests_each, {"num_cpus": num_cpus, "num_gpus": num_gpus})
+    deployment = _deployment(ray.serve, min_replicas, max_replicas, requests_each, {"num_cpus": num_cpus, "num_gpus": num_gpus})
     try:
         if not ray.is_initialized():
             # Requests do not pass through the shared memory of a Ray that is started here.
@@ -165,10 +165,10 @@ def deploy(
             ray.init(address=cluster, **here)
         resources = ray.cluster_resources()
         for kind, each in (("CPU", num_cpus), ("GPU", num_gpus)):  # Ray would wait for ever for what no machine has
-            if least * each > (has := resources.get(kind, 0)):
+            if min_replicas * each > (has := resources.get(kind, 0)):
                 raise WorkError(
-                    f"{least} replicas of {each:g} {kind}s are asked for and the cluster has {has:g}: set fewer aside for "
-                    "each, or begin with fewer replicas"
+                    f"{min_replicas} replicas of {each:g} {kind}s are asked for and the cluster has {has:g}: set fewer aside "
+                    "for each, or begin with fewer replicas"
                 )
         ray.serve.start(http_options={"host": host, "port": port})
         ray.serve.run(deployment.bind(plan), name=name, route_prefix=prefix)
@@ -199,10 +199,16 @@ def _import_ray() -> Any:
     return ray
 
 
-def _deployment(serve: Any, least: int, most: int, requests_each: int, resources: dict[str, float]) -> Any:
-    scale: dict[str, Any] = {"num_replicas": least}
-    if least != most:
-        scale = {"autoscaling_config": {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": requests_each}}
+def _deployment(serve: Any, min_replicas: int, max_replicas: int, requests_each: int, resources: dict[str, float]) -> Any:
+    scale: dict[str, Any] = {"num_replicas": min_replicas}
+    if min_replicas != max_replicas:
+        scale = {
+            "autoscaling_config": {
+                "min_replicas": min_replicas,
+                "max_replicas": max_replicas,
+                "target_ongoing_requests": requests_each,
+            }
+        }
     return serve.deployment(
         name="service",
         ray_actor_options=resources,

@@ -42,12 +42,12 @@ def nearest_rows(
     step = max(1, min(QUERIES_AT_ONCE, MAX_PRODUCTS // width))
     for first in range(0, len(queries), step):
         subset = np.ascontiguousarray(queries[first : first + step])
-        kept, smallest_kept = _largest_products(chunks, subset, width, mask)
+        candidates, smallest_kept = _largest_products(chunks, subset, width, mask)
         for number, query in enumerate(subset):
-            found = _rescore(_gather(chunks, kept[number]), query, k)
-            if width < num_rows and found[1][-1] <= smallest_kept[number] + _rounding(len(query)):
-                found = _rescore(_blocks(chunks, EXACT_ROWS_AT_ONCE, mask, gather_below=1), query, k)
-            rows[first + number, :k], similarities[first + number, :k] = found
+            nearest = _rescore(_gather(chunks, candidates[number]), query, k)
+            if width < num_rows and nearest[1][-1] <= smallest_kept[number] + _rounding(len(query)):
+                nearest = _rescore(_blocks(chunks, EXACT_ROWS_AT_ONCE, mask, gather_below=1), query, k)
+            rows[first + number, :k], similarities[first + number, :k] = nearest
     return rows, similarities
 
 

@@ -1,4 +1,4 @@
-"""What is searched for, images or records of the gallery, each by itself or together as one person; and its picture."""
+"""Queries: images or records of the gallery, each by itself or together as one person; and the picture of their matches."""
 
 from collections.abc import Sequence
 from contextlib import suppress

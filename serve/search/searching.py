@@ -39,7 +39,7 @@ class Match:
 
 
 _Hit = tuple[int, float, float | None, int | None]
-"""What a match is made of beside its record, which is read later: id, similarity, distance and rank before."""
+"""Match without its record, which is read later: id, similarity, distance and rank before."""
 
 
 class CenteredGallery:
@@ -149,8 +149,10 @@ def search_gallery(
                 for query, ids, values in zip(queries, neighbors.ids, neighbors.similarities, strict=True)
             ]
             times.append(time.perf_counter())
-            found = sorted({id_ for ranking in rankings for id_, *_ in ranking})
-            records = dict(zip(found, gallery.get(found, thumbnails=thumbnails), strict=True)) if found else {}
+            matched_ids = sorted({id_ for ranking in rankings for id_, *_ in ranking})
+            records = (
+                dict(zip(matched_ids, gallery.get(matched_ids, thumbnails=thumbnails), strict=True)) if matched_ids else {}
+            )
         except RecordsMissingError:
             continue
         times.append(time.perf_counter())

@@ -1,4 +1,4 @@
-"""What a service allows, and admission: images and bytes held at once are counted, and what goes beyond is refused at the door.
+"""Settings and admission control: images and bytes held at once are counted, and requests beyond the limits are refused.
 
 All of it happens on the event loop's thread, so that nothing needs a lock.
 """
@@ -65,7 +65,7 @@ class Admission:
 
     @property
     def is_full(self) -> bool:
-        """Whether not one image more would be let in."""
+        """Return whether no further image is admitted."""
         return self.num_images >= self.max_images
 
     def overloaded(self) -> ApiError:
@@ -108,7 +108,7 @@ class Admission:
 
 
 class Reservation:
-    """What one request has acquired."""
+    """Images and bytes that one request has acquired."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission

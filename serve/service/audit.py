@@ -1,4 +1,4 @@
-"""What is kept of requests: a line in the audit log, and counts in Prometheus' format.
+"""Records of requests: a line in the audit log, and counts in Prometheus' format.
 
 Neither holds an image, an embedding, a file's name or a person's label, nor a label of a metric that a client can make grow. An
 audit line is written before the answer is given, and withholds it where it cannot be: what nobody can look into should not be
@@ -37,10 +37,10 @@ class AuditLog:
         except OSError as error:
             raise UsageError(f"--audit {self.path}: cannot be opened: {error.strerror}") from None
 
-    def write(self, facts: Mapping[str, Any]) -> None:
+    def write(self, entry: Mapping[str, Any]) -> None:
         """Append one line of plain data, and the time, or raise an `OSError`."""
         stamp = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = orjson.dumps({"time": stamp, **facts}, option=orjson.OPT_APPEND_NEWLINE)
+        line = orjson.dumps({"time": stamp, **entry}, option=orjson.OPT_APPEND_NEWLINE)
         descriptor = self._open()
         try:
             # One call for one line: appended whole or not at all, also where two processes share the file.

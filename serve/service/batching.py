@@ -61,7 +61,7 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        """Whether submitted images will be run."""
+        """Return whether submitted images will be run."""
         return self._thread.is_alive() and not self._closed
 
     def announce(self, num_images: int) -> None:

@@ -1,4 +1,4 @@
-"""FastAPI's dependencies: who asks, and for which gallery; a route's signature reads as what it needs.
+"""FastAPI dependencies: the authorized request and the gallery; a route's signature names what it needs.
 
 There is one of them for all that a request needs, since for one small crop solving each is a good part of the time.
 """
@@ -101,7 +101,7 @@ class AuthorizedRequest:
 
 
 class _RequireKey(HTTPBearer):
-    """Finds out who asks, whether they may, and counts the request against their rate."""
+    """Authorizes a request by its API key, and counts it against the key's rate."""
 
     def __init__(self, *, writes: bool) -> None:
         description = "A key of `hat keys`, where the service was started with some."
@@ -116,11 +116,11 @@ class _RequireKey(HTTPBearer):
         context.gallery = name if is_gallery_name(name) else None
         if service.keys is not None:
             credentials = await super().__call__(request)
-            found = service.keys.find(credentials.credentials) if credentials is not None else None
-            if found is None:
+            key = service.keys.find(credentials.credentials) if credentials is not None else None
+            if key is None:
                 detail = "this key is not known" if credentials else "an API key is needed: Authorization: Bearer KEY"
                 raise ApiError(401, detail, headers={"WWW-Authenticate": "Bearer"})
-            authorized.caller = found
+            authorized.caller = key
         context.caller = caller = authorized.caller
         if self._writes and caller.role != "write":
             raise ApiError(403, "this key may only read: a key with the role write is needed")

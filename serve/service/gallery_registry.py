@@ -28,9 +28,9 @@ def is_gallery_name(name: str) -> bool:
 
 def parse_gallery(text: str) -> tuple[str, str]:
     """Split a gallery as it is typed, ``NAME=PLACE`` or only the place that it is called after: (name, place)."""
-    name, equals, place = text.partition("=")
-    if equals and is_gallery_name(name) and place:
-        return name, place
+    name, equals, location = text.partition("=")
+    if equals and is_gallery_name(name) and location:
+        return name, location
     name = text.partition("?")[0].rstrip("/").rpartition("/")[2] if "://" in text else Path(text).stem
     if not is_gallery_name(name):
         raise UsageError(  # not the whole of the place, which may hold a password

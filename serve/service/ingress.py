@@ -1,7 +1,7 @@
 """The two layers around every request, in plain ASGI, before anything else looks at it.
 
 `SameOriginMiddleware` is for browsers, which can be made to send requests to a program on their own machine: another site's
-name that resolves to 127.0.0.1 (DNS rebinding) is told by the Host header, another site's page by the Origin header.
+name that resolves to 127.0.0.1 (DNS rebinding) is recognized by the Host header, another site's page by the Origin header.
 Starlette's TrustedHostMiddleware looks at the first alone, and only at the first of two Host headers.
 """
 

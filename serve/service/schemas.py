@@ -1,4 +1,4 @@
-"""What goes over the wire: requests that are checked, and answers that are described."""
+"""Schemas of requests and responses."""
 
 from typing import Annotated, Any, cast
 
@@ -78,25 +78,25 @@ class _Form(BaseModel):
 
 
 class SearchForm(_Form):
-    """What is searched, where, and how."""
+    """Search request."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"gallery": "people", "record_ids": [7], "top": 5}]})
 
     gallery: GalleryName = Field(description="Name of the gallery.", examples=["people"])
-    record_ids: Annotated[list[RecordId], Many] = Field(default=[], max_length=64, description="Search by enrolled records.")
-    top: int = Field(default=10, ge=1, le=1_000_000, description="Most matches for each query; the service has a limit.")
-    one_person: bool = Field(default=False, description="All images and records show one person: one query.")
+    record_ids: Annotated[list[RecordId], Many] = Field(default=[], max_length=64, description="Enrolled records to search by.")
+    top: int = Field(default=10, ge=1, le=1_000_000, description="Maximum matches of each query; the service has a limit.")
+    one_person: bool = Field(default=False, description="Treat all images and records as one query of one person.")
     rerank: bool = Field(default=False, description="Order by k-reciprocal re-ranked distance.")
-    rerank_pool: int = Field(default=200, ge=1, le=2000, description="Nearest records that are re-ranked.")
+    rerank_pool: int = Field(default=200, ge=1, le=2000, description="Number of nearest records that are re-ranked.")
     center_cameras: bool = Field(default=False, description="Subtract the mean embedding of each camera before ranking.")
-    query_camid: Camera | None = Field(default=None, description="With center_cameras: the images' camera, where it is known.")
-    min_similarity: Similarity | None = Field(default=None, description="Leave out matches below this cosine similarity.")
+    query_camid: Camera | None = Field(default=None, description="With center_cameras: the camera of the images, if known.")
+    min_similarity: Similarity | None = Field(default=None, description="Minimum cosine similarity of a match.")
     camids: Annotated[list[Camera] | None, Many] = Field(default=None, max_length=1000, description="Only these cameras.")
     exclude_camids: Annotated[list[Camera], Many] = Field(default=[], max_length=1000, description="None of these cameras.")
     pids: Annotated[list[Identity] | None, Many] = Field(default=None, max_length=1000, description="Only these identities.")
-    since_s: TimeS | None = Field(default=None, description="Seen at this time or later, seconds since 1970.")
-    until_s: TimeS | None = Field(default=None, description="Seen before this time.")
-    attributes: FormAttributes = Field(default={}, description="Only records with these values.")
+    since_s: TimeS | None = Field(default=None, description="Seen at this time or later, in seconds since 1970 (UTC).")
+    until_s: TimeS | None = Field(default=None, description="Seen before this time, in seconds since 1970 (UTC).")
+    attributes: FormAttributes = Field(default={}, description="Only records with these attribute values.")
 
     @model_validator(mode="after")
     def _check_query_camid(self) -> Self:
@@ -111,14 +111,14 @@ class SearchForm(_Form):
 
 
 class RecordFilter(_Form):
-    """Which records are listed."""
+    """Filter and page of a list of records."""
 
     pid: Identity | None = Field(default=None, description="Only this identity.")
     camid: Camera | None = Field(default=None, description="Only this camera.")
-    since_s: TimeS | None = Field(default=None, description="Seen at this time or later, seconds since 1970.")
-    until_s: TimeS | None = Field(default=None, description="Seen before this time.")
-    after_id: int = Field(default=0, ge=0, le=_LARGEST, description="Only larger ids: `next_after_id` of the last page.")
-    limit: int = Field(default=100, ge=1, le=1000, description="Most records on a page.")
+    since_s: TimeS | None = Field(default=None, description="Seen at this time or later, in seconds since 1970 (UTC).")
+    until_s: TimeS | None = Field(default=None, description="Seen before this time, in seconds since 1970 (UTC).")
+    after_id: int = Field(default=0, ge=0, le=_LARGEST, description="Only larger ids: `next_after_id` of the previous page.")
+    limit: int = Field(default=100, ge=1, le=1000, description="Maximum number of records on a page.")
 
     def where(self) -> Filter:
         """Return the filter."""
@@ -128,31 +128,31 @@ class RecordFilter(_Form):
 
 
 class OldRecords(_Form):
-    """Which records are removed."""
+    """Records to remove by their date of enrollment."""
 
-    enrolled_before_s: TimeS = Field(description="Enrolled before this time, seconds since 1970 (UTC).")
+    enrolled_before_s: TimeS = Field(description="Remove records enrolled before this time, in seconds since 1970 (UTC).")
 
 
 class _Labels(_Form):
     pid: Identity | None = Field(default=None, description="Identity, a number or a name.", examples=["alice"])
     camid: Camera | None = Field(default=None, description="Camera.")
-    time_s: TimeS | None = Field(default=None, description="When the person was seen, seconds since 1970.")
-    attributes: Attributes = Field(default={}, description="Anything else, by name.")
+    time_s: TimeS | None = Field(default=None, description="Time at which the person was seen, in seconds since 1970 (UTC).")
+    attributes: Attributes = Field(default={}, description="Further labels, by name.")
 
 
 class ItemLabels(_Labels):
-    """What is known of one image that is enrolled."""
+    """Labels of one enrolled image."""
 
-    source: PrintableText | None = Field(default=None, description="How it is called for people; the file's name where unset.")
-    box: Box | None = Field(default=None, description="The person in a larger picture: [left, top, right, bottom] in pixels.")
+    source: PrintableText | None = Field(default=None, description="Displayed name of the image; by default the file name.")
+    box: Box | None = Field(default=None, description="Box of the person in the image: [left, top, right, bottom] in pixels.")
 
 
 class EnrollForm(_Labels):
-    """What is known of images that are enrolled: of all of them alike, or of each."""
+    """Enrollment request: labels of all images alike, or of each image."""
 
-    attributes: FormAttributes = Field(default={}, description="Anything else, as a JSON object.")
-    records: Json[list[ItemLabels]] | None = Field(default=None, description="Of each image, as a JSON list in their order.")
-    update: bool = Field(default=False, description="Give images that are there already the labels that are given now.")
+    attributes: FormAttributes = Field(default={}, description="Further labels, as a JSON object.")
+    records: Json[list[ItemLabels]] | None = Field(default=None, description="Labels of each image in order, as a JSON list.")
+    update: bool = Field(default=False, description="Replace the labels of images that are enrolled already.")
 
     def labels(self, num_images: int) -> list[ItemLabels]:
         """Return one for each image."""
@@ -167,7 +167,7 @@ class EnrollForm(_Labels):
 
 
 class UpdateRecord(_Labels):
-    """Labels that a record is to have: what is not given it keeps, attributes too, and null makes a label unknown."""
+    """New labels of a record: omitted labels and attributes are kept, and null makes a label unknown."""
 
     def labels(self) -> RecordLabels:
         """Return what was given."""
@@ -175,22 +175,22 @@ class UpdateRecord(_Labels):
 
 
 class UpdatePerson(_Form):
-    """Who a person is after all; where there are records of that identity, the two become one."""
+    """New identity of a person; if it has records already, the two are merged."""
 
-    pid: Identity | None = Field(description="Identity, a number or a name; null where nobody knows.", examples=["alice"])
+    pid: Identity | None = Field(description="Identity, a number or a name; null if unknown.", examples=["alice"])
 
 
 class MakeGallery(_Form):
-    """A gallery that is to be made."""
+    """Gallery to create."""
 
-    name: GalleryName = Field(description="Its name.", examples=["people"])
+    name: GalleryName = Field(description="Name of the gallery.", examples=["people"])
 
 
 class Problem(BaseModel):
-    """An answer that is an error."""
+    """Error response."""
 
-    detail: str = Field(description="What is wrong and what to do.")
-    request_id: str = Field(description="Number under which the service's log knows the request.")
+    detail: str = Field(description="Cause of the error and its remedy.")
+    request_id: str = Field(description="Id of the request in the service's log.")
 
 
 class Embeddings(BaseModel):
@@ -198,11 +198,11 @@ class Embeddings(BaseModel):
 
     embeddings: list[list[float]] = Field(description="Unit vectors, one for each image, in order.", examples=[[[0.6, 0.8]]])
     embed_dim: int = Field(description="Width of an embedding.", examples=[2])
-    fingerprint: str = Field(description="The model: embeddings of different fingerprints must not be compared.")
+    fingerprint: str = Field(description="Fingerprint of the model: embeddings of different fingerprints must not be compared.")
 
 
 class RecordInfo(BaseModel):
-    """A record of a gallery."""
+    """Record of a gallery."""
 
     id: int
     source: str
@@ -215,29 +215,29 @@ class RecordInfo(BaseModel):
 
 
 class MatchInfo(RecordInfo):
-    """A record that was found."""
+    """Match: a record with its similarity."""
 
     similarity: float = Field(description="Cosine similarity in [-1, 1], larger is closer.")
-    distance: float | None = Field(default=None, description="Re-ranked distance, smaller is closer, where it was asked for.")
-    rank_before: int | None = Field(default=None, description="Rank from 1 by similarity alone, where it was asked for.")
+    distance: float | None = Field(default=None, description="Re-ranked distance, smaller is closer, if requested.")
+    rank_before: int | None = Field(default=None, description="Rank from 1 by similarity alone, if re-ranking was requested.")
 
 
 class QueryResult(BaseModel):
-    """What was found for one query."""
+    """Matches of one query."""
 
-    query: str = Field(description="Name of the image, or the record.", examples=["a.jpg"])
+    query: str = Field(description="Name of the image or record.", examples=["a.jpg"])
     matches: list[MatchInfo]
 
 
 class SearchResults(BaseModel):
-    """What was found."""
+    """Search response."""
 
     gallery: str
     results: list[QueryResult]
 
 
 class ModelInfo(BaseModel):
-    """The model of the service."""
+    """Model of the service."""
 
     name: str
     precision: str
@@ -247,12 +247,12 @@ class ModelInfo(BaseModel):
 
 
 class GalleryInfo(BaseModel):
-    """How much a gallery holds."""
+    """Counts and model of a gallery."""
 
     name: str
     num_records: int
-    num_people: int = Field(description="Known identities.")
-    num_cameras: int = Field(description="Known cameras.")
+    num_people: int = Field(description="Number of known identities.")
+    num_cameras: int = Field(description="Number of known cameras.")
     num_without_pid: int
     first_seen_s: float | None
     last_seen_s: float | None
@@ -262,44 +262,44 @@ class GalleryInfo(BaseModel):
 
 
 class GalleryList(BaseModel):
-    """The galleries."""
+    """Names of all galleries."""
 
     galleries: list[str]
 
 
 class RecordPage(BaseModel):
-    """Some of a gallery's records, by ascending id."""
+    """Page of a gallery's records, by ascending id."""
 
     records: list[RecordInfo]
-    num_matching: int = Field(description="How many records pass the filter in all.")
+    num_matching: int = Field(description="Number of all records that pass the filter.")
     next_after_id: int | None = Field(description="`after_id` of the next page; null on the last one.")
 
 
 class ImageNote(BaseModel):
-    """What is to be said of an image."""
+    """Message about an image."""
 
     source: str
     reason: str
 
 
 class EnrollResult(BaseModel):
-    """What came of an enrollment."""
+    """Result of an enrollment."""
 
-    ids: list[int] = Field(description="Of the images that were added or known already, in order.")
+    ids: list[int] = Field(description="Ids of the images that were added or enrolled already, in order.")
     num_added: int
     num_known: int
-    num_updated: int = Field(description="Of these, images whose labels were changed.")
-    conflicts: list[ImageNote] = Field(description="Known images that have other labels than those given, and kept them.")
+    num_updated: int = Field(description="Number of enrolled images whose labels were changed.")
+    conflicts: list[ImageNote] = Field(description="Known images whose labels differ from those given; they kept theirs.")
     bad: list[ImageNote] = Field(description="Images that could not be used.")
 
 
 class NumUpdated(BaseModel):
-    """What was changed."""
+    """Number of changed records."""
 
     num_updated: int
 
 
 class NumRemoved(BaseModel):
-    """What was removed."""
+    """Number of removed records."""
 
     num_removed: int

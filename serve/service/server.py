@@ -60,10 +60,10 @@ def bind(host: str, port: int) -> socket.socket:
     An address that there is not is a `UsageError`, a port that is taken or may not be used a `WorkError`.
     """
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
         raise UsageError(f"--host {host}: there is no such address") from None
-    family, _, _, _, address = found[0]
+    family, _, _, _, address = addresses[0]
     is_dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
         return socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=is_dual)

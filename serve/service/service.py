@@ -24,7 +24,7 @@ class Service:
     """A model, galleries, which it closes, and bounds.
 
     Args:
-        keys: Whose keys are asked for; None asks for none, which is for loopback alone.
+        keys: API keys of clients; None requires none, which is for loopback alone.
         audit: Where requests are put on record; None keeps no record.
 
     Raises:
@@ -82,7 +82,7 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests will be answered."""
+        """Return whether requests will be answered."""
         return self.pipeline.batcher.is_alive
 
     async def run_in_threadpool(self, work: Callable[[], T]) -> T:
@@ -109,7 +109,7 @@ class Service:
             result.exception()  # looked at: where the request was given up, nobody else does
 
     def close(self) -> None:
-        """Finish the work in hand and let go of everything."""
+        """Finish the running work and release all resources."""
         self._store_threads.shutdown()
         self.pipeline.close()
         self.galleries.close()

@@ -101,7 +101,7 @@ async def read_upload(request: Request, reservation: Reservation, settings: Serv
 
 
 async def skip_body(request: Request) -> None:
-    """Read past the body of a request that needs none, so that the end of its connection can be told."""
+    """Read past the body of a request that needs none, so that the end of its connection can be detected."""
     await _receive(request, lambda piece: None, max_bytes=_SKIPPED_BYTES, timeout_s=_SKIPPED_S)
 
 

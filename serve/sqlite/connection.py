@@ -48,7 +48,7 @@ class SqliteConnection:
         mode = "mode=rw"
         if read_only:
             can_lock = os.access(path.parent, os.W_OK) or path.with_name(f"{path.name}-wal").exists()
-            # SQLite cannot put its log and locks into a folder that may not be written, so it is told that nobody writes.
+            # SQLite cannot put its log and locks into a folder that may not be written, so it is opened as immutable.
             mode = "mode=ro" if can_lock else "mode=ro&immutable=1"
             self._frozen = None if can_lock else _version(path)
         with sqlite_errors(path, busy_timeout_s):

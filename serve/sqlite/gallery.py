@@ -169,9 +169,9 @@ class SqliteGallery(Gallery):
             columns, chunks = self._index.columns_and_chunks(sqlite)
             mask = None if where is None and columns["live"].all() else _passing(sqlite, columns, where)
         rows, similarities = nearest_rows(chunks, queries, top, mask)
-        found = rows >= 0
+        is_match = rows >= 0
         ids = np.full(rows.shape, -1, dtype=np.int64)
-        ids[found] = columns["id"][rows[found]]
+        ids[is_match] = columns["id"][rows[is_match]]
         return Neighbors(ids=ids, similarities=similarities)
 
     def _insert(self, vectors: npt.NDArray[np.float32], records: list[NewRecord]) -> Added:
@@ -234,9 +234,9 @@ def _checked_path(location: str | os.PathLike[str], *, create: bool, read_only: 
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"expected the path of a gallery's file, got {location!r}")
     path = Path(text)
-    if path.is_symlink():  # SQLite keeps its log beside the file itself
-        path = path.resolve()
     try:
+        if path.is_symlink():  # SQLite keeps its log beside the file itself
+            path = path.resolve()
         if path.is_dir():
             raise UsageError(f"{path} is a folder; a gallery is a file: name one within it")
         if not path.exists():

@@ -1,4 +1,4 @@
-"""What a search needs of a gallery, in memory, following what this process and others write to the file.
+"""Index of a gallery in memory, which follows what this process and others write to the file.
 
 Columns (what filters ask about) and vectors are read from SQLite when they are first needed, and brought up to date within the
 transaction of each search, at the price of one row where nothing changed. Other searches of the process wait while much is
@@ -41,7 +41,7 @@ class MemoryIndex:
         self.forget()
 
     def forget(self) -> None:
-        """Let go of everything; it is read again when it is needed."""
+        """Release the memory; everything is read again when it is needed."""
         self._state: State | None = None
         self._columns: Columns | None = None
         self._chunks: list[npt.NDArray[Any]] = []  # vectors: first those of the mapped file, perhaps none

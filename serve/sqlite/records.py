@@ -106,12 +106,12 @@ def remove_records(
 ) -> int:
     """Remove records by the one condition that is not None, within a write transaction, and return how many there were."""
     if ids is not None:
-        found = sqlite.execute(f"SELECT id FROM records WHERE id IN {_LISTED}", (json.dumps(ids),))
+        matching = sqlite.execute(f"SELECT id FROM records WHERE id IN {_LISTED}", (json.dumps(ids),))
     elif pid is not None:
-        found = sqlite.execute("SELECT id FROM records WHERE pid = ?", (name_number(pid),))
+        matching = sqlite.execute("SELECT id FROM records WHERE pid = ?", (name_number(pid),))
     else:
-        found = sqlite.execute("SELECT id FROM records WHERE enrolled_s < ?", (enrolled_before_s,))
-    chosen = json.dumps([id_ for (id_,) in found])
+        matching = sqlite.execute("SELECT id FROM records WHERE enrolled_s < ?", (enrolled_before_s,))
+    chosen = json.dumps([id_ for (id_,) in matching])
     for table in ("embeddings", "thumbnails", "attributes"):
         sqlite.execute(f"DELETE FROM {table} WHERE id IN {_LISTED}", (chosen,))
     count = sqlite.execute(f"DELETE FROM records WHERE id IN {_LISTED}", (chosen,)).rowcount

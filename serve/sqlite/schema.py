@@ -1,4 +1,4 @@
-"""The tables of a gallery's file, how a new one comes into being, and how one is told from other files."""
+"""Tables of a gallery's file, its creation, and its distinction from other files."""
 
 import contextlib
 import os
@@ -60,7 +60,7 @@ CREATE INDEX attributes_by_value ON attributes (name, value, is_bool);
 
 @dataclass(frozen=True)
 class GalleryMetadata:
-    """What a gallery's file says of itself."""
+    """Metadata of a gallery's file."""
 
     gallery_id: str
     binding: Binding
@@ -96,7 +96,7 @@ def create_file(path: Path, binding: Binding, stored_type: StoredType) -> None:
     """Make an empty gallery; it appears at its path whole or not at all. One that is there already is left as it is."""
     check_no_log(path)
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
-    facts = {"gallery_id": secrets.token_hex(16), "binding": binding_to_json(binding), "stored_type": stored_type}
+    metadata = {"gallery_id": secrets.token_hex(16), "binding": binding_to_json(binding), "stored_type": stored_type}
     try:
         with sqlite_errors(path, 0), contextlib.closing(sqlite3.connect(unfinished, isolation_level=None)) as connection:
             # Embeddings are blobs of some kilobytes, which larger pages write faster; much larger ones waste space.
@@ -105,7 +105,7 @@ def create_file(path: Path, binding: Binding, stored_type: StoredType) -> None:
             if journal != "wal":
                 raise WorkError(f"{path}: this file system does not let SQLite keep a write-ahead log; choose a local folder")
             connection.executescript(f"BEGIN; {SCHEMA} COMMIT")
-            connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
+            connection.executemany("INSERT INTO facts VALUES (?, ?)", metadata.items())
         try:
             os.link(unfinished, path)  # unlike a move it never replaces what another process has just made
         except FileExistsError:
@@ -158,10 +158,10 @@ def prepare_connection(connection: SqliteConnection) -> None:
 
 def read_metadata(sqlite: sqlite3.Connection, path: Path) -> GalleryMetadata:
     """Return what a gallery is; a `HatError` where that is missing or makes no sense."""
-    facts = dict(sqlite.execute("SELECT name, value FROM facts"))
-    if facts.get("stored_type") not in get_args(StoredType) or not facts.keys() >= {"gallery_id", "binding"}:
+    metadata = dict(sqlite.execute("SELECT name, value FROM facts"))
+    if metadata.get("stored_type") not in get_args(StoredType) or not metadata.keys() >= {"gallery_id", "binding"}:
         raise WorkError(f"{path} is damaged: what the gallery holds cannot be read; restore it from a backup")
-    return GalleryMetadata(facts["gallery_id"], binding_from_json(facts["binding"], str(path)), facts["stored_type"])
+    return GalleryMetadata(metadata["gallery_id"], binding_from_json(metadata["binding"], str(path)), metadata["stored_type"])
 
 
 def read_state(sqlite: sqlite3.Connection) -> State:

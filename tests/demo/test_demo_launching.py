@@ -34,7 +34,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 def wired(handler, *, outputs=("text",), **options):
     """The function that the page would call, and how it was registered."""
     registered = {}
-    bind(lambda run, **facts: registered.update(facts, run=run), handler, "session", [], list(outputs), **options)
+    bind(lambda run, **metadata: registered.update(metadata, run=run), handler, "session", [], list(outputs), **options)
     return registered
 
 
@@ -166,10 +166,14 @@ def test_any_other_error_is_a_general_sentence_and_one_line_in_the_log(caplog):
 
 
 def test_handlers_get_and_give_what_the_page_expects():
-    facts = wired(lambda session, value: (value + 1,))
+    metadata = wired(lambda session, value: (value + 1,))
     visitor = Session()
-    assert facts["run"](visitor, 1) == (visitor, 2)
-    assert facts["inputs"] == ["session"] and facts["outputs"] == ["session", "text"] and facts["api_visibility"] == "private"
+    assert metadata["run"](visitor, 1) == (visitor, 2)
+    assert (
+        metadata["inputs"] == ["session"]
+        and metadata["outputs"] == ["session", "text"]
+        and metadata["api_visibility"] == "private"
+    )
     assert wired(lambda session: (), outputs=())["run"](visitor) is visitor
     click = gr.EventData(None, {"index": 3})
     clicking = wired(lambda session, happened, one: (clicked(happened), one), reads_click=True)

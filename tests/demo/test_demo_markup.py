@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hat.demo.pages.gallery import _bars
-from hat.demo.pages.search import _facts, _summary
+from hat.demo.pages.search import _match_metadata, _summary
 from hat.demo.ranking import Outcome, QueryImage, SearchOptions
 from hat.demo.view.markup import MAX_TEXT, Cell, data_uri, escaped, fragments, jpeg_bytes, last_part, plural
 from hat.serve import Record
@@ -58,9 +58,9 @@ def picture(size=(32, 64)):
     return jpeg_bytes(Image.new("RGB", size, (200, 30, 30)))
 
 
-def record(number=1, **facts):
-    facts = {"source": "a.jpg", "content_hash": f"{number:064x}", **facts}
-    return Record(id=number, enrolled_s=0.0, **facts)
+def record(number=1, **fields):
+    fields = {"source": "a.jpg", "content_hash": f"{number:064x}", **fields}
+    return Record(id=number, enrolled_s=0.0, **fields)
 
 
 def outcome(*matches, query_pid=None, rerank_s=None):
@@ -87,7 +87,7 @@ def test_a_hostile_name_is_text_wherever_it_is_shown(name):
     tame = QueryImage("plain.jpg", query.image, query.picture, query.embedding, 0.0, 0.0)
     pieces = [
         (VIEW.matches(found, 0), VIEW.matches(harmless, 0)),
-        (VIEW.details(_facts(found, 0, "")), VIEW.details(_facts(harmless, 0, ""))),
+        (VIEW.details(_match_metadata(found, 0, "")), VIEW.details(_match_metadata(harmless, 0, ""))),
         (VIEW.tiles([query]), VIEW.tiles([tame])),
         *((cards([hostile], can_mark=can), cards([plain], can_mark=can)) for can in (True, False)),
         (PIECES.bars(name, *_bars({name: 2})), PIECES.bars("plain", *_bars({"plain": 2}))),
@@ -131,10 +131,10 @@ def test_matches_are_right_or_wrong_where_both_identities_are_known():
 
 
 def test_moves_of_re_ranking_are_told():
-    facts = [({"pid": 4}, 0.5, 3), ({"pid": 4}, 0.6, 1), ({}, 0.4, 9), ({}, 0.3, 4)]
+    fields = [({"pid": 4}, 0.5, 3), ({"pid": 4}, 0.6, 1), ({}, 0.4, 9), ({}, 0.3, 4)]
     matches = [
         Match(record=record(n, **who), similarity=found, distance=n / 10, rank_before=rank)
-        for n, (who, found, rank) in enumerate(facts, start=1)
+        for n, (who, found, rank) in enumerate(fields, start=1)
     ]
     shown = VIEW.matches(outcome(*matches, rerank_s=0.01), 0).split("<li>")[1:]
     moves = [re.findall(r">((?:up|down) from rank \d+)<", card) for card in shown]

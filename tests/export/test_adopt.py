@@ -402,11 +402,11 @@ def test_fingerprint_of_the_model_that_comes_along_is_what_it_always_was():
 
 def test_info_from_json_reads_files_from_before_models_were_adopted(small_model):
     runtime = hat.runtime.TorchRuntime(small_model, "cpu")
-    facts = json.loads(info_to_json(runtime.info))
-    del facts["adopted"]
-    assert info_from_json(json.dumps(facts | {"format_version": 1}), "old.onnx").fingerprint == runtime.info.fingerprint
+    metadata = json.loads(info_to_json(runtime.info))
+    del metadata["adopted"]
+    assert info_from_json(json.dumps(metadata | {"format_version": 1}), "old.onnx").fingerprint == runtime.info.fingerprint
     with pytest.raises(CheckpointError, match="expected one of the two"):
-        info_from_json(json.dumps(facts | {"model": None}), "neither.onnx")
+        info_from_json(json.dumps(metadata | {"model": None}), "neither.onnx")
 
 
 def test_an_adopted_file_is_taken_by_gallery_verify_and_training(osnet, adopted, tmp_path):

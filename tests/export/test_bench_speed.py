@@ -105,10 +105,10 @@ def test_a_turn_lasts_as_long_as_it_should_and_cuts_no_batch_short(place):
     plain = Worker().open(spec=str(place / "model"), device="cpu", num_threads=None, paths=[])
     worker = Worker()
     paths = sorted(map(str, (place / "images").glob("*.png")))
-    facts = worker.open(spec=f"{place / 'model'}@graph", device="cpu", num_threads=1, paths=paths)
+    metadata = worker.open(spec=f"{place / 'model'}@graph", device="cpu", num_threads=1, paths=paths)
     expected = count_complexity(small_model(0).config, cls_only=True).total_operations
-    assert plain["num_operations"] > facts["num_operations"] == expected
-    assert facts["metrics"] == {"mAP": 0.5} and facts["device"] == "cpu" and facts["precision"] == "fp32"
+    assert plain["num_operations"] > metadata["num_operations"] == expected
+    assert metadata["metrics"] == {"mAP": 0.5} and metadata["device"] == "cpu" and metadata["precision"] == "fp32"
     fed = []
     original = worker.runtime.run
     worker.runtime.run = lambda images: (fed.append(len(images)), time.sleep(0.001), original(images))[2]

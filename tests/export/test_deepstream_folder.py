@@ -15,7 +15,7 @@ from hat.export.onnx_source import open_onnx_source
 from hat.export.request import ExportRequest
 from hat.export.to_onnx import export_onnx
 from hat.io.artifact import BatchProfile, info_from_json
-from hat.io.atomic_output import FACTS_FILE
+from hat.io.atomic_output import METADATA_FILE
 from hat.io.onnx_file import graph_precision, read_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
@@ -94,10 +94,10 @@ def test_history_size_follows_the_width_of_an_embedding(embed_dim, expected):
     assert deepstream.history_size(info, deepstream.DeepStreamOptions(history_size=7)) == 7
 
 
-def test_the_folder_holds_its_facts_and_a_reader_that_knows_the_width(exported):
+def test_the_folder_holds_its_metadata_and_a_reader_that_knows_the_width(exported):
     path, info = exported
-    assert {file.name for file in path.iterdir()} == {ONNX_FILE, NVINFER_FILE, READER_FILE, TRACKER_FILE, FACTS_FILE}
-    assert info_from_json((path / FACTS_FILE).read_text(), FACTS_FILE) == info
+    assert {file.name for file in path.iterdir()} == {ONNX_FILE, NVINFER_FILE, READER_FILE, TRACKER_FILE, METADATA_FILE}
+    assert info_from_json((path / METADATA_FILE).read_text(), METADATA_FILE) == info
     assert (info.input_type, info.batch, info.details["onnx"]) == ("float32", BatchProfile(opt=4, max=24), ONNX_FILE)
     assert graph_precision(read_onnx(path / ONNX_FILE)) == info.precision  # in the graph, so that an engine is strongly typed
     text = (path / READER_FILE).read_text()
@@ -108,7 +108,7 @@ def test_the_folder_holds_its_facts_and_a_reader_that_knows_the_width(exported):
 def test_paths_are_those_of_the_folder_unless_said_otherwise(source, small_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     export_deepstream(source, "reid", ExportRequest("x", "fp16", "float32", options={"element": "tracker"}))
-    assert {file.name for file in (tmp_path / "reid").iterdir()} == {ONNX_FILE, TRACKER_FILE, FACTS_FILE}
+    assert {file.name for file in (tmp_path / "reid").iterdir()} == {ONNX_FILE, TRACKER_FILE, METADATA_FILE}
     assert Path(tracker_of(tmp_path / "reid")["ReID"]["onnxFile"]) == tmp_path / "reid" / ONNX_FILE
     with monkeypatch.context() as patch:  # a trained model would be traced for floats first
         patch.setattr(deepstream, "export_onnx", lambda model, *arguments: export_onnx(source, *arguments))

@@ -67,9 +67,9 @@ def test_an_int8_export_runs_and_tells_what_it_is(checkpoint, people, tmp_path, 
 
     code, table, _ = call("info", out)
     assert code == 0 and "int8" in table and "LayerNormalization" in table and content["artifact"]["fingerprint"] in table
-    facts = json.loads(call("info", out, "--json")[1])
-    assert facts["built_precision"] == "int8" and facts["opset"] == 18 and facts["artifact"] == content["artifact"]
-    assert facts["compute_types"]["Softmax"] == {"float": 3}
+    metadata = json.loads(call("info", out, "--json")[1])
+    assert metadata["built_precision"] == "int8" and metadata["opset"] == 18 and metadata["artifact"] == content["artifact"]
+    assert metadata["compute_types"]["Softmax"] == {"float": 3}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hat.export.request import ExportRequest
 from hat.export.tensorrt import builder
 from hat.export.to_onnx import export_onnx
 from hat.io.artifact import BatchProfile, info_from_json
-from hat.io.atomic_output import FACTS_FILE
+from hat.io.atomic_output import METADATA_FILE
 from hat.io.onnx_file import read_onnx
 from hat.io.openvino_file import read_openvino_info
 from hat.runtime.onnxruntime_runtime import OnnxRuntime
@@ -91,8 +91,8 @@ def test_the_files_lie_where_triton_looks(backend, repository):
     made = {str(file.relative_to(path / backend)) for file in (path / backend).rglob("*") if file.is_file()}
     files = {"3/model.onnx"} if backend.endswith("onnx") else {"3/model.xml", "3/model.bin"}
     copied = {"3/model.py"} if backend.startswith("python-") else set()
-    assert made == {"config.pbtxt", FACTS_FILE} | files | copied
-    assert info_from_json((path / backend / FACTS_FILE).read_text(), FACTS_FILE) == infos[backend]
+    assert made == {"config.pbtxt", METADATA_FILE} | files | copied
+    assert info_from_json((path / backend / METADATA_FILE).read_text(), METADATA_FILE) == infos[backend]
     if backend.endswith("openvino"):
         assert read_openvino_info(path / backend / "3" / "model.xml") == infos[backend]
     else:
@@ -127,15 +127,15 @@ def test_a_file_that_is_not_what_triton_would_be_told_is_caught(repository, smal
     file = path / "onnx" / "3" / "model.onnx"
     check_tensors(file, infos["onnx"])
     for wrong in ({"embed_dim": 5}, {"input_type": "float32"}):
-        with pytest.raises(WorkError, match="Triton would be told"):
+        with pytest.raises(WorkError, match="Triton's configuration would say"):
             check_tensors(file, replace(infos["onnx"], **wrong))
-    with pytest.raises(WorkError, match="Triton would be told"):
+    with pytest.raises(WorkError, match="Triton's configuration would say"):
         check_tensors(path / "python-openvino" / "3" / "model.xml", replace(infos["onnx"], embed_dim=5))
     fixed = read_onnx(file)
     fixed.graph.input[0].type.tensor_type.shape.dim[0].Clear()
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     (tmp_path / "fixed.onnx").write_bytes(fixed.SerializeToString())
-    with pytest.raises(WorkError, match=r"\(2, 3, 64, 32\).* Triton would be told .*\(None, 3, 64, 32\)"):
+    with pytest.raises(WorkError, match=r"\(2, 3, 64, 32\).* Triton's configuration would say .*\(None, 3, 64, 32\)"):
         check_tensors(tmp_path / "fixed.onnx", infos["onnx"])
 
 

@@ -18,7 +18,7 @@ import pytest
 from hat.export.deploy.triton import export_triton
 from hat.export.request import ExportRequest
 from hat.io.artifact import BatchProfile, info_from_json
-from hat.io.atomic_output import FACTS_FILE
+from hat.io.atomic_output import METADATA_FILE
 from hat.runtime import open_runtime, runtime_info
 
 tritonclient = pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
@@ -44,7 +44,7 @@ def environment():
 
 @pytest.fixture(scope="module")
 def server(environment, small_model, tmp_path_factory):
-    """The address of a running server, its repository and the facts of each model."""
+    """The address of a running server, its repository and the metadata of each model."""
     folder, package, version = environment
     base = tmp_path_factory.mktemp("tritonserver")
     repository = base / "models"
@@ -103,10 +103,10 @@ def test_requests_of_many_clients_share_batches(name, server, pixels, reference)
 
 
 @python_backends
-def test_a_served_model_embeds_as_the_model_does_and_is_what_its_facts_say(name, server, pixels, reference):
+def test_a_served_model_embeds_as_the_model_does_and_is_what_its_metadata_says(name, server, pixels, reference):
     client, address, repository, _ = server
     runtime = open_runtime(f"triton://{address}/{name}")
-    assert runtime_info(runtime) == info_from_json((repository / name / FACTS_FILE).read_text(), "file")
+    assert runtime_info(runtime) == info_from_json((repository / name / METADATA_FILE).read_text(), "file")
     assert runtime.max_batch == 16
     for count in (1, 5, 12):
         np.testing.assert_allclose(runtime.run(pixels[:count]), reference[:count], atol=1e-5)

@@ -79,7 +79,7 @@ def test_models_from_before_keep_their_fingerprint():
     config, preprocessing = ModelConfig(), Preprocessing()
     before = config_to_dict(config)
     del before["pooling"], before["projection_dim"]
-    facts = json.dumps([before, config_to_dict(preprocessing), "ab", "fp32"], sort_keys=True)
-    assert fingerprint(config, preprocessing, "ab", "fp32") == hashlib.sha256(facts.encode()).hexdigest()
+    metadata = json.dumps([before, config_to_dict(preprocessing), "ab", "fp32"], sort_keys=True)
+    assert fingerprint(config, preprocessing, "ab", "fp32") == hashlib.sha256(metadata.encode()).hexdigest()
     for changed in (ModelConfig(pooling="gem"), ModelConfig(projection_dim=64)):
         assert fingerprint(changed, preprocessing, "ab", "fp32") != fingerprint(config, preprocessing, "ab", "fp32")

@@ -29,7 +29,7 @@ def embeddings_of(pixels):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def write(path, num_rows="N", element="uint8", **facts):
+def write(path, num_rows="N", element="uint8", **metadata):
     proto = onnx.parser.parse_model(f"""
         <ir_version: 9, opset_import: ["": 18]>
         hand_made ({element}[{num_rows}, 3, {SIZE[0]}, {SIZE[1]}] images) => (float[{num_rows}, {EMBED_DIM}] embeddings) {{
@@ -41,7 +41,7 @@ def write(path, num_rows="N", element="uint8", **facts):
         }}""")
     for name, value in {"shape": np.array([-1, NUM_PIXELS]), "matrix": MATRIX, "axes": np.array([1])}.items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
-    onnx.helper.set_model_props(proto, {METADATA_KEY: info_to_json(small_info(**facts))})
+    onnx.helper.set_model_props(proto, {METADATA_KEY: info_to_json(small_info(**metadata))})
     onnx.checker.check_model(proto, full_check=True)
     path.write_bytes(proto.SerializeToString())
     return path
@@ -134,16 +134,16 @@ def test_it_is_an_embedders_model_and_may_be_called_from_threads(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("facts", "sentence"),
+    ("metadata", "sentence"),
     [
         ({"embed_dim": 7}, "expected the output embeddings of 7 values"),
         ({"input_type": "float32"}, "expected the input"),
         ({"preprocessing": Preprocessing(height=64, width=16)}, "expected the input"),
     ],
 )
-def test_a_file_that_is_not_what_it_says_is_refused(facts, sentence, tmp_path):
+def test_a_file_that_is_not_what_it_says_is_refused(metadata, sentence, tmp_path):
     with pytest.raises(CheckpointError, match=f"is not what it says of itself: {sentence}"):
-        open_runtime(write(tmp_path / "hand.onnx", **facts))
+        open_runtime(write(tmp_path / "hand.onnx", **metadata))
 
 
 def test_what_cannot_be_had_is_refused(tmp_path):

@@ -54,8 +54,8 @@ def copied(exported, tmp_path):
     return Path(shutil.copy(exported[0], tmp_path))
 
 
-def rewrite_facts(path, **changes):
-    """Write the file again with other facts about itself and the same graph."""
+def rewrite_metadata(path, **changes):
+    """Write the file again with other metadata and the same graph."""
     info = replace(openvino_file.read_openvino_info(path), **changes)
     model = openvino_core("testing").read_model(path)
     model.set_rt_info(info_to_json(info), [METADATA_KEY])
@@ -166,9 +166,9 @@ def test_weights_of_another_file_are_refused(copied):
 def test_a_graph_that_is_not_what_it_says_or_cannot_be_read_is_refused(copied):
     for changes in ({"embed_dim": 7}, {"input_type": "float32"}):
         with pytest.raises(CheckpointError, match="not what it says of itself"):
-            OpenVINORuntime(rewrite_facts(copied, **changes))
+            OpenVINORuntime(rewrite_metadata(copied, **changes))
     with pytest.raises(CheckpointError, match="says that it is int8 and its weights are fp32"):
-        OpenVINORuntime(rewrite_facts(copied, precision="int8"))
+        OpenVINORuntime(rewrite_metadata(copied, precision="int8"))
     copied.write_text(copied.read_text().replace('type="Convolution"', 'type="Konvolution"'))
     with pytest.raises(CheckpointError, match="cannot be read by OpenVINO"):
         OpenVINORuntime(copied)

@@ -24,7 +24,7 @@ from hat.runtime.triton_runtime import parse_triton_address
 
 pytest.importorskip("tritonclient.http", reason="the extra triton is not installed")
 
-FACTS = small_info("fp16")
+METADATA = small_info("fp16")
 
 
 def configuration(**changes):
@@ -33,7 +33,7 @@ def configuration(**changes):
         "max_batch_size": 4,
         "input": [{"name": "images", "data_type": "TYPE_UINT8", "dims": ["3", "64", "32"]}],
         "output": [{"name": "embeddings", "data_type": "TYPE_FP32", "dims": [str(EMBED_DIM)]}],
-        "parameters": {"hat_reid": {"string_value": info_to_json(FACTS)}},
+        "parameters": {"hat_reid": {"string_value": info_to_json(METADATA)}},
     }
     return config | changes
 
@@ -99,7 +99,7 @@ def pixels(count, seed=1):
 def test_it_embeds_from_several_threads_and_says_what_the_server_runs(server):
     runtime = open_runtime(server.address)
     assert isinstance(runtime, Runtime) and runtime.max_batch == 4
-    assert runtime_info(runtime) == FACTS and runtime.preprocessing == FACTS.preprocessing
+    assert runtime_info(runtime) == METADATA and runtime.preprocessing == METADATA.preprocessing
     with ThreadPoolExecutor(6) as threads:
         rows = list(threads.map(lambda seed: runtime.run(pixels(2, seed)), range(24)))
     for seed, found in enumerate(rows):
@@ -117,7 +117,7 @@ def test_it_can_be_verified_and_looked_into_like_a_file(server, capsys):
     np.testing.assert_allclose(open_candidate(candidate, "cpu").run(pixels(3)), fake_embeddings(pixels(3)), atol=1e-6)
     info(server.address, None, as_json=True)
     told = json.loads(capsys.readouterr().out)
-    assert told["artifact"]["fingerprint"] == FACTS.fingerprint and told["max_batch"] == 4
+    assert told["artifact"]["fingerprint"] == METADATA.fingerprint and told["max_batch"] == 4
     info(server.address, None, as_json=False)
     assert "at most 4 images at once" in " ".join(capsys.readouterr().out.split())
 

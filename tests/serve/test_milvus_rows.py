@@ -24,8 +24,8 @@ VALUES = st.one_of(TEXTS, NUMBERS, st.floats(allow_nan=False, allow_infinity=Fal
 FEW = settings(max_examples=25, deadline=None)
 
 
-def row(**facts):
-    (record,) = checked_records([new_record("a", **facts)], 1)
+def row(**fields):
+    (record,) = checked_records([new_record("a", **fields)], 1)
     return row_of(replace(record, enrolled_s=2.5), 1, VECTOR)
 
 
@@ -66,14 +66,14 @@ def test_which_values_are_the_same(value, other, same):
 )
 def test_a_record_comes_back_as_it_was(source, number, time_s, attributes, thumbnail):
     labels = {"pid": number, "camid": number, "time_s": time_s}
-    facts = {"source": source, "attributes": attributes, "thumbnail": thumbnail, **labels}
-    back = record_of(row(**facts))
-    assert back == Record(**vars(new_record("a", **facts)) | {"id": 1, "enrolled_s": 2.5})
+    fields = {"source": source, "attributes": attributes, "thumbnail": thumbnail, **labels}
+    back = record_of(row(**fields))
+    assert back == Record(**vars(new_record("a", **fields)) | {"id": 1, "enrolled_s": 2.5})
     assert [type(value) for value in back.attributes.values()] == [type(value) for value in attributes.values()]
 
 
 @pytest.mark.parametrize(
-    ("facts", "words"),
+    ("fields", "words"),
     [
         ({"time_s": -1.7e308}, "expected seconds"),  # what stands for an unknown one
         ({"camid": -(2**63)}, "at most 64 bits"),
@@ -81,9 +81,9 @@ def test_a_record_comes_back_as_it_was(source, number, time_s, attributes, thumb
         ({"thumbnail": bytes(MAX_THUMBNAIL_BYTES + 1)}, "make it smaller"),
     ],
 )
-def test_what_milvus_cannot_keep_is_refused(facts, words):
+def test_what_milvus_cannot_keep_is_refused(fields, words):
     with pytest.raises(UsageError, match=words):
-        row(**facts)
+        row(**fields)
     assert len(row(thumbnail=bytes(MAX_THUMBNAIL_BYTES))["thumbnail"]) <= 65535
 
 

@@ -34,8 +34,8 @@ def test_images_of_every_format_come_back_in_order_with_the_model_that_made_them
     content = answer.json()
     np.testing.assert_allclose(content["embeddings"], [embedding_of(one) for one in pictures], atol=1e-6)
     assert content["embed_dim"] == EMBED_DIM and content["fingerprint"] == "colors"
-    facts = {"name": "colors", "precision": "fp32", "embed_dim": EMBED_DIM, "fingerprint": "colors", "image_size": [32, 16]}
-    assert client.get("/v1/model").json() == facts
+    metadata = {"name": "colors", "precision": "fp32", "embed_dim": EMBED_DIM, "fingerprint": "colors", "image_size": [32, 16]}
+    assert client.get("/v1/model").json() == metadata
 
 
 def test_one_image_may_be_the_whole_body_even_in_chunks_and_the_answer_a_numpy_file(client):

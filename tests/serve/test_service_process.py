@@ -59,10 +59,14 @@ def test_serve_answers_ends_at_sigterm_with_its_work_done_and_talks_to_nobody_el
     environment |= {"OMP_NUM_THREADS": "1", "HOME": str(home)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
-        facts = started(process)
-        assert facts["galleries"] == {"people": 0} and facts["keys"] is None and facts["fingerprint"] == binding.fingerprint
+        metadata = started(process)
+        assert (
+            metadata["galleries"] == {"people": 0}
+            and metadata["keys"] is None
+            and metadata["fingerprint"] == binding.fingerprint
+        )
         data = picture(1)
-        with httpx.Client(base_url=facts["address"], timeout=30) as client:
+        with httpx.Client(base_url=metadata["address"], timeout=30) as client:
             assert client.get("/readyz").json() == {"status": "ready"}
             (row,) = client.post("/v1/embed", files=files(data)).json()["embeddings"]
             np.testing.assert_allclose([row], hat.Embedder.open(onnx_file).embed([decode_image(data, "a")]), atol=2e-6)
@@ -72,13 +76,13 @@ def test_serve_answers_ends_at_sigterm_with_its_work_done_and_talks_to_nobody_el
             assert client.get("/v1/model", headers={"host": "evil.example"}).status_code == 421
 
         # Half of a request, the signal, and then the other half: it is still met, and nothing new is.
-        address = (facts["address"].split("/")[2].split(":")[0], int(facts["address"].rpartition(":")[2]))
+        address = (metadata["address"].split("/")[2].split(":")[0], int(metadata["address"].rpartition(":")[2]))
         with socket.create_connection(address, timeout=30) as line:
             head = (
                 f"POST /v1/embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(data)}\r\n\r\n"
             )
             line.sendall(head.encode() + data[:40])
-            until(lambda: f"hat_bytes_inside {float(len(data))}" in httpx.get(f"{facts['address']}/metrics").text)
+            until(lambda: f"hat_bytes_inside {float(len(data))}" in httpx.get(f"{metadata['address']}/metrics").text)
             process.send_signal(signal.SIGTERM)
             until(lambda: not listens(address))
             line.sendall(data[40:])

@@ -1,1 +1,1 @@
-"""What a run leaves and how it ends: its folder, its state, its log, and requests to stop."""
+"""Folder, state and log of a run, and requests to stop it."""

@@ -1,4 +1,4 @@
-"""What a run says: metrics, one JSON object a line in `metrics.jsonl`, for TensorBoard where asked for, and a bar on stderr."""
+"""Log of a run: metrics, one JSON object a line in `metrics.jsonl`, for TensorBoard on request, and a bar on stderr."""
 
 import contextlib
 import datetime
@@ -106,7 +106,7 @@ class RunningMeans:
         return {name: total / count for name, (total, count) in self._sums.items()}
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Reset the sums and counts."""
         self._sums = {}
 
     def state(self) -> dict[str, list[float]]:
@@ -119,18 +119,18 @@ class RunningMeans:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """Whole lines of steps up to this one; a process killed while writing may have left half a line."""
+    """Return whole lines of steps up to this one; a process killed while writing may have left half a line."""
     if not path.is_file():
         return []
-    kept = []
+    lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             entry = json.loads(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and entry.get("step", step + 1) <= step:
-            kept.append(line + "\n")
-    return kept
+            lines.append(line + "\n")
+    return lines
 
 
 def _open_tensorboard(folder: Path, resume_step: int) -> Any:

@@ -59,11 +59,11 @@ class RunFolder:
 
     @property
     def has_state(self) -> bool:
-        """Whether there is a state to resume from; a run that was killed early has none and begins again."""
+        """Return whether there is a state to resume from; a run that was killed early has none and begins again."""
         return (self.last / STATE_FILE).is_file()
 
     def describe_state(self) -> str:
-        """Return where the last state is kept, for those who read why a run failed."""
+        """Return the location of the last state, for the message of a run that failed."""
         return f"the last state is kept in {self.last}" if self.has_state else "no state was written yet"
 
     def check(self, *, resume: bool, force: bool) -> None:
@@ -163,7 +163,7 @@ def _read_owner(path: Path) -> tuple[str, str]:
 
 
 class StepState(TypedDict):
-    """What a `TrainingStep` needs to go on."""
+    """State of a `TrainingStep`."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -174,7 +174,7 @@ class StepState(TypedDict):
 
 
 class RunState(StepState):
-    """What `write_state` writes. Random numbers need no state: each is derived from (seed, epoch, step)."""
+    """State of a run, as `write_state` writes it. Random numbers need no state: each is derived from (seed, epoch, step)."""
 
     format_version: int
     config: dict[str, Any]
@@ -233,7 +233,7 @@ def check_same_run(state: RunState, config: Mapping[str, Any], data: str, teache
     where = "the state of the run, which another version wrote"
     saved = config_to_dict(config_from_dict(TrainConfig, _without_removed(state["config"]), where=where))
     free = set(_FREE_TO_CHANGE) - ({"num_epochs"} if config["schedule"]["kind"] == "cosine" else set())
-    differing = [one for one in differences(saved, config) if one[0].split(".")[0] not in free]
+    differing = [difference for difference in differences(saved, config) if difference[0].split(".")[0] not in free]
     changes = [f"{name} was {before!r} and is {now!r}" for name, before, now in differing]
     if changes:
         raise ConfigError(

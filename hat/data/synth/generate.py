@@ -30,7 +30,7 @@ _MAX_IMAGES = 2_000_000
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything that decides the bytes of a data set."""
+    """Plan of a data set: all that decides its bytes."""
 
     seed: int
     size: tuple[int, int]
@@ -52,7 +52,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class SynthSummary(_Plan):
-    """What was written: parameters, images in each part, processes that drew, and the time."""
+    """Summary of a generated data set: parameters, images in each part, processes that drew, and the time."""
 
     out: str
     num_train_images: int

@@ -74,12 +74,12 @@ class Brush:
                 tone = mix(color, BLACK, float(self.rng.uniform(0, 0.12)))
                 self.ground(x, x + size * 0.97, z, min(z + size * 0.95, far), tone)
 
-    def pieces(self, z: float, least: float, most: float) -> Iterator[tuple[float, float]]:
+    def pieces(self, z: float, min_width: float, max_width: float) -> Iterator[tuple[float, float]]:
         """Divide the picture's width at a distance into pieces, each from left to right."""
         reach = 0.5 * SPAN * (self.distance + z) / self.distance
-        x = -reach - float(self.rng.uniform(0, least))
+        x = -reach - float(self.rng.uniform(0, min_width))
         while x < reach:
-            left, x = x, x + float(self.rng.uniform(least, most))
+            left, x = x, x + float(self.rng.uniform(min_width, max_width))
             yield left, x
 
     def choose(self, *colors: Color) -> Color:

@@ -73,9 +73,9 @@ class Solids:
     def __init__(self) -> None:
         self._parts: list[_Part] = []
 
-    def add(self, other: Solids, place: Array) -> None:
+    def add(self, other: Solids, offset: Array) -> None:
         """Add what other solids hold, moved by (3,) ``place``."""
-        self._parts += [part._replace(points=part.points + place) for part in other._parts]
+        self._parts += [part._replace(points=part.points + offset) for part in other._parts]
 
     def rings(
         self, centers: Array, half_width: Array, half_depth: Array, color: Paint, *, along: Array | None = None,

@@ -84,7 +84,7 @@ class Person:
 
     @property
     def neck(self) -> Color:
-        """What shows at the neck: skin, or the headscarf."""
+        """Material at the neck: skin, or the headscarf."""
         return self.hat if self.hair_style == "headscarf" else self.skin
 
 
@@ -125,7 +125,7 @@ def make_person(seed: int, index: int) -> Person:
     if upper in ("jacket", "open jacket", "coat") and pattern in ("dots", "logo"):
         pattern = "plain"
     upper_name, lower_name = list(UPPERS)[upper_id], list(LOWERS)[lower_id]
-    # The second color can be told from the first.
+    # The second color is distinct from the first.
     base = np.array(UPPERS[upper_name])
     accent_name = _pick(rng, {name: float(np.abs(base - color).sum() > 0.6) for name, color in UPPERS.items()})
     # Blond or ginger hair on dark skin and the like is rare, not excluded; gray comes with any tone.

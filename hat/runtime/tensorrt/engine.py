@@ -1,4 +1,4 @@
-"""What an engine file is and where it runs: the sidecar beside it, and the checks before it is loaded.
+"""Metadata of an engine: its sidecar, and the checks before it is loaded.
 
 An engine cannot hold metadata. `hat.engine` therefore has `hat.engine.json` beside it, which says what it embeds, and by which
 library, for which GPU and from which ONNX it was built.
@@ -47,22 +47,22 @@ class EngineMetadata:
     """Compute capabilities that it was built for (``"sm86"``), TensorRT for RTX alone."""
 
     hardware_compatibility: HardwareCompatibility = "none"
-    """Whether an engine of TensorRT runs on more GPUs than the one that it was built on."""
+    """Hardware compatibility of an engine of TensorRT: the GPUs it runs on beside the one that it was built on."""
 
     version_compatible: bool = False
     """It runs with newer libraries of the same major version; it carries a lean runtime, which is native code."""
 
     precision_types: dict[str, int]
-    """How many convolutions and matrix products of the parsed network compute in which type."""
+    """Type -> number of convolutions and matrix products of the parsed network that compute in it."""
 
     inspector_types: dict[str, int] = Field(default_factory=dict)
-    """How many tensors are of which type as the engine inspector tells; empty where it tells none."""
+    """Type -> number of tensors of it, as the engine inspector reports; empty where it reports none."""
 
     plan: dict[str, Any] = Field(default_factory=dict)
     """Figures of the fused plan, where the build log prints one (TensorRT for RTX)."""
 
     warnings: tuple[str, ...] = ()
-    """What the library warned of during the build."""
+    """Warnings of the library during the build."""
 
     options: dict[str, Any] = Field(default_factory=dict)
     """The options that it was built with."""

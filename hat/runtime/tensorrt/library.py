@@ -44,7 +44,7 @@ class Gpu:
 
 @dataclass
 class Messages:
-    """What a library reported meanwhile, each message on one line."""
+    """Messages that a library reported meanwhile, each on one line."""
 
     errors: list[str] = field(default_factory=list)
     """For the exception that follows."""
@@ -84,7 +84,7 @@ class TensorRT:
 
     @property
     def is_rtx(self) -> bool:
-        """Whether it is TensorRT for RTX, which builds without a GPU and finishes the build on the machine that runs."""
+        """Return whether it is TensorRT for RTX, which builds without a GPU and finishes the build on the machine that runs."""
         return self.variant == "tensorrt-rtx"
 
     @contextmanager

@@ -43,7 +43,7 @@ class EngineBuffers:
 
     @property
     def stream_handle(self) -> int:
-        """What TensorRT takes as a stream."""
+        """Handle of the CUDA stream, as TensorRT takes it."""
         return 0 if self.stream is None else int(self.stream.cuda_stream)
 
     def on_stream(self) -> AbstractContextManager[object]:
@@ -245,10 +245,10 @@ class TensorRTRuntime:
         element = "UINT8" if self.info.input_type == "uint8" else "FLOAT"
         expected = {INPUT_NAME: (element, -1, 3, *self.preprocessing.size), OUTPUT_NAME: ("FLOAT", -1, self.embed_dim)}
         for name, (kind, *shape) in expected.items():
-            got, found = [*self.engine.get_tensor_shape(name)], self.engine.get_tensor_dtype(name).name
+            dims, dtype = [*self.engine.get_tensor_shape(name)], self.engine.get_tensor_dtype(name).name
             # A profile of one single size may be built into the engine.
-            if found != kind or got[1:] != shape[1:] or got[0] not in (-1, self.batch_sizes[-1]):
-                raise CheckpointError(f"{path}: {name} is {found} {got}, its sidecar says {kind} {shape}")
+            if dtype != kind or dims[1:] != shape[1:] or dims[0] not in (-1, self.batch_sizes[-1]):
+                raise CheckpointError(f"{path}: {name} is {dtype} {dims}, its sidecar says {kind} {shape}")
 
     def _current_device(self) -> AbstractContextManager[object]:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()

@@ -1,4 +1,4 @@
-"""``/v1/galleries``: galleries made, counted and tidied; in each, images enrolled, looked at, relabeled and removed."""
+"""``/v1/galleries``: create, describe and vacuum galleries; enroll, list, relabel and remove their records."""
 
 from functools import partial
 from typing import Annotated
@@ -31,20 +31,20 @@ async def list_galleries(reader: Reader) -> schemas.GalleryList:
 
 @router.post("", status_code=201, openapi_extra=describe_body(schemas.MakeGallery, json=True))
 async def make_gallery(writer: Writer) -> schemas.GalleryInfo:
-    """Make an empty gallery for the service's model, where the service was started with a folder for it."""
+    """Create an empty gallery for the service's model, if the service was started with a folder for galleries."""
     name = writer.context.gallery = (await writer.receive_json(schemas.MakeGallery)).name
     return await writer.run(lambda: _info(name, writer.service.galleries.create(name)))
 
 
 @router.get("/{name}")
 async def describe_gallery(reader: Reader, name: Name, gallery: GalleryDep) -> schemas.GalleryInfo:
-    """Count what a gallery holds, and name the model that made its embeddings."""
+    """Return the counts of a gallery and the model that made its embeddings."""
     return await reader.run(lambda: _info(name, gallery))
 
 
 @router.patch("/{name}/people/{pid:path}", openapi_extra=describe_body(schemas.UpdatePerson, json=True))
 async def update_person(writer: Writer, gallery: GalleryDep, pid: Person) -> schemas.NumUpdated:
-    """Rename a person in all records; where the new identity has records too, the two are merged."""
+    """Rename a person in all records; if the new identity has records too, the two are merged."""
     update = await writer.receive_json(schemas.UpdatePerson)
 
     def rename() -> int:
@@ -60,7 +60,7 @@ async def update_person(writer: Writer, gallery: GalleryDep, pid: Person) -> sch
 
 @router.delete("/{name}/people/{pid:path}")
 async def remove_person(writer: Writer, gallery: GalleryDep, pid: Person) -> schemas.NumRemoved:
-    """Remove all records of one person, for good. `vacuum` takes their bytes off the disk."""
+    """Remove all records of one person permanently. `vacuum` removes their bytes from the disk."""
     return await writer.remove(lambda: gallery.remove(pid=pid))
 
 
@@ -68,13 +68,13 @@ async def remove_person(writer: Writer, gallery: GalleryDep, pid: Person) -> sch
 async def remove_old_records(
     writer: Writer, gallery: GalleryDep, query: Annotated[schemas.OldRecords, Query()]
 ) -> schemas.NumRemoved:
-    """Remove all records that were enrolled before a time, for good."""
+    """Remove all records that were enrolled before a time, permanently."""
     return await writer.remove(lambda: gallery.remove(enrolled_before_s=query.enrolled_before_s))
 
 
 @router.post("/{name}/vacuum", status_code=204)
 async def vacuum(writer: Writer, gallery: GalleryDep) -> None:
-    """Rewrite the gallery's files so that nothing of removed records is left in them."""
+    """Rewrite the gallery's files without the bytes of removed records."""
     await writer.run(gallery.vacuum)
 
 
@@ -82,11 +82,11 @@ async def vacuum(writer: Writer, gallery: GalleryDep) -> None:
     "/{name}/records", response_model=schemas.EnrollResult, openapi_extra=describe_body(schemas.EnrollForm, images=True)
 )
 async def enroll(writer: Writer, gallery: GalleryDep) -> Enrollment:
-    """Add images, in fields named `images`. One that is there already is told by its bytes and not added again.
+    """Add images, in fields named `images`. An image that is enrolled already is recognized by its bytes and not added again.
 
-    It keeps its labels, and is among the `conflicts` where other ones are given now, unless `update` is true.
+    It keeps its labels; if the request gives other ones, it is listed in `conflicts`, unless `update` is true.
 
-    What is known of all images alike goes into the fields; of each image, into `records`.
+    Labels that all images share go into the fields; labels of each image go into `records`.
     """
     service, settings = writer.service, writer.service.settings
     async with writer.receive() as upload:
@@ -130,7 +130,7 @@ async def describe_record(reader: Reader, gallery: GalleryDep, record_id: Id) ->
     responses={200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
 )
 async def show_record(reader: Reader, gallery: GalleryDep, record_id: Id) -> Response:
-    """Return the small picture that is kept with a record, where the gallery keeps them."""
+    """Return the thumbnail of a record, if the gallery stores thumbnails."""
     record = await _get_record(reader, gallery, record_id)
     if record.thumbnail is None:
         raise ApiError(404, "no picture is kept with this record")
@@ -143,7 +143,7 @@ async def show_record(reader: Reader, gallery: GalleryDep, record_id: Id) -> Res
     openapi_extra=describe_body(schemas.UpdateRecord, json=True),
 )
 async def update_record(writer: Writer, gallery: GalleryDep, record_id: Id) -> Record:
-    """Change what is known of a record: its identity, camera, time or attributes. Its embedding stays as it is."""
+    """Change the labels of a record: its identity, camera, time or attributes. Its embedding stays as it is."""
     update = await writer.receive_json(schemas.UpdateRecord)
     if not update.model_fields_set:
         raise ApiError(422, "expected new labels: pid, camid, time_s or attributes")
@@ -152,7 +152,7 @@ async def update_record(writer: Writer, gallery: GalleryDep, record_id: Id) -> R
 
 @router.delete("/{name}/records/{record_id}")
 async def remove_record(writer: Writer, gallery: GalleryDep, record_id: Id) -> schemas.NumRemoved:
-    """Remove one record, for good; one that is not there is no error. `vacuum` takes its bytes off the disk."""
+    """Remove one record permanently; a missing record is not an error. `vacuum` removes its bytes from the disk."""
     return await writer.remove(lambda: gallery.remove(ids=[record_id]))
 
 

@@ -1,4 +1,4 @@
-"""``POST /v1/embed``, images in, unit vectors out; which model that is, whether it is ready, and what the service counts."""
+"""``POST /v1/embed``, images in, unit vectors out; and the routes of the model, health, readiness and metrics."""
 
 import io
 
@@ -27,7 +27,7 @@ _NPY_SCHEMA = {"schema": {"type": "string", "format": "binary", "description": "
 async def embed(reader: Reader) -> Response:
     """Embed images: as parts `images` of a form, or one image as the whole body.
 
-    With `Accept: application/x-npy` the answer is a NumPy file of (n, embed_dim) float32 instead of JSON, at a third of the
+    With `Accept: application/x-npy` the response is a NumPy file of (n, embed_dim) float32 instead of JSON, at a third of the
     size.
     """
     async with reader.receive() as upload:
@@ -45,26 +45,26 @@ async def embed(reader: Reader) -> Response:
 
 @router.get("/v1/model")
 async def model(reader: Reader) -> ModelInfo:
-    """Describe the model that embeds here."""
+    """Return the model of the service."""
     info = reader.service.info
     return ModelInfo.model_validate({**vars(info), "image_size": info.preprocessing.size})
 
 
 @router.get("/metrics", response_class=Response)
 async def metrics(reader: Reader) -> Response:
-    """Return counts and times in Prometheus' format."""
+    """Return metrics in Prometheus' format."""
     return Response(reader.service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/healthz")
 async def health() -> dict[str, str]:
-    """Answer whatever the model does. Needs no key."""
+    """Return that the process is alive, whatever the state of the model. Needs no key."""
     return {"status": "alive"}
 
 
 @router.get("/readyz")
 async def readiness(request: Request) -> dict[str, str]:
-    """Say whether the model is ready to run. Needs no key."""
+    """Return whether the model is ready to run. Needs no key."""
     if not request.app.state.service.is_ready:
         raise ApiError(503, "the service is not ready", retry_after_s=5)
     return {"status": "ready"}

@@ -1,4 +1,4 @@
-"""``POST /v1/search``: who in a gallery looks like these images or records."""
+"""``POST /v1/search``: the records of a gallery most similar to images or records."""
 
 import threading
 from contextlib import nullcontext
@@ -32,7 +32,7 @@ _CENTERING = threading.Lock()  # held while there is such a copy, so that there 
 async def search(reader: Reader) -> Response:
     """Rank a gallery by similarity to images, in fields named `images`, and to records that it holds, `record_ids`.
 
-    Each image and each record is a query of its own, unless `one_person` says that all show the same person. A record is not
+    Each image and each record is a separate query, unless `one_person` is true: then all show the same person. A record is not
     found by itself. Without images the fields may come as JSON.
     """
     async with reader.receive(json=True) as upload:
@@ -75,9 +75,11 @@ def _search(gallery: Gallery, form: SearchForm, embeddings: npt.NDArray[np.float
     queries += queries_of_records(form.record_ids, gallery) if form.record_ids else []
     searched: Gallery | CenteredGallery = gallery
     if form.center_cameras:
-        most = _MAX_CENTERED_VALUES // gallery.binding.embed_dim
-        if len(gallery) > most:
-            raise ApiError(422, f"center_cameras: at most {most:,} records over HTTP, and the gallery has {len(gallery):,}")
+        max_records = _MAX_CENTERED_VALUES // gallery.binding.embed_dim
+        if len(gallery) > max_records:
+            raise ApiError(
+                422, f"center_cameras: at most {max_records:,} records over HTTP, and the gallery has {len(gallery):,}"
+            )
         searched = CenteredGallery(gallery)
     options = form.model_dump(include={"one_person", "min_similarity", "top", "rerank", "rerank_pool"})
     return [matches for _, matches in rank_queries(searched, queries, where=form.where(), **options)]
