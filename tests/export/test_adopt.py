@@ -396,8 +396,8 @@ def test_fingerprint_of_the_model_that_comes_along_is_what_it_always_was():
     if shipped_model() is None:
         pytest.skip("this installation has no trained model")
     info = open_runtime(shipped_model(), "cpu").info
-    assert info.source_sha256 == "04b45ee1ce34240470242d68b91dc4588fb15d827c9ce081384e66752aa0f9ab"
-    assert info.fingerprint == "47ee5d55ce9f1f52207f08bac99509c0fd50796593ba900976131e4a43a914d7"
+    assert info.source_sha256 == "75d954742f9d426b60cbc6176baec6d066dff269399b6697c88199486571f16b"
+    assert info.fingerprint == "a975ba22ba35bbd8d9773ca11a39de8f230e3f376c6c1d9715c46c05b62190ea"
 
 
 def test_info_from_json_reads_files_from_before_models_were_adopted(small_model):
