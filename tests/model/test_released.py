@@ -205,5 +205,5 @@ def test_convert_makes_a_checkpoint_folder(released, tmp_path, capsys):
         convert(source, tmp_path / "out", last_stride=1)
     with pytest.raises(WeightsError, match="say the size that it was trained at"):
         convert(source, tmp_path / "other", last_stride=1, image_size="128x64")
-    with pytest.raises(UsageError, match="expected height x width"):
+    with pytest.raises(UsageError, match="is height x width in pixels"):
         convert(source, tmp_path / "other", last_stride=1, image_size="wide")
