@@ -118,7 +118,7 @@ def test_cameras_are_chosen_and_a_wrong_time_is_a_sentence(browser, full_demo, s
         page.wait_for_function(f"[...document.querySelectorAll('#hat-results .hat-card')].{of_other}")
         page.get_by_label("Seen from (UTC)").fill("yesterday")
         page.get_by_label("Seen from (UTC)").press("Enter")
-        assert "yesterday is not a time" in refusal(page)
+        assert "'yesterday' is not a time" in refusal(page)
 
 
 def test_a_person_is_cropped_out_of_a_photo_by_mouse_and_by_keys(browser, full_demo, sample, tmp_path):
