@@ -116,6 +116,9 @@ class OpenVINORuntime:
             "INFERENCE_PRECISION_HINT": hint,
             "PERFORMANCE_HINT": "LATENCY",  # every layer over all threads
         }
+        if self.device == "CPU":
+            # Pinned threads begin at the first core in every process: replicas of a service would share it, the others idle.
+            options["ENABLE_CPU_PINNING"] = False
         if num_threads is not None:
             options["INFERENCE_NUM_THREADS"] = num_threads
         try:

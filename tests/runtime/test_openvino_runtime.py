@@ -1,8 +1,10 @@
 """The OpenVINO runtime: batches, threads, devices, precisions, files that a stranger made, and signals after its plugins."""
 
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +85,22 @@ def test_it_is_a_runtime_for_batches_of_any_size_from_several_threads_and_refuse
         rows = list(threads.map(lambda number: runtime.run(pixels[number % 13 :][:1])[0], range(24)))
     for number, row in enumerate(rows):
         np.testing.assert_allclose(row, embeddings[number % 13], atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not say on which cores a thread may run")
+def test_the_system_chooses_the_cores_so_that_processes_of_one_thread_each_do_not_share_one(exported):
+    cores = os.sched_getaffinity(0)
+    if len(cores) == 1:
+        pytest.skip("there is one core")
+    path, pixels, _ = exported
+    runtime = OpenVINORuntime(path, "cpu", num_threads=1)
+    with ThreadPoolExecutor(1) as worker:
+        thread = worker.submit(threading.get_native_id).result()
+        running = worker.submit(runtime.run, np.tile(pixels, (200, 1, 1, 1)))
+        allowed = []
+        while not running.done():
+            allowed.append(os.sched_getaffinity(thread))
+    assert allowed and all(found == cores for found in allowed)
 
 
 @pytest.mark.parametrize("device", ["cuda", "gpu.7", "npu", "AUTO:CPU", "MULTI:CPU", "HETERO:CPU"])
