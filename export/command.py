@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from hat.commands.options import AsJson, Force, GrayBits
+from hat.commands.options import AsJson, Force, GrayBits, finite
 from hat.console import emit, make_table, progress, stderr
 from hat.errors import UsageError
 
@@ -38,7 +38,7 @@ def export(
         str | None, typer.Option(help="fp32, fp16, bf16, int8 or fp8; default: fp32, or that of the .onnx file.")
     ] = None,
     opset: Annotated[
-        int | None, typer.Option(help="ONNX opset; default: the lowest supported, or that of the .onnx file.")
+        int | None, typer.Option(min=1, help="ONNX opset; default: the lowest supported, or that of the .onnx file.")
     ] = None,
     input_: Annotated[
         str | None,
@@ -53,7 +53,9 @@ def export(
     gray_bits: GrayBits = None,
     max_drop: Annotated[
         float | None,
-        typer.Option(help="Largest drop of the mean cosine in int8: costly layers stay in float; 1 quantizes all."),
+        typer.Option(
+            callback=finite, help="Largest drop of the mean cosine in int8: costly layers stay in float; 1 quantizes all."
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="GPU to build a TensorRT engine on and for: cuda, cuda:1.")] = None,
     option: Annotated[

@@ -77,6 +77,30 @@ def test_info_of_a_named_model_as_table_and_as_json(run_hat):
     assert content["num_operations"]["total"] == sum(v for k, v in content["num_operations"].items() if k != "total")
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "bench --seconds",
+        "export --max-drop",
+        "gallery accept --min-cosine",
+        "gallery remove --older-than",
+        "search --false-match-rate",
+        "search --min-similarity",
+        "serve --max-body-mib",
+        "serve --max-megapixels",
+        "serve --max-wait-ms",
+        "serve --rate",
+        "serve --timeout-s",
+        "train --stop-after-s",
+    ],
+)
+def test_an_option_takes_no_number_that_is_not_finite(words, value):
+    result = CliRunner().invoke(app, [*words.split(), value])
+    assert result.exit_code == 2
+    assert f"Invalid value for '{words.split()[-1]}'" in result.output
+
+
 @pytest.mark.parametrize("text", ["384x128", "384X128", " 384×128", "384,128"])
 def test_parse_image_size(text):
     assert parse_image_size(text, "--size") == (384, 128)

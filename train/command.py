@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hat.commands.options import AsJson, Device, SkipBad
+from hat.commands.options import AsJson, Device, SkipBad, finite
 from hat.console import emit, make_table, percent, stderr
 from hat.errors import UsageError
 
@@ -64,7 +64,9 @@ def train(
     skip_bad: SkipBad = False,
     stop_after_s: Annotated[
         float | None,
-        typer.Option("--stop-after-s", help="Save the state and stop after this many seconds; continue with --resume."),
+        typer.Option(
+            "--stop-after-s", callback=finite, help="Save the state and stop after this many seconds; continue with --resume."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Number of epochs; short for --set num_epochs=N.")] = None,
     as_json: AsJson = False,

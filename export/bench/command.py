@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hat.commands.options import AsJson, Device, Force, GrayBits, NumIds, Record
+from hat.commands.options import AsJson, Device, Force, GrayBits, NumIds, Record, finite
 from hat.console import append_record, check_record, emit, make_table, percent, progress, stderr
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def bench(
     images: Annotated[Path | None, typer.Option("--images", help="Folder or zip file of images.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="Data set to measure accuracy on: DIR or NAME=DIR.")] = None,
     num_ids: NumIds = None,
-    seconds: Annotated[float, typer.Option(help="Seconds per candidate, batch size and round.")] = 2.0,
+    seconds: Annotated[float, typer.Option(callback=finite, help="Seconds per candidate, batch size and round.")] = 2.0,
     rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; each runtime's default if unset.")] = None,
     device: Device = "auto",

@@ -211,11 +211,11 @@ def _check_pictures(
     from hat.io.plot_file import check_picture_path
     from hat.runtime import TorchRuntime
 
-    for path in (rank_list, cam, tfc_maps):
+    pictures = [path for path in (rank_list, cam, tfc_maps) if path is not None]
+    images = {Path(image).resolve() for image in (*dataset.query.paths, *dataset.gallery.paths)} if pictures else set()
+    for path in pictures:
         check_picture_path(path, "--rank-list, --cam and --tfc-maps")
-        if path is not None and path.resolve() in {
-            Path(image).resolve() for image in (*dataset.query.paths, *dataset.gallery.paths)
-        }:
+        if path.resolve() in images:
             raise UsageError(f"{path} is an image of {dataset.name}: give the picture another name")
     if baseline is not None:
         if cam is None:

@@ -1,5 +1,6 @@
 """Options shared by commands of several subpackages."""
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,13 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip images that are 
 
 GrayBits = Annotated[int | None, typer.Option(min=8, max=16, help="Significant bits of 16-bit gray images: 10, 12, 14.")]
 """For `hat.data.images.set_gray_bits`: whatever reads images from files needs it where cameras of fewer bits wrote them."""
+
+
+def finite(value: float | None) -> float | None:
+    """Check a number as the callback of an option: NaN passes any ``min`` and ``max``, infinity a ``min``."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"expected a finite number, got {value}")
+    return value
 
 
 def parse_image_size(text: str, option: str) -> tuple[int, int]:

@@ -27,7 +27,7 @@ def enroll(
     attribute: options.NewAttributes = None,
     names: Annotated[str, typer.Option(help="Read names like 0002_c1s1_000451_03.jpg: auto, market or none.")] = "auto",
     boxes: options.Boxes = None,
-    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep a small picture of each image.")] = False,
+    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep a small picture of each new image.")] = False,
     thumbnail_height: Annotated[int, typer.Option(min=16, max=1024, help="Thumbnail height in pixels.")] = 160,
     float16: options.Float16 = False,
     device: options.Device = "auto",

@@ -9,7 +9,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from hat.commands.options import GrayBits
+from hat.commands.options import GrayBits, finite
 from hat.console import emit, make_table
 from hat.data.images import describe_frames, set_gray_bits
 from hat.errors import UsageError
@@ -43,8 +43,10 @@ def search(
     since: options.Since = None,
     until: options.Until = None,
     attribute: options.Attributes = None,
-    min_similarity: Annotated[float | None, typer.Option(min=-1, max=1, help="Minimum similarity.")] = None,
-    false_match_rate: Annotated[float | None, typer.Option(help="Set the threshold by this rate: 0.001.")] = None,
+    min_similarity: Annotated[float | None, typer.Option(callback=finite, min=-1, max=1, help="Minimum similarity.")] = None,
+    false_match_rate: Annotated[
+        float | None, typer.Option(callback=finite, help="Set the threshold by this rate: 0.001.")
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the matches, from thumbnails or from the images' files.")] = None,
     device: options.Device = "auto",
     gray_bits: GrayBits = None,

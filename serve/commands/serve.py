@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from hat.commands.options import GrayBits
+from hat.commands.options import GrayBits, finite
 from hat.console import emit, make_table, stderr
 from hat.data.images import set_gray_bits
 from hat.errors import MissingExtraError, UsageError
@@ -37,14 +37,20 @@ def serve(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the CPU that compute.")] = None,
     decoders: Annotated[int | None, typer.Option(min=1, help="Threads that decode images; one for each core.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Maximum batch size of the model.")] = 32,
-    max_wait_ms: Annotated[float, typer.Option(min=0, help="Longest wait of a batch for images being decoded.")] = 5.0,
+    max_wait_ms: Annotated[
+        float, typer.Option(callback=finite, min=0, help="Longest wait of a batch for images being decoded.")
+    ] = 5.0,
     queue: Annotated[int, typer.Option(min=1, help="Maximum images in the service; 503 beyond.")] = 256,
     max_images: Annotated[int, typer.Option(min=1, help="Maximum images per request.")] = 64,
     max_top: Annotated[int, typer.Option(min=1, help="Maximum matches per query.")] = 1000,
-    max_body_mib: Annotated[float, typer.Option(min=0.001, help="Maximum request body.")] = 32.0,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Maximum image size.")] = 25.0,
-    timeout_s: Annotated[float, typer.Option(min=0.1, help="Timeout of a request once it was received.")] = 60.0,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Rate limit: images per second for each key.")] = None,
+    max_body_mib: Annotated[float, typer.Option(callback=finite, min=0.001, help="Maximum request body.")] = 32.0,
+    max_megapixels: Annotated[float, typer.Option(callback=finite, min=0.001, help="Maximum image size.")] = 25.0,
+    timeout_s: Annotated[
+        float, typer.Option(callback=finite, min=0.1, help="Timeout of a request once it was received.")
+    ] = 60.0,
+    rate: Annotated[
+        float | None, typer.Option(callback=finite, min=0.001, help="Rate limit: images per second for each key.")
+    ] = None,
     thumbnails: Annotated[int | None, typer.Option(min=16, max=1024, help="Keep thumbnails of this height.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what is served, and where, as JSON.")] = False,
 ) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import groupby, tee
+from itertools import groupby, islice, tee
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
@@ -30,6 +30,7 @@ from .video import BoxRow, is_video_name, video_items
 _WORKERS, _ITEMS_AHEAD = 2, 48
 
 _MAX_IDLE = 1024  # images without work for the model after which a batch is closed all the same
+_PAGE = 1000  # records of two galleries that are compared at once
 _NUM_PROBED = 100  # records whose thumbnails say how high those of a gallery are
 _LABELS = ("pid", "camid", "time_s", "attributes", "enrolled_s")  # what is known of an item and of a record alike
 
@@ -244,11 +245,14 @@ def reembed(
 def _remove_outdated(old: Gallery, new: Gallery) -> None:
     """Remove from a new gallery, for good, what an old one has not any more, or has with other labels."""
     outdated = []
-    for record in new.records():
-        known = old.ids_by_hash({record.content_hash})
-        now = old.get_present([*known.values()])
-        if not now or any(getattr(now[0], name) != getattr(record, name) for name in _LABELS):
-            outdated.append(record.id)
+    records = new.records()
+    while page := list(islice(records, _PAGE)):
+        known = old.ids_by_hash([record.content_hash for record in page])
+        now = {record.content_hash: record for record in old.get_present([*known.values()])}
+        for record in page:
+            current = now.get(record.content_hash)
+            if current is None or any(getattr(current, name) != getattr(record, name) for name in _LABELS):
+                outdated.append(record.id)
     if outdated:
         new.remove(ids=outdated)
         new.vacuum()

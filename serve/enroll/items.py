@@ -129,11 +129,11 @@ class TableRow:
         """
         pid, camera, numbers = self.label("pid"), self.label("camid"), cameras or {}
         attributes = parse_attributes(((name, text) for name, text in self.fields.items() if name not in known), self.where)
-        return Labels(
-            pid=None if pid == DISTRACTOR_PID else pid,
-            camid=numbers[camera] if isinstance(camera, str) and camera in numbers else self.whole_number("camid"),
-            attributes=attributes | ({CAMERA_ATTRIBUTE: camera} if isinstance(camera, str) and camera in numbers else {}),
-        )
+        if isinstance(camera, str) and camera in numbers:
+            camid, attributes = numbers[camera], attributes | {CAMERA_ATTRIBUTE: camera}
+        else:
+            camid = self.whole_number("camid")
+        return Labels(pid=None if pid == DISTRACTOR_PID else pid, camid=camid, attributes=attributes)
 
     def timestamp(self, column: str) -> float | None:
         """Return a time in seconds since 1970 (UTC); None where the column is absent or empty."""
