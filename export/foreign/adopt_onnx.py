@@ -77,6 +77,7 @@ def _read(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
     """Return a graph with its weights, and the files beside it that these come from."""
     import onnx
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+    from onnx.inliner import inline_local_functions
 
     proto = read_onnx(path)
     refuse_own(any(entry.key == METADATA_KEY for entry in proto.metadata_props), path)
@@ -84,6 +85,8 @@ def _read(path: Path) -> tuple[onnx.ModelProto, list[Path]]:
         raise UsageError(f"{path} is of opset {onnx_opset(proto)}, expected {_OLDEST_OPSET} or later: export it again")
     locations = sorted({ExternalDataInfo(tensor).location for tensor in proto.graph.initializer if uses_external_data(tensor)})
     onnx.load_external_data_for_model(proto, str(path.parent))
+    if proto.functions:  # layers that are written as functions of the file are looked for in its graph
+        proto = inline_local_functions(proto)
     return proto, [path.parent / location for location in locations]
 
 

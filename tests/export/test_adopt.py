@@ -537,6 +537,22 @@ def test_weights_that_an_old_file_lists_among_its_inputs_are_no_inputs(tmp_path)
     assert_embeds(tmp_path / "ours.xml", open_runtime(tmp_path / "ours.onnx", num_threads=1).run(images), images)
 
 
+def test_layers_in_a_function_of_the_file_are_found(tmp_path):
+    proto = onnx.load(linear_onnx(tmp_path / "foreign.onnx"))
+    *nodes, last = proto.graph.node
+    imports = proto.opset_import
+    body = helper.make_function("project", "Features", ["images", "matrix", "bias"], ["features"], [*nodes, last], imports)
+    call = helper.make_node("Features", ["images", "matrix", "bias"], ["features"], domain="project")
+    del proto.graph.node[:]
+    proto.graph.node.append(call)
+    proto.functions.append(body)
+    imports.append(helper.make_opsetid("project", 1))
+    onnx.save(proto, tmp_path / "foreign.onnx")
+    images = some_images(5)
+    adopt(tmp_path / "foreign.onnx", tmp_path / "out.onnx", **PLAIN)
+    assert_embeds(tmp_path / "out.onnx", linear_reference(images), images)
+
+
 def test_a_model_that_is_too_large_for_one_message_is_told_by_its_files(tmp_path, monkeypatch):
     foreign = linear_onnx(tmp_path / "foreign.onnx")
     onnx.save_model(onnx.load(foreign), foreign, save_as_external_data=True, location="weights.bin", size_threshold=0)
