@@ -136,6 +136,7 @@ def test_a_bad_image_is_named_and_can_be_left_out(market_folder, checkpoint, run
 
 def test_wrong_options_are_one_sentence(market_folder, checkpoint, run_hat, tmp_path):
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "there.png").touch()
     image = next((market_folder / "query").iterdir())
     before = image.read_bytes()
     for options, sentence in {
@@ -145,6 +146,7 @@ def test_wrong_options_are_one_sentence(market_folder, checkpoint, run_hat, tmp_
         ("--record", market_folder): "takes a Markdown file",
         ("--rank-list", "ranks.psd"): "must name a picture format",
         ("--rank-list", tmp_path / "folder.png"): "is a folder",
+        ("--rank-list", tmp_path / "there.png"): "is there already",
         ("--rank-list", image): "is an image of market1501",
         ("--save-split", image): "is there already",
         ("--baseline", checkpoint): "--baseline is shown by --cam",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hat.commands.options import AsJson, BatchSize, Device, GrayBits, Record, SkipBad
+from hat.commands.options import AsJson, BatchSize, Device, Force, GrayBits, Record, SkipBad
 from hat.console import RATES, append_record, check_record, emit, make_table, percent, progress, stderr
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def evaluate(
     cam: Annotated[Path | None, typer.Option(help="Plot class activation maps of MFE and DSA.")] = None,
     baseline: Annotated[str | None, typer.Option(help="Checkpoint whose CNN --cam shows for comparison.")] = None,
     tfc_maps: Annotated[Path | None, typer.Option(help="Plot the averaged maps of every TFC.")] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on one or more data sets: mAP, Rank-1, Rank-5, Rank-10 and mINP.
@@ -100,7 +101,7 @@ def evaluate(
     embedder = Embedder.open(
         model, device=device, precision=checked_precision(precision), batch_size=batch_size, num_workers=num_workers
     )
-    _check_pictures(embedder, datasets[0], rank_list, cam, tfc_maps, baseline)
+    _check_pictures(embedder, datasets[0], rank_list, cam, tfc_maps, baseline, overwrite=force)
     results: list[dict[str, Any]] = []
     for dataset in datasets:
         num_bad = 0
@@ -204,6 +205,8 @@ def _check_pictures(
     cam: Path | None,
     tfc_maps: Path | None,
     baseline: str | None,
+    *,
+    overwrite: bool,
 ) -> None:
     """Refuse what could not be drawn before the images are embedded, not after."""
     from hat.errors import UsageError
@@ -214,9 +217,9 @@ def _check_pictures(
     pictures = [path for path in (rank_list, cam, tfc_maps) if path is not None]
     images = {Path(image).resolve() for image in (*dataset.query.paths, *dataset.gallery.paths)} if pictures else set()
     for path in pictures:
-        check_picture_path(path, "--rank-list, --cam and --tfc-maps")
         if path.resolve() in images:
             raise UsageError(f"{path} is an image of {dataset.name}: give the picture another name")
+        check_picture_path(path, "--rank-list, --cam and --tfc-maps", overwrite=overwrite)
     if baseline is not None:
         if cam is None:
             raise UsageError("--baseline is shown by --cam: give both")

@@ -40,22 +40,15 @@ def atomic_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     there, is a `UsageError`; no permission or a full disk a `WorkError`.
     """
     check_output(path, overwrite=overwrite)
-    clear_leftovers(path)
-    folder = _temporary_folder(path)
-    lock = _lock(folder)
-    try:
-        with writing(path):
-            yield folder / path.name
-            produced = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
-            if folder / path.name not in produced:
-                raise WorkError(f"{path}: nothing was written")
-            for file in produced:
-                flush_to_disk(file)
-                file.replace(path.with_name(file.name))
-    finally:
-        if lock is not None:
-            os.close(lock)
-        shutil.rmtree(folder, ignore_errors=True)
+    with _temporary_folder(path) as folder:
+        yield folder / path.name
+        check_output(path, overwrite=overwrite)  # again: somebody else may have been first
+        produced = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+        if folder / path.name not in produced:
+            raise WorkError(f"{path}: nothing was written")
+        for file in produced:
+            flush_to_disk(file)
+            file.replace(path.with_name(file.name))
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -79,23 +72,35 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def _temporary_folder(path: Path) -> Path:
-    """Make the folder beside a place in which what belongs there is written first."""
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """Make a folder beside a place, in which what belongs there is written first, and remove it at the end."""
     check_parent(path)
+    clear_leftovers(path)
     with writing(path):
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        lock = _lock(folder)
+        try:
+            yield folder
+        finally:
+            if lock is not None:
+                os.close(lock)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock(folder: Path) -> int | None:
     """Hold a temporary folder, so that others see that its process lives; the system releases it however the process ends.
 
-    Returned is the descriptor that holds it; None where another process does, or where the system has no such locks.
+    Returned is the descriptor that holds it; None where another process or user does, or where the system has no such locks.
     """
     if sys.platform == "win32":
         return None
     import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -106,7 +111,8 @@ def _lock(folder: Path) -> int | None:
 
 def clear_leftovers(path: Path) -> None:
     """Remove temporary folders for the same place whose process is gone."""
-    for folder in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+    random = "[!.]" * 8  # what mkdtemp puts between; the folder of a longer name has a dot there
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.{random}.part"):
         if folder.is_symlink() or not folder.is_dir() or (lock := _lock(folder)) is None:
             continue
         shutil.rmtree(folder, ignore_errors=True)
@@ -131,28 +137,34 @@ METADATA_FILE = "hat_reid.json"
 def atomic_folder(path: Path, *, overwrite: bool = False, marker: str = METADATA_FILE, flush: bool = True) -> Iterator[Path]:
     """Fill an empty folder, which is yielded, beside its place, and move it there when it is complete.
 
-    When the body raises nothing appears at the place, and what was there stays. When the process is killed between taking the
-    old folder away and putting the new one, the place is empty. ``overwrite`` replaces a folder that is empty or was made by
-    this package, which its ``marker`` shows; any other is never touched. Errors are those of `atomic_output`. Thousands of
-    small files are written sooner without ``flush``, which waits for the disk after each.
+    When the body raises nothing appears at the place, and what was there stays. When the process is killed (SIGKILL) between
+    taking the old folder away and putting the new one, the place is empty. ``overwrite`` replaces a folder that is empty or was
+    made by this package, which its ``marker`` shows; any other is never touched. Errors are those of `atomic_output`. Thousands
+    of small files are written sooner without ``flush``, which waits for the disk after each.
     """
+    _check_folder(path, overwrite, marker)
+    with _temporary_folder(path) as around:
+        folder, replaced = around / path.name, around / "replaced"
+        folder.mkdir()
+        yield folder
+        if not (folder / marker).is_file():
+            raise WorkError(f"{path}: nothing was written")
+        for file in folder.rglob("*") if flush else ():
+            flush_to_disk(file)
+        _check_folder(path, overwrite, marker)  # again: somebody else may have been first
+        try:
+            if path.exists():
+                path.rename(replaced)
+            folder.rename(path)
+        except BaseException:
+            if replaced.exists() and not path.exists():
+                replaced.rename(path)
+            raise
+
+
+def _check_folder(path: Path, overwrite: bool, marker: str) -> None:
     if path.exists() or path.is_symlink():
         if not overwrite:
             raise UsageError(f"{path} is there already: give another name, or --force to replace it")
         if path.is_symlink() or not path.is_dir() or (any(path.iterdir()) and not (path / marker).is_file()):
             raise UsageError(f"{path} was not made by this package and is never replaced: give another name")
-    around = _temporary_folder(path)
-    try:
-        with writing(path):
-            folder = around / path.name
-            folder.mkdir()
-            yield folder
-            if not (folder / marker).is_file():
-                raise WorkError(f"{path}: nothing was written")
-            for file in folder.rglob("*") if flush else ():
-                flush_to_disk(file)
-            if path.exists():
-                path.rename(around / "replaced")
-            folder.rename(path)
-    finally:
-        shutil.rmtree(around, ignore_errors=True)

@@ -25,7 +25,7 @@ def require_matplotlib(purpose: str) -> None:
         raise MissingExtraError("matplotlib", "plot", purpose) from None
 
 
-def check_plot_path(path: Path, purpose: str, *, overwrite: bool = True) -> None:
+def check_plot_path(path: Path, purpose: str, *, overwrite: bool) -> None:
     """Refuse before the work a plot that `save_plot` could not write after it; ``purpose`` is `require_matplotlib`'s."""
     require_matplotlib(purpose)
     if path.suffix.lower() not in _SUFFIXES:
@@ -33,7 +33,7 @@ def check_plot_path(path: Path, purpose: str, *, overwrite: bool = True) -> None
     check_output(path, overwrite=overwrite)
 
 
-def check_picture_path(path: Path | None, purpose: str | None = None) -> None:
+def check_picture_path(path: Path | None, purpose: str | None = None, *, overwrite: bool) -> None:
     """Refuse before the work a picture that `save_picture` could not write after it; a path of None is no picture.
 
     ``purpose`` is `require_matplotlib`'s, None where matplotlib is not needed.
@@ -46,15 +46,16 @@ def check_picture_path(path: Path | None, purpose: str | None = None) -> None:
         require_matplotlib(purpose)
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise UsageError(f"{path}: the ending must name a picture format, such as .png")
-    check_output(path, overwrite=True)
+    check_output(path, overwrite=overwrite)
 
 
-def save_picture(image: Image.Image, path: Path) -> None:
-    """Write a picture in the format that its path ends with."""
-    try:
-        image.save(path)
-    except (OSError, ValueError) as error:
-        raise WorkError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+def save_picture(image: Image.Image, path: Path, *, overwrite: bool = True) -> None:
+    """Write a picture in the format that its path ends with, whole or not at all."""
+    with atomic_output(path, overwrite=overwrite) as temporary:
+        try:
+            image.save(temporary)
+        except ValueError as error:
+            raise WorkError(f"{path}: cannot be written: {error}") from None
 
 
 def save_plot(figure: Figure, path: Path, *, overwrite: bool = True) -> None:

@@ -16,6 +16,8 @@ from ..enroll.items import Labels
 from ..gallery.gallery import Gallery
 from . import options
 
+_THUMBNAIL_HEIGHT = 160
+
 
 def enroll(
     gallery: Annotated[str, typer.Argument(help="A gallery's file, created if missing, or milvus://HOST:PORT/NAME.")],
@@ -28,7 +30,9 @@ def enroll(
     names: Annotated[str, typer.Option(help="Read names like 0002_c1s1_000451_03.jpg: auto, market or none.")] = "auto",
     boxes: options.Boxes = None,
     thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep a small picture of each new image.")] = False,
-    thumbnail_height: Annotated[int, typer.Option(min=16, max=1024, help="Thumbnail height in pixels.")] = 160,
+    thumbnail_height: Annotated[
+        int | None, typer.Option(min=16, max=1024, help="Keep thumbnails of this height in pixels; default: 160.")
+    ] = None,
     float16: options.Float16 = False,
     device: options.Device = "auto",
     batch_size: options.BatchSize = 32,
@@ -83,7 +87,7 @@ def enroll(
                     embedder,
                     sources.items(),
                     batch_size=batch_size,
-                    thumbnail_height=thumbnail_height if thumbnails else None,
+                    thumbnail_height=thumbnail_height or (_THUMBNAIL_HEIGHT if thumbnails else None),
                     update=update,
                     progress=advance,
                 )

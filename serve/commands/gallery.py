@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from hat.commands.options import GrayBits, finite
+from hat.commands.options import Force, GrayBits, finite
 from hat.config import config_to_dict
 from hat.console import emit, make_table
 from hat.data.images import set_gray_bits
@@ -118,6 +118,7 @@ def show(
     location: options.Location,
     record_id: Annotated[int, typer.Argument(metavar="ID", help="A record's number.")],
     picture: Annotated[Path | None, typer.Option(help="Write its thumbnail, or its source if it is there, here.")] = None,
+    force: Force = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Show one record of a gallery, without its embedding.
@@ -128,7 +129,7 @@ def show(
 
       hat gallery show people.gallery 17 --picture person.png
     """
-    check_picture_path(picture)
+    check_picture_path(picture, overwrite=force)
     with Gallery.open(location, read_only=True) as opened:
         (record,) = opened.get([record_id], thumbnails=True)
     result = options.record_result(record) | {"has_thumbnail": record.thumbnail is not None}
@@ -136,7 +137,7 @@ def show(
         image = record_image(record)
         if image is None:
             raise UsageError(f"record {record_id} has no thumbnail, and {record.source} is gone or is another image by now")
-        save_picture(image, picture)
+        save_picture(image, picture, overwrite=force)
     rows: list[tuple[str, object]] = []
     for name, value in result.items():
         if name == "attributes":
@@ -155,6 +156,7 @@ def calibrate(
     rate: Annotated[list[float] | None, typer.Option(help="A false match rate: 0.001; repeat for several.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of pairs.")] = 0,
     picture: Annotated[Path | None, typer.Option(help="Draw the similarities and the ROC: .png, .svg or .pdf.")] = None,
+    force: Force = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Compute similarity thresholds for false match rates, and the true match rate of each.
@@ -171,7 +173,7 @@ def calibrate(
       hat gallery calibrate people.gallery --rate 0.001 --rate 0.00005 --pairs 2000000 --picture roc.png
     """
     if picture is not None:
-        check_plot_path(picture, "drawing a calibration")
+        check_plot_path(picture, "drawing a calibration", overwrite=force)
     with Gallery.open(location, read_only=True) as opened:
         calibration = calibrate_thresholds(opened, num_pairs=pairs, seed=seed)
         num_records = len(opened)

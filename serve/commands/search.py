@@ -9,7 +9,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from hat.commands.options import GrayBits, finite
+from hat.commands.options import Force, GrayBits, finite
 from hat.console import emit, make_table
 from hat.data.images import describe_frames, set_gray_bits
 from hat.errors import UsageError
@@ -48,6 +48,7 @@ def search(
         float | None, typer.Option(callback=finite, help="Set the threshold by this rate: 0.001.")
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the matches, from thumbnails or from the images' files.")] = None,
+    force: Force = False,
     device: options.Device = "auto",
     gray_bits: GrayBits = None,
     as_json: options.AsJson = False,
@@ -78,7 +79,9 @@ def search(
         raise UsageError("--min-similarity and --false-match-rate both set a threshold: give one of them")
     if center_cameras and false_match_rate is not None:
         raise UsageError("--false-match-rate is calibrated without --center-cameras: give a --min-similarity instead")
-    check_picture_path(picture, "drawing the matches")
+    if query_camid is not None and not (images and (other_cameras or center_cameras)):
+        raise UsageError("--query-camid is of the query images, for --other-cameras and --center-cameras")
+    check_picture_path(picture, "drawing the matches", overwrite=force)
     having = options.parse_attribute_options(attribute)
     where = Filter.of(
         camids=camid or None, exclude_camids=exclude_camid, pids=pid or None, since_s=since, until_s=until, attributes=having
@@ -107,7 +110,7 @@ def search(
         )
         if picture is not None:
             title = f"{Path(gallery).name}, {len(opened):,} images"
-            save_picture(draw_matches(opened, ranked, title=title), picture)
+            save_picture(draw_matches(opened, ranked, title=title), picture, overwrite=force)
             options.tell(f"drawn: {picture}")
         result = {
             "gallery": gallery,

@@ -46,7 +46,7 @@ def test_options_for_all_images(run, world, gallery, tmp_path):
     answer = run(
         "enroll", gallery, *images, "--model", world / "model",
         "--pid", 8, "--camid", 3, "--time", "2026-11-25T08:30:15", "--attribute", "site=north", "--attribute", "floor=2",
-        "--thumbnails", "--thumbnail-height", 32, "--float16",
+        "--thumbnail-height", 32, "--float16",
     )  # fmt: skip
     assert answer.code == 0, answer.err
     with Gallery.open(gallery, read_only=True) as opened:

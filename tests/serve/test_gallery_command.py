@@ -58,6 +58,9 @@ def test_info_list_and_show(run, world, gallery, tmp_path):
     assert run("show", gallery, 3, "--picture", tmp_path / "p.png").code == 0
     with Image.open(tmp_path / "p.png") as image:
         assert image.height == 48
+    (tmp_path / "p.png").write_bytes(b"somebody's")
+    assert run("show", gallery, 3, "--picture", tmp_path / "p.png").code == 2
+    assert (tmp_path / "p.png").read_bytes() == b"somebody's"
     missing = run("show", gallery, 999)
     assert missing.code == 2 and "999" in missing.err
 
@@ -223,8 +226,8 @@ def test_calibrate_prints_what_the_library_finds(run, gallery, tmp_path):
 
 def test_calibrate_draws(run, gallery, tmp_path):
     pytest.importorskip("matplotlib")
-    codes = [run("calibrate", gallery, "--picture", tmp_path / name).code for name in ("roc.png", "roc.txt", "no/roc.png")]
-    assert codes == [0, 2, 2]
+    names = ("roc.png", "roc.txt", "no/roc.png", "roc.png")
+    assert [run("calibrate", gallery, "--picture", tmp_path / name).code for name in names] == [0, 2, 2, 2]
     with Image.open(tmp_path / "roc.png") as picture:
         assert picture.width > picture.height > 300
 

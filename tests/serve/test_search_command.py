@@ -158,12 +158,13 @@ def test_a_picture_of_the_matches(run, call, world, model, queries, tmp_path):
     moved = world / "people" / "bounding_box_test"
     moved.rename(moved.with_name("moved"))
     try:
-        gone = run(queries[0], *model, "--picture", path)
-        kept = call("search", world / "pictured.gallery", "--id", 3, "--top", 1, "--picture", path)
+        gone = run(queries[0], *model, "--picture", path, "--force")
+        again = ["search", world / "pictured.gallery", "--id", 3, "--top", 1, "--picture", path]
+        refused, kept = call(*again), call(*again, "--force")
     finally:
         moved.with_name("moved").rename(moved)
     assert gone.code == 2 and "none of the matches has a picture" in gone.err
-    assert kept.code == 0
+    assert kept.code == 0 and refused.code == 2 and "is there already" in refused.err
 
 
 def test_a_picture_without_matplotlib_is_refused_before_the_search(run, model, queries, monkeypatch, tmp_path):
@@ -187,6 +188,8 @@ def test_wrong_requests_end_with_2(run, model, queries, tmp_path):
         (["QUERY", "MODEL", "--picture", "a.txt"], "must name a picture format"),
         (["QUERY", "MODEL", "--picture", "nowhere/a.png"], "is no folder"),
         (["QUERY", "MODEL", "--rerank", "--rerank-pool", "100000"], "nearest records"),
+        (["--id", "3", "--other-cameras", "--query-camid", "2"], "--query-camid is of the query images"),
+        (["QUERY", "MODEL", "--query-camid", "2"], "for --other-cameras and --center-cameras"),
         (["nowhere.jpg", "MODEL"], "nowhere.jpg: there is no such file"),
         (["--id", "999"], "999"),
         (["QUERY", "MODEL", "--top", "0"], "greater than or equal to 1"),
