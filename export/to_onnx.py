@@ -81,22 +81,34 @@ def build_onnx(model: ExportSource, request: ExportRequest) -> BuiltGraph:
     own = model.info.input_type if isinstance(model, OnnxSource) else None
     if own == "normalized" and request.input_type != own:
         raise UsageError(f"{model.path} takes normalized images: export the checkpoint, or a file that takes pixels")
+    quantizes = request.precision in ("int8", "fp8") and not (isinstance(model, OnnxSource) and model.is_quantized)
+    if own == "normalized" and quantizes:
+        raise UsageError(
+            f"{model.path} takes normalized images and calibration images are pixels: quantize the checkpoint, or a file that "
+            "takes pixels, with --input normalized"
+        )
+    if isinstance(model, OnnxSource):
+        if quantizes:
+            from .int8.onnx_int8 import QUANTIZATION_OPSET
+
+            request = dataclasses.replace(request, opset=max(request.opset, QUANTIZATION_OPSET))
+        if request.opset != model.opset and not (quantizes and request.opset > model.opset):
+            raise UsageError(
+                f"{model.path} has opset {model.opset} and {request.opset} was asked for: export the checkpoint in it"
+            )
+        if request.opset > model.opset:
+            model = model.with_opset(request.opset)
     if request.input_type == "normalized" and own != "normalized":
         built = build_onnx(model, dataclasses.replace(request, input_type="float32"))
         proto = with_normalized_input(built.proto)
         check_built(proto, request)
         return BuiltGraph(proto, built.details)
     details: dict[str, Any] = {}
-    if isinstance(model, OnnxSource) and model.opset != request.opset:
-        raise UsageError(f"{model.path} has opset {model.opset} and {request.opset} was asked for: export the checkpoint in it")
     if isinstance(model, OnnxSource) and model.is_quantized:
         proto = _as_quantized(model, request)
-    elif request.precision in ("int8", "fp8"):
-        from .int8.onnx_int8 import QUANTIZATION_OPSET, quantized_graph
+    elif quantizes:
+        from .int8.onnx_int8 import quantized_graph
 
-        if isinstance(model, OnnxSource) and model.opset < QUANTIZATION_OPSET:
-            model = model.with_opset(QUANTIZATION_OPSET)
-            request = dataclasses.replace(request, opset=QUANTIZATION_OPSET)
         proto, details = quantized_graph(model, request)
     else:
         if request.options:
@@ -107,7 +119,7 @@ def build_onnx(model: ExportSource, request: ExportRequest) -> BuiltGraph:
             )
         proto = float_graph(model, request, request.precision)
     check_built(proto, request)
-    return BuiltGraph(proto, details)
+    return BuiltGraph(proto, {"opset": request.opset} | details)
 
 
 def default_request(source: object, name: str) -> ExportRequest:

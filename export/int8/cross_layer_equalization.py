@@ -14,7 +14,7 @@ again: a channel that reached its six on the images still ends there, any other 
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -148,6 +148,7 @@ def _find_groups(proto: onnx.ModelProto, constants: dict[str, onnx.TensorProto])
     def tensors(node: onnx.NodeProto) -> list[str]:
         return [name for name in node.input if name and name not in constants]
 
+    num_readers = Counter(name for node in proto.graph.node for name in node.input if name in constants)
     ends = [value.name for value in (*proto.graph.input, *proto.graph.output)]
     connected = DisjointSet([*ends, *(name for node in proto.graph.node for name in (*tensors(node), *node.output))])
     commuting = {node.name: node for node in proto.graph.node if _commutes(node, constants)}
@@ -167,7 +168,7 @@ def _find_groups(proto: onnx.ModelProto, constants: dict[str, onnx.TensorProto])
                 group = group_of(node.output[0])
                 group.clips.append(node)
                 group.bounds.add(float(to_array(constants[node.input[2]])))
-        elif node.op_type == "Conv" and all(name in constants for name in node.input[1:]):
+        elif node.op_type == "Conv" and all(num_readers[name] == 1 for name in node.input[1:]):  # shared weights stay
             group_of(node.input[0]).consumers.append(node)
             group_of(node.output[0]).producers.append(node)
         else:

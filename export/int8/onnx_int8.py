@@ -129,6 +129,8 @@ def quantized_graph(model: ExportSource, request: ExportRequest) -> tuple[onnx.M
     if options.cross_layer_equalization:
         proto, _ = equalize_channels(proto, images[:_NUM_PREPARING])
     layers = find_layers(proto, attention=options.attention)
+    if unknown := [name for name in options.exclude if not any(layer.name.startswith(name) for layer in layers)]:
+        raise UsageError(f"exclude names no layer: {', '.join(unknown)}; the option report=true lists them")
     operators = [*LAYERS, *BETWEEN] if options.scheme == "cpu" else [*LAYERS, *(["Add"] if options.residual_sums else [])]
     ranges = tensor_ranges(proto, operators, images, method=options.calibration, percentile=options.percentile)
     quantizer = _Quantizer(proto, proto, layers, ranges, "fp8" if request.precision == "fp8" else "int8", options)
@@ -173,6 +175,8 @@ def _float_precision(model: ExportSource, request: ExportRequest, options: Quant
     if options.scheme == "cpu":
         if options.float_dtype == "fp16":
             raise UsageError("float_dtype=fp16 belongs to scheme=tensorrt: a CPU computes the rest in fp32")
+        if options.weight_scales == "tensor":
+            raise UsageError("weight_scales=tensor belongs to scheme=tensorrt: on a CPU every channel has its scale")
         return "fp32"
     has_half = request.opset >= FLOAT16_SCALE_OPSET
     default = has_half if isinstance(model, HAT) else model.info.precision == "fp16"  # of a file its own

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -476,8 +477,10 @@ def test_an_adopted_file_of_an_old_operator_set_becomes_int8(opset, tmp_path):
     source = open_onnx_source(tmp_path / "ours.onnx")
     images = some_images(24)
     request = source.request(precision="int8", calibration=calibration_of(images[:12]), options={"max_drop": 1})
-    export_onnx(source, tmp_path / "int8.onnx", request)
-    assert (open_runtime(tmp_path / "int8.onnx").run(images) * own_forward(net, images)).sum(axis=1).min() > 0.98
+    for name, expected in (("uint8", 13), ("normalized", 13)):
+        info = export_onnx(source, tmp_path / f"{name}.onnx", replace(request, input_type=name))
+        assert info.details["opset"] == expected
+        assert (open_runtime(tmp_path / f"{name}.onnx").run(images) * own_forward(net, images)).sum(axis=1).min() > 0.98
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -81,6 +81,19 @@ def test_images_that_reach_further_are_cut_a_little_further_only():
     np.testing.assert_allclose(end * scale, np.minimum(1.25 * np.maximum(reach[alive], 6 / 32), 6), rtol=1e-4)
 
 
+def test_convolutions_that_share_their_weights_keep_them():
+    """One module that is called twice: scaled for each of its two places, it would be right in neither."""
+    shapes = {"a": (8, 3, 1, 1), "shared": (8, 8, 1, 1), "last": (4, 8, 1, 1)}
+    nodes = [convolution("a", "x", "a"), helper.make_node("Relu", ["a"], ["ra"], name="ra")]
+    for number, source in enumerate(("ra", "r0")):
+        node = convolution("shared", source, f"s{number}")
+        node.name = f"shared{number}/Conv"
+        nodes += [node, helper.make_node("Relu", [f"s{number}"], [f"r{number}"], name=f"r{number}")]
+    proto, images = graph([*nodes, convolution("last", "r1", "y")], constants_for(shapes)), pictures()
+    equal, _ = equalize_channels(proto, images)
+    np.testing.assert_allclose(run(equal, images), run(proto, images), rtol=1e-3, atol=1e-4)
+
+
 def test_relu_pooling_sums_and_groups_pass_scales_on():
     shapes = {"a": (8, 3, 3, 3), "b": (8, 8, 3, 3), "c": (8, 4, 1, 1), "d": (4, 8, 3, 1)}
     nodes = [

@@ -155,6 +155,10 @@ def test_quantized_graph_leaves_out_what_costs_too_much_and_records_it():
     assert built.details["calibration"]["images"] == [f"train/{n}.jpg" for n in range(12)]
     with pytest.raises(WorkError, match="no layer is left to compute in int8"):
         quantize(three_layers(1), pictures(), exclude=["layer"])
+    with pytest.raises(UsageError, match=r"exclude names no layer: lyer1, layer10;"):
+        quantize(three_layers(1), pictures(), exclude=["lyer1", "layer1", "layer10"])
+    with pytest.raises(UsageError, match="weight_scales=tensor belongs to scheme=tensorrt"):
+        quantize(three_layers(1), pictures(), weight_scales="tensor")
     named = quantize(three_layers(1), pictures(), scheme="tensorrt", exclude=["layer1"])
     assert named.details["layers_left_out"] == {"layer1": "named"}
     assert compute_types(named.proto)["MatMul"] == {"int8": 2, "float": 1}

@@ -51,10 +51,12 @@ def test_the_file_tells_what_it_takes_to_people_without_hat(file):
     assert not [node.name for node in proto.graph.node for entry in node.attribute if entry.name == "allowzero"]
 
 
-def test_a_file_for_trackers_is_kept_and_not_turned_into_others(file, small_model, tmp_path):
+def test_a_file_for_trackers_is_kept_and_not_turned_into_others(file, calibration, small_model, tmp_path):
     source = open_onnx_source(file)
     export_onnx(source, tmp_path / "copy.onnx")
     with pytest.raises(UsageError, match="takes normalized images"):
         export_onnx(source, tmp_path / "pixels.onnx", source.request(input_type="uint8"))
+    with pytest.raises(UsageError, match="takes normalized images and calibration images are pixels"):
+        export_onnx(source, tmp_path / "int8.onnx", source.request(precision="int8", calibration=calibration))
     with pytest.raises(UsageError, match="OpenVINO takes uint8 or float32"):
         export_openvino(small_model, tmp_path / "x.xml", ExportRequest(name="x", input_type="normalized"))
