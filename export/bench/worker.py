@@ -51,7 +51,9 @@ class WorkerProcess:
         threads = {} if num_threads is None else dict.fromkeys(_THREAD_VARIABLES, str(num_threads))
         self._messages = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by __exit__
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._messages}
-        command = [sys.executable, "-m", __name__]
+        # Not -m, which would import the Python files of the folder that one happens to be in.
+        code = f"import sys; sys.path[:] = filter(None, sys.path); from {__name__} import main; main()"
+        command = [sys.executable, "-c", code]
         self._process = subprocess.Popen(command, text=True, encoding="utf-8", env=os.environ | threads, **pipes)
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -112,7 +114,7 @@ class Worker:
             "precision": info.precision,
             "device": runtime_device(runtime),
             "num_operations": count_complexity(info.model, cls_only=exact).total_operations if info.model else None,
-            "metrics": dict(info.metrics),
+            "metrics": dict(info.metrics) if info.precision == "fp32" else {},  # they were measured in fp32
             "process_bytes": before,
         }
 
@@ -213,7 +215,3 @@ def main() -> None:
             answer = {"error": str(error), "exit_code": error.exit_code}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-if __name__ == "__main__":
-    main()

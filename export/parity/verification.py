@@ -94,7 +94,7 @@ def verify(
     name, runtime = _open(reference, device)
     paths, pixels, left_out, source = _read(images, runtime, num_images, seed, tell)
     proof = _Proof(name, runtime, paths, pixels, dataset, batch_size, tell)
-    results = tuple(proof.compare(*_open(subject, device)) for subject in candidates)
+    results = tuple(_compare(proof, subject, device) for subject in candidates)
     info = artifact_info(runtime)
     described = None
     if dataset is not None and proof.figures is not None:
@@ -232,6 +232,15 @@ def _differences(reference: Runtime, candidate: Runtime) -> list[str]:
         widths = f"{reference.embed_dim} in the reference, {candidate.embed_dim} in the candidate"
         found.append(f"embeddings are of another width: {widths}")
     return found
+
+
+def _compare(proof: _Proof, subject: Subject, device: str | None) -> CandidateResult:
+    """Hold a candidate against the reference; one that cannot be opened is a result too, and costs no other its own."""
+    try:
+        name, runtime = _open(subject, device)
+    except HatError as error:
+        return CandidateResult(str(subject), "not opened", "unknown", "none", problems=(f"it cannot be opened: {error}",))
+    return proof.compare(name, runtime)
 
 
 def _open(subject: Subject, device: str | None) -> tuple[str, Runtime]:

@@ -10,7 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hat.errors import CheckpointError, MissingExtraError, UsageError, first_line
+from hat.errors import (
+    CheckpointError,
+    HatError,
+    MissingExtraError,
+    UsageError,
+    WorkError,
+    first_line,
+    is_out_of_memory,
+)
 from hat.io.artifact import INPUT_NAME, OUTPUT_NAME, ArtifactInfo
 from hat.io.onnx_file import read_own_onnx
 from hat.processor import has_vnni
@@ -96,7 +104,13 @@ class OnnxRuntime:
 
     def run(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Embed one batch; see `hat.runtime.Runtime.run`. No rows in give no rows out."""
-        return embed_images(self._embed_on_gpu if self.device.type == "cuda" else self._embed, images, self.info)
+        embed = self._embed_on_gpu if self.device.type == "cuda" else self._embed
+        try:
+            return embed_images(embed, images, self.info)
+        except Exception as error:  # ONNX Runtime's exceptions share no base below Exception
+            if isinstance(error, HatError) or is_out_of_memory(error):
+                raise
+            raise WorkError(f"ONNX Runtime failed on {self.device}: {first_line(error)}") from error
 
     def _embed(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         (embeddings,) = self.session.run([OUTPUT_NAME], {INPUT_NAME: batch})

@@ -17,6 +17,7 @@ from PIL import Image
 
 import hat
 from hat.errors import UsageError, WorkError
+from hat.export import ExportRequest, export_onnx
 from hat.export.bench import matrix_peak, other_work
 from hat.export.bench.benchmark import BenchmarkReport, CandidateSpeed, benchmark, summarize
 from hat.export.bench.command import draw_picture
@@ -125,6 +126,22 @@ def test_memory_is_the_peak_and_not_what_is_left():
     assert peak_memory_bytes() >= before and block[-1] == 1
     del block
     assert peak_memory_bytes() >= 96 * 2**20
+
+
+def test_a_process_runs_no_file_of_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit('this is not the library')")
+    monkeypatch.chdir(tmp_path)
+    with WorkerProcess("candidate", num_threads=1) as worker:
+        assert worker.ask("memory")["peak_bytes"] > 0
+
+
+def test_only_a_float32_file_shows_the_figures_of_its_checkpoint(place, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    for precision, metrics in (("fp32", {"mAP": 0.5}), ("fp16", {})):
+        request = ExportRequest(name="small", precision=precision, metrics={"mAP": 0.5})
+        export_onnx(small_model(0), tmp_path / f"{precision}.onnx", request)
+        opened = Worker().open(spec=str(tmp_path / f"{precision}.onnx"), device="cpu", num_threads=1, paths=[])
+        assert (opened["precision"], opened["metrics"]) == (precision, metrics)
 
 
 def test_a_process_answers_tells_errors_and_is_missed_when_it_dies(place):

@@ -87,6 +87,14 @@ def test_the_page_of_images_without_pixels_holds_none():
     assert "&lt;size&gt;" in page and "<b>" not in page.split("</style>")[1].replace("<b>This", "")
 
 
+def test_a_candidate_that_cannot_be_opened_costs_no_other_its_result(run, place):
+    (place / "broken.onnx").write_bytes(b"no graph")
+    code, out, _ = run("model", "broken.onnx", "model@graph", "--images", "images", "--json")
+    broken, right = json.loads(out)["candidates"]
+    assert code == 1 and right["passed"] and not broken["passed"]
+    assert broken["problems"][0].startswith("it cannot be opened: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [

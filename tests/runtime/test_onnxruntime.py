@@ -10,7 +10,7 @@ import torch
 from fake_tensorrt import EMBED_DIM, SIZE, small_info
 
 import hat
-from hat.errors import CheckpointError, UsageError
+from hat.errors import CheckpointError, UsageError, WorkError
 from hat.io.artifact import METADATA_KEY, BatchProfile, info_to_json
 from hat.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from hat.runtime import Runtime, open_runtime
@@ -131,6 +131,17 @@ def test_it_is_an_embedders_model_and_may_be_called_from_threads(tmp_path):
     with ThreadPoolExecutor(8) as threads:
         for result in threads.map(embedder.runtime.run, [IMAGES] * 8):
             np.testing.assert_allclose(result, embeddings_of(IMAGES), atol=1e-5)
+
+
+def test_a_graph_that_fails_is_an_error_of_ours(tmp_path):
+    proto = onnx.load(write(tmp_path / "hand.onnx"))
+    (shape,) = [tensor for tensor in proto.graph.initializer if tensor.name == "shape"]
+    shape.CopyFrom(onnx.numpy_helper.from_array(np.array([2, NUM_PIXELS]), "shape"))
+    onnx.save(proto, tmp_path / "hand.onnx")
+    runtime = open_runtime(tmp_path / "hand.onnx")
+    assert len(runtime.run(IMAGES[:2])) == 2
+    with pytest.raises(WorkError, match="ONNX Runtime failed on cpu: "):
+        runtime.run(IMAGES[:3])
 
 
 @pytest.mark.parametrize(
