@@ -44,7 +44,9 @@ def export(
         str | None,
         typer.Option("--input", help="Input images: uint8, float32 from 0 to 255 (DeepStream) or normalized (trackers)."),
     ] = None,
-    batch: Annotated[str, typer.Option(help="MIN,OPT,MAX batch sizes of an engine.")] = "1,8,32",
+    batch: Annotated[
+        str | None, typer.Option(help="MIN,OPT,MAX batch sizes of an engine, and of what sends it batches; default: 1,8,32.")
+    ] = None,
     calibration_data: Annotated[
         str | None, typer.Option(help="Data set whose training images calibrate int8 and fp8: DIR or NAME=DIR.")
     ] = None,
@@ -101,7 +103,12 @@ def export(
         raise UsageError(f"unknown input type {given!r}: expected {', '.join(get_args(InputType))}")
     if given == "normalized" and to != "onnx":
         raise UsageError(f"normalized images are for trackers that open ONNX files: {to} takes uint8 or float32")
-    profile = _batch_profile(batch)
+    profile = _batch_profile(batch or "1,8,32")
+    for name, value in (("--batch", batch), ("--device", device)):
+        if value is not None and to in ("onnx", "openvino"):
+            raise UsageError(f"{name} is for engines and servers: a file for {to} takes any batch, on any device")
+    if opset is not None and path.suffix.lower() == ".xml":
+        raise UsageError("--opset is for ONNX files, which an OpenVINO file does not become")
     options = dict(parse_overrides(option or [])) | ({} if max_drop is None else {"max_drop": max_drop})
     quantizes = chosen in ("int8", "fp8") and not (file and file.is_quantized)
     if quantizes and calibration_data is None:
@@ -115,10 +122,10 @@ def export(
     set_gray_bits(gray_bits)
     model, preprocessing, metrics = (file, file.info.preprocessing, file.info.metrics) if file else _load(path, to)
     request = ExportRequest(
-        name=file.info.name if file else path.resolve().stem,
+        name=file.info.name if file else _name_of(path.resolve()),
         precision=chosen,
         input_type=cast("InputType", given),
-        opset=opset or (file.opset if file else _lowest_opset(chosen, to)),
+        opset=opset or (file.opset if file else lowest_opset(chosen, to, options)),
         batch=profile,
         calibration=_calibration(calibration_data, preprocessing, num_calibration, seed) if calibration_data else None,
         overwrite=force,
@@ -134,6 +141,11 @@ def export(
     sizes = {str(written.relative_to(root)): written.stat().st_size for written in files}
     result = {"file": str(out), "target": to, "files": sizes, "artifact": config_to_dict(info)}
     emit(result, _table(result), as_json)
+
+
+def _name_of(path: Path) -> str:
+    """Return the name of a model by its place: a folder may have dots in its name, a file has an ending."""
+    return path.name if path.is_dir() else path.stem
 
 
 def _load(path: Path, to: str) -> tuple[HAT | AdoptedFile, Preprocessing, dict[str, Any]]:
@@ -168,10 +180,14 @@ def _calibration(spec: str, preprocessing: Preprocessing, num_images: int, seed:
         return calibration_from(dataset, preprocessing, num_images, seed, progress=lambda count: display.advance(task, count))
 
 
-def _lowest_opset(precision: str, target: str) -> int:
-    """Return the lowest operator set that has what a precision needs."""
+def lowest_opset(precision: str, target: str, options: dict[str, Any]) -> int:
+    """Return the lowest operator set that has what a precision needs in the file that is made."""
     from .to_onnx import BFLOAT16_OPSET, DEFAULT_OPSET
 
+    if target == "triton":
+        target = str(options.get("backend", "onnx")).removeprefix("python-")
+    if options.get("scheme") == "tensorrt":  # an ONNX file that is quantized for it
+        target = "tensorrt"
     if precision == "fp8" or (precision == "int8" and target.startswith("tensorrt")):
         from .int8.qdq_insertion import FLOAT16_SCALE_OPSET
 

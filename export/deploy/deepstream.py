@@ -108,6 +108,11 @@ def export_deepstream(model: ExportSource, path: str | os.PathLike[str], request
         raise UsageError(
             f"the folder on the machine with DeepStream is an absolute path without quotes, got {str(on_target)!r}"
         )
+    if request.batch.min != 1:
+        raise UsageError(f"DeepStream may send a single image: the batch profile must begin at 1, got {request.batch.min}")
+    device = request.device or f"cuda:{options.gpu_id}"
+    if options.engine and device.rpartition(":")[2] != str(options.gpu_id):
+        raise UsageError(f"the engine would be built on {device} and run on gpu_id={options.gpu_id}: name one GPU")
     with atomic_folder(path, overwrite=request.overwrite) as folder:
         of_file = dataclasses.replace(request, options={}, calibration=None, overwrite=False)
         info = export_onnx(model, folder / ONNX_FILE, of_file)
@@ -115,7 +120,7 @@ def export_deepstream(model: ExportSource, path: str | os.PathLike[str], request
         if options.engine:
             from ..tensorrt.builder import build_engine
 
-            build_engine(folder / ONNX_FILE, folder / ENGINE_FILE, profile=request.batch)
+            build_engine(folder / ONNX_FILE, folder / ENGINE_FILE, profile=request.batch, device=device)
         info = dataclasses.replace(info, batch=request.batch, details=info.details | {"onnx": ONNX_FILE, "engine": ENGINE_FILE})
         for name, text in _texts(info, options, on_target).items():
             (folder / name).write_text(text, encoding="utf-8")

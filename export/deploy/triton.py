@@ -54,10 +54,8 @@ class TritonOptions:
     """Name of the model in Triton; None makes it from the name of the export."""
 
     version: int = Field(default=1, ge=1)
-    """The model's version: the folder that the file is in."""
-
-    num_versions: int = Field(default=1, ge=1)
-    """Number of the newest versions that Triton serves."""
+    """The model's version: the folder that the file is in, and the only one. What Triton tells of a model holds for all of its
+    versions, so that another model takes its place as a whole, or has a name of its own."""
 
     preferred_batch_sizes: list[int] | None = None
     """Batch sizes that Triton waits for; None takes the optimum and the maximum of the batch profile."""

@@ -72,6 +72,9 @@ def _export(model: ExportSource, path: Path, request: ExportRequest, variant: Va
         raise UsageError(f"TensorRT's parsers know opset {NEWEST_OPSET} and older, got {request.opset}")
     for file in (path, sidecar_path(path)):
         check_output(file, overwrite=request.overwrite)
+    _check_timing_cache(options)
+    if isinstance(model, OnnxSource):
+        model.check_any_batch(f"an engine of {trt.title}")
 
     if trt.is_rtx and request.precision in ("int8", "fp8") and not (isinstance(model, OnnxSource) and model.is_quantized):
         graph_options = {"layers": "linear", "weight_scales": "tensor"} | graph_options
@@ -161,6 +164,7 @@ def _write_engine(
     source = _read_source(onnx)
     check_options(options, source.precision, trt, gpu)
     check_output(sidecar_path(path), overwrite=overwrite)
+    _check_timing_cache(options)
     targets = rtx_targets(options, source.precision) if trt.is_rtx else ()
     with atomic_output(path, overwrite=overwrite) as temporary, _current(gpu):
         engine, observed = _build(onnx, source, profile, trt, options, targets)
@@ -288,6 +292,12 @@ def _batch_profile(builder: Any, network: Any, profile: BatchProfile, info: Arti
     shapes = builder.create_optimization_profile()
     shapes.set_shape(tensor.name, (profile.min, *image), (profile.opt, *image), (profile.max, *image))
     return shapes
+
+
+def _check_timing_cache(options: EngineOptions) -> None:
+    """Refuse, before the minutes of a build, a timing cache that could not be written after it."""
+    if options.timing_cache is not None:
+        check_output(Path(options.timing_cache).expanduser(), overwrite=True)
 
 
 def _load_timing_cache(trt: TensorRT, config: Any, path: Path) -> Any:

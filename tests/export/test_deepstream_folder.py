@@ -127,6 +127,8 @@ def test_paths_are_those_of_the_folder_unless_said_otherwise(source, small_model
         ({"options": {"min_similarity": 2}}, ConfigError, "min_similarity"),
         ({"options": {"folder": "models"}}, UsageError, "absolute path"),
         ({"options": {"folder": '/a"b'}}, UsageError, "absolute path"),
+        ({"options": {"engine": True, "gpu_id": 1}, "device": "cuda:0"}, UsageError, "name one GPU"),
+        ({"batch": BatchProfile(min=4, opt=8, max=32)}, UsageError, "must begin at 1, got 4"),
     ],
 )
 def test_what_deepstream_cannot_do_is_refused_and_leaves_nothing(changes, error, words, small_model, tmp_path):
@@ -147,11 +149,12 @@ def test_the_engine_is_built_of_the_model_in_the_folder_where_it_is_asked_for(so
     """Faked: the builder, which needs a GPU."""
     from hat.export.tensorrt import builder
 
-    def build(onnx, path, *, profile):
-        assert (onnx.name, profile) == (ONNX_FILE, BatchProfile(opt=4, max=24)) and onnx.is_file()
+    def build(onnx, path, *, profile, device):
+        assert (onnx.name, profile, device) == (ONNX_FILE, BatchProfile(opt=4, max=24), "cuda:1") and onnx.is_file()
         path.write_bytes(b"engine")
 
     monkeypatch.setattr(builder, "build_engine", build)
-    request = ExportRequest("x", "fp16", "float32", batch=BatchProfile(opt=4, max=24), options={"engine": True})
+    options = {"engine": True, "gpu_id": 1}
+    request = ExportRequest("x", "fp16", "float32", batch=BatchProfile(opt=4, max=24), options=options)
     export_deepstream(source, tmp_path / "reid", request)
     assert (tmp_path / "reid" / nvinfer_of(tmp_path / "reid")["model-engine-file"]).read_bytes() == b"engine"

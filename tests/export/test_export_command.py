@@ -16,10 +16,10 @@ from PIL import Image
 import hat
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.export import onnx_source, to_onnx
-from hat.export.command import written_files
+from hat.export.command import lowest_opset, written_files
 from hat.export.onnx_source import open_onnx_source, with_input_type
 from hat.export.request import TARGETS, ExportRequest, check_ending, export_function
-from hat.io.atomic_output import atomic_output
+from hat.io.atomic_output import METADATA_FILE, atomic_folder, atomic_output
 
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 
@@ -70,6 +70,29 @@ def test_an_int8_export_runs_and_tells_what_it_is(checkpoint, people, tmp_path, 
     metadata = json.loads(call("info", out, "--json")[1])
     assert metadata["built_precision"] == "int8" and metadata["opset"] == 18 and metadata["artifact"] == content["artifact"]
     assert metadata["compute_types"]["Softmax"] == {"float": 3}
+
+
+def test_a_name_keeps_the_dots_of_its_folder(small_model, tmp_path, call):
+    checkpoint = hat.save_checkpoint(small_model, tmp_path / "market.v2")
+    code, out, _ = call("export", checkpoint, "--to", "onnx", "--out", tmp_path / "x.onnx", "--json")
+    assert code == 0 and json.loads(out)["artifact"]["name"] == "market.v2"
+
+
+@pytest.mark.parametrize(
+    ("to", "precision", "options", "opset"),
+    [
+        ("onnx", "int8", {}, 18),
+        ("onnx", "int8", {"scheme": "tensorrt"}, 19),
+        ("tensorrt", "int8", {}, 19),
+        ("triton", "int8", {"backend": "tensorrt"}, 19),
+        ("triton", "int8", {}, 18),
+        ("triton", "bf16", {"backend": "openvino"}, 18),
+        ("triton", "bf16", {}, 22),
+        ("triton", "bf16", {"backend": "python-openvino"}, 18),
+    ],
+)
+def test_the_default_opset_is_that_of_the_file_that_is_made(to, precision, options, opset):
+    assert lowest_opset(precision, to, options) == opset
 
 
 @pytest.mark.parametrize(
@@ -144,6 +167,8 @@ def test_open_onnx_source_refuses_what_lies_about_its_precision(onnx_files, tmp_
         (["--to", "onnx", "--input", "int32"], "unknown input type 'int32'"),
         (["--to", "onnx", "--batch", "8,1,32"], "--batch is MIN,OPT,MAX"),
         (["--to", "onnx", "--batch", "8"], "--batch is MIN,OPT,MAX"),
+        (["--to", "onnx", "--batch", "1,1,1"], "--batch is for engines and servers: a file for onnx takes any batch"),
+        (["--to", "onnx", "--device", "cuda:1"], "--device is for engines and servers"),
         (["--to", "openvino"], "a file for openvino ends in .xml"),
         (["--to", "triton"], "triton is a folder"),
         (["--to", "onnx", "--out", "no/x.onnx"], "is no folder: make it first"),
@@ -202,7 +227,7 @@ def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path):
 
 def test_atomic_output_moves_sidecars_along_and_leaves_another_build_alone(tmp_path):
     path = tmp_path / "x.engine"
-    with atomic_output(path) as outer:
+    with atomic_output(path, overwrite=True) as outer:
         with atomic_output(path) as inner:
             inner.write_bytes(b"second")
         assert outer.parent.is_dir(), "a build that runs at the same time is not swept away"
@@ -215,6 +240,47 @@ def test_atomic_output_moves_sidecars_along_and_leaves_another_build_alone(tmp_p
         temporary.write_bytes(b"half")
         raise WorkError("the parser said no")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def made_folder(place, content, **options):
+    with atomic_folder(place, **options) as folder:
+        (folder / METADATA_FILE).write_text(content)
+
+
+def test_what_appears_while_something_is_made_is_not_replaced_unasked(tmp_path):
+    with pytest.raises(UsageError, match="is there already"), atomic_output(tmp_path / "file") as temporary:
+        temporary.write_bytes(b"ours")
+        (tmp_path / "file").write_bytes(b"theirs")
+    with pytest.raises(UsageError, match="is there already"), atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / METADATA_FILE).write_text("ours")
+        made_folder(tmp_path / "folder", "theirs")
+    assert (tmp_path / "file").read_bytes() == b"theirs"
+    assert (tmp_path / "folder" / METADATA_FILE).read_text() == "theirs"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_stays_where_the_one_that_replaces_it_is_interrupted(tmp_path, monkeypatch):
+    place, rename = tmp_path / "models", Path.rename
+    made_folder(place, "old")
+
+    def interrupted(source, target):
+        if source.name == place.name and target == place and (source / METADATA_FILE).read_text() == "new":
+            raise KeyboardInterrupt
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made_folder(place, "new", overwrite=True)
+    assert (place / METADATA_FILE).read_text() == "old" and list(tmp_path.iterdir()) == [place]
+
+
+def test_leftovers_of_a_killed_process_are_cleared_and_those_of_longer_names_left_alone(tmp_path):
+    left = tmp_path / ".models.abcd_123.part"
+    left.mkdir()
+    with atomic_folder(tmp_path / "models.v2") as other:
+        made_folder(tmp_path / "models", "")
+        assert other.is_dir() and not left.exists()
+        (other / METADATA_FILE).write_text("")
 
 
 def test_export_of_an_onnx_file_keeps_its_precision_and_needs_no_tracing(onnx_files, tmp_path, monkeypatch, call):

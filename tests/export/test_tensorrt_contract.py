@@ -213,6 +213,9 @@ def test_a_timing_cache_is_made_used_again_and_refused_from_elsewhere(version, t
         build(version, tmp_path / "c.engine", options=options)
     assert cache.read_bytes() == b"from another machine"
     assert not (tmp_path / "c.engine").exists()
+    options = EngineOptions(timing_cache=str(tmp_path / "caches" / "a.cache"))
+    with pytest.raises(UsageError, match="caches is no folder"):  # before it is built, which would fail
+        build(version, tmp_path / "c.engine", change={"builds": False}, options=options)
 
 
 @pytest.mark.parametrize("existing", ["small.engine", "small.engine.json"])

@@ -36,7 +36,7 @@ def repository(small_model, tmp_path_factory):
     infos = {}
     for backend, precision in BACKENDS.items():
         options = {"backend": backend, "model_name": backend, "preferred_batch_sizes": [4, 16], "max_queue_delay_us": 250}
-        options |= {"instances": 2, "version": 3, "num_versions": 2}
+        options |= {"instances": 2, "version": 3}
         request = ExportRequest(name='a "name" \\ é', precision=precision, batch=BatchProfile(opt=4, max=16), options=options)
         infos[backend] = export_triton(small_model, path, request)
     return path, infos
@@ -68,7 +68,6 @@ def test_what_triton_is_told_is_what_the_file_is(backend, repository):
     assert config.model_warmup[0].inputs["images"].dims == [3, 64, 32]
     (group,) = config.instance_group
     assert group.count == 2 and group.kind == (group.KIND_AUTO if backend == "onnx" else group.KIND_CPU)
-    assert config.version_policy.latest.num_versions == 2
     parameters = parameters_of(config)
     assert info_from_json(parameters.pop("hat_reid"), "config") == infos[backend]
     assert infos[backend].name == 'a "name" \\ é'
