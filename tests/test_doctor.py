@@ -49,7 +49,7 @@ def test_a_gpu_that_onnxruntime_cannot_use_is_told_with_the_extra_of_the_same_cu
     machine.setattr(doctor, "_version", {"onnxruntime": "1.26.0"}.get)
     found = diagnose()
     assert found.facts["GPU 0"] == "L4, compute capability 8.9, 58 SMs, 16 GiB"
-    mends = "pip uninstall -y onnxruntime && pip install 'hat-reid[gpu-cu12]'"
+    mends = "pip uninstall -y onnxruntime && pip install 'hat-reid[gpu-cu12]' --extra-index-url https://pypi.nvidia.com"
     assert found.problems == {"torch sees a GPU and ONNX Runtime is the build for CPUs": mends}
     told = run_hat("doctor")
     assert told.returncode == 1 and mends in told.stdout  # with the extra in its brackets

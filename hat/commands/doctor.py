@@ -124,7 +124,7 @@ def _check_onnxruntime(diagnosis: Diagnosis, cuda: str | None) -> None:
     if cuda is not None and "CUDAExecutionProvider" not in providers:
         gpu_build = "onnxruntime-gpu" in installed
         what = "loads no CUDA: its build is for another CUDA than torch's" if gpu_build else "is the build for CPUs"
-        fix = f"pip uninstall -y {' '.join(installed)} && pip install 'hat-reid[gpu-cu{cuda.partition('.')[0]}]'"
+        fix = f"pip uninstall -y {' '.join(installed)} && pip install {_gpu_extra(cuda)}"
         diagnosis.problems[f"torch sees a GPU and ONNX Runtime {what}"] = fix
 
 
@@ -157,9 +157,14 @@ def _check_tensorrt(diagnosis: Diagnosis, cuda: str | None) -> None:
         if "cannot be loaded" in status or "is needed" in status:
             diagnosis.problems[status] = f"pip install --force-reinstall 'hat-reid[{variant}]'"
     majors = _tensorrt_cuda_majors()
-    if cuda is not None and majors and (major := cuda.partition(".")[0]) not in majors:
+    if cuda is not None and majors and cuda.partition(".")[0] not in majors:
         what = f"TensorRT is of CUDA {', '.join(sorted(majors))} and torch of CUDA {cuda}: they cannot share a process"
-        diagnosis.problems[what] = f"pip install 'hat-reid[gpu-cu{major}]' --extra-index-url https://pypi.nvidia.com"
+        diagnosis.problems[what] = f"pip install {_gpu_extra(cuda)}"
+
+
+def _gpu_extra(cuda: str) -> str:
+    """Return what pip is to install for a version of CUDA, TensorRT from its own index."""
+    return f"'hat-reid[gpu-cu{cuda.partition('.')[0]}]' --extra-index-url https://pypi.nvidia.com"
 
 
 def _tensorrt_cuda_majors() -> set[str]:
