@@ -129,6 +129,7 @@ class TableRow:
         """
         pid, camera, numbers = self.label("pid"), self.label("camid"), cameras or {}
         attributes = parse_attributes(((name, text) for name, text in self.fields.items() if name not in known), self.where)
+        camid: int | None
         if isinstance(camera, str) and camera in numbers:
             camid, attributes = numbers[camera], attributes | {CAMERA_ATTRIBUTE: camera}
         else:
