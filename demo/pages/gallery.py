@@ -135,11 +135,15 @@ class GalleryActions:
     ) -> Values:
         """Enroll uploaded images and delete the files."""
         with received_files(paths) as at_hand:
+            if gone := set(paths or ()) - set(at_hand):
+                given = plural(len(paths or ()), "file")
+                raise UsageError(f"{len(gone)} of {given} are not here any more: give all of them again")
             done = self._enroll(session, progress, at_hand, pid, camid, labels_in_names)
-        known = f", {done.num_known:,} known already" if done.num_known else ""
+        kept = f", {len(done.conflicts):,} with other labels, which stay: `hat gallery label` changes them"
+        known = f", {done.num_known:,} known already{kept if done.conflicts else ''}" if done.num_known else ""
         message = self._view.enrollment(
             f"{plural(done.num_added, 'image')} added{known}.",
-            "good" if done.num_added or not done.bad else "bad",
+            "good" if (done.num_added or not done.bad) and not done.conflicts else "bad",
             [(Path(source).name, reason) for source, reason in done.bad[:_SHOWN_BAD]],
             len(done.bad) - _SHOWN_BAD,
         )

@@ -59,12 +59,18 @@ def test_images_are_added_with_their_labels_and_the_files_deleted(state, actions
         file.write(make_image(tmp_path / "x.png", seed=2), "0042_c7s1_000001_00.png")
         file.writestr("broken.jpg", b"no image")
     session = Session()
-    said, overview, *_ = actions.add(session, nothing, [single, str(archive)], "50", "3", True)
+    said, overview, *_ = actions.add(session, nothing, [single, str(archive)], "", "3", True)
     assert "2 images added" in said and "broken.jpg" in said and "34" in overview
     found = {(record.pid, record.camid) for record in state.gallery("").records() if record.id > 32}
-    assert found == {(50, 3), (42, 7)} and not archive.exists()
+    assert found == {(None, 3), (42, 3)} and not archive.exists()
     again, *_ = actions.add(session, nothing, [make_image(tmp_path / "someone.png", seed=1)], "", "", True)
-    assert "0 images added, 1 known already" in again
+    assert "0 images added, 1 known already." in again and "hat-good" in again
+    other, *_ = actions.add(session, nothing, [make_image(tmp_path / "someone.png", seed=1)], "50", "", True)
+    assert "1 known already, 1 with other labels, which stay" in other and "hat-bad" in other
+    # A page may name files that are gone by now: none of them is left out without a word.
+    with pytest.raises(UsageError, match="1 of 2 files are not here any more"):
+        actions.add(session, nothing, [make_image(tmp_path / "new.png", seed=3), str(archive)], "", "", True)
+    assert len(state.gallery("")) == 34
     with pytest.raises(UsageError, match="no image yet"):
         actions.add(session, nothing, None, "", "", True)
 
