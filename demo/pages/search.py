@@ -149,16 +149,19 @@ class SearchActions:
             self._details(session),
         )
 
-    def filter_choices(self, session: Session) -> Values:
-        """Return the values of the page's filters for the gallery that a session works with."""
+    def filter_choices(self, session: Session, *, keeps_values: bool = False) -> Values:
+        """Return the values of the page's filters for the gallery that a session works with: as if new, or as they are set."""
         counts = self._state.gallery(session.gallery).counts()
         cameras = {camid: count for camid, count in counts.by_camid.items() if camid is not None}
         times = [format_timestamp(time_s) for time_s in (counts.first_seen_s, counts.last_seen_s) if time_s is not None]
-        return (
+        new = (
             gr.update(visible=any(count > 1 for count in cameras.values()), value=False),
             gr.update(choices=[(f"camera {camid}", camid) for camid in sorted(cameras)], value=[]),
             *(gr.update(visible=bool(times), placeholder=times[place] if times else "", value="") for place in (0, -1)),
         )
+        if keeps_values:
+            return tuple({name: value for name, value in update.items() if name != "value"} for update in new)
+        return new
 
     def _read(self, paths: list[str], num_before: int) -> tuple[tuple[QueryImage, ...], Upload | None]:
         """Return the people in uploaded images as queries, and the one picture that has to be cropped first."""
