@@ -264,7 +264,7 @@ class GalleryActions:
         num_pages = max(1, -(-len(ids) // PAGE_SIZE))
         page = min(max(1, page), num_pages)
         start = (page - 1) * PAGE_SIZE
-        records = gallery.get(ids[start : start + PAGE_SIZE].tolist(), thumbnails=True)
+        records = self._state.pictured(session.gallery, gallery.get(ids[start : start + PAGE_SIZE].tolist(), thumbnails=True))
         span = f"{start + 1:,} to {start + len(records):,} of {plural(len(ids), 'image')}"
         return str(self._view.records(records, session.marked, not self._state.read_only, span, page, num_pages))
 
