@@ -225,3 +225,21 @@ def test_a_large_gallery_is_taken_in_whole_identities(people):
     assert len(chosen) <= 10 and set(Counter(sample.pid for sample in chosen).values()) == {4}
     assert gallery_sample(people, 10) == chosen and len(gallery_sample(people, 1000)) == 32
     assert len(gallery_sample(people, 3)) == 3
+
+
+def test_cameras_that_a_data_set_does_not_know_are_not_made_up(state, people):
+    unknown = people.without_cameras()
+    gallery = state.gallery(state.new_gallery("unknown"))
+    enroll_dataset(gallery, state.embedder, unknown, unknown.gallery[:4])
+    assert gallery.counts().by_camid == {None: 4}
+    assert {sample.camid for sample in sample_queries(unknown, people.gallery.pids.tolist())} == {None}
+
+
+def test_images_that_cannot_be_read_are_passed_over_with_a_word(state, people, capsys):
+    first, *others = people.gallery
+    asked = [replace(one, path="gone.png") if one.pid == first.pid else one for one in people.query]
+    samples = sample_queries(replace(people, query=Split("query", asked)), people.gallery.pids.tolist())
+    assert {sample.pid for sample in samples} == set(people.gallery.pids.tolist()) - {first.pid}
+    gallery = state.gallery(state.new_gallery("some"))
+    enroll_dataset(gallery, state.embedder, people, [replace(first, path="people/gone.png"), *others[:2]])
+    assert len(gallery) == 2 and "left out: 1 image, the first: people/gone.png: " in capsys.readouterr().err
