@@ -4,7 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from PIL import Image
 from hat.errors import HatError, UsageError
 from hat.io.artifact import ArtifactInfo
 from hat.runtime import TorchRuntime, runtime_info
-from hat.serve import Binding, Filter, Gallery, binding_of
+from hat.serve import Binding, Filter, Gallery, Record, binding_of
 from hat.serve.calibrate import ThresholdCalibration, calibrate_thresholds
 from hat.serve.enroll.enrolling import ImageEmbedder
 from hat.serve.gallery.identities import Identity
+from hat.serve.gallery.person_crops import record_image
 from hat.serve.search.query_embeddings import Query, rank_queries
 from hat.serve.search.searching import CenteredGallery
 
@@ -219,7 +220,19 @@ class AppState:
         }
         if options.rerank:
             seconds["re-rank"] = spent["rerank"]
-        return Outcome(name, tuple(matches), seconds, len(gallery.ids(options.where)), options)
+        records = self.pictured(name, [match.record for match in matches])
+        pictured = tuple(replace(match, record=record) for match, record in zip(matches, records, strict=True))
+        return Outcome(name, pictured, seconds, len(gallery.ids(options.where)), options)
+
+    def pictured(self, name: str, records: Sequence[Record]) -> list[Record]:
+        """Return a gallery's records, with pictures of their sources where it keeps none and those are still there."""
+        if not self.is_kept(name):  # one that a visitor handed in must not say which files are read here
+            return list(records)
+        images = [record_image(record) if record.thumbnail is None else None for record in records]
+        return [
+            record if image is None else replace(record, thumbnail=jpeg_bytes(image))
+            for record, image in zip(records, images, strict=True)
+        ]
 
     def is_kept(self, name: str) -> bool:
         """Return whether a gallery outlasts the demo."""

@@ -33,7 +33,7 @@ def demo(
     report: Annotated[
         list[Path] | None, typer.Option(help="A report of `hat verify` or `hat bench`, or a folder of them; repeatable.")
     ] = None,
-    max_images: Annotated[int, typer.Option(min=1, help="Maximum gallery images of --data.")] = 1000,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Maximum gallery images of --data; 1000 if not given.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse adding to galleries and removing from them.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     gray_bits: GrayBits = None,
@@ -71,6 +71,8 @@ def demo(
 
     password = os.environ.get("HAT_DEMO_PASSWORD") if user is not None else None
     address = Address(host, port, user, password, tuple(allow_host or ()))
+    if gallery is not None and max_images is not None:
+        raise UsageError("--max-images bounds the gallery that is made of --data, and --gallery names another: give one")
     check_address(address)
     reports = tuple(path.expanduser() for path in report or ())
     check_report_paths(reports)
@@ -86,7 +88,7 @@ def demo(
             stderr.print(f"opening {model}")
             state = _open_models(str(model), compare or [], None if device == "auto" else device, folder, reports, read_only)
             stack.callback(state.close)
-            _open_people(state, gallery, data, max_images)
+            _open_people(state, gallery, data, max_images or 1000)
             page, url = serve_page(state, address, opens_browser=open_browser)
             stack.callback(page.close, verbose=False)
             stderr.print("the demo is at", Text(url, "bold"), " (Ctrl+C ends it)")
@@ -104,11 +106,13 @@ def _open_models(
     from .app_state import AppState, SharedEmbedder
     from .view.markup import last_part
 
-    endings = [last_part(path) for path in compare]
-    names = [ending if endings.count(ending) == 1 else path for ending, path in zip(endings, compare, strict=True)]
-    embedder = SharedEmbedder(Embedder.open(model, device=device))
-    others = tuple(SharedEmbedder(Embedder.open(path, device=device), name) for path, name in zip(compare, names, strict=True))
-    return AppState(model, embedder, folder, others=others, report_paths=reports, read_only=read_only)
+    paths = [model, *compare]
+    endings = [last_part(path) for path in paths]
+    names = [ending if endings.count(ending) == 1 else path for ending, path in zip(endings, paths, strict=True)]
+    embedder, *others = (
+        SharedEmbedder(Embedder.open(path, device=device), name) for path, name in zip(paths, names, strict=True)
+    )
+    return AppState(model, embedder, folder, others=tuple(others), report_paths=reports, read_only=read_only)
 
 
 def _open_people(state: AppState, location: str | None, data: str | None, max_images: int) -> None:

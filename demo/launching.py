@@ -171,6 +171,7 @@ def serve_page(state: AppState, address: Address, *, opens_browser: bool = False
         )
     except OSError:
         # The library's own message names its own parameters, which nobody here can give.
-        where = address.host if address.port is None else f"{address.host}:{address.port}"
-        raise WorkError(f"{where} cannot be listened on: give another --port") from None
+        if address.port is None:
+            raise WorkError(f"{address.host}: no port that is tried, from 7860 on, can be listened on: give a --port") from None
+        raise WorkError(f"{address.host}:{address.port} cannot be listened on: give another --port") from None
     return page, url

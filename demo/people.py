@@ -2,21 +2,23 @@
 
 import json
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from hat.console import stderr
 from hat.data import DISTRACTOR_PID, JUNK_PID, ReIDDataset, Sample, load_dataset, read_image
 from hat.data.images import read_encoded
-from hat.errors import DataError
+from hat.errors import DataError, ImageError
 from hat.serve import Gallery
 from hat.serve.enroll.enrolling import ImageEmbedder, enroll_images
 from hat.serve.enroll.items import Item
 from hat.serve.gallery.identities import Identity
 
-from .view.markup import jpeg_bytes
+from .view.markup import jpeg_bytes, plural
 
 _SEED = 7
 """Not the seed that `hat synth` begins with: a model that was trained on its people has not seen these."""
@@ -31,7 +33,7 @@ class SampleQuery:
 
     path: str
     pid: int
-    camid: int
+    camid: int | None  # None where the data set knows no cameras
     picture: bytes
 
 
@@ -63,7 +65,7 @@ def enroll_dataset(
             source="/".join(Path(sample.path).parts[-2:]),
             read=partial(read_encoded, sample.path),
             pid=None if sample.pid in nobody else sample.pid,
-            camid=sample.camid,
+            camid=sample.camid if dataset.has_cameras else None,
             time_s=times.get(sample.path),
             attributes=described.get(sample.pid, {}),
         )
@@ -72,6 +74,8 @@ def enroll_dataset(
     done = enroll_images(gallery, embedder, items, thumbnail_height=256, progress=advance)
     if not done.ids:
         raise DataError(f"{dataset.name}: none of its {len(items)} gallery images can be used; the first: {done.bad[0][1]}")
+    if done.bad:
+        stderr.print(f"left out: {plural(len(done.bad), 'image')}, the first: {': '.join(done.bad[0])}", soft_wrap=True)
 
 
 def gallery_sample(dataset: ReIDDataset, max_images: int) -> list[Sample]:
@@ -95,17 +99,23 @@ def gallery_sample(dataset: ReIDDataset, max_images: int) -> list[Sample]:
 
 
 def sample_queries(dataset: ReIDDataset, pids: Collection[Identity | None]) -> tuple[SampleQuery, ...]:
-    """Return queries to try: one of each of a dozen people that the gallery knows, chosen by a fixed seed."""
+    """Return queries to try: one of each of a dozen people that the gallery knows, chosen by a fixed seed.
+
+    Images that cannot be read are passed over.
+    """
     by_pid: dict[int, list[Sample]] = {}
     for sample in dataset.query:
         if sample.pid in pids:
             by_pid.setdefault(sample.pid, []).append(sample)
     random = np.random.default_rng(0)
-    chosen = []
-    for pid in random.permutation(sorted(by_pid))[:12].tolist():
+    chosen: list[SampleQuery] = []
+    for pid in random.permutation(sorted(by_pid)).tolist():
         sample = by_pid[pid][int(random.integers(len(by_pid[pid])))]
-        picture = jpeg_bytes(read_image(sample.path), max_height=160)
-        chosen.append(SampleQuery(sample.path, sample.pid, sample.camid, picture))
+        with suppress(ImageError):
+            picture = jpeg_bytes(read_image(sample.path), max_height=160)
+            chosen.append(SampleQuery(sample.path, sample.pid, sample.camid if dataset.has_cameras else None, picture))
+        if len(chosen) == 12:
+            break
     return tuple(chosen)
 
 

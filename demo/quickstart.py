@@ -169,7 +169,7 @@ def quickstart(
         emit(result, Text(f"open the demo with:\n  {opens}", no_wrap=True, overflow="ignore"), as_json)
     if not once:
         stderr.print(f"opening the demo: {opens}", soft_wrap=True)
-        raise typer.Exit(subprocess.run(_hat(command), check=False).returncode)
+        raise typer.Exit(_run(command).returncode)
 
 
 def _prepare(folder: Path, force: bool) -> None:
@@ -212,16 +212,32 @@ def _do(step: Step, folder: Path) -> dict[str, Any]:
         else:
             product.unlink()
     if step.shows_progress and stderr.is_terminal:
-        finished = subprocess.run(_hat(arguments), cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
+        finished = _run(arguments, cwd=folder, stdout=subprocess.PIPE)
     else:
         with stderr.status(step.title):
-            finished = subprocess.run(_hat(arguments), cwd=folder, capture_output=True, text=True, check=False)
+            finished = _run(arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if finished.returncode:
         raise WorkError(f"{shlex.join(['hat', *arguments])} in {folder} {_describe_end(finished)}")
+    printed = json.loads(finished.stdout)
+    if printed.get("stopped"):  # training that was asked to end writes its state, which is no failure
+        raise WorkError(f"{shlex.join(['hat', *arguments])} in {folder} was stopped: {printed['stopped']}; start again")
     if step.saves_output:
         product.write_text(finished.stdout, encoding="utf-8")
-    seconds, result = round(time.monotonic() - began, 1), step.summary(json.loads(finished.stdout))
+    seconds, result = round(time.monotonic() - began, 1), step.summary(printed)
     return {"step": step.title, "command": step.typed, "seconds": seconds, "result": result}
+
+
+def _run(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command of ``hat`` to its end; where this process is asked to end first, the command still writes its state."""
+    process = subprocess.Popen(_hat(arguments), text=True, **options)
+    try:
+        printed, said = process.communicate()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit):  # a terminal's Ctrl+C has reached the command too, what ends this process has not
+            process.terminate()
+        process.communicate()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, printed, said)
 
 
 def _describe_end(finished: subprocess.CompletedProcess[str]) -> str:

@@ -82,8 +82,8 @@ def upload_items(
 ) -> list[Item]:
     """Return images that are to be enrolled, from uploaded images and zip files; they are read when they are needed.
 
-    A name such as ``0002_c1s1_000451_03.jpg`` tells identity and camera where it may; ``pid`` and ``camid`` are those of all
-    others. A UsageError where there is nothing to read, or too much.
+    ``pid`` and ``camid`` are those of all images; where they are not given, a name such as ``0002_c1s1_000451_03.jpg`` tells
+    them, if it may. A UsageError where there is nothing to read, or too much.
     """
     found = (source for path in paths for source in _sources(path, limits))
     sources = list(islice(found, limits.enroll_images + 1))
@@ -94,16 +94,14 @@ def upload_items(
             f"there are more than the {limits.enroll_images:,} images that this page takes at once: use `hat enroll`"
         )
     read_within = _budget(limits)
+    given = Labels(pid=pid, camid=camid)
     items = []
     for name, read in sources:
-        labels = read_name(Path(name.rpartition("!")[2]).name) if parse_labels_from_names else None
-        given = Labels(pid=pid, camid=camid)
-        if labels is None or (labels.pid == JUNK_PID and pid is not None):
-            labels = given
-        if labels.pid == JUNK_PID:
-            items.append(Item(source=name, read=refuse("left out: its name says that it is junk (-1)")))
-        else:
-            items.append(labels.of(Item(source=name, read=partial(read_within, read, name))))
+        named = read_name(Path(name.rpartition("!")[2]).name) if parse_labels_from_names else None
+        item = given.of((named or Labels()).of(Item(source=name, read=partial(read_within, read, name))))
+        if item.pid == JUNK_PID:
+            item = Item(source=name, read=refuse("left out: its name says that it is junk (-1)"))
+        items.append(item)
     return items
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from hat.data.images import IMAGE_SUFFIXES
-from hat.errors import UsageError
+from hat.errors import HatError, UsageError
 from hat.serve import Filter
 from hat.serve.enroll.enrolling import Enrollment, enroll_images
 from hat.serve.gallery.timestamps import format_timestamp
@@ -29,11 +29,14 @@ _MOST_BARS = 5
 _DAY_S = 86_400.0
 
 
-def gallery_page(state: AppState, session_state: gr.State) -> tuple["GalleryActions", list[Any], tuple[Any, Any, Any]]:
+def gallery_page(
+    state: AppState, session_state: gr.State
+) -> tuple["GalleryActions", list[Any], tuple[Any, Any, Any], tuple[Any, Any]]:
     """Build the page.
 
-    Returns its handlers; the components that show the gallery, whose values ``actions.shown`` gives; and what another gallery
-    is had by: the name of a new one, the button that makes it, and the field for a gallery's file.
+    Returns its handlers; the components that show the gallery, whose values ``actions.shown`` gives; what another gallery is
+    had by: the name of a new one, the button that makes it, and the field for a gallery's file; and the events that change a
+    gallery, adding and removing, to be followed by others.
     """
     view, writable = fragments("gallery"), not state.read_only
     with gr.Row(elem_classes="hat-columns"):
@@ -88,8 +91,8 @@ def gallery_page(state: AppState, session_state: gr.State) -> tuple["GalleryActi
     bind(ask_person.click, actions.ask_person, session_state, [person], asked, **in_order)
     bind(ask_old.click, actions.ask_old, session_state, [days], asked, **in_order)
     bind(no.click, actions.keep, session_state, [], asked, **in_order)
-    bind(yes.click, actions.remove, session_state, [], [removed, *outputs], **in_order)
-    return actions, outputs, (new_name, make, gallery_file)
+    gone = bind(yes.click, actions.remove, session_state, [], [removed, *outputs], **in_order)
+    return actions, outputs, (new_name, make, gallery_file), (added, gone)
 
 
 class GalleryActions:
@@ -135,11 +138,15 @@ class GalleryActions:
     ) -> Values:
         """Enroll uploaded images and delete the files."""
         with received_files(paths) as at_hand:
+            if gone := set(paths or ()) - set(at_hand):
+                given = plural(len(paths or ()), "file")
+                raise UsageError(f"{len(gone)} of {given} are not here any more: give all of them again")
             done = self._enroll(session, progress, at_hand, pid, camid, labels_in_names)
-        known = f", {done.num_known:,} known already" if done.num_known else ""
+        kept = f", {len(done.conflicts):,} with other labels, which stay: `hat gallery label` changes them"
+        known = f", {done.num_known:,} known already{kept if done.conflicts else ''}" if done.num_known else ""
         message = self._view.enrollment(
             f"{plural(done.num_added, 'image')} added{known}.",
-            "good" if done.num_added or not done.bad else "bad",
+            "good" if (done.num_added or not done.bad) and not done.conflicts else "bad",
             [(Path(source).name, reason) for source, reason in done.bad[:_SHOWN_BAD]],
             len(done.bad) - _SHOWN_BAD,
         )
@@ -182,11 +189,15 @@ class GalleryActions:
             raise UsageError("there is nothing to remove any more")
         gallery = self._state.gallery(session.gallery)
         count = gallery.remove(**condition)
-        gallery.vacuum()
         self._state.forget_embeddings(session.gallery)
         session.forget_query()
-        message = f"{plural(count, 'image')} removed; nothing of them is left in the gallery's file."
-        return (fragments("components").notice(message, "good"), *self.shown(session))
+        left, kind = "nothing of them is left in the gallery's file.", "good"
+        try:
+            gallery.vacuum()
+        except HatError as error:  # they are removed all the same
+            left, kind = f"the file could not be rewritten yet: {error}", "bad"
+        notice = fragments("components").notice(f"{plural(count, 'image')} removed; {left}", kind)
+        return (notice, *self.shown(session))
 
     def _ask(self, session: Session, condition: dict[str, Any], count: int, what: str, reason: str) -> Values:
         self._check_writable()
@@ -253,7 +264,7 @@ class GalleryActions:
         num_pages = max(1, -(-len(ids) // PAGE_SIZE))
         page = min(max(1, page), num_pages)
         start = (page - 1) * PAGE_SIZE
-        records = gallery.get(ids[start : start + PAGE_SIZE].tolist(), thumbnails=True)
+        records = self._state.pictured(session.gallery, gallery.get(ids[start : start + PAGE_SIZE].tolist(), thumbnails=True))
         span = f"{start + 1:,} to {start + len(records):,} of {plural(len(ids), 'image')}"
         return str(self._view.records(records, session.marked, not self._state.read_only, span, page, num_pages))
 

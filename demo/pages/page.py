@@ -56,7 +56,7 @@ def build_page(state: AppState) -> gr.Blocks:
             with gr.Tab("Search", id="search"):
                 search, of_search, filters = search_page(state, session_state)
             with gr.Tab("Gallery", id="gallery"):
-                browse, of_browse, (new_name, make_it, gallery_file) = gallery_page(state, session_state)
+                browse, of_browse, (new_name, make_it, gallery_file), (added, removed) = gallery_page(state, session_state)
             with gr.Tab("Compare", id="compare"):
                 compare_page(state, session_state)
             with gr.Tab("Look inside", id="inside") as inside_tab:
@@ -95,7 +95,15 @@ def build_page(state: AppState) -> gr.Blocks:
                     raise UsageError("the gallery's file did not arrive: give it once more")
                 return switch(session, state.import_gallery(Path(at_hand[0])))
 
+        def offer_added(session: Session) -> Values:
+            return search.filter_choices(session, keeps_values=True)
+
+        def forget_removed(session: Session) -> Values:
+            return (*search.shown(session), *search.filter_choices(session))
+
         bind(page.load, gallery_shown, session_state, [], of_gallery, show_progress="hidden")
+        bind(added.success, offer_added, session_state, [], filters, show_progress="hidden")
+        bind(removed.success, forget_removed, session_state, [], [*of_search, *filters], show_progress="hidden")
         bind(gallery.input, switch, session_state, [gallery], everything)
         bind(make_it.click, make, session_state, [new_name], [new_name, *everything])
         taken = bind(gallery_file.upload, take, session_state, [gallery_file], everything)

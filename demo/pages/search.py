@@ -14,9 +14,9 @@ from hat.serve.gallery.timestamps import format_timestamp, parse_timestamp
 from ..app_state import AppState, Session
 from ..events import CLICKS, Values, bind, clicked, event_data, typed_identity, whole_number
 from ..ranking import MAX_TOP, Outcome, QueryImage, SearchOptions
-from ..uploads import Upload, received_files, reduce_image, uploaded_image
+from ..uploads import Upload, UploadLimits, received_files, reduce_image, uploaded_image
 from ..view.blocks import CROP_BOX, html_block, text_field, upload_field
-from ..view.markup import fragments, jpeg_bytes, person_name
+from ..view.markup import camera_name, fragments, jpeg_bytes, person_name
 
 _MIN_CROP_SIDE = 16
 _MAX_ATTRIBUTES = 12
@@ -65,7 +65,7 @@ def search_page(state: AppState, session_state: gr.State) -> tuple["SearchAction
     uploaded.then(None, None, files, js="() => null")  # the field is free again, also after a file that was refused
     bind(samples.select, actions.try_sample, session_state, options, outputs, reads_click=True)
     bind(tiles.delete, actions.take_out, session_state, options, outputs, reads_click=True)
-    bind(crop.submit, actions.use_crop, session_state, [add, *options], outputs, reads_click=True)
+    bind(crop.submit, actions.use_crop, session_state, options, outputs, reads_click=True)
     bind(cards.select, actions.choose, session_state, [], [details], reads_click=True, show_progress="hidden")
     for changed in (top.release, rerank.input, leave_out.input, center.input, cameras.input):
         bind(changed, actions.search_again, session_state, options, outputs)
@@ -85,9 +85,11 @@ class SearchActions:
         self._view = fragments("search")
 
     def upload(self, session: Session, paths: list[str] | None, adds: bool, *fields: Any) -> Values:
-        """Read uploaded images, delete the files, and search: people become queries, a wide picture waits to be cropped."""
+        """Read uploaded images, delete the files, and search: people become queries, a larger picture waits to be cropped."""
+        # What was typed about a query that is replaced is not about the new one.
+        keeps_labels = adds or not (session.queries or session.photo)
         with received_files(paths) as at_hand:
-            options = _options(fields) if adds else _options(fields, pid=None, camid=None)
+            options = _options(fields) if keeps_labels else _options(fields, pid=None, camid=None)
             queries, photo = self._read(at_hand, len(session.queries) if adds else 0)
         if adds:
             queries, photo = (*session.queries, *queries), photo or session.photo
@@ -103,7 +105,7 @@ class SearchActions:
         started = time.perf_counter()
         image = read_image(sample.path)
         spent = time.perf_counter() - started
-        query = self._state.query(Upload(f"person {sample.pid}, camera {sample.camid}", image, spent))
+        query = self._state.query(Upload(f"{person_name(sample.pid)}, {camera_name(sample.camid)}", image, spent))
         return self._search(session, (query,), options, None)
 
     def take_out(self, session: Session, event: gr.EventData, *fields: Any) -> Values:
@@ -115,15 +117,15 @@ class SearchActions:
         session.forget_query()
         return self.shown(session)
 
-    def use_crop(self, session: Session, event: gr.EventData, adds: bool, *fields: Any) -> Values:
-        """Search for the person who was marked in a larger picture."""
+    def use_crop(self, session: Session, event: gr.EventData, *fields: Any) -> Values:
+        """Search for the person who was marked in a larger picture, and in the images that came with it."""
         if session.photo is None:
             raise UsageError("there is no picture to crop: give one first")
         image = cropped(session.photo.image, event_data(event))
-        self._check_count(len(session.queries) + 1 if adds else 1)
-        options = _options(fields) if adds else _options(fields, pid=None, camid=None)
+        self._check_count(len(session.queries) + 1)
+        options = _options(fields)
         query = self._state.query(session.photo._replace(image=image))
-        return self._search(session, (*session.queries, query) if adds else (query,), options, None)
+        return self._search(session, (*session.queries, query), options, None)
 
     def search_again(self, session: Session, *fields: Any) -> Values:
         """Search with other options, or with what a visitor typed about the query."""
@@ -149,16 +151,19 @@ class SearchActions:
             self._details(session),
         )
 
-    def filter_choices(self, session: Session) -> Values:
-        """Return the values of the page's filters for the gallery that a session works with."""
+    def filter_choices(self, session: Session, *, keeps_values: bool = False) -> Values:
+        """Return the values of the page's filters for the gallery that a session works with: as if new, or as they are set."""
         counts = self._state.gallery(session.gallery).counts()
         cameras = {camid: count for camid, count in counts.by_camid.items() if camid is not None}
         times = [format_timestamp(time_s) for time_s in (counts.first_seen_s, counts.last_seen_s) if time_s is not None]
-        return (
+        new = (
             gr.update(visible=any(count > 1 for count in cameras.values()), value=False),
             gr.update(choices=[(f"camera {camid}", camid) for camid in sorted(cameras)], value=[]),
             *(gr.update(visible=bool(times), placeholder=times[place] if times else "", value="") for place in (0, -1)),
         )
+        if keeps_values:
+            return tuple({name: value for name, value in update.items() if name != "value"} for update in new)
+        return new
 
     def _read(self, paths: list[str], num_before: int) -> tuple[tuple[QueryImage, ...], Upload | None]:
         """Return the people in uploaded images as queries, and the one picture that has to be cropped first."""
@@ -167,10 +172,11 @@ class SearchActions:
         limits = self._state.limits
         self._check_count(len(paths) + num_before)
         uploads = [uploaded_image(path, limits) for path in paths]
-        # One person who stands or walks is higher than wide.
-        photos = [upload for upload in uploads if upload.image.width > 0.8 * upload.image.height]
+        photos = [upload for upload in uploads if _may_show_more(upload.image, limits)]
         if len(photos) > 1:
-            raise UsageError("several of these pictures are wide: give them one at a time, and mark the person in each")
+            raise UsageError(
+                "several of these pictures are wide or large: give them one at a time, and mark the person in each"
+            )
         queries = tuple(self._state.query(upload) for upload in uploads if upload not in photos)
         photo = photos[0]._replace(image=reduce_image(photos[0].image, limits.photo_pixels)) if photos else None
         return queries, photo
@@ -198,9 +204,14 @@ class SearchActions:
         chance = ""
         if calibration is not None:
             rate = calibration.point_at(outcome.matches[session.chosen].similarity).false_match_rate
-            share = f"{100 * rate:.2g} %" if rate else f"fewer than {100 * calibration.lowest_rate:.1g} %"
+            share = _percent(rate) if rate else f"fewer than {_percent(calibration.lowest_rate)}"
             chance = f" · {share} of pairs of different people in this gallery look as similar"
         return str(self._view.details(_match_metadata(outcome, session.chosen, chance)))
+
+
+def _may_show_more(image: Image.Image, limits: UploadLimits) -> bool:
+    # A picture of one person who stands or walks is higher than wide, and seldom of more pixels than a query keeps.
+    return image.width > 0.8 * image.height or image.width * image.height > limits.query_pixels
 
 
 def cropped(photo: Image.Image, box: Any) -> Image.Image:
@@ -219,6 +230,10 @@ def _share(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise UsageError("the page sent a box that means nothing: mark the person again")
     return float(value)
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.0f} %" if rate >= 0.1 else f"{100 * rate:.2g} %"
 
 
 def _options(fields: Values, **known: Any) -> SearchOptions:

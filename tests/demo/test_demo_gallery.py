@@ -1,17 +1,22 @@
 """The gallery: images come in with their labels, go for good, and a gallery of another model stays out."""
 
+import asyncio
 import re
 import time
 import zipfile
 from collections import Counter
+from dataclasses import replace
 
 import gradio as gr
 import pytest
 
+from hat.data.datasets import Split
 from hat.demo.app_state import NEW_GALLERY_LIMIT, Session
 from hat.demo.pages.gallery import PAGE_SIZE, GalleryActions
-from hat.demo.people import gallery_sample
-from hat.errors import UsageError
+from hat.demo.pages.page import build_page
+from hat.demo.pages.search import SearchActions
+from hat.demo.people import enroll_dataset, gallery_sample, sample_queries
+from hat.errors import UsageError, WorkError
 from hat.serve import Filter, Gallery
 
 
@@ -59,12 +64,18 @@ def test_images_are_added_with_their_labels_and_the_files_deleted(state, actions
         file.write(make_image(tmp_path / "x.png", seed=2), "0042_c7s1_000001_00.png")
         file.writestr("broken.jpg", b"no image")
     session = Session()
-    said, overview, *_ = actions.add(session, nothing, [single, str(archive)], "50", "3", True)
+    said, overview, *_ = actions.add(session, nothing, [single, str(archive)], "", "3", True)
     assert "2 images added" in said and "broken.jpg" in said and "34" in overview
     found = {(record.pid, record.camid) for record in state.gallery("").records() if record.id > 32}
-    assert found == {(50, 3), (42, 7)} and not archive.exists()
+    assert found == {(None, 3), (42, 3)} and not archive.exists()
     again, *_ = actions.add(session, nothing, [make_image(tmp_path / "someone.png", seed=1)], "", "", True)
-    assert "0 images added, 1 known already" in again
+    assert "0 images added, 1 known already." in again and "hat-good" in again
+    other, *_ = actions.add(session, nothing, [make_image(tmp_path / "someone.png", seed=1)], "50", "", True)
+    assert "1 known already, 1 with other labels, which stay" in other and "hat-bad" in other
+    # A page may name files that are gone by now: none of them is left out without a word.
+    with pytest.raises(UsageError, match="1 of 2 files are not here any more"):
+        actions.add(session, nothing, [make_image(tmp_path / "new.png", seed=3), str(archive)], "", "", True)
+    assert len(state.gallery("")) == 34
     with pytest.raises(UsageError, match="no image yet"):
         actions.add(session, nothing, None, "", "", True)
 
@@ -97,6 +108,45 @@ def test_a_person_is_removed_whole_and_nothing_of_them_is_kept(state, actions):
     gallery = state.gallery("")
     assert len(gallery.ids(Filter(pids=frozenset({5})))) == 0 and len(gallery) == 28
     assert state.calibration("").num_records == 28
+
+
+def test_what_was_removed_is_forgotten_also_where_the_file_cannot_be_rewritten(state, actions, monkeypatch):
+    def busy():
+        raise WorkError("another process reads it")
+
+    monkeypatch.setattr(state.gallery(""), "vacuum", busy)
+    session = Session()
+    SearchActions(state).try_sample(session, gr.EventData(None, {"index": 0}), 12, False, True, False, [], "", "", "", "")
+    actions.ask_person(session, "5")
+    said, overview, *_ = actions.remove(session)
+    assert "4 images removed; the file could not be rewritten yet: another process reads it" in said and "hat-bad" in said
+    assert "28" in overview and session.outcome is None and session.queries == ()
+
+
+def test_the_search_page_follows_what_the_gallery_page_changes(state, make_image, tmp_path):
+    async def build():  # gradio asks for an event loop, and would leave one of its own open
+        return build_page(state)
+
+    page, session = asyncio.run(build()), Session()
+
+    def click(button, *values):
+        """What a click, and what the page does after it, gives its components, by their ids."""
+        (block,) = (one for one in page.blocks.values() if isinstance(one, gr.Button) and one.value == button)
+        (first,) = (event for event in page.fns.values() if (block._id, "click") in event.targets)
+        after = [event for event in page.fns.values() if event.trigger_after == first._id and event.fn is not None]
+        shown = {}
+        for event, given in [(first, values), *((event, ()) for event in after)]:
+            shown.update(zip((one.elem_id for one in event.outputs), event.fn(session, *given), strict=True))
+        return shown
+
+    picture = make_image(tmp_path / "a.png")
+    cameras = click("Add to the gallery", nothing, [picture], "", "9", True)["hat-cameras"]
+    assert ("camera 9", 9) in cameras["choices"] and "value" not in cameras  # what is chosen stays chosen
+    SearchActions(state).try_sample(session, gr.EventData(None, {"index": 0}), 12, False, True, False, [], "", "", "", "")
+    session.removal = {"ids": [33]}
+    shown = click("Remove for good")
+    assert "hat-card" not in shown["hat-results"] and "<img" not in shown["hat-query"] and shown["hat-details"] == ""
+    assert [camid for _, camid in shown["hat-cameras"]["choices"]] == [1, 2] and shown["hat-cameras"]["value"] == []
 
 
 def test_gallery_actions_know_people_by_name(state, actions, make_image, tmp_path):
@@ -175,3 +225,21 @@ def test_a_large_gallery_is_taken_in_whole_identities(people):
     assert len(chosen) <= 10 and set(Counter(sample.pid for sample in chosen).values()) == {4}
     assert gallery_sample(people, 10) == chosen and len(gallery_sample(people, 1000)) == 32
     assert len(gallery_sample(people, 3)) == 3
+
+
+def test_cameras_that_a_data_set_does_not_know_are_not_made_up(state, people):
+    unknown = people.without_cameras()
+    gallery = state.gallery(state.new_gallery("unknown"))
+    enroll_dataset(gallery, state.embedder, unknown, unknown.gallery[:4])
+    assert gallery.counts().by_camid == {None: 4}
+    assert {sample.camid for sample in sample_queries(unknown, people.gallery.pids.tolist())} == {None}
+
+
+def test_images_that_cannot_be_read_are_passed_over_with_a_word(state, people, capsys):
+    first, *others = people.gallery
+    asked = [replace(one, path="gone.png") if one.pid == first.pid else one for one in people.query]
+    samples = sample_queries(replace(people, query=Split("query", asked)), people.gallery.pids.tolist())
+    assert {sample.pid for sample in samples} == set(people.gallery.pids.tolist()) - {first.pid}
+    gallery = state.gallery(state.new_gallery("some"))
+    enroll_dataset(gallery, state.embedder, people, [replace(first, path="people/gone.png"), *others[:2]])
+    assert len(gallery) == 2 and "left out: 1 image, the first: people/gone.png: " in capsys.readouterr().err

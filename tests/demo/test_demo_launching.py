@@ -11,6 +11,7 @@ import tempfile
 import time
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import httpx
@@ -23,8 +24,9 @@ import hat
 from hat.cli import app
 from hat.demo.app_state import Session
 from hat.demo.events import GENERAL, bind, clicked, typed_identity, whole_number
-from hat.demo.launching import Address, check_address, interruptible, private_environment
+from hat.demo.launching import Address, check_address, interruptible, private_environment, serve_page
 from hat.demo.pages.page import LIMITS_OF_USE, build_page, card_text
+from hat.demo.uploads import UPLOAD_LIMITS
 from hat.errors import DataError, UsageError, WorkError
 from hat.io.checkpoint import SHIPPED_MODEL
 
@@ -137,6 +139,16 @@ def test_check_address_names_the_option_where_the_port_is_in_use():
         check_address(Address("no.such.host.invalid", user="a", password="b"))
 
 
+@pytest.mark.parametrize(("port", "words"), [(None, "from 7860 on"), (7861, r"127\.0\.0\.1:7861 .* another --port")])
+def test_serve_page_says_which_ports_cannot_be_listened_on(monkeypatch, port, words):
+    def launch(**options):
+        raise OSError("Cannot find empty port")
+
+    monkeypatch.setattr("hat.demo.pages.page.build_page", lambda state: SimpleNamespace(launch=launch))
+    with pytest.raises(WorkError, match=words):
+        serve_page(SimpleNamespace(limits=UPLOAD_LIMITS), Address(port=port))
+
+
 def failure(error, session=None):
     """What a visitor reads where a handler raises an error."""
 
@@ -216,6 +228,7 @@ def test_the_limits_of_use_are_those_of_the_front_page():
         (["--host", "0.0.0.0"], "--user"),
         (["--report", "no/such/report.json"], "no such report"),
         (["--user", "anna"], "HAT_DEMO_PASSWORD"),
+        (["--gallery", "people.gallery", "--max-images", "9"], "--max-images"),
     ],
 )
 def test_wrong_usage_is_refused_before_anything_is_opened(arguments, words, monkeypatch):
@@ -242,6 +255,23 @@ def test_gray_of_fewer_bits_is_scaled_before_it_is_enrolled(tiny_checkpoint, tmp
         assert code == 0, err
     np.testing.assert_array_equal(*enrolled)
     assert len(enrolled[0]) == 4
+
+
+def test_files_that_are_called_alike_are_told_apart(tiny_checkpoint, tmp_path, monkeypatch, call):
+    names = []
+
+    def serve_nobody(state, *_, **options):
+        names.extend(artifact.name for artifact in state.artifacts)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hat.demo.launching.serve_page", serve_nobody)
+    mine, other, twin = (tmp_path / name for name in ("runs/market", "other/market", "twin"))
+    for folder in (mine, other, twin):
+        shutil.copytree(tiny_checkpoint, folder)
+    compared = ("--compare", other, "--compare", twin)
+    code, _, err = call("demo", mine, *compared, "--gallery", tmp_path / "new.gallery", "--device", "cpu")
+    assert code == 0, err
+    assert names == [str(mine), str(other), "twin"]
 
 
 def test_without_any_model_the_quickstart_is_named(monkeypatch):

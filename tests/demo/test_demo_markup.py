@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hat.demo.pages.gallery import _bars
-from hat.demo.pages.search import _match_metadata, _summary
+from hat.demo.pages.search import _match_metadata, _percent, _summary
 from hat.demo.ranking import Outcome, QueryImage, SearchOptions
 from hat.demo.view.markup import MAX_TEXT, Cell, data_uri, escaped, fragments, jpeg_bytes, last_part, plural
 from hat.serve import Record
@@ -144,6 +144,11 @@ def test_moves_of_re_ranking_are_told():
     assert summary.startswith("4 nearest images of 20 · 2 of 4 show person 4 · re-ranking moved 3 of 4, 1 from below the list")
     assert summary.endswith("decode1.2 msembed234 mssearch0.4 msre-rank50 ms")
     assert words(_summary(outcome(*matches))).endswith("20 decode1.2 msembed234 mssearch0.4 ms")
+
+
+def test_percentages_are_written_without_an_exponent():
+    shown = {1.0: "100 %", 0.6: "60 %", 0.0999: "10 %", 0.0123: "1.2 %", 0.00002: "0.002 %"}
+    assert {rate: _percent(rate) for rate in shown} == shown
 
 
 def test_cards_say_what_they_are_and_tables_are_whole():

@@ -1,20 +1,27 @@
 """Searching: the page's list is the library's, its choices hold, and a visitor's session is their own."""
 
 import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
 import pytest
 
 from hat.data import read_image
+from hat.data.images import read_encoded
 from hat.demo import app_state
 from hat.demo.app_state import Session
+from hat.demo.pages.gallery import GalleryActions
 from hat.demo.pages.search import SearchActions
 from hat.demo.ranking import SearchOptions
 from hat.demo.uploads import Upload
 from hat.errors import HatError, UsageError
 from hat.metrics import rerank
-from hat.serve import Filter
+from hat.serve import Filter, Gallery
+from hat.serve.enroll.enrolling import enroll_images
+from hat.serve.enroll.items import Item
 from hat.serve.gallery.timestamps import format_timestamp
 from hat.serve.search import searching
 from hat.serve.search.searching import CenteredGallery
@@ -188,7 +195,7 @@ def test_uploads_become_queries_and_are_deleted(state, actions, make_image, tmp_
         return [query.name for query in session.queries]
 
     path = make_image(tmp_path / "a.png")
-    assert upload(path) == ["a.png"] and not (tmp_path / "a.png").exists()
+    assert upload(path, pid="5") == ["a.png"] and not (tmp_path / "a.png").exists() and session.query_pid == 5
     assert upload(make_image(tmp_path / "b.png", seed=1), adds=True, pid="4") == ["a.png", "b.png"] and session.query_pid == 4
     assert upload(make_image(tmp_path / "c.png", seed=2), pid="4") == ["c.png"] and session.query_pid is None
     many = [make_image(tmp_path / f"{n}.png", seed=n) for n in range(state.limits.query_images + 1)]
@@ -209,10 +216,56 @@ def test_a_wide_picture_waits_until_the_person_is_marked(state, actions, make_im
     assert session.queries == () and session.photo.image.size == (200, 100) and "hat-crop-box" in shown[2]
     box = {"left": 0.5, "top": 0.0, "right": 0.75, "bottom": 1.0}
     expected = state.query(Upload("part", session.photo.image.crop((100, 0, 150, 100)), 0.0)).embedding
-    actions.use_crop(session, gr.EventData(None, box), False, *options())
+    actions.use_crop(session, gr.EventData(None, box), *options(pid="anna", camid="1"))  # typed while it waited
     assert session.photo is None and np.array_equal(session.queries[0].embedding, expected)
+    assert (session.query_pid, session.query_camid) == ("anna", 1)
     with pytest.raises(UsageError, match="no picture"):
-        actions.use_crop(session, gr.EventData(None, box), False, *options())
+        actions.use_crop(session, gr.EventData(None, box), *options())
+
+
+def test_a_person_who_was_marked_joins_the_images_that_came_with_the_picture(state, actions, make_image, tmp_path):
+    session, box = Session(), {"left": 0.5, "top": 0.0, "right": 0.75, "bottom": 1.0}
+    actions.upload(session, [make_image(tmp_path / "old.png")], False, *options())
+    given = [make_image(tmp_path / "a.png", seed=1), make_image(tmp_path / "wide.png", size=(200, 100))]
+    actions.upload(session, given, False, *options())
+    actions.use_crop(session, gr.EventData(None, box), *options())
+    assert [query.name for query in session.queries] == ["a.png", "wide.png"]
+
+
+def test_a_large_upright_picture_waits_too_and_only_one_at_a_time(state, actions, make_image, tmp_path):
+    state.limits, session = replace(state.limits, query_pixels=32 * 64), Session()
+    actions.upload(session, [make_image(tmp_path / "person.png")], False, *options())
+    assert session.photo is None
+    actions.upload(session, [make_image(tmp_path / "street.png", size=(48, 64))], False, *options())
+    assert session.queries == () and session.photo.image.size == (48, 64)
+    with pytest.raises(UsageError, match="wide or large"):
+        paths = [make_image(tmp_path / f"{n}.png", size=(48, 64)) for n in range(2)]
+        actions.upload(session, paths, False, *options())
+
+
+def test_a_gallery_without_thumbnails_shows_the_files_that_are_still_the_same(state, actions, make_image, tmp_path):
+    (tmp_path / "kept").mkdir()
+    paths = [make_image(tmp_path / f"{seed}.png", seed=seed) for seed in range(3)]
+    query = state.query(Upload("a query", make_image(seed=9), 0.0))
+
+    def num_pictures(name):
+        session = Session(gallery=name, queries=(query,))
+        cards, (records,) = actions.search_again(session, *options())[6], GalleryActions(state).browse(session, "", "")
+        assert len(session.outcome.matches) == 3 and cards.count("<img") == records.count("<img")
+        assert ("keeps no pictures" in cards) == ("<img" not in cards)
+        return cards.count("<img")
+
+    # A visitor's gallery is in the demo's own folder: it says files, and must not learn whether they are there.
+    for name, folder in (("kept", tmp_path / "kept"), ("visitor's", state.folder)):
+        gallery = Gallery.open(folder / "plain.gallery", binding=state.binding, create=True)
+        state.galleries[name] = gallery
+        enroll_images(gallery, state.embedder, [Item(source=path, read=partial(read_encoded, path)) for path in paths])
+    assert (num_pictures("kept"), num_pictures("visitor's")) == (3, 0)
+    make_image(paths[0], seed=7)  # another picture by now
+    Path(paths[1]).unlink()
+    assert num_pictures("kept") == 1
+    Path(paths[2]).unlink()
+    assert num_pictures("kept") == 0
 
 
 def test_a_click_that_means_nothing_is_refused(actions):

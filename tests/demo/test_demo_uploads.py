@@ -85,24 +85,33 @@ def test_a_zip_file_gives_its_images_with_the_labels_of_their_names(tmp_path):
         "-1_c2s1.jpg": jpeg(3),
         "__MACOSX/in/._0002_c3s1.jpg": b"junk",
         "readme.txt": b"hello",
+        "0000_c2s1.jpg": jpeg(5),
     }
-    items = upload_items([zipped(tmp_path / "people.zip", members)], pid=9, camid=8)
-    assert {item.source: (item.pid, item.camid) for item in items} == {
+    archive = zipped(tmp_path / "people.zip", members)
+    by_name = {item.source: item for item in upload_items([archive])}
+    assert {source: (item.pid, item.camid) for source, item in by_name.items() if "-1_" not in source} == {
         "people.zip!in/0002_c3s1_000451_03.jpg": (2, 3),
-        "people.zip!in/holiday.PNG": (9, 8),
+        "people.zip!in/holiday.PNG": (None, None),
         "people.zip!0011_c1.jpg": (11, 1),
-        "people.zip!-1_c2s1.jpg": (9, 8),
+        "people.zip!0000_c2s1.jpg": (None, 2),
     }
-    assert {item.source: item.read() for item in items}["people.zip!in/0002_c3s1_000451_03.jpg"] == jpeg(1)
-    members["0000_c2s1.jpg"] = jpeg(5)
-    by_name = {item.source: item for item in upload_items([zipped(tmp_path / "people.zip", members)], camid=8)}
+    assert by_name["people.zip!in/0002_c3s1_000451_03.jpg"].read() == jpeg(1)
     with pytest.raises(ImageError, match="junk"):
         by_name["people.zip!-1_c2s1.jpg"].read()
-    nobody = by_name["people.zip!0000_c2s1.jpg"]
-    assert (nobody.pid, nobody.camid) == (None, 2)
-    del members["0000_c2s1.jpg"]
-    told_nothing = upload_items([zipped(tmp_path / "people.zip", members)], pid=9, camid=8, parse_labels_from_names=False)
-    assert {(item.pid, item.camid) for item in told_nothing} == {(9, 8)}
+    told_nothing = upload_items([archive], parse_labels_from_names=False)
+    assert {(item.pid, item.camid) for item in told_nothing} == {(None, None)}
+
+
+def test_labels_that_were_given_stand_above_those_of_names(tmp_path):
+    archive = zipped(tmp_path / "a.zip", {"0002_c3s1_000451_03.jpg": jpeg(1), "-1_c2s1.jpg": jpeg(3), "holiday.png": jpeg(2)})
+
+    def labels(**given):
+        return {item.source.removeprefix("a.zip!"): (item.pid, item.camid) for item in upload_items([archive], **given)}
+
+    assert set(labels(pid="anna", camid=8).values()) == {("anna", 8)}
+    only_person = {"0002_c3s1_000451_03.jpg": ("anna", 3), "-1_c2s1.jpg": ("anna", 2), "holiday.png": ("anna", None)}
+    assert labels(pid="anna") == only_person
+    assert labels(camid=8)["0002_c3s1_000451_03.jpg"] == (2, 8)
 
 
 def test_hostile_member_names_lead_nowhere(tmp_path):

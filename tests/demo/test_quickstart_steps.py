@@ -21,14 +21,25 @@ APP.command()(quickstart)
 
 
 STAND_IN = """
-import json, pathlib, sys
+import json, os, pathlib, signal, sys, time
 name, *rest = [one for one in sys.argv[1:] if one != "--json"]
 if name == "fail":
     sys.exit("a first line\\nthe reason")
 if name == "draw":
     pathlib.Path("people").mkdir(exist_ok=True)
     pathlib.Path("people", "arguments.json").write_text(json.dumps(rest))
-print(json.dumps({"num_images": 32, "embed_dim": 1536}))
+if name == "interrupt":
+    def end(*_):
+        time.sleep(1)
+        pathlib.Path("cleaned").touch()
+        sys.exit(1)
+    asked = signal.Signals[rest[0]]
+    signal.signal(asked, end)
+    os.kill(os.getppid(), asked)
+    if asked == signal.SIGINT:  # a terminal sends it to both
+        os.kill(os.getpid(), asked)
+    time.sleep(60)
+print(json.dumps({"num_images": 32, "embed_dim": 1536, "stopped": "its time is over" if name == "stop" else None}))
 """
 """In the place of `hat`, whose imports take seconds: every real step runs in the slow test, and is parsed in another one."""
 
@@ -91,6 +102,23 @@ def test_quickstart_says_by_which_signal_a_step_was_ended(run, monkeypatch, tmp_
     monkeypatch.setattr(command_module, "_hat", lambda _: kill)
     with pytest.raises(WorkError, match=words):
         run(tmp_path, [drawing()])
+
+
+def test_a_training_that_was_stopped_is_not_done(run, tmp_path):
+    with pytest.raises(WorkError, match="was stopped: its time is over"):
+        run(tmp_path, [drawing(), telling("stop")])
+    assert [step["step"] for step in json.loads((tmp_path / "quickstart.json").read_text())] == ["Draw"]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_step_ends_by_itself_where_the_quickstart_is_asked_to_end(run, monkeypatch, tmp_path, name):
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as the command line does
+    try:
+        monkeypatch.setattr(command_module, "quickstart_steps", lambda: [telling(f"interrupt {name}")])
+        result = CliRunner().invoke(APP, ["--out", str(tmp_path), "--once"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert result.exit_code and (tmp_path / "cleaned").exists() and not (tmp_path / "quickstart.json").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
