@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hat.model import HAT
 from hat.preprocessing import Preprocessing
+from hat.runtime.torch_runtime import AUTOCAST_TYPES
 
 from .augmentation import Augmentation
 from .config import TrainConfig
@@ -22,7 +23,6 @@ from .losses import LossParts, hat_loss
 from .optimizer import ModelEma, build_optimizer, set_learning_rate, training_mode
 from .randomness import derive_seed
 from .run.run_folder import StepState
-from .teacher import AUTOCAST_TYPES
 
 _DROPOUT = 1  # tells seeds of dropout from seeds of anything else that is derived from (seed, epoch)
 
