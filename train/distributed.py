@@ -53,6 +53,11 @@ def process_group(device_name: str) -> Iterator[DistributedContext]:
         dist.destroy_process_group()
 
 
+def num_local_processes() -> int:
+    """Return the number of processes that share this machine's cores and memory."""
+    return max(1, _number_from_environment("LOCAL_WORLD_SIZE", 1))
+
+
 def _number_from_environment(name: str, default: int | None) -> int:
     text = os.environ.get(name)
     if text is None and default is not None:
