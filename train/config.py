@@ -210,11 +210,12 @@ class DataConfig:
 
     cache: Literal["auto", "device", "host", "none"] = "auto"
     """Keep all training images as uint8 on the training device, in the host's memory, or decode them for every batch; auto
-    takes the first of the three that fits into `cache_fraction` of the free memory. The run's result does not depend on it."""
+    takes the first of the three that fits into `cache_fraction` of the free memory, the host's divided among its processes. The
+    run's result does not depend on it."""
     cache_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Part of the free memory that auto may fill with images."""
     num_workers: PositiveInt | None = None
-    """Threads that decode images; null is one for each core, at most 16."""
+    """Threads of each process that decode images; null is one for each core, at most 16, divided among its processes."""
 
 
 @config_dataclass

@@ -53,6 +53,11 @@ def process_group(device_name: str) -> Iterator[DistributedContext]:
         dist.destroy_process_group()
 
 
+def num_local_processes() -> int:
+    """Return the number of processes that share this machine's cores and memory."""
+    return max(1, _number_from_environment("LOCAL_WORLD_SIZE", 1))
+
+
 def _number_from_environment(name: str, default: int | None) -> int:
     text = os.environ.get(name)
     if text is None and default is not None:
@@ -163,7 +168,7 @@ class GlobalBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """Normalize (B, C, ...) over all axes but the second and over all processes; with running statistics in evaluation."""
         if not self.training or self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return super().forward(input)
+            return _apply_what_follows(self, super().forward(input))
         # Under autocast maps come as bfloat16; their statistics need float32, as torch's own batch norm has it.
         values = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
         count = values.numel() // values.shape[1] * (1 if _is_alone() else dist.get_world_size())
@@ -175,17 +180,33 @@ class GlobalBatchNorm(_BatchNorm):
             momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), momentum)
-        result: Tensor = normalized.to(input.dtype)
-        return result
+        return _apply_what_follows(self, normalized.to(input.dtype))
+
+
+class _SyncBatchNormAct(nn.SyncBatchNorm):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+        return _apply_what_follows(self, super().forward(input))
+
+
+def _apply_what_follows(norm: nn.Module, normalized: Tensor) -> Tensor:
+    """Apply the dropout and the activation that timm's batch norms hold, in whose own forward pass they are a part."""
+    for name in ("drop", "act"):
+        if isinstance(layer := getattr(norm, name, None), nn.Module):
+            normalized = layer(normalized)
+    return normalized
 
 
 def synchronize_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
     """Make all batch norms of a model ones over the global batch, in place where that can be, and return it.
 
-    On CUDA they become torch.nn.SyncBatchNorm, elsewhere `GlobalBatchNorm`; parameters, buffers and their names stay the same.
+    On CUDA they become torch.nn.SyncBatchNorm, elsewhere `GlobalBatchNorm`; parameters, buffers and their names stay the same,
+    and so do the activations inside timm's.
     """
     if device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        for module in converted.modules():
+            if isinstance(module, nn.SyncBatchNorm):
+                module.__class__ = _SyncBatchNormAct
         return converted
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from hat.console import progress
 from hat.data import iterate_batches
+from hat.data.loading import default_num_workers
 from hat.preprocessing import Preprocessing
 
 from .config import DataConfig
-from .distributed import DistributedContext
+from .distributed import DistributedContext, num_local_processes
 
 _CHUNK = 256
 
@@ -36,14 +37,15 @@ def open_images(
     """
     shape = (len(paths), 3, *preprocessing.size)
     cache = choose_cache(config, int(np.prod(shape)), context.device)
+    num_workers = config.num_workers or max(1, default_num_workers() // num_local_processes())
     if cache == "none":
-        return partial(_read_batches, paths, preprocessing, config.num_workers, context.device)
+        return partial(_read_batches, paths, preprocessing, num_workers, context.device)
     images = torch.empty(shape, dtype=torch.uint8, device=context.device if cache == "device" else "cpu")
     with progress() if context.is_main else contextlib.nullcontext() as display:
         task = display.add_task("decoding", total=len(paths), info="") if display else None
         done = 0
         # Chunk by chunk, so that the host needs no room for what a GPU is to hold.
-        for chunk in iterate_batches(paths, preprocessing, _CHUNK, num_workers=config.num_workers):
+        for chunk in iterate_batches(paths, preprocessing, _CHUNK, num_workers=num_workers):
             images[done : done + len(chunk)].copy_(chunk)
             done += len(chunk)
             if display is not None and task is not None:
@@ -57,11 +59,12 @@ def _select_batches(images: Tensor, device: torch.device, plan: Plan) -> Iterato
 
 
 def _read_batches(
-    paths: Sequence[str], preprocessing: Preprocessing, num_workers: int | None, device: torch.device, plan: Plan
+    paths: Sequence[str], preprocessing: Preprocessing, num_workers: int, device: torch.device, plan: Plan
 ) -> Iterator[Tensor]:
-    """Decode images when they are needed, by threads that work some batches ahead."""
+    """Decode images when they are needed, by threads that work some batches ahead; not beside a step that needs all cores."""
     planned = [paths[index] for index in plan.ravel().tolist()]
-    for batch in iterate_batches(planned, preprocessing, plan.shape[1], num_workers=num_workers):
+    in_turns = device.type == "cpu"
+    for batch in iterate_batches(planned, preprocessing, plan.shape[1], num_workers=num_workers, in_turns=in_turns):
         yield _moved(batch, device)
 
 
@@ -71,12 +74,16 @@ def _moved(batch: Tensor, device: torch.device) -> Tensor:
 
 
 def choose_cache(config: DataConfig, num_bytes: int, device: torch.device) -> Literal["device", "host", "none"]:
-    """Return where images that take ``num_bytes`` are held: what the configuration says, or the first place where they fit."""
+    """Return where images that take ``num_bytes`` are held: what the configuration says, or the first place where they fit.
+
+    Each process holds all of them, and those of one machine share its memory.
+    """
     if config.cache != "auto":
         return config.cache
-    if num_bytes <= config.cache_fraction * free_memory_bytes(device):
+    of_host = free_memory_bytes(torch.device("cpu")) / num_local_processes()
+    if num_bytes <= config.cache_fraction * (of_host if device.type == "cpu" else free_memory_bytes(device)):
         return "device"
-    if device.type != "cpu" and num_bytes <= config.cache_fraction * free_memory_bytes(torch.device("cpu")):
+    if device.type != "cpu" and num_bytes <= config.cache_fraction * of_host:
         return "host"
     return "none"
 

@@ -44,14 +44,18 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     return [groups[key] for key in sorted(groups)]
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Make the optimizer, with the fused kernels that update all parameters in one pass where the device has them."""
+def build_optimizer(model: nn.Module, config: OptimConfig, *, skips_steps: bool = False) -> torch.optim.Optimizer:
+    """Make the optimizer, with the fused kernels that update all parameters in one pass where the device has them.
+
+    ``skips_steps``: a loss scaler leaves out steps whose gradients overflow.
+    """
     groups = parameter_groups(model, config)
     fused = groups[0]["params"][0].device.type in ("cpu", "cuda")
     for group in groups:
         group["lr"] = config.lr * group["lr_scale"]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+        # Where its first step is left out, torch's fused SGD goes on from momentum that nobody has written.
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused and not skips_steps)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return kind(groups, lr=config.lr, fused=fused)
 

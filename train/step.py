@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hat.model import HAT
 from hat.preprocessing import Preprocessing
+from hat.runtime.torch_runtime import AUTOCAST_TYPES
 
 from .augmentation import Augmentation
 from .config import TrainConfig
@@ -19,10 +20,9 @@ from .cpu_kernels import CpuKernels
 from .distillation import Distillation
 from .distributed import DistributedContext, synchronize_batch_norms
 from .losses import LossParts, hat_loss
-from .optimizer import ModelEma, build_optimizer, set_learning_rate, training_mode
+from .optimizer import ModelEma, build_optimizer, parameter_groups, set_learning_rate, training_mode
 from .randomness import derive_seed
 from .run.run_folder import StepState
-from .teacher import AUTOCAST_TYPES
 
 _DROPOUT = 1  # tells seeds of dropout from seeds of anything else that is derived from (seed, epoch)
 
@@ -63,7 +63,7 @@ class TrainingStep:
             # Of the last stage's map nothing but CLS is read: the same losses and gradients for a tenth fewer operations.
             self.model.dsa.cls_only = True
         self.train_mode()
-        self.optimizer = build_optimizer(self.model, config.optim)
+        self.optimizer = build_optimizer(self.model, config.optim, skips_steps=config.compute.precision == "fp16")
         if context.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # shapes are the same in every step
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.compute.tf32
@@ -74,9 +74,10 @@ class TrainingStep:
         self.distillation = distillation
         projection = None if distillation is None else distillation.projection
         self._projection = [] if projection is None else list(projection.parameters())
-        if self._projection:
+        if projection is not None:
             self._parameters += self._projection
-            self.optimizer.add_param_group({"name": "projection", "params": self._projection, "lr_scale": 1.0})
+            for group in parameter_groups(projection, config.optim):
+                self.optimizer.add_param_group({**group, "name": group["name"].replace("rest", "projection")})
         self._distributed: DistributedDataParallel | None = None
         if context.world_size > 1:
             # Two layouts describe a 1 x 1 filter in channels_last alike; torch warns where the gradient has the other one.

@@ -25,11 +25,10 @@ from hat.io.atomic_output import write_atomically
 from hat.model.inference import InferenceModel
 from hat.runtime import ARTIFACT_ENDINGS, Runtime, TorchRuntime, open_runtime
 from hat.runtime.protocol import runtime_info
+from hat.runtime.torch_runtime import AUTOCAST_TYPES, full_float32
 
 from .config import TrainConfig
 from .distributed import DistributedContext
-
-AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 TEACHER_FILE = "teacher.safetensors"
 _FORMAT = "hat teacher embeddings 1"
@@ -63,8 +62,9 @@ class OnlineTeacher:
         self.embed_dim = runtime.embed_dim
         self.fingerprint = runtime_info(runtime).fingerprint
         self.autocast_type = AUTOCAST_TYPES.get(precision)
-        # The graph holds copies of the weights, so that the runtime need not stay.
-        self._model = InferenceModel(runtime.model).to(runtime.device) if isinstance(runtime, TorchRuntime) else runtime
+        # The graph holds copies of the weights, so that the runtime need not stay. It is compared with the model where that is.
+        with full_float32():
+            self._model = InferenceModel(runtime.model).to(runtime.device) if isinstance(runtime, TorchRuntime) else runtime
 
     def begin(self, folder: Path) -> None:
         """See `Teacher.begin`."""

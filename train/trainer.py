@@ -42,6 +42,9 @@ from .sampler import RandomIdentitySampler
 from .step import Batch, TrainingStep
 from .teacher import open_teacher
 
+_ASKED_EVERY_STEPS = 20
+"""After so many steps at the latest processes ask each other whether to stop."""
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -306,9 +309,9 @@ class Trainer:
             self.epoch_step, self.global_step, interval_steps = step + 1, self.global_step + 1, interval_steps + 1
             last = step + 1 == self.num_steps
             write_line = last or self.global_step % config.log.every_steps == 0
-            by_steps = config.checkpoint.every_steps > 0 and self.global_step % config.checkpoint.every_steps == 0
             # On a CPU, where nothing waits for it, after every step: torchrun kills who has not ended after half a minute.
-            save = stop.is_due(together=write_line or on_cpu) or (not last and (by_steps or self._state_is_due()))
+            together = write_line or on_cpu or self.global_step % _ASKED_EVERY_STEPS == 0
+            save = stop.is_due(together=together) or (not last and self._state_is_due())
             # Metrics stay on a GPU until they are needed: to read them after each step would let it wait for Python.
             if write_line or save or on_cpu:
                 self._count(pending)
@@ -397,32 +400,36 @@ class Trainer:
         save_checkpoint(self.eval_model(), folder, training=training, metrics=metrics)
 
     def _state_is_due(self) -> bool:
-        minutes = self.config.checkpoint.every_minutes
-        return minutes is not None and time.monotonic() - self._state_written >= 60 * minutes
+        minutes, steps = self.config.checkpoint.every_minutes, self.config.checkpoint.every_steps
+        by_time = minutes is not None and time.monotonic() - self._state_written >= 60 * minutes
+        return by_time or (steps > 0 and self.global_step % steps == 0)
 
     def _write_state(self) -> None:
-        if not self.context.is_main:
-            return
-        state: RunState = {
-            **self.step.state(),
-            "format_version": FORMAT_VERSION,
-            "config": self._plain_config,
-            "data": self._data,
-            "teacher": self._teacher_fingerprint,
-            "epoch": self.epoch,
-            "step": self.epoch_step,
-            "global_step": self.global_step,
-            "interval": self.interval.state(),
-            "whole_epoch": self.whole_epoch.state(),
-            "best": self.best,
-        }
-        write_state(state, self.folder.last)
-        self._state_written = time.monotonic()
+        if self.context.is_main:
+            state: RunState = {
+                **self.step.state(),
+                "format_version": FORMAT_VERSION,
+                "config": self._plain_config,
+                "data": self._data,
+                "teacher": self._teacher_fingerprint,
+                "world_size": self.context.world_size,
+                "epoch": self.epoch,
+                "step": self.epoch_step,
+                "global_step": self.global_step,
+                "interval": self.interval.state(),
+                "whole_epoch": self.whole_epoch.state(),
+                "best": self.best,
+            }
+            write_state(state, self.folder.last)
+        self._state_written = time.monotonic()  # in every process: one for which it stays due would wait for its GPU each step
 
     def _restore(self, state: RunState) -> None:
         check_same_run(state, self._plain_config, self._data, self._teacher_fingerprint)
         if state["step"] and self.config.num_epochs <= state["epoch"]:
             raise ConfigError(f"the run is in epoch {state['epoch'] + 1}, more than num_epochs={self.config.num_epochs}")
+        if state["world_size"] not in (None, self.context.world_size) and self.context.is_main:
+            change = f"processes: {state['world_size']} before, {self.context.world_size} now"
+            stderr.print(f"{change}; the run will not end in the weights of one that never stopped")
         self.step.restore(state)
         self.epoch, self.epoch_step, self.global_step = state["epoch"], state["step"], state["global_step"]
         self.interval.restore(state["interval"])

@@ -33,6 +33,9 @@ _NOT_A_PERSON = frozenset(
 )
 # VIPeR 003_90.bmp, PRID person_0001.png, GRID 0001_1_25004_107_32_106_221.jpeg, and names that are a number alone.
 _PERSON = re.compile(r"(?:person[_\- ]?|p|id[_\- ]?)?(-?[0-9]{1,9})(?![0-9])", re.IGNORECASE)
+# PRID 2011 numbers the people of each camera from 1: the first 200 are the same, and from there on a number means two people.
+_PRID = re.compile(r"person_([0-9]{4})(?:\.[a-z]+)?", re.IGNORECASE)
+_PRID_NUM_SHARED = 200
 _GRID = re.compile(r"([0-9]{4})_([0-9]{1,3})_[0-9]+_[0-9]+_[0-9]+_[0-9]+_[0-9]+\.")  # identity, camera
 
 
@@ -185,13 +188,15 @@ def read_camera_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
 
     As in their papers, which report means over ten draws, half (rounded down) of the identities that two or more cameras saw
     are for training. Of the others, images of the first camera are the query and the rest the gallery, together with everybody
-    whom the first camera did not see: PRID's 549 and GRID's 775 further people.
+    whom the first camera did not see: PRID's 549 and GRID's 775 further people. Of PRID, whose cameras share the first 200
+    people alone, 100 are for training and 100 the query, and the gallery has 649.
     """
     located = find_camera_folders(root)
     if located is None:
         raise DataError(f"{root}: expected a folder for each camera (cam_a, cam_b), or GRID's probe and gallery")
     tree, folders, is_grid = located
-    samples = _read_cameras(folders, tree.where, is_grid)
+    strangers = _prid_strangers(folders)
+    samples = _read_cameras(folders, tree.where, is_grid, strangers)
     first = samples[0][0] if samples else ""
     samples = [(folder, sample) for folder, sample in samples if sample.pid != JUNK_PID]
     seen_by: dict[int, set[str]] = defaultdict(set)
@@ -208,6 +213,11 @@ def read_camera_folders(root: Path, *, split_seed: int = 0) -> ReIDDataset:
         f"half of the {len(paired):,} identities that two cameras saw are for training, drawn with seed {split_seed}",
         *describe_unread([tree, *folders]),
     )
+    if strangers:
+        notes += (
+            f"PRID 2011: {len(strangers):,} people of {folders[0].name} numbered above {_PRID_NUM_SHARED} are left out: "
+            f"{folders[1].name} has other people of these numbers",
+        )
     return assemble("camera-folders", str(root), train, query, gallery, notes=notes)
 
 
@@ -224,19 +234,34 @@ def find_camera_folders(root: Path) -> tuple[ImageTree, list[ImageTree], bool] |
     return None
 
 
-def _read_cameras(folders: list[ImageTree], where: str, is_grid: bool) -> list[tuple[str, Sample]]:
-    """Return the samples, each with the name of its camera's folder."""
+def _prid_strangers(folders: list[ImageTree]) -> set[str]:
+    """Return the files and folders of PRID's first camera whose names are other people's in the second; none of other data."""
+    if [folder.name.lower() for folder in folders] != ["cam_a", "cam_b"]:
+        return set()
+    names = [[*folder.folders(), *(name for name, _ in folder.images())] for folder in folders]
+    if not all(_PRID.fullmatch(name) for part in names for name in part):
+        return set()
+    return {name for name in names[0] if (match := _PRID.fullmatch(name)) and int(match[1]) > _PRID_NUM_SHARED}
+
+
+def _read_cameras(folders: list[ImageTree], where: str, is_grid: bool, strangers: set[str]) -> list[tuple[str, Sample]]:
+    """Return the samples, each with the name of its camera's folder; without the ``strangers`` in the first."""
     found: list[tuple[str, str, str, int]] = []  # camera's folder, identity, location, camera
     wanted, example = _PERSON, "its name does not begin with an identity, like 003_90.bmp or person_0003.png"
     if is_grid:
         wanted, example = _GRID, "expected a name of GRID, like 0001_1_25004_107_32_106_221.jpeg (identity, camera)"
     for folder in folders:
         camera = parse_camera_folder(folder.name) or 0
+        left_out: set[str] = strangers if folder is folders[0] else set()
         for name, location in folder.images():
+            if name in left_out:
+                continue
             if (match := wanted.match(name)) is None:
                 raise DataError(f"{location}: {example}")
             found.append((folder.name, match[1], location, int(match[2]) if is_grid else camera))
         for identity in folder.folders():
+            if identity in left_out:
+                continue
             found += [(folder.name, identity, location, camera) for _, location in folder.child(identity).images()]
     pids = number_labels((identity for _, identity, _, _ in found), where)
     return [(name, Sample(location, pids[identity], camera)) for name, identity, location, camera in found]

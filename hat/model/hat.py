@@ -50,6 +50,8 @@ class FeatureExtractor(nn.Module):
     """Stage name -> residual blocks on its level (Sec. 3.2)."""
     dsa: DSA
     """Stage name -> TFC (Sec. 3.2-3.3)."""
+    projection: nn.Linear | None
+    """From the concatenated features to the embedding, where there is one."""
 
     def extract(self, pixels: Tensor) -> dict[str, Tensor]:
         """Compute the features of normalized pixels (B, 3, H, W) before their necks, whether supervised or not.
@@ -62,6 +64,20 @@ class FeatureExtractor(nn.Module):
         height, width = pixels.shape[-2:]
         stages: dict[str, Tensor] = self.dsa(maps, (height, width))
         return features | stages
+
+    def project(self, joined: Tensor) -> Tensor:
+        """Lead unit rows (B, joined_dim) through `projection`, in the type that they and it have, whatever autocast says.
+
+        Returns:
+            (B, embed_dim), float32 or wider, rows of unit length: ``joined`` itself where there is no projection.
+        """
+        if self.projection is None:
+            return joined
+        device = joined.device.type  # "meta", where operations are counted, knows no autocast
+        lowered = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        # The angles between embeddings are decided here. Without autocast nothing is entered, which an exporter would trace.
+        with torch.autocast(device, enabled=False) if lowered else contextlib.nullcontext():
+            return F.normalize(_at_least_float32(self.projection(joined)), dim=1)
 
     def check_shape(self, images: Tensor) -> None:
         """Refuse what is not (B, 3, H, W) with H and W multiples of 16, or of 32 where `ModelConfig.downscale` is 32."""
@@ -145,23 +161,15 @@ class HAT(FeatureExtractor):
             ModelError: The input has another shape.
         """
         if not self.training:
-            return self._project(self.joined(images))
+            return self.project(self.joined(images))
         features = self.features(images)
         bn_features = {name: self.necks[name](features[name]) for name in self.config.branches}
         branches = {name: Branch(features[name], self.classifiers[name](bn)) for name, bn in bn_features.items()}
-        return TrainingOutput(branches, self._project(self._join(bn_features)))
+        return TrainingOutput(branches, self.project(self._join(bn_features)))
 
     def _join(self, bn_features: Mapping[str, Tensor]) -> Tensor:
         joined = torch.cat([bn_features[name] for name in self.config.embedding_branches], dim=1)
-        return F.normalize(joined if joined.dtype == torch.float64 else joined.float(), dim=1)
-
-    def _project(self, joined: Tensor) -> Tensor:
-        if self.projection is None:
-            return joined
-        device = joined.device.type  # "meta", where operations are counted, knows no autocast
-        has_autocast = torch.amp.is_autocast_available(device)
-        with torch.autocast(device, enabled=False) if has_autocast else contextlib.nullcontext():
-            return F.normalize(self.projection(joined), dim=1)  # in float32: the angles between embeddings are decided here
+        return F.normalize(_at_least_float32(joined), dim=1)
 
 
 def create_model(name: str, num_classes: int, *, preprocessing: Preprocessing | None = None, **overrides: Any) -> HAT:
@@ -179,6 +187,10 @@ def create_model(name: str, num_classes: int, *, preprocessing: Preprocessing | 
         MissingExtraError: The backbone needs a library that is not installed.
     """
     return HAT(model_config(name, **overrides), num_classes, preprocessing)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _bottlenecks(channels: int, config: ModelConfig) -> nn.Sequential:

@@ -63,9 +63,7 @@ class InferenceModel(FeatureExtractor):
         features = self.extract(pixels)
         joined = torch.cat([features[name].float() for name in self.config.embedding_branches], dim=1)
         embedding = F.normalize(joined * self.embedding_scale + self.embedding_shift, dim=1)
-        if self.projection is not None:
-            embedding = F.normalize(self.projection(embedding.to(self.dtype)).float(), dim=1)
-        return embedding
+        return embedding if self.projection is None else self.project(embedding.to(self.dtype))
 
 
 def fold_batch_norms(module: nn.Module, example: Tensor) -> None:

@@ -23,7 +23,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 _LOG = logging.getLogger(__name__)
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precision -> what autocast computes in; the others do without it."""
 
 _TF32_LOCK = threading.Lock()
 _tf32_depth = 0
@@ -91,7 +92,8 @@ class TorchRuntime:
         # Removed branches cannot be hashed later; otherwise only a caller that reads the metadata waits for the hash.
         self._source_sha256 = weights_sha256(model) if inference_graph else None
         self._model = None if inference_graph else model
-        network = InferenceModel(model) if inference_graph else model
+        with full_float32():  # the graph is compared with the model, where that is
+            network = InferenceModel(model) if inference_graph else model
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         network = network.to(self.device).to(memory_format=self.memory_format).eval()  # type: ignore[call-overload]
         self._network: nn.Module = cast(nn.Module, torch.compile(network)) if compiled else network
@@ -134,7 +136,8 @@ class TorchRuntime:
         if not self.inference_graph:  # the graph has the normalization inside
             batch = self.preprocessing.normalize(batch)
         batch = batch.contiguous(memory_format=self.memory_format)
-        autocast = torch.autocast(self.device.type, dtype=_DTYPES.get(self.precision), enabled=self.precision in _DTYPES)
+        half = AUTOCAST_TYPES.get(self.precision)
+        autocast = torch.autocast(self.device.type, dtype=half, enabled=half is not None)
         with self._turn, full_float32(), autocast:
             embeddings = self._compiled_call(batch) if self.compiled else self._network(batch)
         result: npt.NDArray[np.float32] = embeddings.float().cpu().numpy()

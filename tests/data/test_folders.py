@@ -1,5 +1,6 @@
 """Layouts without a split of their own, as people really have them: a folder for each identity, or for each camera."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -149,6 +150,20 @@ def test_read_camera_folders_halves_and_the_first_camera_is_the_query(folder, fi
     assert set(data.gallery.pids) - set(data.query.pids) == others
     assert not set(data.query.pids) & set(data.train.pids)
     assert len({tuple(load_dataset(name, tmp_path / folder, split_seed=seed).query.pids) for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize("name", ["single_shot/{}/person_{:04d}.png", "multi_shot/{}/person_{:04d}/0001.png"])
+def test_read_camera_folders_a_number_above_200_is_two_people_of_prid(name, touch, tmp_path):
+    numbers = {"cam_a": (1, 2, 199, 200, 201, 202, 385), "cam_b": (1, 2, 199, 200, 201, 202, 203, 749)}
+    files = [name.format(camera, number) for camera, people in numbers.items() for number in people]
+    data = load_dataset("prid2011", touch(tmp_path, files))
+    assert (data.train.num_pids, data.query.num_pids, data.gallery.num_pids) == (2, 2, 2 + 4)
+    seen = [{re.search("person_([0-9]{4})", path)[1] for path in split.paths} for split in (data.train, data.query)]
+    assert seen[0] | seen[1] == {"0001", "0002", "0199", "0200"} and not seen[0] & seen[1]
+    assert any("3 people of cam_a numbered above 200 are left out" in note for note in data.notes)
+    # Anybody's own people may have such numbers.
+    own = [file.replace("person_", "p") for file in files]
+    assert load_dataset("prid2011", touch(tmp_path / "own", own)).train.num_pids == 3
 
 
 def test_read_camera_folders_with_identity_folders_inside(touch, tmp_path):

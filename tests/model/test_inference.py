@@ -75,6 +75,18 @@ def test_every_switch_gives_the_same_embeddings(overrides):
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
+def test_the_projection_is_computed_in_float32_under_autocast():
+    sizes = {"widths": (16, 24, 32, 32), "depths": (0, 0, 1, 0), "image_size": (64, 32), "projection_dim": 20}
+    backbone, transformer = {"name": "mobilenet_v3_small"}, {"num_heads": 4, "ffn_dim": 32}
+    model, types = random_model("hat_resnet50", backbone=backbone, transformer=transformer, **sizes), []
+    images = torch.zeros(2, 3, 64, 32, dtype=torch.uint8)
+    for network in (model, InferenceModel(model)):
+        network.projection.register_forward_hook(lambda _m, _i, output: types.append(output.dtype))
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            network(images)
+    assert types == [torch.float32, torch.float32]
+
+
 def test_no_norm_of_a_convolution_is_left_and_the_trained_model_is_untouched(tiny_model):
     before = copy.deepcopy(tiny_model.state_dict())
     graph = InferenceModel(tiny_model)

@@ -1,5 +1,6 @@
 """Two processes on the CPU against one with the same global batch."""
 
+import copy
 import json
 import os
 import signal
@@ -177,19 +178,25 @@ def test_processes_exchange_accumulated_gradients_once_compiled_or_not_and_stop_
     assert [stopping for *_, stopping in two] == [expected, expected]
 
 
-def test_replacing_batch_norms_changes_no_name_and_no_value():
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("backbone", ["mobilenet_v3_small", "timm/mobilenetv3_small_100"])
+def test_replacing_batch_norms_changes_no_name_and_no_value(backbone, device):
+    if "timm" in backbone:
+        pytest.importorskip("timm", reason="timm is not installed")
     torch.manual_seed(0)
-    model = HAT(configure().model, 4)
+    model = HAT(configure(model={**NO_DROPOUT, "backbone": {"name": backbone, "last_stride": 2}}).model, 4).double()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    images = torch.randn(4, 3, 32, 16)
+    images = torch.randn(4, 3, 32, 16, dtype=torch.float64)
+    trained = copy.deepcopy(model)(images).embedding
     expected = model.eval()(images)
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    synchronize_batch_norms(model, torch.device("cpu"))
+    model = synchronize_batch_norms(model, torch.device(device))
     assert not any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) for module in model.modules())
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == trainable
     after = model.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
     assert torch.equal(model.eval()(images), expected)
+    torch.testing.assert_close(model.train()(images).embedding, trained)
 
 
 def test_one_process_needs_no_group_and_wrong_places_are_refused(monkeypatch):

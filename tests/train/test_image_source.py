@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hat.data import iterate_batches
 from hat.errors import ImageError
 from hat.preprocessing import Preprocessing
 from hat.train import images
@@ -52,3 +53,24 @@ def test_auto_takes_the_first_place_where_images_fit(monkeypatch):
     assert choose_cache(DataConfig(cache="device"), 10**9, gpu) == "device"
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 2**26 < measured(CPU) <= total
+
+
+def test_processes_of_a_machine_share_its_memory_and_its_cores(monkeypatch, paths):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(images, "free_memory_bytes", lambda device: {"cuda": 1000, "cpu": 8000}[device.type])
+    config, gpu = DataConfig(cache_fraction=0.5), torch.device("cuda", 0)
+    assert [choose_cache(config, size, gpu) for size in (500, 501, 1000, 1001)] == ["device", "host", "host", "none"]
+    assert [choose_cache(config, size, CPU) for size in (1000, 1001)] == ["device", "none"]
+
+    asked = []
+
+    def record(*arguments, **options):
+        asked.append((options["num_workers"], options.get("in_turns", False)))
+        return iterate_batches(*arguments, **options)
+
+    monkeypatch.setattr(images, "iterate_batches", record)
+    for num_cores, cache in ((11, "none"), (2, "none"), (11, "device")):
+        monkeypatch.setattr(images, "default_num_workers", lambda cores=num_cores: cores)
+        list(open_images(paths, SMALL, DataConfig(cache=cache), DistributedContext(CPU))(np.array([[0, 1]])))
+    # Where batches are decoded between steps on the CPU, these have its cores to themselves.
+    assert asked == [(2, True), (1, True), (2, False)]

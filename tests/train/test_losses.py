@@ -59,6 +59,14 @@ def test_triplet_equals_the_double_loop(seed, pids, margin, offset):
     assert found == pytest.approx(slow_triplet(features, pids, margin), rel=1e-9, abs=1e-12)
 
 
+def test_pairs_far_from_the_mean_are_told_apart():
+    near = torch.rand(12, 3, generator=torch.Generator().manual_seed(2))
+    features = near + torch.tensor([1000.0, -1000.0]).repeat_interleave(6)[:, None]
+    pids = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    found = batch_hard_triplet(features, torch.tensor(pids), 0.3).item()
+    assert found == pytest.approx(slow_triplet(features, pids, 0.3), rel=1e-5)
+
+
 def slow_circle(features, pids, margin, scale):
     total = 0.0
     for i in range(len(pids)):

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_run import CPU, NO_AUGMENTATION, Plain, configure, some_batch
+from tiny_run import CPU, NO_AUGMENTATION, FixedTeacher, Plain, configure, some_batch
 from torch import nn
 
 import hat
@@ -17,6 +17,7 @@ from hat.model import HAT
 from hat.preprocessing import Preprocessing
 from hat.train.config import EMAConfig, OptimConfig, ScheduleConfig, TrainConfig
 from hat.train.cpu_kernels import CpuKernels, dropout
+from hat.train.distillation import Distillation
 from hat.train.distributed import DistributedContext
 from hat.train.losses import hat_loss
 from hat.train.optimizer import ModelEma, build_optimizer, lr_scale, parameter_groups, set_learning_rate, training_mode
@@ -162,9 +163,18 @@ def test_moving_average_by_hand():
     assert found == [pytest.approx(0.1), pytest.approx(0.5), pytest.approx(0.99)]
 
 
-def test_ema_stays_where_the_loss_scaler_skipped_the_step():
+@pytest.fixture
+def unwritten_memory_is_nan():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_step_that_the_loss_scaler_skipped_leaves_no_trace(name, unwritten_memory_is_nan):
     torch.manual_seed(0)
-    step = plain_step(compute={"precision": "fp16"}, ema={"enabled": True, "decay": 0.5, "warmup": False})
+    ema = {"enabled": True, "decay": 0.5, "warmup": False}
+    step = plain_step(compute={"precision": "fp16"}, optim={"name": name}, ema=ema)
     expected = [value.clone() for value in step.model.parameters()]
     skipped = []
     for number in range(15):
@@ -178,6 +188,25 @@ def test_ema_stays_where_the_loss_scaler_skipped_the_step():
     assert step.state()["num_average_updates"] == skipped.count(False)
     for found, value in zip(step.average.model.parameters(), expected, strict=True):
         torch.testing.assert_close(found, value)
+
+
+def test_images_are_normalized_as_the_trained_model_is_fed():
+    preprocessing = Preprocessing(height=32, width=16, mean=(0.2, 0.5, 0.7), std=(0.3, 0.1, 0.2))
+    images = some_batch(0).images
+    step = TrainingStep(Plain(), preprocessing, configure(), CPU)
+    torch.testing.assert_close(step.prepare(images), preprocessing.normalize(images))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_the_projection_beside_the_model_decays_as_the_model_does(name, tiny):
+    for everything in (True, False):
+        optim = {"name": name, "weight_decay": 0.03, "decay_norms_and_biases": everything}
+        config = configure(distill={"teacher": "a stand-in"}, optim=optim)
+        distillation = Distillation(config, FixedTeacher(), tiny, CPU)
+        step = TrainingStep(tiny, tiny.preprocessing, config, CPU, distillation)
+        decay = {id(p): group["weight_decay"] for group in step.optimizer.param_groups for p in group["params"]}
+        assert decay[id(distillation.projection.weight)] == 0.03
+        assert decay[id(distillation.projection.bias)] == (0.03 if everything else 0)
 
 
 def test_accumulated_gradients_are_the_mean_over_batches():

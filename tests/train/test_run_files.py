@@ -20,7 +20,7 @@ from hat.train.run.run_folder import RunFolder, check_same_run, describe_data, r
 
 def some_state(**changes):
     optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1.0, "params": [0]}]}
-    whole = {"format_version": 1, "config": config_to_dict(TrainConfig()), "data": "x", "teacher": None}
+    whole = {"format_version": 1, "config": config_to_dict(TrainConfig()), "data": "x", "teacher": None, "world_size": 1}
     at = {"epoch": 1, "step": 2, "global_step": 9, "interval": {}, "whole_epoch": {"loss": [1.5, 2.0]}, "best": {"mAP": 0.5}}
     weights = {"model": {"weight": torch.arange(3.0)}, "average": None, "num_average_updates": 0, "projection": None}
     return {**whole, **at, **weights, "optimizer": optimizer, "scaler": {}, **changes}
@@ -83,10 +83,11 @@ def test_only_what_changes_no_result_may_differ_on_resuming():
 def test_a_state_of_an_earlier_version_goes_on(tmp_path):
     config = config_to_dict(TrainConfig())
     del config["distill"], config["data"], config["loss"]["label_smoothing"]
-    old = {key: value for key, value in some_state(config=config).items() if key not in ("projection", "teacher")}
+    added = ("projection", "teacher", "world_size")
+    old = {key: value for key, value in some_state(config=config).items() if key not in added}
     write_state(old, tmp_path)
     state = read_state(tmp_path)
-    assert state["projection"] is None and state["teacher"] is None
+    assert [state[key] for key in added] == [None, None, None]
     check_same_run(state, changed(), "x")
     with pytest.raises(ConfigError, match=r"loss\.label_smoothing was 0\.1 and is 0\.2"):
         check_same_run(state, changed(loss={"label_smoothing": 0.2}), "x")

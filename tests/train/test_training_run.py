@@ -15,7 +15,9 @@ from hat.data.datasets import Sample, Split
 from hat.errors import ConfigError, DataError, WorkError
 from hat.train import Trainer
 from hat.train.distributed import DistributedContext
-from hat.train.run.run_folder import RunFolder
+from hat.train.run.run_folder import RunFolder, write_state
+from hat.train.run.stopping import StopRequest
+from hat.train.step import TrainingStep
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,51 @@ def test_resuming_after_any_step_ends_in_the_same_weights(dataset, tmp_path):
         states = [read_state(folder) for folder in (whole, out)]
         for slot, values in states[0]["optimizer"]["state"].items():
             assert all(torch.equal(value, states[1]["optimizer"]["state"][slot][name]) for name, value in values.items())
+
+
+def test_the_last_step_of_an_epoch_is_one_after_which_the_state_is_written(dataset, tmp_path):
+    interrupt(configure(checkpoint={"every_steps": 3}), dataset, tmp_path / "run", 4)
+    state = read_state(tmp_path / "run")
+    assert (state["global_step"], state["epoch"], state["step"]) == (3, 1, 0)
+
+
+def test_for_a_process_that_writes_no_state_it_is_due_no_more_often(dataset, tmp_path):
+    trainer = Trainer(configure(), merge_training([dataset]), RunFolder(tmp_path / "run"), CPU)
+    trainer.context = DistributedContext(torch.device("cpu"), rank=1)
+    trainer._state_written -= 3600
+    assert trainer._state_is_due()
+    trainer._write_state()
+    assert not trainer._state_is_due() and not (tmp_path / "run").exists()
+
+
+def test_another_number_of_processes_is_told(dataset, tmp_path, capsys):
+    out, config = tmp_path / "run", configure(num_epochs=1)
+    run(config, dataset, out)
+    state = read_state(out)
+    assert state.pop("world_size") == 1
+    for changes, told in (({"world_size": 2}, True), ({"world_size": 1}, False), ({}, False)):
+        write_state({**state, **changes}, out / "last")
+        capsys.readouterr()
+        Trainer(config, merge_training([dataset]), RunFolder(out), CPU, resume=True)
+        assert ("processes: 2 before, 1 now" in capsys.readouterr().err) == told
+
+
+def test_processes_beside_gpus_ask_each_other_whether_to_stop_every_twenty_steps(dataset, tmp_path, monkeypatch):
+    asked = []
+
+    class Recorder(StopRequest):
+        def is_due(self, *, together):
+            asked.append(together)
+            return super().is_due(together=together)
+
+    monkeypatch.setattr("hat.train.trainer.StopRequest", Recorder)
+    monkeypatch.setattr(TrainingStep, "__call__", lambda *_: {"loss": torch.tensor(1.0)})
+    config = configure(num_epochs=7, log={"every_steps": 1000})
+    trainer = Trainer(config, merge_training([dataset]), RunFolder(tmp_path / "run"), CPU)
+    trainer.pids = trainer.pids.to("meta")  # a device that is no CPU
+    trainer.folder.begin(config, resume=False)
+    trainer.run()
+    assert asked == [step % 3 == 0 or step % 20 == 0 for step in range(1, 22)], "or with the line at the end of an epoch"
 
 
 def test_a_finished_run_can_be_made_longer_and_is_no_other(dataset, tmp_path):

@@ -39,7 +39,7 @@ _FREE_TO_CHANGE = ("num_epochs", "data", "eval", "checkpoint", "log")
 """Parts of the configuration that may differ when a run goes on: they change no batch, no gradient and no step. The length of
 the run does where the schedule is a cosine, and is then fixed too."""
 
-_ADDED_LATER: dict[str, Any] = {"projection": None, "teacher": None}
+_ADDED_LATER: dict[str, Any] = {"projection": None, "teacher": None, "world_size": None}
 """Parts that states of earlier versions lack, and what that means."""
 
 _REMOVED: dict[str, Any] = {"betas": [0.9, 0.999], "eps": 1e-8, "nesterov": False}
@@ -183,6 +183,7 @@ class RunState(StepState):
     step: int  # steps of that epoch already done
     global_step: int  # steps done in all
     teacher: str | None  # its fingerprint
+    world_size: int | None  # number of processes; None is not known
     interval: dict[str, list[float]]  # sums of metrics since the last line of `metrics.jsonl`
     whole_epoch: dict[str, list[float]]  # and since the epoch began
     best: dict[str, Any] | None  # metrics of the best evaluation so far
