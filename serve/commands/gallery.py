@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from hat.commands.options import Force, GrayBits, finite
+from hat.commands.options import Force, GrayBits
 from hat.config import config_to_dict
 from hat.console import emit, make_table
 from hat.data.images import set_gray_bits
@@ -265,9 +265,7 @@ def remove(
     location: options.Location,
     id_: options.Ids = None,
     pid: options.Person = None,
-    older_than: Annotated[
-        float | None, typer.Option(callback=finite, min=0, help="Records enrolled this many days ago or earlier.")
-    ] = None,
+    older_than: options.OlderThan = None,
     vacuum_: Annotated[bool, typer.Option("--vacuum", help="Erase removed records from the disk at once.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -394,9 +392,7 @@ def accept(
     location: options.Location,
     report: Annotated[Path, typer.Option("--report", help="Report of hat verify --report-json.")],
     model: Annotated[str, typer.Option("--model", help="File to accept, a candidate of that report.")],
-    min_cosine: Annotated[
-        float, typer.Option(callback=finite, min=0, max=1, help="Minimum cosine of any image of the report.")
-    ] = 0.98,
+    min_cosine: options.MinCosine = 0.98,
     as_json: options.AsJson = False,
 ) -> None:
     """Allow another file of the gallery's own weights, once hat verify has shown that it ranks alike.

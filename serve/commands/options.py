@@ -55,6 +55,12 @@ Time = Annotated[
 ]
 Since = Annotated[float | None, _time("--since", "Seen at this time or later: 2026-11-25T08:30 (UTC), or seconds.")]
 Until = Annotated[float | None, _time("--until", "Seen before this time.")]
+OlderThan = Annotated[
+    float | None, typer.Option(callback=shared.finite, min=0, help="Records enrolled this many days ago or earlier.")
+]
+MinCosine = Annotated[
+    float, typer.Option(callback=shared.finite, min=0, max=1, help="Minimum cosine of any image of the report.")
+]
 NewAttributes = Annotated[list[str] | None, typer.Option(help="New attribute NAME=VALUE; repeat for several.")]
 Attributes = Annotated[list[str] | None, typer.Option(help="Only images with NAME=VALUE; repeat for several.")]
 
