@@ -67,8 +67,10 @@ def _open_openvino(path: Path, on_gpu: bool, metadata: dict[str, Any]) -> Any:
     if precision.upper() not in capabilities:
         raise RuntimeError(f"the model computes in {precision} and {device} has {capabilities}")
     hint = precision.replace("fp", "f")  # f32, f16, bf16
-    compiled = core.compile_model(core.read_model(path), device, {"INFERENCE_PRECISION_HINT": hint})
-    request = compiled.create_infer_request()  # the backend gives every instance a process of its own
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint}
+    if not on_gpu:
+        options["ENABLE_CPU_PINNING"] = False  # every instance is a process of its own, and would pin the same cores
+    request = core.compile_model(core.read_model(path), device, options).create_infer_request()
 
     def run(images: Any) -> Any:
         return request.infer({0: images})[0].copy()
