@@ -397,8 +397,8 @@ def test_fingerprint_of_the_model_that_comes_along_is_what_it_always_was():
     if shipped_model() is None:
         pytest.skip("this installation has no trained model")
     info = open_runtime(shipped_model(), "cpu").info
-    assert info.source_sha256 == "75d954742f9d426b60cbc6176baec6d066dff269399b6697c88199486571f16b"
-    assert info.fingerprint == "a975ba22ba35bbd8d9773ca11a39de8f230e3f376c6c1d9715c46c05b62190ea"
+    assert info.source_sha256 == "bd412bb54805f595bf98aeeb13cc12d20b905f5b9f983644f56f66dbe678ff42"
+    assert info.fingerprint == "da79f628f882e68fa7593bfdcadf9979923323c20c07a29584f2d258980c7ca4"
 
 
 def test_info_from_json_reads_files_from_before_models_were_adopted(small_model):
