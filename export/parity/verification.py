@@ -76,7 +76,7 @@ def verify(
 
     Raises:
         WorkError: Nothing can be compared: there are too few images, or the reference itself is broken.
-        CheckpointError: There is nothing at a path that can be opened.
+        CheckpointError: There is nothing at a path that can be opened, or the only candidate cannot be.
         UsageError: There is no candidate, or the device is not there.
         DataError: The folder or the data set is not there, or nothing can be ranked in the data set.
     """
@@ -94,7 +94,7 @@ def verify(
     name, runtime = _open(reference, device)
     paths, pixels, left_out, source = _read(images, runtime, num_images, seed, tell)
     proof = _Proof(name, runtime, paths, pixels, dataset, batch_size, tell)
-    results = tuple(_compare(proof, subject, device) for subject in candidates)
+    results = tuple(_compare(proof, subject, device, is_only=len(candidates) == 1) for subject in candidates)
     info = artifact_info(runtime)
     described = None
     if dataset is not None and proof.figures is not None:
@@ -234,11 +234,13 @@ def _differences(reference: Runtime, candidate: Runtime) -> list[str]:
     return found
 
 
-def _compare(proof: _Proof, subject: Subject, device: str | None) -> CandidateResult:
-    """Hold a candidate against the reference; one that cannot be opened is a result too, and costs no other its own."""
+def _compare(proof: _Proof, subject: Subject, device: str | None, *, is_only: bool) -> CandidateResult:
+    """Hold a candidate against the reference; one that cannot be opened is a result too, so that it costs no other its own."""
     try:
         name, runtime = _open(subject, device)
     except HatError as error:
+        if is_only:
+            raise
         return CandidateResult(str(subject), "not opened", "unknown", "none", problems=(f"it cannot be opened: {error}",))
     return proof.compare(name, runtime)
 

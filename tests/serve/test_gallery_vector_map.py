@@ -156,12 +156,12 @@ def test_where_it_cannot_be_written_the_search_says_what_it_needs(tmp_path, monk
 
 
 def test_unfinished_files_of_killed_processes_are_cleared_away(tmp_path):
-    for name in (".g-vectors.01.part", ".g2-vectors.1.part", ".g[1]-vectors.1.part"):
+    for name in (".g-vectors.0123abcd.part", ".g2-vectors.0123abcd.part", ".g[1]-vectors.0123abcd.part"):
         (tmp_path / name).mkdir()
-    for name in ("g-vectors", "other-vectors", ".g-vectors.01.part/g-vectors"):
+    for name in ("g-vectors", "other-vectors", ".g-vectors.0123abcd.part/g-vectors"):
         (tmp_path / name).write_bytes(b"x")
     remove_map(tmp_path / "g")
-    left = [".g2-vectors.1.part", ".g[1]-vectors.1.part", "other-vectors"]
+    left = [".g2-vectors.0123abcd.part", ".g[1]-vectors.0123abcd.part", "other-vectors"]
     assert sorted(path.name for path in tmp_path.iterdir()) == left
     remove_map(tmp_path / "g[1]")
     assert sorted(path.name for path in tmp_path.iterdir()) == [left[0], left[2]]

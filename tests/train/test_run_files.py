@@ -217,7 +217,7 @@ def test_force_removes_the_run_and_nothing_else(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     write_state(some_state(), folder.last)
-    for leftover in (tmp_path / ".model.safetensors.x1y2.part", folder.last / ".state.pt.x1y2.part"):
+    for leftover in (tmp_path / ".model.safetensors.x1y2z3w4.part", folder.last / ".state.pt.x1y2z3w4.part"):
         leftover.mkdir()
         (leftover / "model.safetensors").write_bytes(b"half a file")
     folder.begin(TrainConfig(), resume=True)
