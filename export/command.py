@@ -125,7 +125,7 @@ def export(
         name=file.info.name if file else _name_of(path.resolve()),
         precision=chosen,
         input_type=cast("InputType", given),
-        opset=opset or (file.opset if file else lowest_opset(chosen, to, options)),
+        opset=opset,
         batch=profile,
         calibration=_calibration(calibration_data, preprocessing, num_calibration, seed) if calibration_data else None,
         overwrite=force,
@@ -178,21 +178,6 @@ def _calibration(spec: str, preprocessing: Preprocessing, num_images: int, seed:
     with progress() as display:
         task = display.add_task(f"calibration images of {dataset.name}", total=total, info="")
         return calibration_from(dataset, preprocessing, num_images, seed, progress=lambda count: display.advance(task, count))
-
-
-def lowest_opset(precision: str, target: str, options: dict[str, Any]) -> int:
-    """Return the lowest operator set that has what a precision needs in the file that is made."""
-    from .to_onnx import BFLOAT16_OPSET, DEFAULT_OPSET
-
-    if target == "triton":
-        target = str(options.get("backend", "onnx")).removeprefix("python-")
-    if options.get("scheme") == "tensorrt":  # an ONNX file that is quantized for it
-        target = "tensorrt"
-    if precision == "fp8" or (precision == "int8" and target.startswith("tensorrt")):
-        from .int8.qdq_insertion import FLOAT16_SCALE_OPSET
-
-        return FLOAT16_SCALE_OPSET
-    return BFLOAT16_OPSET if precision == "bf16" and target != "openvino" else DEFAULT_OPSET
 
 
 def _batch_profile(text: str) -> BatchProfile:

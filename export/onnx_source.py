@@ -41,9 +41,9 @@ class OnnxSource:
         return onnx_opset(self.proto)
 
     def request(self, **changes: Any) -> ExportRequest:
-        """Return the request that keeps the file's name, precision, input and opset, but for some changes."""
+        """Return the request that keeps the file's name, precision and input, but for some changes."""
         info = self.info
-        unchanged = ExportRequest(info.name, info.precision, info.input_type, opset=self.opset, metrics=info.metrics)
+        unchanged = ExportRequest(info.name, info.precision, info.input_type, metrics=info.metrics)
         return dataclasses.replace(unchanged, **changes)
 
     def check_any_batch(self, reader: str) -> None:
@@ -111,7 +111,7 @@ def float_graph(source: ExportSource, request: ExportRequest, precision: Artifac
     if isinstance(source, HAT):
         half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
         module = InferenceModel(source).cpu() if half is None else half_inference_model(source, half)
-        return trace_onnx(module, opset=request.opset, input_type=request.input_type)
+        return trace_onnx(module, opset=request.graph_opset, input_type=request.input_type)
     if source.info.precision != precision:
         raise UsageError(
             f"{source.path} is in {source.info.precision} and a graph in {precision} is needed: "

@@ -20,6 +20,15 @@ from hat.preprocessing import Preprocessing
 
 T = TypeVar("T")
 
+DEFAULT_OPSET = 18
+"""Opset that every runtime of the last years reads. The exporter of torch starts here; 17 would silently become 18."""
+
+FLOAT16_SCALE_OPSET = 19
+"""From here on Q/DQ take scales in half precision, and float8."""
+
+BFLOAT16_OPSET = 22
+"""Before it, ONNX's convolutions take no bfloat16."""
+
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
@@ -104,7 +113,7 @@ class ExportRequest:
         name: What to call the model in the artifact's metadata.
         precision: In which it is to compute.
         input_type: What it takes, as `hat.io.artifact.ArtifactInfo.input_type` has it.
-        opset: ONNX operator set of the graph that it is made from.
+        opset: ONNX operator set of the graph that it is made from; None takes a file's own, or of a checkpoint `graph_opset`.
         batch: Batch sizes to build for, where a target fixes them.
         calibration: Images for int8 and fp8.
         overwrite: Replace a file that is there.
@@ -116,13 +125,22 @@ class ExportRequest:
     name: str
     precision: ArtifactPrecision = "fp32"
     input_type: InputType = "uint8"
-    opset: int = 18
+    opset: int | None = None
     batch: BatchProfile = field(default_factory=BatchProfile)
     calibration: Calibration | None = None
     overwrite: bool = False
     device: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def graph_opset(self) -> int:
+        """The opset, or the lowest that has what the precision needs; int8 is TensorRT's unless the options say otherwise."""
+        if self.opset is not None:
+            return self.opset
+        if self.precision == "fp8" or (self.precision == "int8" and self.options.get("scheme", "tensorrt") == "tensorrt"):
+            return FLOAT16_SCALE_OPSET
+        return BFLOAT16_OPSET if self.precision == "bf16" else DEFAULT_OPSET
 
     def take_options(self, options: type[T], where: str) -> tuple[T, dict[str, Any]]:
         """Return the options that are a target's own, and by name those that are left for others."""

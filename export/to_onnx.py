@@ -22,17 +22,10 @@ from hat.io.atomic_output import atomic_output
 from hat.io.onnx_file import graph_precision, onnx_opset
 
 from .onnx_source import ExportSource, OnnxSource, float_graph, with_input_type, with_normalized_input
-from .request import ExportRequest
+from .request import BFLOAT16_OPSET, ExportRequest
 
 if TYPE_CHECKING:
     import onnx
-
-
-DEFAULT_OPSET = 18
-"""Opset that every runtime of the last years reads. The exporter of torch starts here; 17 would silently become 18."""
-
-BFLOAT16_OPSET = 22
-"""Before it, ONNX's convolutions take no bfloat16."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +60,7 @@ def export_onnx(model: ExportSource, path: str | os.PathLike[str], request: Expo
         request = dataclasses.replace(request, options={"scheme": made_for} | request.options)
     with atomic_output(path, overwrite=request.overwrite) as temporary:
         built = build_onnx(model, request)
-        info = describe(model, request, name=path.stem, details=built.details)
+        info = describe(model, request, built.details, name=path.stem)
         save_onnx(built.proto, info, temporary)
     return info
 
@@ -88,16 +81,16 @@ def build_onnx(model: ExportSource, request: ExportRequest) -> BuiltGraph:
             "takes pixels, with --input normalized"
         )
     if isinstance(model, OnnxSource):
+        asked = model.opset if request.opset is None else request.opset
         if quantizes:
             from .int8.onnx_int8 import QUANTIZATION_OPSET
 
-            request = dataclasses.replace(request, opset=max(request.opset, QUANTIZATION_OPSET))
-        if request.opset != model.opset and not (quantizes and request.opset > model.opset):
-            raise UsageError(
-                f"{model.path} has opset {model.opset} and {request.opset} was asked for: export the checkpoint in it"
-            )
-        if request.opset > model.opset:
-            model = model.with_opset(request.opset)
+            asked = max(asked, QUANTIZATION_OPSET)
+        if asked != model.opset and not (quantizes and asked > model.opset):
+            raise UsageError(f"{model.path} has opset {model.opset} and {asked} was asked for: export the checkpoint in it")
+        if asked > model.opset:
+            model = model.with_opset(asked)
+        request = dataclasses.replace(request, opset=asked)
     if request.input_type == "normalized" and own != "normalized":
         built = build_onnx(model, dataclasses.replace(request, input_type="float32"))
         proto = with_normalized_input(built.proto)
@@ -113,13 +106,13 @@ def build_onnx(model: ExportSource, request: ExportRequest) -> BuiltGraph:
     else:
         if request.options:
             raise UsageError(f"an ONNX file in {request.precision} has no option {', '.join(sorted(request.options))}")
-        if request.precision == "bf16" and request.opset < BFLOAT16_OPSET:
+        if request.precision == "bf16" and request.graph_opset < BFLOAT16_OPSET:
             raise UsageError(
-                f"ONNX has bfloat16 convolutions from opset {BFLOAT16_OPSET} on, got {request.opset}: ask for that one"
+                f"ONNX has bfloat16 convolutions from opset {BFLOAT16_OPSET} on, got {request.graph_opset}: ask for that one"
             )
         proto = float_graph(model, request, request.precision)
     check_built(proto, request)
-    return BuiltGraph(proto, {"opset": request.opset} | details)
+    return BuiltGraph(proto, {"opset": request.graph_opset} | details)
 
 
 def default_request(source: object, name: str) -> ExportRequest:
@@ -153,8 +146,8 @@ def check_built(proto: onnx.ModelProto, request: ExportRequest) -> None:
     """
     import onnx
 
-    if onnx_opset(proto) != request.opset:
-        raise WorkError(f"opset {request.opset} was asked for and the exporter made {onnx_opset(proto)}: ask for that one")
+    if (opset := onnx_opset(proto)) != request.graph_opset:
+        raise WorkError(f"opset {request.graph_opset} was asked for and the exporter made {opset}: ask for that one")
     built = graph_precision(proto)
     if built != request.precision:
         raise WorkError(f"{request.precision} was asked for and the graph computes in {built}")
@@ -166,7 +159,7 @@ def check_built(proto: onnx.ModelProto, request: ExportRequest) -> None:
         raise WorkError(f"the exported graph does not pass ONNX's checker: {error}") from error
 
 
-def describe(model: ExportSource, request: ExportRequest, *, name: str, details: dict[str, Any] | None = None) -> ArtifactInfo:
+def describe(model: ExportSource, request: ExportRequest, details: dict[str, Any], *, name: str) -> ArtifactInfo:
     """Return the metadata of a file that is being made; that of an ONNX file of this package is carried on.
 
     ``name`` is for a request that gives none, ``details`` are particular to the target.
@@ -180,7 +173,7 @@ def describe(model: ExportSource, request: ExportRequest, *, name: str, details:
             name=request.name or info.name,
             input_type=request.input_type,
             versions=info.versions | {library: version(library) for library in ("hat-reid", "onnx")},
-            details=info.details | {"opset": request.opset} | (details or {}),
+            details=info.details | details,
         )
     source = weights_sha256(model)
     return ArtifactInfo(
@@ -193,7 +186,7 @@ def describe(model: ExportSource, request: ExportRequest, *, name: str, details:
         source_sha256=source,
         fingerprint=fingerprint(model.config, model.preprocessing, source, request.precision),
         versions={library: version(library) for library in ("hat-reid", "torch", "onnx")},
-        details={"opset": request.opset} | (details or {}),
+        details=details,
         metrics=request.metrics,
     )
 

@@ -31,13 +31,12 @@ from hat.model import HAT
 
 from ..graph.onnx_activations import CalibrationName, GraphRunner, Range, open_session, tensor_ranges
 from ..onnx_source import ExportSource, float_graph
-from ..request import Calibration, ExportRequest
+from ..request import FLOAT16_SCALE_OPSET, Calibration, ExportRequest
 from .cross_layer_equalization import equalize_channels
 from .gptq import round_weights
 from .leave_out import DEFAULT_MAX_DROP, PROJECTION, LayerLoss, leave_out_fewest, nothing_left, sensitivity_details
 from .qdq_insertion import (
     BETWEEN,
-    FLOAT16_SCALE_OPSET,
     LAYERS,
     QuantizableLayer,
     feeding_convolutions,
@@ -165,7 +164,7 @@ def _check_quantization(request: ExportRequest) -> tuple[QuantizationOptions, Ca
     if request.precision == "fp8":
         if options.scheme == "cpu":
             raise UsageError("fp8 belongs to scheme=tensorrt: no CPU computes in it")
-        if request.opset < FLOAT16_SCALE_OPSET:
+        if request.graph_opset < FLOAT16_SCALE_OPSET:
             raise UsageError(f"ONNX has float8 from opset {FLOAT16_SCALE_OPSET} on, got {request.opset}: ask for that one")
     return options, request.calibration
 
@@ -178,11 +177,11 @@ def _float_precision(model: ExportSource, request: ExportRequest, options: Quant
         if options.weight_scales == "tensor":
             raise UsageError("weight_scales=tensor belongs to scheme=tensorrt: on a CPU every channel has its scale")
         return "fp32"
-    has_half = request.opset >= FLOAT16_SCALE_OPSET
+    has_half = request.graph_opset >= FLOAT16_SCALE_OPSET
     default = has_half if isinstance(model, HAT) else model.info.precision == "fp16"  # of a file its own
     chosen = options.float_dtype or ("fp16" if default else "fp32")
     if chosen == "fp16" and not has_half:
-        raise UsageError(f"int8 inside fp16 needs opset {FLOAT16_SCALE_OPSET}, got {request.opset}: ask for that one")
+        raise UsageError(f"int8 inside fp16 needs opset {FLOAT16_SCALE_OPSET}, got {request.graph_opset}: ask for that one")
     return chosen
 
 

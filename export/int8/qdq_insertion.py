@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     import onnx
 
 
-FLOAT16_SCALE_OPSET = 19
-"""From here on Q/DQ take scales in half precision, and float8."""
-
 LAYERS = ("Conv", "Gemm", "MatMul")
 
 BETWEEN = ("Add", "Clip", "MaxPool", "Relu")

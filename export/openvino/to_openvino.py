@@ -93,8 +93,9 @@ def export_openvino(
         if isinstance(model, AdoptedFile):
             graph, info = read_openvino_model(model.path, model.info, core), in_precision(model.info, request.precision)
         else:
-            info = describe(model, request, name=path.stem)
-            graph = _convert(build_onnx(model, replace(request, precision="fp32", calibration=None, options={})).proto, info)
+            built = build_onnx(model, replace(request, precision="fp32", calibration=None, options={}))
+            info = describe(model, request, built.details, name=path.stem)
+            graph = _convert(built.proto, info)
         if request.precision == "int8":
             graph, details = quantize_openvino(graph, request)
             info = replace(info, details=info.details | details)

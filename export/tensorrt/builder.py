@@ -68,8 +68,8 @@ def _export(model: ExportSource, path: Path, request: ExportRequest, variant: Va
     trt = load_tensorrt(variant)
     gpu = _find_gpu(trt, request.device)
     check_options(options, request.precision, trt, gpu)
-    if request.opset > NEWEST_OPSET:
-        raise UsageError(f"TensorRT's parsers know opset {NEWEST_OPSET} and older, got {request.opset}")
+    if request.graph_opset > NEWEST_OPSET:
+        raise UsageError(f"TensorRT's parsers know opset {NEWEST_OPSET} and older, got {request.graph_opset}")
     for file in (path, sidecar_path(path)):
         check_output(file, overwrite=request.overwrite)
     _check_timing_cache(options)
@@ -81,7 +81,7 @@ def _export(model: ExportSource, path: Path, request: ExportRequest, variant: Va
         if warning := int8_warning(model, request.precision):
             stderr.print(warning)
     built = build_onnx(model, dataclasses.replace(request, options=graph_options))
-    info = describe(model, request, name=path.stem, details=built.details)
+    info = describe(model, request, built.details, name=path.stem)
     try:
         with tempfile.TemporaryDirectory(prefix="hat-onnx-") as folder:
             onnx_path = Path(folder) / f"{path.name}.onnx"

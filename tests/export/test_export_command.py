@@ -16,7 +16,7 @@ from PIL import Image
 import hat
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.export import onnx_source, to_onnx
-from hat.export.command import lowest_opset, written_files
+from hat.export.command import written_files
 from hat.export.onnx_source import open_onnx_source, with_input_type
 from hat.export.request import TARGETS, ExportRequest, check_ending, export_function
 from hat.io.atomic_output import METADATA_FILE, atomic_folder, atomic_output
@@ -79,20 +79,19 @@ def test_a_name_keeps_the_dots_of_its_folder(small_model, tmp_path, call):
 
 
 @pytest.mark.parametrize(
-    ("to", "precision", "options", "opset"),
+    ("request_", "opset"),
     [
-        ("onnx", "int8", {}, 18),
-        ("onnx", "int8", {"scheme": "tensorrt"}, 19),
-        ("tensorrt", "int8", {}, 19),
-        ("triton", "int8", {"backend": "tensorrt"}, 19),
-        ("triton", "int8", {}, 18),
-        ("triton", "bf16", {"backend": "openvino"}, 18),
-        ("triton", "bf16", {}, 22),
-        ("triton", "bf16", {"backend": "python-openvino"}, 18),
+        (ExportRequest("x"), 18),
+        (ExportRequest("x", "bf16"), 22),
+        (ExportRequest("x", "fp8"), 19),
+        (ExportRequest("x", "int8"), 19),
+        (ExportRequest("x", "int8", options={"scheme": "tensorrt"}), 19),
+        (ExportRequest("x", "int8", options={"scheme": "cpu"}), 18),
+        (ExportRequest("x", "bf16", opset=18), 18),
     ],
 )
-def test_the_default_opset_is_that_of_the_file_that_is_made(to, precision, options, opset):
-    assert lowest_opset(precision, to, options) == opset
+def test_the_opset_is_the_lowest_that_has_what_the_precision_needs(request_, opset):
+    assert request_.graph_opset == opset
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def write_onnx(model, precision, folder, pixels, **options):
     request = ExportRequest("model", precision, opset=opset, calibration=calibration, options=options)
     built = build_onnx(model, request)
     path = folder / f"{precision}.onnx"
-    save_onnx(built.proto, describe(model, request, name="model", details=built.details), path)
+    save_onnx(built.proto, describe(model, request, built.details, name="model"), path)
     return path
 
 
