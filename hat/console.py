@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 def percent(rate: float) -> str:
     """Return a rate in [0, 1] as percent with two digits, as the field prints mAP and Rank-1."""
     return f"{100 * rate:.2f}"
+
+
+def share_text(rate: float) -> str:
+    """Return a rate in [0, 1] as percent with its sign and three significant digits, however small: ``"0.000123 %"``."""
+    return f"{Decimal(f'{100 * rate:.3g}'):f} %"
 
 
 def check_record(path: Path | None) -> None:

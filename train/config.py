@@ -116,10 +116,14 @@ class DistillConfig:
     """Embed the training images once before training, as they are, and learn from these rows whatever augmentation does: for a
     teacher that costs more than the student. Otherwise the teacher sees the very images that the student sees. The rows are
     kept in `OUT/teacher.safetensors`, which other runs on the same images can name as their teacher."""
+    flip: bool = False
+    """Learn the mean of the teacher's embeddings of an image and of its mirror image, scaled to unit length: a better teacher
+    (`hat eval --flip` says by how much) that takes twice the time."""
 
     def __post_init__(self) -> None:
-        if self.teacher is None and self.cache:
-            raise ValueError("cache is set and there is no teacher")
+        for name in ("cache", "flip"):
+            if self.teacher is None and getattr(self, name):
+                raise ValueError(f"{name} is set and there is no teacher")
         if self.teacher is not None and not self.embedding_weight and not self.similarity_weight:
             raise ValueError("a teacher is named and nothing is learned from it: both weights are 0")
         if self.projection_images and not (self.teacher is not None and self.embedding_weight):

@@ -57,7 +57,8 @@ class OnlineTeacher:
     A checkpoint is run as its exact inference graph on the training device, in the run's precision; exported files on the host.
     """
 
-    def __init__(self, runtime: Runtime, precision: str) -> None:
+    def __init__(self, runtime: Runtime, precision: str, *, flip: bool = False) -> None:
+        self.flip = flip
         self.size = runtime.preprocessing.size
         self.embed_dim = runtime.embed_dim
         self.fingerprint = runtime_info(runtime).fingerprint
@@ -75,6 +76,10 @@ class OnlineTeacher:
         if tuple(images.shape[-2:]) != self.size:
             resized = F.interpolate(images.float(), self.size, mode="bilinear", align_corners=False, antialias=True)
             images = resized.round_().clamp_(0, 255).to(torch.uint8)
+        embedded = self._run(images)
+        return F.normalize(embedded + self._run(images.flip(-1)), dim=1) if self.flip else embedded
+
+    def _run(self, images: Tensor) -> Tensor:
         if isinstance(self._model, InferenceModel):
             with torch.autocast(images.device.type, dtype=self.autocast_type, enabled=self.autocast_type is not None):
                 embedded: Tensor = self._model(images)
@@ -91,8 +96,10 @@ class CachedTeacher:
     for the same images (``data``, see `hat.train.run.run_folder.describe_data`).
     """
 
-    def __init__(self, source: Embedder | Path, paths: Sequence[str], data: str, context: DistributedContext) -> None:
-        self.paths, self.data, self.context = paths, data, context
+    def __init__(
+        self, source: Embedder | Path, paths: Sequence[str], data: str, context: DistributedContext, *, flip: bool = False
+    ) -> None:
+        self.paths, self.data, self.context, self.flip = paths, data, context, flip
         self._embedder: Embedder | None = None
         self._rows: Tensor | None = None
         if isinstance(source, Embedder):
@@ -110,7 +117,8 @@ class CachedTeacher:
         if self.context.is_main and not path.is_file():
             with progress() as display:
                 task = display.add_task("embedding by the teacher", total=len(self.paths), info="")
-                rows = self._embedder.embed_paths(self.paths, advance=functools.partial(display.advance, task))
+                advance = functools.partial(display.advance, task)
+                rows = self._embedder.embed_paths(self.paths, flip=self.flip, advance=advance)
             write_rows(path, torch.from_numpy(rows), self.fingerprint, self.data)
         if self.context.world_size > 1:
             dist.barrier()
@@ -133,7 +141,10 @@ def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, context: 
     if config.distill.teacher is None:
         return None
     path = Path(config.distill.teacher).expanduser()
+    flip = config.distill.flip
     if path.suffix == ".safetensors" and not path.is_dir():
+        if flip:
+            raise ConfigError(f"distill.flip is for a model that embeds: {path} holds embeddings, made with it or without")
         return CachedTeacher(path, paths, data, context)
     precision = config.compute.precision
     if path.suffix.lower() in ARTIFACT_ENDINGS and not path.is_dir():
@@ -144,9 +155,10 @@ def open_teacher(config: TrainConfig, paths: Sequence[str], data: str, context: 
     else:
         runtime = open_runtime(path, str(context.device), precision, inference_graph=config.distill.cache)
     if not config.distill.cache:
-        return OnlineTeacher(runtime, precision)
+        return OnlineTeacher(runtime, precision, flip=flip)
     num_workers = config.data.num_workers or default_num_workers()
-    return CachedTeacher(Embedder(runtime, batch_size=config.eval.batch_size, num_workers=num_workers), paths, data, context)
+    embedder = Embedder(runtime, batch_size=config.eval.batch_size, num_workers=num_workers)
+    return CachedTeacher(embedder, paths, data, context, flip=flip)
 
 
 def write_rows(path: Path, rows: Tensor, fingerprint: str, data: str) -> None:

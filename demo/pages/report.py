@@ -10,6 +10,7 @@ from typing import Any, Literal
 import gradio as gr
 from jinja2 import UndefinedError
 
+from hat.console import share_text
 from hat.errors import HatError, UsageError
 from hat.export.parity.verification_report import RATES, SHORT_NAMES, Check
 from hat.serve.gallery.timestamps import format_timestamp
@@ -123,9 +124,9 @@ def benchmark_html(content: Mapping[str, Any]) -> str:
             f"{rate:,.1f}",
             f"{float(speed['ratio']):.2f}×",
             *(f"{1000 * float(speed[key]):.1f}" for key in ("p50_s", "p95_s", "p99_s")),
-            _percent(speed.get("utilization")),
+            "–" if speed.get("utilization") is None else share_text(float(speed["utilization"])),
             f"{float(candidate['peak_bytes']) / 2**20:,.0f}",
-            ", ".join(f"{label} {_percent(accuracy[key])}" for key, label in RATES.items() if key in accuracy) or "–",
+            ", ".join(f"{label} {share_text(float(accuracy[key]))}" for key, label in RATES.items() if key in accuracy) or "–",
         ]
         rows.append([Cell(candidate["name"], candidate["runtime"]), *map(Cell, cells)])
     columns = ["candidate", "mode, batch", "images/s", "to first", "p50 ms", "p95 ms", "p99 ms"]
@@ -144,10 +145,6 @@ def _tolerance_bar(check: Check) -> Bar:
     """Return a bar of the share of a tolerance that a figure uses; the whole width is the limit."""
     text = f"{100 * check.used:.0f} %" if check.passed else "over" if math.isfinite(check.value) else check.value_text
     return SHORT_NAMES.get(check.name, check.name), check.used, text, not check.passed
-
-
-def _percent(rate: Any) -> str:
-    return "–" if rate is None else f"{100 * float(rate):.1f} %"
 
 
 def _read(path: Path, *, strict: bool) -> Report | None:

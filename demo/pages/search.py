@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from hat.console import share_text
 from hat.data import read_image
 from hat.data.images import IMAGE_SUFFIXES
 from hat.errors import UsageError
@@ -204,7 +205,7 @@ class SearchActions:
         chance = ""
         if calibration is not None:
             rate = calibration.point_at(outcome.matches[session.chosen].similarity).false_match_rate
-            share = _percent(rate) if rate else f"fewer than {_percent(calibration.lowest_rate)}"
+            share = share_text(rate) if rate else f"fewer than {share_text(calibration.lowest_rate)}"
             chance = f" · {share} of pairs of different people in this gallery look as similar"
         return str(self._view.details(_match_metadata(outcome, session.chosen, chance)))
 
@@ -230,10 +231,6 @@ def _share(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise UsageError("the page sent a box that means nothing: mark the person again")
     return float(value)
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.0f} %" if rate >= 0.1 else f"{100 * rate:.2g} %"
 
 
 def _options(fields: Values, **known: Any) -> SearchOptions:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from hat.commands.options import Force, GrayBits
 from hat.config import config_to_dict
-from hat.console import emit, make_table
+from hat.console import emit, make_table, share_text
 from hat.data.images import set_gray_bits
 from hat.errors import MissingExtraError, UsageError, WorkError
 from hat.io.atomic_output import check_parent
@@ -183,7 +183,8 @@ def calibrate(
         draw_calibration(calibration, picture, title=Path(location).name)
         options.tell(f"drawn: {picture}")
     names = ("false_match_rate", "false_match_bound", "true_match_rate", "chance_in_gallery")
-    rows = [[f"{point['similarity']:.4f}", *(_rate(point[name]) for name in names)] for point in roc]
+    rates = [["-" if point[name] is None else share_text(point[name]) for name in names] for point in roc]
+    rows = [[f"{point['similarity']:.4f}", *shown] for point, shown in zip(roc, rates, strict=True)]
     table = make_table(rows, ("threshold", "false matches", "at most (95 %)", "true matches", f"any among {num_records:,}"))
     kind = "all" if calibration.is_exhaustive else "a sample of the"
     genuine = f"{calibration.num_genuine:,}" if calibration.num_genuine else "none"
@@ -192,7 +193,7 @@ def calibrate(
         f"{calibration.num_pairs:,} of different people, {genuine} of one person from two cameras"
     )
     by_whom = "the people in this gallery" if calibration.is_exhaustive else "so many pairs (--pairs)"
-    foot = Text(f"Lower rates than {_rate(calibration.lowest_rate)} cannot be shown by {by_whom}.", "dim")
+    foot = Text(f"Lower rates than {share_text(calibration.lowest_rate)} cannot be shown by {by_whom}.", "dim")
     result = {
         "gallery": location,
         "num_gallery": num_records,
@@ -412,10 +413,6 @@ def accept(
         opened.accept(compatible)
     result = {"gallery": location, "model": model, **config_to_dict(compatible)}
     emit(result, f"{model} may be used with {location}; worst cosine {compatible.worst_cosine:.6f}", as_json)
-
-
-def _rate(rate: float | None) -> str:
-    return "-" if rate is None else f"{100 * rate:.3g} %"
 
 
 def _bytes_on_disk(location: str) -> int | None:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hat.console import share_text
 from hat.demo.pages.gallery import _bars
-from hat.demo.pages.search import _match_metadata, _percent, _summary
+from hat.demo.pages.search import _match_metadata, _summary
 from hat.demo.ranking import Outcome, QueryImage, SearchOptions
 from hat.demo.view.markup import MAX_TEXT, Cell, data_uri, escaped, fragments, jpeg_bytes, last_part, plural
 from hat.serve import Record
@@ -147,8 +148,8 @@ def test_moves_of_re_ranking_are_told():
 
 
 def test_percentages_are_written_without_an_exponent():
-    shown = {1.0: "100 %", 0.6: "60 %", 0.0999: "10 %", 0.0123: "1.2 %", 0.00002: "0.002 %"}
-    assert {rate: _percent(rate) for rate in shown} == shown
+    shown = {1.0: "100 %", 0.995: "99.5 %", 0.6: "60 %", 0.0999: "9.99 %", 0.0123: "1.23 %", 1.4e-7: "0.000014 %", 0.0: "0 %"}
+    assert {rate: share_text(rate) for rate in shown} == shown
 
 
 def test_cards_say_what_they_are_and_tables_are_whole():

@@ -262,6 +262,21 @@ def test_embeddings_that_are_kept_are_those_of_the_images_as_they_are(dataset, t
     assert not path.exists()
 
 
+def test_a_teacher_of_both_directions_gives_what_a_flip_test_gives(dataset, teacher, tmp_path):
+    train = merge_training([dataset])
+    embedder = hat.Embedder.open(teacher, device="cpu")
+    expected = embedder.embed_paths(train.paths, flip=True)
+    run(taught_by(teacher, num_epochs=1, distill={"cache": True, "flip": True}), dataset, tmp_path / "run")
+    rows, _ = read_rows(tmp_path / "run" / TEACHER_FILE, describe_data(train), 24)
+    np.testing.assert_allclose(rows.numpy(), expected, atol=1e-5)
+    online = OnlineTeacher(embedder.runtime, "fp32", flip=True)
+    images = load_images(train.paths, embedder.preprocessing)
+    np.testing.assert_allclose(online.embed(images, torch.arange(24)).numpy(), expected, atol=1e-5)
+    assert np.abs(expected - embedder.embed_paths(train.paths)).max() > 1e-3
+    with pytest.raises(ConfigError, match="distill.flip is for a model that embeds"):
+        run(taught_by(tmp_path / "run" / TEACHER_FILE, distill={"flip": True}), dataset, tmp_path / "refused")
+
+
 def test_wrong_teachers_are_refused(dataset, teacher, tmp_path):
     train, folder = merge_training([dataset]), RunFolder(tmp_path / "run")
 
@@ -300,6 +315,8 @@ def test_another_teacher_at_the_same_path_does_not_go_on_with_a_run(dataset, tea
 def test_contradictions_are_refused():
     with pytest.raises(ConfigError, match="cache is set and there is no teacher"):
         configure(distill={"cache": True})
+    with pytest.raises(ConfigError, match="flip is set and there is no teacher"):
+        configure(distill={"flip": True})
     with pytest.raises(ConfigError, match="nothing is learned from it: both weights are 0"):
         configure(distill={"teacher": "t", "embedding_weight": 0, "similarity_weight": 0})
     with pytest.raises(ConfigError, match="projection_images is set and there is no projection"):
