@@ -106,10 +106,11 @@ def main() -> None:
 
     With ``HAT_DEBUG=1`` in the environment an error that is not ours is raised with its traceback.
     """
-    with suppress(ValueError):  # in a thread, where a program of its own calls this
-        # Ends as Ctrl+C does, through every `finally`: no temporary folder and no process of ours is left.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = None
     try:
+        with suppress(ValueError):  # in a thread, where a program of its own calls this
+            # Ends as Ctrl+C does, through every `finally`: no temporary folder and no process of ours is left.
+            before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             app()
         finally:
@@ -127,6 +128,9 @@ def main() -> None:
         _abandon_stdout()
         sys.stderr.write(f"hat: failed: {describe_failure(error)}\n")
         sys.exit(1)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)  # a program that calls this goes on with its own
 
 
 def _abandon_stdout() -> None:
