@@ -94,7 +94,7 @@ def export(
     from .onnx_source import open_onnx_source
     from .request import ExportRequest, check_ending, export_function
 
-    write, path, out = export_function(to), locate_model(source), out.expanduser()
+    write, path = export_function(to), locate_model(source)
     check_ending(to, out)
     file = open_onnx_source(path) if path.suffix == ".onnx" and not path.is_dir() else None
     chosen = checked_artifact_precision(precision or (file.info.precision if file else "fp32"))
