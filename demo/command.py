@@ -74,7 +74,7 @@ def demo(
     if gallery is not None and max_images is not None:
         raise UsageError("--max-images bounds the gallery that is made of --data, and --gallery names another: give one")
     check_address(address)
-    reports = tuple(path.expanduser() for path in report or ())
+    reports = tuple(report or ())
     check_report_paths(reports)
     set_gray_bits(gray_bits)
     model = file or shipped_model()

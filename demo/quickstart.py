@@ -145,26 +145,25 @@ def quickstart(
 
       hat quickstart --once --out /tmp/first
     """
-    folder = out.expanduser()
-    _prepare(folder, force)
+    _prepare(out, force)
     steps = quickstart_steps()
-    done = _done_before(folder)
+    done = _done_before(out)
     began = time.monotonic()
     for number, step in enumerate(steps, start=1):
         stderr.print(Text.assemble((f"{number}/{len(steps)}  {step.title}", "bold"), (f"  about {step.seconds} s", "dim")))
         stderr.print(f"     {step.typed}", style="dim", soft_wrap=True)
-        if step.typed in done and (folder / step.product).exists():
+        if step.typed in done and (out / step.product).exists():
             stderr.print(f"     {done[step.typed]['result']}", Text(" done before", "dim"))
             continue
-        done[step.typed] = _do(step, folder)
+        done[step.typed] = _do(step, out)
         stderr.print(f"     {done[step.typed]['result']}", Text(f" {done[step.typed]['seconds']:.0f} s", "dim"))
-        with atomic_output(folder / _DONE, overwrite=True) as temporary:
+        with atomic_output(out / _DONE, overwrite=True) as temporary:
             temporary.write_text(json.dumps(list(done.values()), indent=2) + "\n", encoding="utf-8")
     seconds = round(time.monotonic() - began, 1)
-    command = demo_command(folder)
+    command = demo_command(out)
     opens = shlex.join(["hat", *command])
-    result = {"folder": str(folder), "seconds": seconds, "steps": [done[step.typed] for step in steps], "demo": opens}
-    stderr.print(f"done in {seconds:.0f} s; everything is in {folder}", soft_wrap=True)
+    result = {"folder": str(out), "seconds": seconds, "steps": [done[step.typed] for step in steps], "demo": opens}
+    stderr.print(f"done in {seconds:.0f} s; everything is in {out}", soft_wrap=True)
     if as_json or once:
         emit(result, Text(f"open the demo with:\n  {opens}", no_wrap=True, overflow="ignore"), as_json)
     if not once:

@@ -50,8 +50,8 @@ def export(
     calibration_data: Annotated[
         str | None, typer.Option(help="Data set whose training images calibrate int8 and fp8: DIR or NAME=DIR.")
     ] = None,
-    num_calibration: Annotated[int, typer.Option(min=1, help="Number of calibration images.")] = 512,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of their selection.")] = 0,
+    num_calibration: Annotated[int | None, typer.Option(min=1, help="Number of calibration images; default: 512.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of their selection; default: 0.")] = None,
     gray_bits: GrayBits = None,
     max_drop: Annotated[
         float | None,
@@ -94,7 +94,7 @@ def export(
     from .onnx_source import open_onnx_source
     from .request import ExportRequest, check_ending, export_function
 
-    write, path, out = export_function(to), locate_model(source), out.expanduser()
+    write, path = export_function(to), locate_model(source)
     check_ending(to, out)
     file = open_onnx_source(path) if path.suffix == ".onnx" and not path.is_dir() else None
     chosen = checked_artifact_precision(precision or (file.info.precision if file else "fp32"))
@@ -113,21 +113,31 @@ def export(
     quantizes = chosen in ("int8", "fp8") and not (file and file.is_quantized)
     if quantizes and calibration_data is None:
         raise UsageError(f"{chosen} needs calibration images: name a data set with --calibration-data [NAME=]DIR")
-    if not quantizes and (calibration_data is not None or max_drop is not None):
+    of_quantization = {
+        "--calibration-data": calibration_data,
+        "--num-calibration": num_calibration,
+        "--seed": seed,
+        "--gray-bits": gray_bits,
+        "--max-drop": max_drop,
+    }
+    if not quantizes and (given_too := [name for name, value in of_quantization.items() if value is not None]):
         why = f"{path} is {chosen} already" if file and file.is_quantized else f"{chosen} was asked for"
-        raise UsageError(f"--calibration-data and --max-drop make int8 and fp8 of floats, and {why}")
+        raise UsageError(f"{', '.join(given_too)}: used only to make int8 and fp8 of floats, and {why}")
     if out.is_file() and not force:  # what a folder that is there means is the target's own matter
         raise UsageError(f"{out} is there already: give another name, or --force to replace it")
 
     set_gray_bits(gray_bits)
     model, preprocessing, metrics = (file, file.info.preprocessing, file.info.metrics) if file else _load(path, to)
+    calibration = None
+    if calibration_data is not None:
+        calibration = _calibration(calibration_data, preprocessing, num_calibration or 512, seed or 0)
     request = ExportRequest(
         name=file.info.name if file else _name_of(path.resolve()),
         precision=chosen,
         input_type=cast("InputType", given),
         opset=opset,
         batch=profile,
-        calibration=_calibration(calibration_data, preprocessing, num_calibration, seed) if calibration_data else None,
+        calibration=calibration,
         overwrite=force,
         device=device,
         options=options,

@@ -4,11 +4,14 @@
 function with typer's annotations; its docstring is its help.
 """
 
+import functools
 import os
 import pkgutil
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -46,6 +49,22 @@ NEEDS_NO_ARGUMENTS = ("demo", "doctor", "quickstart")
 """Commands that do something useful when they are called bare; every other one shows its help."""
 
 
+def _expanding_home(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command that expands ``~`` in its paths, which a shell leaves as it is in ``--out=~/x``."""
+
+    @functools.wraps(function)
+    def call(**arguments: Any) -> Any:
+        return function(**{name: _at_home(value) for name, value in arguments.items()})
+
+    return call
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_at_home(one) for one in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value  # noqa: PTH111 - Path's raises without a home
+
+
 def load_command(name: str) -> Any:
     """Import a subcommand and make typer's command of it."""
     if name in _LONG_COMPUTATIONS:
@@ -54,7 +73,11 @@ def load_command(name: str) -> Any:
     target = group = pkgutil.resolve_name(COMMANDS[name][0])
     if not isinstance(target, typer.Typer):  # a command with subcommands of its own brings its table ready made
         group = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        group.command(name, no_args_is_help=name not in NEEDS_NO_ARGUMENTS)(target)
+        group.command(name, no_args_is_help=name not in NEEDS_NO_ARGUMENTS)(_expanding_home(target))
+    else:
+        for subcommand in group.registered_commands:
+            if subcommand.callback is not None and not hasattr(subcommand.callback, "__wrapped__"):
+                subcommand.callback = _expanding_home(subcommand.callback)
     command = typer.main.get_command(group)
     command.name = name
     return command
@@ -106,10 +129,11 @@ def main() -> None:
 
     With ``HAT_DEBUG=1`` in the environment an error that is not ours is raised with its traceback.
     """
-    with suppress(ValueError):  # in a thread, where a program of its own calls this
-        # Ends as Ctrl+C does, through every `finally`: no temporary folder and no process of ours is left.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = None
     try:
+        with suppress(ValueError):  # in a thread, where a program of its own calls this
+            # Ends as Ctrl+C does, through every `finally`: no temporary folder and no process of ours is left.
+            before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             app()
         finally:
@@ -127,6 +151,9 @@ def main() -> None:
         _abandon_stdout()
         sys.stderr.write(f"hat: failed: {describe_failure(error)}\n")
         sys.exit(1)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)  # a program that calls this goes on with its own
 
 
 def _abandon_stdout() -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import PydanticSerializationError
 from typing_extensions import dataclass_transform
 
 from hat.errors import CheckpointError, ConfigError, unknown_name
@@ -57,7 +58,10 @@ def metadata_from_dict(cls: type[T], content: Mapping[str, Any], *, newest: int,
 
 def config_to_dict(config: Any) -> dict[str, Any]:
     """Turn a configuration into plain dictionaries, lists and scalars that `config_from_dict` reads back to an equal one."""
-    return cast(dict[str, Any], TypeAdapter(type(config)).dump_python(config, mode="json"))
+    try:
+        return cast(dict[str, Any], TypeAdapter(type(config)).dump_python(config, mode="json"))
+    except PydanticSerializationError as error:
+        raise ConfigError(f"{type(config).__name__} holds what is no plain number, text, list or dictionary: {error}") from None
 
 
 def config_to_yaml(config: Any) -> str:

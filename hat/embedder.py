@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from hat.data.images import read_image, to_rgb
@@ -18,6 +19,8 @@ from hat.preprocessing import Preprocessing
 from hat.runtime import Runtime, open_runtime
 from hat.runtime.protocol import runtime_device
 from hat.runtime.torch_runtime import Precision
+
+T = TypeVar("T")
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 """A path, a PIL image, or an (H, W, 3) uint8 RGB array."""
@@ -33,6 +36,8 @@ class Embedder:
     """
 
     def __init__(self, runtime: Runtime, *, batch_size: int = 32, num_workers: int | None = None) -> None:
+        if isinstance(runtime, str | os.PathLike):
+            raise UsageError(f"expected a runtime, got a path: hat.Embedder.open({os.fspath(runtime)!r})")
         if batch_size < 1:
             raise UsageError(f"batch_size is at least 1, got {batch_size}")
         self.runtime = runtime
@@ -46,7 +51,7 @@ class Embedder:
         cls,
         path: str | os.PathLike[str],
         *,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         precision: Precision = "fp32",
         batch_size: int = 32,
         num_workers: int | None = None,
@@ -61,11 +66,11 @@ class Embedder:
 
         Raises:
             CheckpointError: There is nothing at the path that can be opened.
-            UsageError: The device is not there.
+            UsageError: The device is not there, or the precision is unknown.
         """
         return cls(open_runtime(path, device, precision), batch_size=batch_size, num_workers=num_workers)
 
-    def embed(self, images: Sequence[ImageLike], *, flip: bool = False) -> npt.NDArray[np.float32]:
+    def embed(self, images: Iterable[ImageLike], *, flip: bool = False) -> npt.NDArray[np.float32]:
         """Embed images.
 
         Args:
@@ -79,13 +84,16 @@ class Embedder:
             ImageError: A file is no image that can be used.
             UsageError: An item is none of the accepted kinds.
         """
-        if isinstance(images, str | os.PathLike | Image.Image):
-            raise UsageError("expected a sequence of images, got one: put it in a list")
-        pixels = (self.preprocessing.resize_image(_as_image(item)).transpose(2, 0, 1) for item in images)
-        return self._run(_stack(pixels, self.batch_size), len(images), flip, None)
+        items = _listed(images)
+        pixels = (self.preprocessing.resize_image(_as_image(item)).transpose(2, 0, 1) for item in items)
+        return self._run(_stack(pixels, self.batch_size), len(items), flip, None)
 
     def embed_paths(
-        self, paths: Sequence[str], *, flip: bool = False, advance: Callable[[int], None] | None = None
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        flip: bool = False,
+        advance: Callable[[int], None] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Embed files as `embed` does, decoded by threads: ahead of a model on a GPU, in turns with one on the CPU.
 
@@ -94,9 +102,10 @@ class Embedder:
             flip: See `embed`.
             advance: Called with the number of images that were just embedded.
         """
+        names = [os.fspath(path) for path in _listed(paths)]
         in_turns = runtime_device(self.runtime) == "cpu"  # where the model needs all cores
-        batches = iterate_batches(paths, self.preprocessing, self.batch_size, num_workers=self.num_workers, in_turns=in_turns)
-        return self._run((batch.numpy() for batch in batches), len(paths), flip, advance)
+        batches = iterate_batches(names, self.preprocessing, self.batch_size, num_workers=self.num_workers, in_turns=in_turns)
+        return self._run((batch.numpy() for batch in batches), len(names), flip, advance)
 
     def _run(
         self, batches: Iterable[npt.NDArray[np.uint8]], count: int, flip: bool, advance: Callable[[int], None] | None
@@ -113,6 +122,12 @@ class Embedder:
             if advance is not None:
                 advance(len(rows))
         return embeddings
+
+
+def _listed(images: Iterable[T]) -> list[T]:
+    if isinstance(images, str | os.PathLike | Image.Image):
+        raise UsageError("expected a sequence of images, got one: put it in a list")
+    return list(images)
 
 
 def _as_image(item: ImageLike) -> Image.Image:

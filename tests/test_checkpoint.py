@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import hat
-from hat.errors import CheckpointError, WorkError
+from hat.errors import CheckpointError, ConfigError, WorkError
 from hat.io.artifact import weights_sha256
 from hat.io.checkpoint import SHIPPED_MODEL, read_checkpoint_info, shipped_model
 from hat.runtime import open_runtime
@@ -35,6 +35,12 @@ def test_saving_and_loading_is_bit_equal(tiny_model, tmp_path):
     expected = tiny_model(images)
     hat.save_checkpoint(tiny_model.to(memory_format=torch.channels_last), tmp_path)
     torch.testing.assert_close(hat.load_checkpoint(tmp_path)(images), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_metrics_that_are_no_plain_data_are_refused_before_anything_is_written(tiny_model, tmp_path):
+    with pytest.raises(ConfigError, match="no plain number"):
+        hat.save_checkpoint(tiny_model, tmp_path / "run", metrics={"mAP": torch.tensor(0.5)})
+    assert not (tmp_path / "run").exists()
 
 
 def test_half_a_checkpoint_embeds_alike_and_is_as_small_as_it_says(tiny_model, tmp_path):

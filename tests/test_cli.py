@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -60,6 +61,22 @@ def test_sigterm_ends_a_command_as_ctrl_c_does_and_leaves_nothing(tmp_path):
         finally:
             process.kill()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", ["gallery info", "keys list", "convert --out=x"])
+def test_a_path_that_no_shell_expanded_begins_at_home(arguments, run_hat, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    answer = run_hat(*arguments.split(), "~/nowhere")
+    assert answer.returncode == 2 and f"{tmp_path}/nowhere" in answer.stderr and "~" not in answer.stderr
+
+
+def test_a_program_that_calls_main_keeps_its_own_handler_of_sigterm(run_hat):
+    before = signal.signal(signal.SIGTERM, handler := Mock())
+    try:
+        run_hat("--version")
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_version_and_unknown_command(run_hat):

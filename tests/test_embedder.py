@@ -46,6 +46,8 @@ def test_paths_images_and_arrays_give_the_embeddings_of_the_model(tiny_model, pi
     done = []
     np.testing.assert_allclose(embedder.embed_paths([str(path) for path in pictures], advance=done.append), expected, atol=1e-5)
     assert sum(done) == 5 and max(done) <= batch_size
+    np.testing.assert_allclose(embedder.embed_paths(path for path in pictures), expected, atol=1e-5)
+    np.testing.assert_allclose(embedder.embed(path for path in pictures), expected, atol=1e-5)
 
 
 def test_flip_averages_an_image_and_its_mirror_image_and_no_images_give_no_rows(tiny_model, pictures):
@@ -102,6 +104,10 @@ def test_what_cannot_be_embedded_is_refused(tiny_model, pictures, tmp_path):
         embedder.embed([tmp_path / "broken.jpg"])
     with pytest.raises(UsageError, match="put it in a list"):
         embedder.embed(str(pictures[0]))
+    with pytest.raises(UsageError, match="put it in a list"):
+        embedder.embed_paths(str(pictures[0]))
+    with pytest.raises(UsageError, match=r"hat\.Embedder\.open\('model\.onnx'\)"):
+        hat.Embedder("model.onnx")
     with pytest.raises(UsageError, match="got int"):
         embedder.embed([3])
     for shape, dtype in [((8, 8), np.uint8), ((8, 8, 3), np.float32), ((3, 8, 8), np.uint8), ((0, 8, 3), np.uint8)]:
@@ -111,6 +117,18 @@ def test_what_cannot_be_embedded_is_refused(tiny_model, pictures, tmp_path):
         hat.Embedder.open(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="cannot be opened"):
         hat.Embedder.open(tmp_path / "broken.jpg")
+
+
+def test_a_precision_or_device_that_nothing_knows_is_refused_and_torch_devices_are_taken(tiny_model, tmp_path):
+    folder = hat.save_checkpoint(tiny_model, tmp_path / "run")
+    for precision in ("int8", "float32", torch.float16):
+        with pytest.raises(UsageError, match="unknown precision"):
+            hat.Embedder.open(folder, precision=precision)
+        with pytest.raises(UsageError, match="unknown precision"):
+            TorchRuntime(tiny_model, "cpu", precision)
+    with pytest.raises(UsageError, match="unknown device '0'"):
+        hat.Embedder.open(folder, device=0)
+    assert hat.Embedder.open(folder, device=torch.device("cpu")).runtime.device_type == "cpu"
 
 
 def test_a_device_that_is_not_there_is_an_error_and_never_a_fallback(tiny_model):

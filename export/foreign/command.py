@@ -69,7 +69,6 @@ def adopt(
         )
     for warning in caught:
         stderr.print(f"hat: warning: {warning.message}", soft_wrap=True)
-    out = out.expanduser()
     result = {"target": str(out), **artifact_result(out), "warnings": [str(warning.message) for warning in caught]}
     emit(result, artifact_table(result), as_json)
 

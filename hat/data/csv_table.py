@@ -6,6 +6,7 @@ table is its owner's own list, and whatever it names has to exist and, when it i
 
 import codecs
 import csv
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -119,10 +120,14 @@ def _locate(row: dict[str, str], folder: Path, where: str) -> str:
         raise DataError(f"{where}: split is {row['split']!r}, expected {', '.join(_SPLITS)}")
     if row["camid"].startswith("-"):
         raise DataError(f"{where}: camid is {row['camid']!r}, expected a name or a number of at least 0")
-    location = str(folder / row["path"])  # joining keeps an absolute path as it is
-    if "\\" in row["path"] and not location_exists(location):
-        location = str(folder / row["path"].replace("\\", "/"))
-    return location
+    return locate(row["path"], folder)
+
+
+def locate(text: str, folder: Path) -> str:
+    """Return the location of the file that a table in ``folder`` calls so: with backslashes too, and with ``~`` for home."""
+    written = (text, text.replace("\\", "/"), os.path.expanduser(text))  # noqa: PTH111 - Path's raises without a home
+    locations = list(dict.fromkeys(str(folder / one) for one in written))  # joining keeps an absolute path as it is
+    return next(filter(location_exists, locations), locations[0]) if len(locations) > 1 else locations[0]
 
 
 def is_csv_table(path: Path) -> bool:

@@ -95,6 +95,7 @@ def save_checkpoint(
         The folder.
 
     Raises:
+        ConfigError: ``training`` or ``metrics`` hold something else; nothing is written.
         WorkError: The files cannot be written.
     """
     folder = Path(folder).expanduser()
@@ -107,6 +108,7 @@ def save_checkpoint(
         metrics=dict(metrics or {}),
         versions={name: version(name) for name in ("hat-reid", "torch", "torchvision", "safetensors")},
     )
+    config = (json.dumps(config_to_dict(info), indent=2) + "\n").encode()  # before anything is written: it may be refused
     # Clones are laid out densely: safetensors refuses shared storage, and channels_last strides would not be kept anyway.
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     if half:
@@ -114,7 +116,7 @@ def save_checkpoint(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS_FILE, save(state, metadata={"format": "pt"}))
-    write_atomically(folder / CONFIG_FILE, (json.dumps(config_to_dict(info), indent=2) + "\n").encode())
+    write_atomically(folder / CONFIG_FILE, config)
     return folder
 
 

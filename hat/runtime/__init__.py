@@ -9,7 +9,7 @@ import torch
 from hat.errors import CheckpointError, UsageError
 from hat.io.checkpoint import load_checkpoint, load_released_weights, locate_model, read_checkpoint_info
 from hat.runtime.protocol import Runtime, runtime_info
-from hat.runtime.torch_runtime import Precision, TorchRuntime, choose_device
+from hat.runtime.torch_runtime import Precision, TorchRuntime, checked_precision, choose_device
 from hat.runtime.triton_runtime import TritonRuntime, is_triton_address
 
 __all__ = ["ARTIFACT_ENDINGS", "Runtime", "TorchRuntime", "choose_device", "open_runtime", "runtime_info"]
@@ -20,7 +20,7 @@ ARTIFACT_ENDINGS = (".onnx", ".engine", ".plan", ".xml")
 
 def open_runtime(
     path: str | os.PathLike[str],
-    device: str | None = None,
+    device: str | torch.device | None = None,
     precision: Precision = "fp32",
     *,
     num_threads: int | None = None,
@@ -39,10 +39,12 @@ def open_runtime(
 
     Raises:
         CheckpointError: There is nothing at the path that can be opened.
-        UsageError: The device is not there, or a precision was asked for of an exported file.
+        UsageError: The device is not there, the precision is unknown, or one was asked for of an exported file.
         WorkError: A server cannot be reached.
         MissingExtraError: What runs the file is not installed.
     """
+    precision = checked_precision(precision)
+    device = None if device is None else str(device)
     if num_threads is not None and num_threads < 1:
         raise UsageError(f"num_threads is at least 1, got {num_threads}")
     if is_triton_address(address := os.fspath(path)):

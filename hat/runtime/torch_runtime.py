@@ -85,7 +85,7 @@ class TorchRuntime:
         model_name: str = "model",
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
-        self.device, self.precision = choose_device(device), precision
+        self.device, self.precision = choose_device(device), checked_precision(precision)
         self.config, self.preprocessing, self.embed_dim = model.config, model.preprocessing, model.embed_dim
         self.inference_graph, self.compiled = inference_graph, compiled
         self.model_name, self.metrics = model_name, dict(metrics or {})

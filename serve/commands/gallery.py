@@ -15,7 +15,7 @@ from hat.config import config_to_dict
 from hat.console import emit, make_table, share_text
 from hat.data.images import set_gray_bits
 from hat.errors import MissingExtraError, UsageError, WorkError
-from hat.io.atomic_output import check_parent
+from hat.io.atomic_output import check_parent, writing
 from hat.io.plot_file import check_picture_path, check_plot_path, save_picture
 
 from ..calibrate import CONFIDENCE, calibrate_thresholds, chance_of_any, draw_calibration
@@ -217,7 +217,7 @@ def label(
     camid: Annotated[int | None, typer.Option(min=0, help="New camera.")] = None,
     time_: options.Time = None,
     attribute: options.NewAttributes = None,
-    audit: Annotated[Path | None, typer.Option(help="Append a line to this audit log, as hat serve --audit does.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="Append a line to this audit log before the change.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Correct the labels of records: relabel some, rename a person, or merge two people.
@@ -248,15 +248,19 @@ def label(
             raise MissingExtraError(error.name or "prometheus_client", "serve", "an audit log") from None
         log = AuditLog(audit)
     with Gallery.open(location) as opened:
+        if id_:
+            opened.get(id_)  # a mistyped number is an error, and nothing is logged
         ids = id_ or opened.ids(Filter.of(pids=[pid])).tolist()
         if not ids:
             raise UsageError(f"{location} has no image of {pid}: hat gallery info names its people")
         others = [] if to is None else opened.ids(Filter.of(pids=[to])).tolist()
         num_merged = len(set(others) - set(ids))
+        counts = {"gallery": location, "num_records": len(ids), "num_merged": num_merged}
+        if log is not None:
+            with writing(log.path):  # before the change: none is made that the log does not hold
+                log.write({"client": "command line", "action": "label", **counts})
         num_changed = opened.update(ids, cast(RecordLabels, labels))
-    result = {"gallery": location, "num_changed": num_changed, "num_records": len(ids), "num_merged": num_merged}
-    if log is not None:
-        log.write({"client": "command line", "action": "label", **result})
+    result = counts | {"num_changed": num_changed}
     merged = f"; {to} had {num_merged:,} images before, which are of the same person now" if num_merged else ""
     emit(result, f"{num_changed:,} of {len(ids):,} records changed{merged}", as_json)
 

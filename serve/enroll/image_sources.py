@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from hat.data.archives import split_location
+from hat.data.csv_table import locate
 from hat.data.datasets import DISTRACTOR_PID, JUNK_PID
 from hat.data.folders import find_people
 from hat.data.image_trees import ImageTree, open_tree
@@ -187,7 +188,7 @@ class ImageSources:
                 raise DataError(f"{row.where}: path is {text!r}, expected a file's path")
             labels = row.labels(_TABLE_COLUMNS, self._named_cameras)
             if not self._is_junk(labels.pid):
-                item = _image(_absolute(str(path.parent / text)))  # joining keeps an absolute path as it is
+                item = _image(_absolute(locate(text, path.parent)))
                 yield labels.of(replace(item, box=row.box(), time_s=row.timestamp("time")))
 
 

@@ -104,8 +104,10 @@ class Filter:
         """Make a filter of what was asked for; None leaves a condition out.
 
         Raises:
-            UsageError: No time lies between ``since_s`` and ``until_s``.
+            UsageError: No time lies between ``since_s`` and ``until_s``, or ``pids`` is one name.
         """
+        if isinstance(pids, str):  # its letters would be taken for names
+            raise UsageError(f"pids: expected several identities, got {pids!r}: put it in a list")
         if since_s is not None and until_s is not None and since_s >= until_s:
             raise UsageError(f"nothing is seen at {format_timestamp(since_s)} or later and before {format_timestamp(until_s)}")
         return cls(

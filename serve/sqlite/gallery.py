@@ -233,7 +233,7 @@ def _checked_path(location: str | os.PathLike[str], *, create: bool, read_only: 
     text: object = os.fspath(location)
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"expected the path of a gallery's file, got {location!r}")
-    path = Path(text)
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - Path's raises without a home
     try:
         if path.is_symlink():  # SQLite keeps its log beside the file itself
             path = path.resolve()

@@ -57,6 +57,14 @@ def test_read_csv_table_as_spreadsheets_write_it(encoding, separator, write):
     assert data.name == "table" and (rows(data.query), rows(data.gallery)) == ([("1.jpg", 7, 1)], [("2.jpg", 7, 2)])
 
 
+def test_read_csv_table_expands_home(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_dataset("csv", write(GOOD.replace("a/1", "~/a/1"))).train[0].path == str(tmp_path / "a/1.jpg")
+    monkeypatch.delenv("HOME")
+    with pytest.raises(DataError, match=r"there is no file .*~nobody-here/a/1\.jpg"):
+        load_dataset("csv", write(GOOD.replace("a/1", "~nobody-here/a/1")))
+
+
 def test_read_csv_table_absolute_climbing_quoted_and_archived_paths(write, tmp_path, picture, encode):
     table = write("")
     data = encode(picture())

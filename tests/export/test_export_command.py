@@ -162,6 +162,8 @@ def test_open_onnx_source_refuses_what_lies_about_its_precision(onnx_files, tmp_
         (["--to", "onnx", "--precision", "fp12"], "unknown precision 'fp12'"),
         (["--to", "onnx", "--precision", "int8"], "int8 needs calibration images: name a data set with --calibration-data"),
         (["--to", "onnx", "--calibration-data", "x"], "make int8 and fp8 of floats, and fp32 was asked for"),
+        (["--to", "onnx", "--num-calibration", "512"], "--num-calibration: used only to make int8"),
+        (["--to", "onnx", "--seed", "0", "--gray-bits", "12"], "--seed, --gray-bits: used only to make int8"),
         (["--to", "onnx", "--max-drop", "0.1"], "make int8 and fp8 of floats, and fp32 was asked for"),
         (["--to", "onnx", "--input", "int32"], "unknown input type 'int32'"),
         (["--to", "onnx", "--batch", "8,1,32"], "--batch is MIN,OPT,MAX"),

@@ -171,7 +171,7 @@ def test_a_table_says_everything(tmp_path, picture):
     table = tmp_path / "people.csv"
     table.write_text(
         "\ufeffPath,pid,camid,time,left,top,right,bottom,color,bag\n"
-        "a.png,4,2,2026-11-25T08:30:00Z,1,2,11.6,30,red,true\n"
+        ".\\a.png,4,2,2026-11-25T08:30:00Z,1,2,11.6,30,red,true\n"
         f"\n{tmp_path}/a.png,,,,,,,,,\n"
         "gone.png,-1,,,,,,,,\n"
         "gone.png,5,,12.5,,,,,007,3\n",

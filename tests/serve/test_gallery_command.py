@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -257,12 +258,20 @@ def test_label_relabels_renames_and_merges(run, gallery, tmp_path):
     assert run("info", gallery, "--json").json["by_pid"] == {"bob": 4, "3": 2, "4": 2, "5": 2, "6": 2}
     assert "bob" in run("list", gallery, "--pid", "bob").out
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line["num_changed"] for line in lines] == [2, 2, 2] and all(line["action"] == "label" for line in lines)
+    assert [line["num_merged"] for line in lines] == [0, 0, 2] and all(line["action"] == "label" for line in lines)
     assert not any("bob" in line for line in log.read_text().splitlines())  # counts alone
     assert run("label", gallery, "--pid", 3, "--unknown", "--camid", 9, "--time", "12.5", "--attribute", "hat=red").code == 0
     (record, _) = run("list", gallery, "--attribute", "hat=red", "--json").json["records"]
     assert (record["pid"], record["camid"], record["time_s"]) == (None, 9, 12.5)
     assert run("remove", gallery, "--pid", "bob", "--json").json["num_removed"] == 4
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_label_changes_nothing_that_the_audit_log_cannot_hold(run, gallery):
+    before = run("list", gallery, "--json").json
+    answer = run("label", gallery, "--id", 1, "--to", "alice", "--audit", "/dev/full")
+    assert answer.code == 1 and "/dev/full: cannot be written" in answer.err
+    assert run("list", gallery, "--json").json == before
 
 
 def test_label_refuses_what_is_unclear(run, gallery):

@@ -71,3 +71,8 @@ def test_a_filter_that_no_record_could_pass_by_its_type_is_refused(filled):
         for ask in (filled[0].ids, lambda where: filled[0].search(unit_rows(1), 1, where)):
             with pytest.raises(UsageError, match=message):
                 ask(where)
+
+
+def test_one_name_is_not_taken_for_its_letters():
+    with pytest.raises(UsageError, match="got 'alice': put it in a list"):
+        Filter.of(pids="alice")
