@@ -34,6 +34,11 @@ def test_the_cosine_is_that_of_the_worst_row_and_the_difference_that_of_the_wors
     expected = {"worst cosine": 0.8, "max abs": 0.6, "relative shift": np.sqrt(0.4) / np.sqrt(2)}
     assert {check.name: check.value for check in checks} == pytest.approx(expected, abs=1e-5)
     assert not any(check.passed for check in checks)
+    worst, *others = levels.worst_images(reference, candidate, list("abcd"), 3)
+    assert (worst.index, worst.path, worst.cosine) == (2, "c", pytest.approx(0.8)) and [one.path for one in others] == [
+        "a",
+        "b",
+    ]
 
 
 def test_embeddings_that_lie_close_together_are_judged_by_the_distance_between_them():
@@ -79,6 +84,8 @@ def test_agreement_on_a_gallery_of_four_and_without_rounding():
     assert levels.agreement(both, 1, tie=0.01).tolist() == [0, 1]  # the second query's two best are tied
     assert levels.agreement(both, 2, tie=0).tolist() == [1, 1]
     assert levels.agreement(both, 3, tie=0).tolist() == [pytest.approx(2 / 3), 1]
+    # Rank correlations 0.6 and, with half a tie forgiven, 0.8; the four nearest are all there are.
+    assert [check.value for check in levels.compare_rankings(both, TOLERANCES["int8"])] == pytest.approx([0.5, 1, 0.7])
     both = Similarities(np.array([[0.5, 0.4, 0.3]]), np.array([[0.45, 0.6, 0.3]]))
     np.testing.assert_allclose(levels.without_rounding(both, 0.1), [[0.5, 0.55, 0.3]])  # half a tie is forgiven and no more
     assert levels.spearman(both.reference, levels.without_rounding(both, 0.1))[0] < 1
@@ -121,7 +128,9 @@ def test_every_precision_has_limits_with_reasons_and_the_coarser_one_decides():
 def test_a_part_of_a_data_set_keeps_whole_identities_and_says_so():
     query = Split("query", [Sample(f"q{pid}", pid, 0) for pid in range(1, 9)])
     gallery = Split("gallery", [Sample(f"g{pid}_{camid}", pid, camid) for pid in range(9) for camid in range(3)])
-    part = levels.some_identities(ReIDDataset("toy", Split("train", []), query, gallery), 3, seed=1)
+    parts = [levels.some_identities(ReIDDataset("toy", Split("train", []), query, gallery), 3, seed) for seed in range(5)]
+    assert len({tuple(part.query.pids) for part in parts}) > 1
+    part = parts[1]
     kept = set(part.query.pids.tolist())
     assert len(kept) == 3 and 0 not in kept and len(part.gallery) == 9 and set(part.gallery.pids.tolist()) == kept
     assert "3 of 8 query identities" in part.notes[-1]

@@ -45,9 +45,29 @@ def test_flip_alone_gives_the_image_or_its_mirror_image():
     assert (always(images, 0, torch.arange(64)) == images.flip(-1)).all()
 
 
-def test_crops_reach_every_place():
-    params = sample_params(AugmentationConfig(pad=2), uniforms(0, 0, torch.arange(2000), NUM_DRAWS), 16, 8)
+COLORS = {"brightness": 0.1, "contrast": 0.2, "saturation": 0.3, "hue": 0.05}
+
+
+def test_what_is_drawn_reaches_its_bounds_and_depends_on_nothing_else_that_is_drawn():
+    config = AugmentationConfig(pad=2, erasing=1.0, grayscale=0.5, blur=0.5, **COLORS)
+    params = sample_params(config, uniforms(5, 0, torch.arange(4000), NUM_DRAWS), 64, 32)
     assert set(zip(params.top.tolist(), params.left.tolist(), strict=True)) == {(i, j) for i in range(5) for j in range(5)}
+    spread = torch.tensor([0.1, 0.2, 0.3, 0.05])
+    for bound, sign in zip(params.jitter.aminmax(dim=0), (-1, 1), strict=True):
+        torch.testing.assert_close(bound, torch.tensor([1.0, 1, 1, 0]) + sign * spread, atol=1e-3, rtol=0)
+    box_top, box_left, box_height, box_width = params.box.unbind(dim=1)
+    assert (box_top + box_height).max() == 64 and (box_left + box_width).max() == 32
+    places = (box_top / (65 - box_height), box_left / (33 - box_width))
+    draws = (params.top, params.left, params.flip, params.grayscale, params.blur, params.sigma, *params.jitter.T, *places)
+    correlations = torch.corrcoef(torch.stack([draw.float() for draw in draws]))
+    assert (correlations - torch.eye(len(draws))).abs().max() < 0.08
+
+
+@pytest.mark.parametrize("name", COLORS)
+def test_each_change_of_color_is_made_alone_too(name):
+    images = some_images(16, 8, 8)
+    config = AugmentationConfig(pad=0, flip=0, erasing=0, **{name: COLORS[name]})
+    assert (Augmentation(config, IMAGENET_MEAN, 0)(images, 0, torch.arange(16)) != images).any()
 
 
 @pytest.mark.parametrize("size", [(256, 128), (128, 64), (64, 64)])
