@@ -141,3 +141,15 @@ def test_runtime_device_does_not_read_the_display_name():
     for device_type, device in {"cpu": "cpu", "cuda": "cuda", "gpu": None}.items():
         assert runtime_device(SimpleNamespace(name="on a machine with cpu", device_type=device_type)) == device
     assert runtime_device(SimpleNamespace(name="cpu")) is None
+
+
+def test_preprocessing_resizes_by_its_filter_and_normalizes_a_copy():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 40, 3), dtype=np.uint8))
+    for name in ("bilinear", "bicubic"):
+        expected = noise.resize((32, 64), Image.Resampling[name.upper()])
+        assert np.array_equal(hat.Preprocessing(height=64, width=32, resize=name).resize_image(noise), expected)
+    taken = hat.Preprocessing(mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+    for dtype, result in ((torch.uint8, torch.float32), (torch.float16, torch.float16)):
+        images = torch.full((1, 3, 1, 1), 255, dtype=dtype)
+        normalized = taken.normalize(images)
+        assert normalized.dtype == result and normalized.flatten().tolist() == [1, 3, 1] and (images == 255).all()

@@ -92,12 +92,22 @@ def test_the_command_gives_the_same_figures_records_them_and_draws(market_folder
     assert f"{100 * expected.mAP:.2f}" in recorded and "--rank-list" in recorded and "cores" in recorded
 
 
-def test_several_data_sets_make_a_table_and_reranking_is_told(market_folder, checkpoint, run_hat, eval_json):
+def test_several_data_sets_make_a_table(market_folder, checkpoint, run_hat):
     plain = run_hat("eval", checkpoint, "--data", market_folder, "--data", f"market-style={market_folder}", "--device", "cpu")
     assert plain.returncode == 0, plain.stderr
     assert "market1501" in plain.stdout and "market-style" in plain.stdout and "6 of 6" in plain.stdout
+
+
+def test_reranking_and_flipping_are_done_and_told(market_folder, embedder, eval_json):
+    dataset = hat.load_dataset("market1501", market_folder)
+    query, gallery = (embedder.embed(side.paths, flip=True) for side in (dataset.query, dataset.gallery))
+    labels = (dataset.query.pids, dataset.query.camids, dataset.gallery.pids, dataset.gallery.camids)
+    expected = hat.evaluate_ranking(hat.rerank(query, gallery), *labels)
     content, _ = eval_json("--rerank", "--flip")
-    assert content["rerank"] and content["flip"] and 0 < content["results"][0]["mAP"] <= 1
+    assert content["rerank"] and content["flip"]
+    assert content["results"][0]["mAP"] == pytest.approx(expected.mAP, abs=1e-6)
+    others = [hat.evaluate(embedder, dataset, **{name: True}) for name in ("rerank", "flip")]
+    assert expected.mAP not in [other.mAP for other in others], "each of the two changes the figure"
 
 
 def test_evaluate_center_cameras_is_the_same_in_python_and_on_the_command_line(market_folder, embedder, eval_json):

@@ -165,7 +165,7 @@ class CameraMeans:
         if rows.shape[1] != self.means.shape[1]:
             raise UsageError(f"embeddings are {rows.shape[1]} wide and the cameras' means {self.means.shape[1]}")
         index = np.searchsorted(self.camids, labels)
-        has_mean = (np.append(self.camids, -1)[index] == labels) & (index < len(self.camids))
+        has_mean = np.append(self.camids, -1)[index] == labels  # beyond the last camera both ways lead to the mean of all
         centered = rows - self.means.astype(np.float32)[np.where(has_mean, index, len(self.camids))]
         lengths = np.linalg.norm(centered, axis=1, keepdims=True)
         if not bool((lengths > _MIN_LENGTH).all()):

@@ -63,7 +63,7 @@ def test_two_benchmarks_nothing_known_and_nothing_there(touch, tmp_path):
         detect_dataset(tmp_path)
     assert open_dataset(f"duke={tmp_path}").name == "dukemtmc-reid"
     with pytest.raises(DataError, match="no known data set was found"):
-        detect_dataset(touch(tmp_path / "none", ["a.txt", "b/c.txt"]))
+        detect_dataset(touch(tmp_path / "none", ["a.txt", "b/c.txt", "train/holiday.jpg"]))
     with pytest.raises(DataError, match="there is no such folder"):
         detect_dataset(tmp_path / "nowhere")
 
@@ -143,8 +143,8 @@ def test_merging_nothing_and_a_part_without_training_images():
 
 def test_find_overlaps_by_content_and_identity(tmp_path):
     rng = np.random.default_rng(0)
-    for name in ("train/0001_c1_1.png", "train/0002_c1_1.png", "query/0002_c1_2.png", "gallery/0002_c2_1.png"):
-        path = tmp_path / name
+    for name in ("train/0001_c1_1", "train/0002_c1_1", "query/0002_c1_2", "gallery/0002_c2_1", "gallery/0001_c2_1"):
+        path = tmp_path / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (8, 4, 3), np.uint8)).save(path)
     assert find_overlaps(open_dataset(tmp_path)) == ()

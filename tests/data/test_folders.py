@@ -122,6 +122,7 @@ def test_read_identity_folders_another_seed_draws_another_split_and_the_first_on
     assert len({tuple(sorted(set(dataset.train.pids.tolist()))) for dataset in drawn.values()}) > 1
     # Results on a drawn split can be compared across machines and versions only while the draw stays what it is.
     assert sorted(set(drawn[0].train.pids.tolist())) == [1, 5, 6, 8, 10, 12]
+    assert "".join(path[-5] for path in drawn[0].query.paths) == "110110101011"
     assert load_dataset("folder", tmp_path).train.paths == drawn[0].train.paths
 
 

@@ -12,7 +12,8 @@ from hat.errors import DataError
 
 MEANINGS = {
     "7": 7, "007": 7, " 7 ": 7, "7.0": 7, "7.": 7, "+7": 7, "0000": 0, "-0": 0, "-1": -1, "-1.0": -1, "9" * 18: 10**18 - 1,
-    "9" * 19: "9" * 19, "7.5": "7.5", "1e3": "1e3", "anna": "anna", "Ärzte & Co": "Ärzte & Co", "cam_1": "cam_1",
+    "9" * 19: "9" * 19, "7.5": "7.5", "1e3": "1e3", "anna": "anna", "Ärzte & Co": "Ärzte & Co", "A\u0308rzte": "Ärzte",
+    "cam_1": "cam_1",
 }  # fmt: skip
 
 
@@ -42,10 +43,7 @@ def test_number_labels_names_alone_begin_at_one_and_errors_name_the_place():
 @settings(max_examples=50)
 @given(st.sets(st.text(st.characters(categories=["L", "N", "Pd"]), min_size=1, max_size=8), max_size=20))
 def test_number_labels_are_dense_over_names_and_equal_only_for_the_same_meaning(labels):
-    try:
-        numbers = number_labels(labels, "x")
-    except DataError:
-        return
+    numbers = number_labels(labels := {label for label in labels if not label.startswith("-")}, "x")
     for first, second in itertools.product(labels, repeat=2):
         assert (numbers[first] == numbers[second]) == (parse_label(first) == parse_label(second))
 

@@ -195,6 +195,7 @@ def test_read_mars_middle_frames_of_tracklets(touch, tmp_path):
     cells[0, 0], cells[0, 1] = np.array([2.0]), np.array([4.0])
     for lists, words in (
         ({"track_test_info": np.where(tracks == 7, np.nan, tracks)}, "track_test_info is expected to hold whole numbers"),
+        ({"track_test_info": np.where(tracks == 15, 99, tracks)}, "middle frame of test tracklet 5 is not in bbox_test"),
         ({"track_test_info": csc_matrix(tracks)}, "track_test_info is expected to hold whole numbers"),
         ({"track_test_info": tracks[:, :3]}, "expected four columns"),
         ({"query_IDX": cells}, "query_IDX is expected to hold whole numbers"),

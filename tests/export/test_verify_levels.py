@@ -1,5 +1,7 @@
 """The levels of parity on numbers that can be worked out by hand, or by another library."""
 
+import zipfile
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -15,7 +17,7 @@ from hat.export.parity.levels import Similarities
 from hat.export.parity.tolerances import TOLERANCES, tolerance_for
 from hat.export.parity.verification import verify
 from hat.export.parity.verification_report import CandidateResult, Check, VerificationReport
-from hat.io.artifact import ArtifactPrecision
+from hat.io.artifact import ArtifactPrecision, BatchProfile
 from hat.metrics import RankingResult
 from hat.preprocessing import Preprocessing
 
@@ -34,6 +36,11 @@ def test_the_cosine_is_that_of_the_worst_row_and_the_difference_that_of_the_wors
     expected = {"worst cosine": 0.8, "max abs": 0.6, "relative shift": np.sqrt(0.4) / np.sqrt(2)}
     assert {check.name: check.value for check in checks} == pytest.approx(expected, abs=1e-5)
     assert not any(check.passed for check in checks)
+    worst, *others = levels.worst_images(reference, candidate, list("abcd"), 3)
+    assert (worst.index, worst.path, worst.cosine) == (2, "c", pytest.approx(0.8)) and [one.path for one in others] == [
+        "a",
+        "b",
+    ]
 
 
 def test_embeddings_that_lie_close_together_are_judged_by_the_distance_between_them():
@@ -42,6 +49,8 @@ def test_embeddings_that_lie_close_together_are_judged_by_the_distance_between_t
     candidate = reference + 2e-5 * rows(12, seed=2)
     checks = {check.name: check.passed for check in levels.compare_embeddings(reference, candidate, TOLERANCES["fp32"])}
     assert checks == {"worst cosine": True, "max abs": True, "relative shift": False}
+    near = center + 1e-5 * rows(12, seed=1)  # what rounding alone moves is no shift
+    assert all(check.passed for check in levels.compare_embeddings(near, near + np.float32(6e-8), TOLERANCES["fp32"]))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +88,8 @@ def test_agreement_on_a_gallery_of_four_and_without_rounding():
     assert levels.agreement(both, 1, tie=0.01).tolist() == [0, 1]  # the second query's two best are tied
     assert levels.agreement(both, 2, tie=0).tolist() == [1, 1]
     assert levels.agreement(both, 3, tie=0).tolist() == [pytest.approx(2 / 3), 1]
+    # Rank correlations 0.6 and, with half a tie forgiven, 0.8; the four nearest are all there are.
+    assert [check.value for check in levels.compare_rankings(both, TOLERANCES["int8"])] == pytest.approx([0.5, 1, 0.7])
     both = Similarities(np.array([[0.5, 0.4, 0.3]]), np.array([[0.45, 0.6, 0.3]]))
     np.testing.assert_allclose(levels.without_rounding(both, 0.1), [[0.5, 0.55, 0.3]])  # half a tie is forgiven and no more
     assert levels.spearman(both.reference, levels.without_rounding(both, 0.1))[0] < 1
@@ -90,6 +101,10 @@ def test_the_worst_pair_of_each_query_comes_with_its_ranks():
     first, second = levels.worst_pairs(Similarities(reference, candidate), list("abcde"), 5)
     assert (first.query_path, first.gallery_path, first.reference_rank, first.candidate_rank) == ("a", "e", 3, 1)
     assert (second.query, second.gallery, second.candidate_similarity) == (1, 3, 0.25)
+    candidate = np.zeros((30, 30))
+    candidate[3, :10] = 1
+    drawn = levels.sample_pairs(Similarities(np.zeros((30, 30)), candidate), 50)
+    assert 40 <= len(drawn) <= 50 and drawn[:, 1].sum() == 10  # what changed most is in the picture
 
 
 @pytest.mark.parametrize(
@@ -121,7 +136,9 @@ def test_every_precision_has_limits_with_reasons_and_the_coarser_one_decides():
 def test_a_part_of_a_data_set_keeps_whole_identities_and_says_so():
     query = Split("query", [Sample(f"q{pid}", pid, 0) for pid in range(1, 9)])
     gallery = Split("gallery", [Sample(f"g{pid}_{camid}", pid, camid) for pid in range(9) for camid in range(3)])
-    part = levels.some_identities(ReIDDataset("toy", Split("train", []), query, gallery), 3, seed=1)
+    parts = [levels.some_identities(ReIDDataset("toy", Split("train", []), query, gallery), 3, seed) for seed in range(5)]
+    assert len({tuple(part.query.pids) for part in parts}) > 1
+    part = parts[1]
     kept = set(part.query.pids.tolist())
     assert len(kept) == 3 and 0 not in kept and len(part.gallery) == 9 and set(part.gallery.pids.tolist()) == kept
     assert "3 of 8 query identities" in part.notes[-1]
@@ -146,6 +163,8 @@ def test_used_is_the_share_of_what_is_allowed():
     checks = [("<=", 0.02, 0.1), ("<=", 0.3, 0.1), (">=", 0.98, 0.9), (">=", 1.0, 1.0), (">=", 0.9, 1.0), ("<=", np.nan, 1)]
     used = [Check("embedding", "x", value, limit, sense, "because").used for sense, value, limit in checks]
     assert used == pytest.approx([0.2, 1, 0.2, 0, 1, 1])
+    points = Check("retrieval", "change of mAP", 0.0123, 0.005, "<=", "because")
+    assert (points.value_text, points.limit_text) == ("1.23 pt", "0.50 pt")
 
 
 class Blocks:
@@ -233,6 +252,8 @@ def test_batches_follow_the_profile():
     engine = Blocks()
     engine.max_batch = 4
     assert (levels.batch_sizes(Blocks()), levels.batch_sizes(engine)) == ([1, 8, 32, 33], [1, 4, 5])
+    engine.max_batch, engine.info = None, SimpleNamespace(batch=BatchProfile(min=1, opt=3, max=6))
+    assert levels.batch_sizes(engine) == [1, 3, 6, 7]
 
 
 def test_images_are_found_in_every_folder_once(tmp_path):
@@ -242,6 +263,10 @@ def test_images_are_found_in_every_folder_once(tmp_path):
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     found = list_images(tmp_path)
     assert [path.removeprefix(str(tmp_path)) for path in found] == ["/000.png", "/a/b/000.png", "/a/b/001.png"]
+    with zipfile.ZipFile(tmp_path / "deep.zip", "w") as archive:
+        for name in ("d/" * 12_000 + "x.png", "y.png"):
+            archive.writestr(name, b"")
+    assert list_images(tmp_path / "deep.zip") == [f"{tmp_path}/deep.zip!y.png"]
     assert len(set(choose_images(found, 2, seed=5)) & set(found)) == 2 and sorted(choose_images(found, 9, seed=5)) == found
 
 

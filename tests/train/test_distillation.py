@@ -273,7 +273,7 @@ def test_a_teacher_of_both_directions_gives_what_a_flip_test_gives(dataset, teac
     images = load_images(train.paths, embedder.preprocessing)
     np.testing.assert_allclose(online.embed(images, torch.arange(24)).numpy(), expected, atol=1e-5)
     assert np.abs(expected - embedder.embed_paths(train.paths)).max() > 1e-3
-    with pytest.raises(ConfigError, match="distill.flip is for a model that embeds"):
+    with pytest.raises(ConfigError, match=r"distill\.flip is for a model that embeds"):
         run(taught_by(tmp_path / "run" / TEACHER_FILE, distill={"flip": True}), dataset, tmp_path / "refused")
 
 

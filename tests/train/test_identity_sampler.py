@@ -68,6 +68,8 @@ def test_epochs_and_seeds_differ_and_repeat_and_draw_identities_evenly():
     assert (sampler.plan(3) == again.plan(3)).all()
     assert (sampler.plan(3) != sampler.plan(4)).any()
     assert (sampler.plan(3) != other.plan(3)).any()
+    sampler, _ = make([5] * 4, 4, 2)  # two groups of five images: the one left over is another one in each epoch
+    assert len(np.unique([sampler.plan(epoch) for epoch in range(40)])) == 20
     sampler, pids = make([4] * 8, 4, 4)
     pairs = Counter(frozenset(pids[batch[::4]].tolist()) for epoch in range(300) for batch in sampler.plan(epoch))
     # Two batches of 4 of 8 identities: 70 possible halves, each expected 600 / 70 times.

@@ -177,6 +177,8 @@ def test_total_is_the_sum_of_equation_9():
     assert loss.total.item() == pytest.approx(expected, rel=1e-5)
     assert set(loss.parts) == {f"{name}_{part}" for name in names for part in ("ce", "triplet")}
     assert not any(part.requires_grad for part in loss.parts.values())
+    halves = {name: Branch(*(value.bfloat16() for value in branch)) for name, branch in outputs.items()}
+    assert hat_loss(halves, pids, LossConfig(auxiliary_weight=0.7)).total.dtype == torch.float32
 
 
 def test_losses_beside_the_entropy_are_weighed_or_left_out():

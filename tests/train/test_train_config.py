@@ -84,15 +84,10 @@ def test_another_model_begins_with_its_own_architecture():
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("optim.learning_rate=1", r"unknown key optim\.learning_rate"),
         ("optimm.lr=1", r"unknown key optimm \(did you mean optim\?\)"),
-        ("model.transformer.heads=4", r"unknown key model\.transformer\.heads"),
         ("optim.lr=-1", r"optim\.lr: .*greater than 0, got -1"),
-        ("optim.lr=fast", r"optim\.lr: .*got 'fast'"),
         ("sampler.num_instances=1", r"sampler\.num_instances: .*2, got 1"),
-        ("schedule.kind=linear", r"schedule\.kind: .*got 'linear'"),
         ("schedule.milestones=[50,40]", r"milestones ascend without repeats, got \[50\.0, 40\.0\]"),
-        ("augmentation.flip=1.5", r"augmentation\.flip: .*1\.5"),
         ("augmentation.erasing_area=[0.5,0.2]", r"erasing_area is \(smallest, largest\), got \(0\.5, 0\.2\)"),
         ("augmentation.erasing_area=[0.5,2]", r"at most 1, got 2"),
         ("augmentation.pad=128", r"augmentation\.pad is 128 and must be smaller than the image, 128"),
@@ -100,7 +95,6 @@ def test_another_model_begins_with_its_own_architecture():
         ("num_epochs=0", r"num_epochs is 0 and there is no projection to fit"),
         ("model.projection_dim=64", r"only a teacher trains the projection: name one as distill\.teacher"),
         ("schedule.kind=cosine num_epochs=8", r"warmup_epochs is 10 and leaves nothing of num_epochs=8"),
-        ("model.image_size=[100,50]", r"image_size 100 x 50 is no multiple of 16"),
     ],
 )
 def test_mistakes_are_refused_by_their_path(assignment, message):
