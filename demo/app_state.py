@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hat.data.archives import split_location
 from hat.errors import HatError, UsageError
 from hat.io.artifact import ArtifactInfo
 from hat.runtime import TorchRuntime, runtime_info
@@ -32,6 +33,8 @@ NEW_GALLERY_LIMIT = 8
 """Galleries that visitors may make or hand in while the demo runs."""
 
 _TIMED_RUNS = 5
+
+_MAX_KEPT_PICTURES = 500
 
 
 @dataclass(eq=False)
@@ -152,6 +155,7 @@ class AppState:
     galleries: dict[str, Gallery] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _calibrations: dict[str, tuple[int, ThresholdCalibration | None]] = field(default_factory=dict, repr=False)
+    _pictures: dict[tuple[str, int, int, int, int], bytes] = field(default_factory=dict, repr=False)  # of records' sources
     _centered: tuple[tuple[str, dict[int | None, bytes]], CenteredGallery] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -226,23 +230,25 @@ class AppState:
 
     def pictured(self, name: str, records: Sequence[Record]) -> list[Record]:
         """Return a gallery's records, with pictures of their sources where it keeps none and those are still there."""
-        if not self.is_kept(name):  # one that a visitor handed in must not say which files are read here
+        name = name or self.first_gallery
+        bare = [record for record in records if record.thumbnail is None]
+        if not bare or not self.is_kept(name):  # one that a visitor handed in must not say which files are read here
             return list(records)
-        images = [record_image(record) if record.thumbnail is None else None for record in records]
-        return [
-            record if image is None else replace(record, thumbnail=jpeg_bytes(image))
-            for record, image in zip(records, images, strict=True)
-        ]
+        pictures = {record.id: self._source_picture(name, record) for record in bare}
+        if len(self.gallery(name).get_present(list(pictures))) < len(pictures):  # removed meanwhile: none of them is kept
+            self.forget_embeddings(name)
+        return [replace(record, thumbnail=pictures[record.id]) if record.id in pictures else record for record in records]
 
     def is_kept(self, name: str) -> bool:
         """Return whether a gallery outlasts the demo."""
         return Path(self.gallery(name).location).parent != self.folder
 
     def forget_embeddings(self, name: str) -> None:
-        """Forget what was worked out of a gallery's images: some of them were removed."""
+        """Forget what was made of a gallery's images, pictures included: some of them were removed."""
         name = name or self.first_gallery
         with self._lock:
             self._calibrations.pop(name, None)
+            self._pictures = {key: picture for key, picture in self._pictures.items() if key[0] != name}
             if self._centered is not None and self._centered[0][0] == name:
                 self._centered = None
         for artifact in self.artifacts:
@@ -294,6 +300,22 @@ class AppState:
         """Close the galleries."""
         for gallery in self.galleries.values():
             gallery.close()
+
+    def _source_picture(self, name: str, record: Record) -> bytes | None:
+        """Return a JPEG of a record's source, made once while the file is the same; None where it is gone or another image."""
+        try:
+            status = Path((split_location(record.source) or (record.source,))[0]).stat()
+        except (OSError, ValueError):
+            return None
+        key = name, record.id, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+        picture = self._pictures.get(key)
+        if picture is None and (image := record_image(record)) is not None:
+            picture = jpeg_bytes(image)
+            with self._lock:
+                self._pictures[key] = picture
+                while len(self._pictures) > _MAX_KEPT_PICTURES:
+                    del self._pictures[next(iter(self._pictures))]
+        return picture
 
     def _center(self, name: str) -> CenteredGallery:
         """Return a gallery without its cameras' means; the last one is kept until other records stand in its cameras."""

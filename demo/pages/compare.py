@@ -73,8 +73,8 @@ class ComparedList:
     num_shared: int  # of its matches, those that are among the first file's
 
 
-def compare_page(state: AppState, session_state: gr.State) -> None:
-    """Build the page."""
+def compare_page(state: AppState, session_state: gr.State, removed: Any) -> None:
+    """Build the page; the event ``removed`` empties it, since pictures of those who were removed may be among its own."""
     if len(state.artifacts) < 2:
         html_block(fragments("compare").how_to())
         return
@@ -97,6 +97,7 @@ def compare_page(state: AppState, session_state: gr.State) -> None:
         return (compared_html(pictures, lists, session.query_pid),)
 
     bind(go.click, compare, session_state, [top], [result], shows_progress=True)
+    bind(removed.success, lambda _: ("",), session_state, [], [result], show_progress="hidden")
 
 
 def compare_artifacts(

@@ -51,8 +51,8 @@ def look_inside(model: HAT, images: Sequence[Image.Image]) -> list[MapColumn]:
     return columns
 
 
-def inside_page(state: AppState, session_state: gr.State, tab: Any) -> None:
-    """Build the page; opening it looks into the match that was chosen on the Search page."""
+def inside_page(state: AppState, session_state: gr.State, tab: Any, removed: Any) -> None:
+    """Build the page; opening it looks into the match chosen on the Search page, which the event ``removed`` leaves without."""
     runtime = state.inspectable()
     if runtime is None:
         html_block(fragments("inside").exported())
@@ -87,6 +87,7 @@ def inside_page(state: AppState, session_state: gr.State, tab: Any) -> None:
         return (gr.update(choices=choices, value=index), *look(session, index))
 
     bind(tab.select, begin, session_state, [], [match, maps])
+    bind(removed.success, begin, session_state, [], [match, maps], show_progress="hidden")
     bind(match.input, look, session_state, [match], [maps])
 
 

@@ -58,9 +58,9 @@ def build_page(state: AppState) -> gr.Blocks:
             with gr.Tab("Gallery", id="gallery"):
                 browse, of_browse, (new_name, make_it, gallery_file), (added, removed) = gallery_page(state, session_state)
             with gr.Tab("Compare", id="compare"):
-                compare_page(state, session_state)
+                compare_page(state, session_state, removed)
             with gr.Tab("Look inside", id="inside") as inside_tab:
-                inside_page(state, session_state, inside_tab)
+                inside_page(state, session_state, inside_tab, removed)
             with gr.Tab("Report", id="report") as report_tab:
                 report_page(state, session_state, report_tab)
             with gr.Tab("About and limits", id="about"), gr.Column(elem_classes="hat-text"):

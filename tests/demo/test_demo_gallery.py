@@ -73,7 +73,7 @@ def test_images_are_added_with_their_labels_and_the_files_deleted(state, actions
     other, *_ = actions.add(session, nothing, [make_image(tmp_path / "someone.png", seed=1)], "50", "", True)
     assert "1 known already, 1 with other labels, which stay" in other and "hat-bad" in other
     # A page may name files that are gone by now: none of them is left out without a word.
-    with pytest.raises(UsageError, match="1 of 2 files are not here any more"):
+    with pytest.raises(UsageError, match="1 of 2 files did not arrive"):
         actions.add(session, nothing, [make_image(tmp_path / "new.png", seed=3), str(archive)], "", "", True)
     assert len(state.gallery("")) == 34
     with pytest.raises(UsageError, match="no image yet"):
@@ -127,6 +127,8 @@ def test_the_search_page_follows_what_the_gallery_page_changes(state, make_image
     async def build():  # gradio asks for an event loop, and would leave one of its own open
         return build_page(state)
 
+    state.others = (state.embedder,)  # or there is nothing to compare
+
     page, session = asyncio.run(build()), Session()
 
     def click(button, *values):
@@ -147,6 +149,7 @@ def test_the_search_page_follows_what_the_gallery_page_changes(state, make_image
     shown = click("Remove for good")
     assert "hat-card" not in shown["hat-results"] and "<img" not in shown["hat-query"] and shown["hat-details"] == ""
     assert [camid for _, camid in shown["hat-cameras"]["choices"]] == [1, 2] and shown["hat-cameras"]["value"] == []
+    assert shown["hat-compared"] == "" and shown["hat-match"]["choices"] == [] and "<img" not in shown["hat-maps"]
 
 
 def test_gallery_actions_know_people_by_name(state, actions, make_image, tmp_path):

@@ -194,7 +194,8 @@ def test_uploads_become_queries_and_are_deleted(state, actions, make_image, tmp_
     bad.write_bytes(b"no image")
     # One that is refused changes nothing, and leaves nothing behind.
     part = [make_image(tmp_path / "d.png"), str(bad)]
-    for paths, said in (([path], "did not arrive"), (many, "at most"), (part, r"bad\.png")):
+    left = [make_image(tmp_path / "e.png"), path]
+    for paths, said in (([], "did not arrive"), (left, "1 of 2 files did not"), (many, "at most"), (part, r"bad\.png")):
         with pytest.raises(HatError, match=said):
             upload(*paths)
         assert [query.name for query in session.queries] == ["c.png"] and session.outcome is not None
@@ -257,6 +258,32 @@ def test_a_gallery_without_thumbnails_shows_the_files_that_are_still_the_same(st
     assert num_pictures("kept") == 1
     Path(paths[2]).unlink()
     assert num_pictures("kept") == 0
+
+
+def test_a_source_is_read_once_and_its_picture_forgotten_when_images_are_removed(state, make_image, tmp_path, monkeypatch):
+    (tmp_path / "kept").mkdir()
+    state.galleries = {"kept": Gallery.open(tmp_path / "kept" / "plain.gallery", binding=state.binding, create=True)}
+    paths = [make_image(tmp_path / f"{seed}.png", seed=seed) for seed in range(3)]
+    items = [Item(source=path, read=partial(read_encoded, path)) for path in paths]
+    enroll_images(state.gallery(""), state.embedder, items)
+    read, record_image = [], app_state.record_image
+    monkeypatch.setattr(app_state, "record_image", lambda record: read.append(record.id) or record_image(record))
+
+    records = state.gallery("").get([1, 2, 3])
+    first = state.pictured("", records)
+    assert state.pictured("kept", records) == first and read == [1, 2, 3]
+    assert len({record.thumbnail for record in first} - {None}) == 3
+    monkeypatch.setattr(app_state, "_MAX_KEPT_PICTURES", 2)
+    make_image(paths[0], seed=7)
+    assert state.pictured("", records)[0].thumbnail is None  # another image by now
+    make_image(paths[0], seed=0)
+    assert state.pictured("", records) == first and len(state._pictures) == 2
+
+    state.gallery("").remove(ids=[2])
+    state.forget_embeddings("")
+    assert state._pictures == {}
+    state.pictured("", records)  # of a search that began before
+    assert state._pictures == {}
 
 
 def test_a_click_that_means_nothing_is_refused(actions):
