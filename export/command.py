@@ -88,7 +88,7 @@ def export(
     """
     from hat.config import config_to_dict, parse_overrides
     from hat.data.images import set_gray_bits
-    from hat.io.artifact import InputType, checked_artifact_precision
+    from hat.io.artifact import BatchProfile, InputType, checked_artifact_precision
     from hat.io.checkpoint import locate_model
 
     from .onnx_source import open_onnx_source
@@ -103,7 +103,7 @@ def export(
         raise UsageError(f"unknown input type {given!r}: expected {', '.join(get_args(InputType))}")
     if given == "normalized" and to != "onnx":
         raise UsageError(f"normalized images are for trackers that open ONNX files: {to} takes uint8 or float32")
-    profile = _batch_profile(batch or "1,8,32")
+    profile = _batch_profile(batch) if batch else BatchProfile()
     for name, value in (("--batch", batch), ("--device", device)):
         if value is not None and to in ("onnx", "openvino"):
             raise UsageError(f"{name} is for engines and servers: a file for {to} takes any batch, on any device")

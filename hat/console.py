@@ -76,9 +76,9 @@ def percent(rate: float) -> str:
     return f"{100 * rate:.2f}"
 
 
-def share_text(rate: float) -> str:
-    """Return a rate in [0, 1] as percent with its sign and three significant digits, however small: ``"0.000123 %"``."""
-    return f"{Decimal(f'{100 * rate:.3g}'):f} %"
+def share_text(rate: float | None) -> str:
+    """Return a rate in [0, 1] as percent with its sign and three significant digits, however small; None is a dash."""
+    return "–" if rate is None else f"{Decimal(f'{100 * rate:.3g}'):f} %"
 
 
 def check_record(path: Path | None) -> None:

@@ -124,7 +124,7 @@ def benchmark_html(content: Mapping[str, Any]) -> str:
             f"{rate:,.1f}",
             f"{float(speed['ratio']):.2f}×",
             *(f"{1000 * float(speed[key]):.1f}" for key in ("p50_s", "p95_s", "p99_s")),
-            "–" if speed.get("utilization") is None else share_text(float(speed["utilization"])),
+            share_text(speed.get("utilization")),
             f"{float(candidate['peak_bytes']) / 2**20:,.0f}",
             ", ".join(f"{label} {share_text(float(accuracy[key]))}" for key, label in RATES.items() if key in accuracy) or "–",
         ]

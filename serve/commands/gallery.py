@@ -183,8 +183,7 @@ def calibrate(
         draw_calibration(calibration, picture, title=Path(location).name)
         options.tell(f"drawn: {picture}")
     names = ("false_match_rate", "false_match_bound", "true_match_rate", "chance_in_gallery")
-    rates = [["-" if point[name] is None else share_text(point[name]) for name in names] for point in roc]
-    rows = [[f"{point['similarity']:.4f}", *shown] for point, shown in zip(roc, rates, strict=True)]
+    rows = [[f"{point['similarity']:.4f}", *(share_text(point[name]) for name in names)] for point in roc]
     table = make_table(rows, ("threshold", "false matches", "at most (95 %)", "true matches", f"any among {num_records:,}"))
     kind = "all" if calibration.is_exhaustive else "a sample of the"
     genuine = f"{calibration.num_genuine:,}" if calibration.num_genuine else "none"
