@@ -129,6 +129,7 @@ def main() -> None:
 
     With ``HAT_DEBUG=1`` in the environment an error that is not ours is raised with its traceback.
     """
+    _open_missing_streams()
     before = None
     try:
         with suppress(ValueError):  # in a thread, where a program of its own calls this
@@ -154,6 +155,19 @@ def main() -> None:
     finally:
         if before is not None:
             signal.signal(signal.SIGTERM, before)  # a program that calls this goes on with its own
+
+
+def _open_missing_streams() -> None:
+    """Open what goes nowhere for standard streams that the process was started without (``>&-``, some daemons).
+
+    Otherwise the next file that is opened, a gallery say, would take the number of one, and get what libraries print there.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - as long as the process
 
 
 def _abandon_stdout() -> None:

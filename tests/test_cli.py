@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -61,6 +62,12 @@ def test_sigterm_ends_a_command_as_ctrl_c_does_and_leaves_nothing(tmp_path):
         finally:
             process.kill()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["no.onnx", "no.xml", "no.engine", "no.pth"])
+def test_info_of_a_file_that_is_not_there_is_a_usage_error(name, run_hat, tmp_path):
+    answer = run_hat("info", tmp_path / name)
+    assert answer.returncode == 2 and f"{name} is neither a file" in answer.stderr
 
 
 @pytest.mark.parametrize("arguments", ["gallery info", "keys list", "convert --out=x"])
@@ -155,6 +162,15 @@ def test_a_wrong_request_is_one_sentence_and_exit_code_2(arguments, sentence, tm
     assert result.returncode == 2
     assert sentence in result.stderr and result.stderr.startswith("hat: usage: ") and result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("closed", "code"), [(">&-", 0), (">&- 2>&- <&-", 0), ("--nonsense 2>&-", 2), ("--nonsense >&- 2>&-", 2)]
+)
+def test_main_runs_without_standard_streams(closed, code):
+    command = f"{shlex.quote(sys.executable)} -m hat --version {closed}"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (code, "")
 
 
 def test_main_a_full_disk_behind_a_redirection_is_one_sentence():

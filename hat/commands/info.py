@@ -61,7 +61,7 @@ def info(
     elif path.is_file() and path.suffix in (".pth", ".pt"):
         model, result["loaded"] = load_released_weights(path)
         config, result["num_classes"] = model.config, model.num_classes
-    elif (is_served := is_triton_address(target)) or (path.suffix.lower() in ARTIFACT_ENDINGS and not path.is_dir()):
+    elif (is_served := is_triton_address(target)) or (path.suffix.lower() in ARTIFACT_ENDINGS and path.is_file()):
         result |= _served_result(target) if is_served else artifact_result(path)
         emit(result, artifact_table(result), as_json)
         return

@@ -247,9 +247,8 @@ def label(
             raise MissingExtraError(error.name or "prometheus_client", "serve", "an audit log") from None
         log = AuditLog(audit)
     with Gallery.open(location) as opened:
-        if id_:
-            opened.get(id_)  # a mistyped number is an error, and nothing is logged
-        ids = id_ or opened.ids(Filter.of(pids=[pid])).tolist()
+        # By `get` a mistyped number is an error before anything is logged.
+        ids = [record.id for record in opened.get(id_)] if id_ else opened.ids(Filter.of(pids=[pid])).tolist()
         if not ids:
             raise UsageError(f"{location} has no image of {pid}: hat gallery info names its people")
         others = [] if to is None else opened.ids(Filter.of(pids=[to])).tolist()
