@@ -88,11 +88,7 @@ def test_several_images_of_a_person_are_their_mean_direction():
     np.testing.assert_allclose(person_embedding(rows), [0.5**0.5, 0.5**0.5, 0], atol=1e-7)
     assert person_embedding(rows).dtype == np.float32
     assert np.array_equal(person_embedding(rows[:1]), rows[0])
-    random = unit(np.random.default_rng(0).normal(size=(9, 16)))
-    mean = person_embedding(random)
-    assert np.linalg.norm(mean) == pytest.approx(1, abs=1e-6)
-    assert np.all(mean @ random.T.sum(axis=1) >= random @ random.T.sum(axis=1))  # no row is closer to all of them
-    for wrong in (rows[:0], rows[0], unit(np.array([[1.0, 0], [-1, 0]]))):
+    for wrong in (rows[:0], rows[0], unit(np.array([[1.0, 0], [-1, 0]])), unit(np.array([[1.0, 0], [-1, 1e-4]]))):
         with pytest.raises(UsageError):
             person_embedding(wrong)
 
