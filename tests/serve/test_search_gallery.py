@@ -1,5 +1,7 @@
 """Search in a gallery: against the plainest ranking, and re-ranking against `hat.rerank` on everything."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from gallery_cases import unit
@@ -7,7 +9,7 @@ from gallery_cases import unit
 import hat
 from hat.errors import UsageError, WorkError
 from hat.serve import Filter, person_embedding, search_gallery
-from hat.serve.search.query_embeddings import Query, rank_queries
+from hat.serve.search.query_embeddings import Query, queries_of_images, rank_queries
 from hat.serve.search.searching import CenteredGallery
 
 
@@ -151,3 +153,10 @@ def test_rank_queries_centers_each_image_of_a_person_by_its_own_camera(gallery):
     minimum = matches[10].similarity
     ((_, above),) = rank_queries(centered, images, where=where, one_person=True, top=90, min_similarity=minimum)
     assert above == matches[:11]
+
+
+def test_queries_of_images_know_what_their_names_say():
+    embedder = SimpleNamespace(embed_paths=lambda paths: np.eye(len(paths), dtype=np.float32))
+    paths = ["people.zip!0002_c1s1_000451_03.jpg", "x/-1_c3s1_000001_00.jpg", "a.jpg"]
+    assert [(query.pid, query.camids) for query in queries_of_images(paths, embedder)] == [(2, {1}), (None, {3}), (None, set())]
+    assert [query.camids for query in queries_of_images(paths, embedder, camid=7)] == [{7}] * 3
