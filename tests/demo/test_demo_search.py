@@ -18,7 +18,6 @@ from hat.demo.pages.search import SearchActions
 from hat.demo.ranking import SearchOptions
 from hat.demo.uploads import Upload
 from hat.errors import HatError, UsageError
-from hat.metrics import rerank
 from hat.serve import Filter, Gallery
 from hat.serve.enroll.enrolling import enroll_images
 from hat.serve.enroll.items import Item
@@ -95,28 +94,20 @@ def test_a_time_bounds_the_list(state, actions, searched):
             actions.search_again(searched, *options(**wrong))
 
 
-def test_re_ranking_orders_as_the_library_does_and_says_what_it_changed(state, actions, searched):
-    gallery = state.gallery("")
-    ids = gallery.ids().tolist()
-    query = searched.queries[0].embedding[None]
-    expected = [ids[place] for place in np.argsort(rerank(query, gallery.embeddings(ids))[0], kind="stable")][:6]
-    plain = [one for one, _ in brute_force(state, query[0])]
-    actions.search_again(searched, *options(top=6, rerank=True, leave_out=False))
-    assert [match.record.id for match in searched.outcome.matches] == expected
-    assert [match.rank_before for match in searched.outcome.matches] == [plain.index(one) + 1 for one in expected]
-
-
+@pytest.mark.parametrize("centers", [False, True])
 @pytest.mark.parametrize("knows_camera", [True, False])
-def test_center_cameras_ranks_as_the_library_does_without_each_cameras_mean(state, actions, searched, knows_camera):
-    centered, camid = CenteredGallery(state.gallery("")), searched.query_camid
+def test_re_ranking_and_center_cameras_order_as_the_library_does(state, actions, searched, centers, knows_camera):
+    gallery, camid = state.gallery(""), searched.query_camid
     query = Query("image", searched.queries[0].embedding, camids=frozenset({camid} if knows_camera else ()))
     plain, known = [match.record.id for match in searched.outcome.matches], {"camid": str(camid)} if knows_camera else {}
+    ranked = CenteredGallery(gallery) if centers else gallery
     for re_ranks in (True, False):
-        ((_, expected),) = rank_queries(centered, [query], where=Filter(), top=60, rerank=re_ranks, thumbnails=True)
-        shown = actions.search_again(searched, *options(center=True, leave_out=False, top=60, rerank=re_ranks, **known))
-        assert list(searched.outcome.matches) == expected and [match.record.id for match in expected] != plain
+        ((_, expected),) = rank_queries(ranked, [query], where=Filter(), top=60, rerank=re_ranks, thumbnails=True)
+        shown = actions.search_again(searched, *options(center=centers, leave_out=False, top=60, rerank=re_ranks, **known))
+        assert list(searched.outcome.matches) == expected
+        assert ([match.record.id for match in expected] == plain) == (not centers and not re_ranks)
         assert ("re-rank" in shown[5]) == re_ranks
-    assert "means subtracted" in shown[-1] and "pairs of different people" not in shown[-1]  # calibrated without
+    assert ("means subtracted" in shown[-1]) == centers != ("pairs of different people" in shown[-1])  # calibrated without
 
 
 def test_center_cameras_is_offered_where_records_have_cameras(state, actions):

@@ -120,12 +120,6 @@ def test_labels_that_were_given_stand_above_those_of_names(tmp_path):
     assert labels(camid=8)["0002_c3s1_000451_03.jpg"] == (2, 8)
 
 
-def test_hostile_member_names_lead_nowhere(tmp_path):
-    (tmp_path / "secret.jpg").write_bytes(b"secret")
-    (item,) = upload_items([zipped(tmp_path / "a.zip", {"../secret.jpg": jpeg()})])
-    assert item.read() == jpeg()
-
-
 def test_bounds_of_an_enrollment(tmp_path):
     archive = zipped(tmp_path / "a.zip", {f"{n}.jpg": jpeg(n) for n in range(6)})
     with pytest.raises(UsageError, match="more than the 5 images"):
@@ -134,9 +128,6 @@ def test_bounds_of_an_enrollment(tmp_path):
     assert [item.read() for item in few[:2]] == [jpeg(0), jpeg(1)]
     with pytest.raises(ImageError, match="left out"):
         [item.read() for item in few[2:4]]
-    (huge,) = upload_items([zipped(tmp_path / "b.zip", {"bomb.png": bomb()})])
-    with pytest.raises(ImageError, match="far more pixels"):
-        huge.read()
     zeros = zipped(tmp_path / "c.zip", {"zeros.jpg": bytes(10_000)})
     (long,) = upload_items([zeros], limits=replace(UPLOAD_LIMITS, file_bytes=9000))
     with pytest.raises(ImageError, match="larger than the limit"):

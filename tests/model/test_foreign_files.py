@@ -1,7 +1,6 @@
 """Files of other projects: whole pickled modules of classes that are gone, wrapped and prefixed states, hostile pickles."""
 
 import importlib.util
-import pickle
 import sys
 
 import pytest
@@ -9,7 +8,6 @@ import torch
 from torch import nn
 
 import hat
-from hat.errors import WeightsError
 from hat.io.weights import load_backbone_weights, read_state_file
 from hat.model.backbone import import_torchvision
 
@@ -73,12 +71,6 @@ def test_read_state_file_runs_nothing_of_a_hostile_pickle(legacy, tmp_path):
     state = read_state_file(tmp_path / "hostile.pth")
     assert list(state) == ["conv.weight"] and torch.equal(state["conv.weight"], torch.ones(2, 2))
     assert not victim.exists()
-
-
-def test_read_state_file_refuses_a_bare_pickle(tmp_path):
-    (tmp_path / "bare.pth").write_bytes(pickle.dumps({"weight": Hostile(reached)}))
-    with pytest.raises(WeightsError, match="damaged or no file of weights"):
-        read_state_file(tmp_path / "bare.pth")
 
 
 @pytest.fixture(scope="module")

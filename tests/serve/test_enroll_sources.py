@@ -14,8 +14,9 @@ from hat.data import load_dataset
 from hat.errors import DataError, ImageError, UsageError
 from hat.serve.enroll.image_sources import ImageSources
 from hat.serve.enroll.items import Labels, read_name
-from hat.serve.gallery.person_crops import box_from_text, box_text, content_hash, crop_person, make_thumbnail
+from hat.serve.gallery.person_crops import box_from_text, box_text, content_hash, crop_person, make_thumbnail, record_image
 from hat.serve.gallery.record_checks import attribute_value, parse_attributes
+from hat.serve.gallery.records import Record
 from hat.serve.gallery.timestamps import format_timestamp, parse_timestamp
 
 
@@ -236,13 +237,21 @@ def test_inputs_that_cannot_be_read(tmp_path):
             ImageSources([f"{tmp_path}/{name}"]).count()
 
 
-def test_crops_boxes_hashes_and_thumbnails():
+def test_crops_boxes_hashes_thumbnails_and_pictures_of_records(tmp_path):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 20, 3), dtype=np.uint8))
     assert np.array_equal(np.asarray(crop_person(image, (5, -9, 99, 20), "x")), np.asarray(image)[0:20, 5:20])
     for box in ((20, 0, 30, 10), (5, 5, 5, 30), (10, 10, 5, 5), (-50, -50, -1, -1), (0, 0, 3, 40), (10**9, 0, 10**9, 9)):
         with pytest.raises(ImageError, match=r"x: of the box .* at least 4 x 4 pixels must lie inside the picture \(20 x 40\)"):
             crop_person(image, box, "x")
     assert box_from_text(box_text((1, -2, 30, 4))) == (1, -2, 30, 4)
+    image.save(tmp_path / "a.png")
+    known = content_hash((tmp_path / "a.png").read_bytes(), (5, 0, 15, 20))
+    record = Record(
+        id=1, content_hash=known, source=f"{tmp_path}/a.png", attributes={"box": box_text((5, 0, 15, 20))}, enrolled_s=0
+    )
+    assert np.array_equal(np.asarray(record_image(record)), np.asarray(image)[0:20, 5:15])
+    image.rotate(180).save(tmp_path / "a.png")
+    assert record_image(record) is None, "another picture by now"
     assert all(box_from_text(text) is None for text in ("", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1.5,2,3,4"))
     assert len({content_hash(*one) for one in ((b"x",), (b"y",), (b"x", (1, 2, 3, 4)), (b"x", (1, 2, 3, 5)))}) == 4
     for size, expected in (((300, 600), (50, 100)), ((10, 20), (10, 20)), ((4000, 100), (200, 5))):
@@ -251,7 +260,9 @@ def test_crops_boxes_hashes_and_thumbnails():
 
 
 def test_attributes_are_of_the_type_that_they_look_like_and_names_are_checked():
-    values = {"true": True, "0": 0, "-3": -3, "1.50": 1.5} | {text: text for text in ("007", "+1", "1e5", "nan", "x")}
+    values = {"true": True, "false": False, "0": 0, "-3": -3, "1.50": 1.5} | {
+        text: text for text in ("007", "+1", "1e5", "nan", "x")
+    }
     for text, value in values.items():
         assert (attribute_value(text), type(attribute_value(text))) == (value, type(value))
     assert parse_attributes([("a", "1"), ("b", ""), ("2nd/floor", "x")], "here") == {"a": 1, "2nd/floor": "x"}  # as over HTTP

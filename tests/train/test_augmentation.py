@@ -50,7 +50,9 @@ COLORS = {"brightness": 0.1, "contrast": 0.2, "saturation": 0.3, "hue": 0.05}
 
 def test_what_is_drawn_reaches_its_bounds_and_depends_on_nothing_else_that_is_drawn():
     config = AugmentationConfig(pad=2, erasing=1.0, grayscale=0.5, blur=0.5, **COLORS)
-    params = sample_params(config, uniforms(5, 0, torch.arange(4000), NUM_DRAWS), 64, 32)
+    numbers = uniforms(5, 0, torch.arange(4000), NUM_DRAWS)
+    params = sample_params(config, numbers, 64, 32)
+    is_erased = sample_params(AugmentationConfig(erasing=0.5), numbers, 64, 32).box[:, 2] > 0
     assert set(zip(params.top.tolist(), params.left.tolist(), strict=True)) == {(i, j) for i in range(5) for j in range(5)}
     spread = torch.tensor([0.1, 0.2, 0.3, 0.05])
     for bound, sign in zip(params.jitter.aminmax(dim=0), (-1, 1), strict=True):
@@ -58,7 +60,8 @@ def test_what_is_drawn_reaches_its_bounds_and_depends_on_nothing_else_that_is_dr
     box_top, box_left, box_height, box_width = params.box.unbind(dim=1)
     assert (box_top + box_height).max() == 64 and (box_left + box_width).max() == 32
     places = (box_top / (65 - box_height), box_left / (33 - box_width))
-    draws = (params.top, params.left, params.flip, params.grayscale, params.blur, params.sigma, *params.jitter.T, *places)
+    flags = (params.flip, params.grayscale, params.blur, is_erased)
+    draws = (params.top, params.left, params.sigma, *flags, *params.jitter.T, *places)
     correlations = torch.corrcoef(torch.stack([draw.float() for draw in draws]))
     assert (correlations - torch.eye(len(draws))).abs().max() < 0.08
     images, still = some_images(16, 64, 32), torch.zeros(16, dtype=torch.bool)
