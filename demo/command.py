@@ -18,6 +18,8 @@ from hat.errors import UsageError
 if TYPE_CHECKING:
     from .app_state import AppState
 
+_MAX_IMAGES = 1000  # of a data set's gallery
+
 
 def demo(
     file: Annotated[
@@ -33,7 +35,9 @@ def demo(
     report: Annotated[
         list[Path] | None, typer.Option(help="A report of `hat verify` or `hat bench`, or a folder of them; repeatable.")
     ] = None,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Maximum gallery images of --data; 1000 if not given.")] = None,
+    max_images: Annotated[
+        int | None, typer.Option(min=1, help=f"Maximum gallery images of --data; {_MAX_IMAGES} if not given.")
+    ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse adding to galleries and removing from them.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     gray_bits: GrayBits = None,
@@ -86,9 +90,9 @@ def demo(
     try:
         with interruptible(), private_environment() as folder, contextlib.ExitStack() as stack:
             stderr.print(f"opening {model}")
-            state = _open_models(str(model), compare or [], None if device == "auto" else device, folder, reports, read_only)
+            state = _open_models(str(model), compare or [], device, folder, reports, read_only)
             stack.callback(state.close)
-            _open_people(state, gallery, data, max_images or 1000)
+            _open_people(state, gallery, data, max_images or _MAX_IMAGES)
             page, url = serve_page(state, address, opens_browser=open_browser)
             stack.callback(page.close, verbose=False)
             stderr.print("the demo is at", Text(url, "bold"), " (Ctrl+C ends it)")
@@ -98,7 +102,7 @@ def demo(
 
 
 def _open_models(
-    model: str, compare: list[str], device: str | None, folder: Path, reports: tuple[Path, ...], read_only: bool
+    model: str, compare: list[str], device: str, folder: Path, reports: tuple[Path, ...], read_only: bool
 ) -> AppState:
     """Open the model and the files to compare it with, called by the last part of their paths unless two end alike."""
     from hat.embedder import Embedder

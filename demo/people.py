@@ -20,6 +20,8 @@ from hat.serve.gallery.identities import Identity
 
 from .view.markup import jpeg_bytes, plural
 
+THUMBNAIL_HEIGHT = 256
+
 _SEED = 7
 """Not the seed that `hat synth` begins with: a model that was trained on its people has not seen these."""
 
@@ -71,7 +73,7 @@ def enroll_dataset(
         )
         for sample in chosen
     ]
-    done = enroll_images(gallery, embedder, items, thumbnail_height=256, progress=advance)
+    done = enroll_images(gallery, embedder, items, thumbnail_height=THUMBNAIL_HEIGHT, progress=advance)
     if not done.ids:
         raise DataError(f"{dataset.name}: none of its {len(items)} gallery images can be used; the first: {done.bad[0][1]}")
     if done.bad:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.special import betaincinv
 
 from hat.errors import UsageError
-from hat.io.plot_file import save_plot, style_axes
+from hat.io.plot_file import save_picture, style_axes
 
 from .gallery.gallery import Gallery
 from .gallery.identities import name_number
@@ -253,7 +253,7 @@ def draw_calibration(calibration: ThresholdCalibration, path: Path, *, title: st
         style_axes(axes)
     heading = f"{title}: {calibration.num_records:,} images of {calibration.num_identities:,} people"
     figure.suptitle(heading, fontsize=11, x=0.01, ha="left")
-    save_plot(figure, path)
+    save_picture(figure, path)
 
 
 def _draw_similarities(axes: Axes, calibration: ThresholdCalibration) -> None:

@@ -14,14 +14,13 @@ from hat.serve.gallery.timestamps import format_timestamp
 
 from ..app_state import AppState, Session
 from ..events import CLICKS, Values, bind, clicked, event_data, typed_identity, whole_number
+from ..people import THUMBNAIL_HEIGHT
 from ..uploads import received_files, upload_items
 from ..view.blocks import html_block, text_field, upload_field
 from ..view.markup import camera_name, fragments, person_name, plural
 
 PAGE_SIZE = 35
 """Records that are shown at once."""
-
-THUMBNAIL_HEIGHT = 256
 
 _ALL = ""
 _SHOWN_BAD = 5

@@ -30,7 +30,6 @@ _COLORS = {
     "block_label_background_fill": ("transparent", "transparent"),
     "block_label_text_color": ("*neutral_600", "#a3abb8"),
     "block_title_text_color": ("*neutral_700", "*neutral_200"),
-    "block_info_text_color": ("*neutral_600", "#a3abb8"),
     "input_background_fill": ("#ffffff", "*neutral_950"),
     "input_placeholder_color": ("*neutral_500", "*neutral_400"),
     "input_border_color": ("*neutral_300", "*neutral_700"),
@@ -59,18 +58,7 @@ def page_theme() -> Any:
     theme = gr.themes.Base(primary_hue=blue, secondary_hue=blue, neutral_hue=gray, font=_FONT, font_mono=_MONO)
     light = {name: color for name, (color, _) in _COLORS.items()}
     dark = {f"{name}_dark": color for name, (_, color) in _COLORS.items()}
-    return theme.set(
-        **light,
-        **dark,
-        button_primary_text_color="#ffffff",
-        block_border_width="1px",
-        block_shadow="none",
-        block_label_border_width="0px",
-        input_border_width="1px",
-        input_shadow="none",
-        button_border_width="1px",
-        button_large_radius="*radius_md",
-    )
+    return theme.set(**light, **dark, block_label_border_width="0px", input_border_width="1px")
 
 
 def html_block(value: str = "", **options: Any) -> gr.HTML:

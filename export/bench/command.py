@@ -67,8 +67,7 @@ def bench(
         raise UsageError(f"--batch takes whole numbers separated by commas, such as 1,8,32; got {batch!r}") from None
     if num_ids is not None and data is None:
         raise UsageError("--num-ids chooses identities of a data set: give one with --data")
-    if picture is not None:
-        check_plot_path(picture, "drawing accuracy against speed", overwrite=force)
+    check_plot_path(picture, "drawing accuracy against speed", overwrite=force)
     with progress() as display:
         task = display.add_task("opening", total=None, info="")
         report = benchmark(
@@ -139,7 +138,7 @@ def draw_picture(report: BenchmarkReport, path: Path, *, overwrite: bool = False
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     from hat.errors import UsageError
-    from hat.io.plot_file import save_plot, style_axes
+    from hat.io.plot_file import save_picture, style_axes
 
     known = [entry for entry in report.candidates if "mAP" in entry.accuracy]
     if not known:
@@ -161,7 +160,7 @@ def draw_picture(report: BenchmarkReport, path: Path, *, overwrite: bool = False
     axes.set(xlabel=f"images in a second, batch {batch}", ylabel="mAP, %")
     axes.set_title(f"Accuracy against speed ({report.machine})", fontsize=10, loc="left")
     style_axes(axes)
-    save_plot(figure, path, overwrite=overwrite)
+    save_picture(figure, path, overwrite=overwrite)
     return [entry.name for entry in report.candidates if entry not in known]
 
 

@@ -25,8 +25,10 @@ def require_matplotlib(purpose: str) -> None:
         raise MissingExtraError("matplotlib", "plot", purpose) from None
 
 
-def check_plot_path(path: Path, purpose: str, *, overwrite: bool) -> None:
-    """Refuse before the work a plot that `save_plot` could not write after it; ``purpose`` is `require_matplotlib`'s."""
+def check_plot_path(path: Path | None, purpose: str, *, overwrite: bool) -> None:
+    """Refuse before the work a plot that `save_picture` could not write after it; see `check_picture_path`."""
+    if path is None:
+        return
     require_matplotlib(purpose)
     if path.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"{path}: the ending must name a picture format: .png, .svg or .pdf")
@@ -49,22 +51,15 @@ def check_picture_path(path: Path | None, purpose: str | None = None, *, overwri
     check_output(path, overwrite=overwrite)
 
 
-def save_picture(image: Image.Image, path: Path, *, overwrite: bool = True) -> None:
-    """Write a picture in the format that its path ends with, whole or not at all."""
+def save_picture(picture: Image.Image | Figure, path: Path, *, overwrite: bool = True) -> None:
+    """Write a picture or a plot in the format that its path ends with, whole or not at all."""
+    from PIL import Image
+
     with atomic_output(path, overwrite=overwrite) as temporary:
         try:
-            image.save(temporary)
+            (picture.save if isinstance(picture, Image.Image) else picture.savefig)(temporary)
         except ValueError as error:
             raise WorkError(f"{path}: cannot be written: {error}") from None
-
-
-def save_plot(figure: Figure, path: Path, *, overwrite: bool = True) -> None:
-    """Write a plot, whole or not at all."""
-    with atomic_output(path, overwrite=overwrite) as temporary:
-        try:
-            figure.savefig(temporary)
-        except ValueError as error:
-            raise WorkError(f"{path}: cannot be drawn: {error}") from None
 
 
 def style_axes(axes: Axes) -> None:

@@ -31,7 +31,8 @@ def enroll(
     boxes: options.Boxes = None,
     thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Keep a small picture of each new image.")] = False,
     thumbnail_height: Annotated[
-        int | None, typer.Option(min=16, max=1024, help="Keep thumbnails of this height in pixels; default: 160.")
+        int | None,
+        typer.Option(min=16, max=1024, help=f"Keep thumbnails of this height in pixels; default: {_THUMBNAIL_HEIGHT}."),
     ] = None,
     float16: options.Float16 = False,
     device: options.Device = "auto",

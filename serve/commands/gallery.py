@@ -172,8 +172,7 @@ def calibrate(
 
       hat gallery calibrate people.gallery --rate 0.001 --rate 0.00005 --pairs 2000000 --picture roc.png
     """
-    if picture is not None:
-        check_plot_path(picture, "drawing a calibration", overwrite=force)
+    check_plot_path(picture, "drawing a calibration", overwrite=force)
     with Gallery.open(location, read_only=True) as opened:
         calibration = calibrate_thresholds(opened, num_pairs=pairs, seed=seed)
         num_records = len(opened)

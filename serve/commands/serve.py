@@ -75,6 +75,7 @@ def serve(
     try:
         from ..service.admission import ServiceSettings
         from ..service.audit import AuditLog
+        from ..service.gallery_registry import parse_gallery
         from ..service.ingress import allowed_hosts
         from ..service.server import bind, create_app, run_server, shown_address
         from ..service.service import Service
@@ -103,7 +104,11 @@ def serve(
     ring = KeyRing(KeyFile(keys)) if keys is not None else None
     if ring is not None and not len(ring):
         raise UsageError(f"{keys} has no key, so nobody could come in: add one with `hat keys add`")
-    locations = _parse_galleries(gallery or [])
+    places: dict[str, str] = {}
+    for name, place in map(parse_gallery, gallery or []):
+        if name in places:
+            raise UsageError(f"two galleries are called {name!r}: name them, NAME=PLACE")
+        places[name] = place
     log = AuditLog(audit) if audit is not None else None
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
     set_gray_bits(gray_bits)
@@ -112,7 +117,7 @@ def serve(
     with bind(host, port) as listener:
         limits: dict[str, Any] = {} if threads is None else {"num_threads": threads}
         runtime = open_runtime(model, device, checked_precision(precision), **limits)
-        service = Service.open(runtime, locations, settings, root=gallery_root, read_only=read_only, keys=ring, audit=log)
+        service = Service.open(runtime, places, settings, root=gallery_root, read_only=read_only, keys=ring, audit=log)
         try:
             result = {
                 "address": shown_address(listener, tls=tls_cert is not None),
@@ -131,19 +136,6 @@ def serve(
         finally:
             service.close()
     stderr.print("stopped")
-
-
-def _parse_galleries(texts: list[str]) -> dict[str, str]:
-    """Return galleries' places by name."""
-    from ..service.gallery_registry import parse_gallery
-
-    locations: dict[str, str] = {}
-    for text in texts:
-        name, location = parse_gallery(text)
-        if name in locations:
-            raise UsageError(f"two galleries are called {name!r}: name them, NAME=PLACE")
-        locations[name] = location
-    return locations
 
 
 def _table(result: dict[str, Any]) -> Table:
