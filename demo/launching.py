@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hat.errors import MissingExtraError, UsageError, WorkError
@@ -66,12 +65,8 @@ def check_address(address: Address) -> None:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let what ends a program from outside end it as Ctrl+C does, so that nothing is left behind."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
     signals = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {number: signal.signal(number, interrupt) for number in signals}
+    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
         yield
     finally:
@@ -151,8 +146,6 @@ def serve_page(state: AppState, address: Address, *, opens_browser: bool = False
             show_error=False,
             footer_links=[],
             run_history=False,
-            allowed_paths=[],
-            blocked_paths=[],
             max_file_size=state.limits.file_bytes,
             max_threads=16,
             state_session_capacity=MAX_SESSIONS,

@@ -58,8 +58,7 @@ def gallery_page(
             with gr.Row(elem_classes="hat-controls"):
                 person = gr.Dropdown(label="Person", choices=[], value=None, min_width=160, elem_id="hat-person")
                 camera = gr.Dropdown(label="Camera", choices=[], value=None, min_width=160)
-            removal: dict[str, Any] = {"visible": writable, "elem_id": "hat-removal", "elem_classes": "hat-plain"}
-            with gr.Accordion("Remove for good", open=False, **removal):
+            with gr.Accordion("Remove for good", open=False, visible=writable, elem_id="hat-removal", elem_classes="hat-plain"):
                 html_block(view.removal())
                 with gr.Row():
                     ask_marked, ask_person, ask_old = (

@@ -20,7 +20,7 @@ from pydantic import Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hat.config import config_dataclass, config_from_dict
-from hat.errors import MissingExtraError, UsageError, WorkError
+from hat.errors import MissingExtraError, UsageError, WorkError, last_line
 
 from ..service import ServiceSettings
 from ..service.keys import is_loopback
@@ -260,5 +260,4 @@ def _reason(ray: Any, name: str, error: BaseException) -> str:
         texts += [status.message, *(deployment.message for deployment in status.deployments.values())]
     if ours := [words for text in texts for words in _OUR_ERROR.findall(text)]:
         return str(ours[-1]).strip()
-    lines = [line.strip() for line in texts[0].splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return last_line(error)

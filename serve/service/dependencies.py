@@ -141,11 +141,8 @@ def _check_query(request: Request) -> None:
         raise ApiError(422, "this takes no query parameters: what it needs goes into the body")
 
 
-require_read = _RequireKey(writes=False)
-require_write = _RequireKey(writes=True)
-
-Reader = Annotated[AuthorizedRequest, Depends(require_read)]
-Writer = Annotated[AuthorizedRequest, Depends(require_write)]
+Reader = Annotated[AuthorizedRequest, Depends(_RequireKey(writes=False))]
+Writer = Annotated[AuthorizedRequest, Depends(_RequireKey(writes=True))]
 Name = Annotated[GalleryName, Path(description="Name of the gallery.", examples=["people"])]
 
 
