@@ -168,7 +168,6 @@ def test_wrong_input_is_named():
         (0, [[0.0]], "NumPy array or a torch tensor"),
         (0, np.zeros((2, 3), dtype=np.int64), "float16, float32 or float64, got int64"),
         (0, torch.zeros(2, 3, dtype=torch.int32), "got torch.int32"),
-        (0, np.zeros((2, 3), dtype=complex), "got complex128"),
         (0, np.zeros(6), r"got shape \(6,\)"),
         (0, np.zeros((0, 3)), "no empty side"),
         (0, np.zeros((2, 0)), "no empty side"),
@@ -179,7 +178,6 @@ def test_wrong_input_is_named():
         (3, np.array([1, 2, 2**63], dtype=np.uint64), "64 bits"),
         (4, ["a", "b", "c"], "gallery_camids must be integers"),
         (4, [True, False, True], "got bool"),
-        (4, torch.zeros(3), "gallery_camids must be integers.*float32"),
     ]:
         arguments = [*GOOD[:position], value, *GOOD[position + 1 :]]
         with pytest.raises(UsageError, match=message):

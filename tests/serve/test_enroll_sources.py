@@ -2,6 +2,7 @@
 
 import io
 import math
+import time
 import zipfile
 from datetime import datetime, timezone
 from pathlib import Path
@@ -277,7 +278,16 @@ def test_attributes_are_of_the_type_that_they_look_like_and_names_are_checked():
             parse_attributes(pairs, "here")
 
 
-def test_parse_timestamp_and_format_timestamp():
+@pytest.fixture
+def in_tokyo(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "JST-9")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_parse_timestamp_and_format_timestamp(in_tokyo):
     noon = datetime(2026, 11, 25, 12, tzinfo=timezone.utc).timestamp()
     for text in ("2026-11-25T12:00:00", "2026-11-25 12:00", "2026-11-25T12:00:00Z", "2026-11-25T13:00:00+01:00", str(noon)):
         assert parse_timestamp(text, "x") == noon
