@@ -19,8 +19,6 @@ from hat.errors import ImageError, UsageError
 from hat.serve.enroll.items import Item, Labels, read_name, refuse
 from hat.serve.gallery.identities import Identity
 
-from .view.markup import plural
-
 
 class Upload(NamedTuple):
     """An image as a visitor handed it in: RGB and upright, with how long it took to read."""
@@ -65,12 +63,9 @@ def reduce_image(image: Image.Image, max_pixels: int) -> Image.Image:
 
 @contextmanager
 def received_files(paths: Sequence[str] | None) -> Iterator[list[str]]:
-    """Give the uploaded files, and delete them in the end; a UsageError where some are gone, as a page may name one again."""
-    given = list(paths or ())
-    at_hand = [path for path in given if Path(path).is_file()]
+    """Give the uploaded files that are there, and delete them in the end; a page may name one again that is gone."""
+    at_hand = [path for path in paths or () if Path(path).is_file()]
     try:
-        if num_gone := len(given) - len(at_hand):
-            raise UsageError(f"{num_gone} of {plural(len(given), 'file')} did not arrive: give all of them again")
         yield at_hand
     finally:
         for path in at_hand:

@@ -136,6 +136,9 @@ class GalleryActions:
     ) -> Values:
         """Enroll uploaded images and delete the files."""
         with received_files(paths) as at_hand:
+            if gone := set(paths or ()) - set(at_hand):
+                given = plural(len(paths or ()), "file")
+                raise UsageError(f"{len(gone)} of {given} are not here any more: give all of them again")
             done = self._enroll(session, progress, at_hand, pid, camid, labels_in_names)
         kept = f", {len(done.conflicts):,} with other labels, which stay: `hat gallery label` changes them"
         known = f", {done.num_known:,} known already{kept if done.conflicts else ''}" if done.num_known else ""

@@ -92,6 +92,9 @@ class SearchActions:
         with received_files(paths) as at_hand:
             options = _options(fields) if keeps_labels else _options(fields, pid=None, camid=None)
             queries, photo = self._read(at_hand, len(session.queries) if adds else 0)
+        # Told and not refused: a page may name a file again that was refused before, and deleted.
+        if num_gone := len(paths or ()) - len(at_hand):
+            gr.Warning(f"{num_gone} of {len(paths or ())} files did not arrive: the search is with the others.")
         if adds:
             queries, photo = (*session.queries, *queries), photo or session.photo
         return self._search(session, queries, options, photo)

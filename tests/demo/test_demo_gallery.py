@@ -73,7 +73,7 @@ def test_images_are_added_with_their_labels_and_the_files_deleted(state, actions
     other, *_ = actions.add(session, nothing, [make_image(tmp_path / "someone.png", seed=1)], "50", "", True)
     assert "1 known already, 1 with other labels, which stay" in other and "hat-bad" in other
     # A page may name files that are gone by now: none of them is left out without a word.
-    with pytest.raises(UsageError, match="1 of 2 files did not arrive"):
+    with pytest.raises(UsageError, match="1 of 2 files are not here any more"):
         actions.add(session, nothing, [make_image(tmp_path / "new.png", seed=3), str(archive)], "", "", True)
     assert len(state.gallery("")) == 34
     with pytest.raises(UsageError, match="no image yet"):
