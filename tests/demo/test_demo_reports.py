@@ -99,7 +99,7 @@ def test_a_benchmark_shows_rates_ratios_and_that_the_machine_was_busy():
     page = benchmark_html(BENCHMARK)
     assert "80.0" in page and "4.00×" in page and "width: 25.0%" in page and "width: 100.0%" in page
     assert "Others were at work" in page and "1,024" in page
-    assert "mAP 50.0 %, Rank-1 75.0 %, mINP 25.0 %" in page, "in one order, whatever order the file has"
+    assert "mAP 50 %, Rank-1 75 %, mINP 25 %" in page, "in one order, whatever order the file has"
 
 
 def test_the_page_shows_the_newest_of_each_kind_and_counts_the_older(tmp_path):
