@@ -397,8 +397,8 @@ def test_fingerprint_of_the_model_that_comes_along_is_what_it_always_was():
     if shipped_model() is None:
         pytest.skip("this installation has no trained model")
     info = open_runtime(shipped_model(), "cpu").info
-    assert info.source_sha256 == "bd412bb54805f595bf98aeeb13cc12d20b905f5b9f983644f56f66dbe678ff42"
-    assert info.fingerprint == "da79f628f882e68fa7593bfdcadf9979923323c20c07a29584f2d258980c7ca4"
+    assert info.source_sha256 == "59bbd956d343e88da9751a9f48d875ceb0efcad7fbfb70be4b62630ad89fe010"
+    assert info.fingerprint == "250abaa95af3b7e57d801a4273a04a4bd57f89a31f6c86a6d105a34166a6e1fb"
 
 
 def test_info_from_json_reads_files_from_before_models_were_adopted(small_model):
