@@ -81,6 +81,11 @@ ExportSource: TypeAlias = HAT | OnnxSource
 """Source of an export: a trained model, or an ONNX file of this package, which needs no tracing."""
 
 
+def chosen_opset(source: ExportSource, request: ExportRequest) -> int:
+    """Return the opset that a request asks for, else a file's own, else the lowest that has what its precision needs."""
+    return source.opset if isinstance(source, OnnxSource) and request.opset is None else request.graph_opset
+
+
 def open_onnx_source(path: str | os.PathLike[str]) -> OnnxSource:
     """Read an ONNX file of this package, weights included.
 

@@ -21,7 +21,7 @@ from hat.io.artifact import (
 from hat.io.atomic_output import atomic_output
 from hat.io.onnx_file import graph_precision, onnx_opset
 
-from .onnx_source import ExportSource, OnnxSource, float_graph, with_input_type, with_normalized_input
+from .onnx_source import ExportSource, OnnxSource, chosen_opset, float_graph, with_input_type, with_normalized_input
 from .request import BFLOAT16_OPSET, ExportRequest
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def build_onnx(model: ExportSource, request: ExportRequest) -> BuiltGraph:
             "takes pixels, with --input normalized"
         )
     if isinstance(model, OnnxSource):
-        asked = model.opset if request.opset is None else request.opset
+        asked = chosen_opset(model, request)
         if quantizes:
             from .int8.onnx_int8 import QUANTIZATION_OPSET
 

@@ -23,7 +23,7 @@ from hat.io.onnx_file import all_tensors, onnx_opset, read_own_onnx
 from hat.runtime.tensorrt.engine import EngineMetadata, onnx_sha256, runtime_cache_path, sidecar_path, target_name
 from hat.runtime.tensorrt.library import Gpu, TensorRT, Variant, joined, load_tensorrt
 
-from ..onnx_source import ExportSource, OnnxSource
+from ..onnx_source import ExportSource, OnnxSource, chosen_opset
 from ..request import ExportRequest
 from ..to_onnx import build_onnx, describe, save_onnx
 from .inspection import check_precision, inspector_types, network_types, plan_figures, product_output_type, read_plan
@@ -68,8 +68,8 @@ def _export(model: ExportSource, path: Path, request: ExportRequest, variant: Va
     trt = load_tensorrt(variant)
     gpu = _find_gpu(trt, request.device)
     check_options(options, request.precision, trt, gpu)
-    if request.graph_opset > NEWEST_OPSET:
-        raise UsageError(f"TensorRT's parsers know opset {NEWEST_OPSET} and older, got {request.graph_opset}")
+    if (opset := chosen_opset(model, request)) > NEWEST_OPSET:
+        raise UsageError(f"TensorRT's parsers know opset {NEWEST_OPSET} and older, got {opset}")
     for file in (path, sidecar_path(path)):
         check_output(file, overwrite=request.overwrite)
     _check_timing_cache(options)

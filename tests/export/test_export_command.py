@@ -17,7 +17,7 @@ import hat
 from hat.errors import CheckpointError, UsageError, WorkError
 from hat.export import onnx_source, to_onnx
 from hat.export.command import written_files
-from hat.export.onnx_source import open_onnx_source, with_input_type
+from hat.export.onnx_source import chosen_opset, open_onnx_source, with_input_type
 from hat.export.request import TARGETS, ExportRequest, check_ending, export_function
 from hat.io.atomic_output import METADATA_FILE, atomic_folder, atomic_output
 
@@ -113,6 +113,13 @@ def test_written_files_leaves_neighbors_out(tmp_path):
     out.write_bytes(b"ours")
     os.utime(tmp_path / "m.onnx.data", ns=(1, 1))
     assert list(written_files(out, before)) == [out, tmp_path / "m.onnx.data"]
+
+
+def test_a_file_keeps_its_opset_unless_another_is_asked_for(small_model, onnx_files):
+    source = open_onnx_source(onnx_files["fp32"].path)
+    later, int8 = source.with_opset(21), source.request(precision="int8")
+    assert [chosen_opset(model, int8) for model in (source, later, small_model)] == [18, 21, 19]
+    assert chosen_opset(later, source.request(opset=20)) == 20
 
 
 def test_export_quantizes_an_onnx_file_as_it_does_the_checkpoint(onnx_files, calibration, tmp_path, pixels):
